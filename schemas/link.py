@@ -1,0 +1,64 @@
+"""Tables of stage `link`: sentences and mentions, each with its candidates and every partial score."""
+
+import pyarrow as pa
+
+from schemas.table import Column, Table, list_of
+
+DETECTORS = ("ner", "dictionary", "ner+dictionary", "gold")
+
+CANDIDATE = pa.struct(
+    [
+        pa.field("qid", pa.uint32(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("prior", pa.float32(), nullable=False),
+        pa.field("string", pa.float32(), nullable=False),
+        pa.field("context", pa.float32(), nullable=False),
+        pa.field("type", pa.float32(), nullable=False),
+    ]
+)
+
+SENTENCES = Table(
+    name="sentences",
+    version=1,
+    row="sentence",
+    key=("doc_id", "start"),
+    columns=(
+        Column(name="doc_id", type=pa.string(), meaning="document"),
+        Column(name="start", type=pa.uint32(), meaning="first code point in documents.text"),
+        Column(name="end", type=pa.uint32(), meaning="one past the last code point, surrounding space left out"),
+    ),
+)
+
+LINKS = Table(
+    name="links",
+    version=1,
+    row="mention",
+    key=("doc_id", "start", "end"),
+    columns=(
+        Column(name="doc_id", type=pa.string(), meaning="document"),
+        Column(name="start", type=pa.uint32(), meaning="first code point in documents.text"),
+        Column(name="end", type=pa.uint32(), meaning="one past the last code point"),
+        Column(name="sentence_start", type=pa.uint32(), meaning="start of its sentence"),
+        Column(name="surface", type=pa.string(), meaning="the text between start and end"),
+        Column(name="detector", type=pa.string(), meaning=f"what found it: {', '.join(DETECTORS)}"),
+        Column(
+            name="ner_type",
+            type=pa.string(),
+            meaning="label of the named-entity recogniser",
+            null_means="not found by it",
+        ),
+        Column(
+            name="qid", type=pa.uint32(), meaning="linked item", null_means="NIL: no candidate, or none good enough"
+        ),
+        Column(
+            name="confidence",
+            type=pa.float32(),
+            meaning="probability of the best candidate, 0 to 1; 0 without candidates",
+        ),
+        Column(
+            name="candidates",
+            type=list_of(CANDIDATE),
+            meaning="best first: item, probability, and its parts (log prior, string, context and type similarity)",
+        ),
+    ),
+)
