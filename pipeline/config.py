@@ -1,0 +1,163 @@
+"""Configuration of a pipeline run: one frozen dataclass per stage, one TOML file per run.
+
+Unknown keys are errors. `${NAME}` in a string is the environment's value. Relative paths are relative to the folder
+where the command runs. The resolved copy is stored with the output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from schemas.settings import ConfigError, build, load_toml, with_overrides
+from schemas.shards import POLICIES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KbConfig:
+    """Stage `kb`: which dump, and what of it."""
+
+    dumps: tuple[str, ...] = ()  # Wikidata JSON dumps: .json, .gz, .bz2
+    redirects: tuple[str, ...] = ()  # SQL dumps of the tables `redirect` and `page`
+    languages: tuple[str, ...] = ("en", "mul")  # order in which a label is looked for
+    statements: bool = False  # keep the statements whose value is not an item
+    exclude_scholarly: bool = False  # leave out scholarly articles
+    skip_corrupt: bool = False  # lose a corrupt block instead of failing
+    unit_mb: int = 32  # MB of input per work unit, compressed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DocumentsConfig:
+    """Stage `documents`: which corpus."""
+
+    inputs: tuple[str, ...] = ()  # files, folders or globs
+    format: Literal["auto", "text", "jsonl", "parquet", "wiki-xml"] = "auto"
+    id_field: str = "id"
+    title_field: str = "title"
+    text_field: str = "text"
+    skip_corrupt: bool = False
+    unit_mb: int = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexConfig:
+    """Stage `index`: the alias index and the entity store."""
+
+    num_shards: int = 4  # tries; more keep each one's build smaller
+    max_candidates: int = 64  # entities kept per alias, most popular first
+    anchors: bool = True  # learn aliases and priors from the corpus's own gold links
+    unit_rows: int = 200_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LinkWeights:
+    """Logistic weights of a candidate's scores (documented defaults, `docs/linking.md`)."""
+
+    bias: float = -2.6
+    prior: float = 0.55
+    string: float = 3.2
+    context: float = 2.5
+    type: float = 1.2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LinkConfig:
+    """Stage `link`: mentions, candidates, disambiguation."""
+
+    spacy_model: str = "en_core_web_sm"  # any installed pipeline, or blank:en for dictionary probes alone
+    gold_spans: str = ""  # gold JSONL: disambiguate its spans only
+    top_k: int = 8  # candidates kept per mention
+    max_ngram: int = 6  # tokens of the longest dictionary probe
+    min_confidence: float = 0.3  # below it a mention is NIL
+    fuzzy: bool = True
+    fuzzy_cutoff: float = 88.0  # rapidfuzz ratio, 0 to 100
+    context_chars: int = 600  # text around a mention, each side, compared with an entity's terms
+    weights: LinkWeights = field(default_factory=LinkWeights)
+    unit_rows: int = 256  # documents per work unit
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        if not 0 <= self.min_confidence <= 1:
+            raise ConfigError(f"min_confidence is {self.min_confidence}, wanted 0 to 1")
+        if not 1 <= self.top_k <= 64:
+            raise ConfigError(f"top_k is {self.top_k}, wanted 1 to 64")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StatsConfig:
+    """Stage `stats`: counts and the long tail."""
+
+    head_mass: float = 0.5  # the most frequent entities with this share of the mentions are the head
+    torso_mass: float = 0.8  # those up to this share are the torso, the rest is the tail
+    min_cooccurrence: int = 2  # pairs seen in fewer sentences are left out of `cooccurrence`
+    max_sentence_entities: int = 32  # pairs of a sentence with more entities are not counted, the sentence is
+    num_buckets: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        if not 0 < self.head_mass < self.torso_mass < 1:
+            raise ConfigError(f"wanted 0 < head_mass < torso_mass < 1, found {self.head_mass} and {self.torso_mass}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportanceConfig:
+    """Stage `importance`: the frozen encoder and how an entity is replaced."""
+
+    model: str = "bert-base-uncased"  # name or folder of the initial model
+    replacement: Literal["mask", "unk", "delete"] = "mask"
+    max_tokens: int = 128  # longer sentences are cut around the mention
+    batch_tokens: int = 4096  # tokens per forward pass
+    device: str = "auto"  # auto, cpu, cuda
+    num_threads: int = 0  # torch threads per process; 0 = cores / processes
+    unit_rows: int = 2_000  # documents per work unit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardsConfig:
+    """Stage `shards`: examples and knowledge for one tokenizer."""
+
+    model: str = ""  # name or folder with the tokenizer; empty = importance.model
+    max_tokens: int = 128  # longer sentences become windows
+    validation_share: float = 0.1  # of the documents
+    max_triples: int = 32  # usable triples kept per entity
+    r_freq: float | None = None  # rare = fewer mentions than this; default max(3, corpus mean)
+    klt_r_min: int = 2  # bounds of KC, the number of neighbours within 2 hops (DKPLM)
+    klt_r_max: int = 100
+    policies: tuple[str, ...] = POLICIES  # which policy bits are computed
+    seed: int = 0
+    unit_rows: int = 2_000
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        if not 8 <= self.max_tokens <= 8192:
+            raise ConfigError(f"max_tokens is {self.max_tokens}, wanted 8 to 8192")
+        if not 0 <= self.validation_share < 1:
+            raise ConfigError(f"validation_share is {self.validation_share}, wanted 0 to below 1")
+        for policy in self.policies:
+            if policy not in POLICIES:
+                raise ConfigError(f"policies: {policy!r} is not one of {', '.join(POLICIES)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """A whole run. `run` is its folder; every stage has a folder in it."""
+
+    run: str = ""
+    max_reject_rate: float = 0.01  # a stage that rejects a larger share of its input fails
+    kb: KbConfig = field(default_factory=KbConfig)
+    documents: DocumentsConfig = field(default_factory=DocumentsConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
+    link: LinkConfig = field(default_factory=LinkConfig)
+    stats: StatsConfig = field(default_factory=StatsConfig)
+    importance: ImportanceConfig = field(default_factory=ImportanceConfig)
+    shards: ShardsConfig = field(default_factory=ShardsConfig)
+
+
+def load_config(path: str, overrides: tuple[str, ...] = ()) -> RunConfig:
+    """Configuration from a TOML file (none: the defaults) with `a.b=value` overrides.
+
+    Raises:
+        ConfigError: says which key and what would be right.
+    """
+    raw = load_toml(path) if path else {}
+    return build(RunConfig, with_overrides(raw, overrides), path or "configuration")

@@ -1,0 +1,1 @@
+"""Reading and writing: file systems, tables, work units, manifests."""

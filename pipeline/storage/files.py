@@ -1,0 +1,203 @@
+"""Files on any file system that Beam reads: local, gs://, s3://.
+
+Everything here goes through `FileSystems`, never through `open()`, so a stage runs the same on a laptop and on a cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from typing import IO, cast
+
+from apache_beam.io.filesystem import CompressionTypes, FileMetadata
+from apache_beam.io.filesystems import FileSystems
+
+from pipeline.storage.errors import StageError
+
+GLOB_CHARACTERS = "*?["
+
+
+def join(folder: str, *parts: str) -> str:
+    """Join path parts, on a file system or a bucket."""
+    return cast(str, FileSystems.join(folder, *parts))
+
+
+def open_read(path: str) -> IO[bytes]:
+    """Open a file as it is (no decompression), seekable.
+
+    Raises:
+        StageError: no such file, or not readable.
+    """
+    try:
+        return cast(IO[bytes], FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED))
+    except (OSError, ValueError) as error:
+        raise StageError(f"{path}: cannot be read ({_cause(error)}); check the path and its permissions") from error
+
+
+def open_write(path: str) -> IO[bytes]:
+    """Create a file; it is complete only after close.
+
+    Raises:
+        StageError: the folder cannot be written (read-only, no permission, disk full).
+    """
+    try:
+        return cast(IO[bytes], FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED))
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: str, error: Exception) -> StageError:
+    return StageError(f"{path}: cannot be written ({_cause(error)}); free space or choose another --run folder")
+
+
+def _cause(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def read_bytes(path: str) -> bytes:
+    """A whole small file."""
+    with open_read(path) as file:
+        return file.read()
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Write a small file so that it appears whole or not at all."""
+    make_folder(posixpath.dirname(path))
+    temporary = f"{path}.tmp"
+    try:
+        with open_write(temporary) as file:
+            file.write(content)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    rename(temporary, path)
+
+
+def exists(path: str) -> bool:
+    """Whether a file or folder is there."""
+    return bool(FileSystems.exists(path))
+
+
+def make_folder(path: str) -> None:
+    """Make a folder and its parents, if it is missing.
+
+    Raises:
+        StageError: it cannot be made.
+    """
+    if not path or exists(path):
+        return
+    try:
+        FileSystems.mkdirs(path)
+    except OSError as error:
+        if not exists(path):  # another worker may have made it meanwhile
+            raise _unwritable(path, error) from error
+
+
+def rename(source: str, target: str) -> None:
+    """Move a file over its final name."""
+    try:
+        FileSystems.rename([source], [target])
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+def remove(path: str) -> None:
+    """Remove a file or a folder, if it is there."""
+    if exists(path):
+        FileSystems.delete([path])
+
+
+def list_files(pattern: str) -> list[FileMetadata]:
+    """What a pattern matches: path and size, sorted by path."""
+    matched = FileSystems.match([pattern])[0].metadata_list
+    return sorted(matched, key=lambda metadata: cast(str, metadata.path))
+
+
+def size_of(path: str) -> int:
+    """Bytes of a file.
+
+    Raises:
+        StageError: no such file.
+    """
+    found = list_files(path)
+    if not found:
+        raise StageError(f"{path}: no such file; check the path")
+    return int(found[0].size_in_bytes)
+
+
+def stamp(path: str) -> str:
+    """What tells one version of an input file from another: name, size and time of change."""
+    found = list_files(path)
+    if not found:
+        raise StageError(f"{path}: no such file; check the path")
+    metadata = found[0]
+    return f"{metadata.path}:{metadata.size_in_bytes}:{metadata.last_updated_in_seconds or 0:.0f}"
+
+
+def expand(patterns: tuple[str, ...]) -> list[str]:
+    """Files of paths, globs and folders (all files of a folder, not of its folders), each once, sorted per pattern.
+
+    Raises:
+        StageError: a pattern without a match.
+    """
+    paths: dict[str, None] = {}
+    for pattern in patterns:
+        found = [metadata.path for metadata in list_files(pattern)]
+        if not found or _is_folder(pattern):
+            found = [metadata.path for metadata in list_files(join(pattern, "*"))]
+        if not found:
+            raise StageError(f"{pattern}: no such file or folder; check the path")
+        paths.update(dict.fromkeys(found))
+    return list(paths)
+
+
+def _is_folder(pattern: str) -> bool:
+    if any(character in pattern for character in GLOB_CHARACTERS):
+        return False
+    return bool(list_files(join(pattern, "*")))
+
+
+class HashingSink:
+    """A binary file that counts and hashes what is written to it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file = open_write(path)
+        self._hash = hashlib.sha256()
+        self.num_bytes = 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._file.closed
+
+    def write(self, content: bytes) -> int:
+        """Write and count.
+
+        Raises:
+            StageError: the disk is full.
+        """
+        try:
+            self._file.write(content)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        self._hash.update(content)
+        self.num_bytes += len(content)
+        return len(content)
+
+    def tell(self) -> int:
+        """Bytes written."""
+        return self.num_bytes
+
+    def flush(self) -> None:
+        """Nothing to do: `close` flushes."""
+
+    def close(self) -> None:
+        """Finish the file."""
+        try:
+            self._file.close()
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def sha256(self) -> str:
+        """Hash of what was written, hex."""
+        return self._hash.hexdigest()

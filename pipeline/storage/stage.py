@@ -1,0 +1,207 @@
+"""Running a stage: plan, resume, process units, and write the manifest last.
+
+A map-only stage is `Create(units) | Reshuffle | ParDo(ProcessUnit) | ToList | Finish`. Its rows go to
+`STAGE/data-FINGERPRINT/`; the manifest names them, so the stage's output appears all at once, and an older output stays
+whole until then. The graph writes the manifest, not the driver: a launcher need not wait.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import apache_beam as beam
+
+from pipeline import __version__
+from pipeline.storage import files
+from pipeline.storage.errors import StageError
+from pipeline.storage.progress import ProgressAddress
+from pipeline.storage.tables import RunPaths
+from pipeline.storage.units import Unit, UnitReport, UnitWorker, UnitWriter, finished_units
+from schemas.manifest import Manifest, PartFile, TableFiles
+from schemas.rejects import REJECTS
+from schemas.table import Table
+
+FinishHook = Callable[[str, Sequence[UnitReport]], dict[str, str]]
+logger = logging.getLogger("trelm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """All that a stage's graph needs; made on the launching machine, before any work."""
+
+    name: str
+    tables: tuple[Table, ...]
+    units: Sequence[Unit]
+    worker: UnitWorker
+    inputs: dict[str, str]  # what it reads: name -> fingerprint
+    config: dict[str, Any]
+    finish: FinishHook | None = None  # runs once, after all units; returns other artefacts
+    max_reject_rate: float = 0.01
+    extra: dict[str, str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash of all that decides the stage's rows."""
+        versions = {table.name: table.version for table in self.tables}
+        ranges = [(unit.path, unit.start, unit.end) for unit in self.units]
+        text = json.dumps([self.name, __version__, versions, self.inputs, self.config, ranges], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def data_folder(self) -> str:
+        """Folder of this version's files, relative to the stage's."""
+        return f"data-{self.fingerprint}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedStage:
+    """A plan on the file system: which units are left."""
+
+    plan: StagePlan
+    folder: str  # of the stage
+    pending: tuple[Unit, ...]
+    done: tuple[UnitReport, ...]
+
+    @property
+    def data(self) -> str:
+        """Folder of the stage's files."""
+        return files.join(self.folder, self.plan.data_folder)
+
+
+def is_current(plan: StagePlan, paths: RunPaths) -> bool:
+    """Whether the stage has finished with exactly these inputs and this configuration."""
+    manifest = paths.manifest(plan.name)
+    return manifest is not None and manifest.fingerprint == plan.fingerprint
+
+
+def prepare(plan: StagePlan, paths: RunPaths) -> PreparedStage:
+    """Make the folders, find the finished units, remove what a killed run left half written."""
+    folder = paths.stage(plan.name)
+    data = files.join(folder, plan.data_folder)
+    for name in ("_tmp", "_units", *(table.name for table in (*plan.tables, REJECTS))):
+        files.make_folder(files.join(data, name))
+    for leftover in files.list_files(files.join(data, "_tmp", "*")):
+        files.remove(leftover.path)
+    done = finished_units(data)
+    if done:
+        logger.info("%s: %d of %d units were done before, going on", plan.name, len(done), len(plan.units))
+    pending = tuple(unit for unit in plan.units if unit.index not in done)
+    return PreparedStage(plan=plan, folder=folder, pending=pending, done=tuple(done.values()))
+
+
+class ProcessUnit(beam.DoFn):  # type: ignore[misc]
+    """Reads one unit, writes its part files, yields its report."""
+
+    def __init__(self, stage: str, folder: str, worker: UnitWorker, address: ProgressAddress | None) -> None:
+        self._stage = stage
+        self._folder = folder
+        self._worker = worker
+        self._address = address
+
+    def setup(self) -> None:
+        """Open the worker's models and indexes once per process."""
+        self._worker.setup()
+
+    def process(self, unit: Unit) -> Iterator[UnitReport]:
+        """One unit."""
+        out = UnitWriter(self._folder, self._stage, unit, self._address)
+        try:
+            self._worker.process(unit, out)
+            report = out.finish()
+        except BaseException:
+            out.abandon()
+            raise
+        yield report
+
+
+def build_graph(pipeline: beam.Pipeline, prepared: PreparedStage, address: ProgressAddress | None = None) -> None:
+    """Wire a map-only stage."""
+    plan = prepared.plan
+    (
+        pipeline
+        | "Units" >> beam.Create(list(prepared.pending), reshuffle=False).with_output_types(Unit)
+        | "Spread" >> beam.Reshuffle().with_output_types(Unit)
+        | f"Process {plan.name}"
+        >> beam.ParDo(ProcessUnit(plan.name, prepared.data, plan.worker, address)).with_output_types(UnitReport)
+        | "Reports" >> beam.combiners.ToList()
+        | "Finish" >> beam.Map(functools.partial(finish_stage, prepared))
+    )
+
+
+def finish_stage(prepared: PreparedStage, reports: Iterable[UnitReport]) -> str:
+    """Check the counts, build what the stage builds at its end, write the manifest, remove older outputs.
+
+    Raises:
+        StageError: rows were lost, or too many were rejected.
+    """
+    plan = prepared.plan
+    everything = sorted([*prepared.done, *reports], key=lambda report: report.index)
+    counters: Counter[str] = Counter()
+    for report in everything:
+        counters.update(report.counters)
+    check_counters(plan, counters)
+    extra = dict(plan.extra)
+    if plan.finish is not None:
+        extra |= plan.finish(prepared.folder, everything)
+    manifest = Manifest(
+        stage=plan.name,
+        fingerprint=plan.fingerprint,
+        code_version=__version__,
+        tables={table.name: _table_files(table, plan, everything) for table in (*plan.tables, REJECTS)},
+        counters=dict(sorted(counters.items())),
+        inputs=plan.inputs,
+        config=plan.config,
+        extra=extra,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    path = files.join(prepared.folder, "manifest.json")
+    files.write_bytes(path, manifest.to_json().encode())
+    _remove_older(prepared)
+    return path
+
+
+def check_counters(plan: StagePlan, counters: Counter[str]) -> None:
+    """Rows in = rows out + rejects + skipped, and rejects are few.
+
+    Raises:
+        StageError: otherwise.
+    """
+    rows_in, rejects = counters["rows_in"], counters["rejects"]
+    skipped = sum(count for name, count in counters.items() if name.startswith("skipped_"))
+    accounted = counters["rows_out"] + rejects + skipped
+    if rows_in != accounted:
+        raise StageError(
+            f"{plan.name}: {rows_in} rows in, but {accounted} accounted for; this is a fault of the program: report it"
+        )
+    if rejects > plan.max_reject_rate * max(rows_in, 1):
+        raise StageError(
+            f"{plan.name}: {rejects} of {rows_in} inputs were rejected, over the limit of {plan.max_reject_rate:.2%}; "
+            f"look at {plan.name}/{plan.data_folder}/rejects, mend the input or raise max_reject_rate"
+        )
+
+
+def _table_files(table: Table, plan: StagePlan, reports: Sequence[UnitReport]) -> TableFiles:
+    parts = [report.parts[table.name] for report in reports if table.name in report.parts]
+    listed = tuple(replace_path(part, f"{plan.data_folder}/{part.path}") for part in parts)
+    return TableFiles(version=table.version, rows=sum(part.rows for part in parts), files=listed)
+
+
+def replace_path(part: PartFile, path: str) -> PartFile:
+    """The same file under another name."""
+    return replace(part, path=path)
+
+
+def _remove_older(prepared: PreparedStage) -> None:
+    for metadata in files.list_files(files.join(prepared.folder, "data-*", "_units", "*")):
+        data = metadata.path.split("/_units/")[0]
+        if not data.endswith(prepared.plan.data_folder):
+            files.remove(data)
+    files.remove(files.join(prepared.data, "_tmp"))

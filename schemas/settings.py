@@ -1,0 +1,167 @@
+"""Configuration as frozen dataclasses: from TOML, with unknown keys refused, and back to TOML.
+
+Goes in: a mapping (parsed TOML) and a dataclass. Comes out: the dataclass, checked key by key and type by type.
+Both programs use it, so it lives in the leaf package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import re
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+class ConfigError(ValueError):
+    """The configuration is wrong: says which key, where, and what would be right."""
+
+
+def load_toml(path: str) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: no such file, or not TOML; names the file and line.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such configuration file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+
+
+def with_overrides(raw: dict[str, Any], overrides: typing.Iterable[str]) -> dict[str, Any]:
+    """Apply `a.b=value` settings; a value is TOML, or a plain string where it is not.
+
+    Raises:
+        ConfigError: an override without `=` or an empty key.
+    """
+    merged: dict[str, Any] = json.loads(json.dumps(raw))
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"--set {override!r}: wanted KEY=VALUE, for example --set link.top_k=5")
+        *parents, last = key.strip().split(".")
+        place = merged
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a section")
+        place[last] = _toml_value(text)
+    return merged
+
+
+def _toml_value(text: str) -> Any:  # noqa: ANN401
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def build(cls: type[T], raw: typing.Mapping[str, Any], where: str) -> T:
+    """Make a dataclass of a mapping; nested dataclasses are sections.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest known one), a missing key or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    values = {}
+    for key, value in raw.items():
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names)}"
+            raise ConfigError(f"{where}: unknown key {key!r}{hint}")
+        values[key] = _convert(hints[key], value, f"{where}: {key}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: wanted a section, found {value!r}")
+        return build(typing.cast(type, hint), value, where)
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        element = typing.get_args(hint)[0]
+        items = value if isinstance(value, list | tuple) else [value]
+        return tuple(_convert(element, item, where) for item in items)
+    if origin in (typing.Union, types.UnionType):
+        inner = next(argument for argument in typing.get_args(hint) if argument is not type(None))
+        return None if value is None else _convert(inner, value, where)
+    if origin is typing.Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise ConfigError(f"{where}: {value!r} is not one of {', '.join(map(str, choices))}")
+        return value
+    return _scalar(hint, value, where)
+
+
+def _scalar(hint: type, value: Any, where: str) -> Any:  # noqa: ANN401
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is str and isinstance(value, str):
+        return expand_variables(value, where)
+    if type(value) is not hint:
+        raise ConfigError(f"{where}: wanted {hint.__name__}, found {value!r}")
+    return value
+
+
+def expand_variables(text: str, where: str) -> str:
+    """Replace `${NAME}` by the environment's value.
+
+    Raises:
+        ConfigError: the variable is not set.
+    """
+
+    def value_of(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in os.environ:
+            raise ConfigError(f"{where}: environment variable {name} is not set; set it, or write the path out")
+        return os.environ[name]
+
+    return VARIABLE.sub(value_of, text)
+
+
+def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401
+    """A dataclass as plain JSON-able values; keys without a value are left out."""
+    raw = dataclasses.asdict(config)
+    return typing.cast(dict[str, Any], _plain(raw))
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def to_toml(config: Any) -> str:  # noqa: ANN401
+    """A dataclass as TOML text: its values first, then its sections."""
+    return "\n".join(_toml_lines(to_dict(config), ())) + "\n"
+
+
+def _toml_lines(raw: dict[str, Any], path: tuple[str, ...]) -> list[str]:
+    lines = [f"[{'.'.join(path)}]"] if path else []
+    # JSON strings, numbers, booleans and arrays are TOML too.
+    lines += [f"{key} = {json.dumps(value)}" for key, value in raw.items() if not isinstance(value, dict)]
+    for key, value in raw.items():
+        if isinstance(value, dict):
+            lines += ["", *_toml_lines(value, (*path, key))]
+    return lines
