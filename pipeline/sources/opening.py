@@ -1,0 +1,22 @@
+"""From a path to chunks: the reader that fits what the file starts with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.sources.bz2_blocks import bz2_chunks
+from pipeline.sources.chunks import Chunk, ChunkReader, LossHandler, Span, format_of, plain_chunks
+from pipeline.sources.gz import gz_chunks
+from pipeline.storage import files
+
+READERS: dict[str, ChunkReader] = {"plain": plain_chunks, "gz": gz_chunks, "bz2": bz2_chunks}
+
+
+def read_chunks(span: Span, on_loss: LossHandler | None = None) -> Iterator[Chunk]:
+    """Decoded chunks of a span, then those after it; closes the file when the consumer stops.
+
+    Raises:
+        SourceError: the file is empty, of an unknown format, corrupt or truncated.
+    """
+    with files.open_read(span.path) as file:
+        yield from READERS[format_of(span.path, file)](file, span, on_loss)

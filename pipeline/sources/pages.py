@@ -1,0 +1,128 @@
+"""Pages of a MediaWiki XML export, of a span: a page belongs to the span that holds the `<` of its `<page>`.
+
+Text inside is escaped, so `<page>` is never anything else. Each page is parsed by itself: no document type, so no
+entity can be declared and none expands. Memory: one chunk and one page.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.sources.chunks import Chunk, LossHandler, Span, source_error
+from pipeline.sources.opening import read_chunks
+
+OPEN, CLOSE = b"<page>", b"</page>"
+MAX_PAGE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawPage:
+    """A page as exported; `redirect` is the title that it redirects to, if it does."""
+
+    page_id: int
+    namespace: int
+    title: str
+    redirect: str | None
+    model: str
+    text: str
+
+
+def read_pages(span: Span, on_loss: LossHandler | None = None) -> Iterator[tuple[str, bytes]]:
+    """XML of each page of the span, with the position of the block or chunk in which it ends.
+
+    Raises:
+        SourceError: corrupt input (unless `on_loss` takes it), a file that ends inside a page, a page over 256 MB.
+    """
+    scanner = _PageScanner(span)
+    for chunk in read_chunks(span, on_loss):
+        yield from scanner.feed(chunk)
+        if scanner.done:
+            return
+    if scanner.inside:
+        error = source_error(span.path, span.start, "the file ends inside a page", "download it again: it is cut off")
+        if on_loss is None:
+            raise error
+        on_loss(error)
+
+
+class _PageScanner:
+    """Finds pages in chunks; `_owned` is how many bytes of the buffer belong to the span."""
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        self._buffer = bytearray()
+        self._owned = 0
+        self._cursor = 0  # what lies before it has been searched
+        self.inside = False
+        self.done = False
+
+    def feed(self, chunk: Chunk) -> Iterator[tuple[str, bytes]]:
+        """Pages that end in the chunk."""
+        if chunk.broken:
+            self._drop(len(self._buffer))
+            self.inside = False
+        self._buffer += chunk.data
+        if chunk.owned:
+            self._owned = len(self._buffer)
+        while self._find_open() and (page := self._take_page()):
+            yield f"{chunk.prefix}{chunk.offset}", page
+        self.done = not (chunk.owned or self.inside or self._owned)
+
+    def _drop(self, num_bytes: int) -> None:
+        del self._buffer[:num_bytes]
+        self._owned = max(self._owned - num_bytes, 0)
+        self._cursor = 0
+
+    def _find_open(self) -> bool:
+        """Whether a page of the span has started; drops what lies before it."""
+        if self.inside:
+            return True
+        found = self._buffer.find(OPEN, 0, self._owned + len(OPEN) - 1)
+        if found < 0:  # the tag may go on in the next chunk
+            self._drop(max(len(self._buffer) - len(OPEN) + 1, 0))
+            return False
+        self._drop(found)
+        self.inside = True
+        return True
+
+    def _take_page(self) -> bytes:
+        """The whole page, dropped from the buffer; nothing if its end is still to come."""
+        found = self._buffer.find(CLOSE, self._cursor)
+        if found < 0:
+            self._cursor = max(len(self._buffer) - len(CLOSE), 0)
+            if len(self._buffer) > MAX_PAGE_BYTES:
+                problem = f"a page is longer than {MAX_PAGE_BYTES >> 20} MB"
+                raise source_error(self._span.path, self._span.start, problem, "this is no MediaWiki export")
+            return b""
+        page = bytes(self._buffer[: found + len(CLOSE)])
+        self._drop(found + len(CLOSE))
+        self.inside = False
+        return page
+
+
+def parse_page(xml: bytes) -> RawPage:
+    """Fields of one `<page>` element; of several revisions the last.
+
+    Raises:
+        ValueError: not well-formed, or without id or title.
+    """
+    try:
+        page = ET.fromstring(xml)  # noqa: S314 - one element, without a document type: no entity can be declared
+    except ET.ParseError as error:
+        raise ValueError(f"page is not well-formed XML: {error}") from error
+    title, page_id = page.findtext("title"), page.findtext("id")
+    if not title or not page_id or not page_id.isdecimal():
+        raise ValueError("page without title or id")
+    redirect = page.find("redirect")
+    revisions = page.findall("revision")
+    revision = revisions[-1] if revisions else page
+    return RawPage(
+        page_id=int(page_id),
+        namespace=int(page.findtext("ns") or 0),
+        title=title,
+        redirect=None if redirect is None else redirect.get("title", ""),
+        model=revision.findtext("model") or "wikitext",
+        text=revision.findtext("text") or "",
+    )
