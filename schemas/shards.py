@@ -27,7 +27,7 @@ EXAMPLES = Table(
         Column(
             name="word_starts",
             type=list_of(pa.uint16()),
-            meaning="index of each word's first token; it ends where the next starts, the last before the closing special",
+            meaning="index of each word's first token; it ends where the next starts, the last before the final token",
         ),
         Column(name="n_tokens", type=pa.uint16(), meaning="length of input_ids"),
         Column(name="split", type=pa.string(), meaning=f"{' or '.join(SPLITS)}; whole documents go to one split"),

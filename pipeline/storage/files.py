@@ -1,6 +1,7 @@
 """Files on any file system that Beam reads: local, gs://, s3://.
 
-Everything here goes through `FileSystems`, never through `open()`, so a stage runs the same on a laptop and on a cluster.
+Everything here goes through `FileSystems`, never through `open()`, so a stage runs the same on a
+laptop and on a cluster.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Progress of long work, from any worker process to the terminal.
 
-A worker sends one UDP datagram per batch to the driver on this machine; a thread there draws a bar, or writes a log line
-every ten seconds where no terminal is. Lost datagrams cost accuracy, never correctness. On a cluster the address is None.
+A worker sends one UDP datagram per batch to the driver on this machine; a thread there draws a bar, or writes a log
+line every ten seconds where no terminal is. Lost datagrams cost accuracy, never correctness. On a cluster the address
+is None.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from pipeline.storage.errors import StageError
 from pipeline.storage.progress import ProgressAddress
 from pipeline.storage.tables import RunPaths
 from pipeline.storage.units import Unit, UnitReport, UnitWorker, UnitWriter, finished_units
-from schemas.manifest import Manifest, PartFile, TableFiles
+from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
 from schemas.rejects import REJECTS
 from schemas.table import Table
 
@@ -151,18 +151,30 @@ def finish_stage(prepared: PreparedStage, reports: Iterable[UnitReport]) -> str:
     extra = dict(plan.extra)
     if plan.finish is not None:
         extra |= plan.finish(prepared.folder, everything)
+    parts = {
+        table.name: [report.parts[table.name] for report in everything if table.name in report.parts]
+        for table in (*plan.tables, REJECTS)
+    }
+    return write_manifest(prepared, parts, counters, extra)
+
+
+def write_manifest(
+    prepared: PreparedStage, parts: Mapping[str, Sequence[PartFile]], counters: Counter[str], extra: dict[str, str]
+) -> str:
+    """Make the stage's output exist: write its manifest, then remove older outputs. Returns the manifest's path."""
+    plan = prepared.plan
     manifest = Manifest(
         stage=plan.name,
         fingerprint=plan.fingerprint,
         code_version=__version__,
-        tables={table.name: _table_files(table, plan, everything) for table in (*plan.tables, REJECTS)},
+        tables={table.name: _table_files(table, plan, parts[table.name]) for table in (*plan.tables, REJECTS)},
         counters=dict(sorted(counters.items())),
         inputs=plan.inputs,
         config=plan.config,
         extra=extra,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-    path = files.join(prepared.folder, "manifest.json")
+    path = files.join(prepared.folder, MANIFEST_NAME)
     files.write_bytes(path, manifest.to_json().encode())
     _remove_older(prepared)
     return path
@@ -188,20 +200,17 @@ def check_counters(plan: StagePlan, counters: Counter[str]) -> None:
         )
 
 
-def _table_files(table: Table, plan: StagePlan, reports: Sequence[UnitReport]) -> TableFiles:
-    parts = [report.parts[table.name] for report in reports if table.name in report.parts]
-    listed = tuple(replace_path(part, f"{plan.data_folder}/{part.path}") for part in parts)
+def _table_files(table: Table, plan: StagePlan, parts: Sequence[PartFile]) -> TableFiles:
+    listed = tuple(replace(part, path=f"{plan.data_folder}/{part.path}") for part in parts)
     return TableFiles(version=table.version, rows=sum(part.rows for part in parts), files=listed)
 
 
-def replace_path(part: PartFile, path: str) -> PartFile:
-    """The same file under another name."""
-    return replace(part, path=path)
-
-
 def _remove_older(prepared: PreparedStage) -> None:
-    for metadata in files.list_files(files.join(prepared.folder, "data-*", "_units", "*")):
-        data = metadata.path.split("/_units/")[0]
-        if not data.endswith(prepared.plan.data_folder):
-            files.remove(data)
+    older = {
+        metadata.path.split("/data-")[-1].split("/")[0]
+        for metadata in files.list_files(files.join(prepared.folder, "data-*", "**"))
+    }
+    for name in older:
+        if f"data-{name}" != prepared.plan.data_folder:
+            files.remove(files.join(prepared.folder, f"data-{name}"))
     files.remove(files.join(prepared.data, "_tmp"))

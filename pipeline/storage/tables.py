@@ -50,7 +50,8 @@ class RunPaths:
         found = self.manifest(stage)
         if found is None:
             raise StageError(
-                f"{self.root}: stage {stage!r} has not finished here; run `trelm-pipeline {stage} --run {self.root}` first"
+                f"{self.root}: stage {stage!r} has not finished here; "
+                f"run `trelm-pipeline {stage} --run {self.root}` first"
             )
         return found
 

@@ -1,0 +1,1 @@
+"""Pure functions: no Beam, no spaCy, no input or output."""

@@ -1,0 +1,80 @@
+"""DuckDB over a run: one view per table, whose files come from the manifests, and macros that print ids.
+
+`qid(42)` is 'Q42', `pid(31)` is 'P31', `label(42)` the item's label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import duckdb
+
+from pipeline.storage.arrays import REMOTE_MARK
+from pipeline.storage.tables import STAGES, RunPaths, open_table
+from schemas import BY_NAME, REJECTS, Table
+
+MACROS = (
+    "CREATE OR REPLACE MACRO qid(number) AS 'Q' || number",
+    "CREATE OR REPLACE MACRO pid(number) AS 'P' || number",
+)
+LABEL_MACRO = (
+    "CREATE OR REPLACE MACRO label(number) AS (SELECT any_value(e.label) FROM entities e WHERE e.qid = number)"
+)
+
+
+def connect(memory_gb: float = 1.0, threads: int = 2) -> duckdb.DuckDBPyConnection:
+    """An in-memory connection with bounded memory."""
+    connection = duckdb.connect()
+    connection.execute(f"SET memory_limit = '{float(memory_gb):.2f}GB'")
+    connection.execute(f"SET threads = {int(threads)}")
+    connection.execute("SET preserve_insertion_order = false")
+    return connection
+
+
+def add_view(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[str], table: Table) -> None:
+    """A view over checked Parquet files; an empty relation of the right shape where there are none."""
+    for path in paths:
+        open_table(path, table).close()
+    if not paths:
+        connection.register(f"{name}_empty", table.empty())
+        connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT * FROM "{name}_empty"')
+        return
+    if any(REMOTE_MARK in path for path in paths):
+        _add_remote(connection, name, paths)
+        return
+    quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)  # a view cannot bind parameters
+    connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT * FROM read_parquet([{quoted}])')
+
+
+def _add_remote(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[str]) -> None:
+    """Buckets are read through Arrow's own file systems, row group by row group."""
+    import pyarrow.dataset as ds
+    from pyarrow import fs
+
+    file_system, _ = fs.FileSystem.from_uri(paths[0])
+    bare = [fs.FileSystem.from_uri(path)[1] for path in paths]
+    connection.register(f"{name}_files", ds.dataset(bare, filesystem=file_system, format="parquet"))
+    connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT * FROM "{name}_files"')
+
+
+def open_run(paths: RunPaths) -> duckdb.DuckDBPyConnection:
+    """A connection with a view for every table that some stage of the run has written."""
+    connection = connect()
+    rejects: list[str] = []
+    for stage in STAGES:
+        manifest = paths.manifest(stage)
+        if manifest is None:
+            continue
+        for name in manifest.tables:
+            if name == REJECTS.name:
+                rejects += paths.files(stage, REJECTS)
+            elif not (stage == "titles" and name == "redirects"):
+                add_view(connection, name, paths.files(stage, BY_NAME[name]), BY_NAME[name])
+            else:
+                add_view(connection, "title_redirects", paths.files(stage, BY_NAME[name]), BY_NAME[name])
+    add_view(connection, REJECTS.name, rejects, REJECTS)
+    for macro in MACROS:
+        connection.execute(macro)
+    if paths.manifest("kb") is not None:
+        connection.execute(LABEL_MACRO)
+    return connection

@@ -1,0 +1,157 @@
+"""From command-line flags to a running graph, on any Beam runner.
+
+`--runner=DirectRunner` (and nothing) means FnApiRunner, Beam's in-process runner: plain DirectRunner may download and
+start another engine. Unknown flags are refused: Beam alone would only warn and run locally.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import NoReturn
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+
+from pipeline.storage.errors import StageError, message_in
+from pipeline.storage.progress import ProgressAddress, ProgressReceiver
+from schemas.settings import ConfigError
+
+LOCAL_RUNNERS = {"", "directrunner", "direct", "switchingdirectrunner", "bundlebaseddirectrunner", "fnapirunner"}
+IN_PROCESS = "FnApiRunner"
+REMOTE_SCHEMES = ("gs://", "s3://", "hdfs://")
+logger = logging.getLogger("trelm")
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to stop by SIGTERM."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunnerSettings:
+    """Which runner, how many local processes, and Beam's own flags."""
+
+    runner: str = ""
+    workers: int = 1
+    beam_flags: tuple[str, ...] = ()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the graph runs in this process and its children."""
+        return self.runner.lower() in LOCAL_RUNNERS
+
+
+class _StrictParser(_BeamArgumentParser):  # type: ignore[misc]
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"Beam options: {message}")
+
+
+def beam_options(settings: RunnerSettings) -> PipelineOptions:
+    """Beam's options; every flag must be one that Beam knows.
+
+    Raises:
+        ConfigError: an unknown flag (with the nearest known one), a stray word, a bad value.
+    """
+    flags = list(settings.beam_flags)
+    _refuse_unknown(flags)
+    runner = IN_PROCESS if settings.is_local else settings.runner
+    flags.append(f"--runner={runner}")
+    if settings.is_local:
+        if settings.workers != 1:
+            workers = settings.workers or os.cpu_count() or 1
+            flags += ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"]
+    elif "--save_main_session" not in flags:
+        flags.append("--no_save_main_session")  # our code is installed on the workers; pickling it would hide a lack
+    return PipelineOptions(flags)
+
+
+def _refuse_unknown(flags: Sequence[str]) -> None:
+    parser = _StrictParser(allow_abbrev=False, add_help=False)
+    for options in PipelineOptions.__subclasses__():
+        options._add_argparse_args(parser)
+    known = sorted({name for action in parser._actions for name in action.option_strings})
+    _, unknown = parser.parse_known_args(list(flags))
+    for flag in unknown:
+        name = flag.split("=")[0]
+        near = difflib.get_close_matches(name, [*known, "--runner", "--workers", "--run", "--config", "--set"], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"unknown option {name!r}{hint} (neither this program nor Beam knows it)")
+
+
+def refuse_local_paths(settings: RunnerSettings, paths: Sequence[str]) -> None:
+    """A cluster cannot read this machine's disk.
+
+    Raises:
+        ConfigError: a local path with a remote runner that has no workers here.
+    """
+    if settings.is_local or settings.runner.lower() != "dataflowrunner":
+        return
+    for path in paths:
+        if path and not path.startswith(REMOTE_SCHEMES):
+            raise ConfigError(
+                f"--runner={settings.runner} reads and writes shared storage, and {path!r} is a local path; "
+                "copy it to a bucket and give gs://…"
+            )
+
+
+def run_graph(
+    settings: RunnerSettings,
+    build: Callable[[beam.Pipeline, ProgressAddress | None], None],
+    stage: str,
+    total: int,
+    num_units: int,
+) -> None:
+    """Build and run a graph; wait where the runner is local or says so.
+
+    Raises:
+        StageError: with the worker's message.
+        KeyboardInterrupt: the user stopped it.
+    """
+    options = beam_options(settings)
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        if settings.is_local:
+            with ProgressReceiver(stage, total, num_units) as progress:
+                _run(options, lambda pipeline: build(pipeline, progress.address))
+        else:
+            _run(options, lambda pipeline: build(pipeline, None))
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated(f"signal {number} at {frame.f_lineno if frame else 0}")
+
+
+def _run(options: PipelineOptions, build: Callable[[beam.Pipeline], None]) -> None:
+    pipeline = beam.Pipeline(options=options)
+    try:
+        build(pipeline)
+        result = pipeline.run()
+        if not options.get_all_options().get("dry_run"):
+            result.wait_until_finish()
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        text = "".join(str(part) for part in (error, *_causes(error)))
+        if "Terminated" in text:
+            raise Terminated from error
+        if "KeyboardInterrupt" in text:
+            raise KeyboardInterrupt from error
+        message = message_in(text)
+        if message is None:
+            raise
+        raise StageError(message) from error
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    causes = []
+    while error.__cause__ is not None:
+        error = error.__cause__
+        causes.append(error)
+    return causes

@@ -1,0 +1,1 @@
+"""One file per stage: how its units are planned and what happens to one."""

@@ -1,0 +1,127 @@
+"""Stage `index`: aliases and anchor counts to the memory-mapped alias index, entities to the entity store.
+
+Units are rows of `aliases` and, where the corpus has gold links, of `anchors`. Their keys are grouped per shard.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.config import IndexConfig
+from pipeline.core.aliases import bucket_of, merge_partials, partial_rows, sorted_postings
+from pipeline.storage import files
+from pipeline.storage.alias_index import write_blocks, write_shard
+from pipeline.storage.arrays import local_folder
+from pipeline.storage.entity_store import EntityStore, build_entity_store
+from pipeline.storage.stage import StagePlan
+from pipeline.storage.tables import RunPaths, open_table, read_rows, row_units
+from pipeline.storage.units import Unit, UnitWriter
+from schemas import ALIASES, ANCHORS, DOCUMENTS
+from schemas.manifest import PartFile
+from schemas.settings import to_dict
+
+ALIAS_GROUP = "aliases"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexWorker:
+    """Aliases of one unit to shards; shards to files."""
+
+    paths: RunPaths
+    config: IndexConfig
+
+    def setup(self) -> None:
+        """Nothing to open."""
+
+    def process(self, unit: Unit, out: UnitWriter) -> None:
+        """Not a map-only stage."""
+        raise NotImplementedError
+
+    def prepare(self, folder: str) -> None:
+        """Build the entity store: postings are cut by popularity."""
+        build_entity_store(self.paths, files.join(folder, "entities"))
+
+    def partials(self, unit: Unit, counters: Counter[str]) -> Iterator[tuple[str, int, pa.Table]]:
+        """Keys of the unit's aliases, per shard."""
+        is_anchors = posixpath.basename(posixpath.dirname(unit.path)) == ANCHORS.name
+        for rows in self._alias_rows(unit) if not is_anchors else self._anchor_rows(unit):
+            counters["rows_in"] += rows.num_rows
+            counters["rows_out"] += rows.num_rows
+            counters["anchors" if is_anchors else "aliases"] += rows.num_rows
+            keyed = partial_rows(rows)
+            buckets = np.array([bucket_of(key, self.config.num_shards) for key in keyed.column("key").to_pylist()])
+            for bucket in range(self.config.num_shards):
+                part = keyed.filter(pa.array(buckets == bucket)) if len(buckets) else keyed
+                if part.num_rows:
+                    yield ALIAS_GROUP, bucket, part
+
+    def _alias_rows(self, unit: Unit) -> Iterator[pa.Table]:
+        yield from read_rows(unit.path, ALIASES, unit.start, unit.end)
+
+    def _anchor_rows(self, unit: Unit) -> Iterator[pa.Table]:
+        """Anchors as aliases. An anchor file's unit is the part of the same number of `documents`."""
+        texts: dict[str, str] = {}
+        for rows in read_rows(unit.path.replace("/anchors/", "/documents/"), DOCUMENTS):
+            texts.update(zip(rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True))
+        for rows in read_rows(unit.path, ANCHORS, unit.start, unit.end):
+            ranges = zip(*(rows.column(name).to_pylist() for name in ("doc_id", "start", "end")), strict=True)
+            surfaces = [texts[doc_id][start:end] for doc_id, start, end in ranges]
+            columns = {
+                "surface": surfaces,
+                "qid": rows.column("qid"),
+                "source": ["anchor"] * len(surfaces),
+                "count": [1] * len(surfaces),
+            }
+            yield ALIASES.from_columns(columns)
+
+    def merge(self, group: str, parts: Sequence[pa.Table]) -> pa.Table:  # noqa: ARG002
+        """One row per key and item."""
+        return merge_partials(parts)
+
+    def write(self, folder: str, group: str, bucket: int, rows: pa.Table) -> None:  # noqa: ARG002
+        """One shard of the alias index."""
+        store = EntityStore(local_folder(files.join(folder, "entities")))
+        places = store.rows(rows.column("qid").to_numpy())
+        popularity = np.where(places >= 0, store.popularity(np.maximum(places, 0)), 0) if len(store) else places * 0
+        target = files.join(folder, "aliases")
+        write_shard(target, bucket, sorted_postings(rows, popularity, self.config.max_candidates))
+
+    def finish(self, folder: str) -> tuple[dict[str, list[PartFile]], dict[str, str]]:
+        """Fill shards that got no key, write the fuzzy blocks."""
+        target = files.join(folder, "aliases")
+        empty = sorted_postings(merge_partials([partial_rows(ALIASES.empty())]), np.empty(0, np.uint32), 1)
+        for shard in range(self.config.num_shards):
+            if not files.exists(files.join(target, f"alias-{shard:03d}.marisa")):
+                write_shard(target, shard, empty)
+        write_blocks(target, self.config.num_shards)
+        return {}, {"aliases": "aliases", "entities": "entities"}
+
+
+def plan(config: IndexConfig, paths: RunPaths) -> StagePlan:
+    """Units of aliases, and of anchors where the corpus has them."""
+    kb = paths.require("kb")
+    units = row_units(paths.files("kb", ALIASES), config.unit_rows, ALIASES)
+    inputs = {"kb": kb.fingerprint}
+    if config.anchors and paths.manifest("documents") is not None:
+        inputs["documents"] = paths.require("documents").fingerprint
+        for path in paths.files("documents", ANCHORS):
+            count = open_table(path, ANCHORS).metadata.num_rows
+            units.append(Unit(index=0, of=0, path=path, start=0, end=count))
+    units = [
+        Unit(index=number, of=len(units), path=unit.path, start=unit.start, end=unit.end)
+        for number, unit in enumerate(units)
+    ]
+    return StagePlan(
+        name="index",
+        tables=(),
+        units=units,
+        worker=IndexWorker(paths=paths, config=config),
+        inputs=inputs,
+        config=to_dict(config),
+    )

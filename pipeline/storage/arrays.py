@@ -1,0 +1,52 @@
+"""Flat numpy arrays as files: written through Beam's file systems, read memory-mapped. Never pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.storage import files
+
+REMOTE_MARK = "://"
+
+
+def save_array(path: str, values: np.ndarray[Any, Any]) -> None:
+    """Write an array as .npy, whole or not at all."""
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    files.write_bytes(path, buffer.getvalue())
+
+
+def load_array(path: str) -> np.ndarray[Any, Any]:
+    """Map a local .npy file; an empty array is read (it cannot be mapped)."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError:
+        return np.load(path, allow_pickle=False)
+
+
+def local_folder(folder: str) -> str:
+    """The folder itself where it is local, else a copy on this machine's disk, made once.
+
+    The copy's name is the hash of the address, so all processes of a machine share it; it appears by a rename.
+    """
+    if REMOTE_MARK not in folder:
+        return folder
+    target = Path(tempfile.gettempdir()) / f"trelm-{hashlib.sha256(folder.encode()).hexdigest()[:16]}"
+    if target.exists():
+        return str(target)
+    scratch = Path(tempfile.mkdtemp(prefix="trelm-copy-"))
+    for metadata in files.list_files(files.join(folder, "*")):
+        with files.open_read(metadata.path) as source, (scratch / Path(metadata.path).name).open("wb") as copy:
+            shutil.copyfileobj(source, copy)
+    try:
+        scratch.rename(target)
+    except OSError:
+        shutil.rmtree(scratch)  # another process was first: its copy is as good
+    return str(target)
