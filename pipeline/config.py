@@ -109,7 +109,6 @@ class ImportanceConfig:
     batch_tokens: int = 4096  # tokens per forward pass
     device: str = "auto"  # auto, cpu, cuda
     num_threads: int = 0  # torch threads per process; 0 = cores / processes
-    unit_rows: int = 2_000  # documents per work unit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +124,6 @@ class ShardsConfig:
     klt_r_max: int = 100
     policies: tuple[str, ...] = POLICIES  # which policy bits are computed
     seed: int = 0
-    unit_rows: int = 2_000
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""

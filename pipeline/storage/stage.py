@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.pvalue import AsSingleton
 
 from pipeline import __version__
 from pipeline.storage import files
@@ -29,7 +30,8 @@ from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
 from schemas.rejects import REJECTS
 from schemas.table import Table
 
-FinishHook = Callable[[str, Sequence[UnitReport]], dict[str, str]]
+FinishHook = Callable[["PreparedStage", Sequence[UnitReport]], dict[str, str]]
+PrepareHook = Callable[[str, UnitWriter], None]
 logger = logging.getLogger("trelm")
 
 
@@ -43,7 +45,10 @@ class StagePlan:
     worker: UnitWorker
     inputs: dict[str, str]  # what it reads: name -> fingerprint
     config: dict[str, Any]
-    finish: FinishHook | None = None  # runs once, after all units; returns other artefacts
+    prepare: PrepareHook | None = None  # runs once, before any unit: gets the data folder and a writer of its own
+    finish: FinishHook | None = (
+        None  # runs once, after all units; returns other artefacts, paths from the stage's folder
+    )
     max_reject_rate: float = 0.01
     extra: dict[str, str] = field(default_factory=dict)
 
@@ -105,34 +110,74 @@ class ProcessUnit(beam.DoFn):  # type: ignore[misc]
         self._folder = folder
         self._worker = worker
         self._address = address
+        self._is_set_up = False
 
-    def setup(self) -> None:
-        """Open the worker's models and indexes once per process."""
-        self._worker.setup()
+    def process(self, unit: Unit, _prepared: UnitReport | None = None) -> Iterator[UnitReport]:
+        """One unit. The worker opens its models and indexes at the first: they may be made by the prepare hook."""
+        if not self._is_set_up:
+            self._worker.setup()
+            self._is_set_up = True
+        yield write_unit(self._folder, self._stage, unit, self._worker.process, self._address)
 
-    def process(self, unit: Unit) -> Iterator[UnitReport]:
-        """One unit."""
-        out = UnitWriter(self._folder, self._stage, unit, self._address)
-        try:
-            self._worker.process(unit, out)
-            report = out.finish()
-        except BaseException:
-            out.abandon()
-            raise
-        yield report
+
+def write_unit(
+    folder: str,
+    stage: str,
+    unit: Unit,
+    process: Callable[[Unit, UnitWriter], None],
+    address: ProgressAddress | None = None,
+) -> UnitReport:
+    """Write one unit, or nothing at all."""
+    out = UnitWriter(folder, stage, unit, address)
+    try:
+        process(unit, out)
+        return out.finish()
+    except BaseException:
+        out.abandon()
+        raise
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPrepareHook:
+    """Runs the prepare hook as one more unit, numbered after the others; a resumed run takes its report."""
+
+    prepared: PreparedStage
+
+    def __call__(self, _once: int) -> UnitReport:  # noqa: D102
+        plan, number = self.prepared.plan, len(self.prepared.plan.units)
+        done = {report.index: report for report in self.prepared.done}
+        if number in done:
+            return done[number]
+        unit = Unit(index=number, of=number + 1, path="", start=0, end=0)
+        assert plan.prepare is not None
+        hook = plan.prepare
+        return write_unit(self.prepared.data, plan.name, unit, lambda _, out: hook(self.prepared.data, out))
 
 
 def build_graph(pipeline: beam.Pipeline, prepared: PreparedStage, address: ProgressAddress | None = None) -> None:
     """Wire a map-only stage."""
     plan = prepared.plan
-    (
+    units = (
         pipeline
         | "Units" >> beam.Create(list(prepared.pending), reshuffle=False).with_output_types(Unit)
         | "Spread" >> beam.Reshuffle().with_output_types(Unit)
-        | f"Process {plan.name}"
-        >> beam.ParDo(ProcessUnit(plan.name, prepared.data, plan.worker, address)).with_output_types(UnitReport)
+    )
+    process = ProcessUnit(plan.name, prepared.data, plan.worker, address)
+    label = f"Process {plan.name}"
+    if plan.prepare is None:
+        reports = units | label >> beam.ParDo(process).with_output_types(UnitReport)
+    else:
+        ready = (
+            pipeline
+            | "Once" >> beam.Create([0]).with_output_types(int)
+            | f"Prepare {plan.name}" >> beam.Map(RunPrepareHook(prepared=prepared)).with_output_types(UnitReport)
+        )
+        written = units | label >> beam.ParDo(process, AsSingleton(ready)).with_output_types(UnitReport)
+        reports = (written, ready) | "All reports" >> beam.Flatten()
+    (
+        reports
         | "Reports" >> beam.combiners.ToList()
-        | "Finish" >> beam.Map(functools.partial(finish_stage, prepared))
+        | "Finish" >> beam.Map(functools.partial(finish_stage, prepared)).with_output_types(str)
     )
 
 
@@ -143,14 +188,15 @@ def finish_stage(prepared: PreparedStage, reports: Iterable[UnitReport]) -> str:
         StageError: rows were lost, or too many were rejected.
     """
     plan = prepared.plan
-    everything = sorted([*prepared.done, *reports], key=lambda report: report.index)
+    by_index = {report.index: report for report in (*prepared.done, *reports)}
+    everything = [by_index[index] for index in sorted(by_index)]
     counters: Counter[str] = Counter()
     for report in everything:
         counters.update(report.counters)
     check_counters(plan, counters)
     extra = dict(plan.extra)
     if plan.finish is not None:
-        extra |= plan.finish(prepared.folder, everything)
+        extra |= plan.finish(prepared, everything)
     parts = {
         table.name: [report.parts[table.name] for report in everything if table.name in report.parts]
         for table in (*plan.tables, REJECTS)
