@@ -1,0 +1,298 @@
+"""`trelm-train`: train a BERT or RoBERTa on the shards of `trelm-pipeline`, and look at what came of it.
+
+Nothing heavy is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trelm_train.errors import TrelmError
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="trelm", prog_name="trelm-train")
+@click.option("-v", "--verbose", is_flag=True, help="Show Python tracebacks and debug messages.")
+def cli(verbose: bool) -> None:  # noqa: FBT001
+    """Train a knowledge-enhanced BERT or RoBERTa on the shards of trelm-pipeline.
+
+    \b
+    Example, from shards to a probed model:
+      trelm-train run --shards runs/a/shards --model bert-base-uncased --out runs/a/train
+      trelm-train evaluate mlm --model runs/a/train/model --shards runs/a/shards
+    """  # noqa: D301
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    if verbose:
+        logging.getLogger("trelm_train").setLevel(logging.DEBUG)
+
+
+@cli.command()
+@click.option("--shards", type=FOLDER, required=True, help="Folder of a finished `trelm-pipeline shards`.")
+@click.option(
+    "--model", required=True, help="Name or folder of the pretrained masked LM; the one the shards were made for."
+)
+@click.option("--out", type=FOLDER, required=True, help="New folder for checkpoints, metrics and the exported model.")
+@click.option(
+    "--config", "config_path", type=click.Path(path_type=Path), help="TOML file with sections train, masking, …"
+)
+@click.option("--set", "sets", multiple=True, metavar="SECTION.KEY=VALUE", help="Change one setting; may be repeated.")
+@click.option("--steps", type=int, help="Short for --set train.steps=N.")
+@click.option("--seed", type=int, help="Short for --set train.seed=N.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Short for --set train.device=….")
+def run(config_path: Path | None, sets: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401
+    """Train from the beginning.
+
+    \b
+    Example:
+      trelm-train run --shards runs/a/shards --model bert-base-uncased --out runs/a/train \\
+          --steps 2000 --set routing.policy=ig --set injection.policy=long-tail-important
+    """  # noqa: D301
+    from trelm_train.config import load_config
+
+    short = [f"train.{name}={options[name]}" for name in ("steps", "seed", "device") if options[name] is not None]
+    config = load_config(config_path, [*sets, *short])
+    from trelm_train.report import readable
+    from trelm_train.session import RunRequest
+    from trelm_train.train import run as start
+
+    request = RunRequest(shards=options["shards"], model=options["model"], out=options["out"], config=config)
+    click.echo(readable(start(request)))
+
+
+@cli.command()
+@click.option("--out", type=FOLDER, required=True, help="Folder of an interrupted `trelm-train run`.")
+def resume(out: Path) -> None:
+    """Continue a run from its last checkpoint, bit for bit as if it had not stopped.
+
+    \b
+    Example:
+      trelm-train resume --out runs/a/train
+    """  # noqa: D301
+    from trelm_train.report import readable
+    from trelm_train.train import resume as continue_run
+
+    click.echo(readable(continue_run(out)))
+
+
+@cli.command()
+@click.option("--documents", type=FOLDER, required=True, help="Folder of a finished `trelm-pipeline documents`.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for the model.")
+@click.option("--vocab-size", type=int, default=8000, show_default=True, help="Entries of the WordPiece vocabulary.")
+@click.option("--layers", type=int, default=4, show_default=True, help="Transformer layers.")
+@click.option(
+    "--hidden", type=int, default=128, show_default=True, help="Hidden size; the FFN has four times as many neurons."
+)
+@click.option("--heads", type=int, default=2, show_default=True, help="Attention heads.")
+@click.option("--warmup-steps", type=int, default=500, show_default=True, help="Plain masked-LM steps; 0: none.")
+@click.option("--batch-tokens", type=int, default=4096, show_default=True, help="Padded tokens per step.")
+@click.option("--learning-rate", type=float, default=5e-4, show_default=True, help="Peak learning rate.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, masks and order.")
+@JSON_OPTION
+def init(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
+    """Make a small pretrained model from a run's own documents.
+
+    \b
+    Example:
+      trelm-train init --documents runs/a/documents --out runs/a/model --warmup-steps 300
+    """  # noqa: D301
+    from trelm_train.config import Config, TrainConfig, check
+    from trelm_train.init import InitRequest
+    from trelm_train.init import init as make
+
+    steps = options.pop("warmup_steps")
+    warmup = TrainConfig(
+        steps=steps,
+        seed=options.pop("seed"),
+        learning_rate=options.pop("learning_rate"),
+        batch_tokens=options.pop("batch_tokens"),
+        checkpoint_every=1_000_000,
+    )
+    if steps:
+        check(Config(train=warmup))
+    result = make(InitRequest(warmup=warmup, **options))
+    losses = "" if result["loss_last"] is None else f", loss {result['loss_first']:.3f} -> {result['loss_last']:.3f}"
+    _show(
+        result,
+        f"{result['model']}: {result['vocabulary']} tokens, {result['sentences']} sentences, {steps} steps{losses}",
+        as_json=as_json,
+    )
+
+
+@cli.command()
+@click.option("--checkpoint", type=FOLDER, required=True, help="A folder OUT/checkpoints/step-… of a run.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for the model.")
+def export(checkpoint: Path, out: Path) -> None:
+    """Turn a checkpoint into a plain model folder, with the memory bank beside it.
+
+    \b
+    Example:
+      trelm-train export --checkpoint runs/a/train/checkpoints/step-00000500 --out model-500
+    """  # noqa: D301
+    from trelm_train.export import export_bank, export_model
+    from trelm_train.session import resume_run
+
+    session = resume_run(checkpoint.resolve().parent.parent, checkpoint)
+    export_model(session.parts.model, session.shards.tokenizer_path, out)
+    if session.parts.bank is not None:
+        export_bank(session.parts.bank.state(), session.knowledge, out)
+    click.echo(f"{out}: model of step {session.step}")
+
+
+@cli.group()
+def evaluate() -> None:
+    """Measure a plain model: memory and injection are off.
+
+    \b
+    Example:
+      trelm-train evaluate mlm --model runs/a/train/model --shards runs/a/shards
+    """  # noqa: D301
+
+
+@evaluate.command("mlm")
+@click.option("--model", required=True, help="Name or folder of a masked LM.")
+@click.option("--shards", type=FOLDER, required=True, help="Folder of a finished `trelm-pipeline shards`.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@JSON_OPTION
+def evaluate_mlm(model: str, shards: Path, device: str, as_json: bool) -> None:  # noqa: FBT001
+    """Masked-LM loss on fixed masks of the validation split, and the knowledge score.
+
+    \b
+    Example:
+      trelm-train evaluate mlm --model runs/a/train/model --shards runs/a/shards --json
+    """  # noqa: D301
+    from trelm_train.evaluate.mlm import measure
+
+    result = measure(model, shards, device).to_dict()
+    lines = [
+        f"{name:18} {value:.4f}" if isinstance(value, float) else f"{name:18} {value}" for name, value in result.items()
+    ]
+    _show(result, "\n".join(lines), as_json=as_json)
+
+
+@evaluate.command("lama")
+@click.option("--model", required=True, help="Name or folder of a masked LM.")
+@click.option("--probes", type=FOLDER, required=True, help="Folder with P….jsonl files (sub_label, obj_label).")
+@click.option("--relations", type=FILE, required=True, help="relations.jsonl: relation, template, label, type.")
+@click.option(
+    "--common-vocab", type=FILE, help="One word per line: the vocabulary subset that answers are ranked over."
+)
+@click.option("--uhn", type=click.Choice(["string"]), help="Drop items whose object is part of the subject.")
+@click.option("--limit", type=click.IntRange(min=0), default=0, show_default=True, help="Items per relation; 0: all.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@JSON_OPTION
+def evaluate_lama(model: str, device: str, uhn: str | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
+    """Facts as cloze questions: P@1, P@10 and mean reciprocal rank, mean over relations.
+
+    \b
+    Example:
+      trelm-train evaluate lama --model runs/a/train/model --probes probes/TREx \\
+          --relations probes/relations.jsonl --common-vocab common_vocab_cased.txt
+    """  # noqa: D301
+    from trelm_train.evaluate.lama import Options, probe, readable
+
+    result = probe(model, device, Options(uhn=uhn is not None, **options))
+    _show(result, readable(result), as_json=as_json)
+
+
+@cli.group()
+def inspect() -> None:
+    """Look into a finished run.
+
+    \b
+    Example:
+      trelm-train inspect path --run runs/a/train
+    """  # noqa: D301
+
+
+@inspect.command("bank")
+@click.option("--run", "run_path", type=FOLDER, required=True, help="The --out folder of a run, or an exported model.")
+@click.option("--entity", required=True, help="QID or label.")
+@click.option("--top", type=int, default=10, show_default=True, help="How many neighbours.")
+@JSON_OPTION
+def inspect_bank(run_path: Path, entity: str, top: int, as_json: bool) -> None:  # noqa: FBT001
+    """Entities whose notes in the memory bank are nearest to one entity's, by cosine.
+
+    \b
+    Example:
+      trelm-train inspect bank --run runs/a/train --entity Q90
+    """  # noqa: D301
+    from dataclasses import asdict
+
+    from trelm_train.inspect import nearest
+
+    asked, found = nearest(run_path, entity, top=top)
+    lines = [f"{asked.id} {asked.label}: written {asked.count} times"]
+    lines += [f"  {item.cosine:+.3f}  {item.id:10} {item.label} ({item.count})" for item in found]
+    _show({"entity": asdict(asked), "nearest": [asdict(item) for item in found]}, "\n".join(lines), as_json=as_json)
+
+
+@inspect.command("path")
+@click.option("--run", "run_path", type=FOLDER, required=True, help="The --out folder of a run.")
+@JSON_OPTION
+def inspect_path(run_path: Path, as_json: bool) -> None:  # noqa: FBT001
+    """The knowledge path: how many neurons of each layer were trained, and the first of them.
+
+    \b
+    Example:
+      trelm-train inspect path --run runs/a/train
+    """  # noqa: D301
+    from trelm_train.inspect import knowledge_path
+
+    path = knowledge_path(run_path)
+    lines = [f"policy {path['policy']}, chosen at step {path['step']}"]
+    for layer, neurons in enumerate(path["layers"]):
+        bar = "#" * round(40 * len(neurons) / path["inner_size"])
+        shown = ", ".join(map(str, neurons[:8])) + (", …" if len(neurons) > 8 else "")
+        lines.append(f"layer {layer:2}  {len(neurons):5} of {path['inner_size']}  {bar:40}  {shown}")
+    _show(path, "\n".join(lines), as_json=as_json)
+
+
+def _show(result: dict[str, Any], text: str, *, as_json: bool) -> None:
+    click.echo(json.dumps(result) if as_json else text)
+
+
+def main() -> None:
+    """Entry point: 0 done, 1 failure, 2 bad usage or configuration, 130 interrupted, 143 terminated."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    sys.exit(_call(lambda: cli.main(standalone_mode=False)))
+
+
+def _call(command: Callable[[], Any]) -> int:
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        command()
+    except TrelmError as error:
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("error: interrupted", err=True)
+        return 130
+    except OSError as error:
+        click.echo(f"error: {error}; check the path, its permissions and the free space", err=True)
+        return 1
+    return 0
+
+
+def _terminate(*_: object) -> None:
+    sys.exit(143)
+
+
+if __name__ == "__main__":
+    main()

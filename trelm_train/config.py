@@ -1,0 +1,254 @@
+"""Configuration: one frozen dataclass per component, read from one TOML file, changed by `--set section.key=value`.
+
+Unknown keys are errors that name the nearest known one. `to_toml` writes the resolved copy that lies beside every
+output.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from schemas.shards import POLICIES
+from trelm_train.errors import ConfigError
+
+ROUTING_POLICIES = ("ig", "random", "top_layers", "ffn_all", "full")
+RULES = ("midpoint", "gauss_legendre", "left")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """The loop: how long, how fast, how often to save."""
+
+    steps: int = 1000
+    seed: int = 0
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    warmup_share: float = 0.06  # of all steps
+    clip_norm: float = 1.0
+    batch_tokens: int = 4096  # padded tokens per step
+    max_tokens: int = 128  # width of a packed row; a longer sentence gets a row of its own
+    checkpoint_every: int = 500  # steps
+    keep_checkpoints: int = 2
+    log_every: int = 10  # steps
+    validate: bool = True  # masked-LM loss on fixed masks before and after
+    device: str = "auto"
+    threads: int = 0  # 0: as torch decides
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskingConfig:
+    """Masked-language-model targets: whole words, entities wholly or not at all."""
+
+    probability: float = 0.15
+    mask_share: float = 0.8
+    random_share: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InjectionConfig:
+    """Knowledge injection into the input embeddings of chosen mentions."""
+
+    enabled: bool = True
+    policy: str = "long-tail-important"
+    strength: float = 0.5  # lambda: share of the injected vector in the input embedding
+    triple_share: float = 0.5  # alpha: share of the triple's vector, the rest comes from the memory bank
+    masked_probability: float = 0.5  # a span that is being predicted is injected this often
+    dropout: float = 0.15  # sentences without any injection, as at fine-tuning and probing time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryConfig:
+    """The memory bank of contextual notes."""
+
+    enabled: bool = True
+    decay: float = 0.1  # gamma
+    window: int = 8  # k tokens on either side
+    global_share: float = 0.5  # beta
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CkaConfig:
+    """Contrastive knowledge assessing."""
+
+    enabled: bool = True
+    mlm_share: float = 0.5  # lambda_1
+    temperature: float = 0.07
+    negatives: int = 64
+    contrast: str = "tail"  # or "relation": the same pair with wrong relations
+    fact_share: float = 0.5  # sentences with facts that serve in a step; their tail is masked
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoutingConfig:
+    """Dynamic knowledge routing: which neurons are trained."""
+
+    policy: str = "ig"
+    share: float = 0.10  # rho: of all FFN neurons
+    layer_budget: int = 0  # only the topmost so many layers; 0: all
+    refresh_every: int = 200  # steps
+    probe_facts: int = 256
+    points: int = 1
+    rule: str = "midpoint"
+    threshold: float = 0.2  # of the largest attribution of an example
+    smoothing: float = 0.9  # of the votes from refresh to refresh
+    learning_rate_scale: float = 5.0  # small sets want more
+    train_attention: bool = False
+    train_embeddings: bool = False
+    train_layer_norm: bool = False
+    train_head: bool = False  # the prediction head and the output biases
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Everything that decides a run, besides its paths."""
+
+    train: TrainConfig = field(default_factory=TrainConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    injection: InjectionConfig = field(default_factory=InjectionConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    cka: CkaConfig = field(default_factory=CkaConfig)
+    routing: RoutingConfig = field(default_factory=RoutingConfig)
+
+
+def load_config(path: Path | None, sets: Sequence[str] = ()) -> Config:
+    """Read a TOML file (none: the defaults), then apply `section.key=value` settings.
+
+    Raises:
+        ConfigError: unreadable file, unknown key, wrong type or value out of range.
+    """
+    raw: dict[str, Any] = {}
+    where = "the defaults"
+    if path is not None:
+        where = str(path)
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot read the configuration ({error.strerror}); check --config") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    for setting in sets:
+        _apply(raw, setting)
+    config = build(raw, where)
+    check(config)
+    return config
+
+
+def _apply(raw: dict[str, Any], setting: str) -> None:
+    name, separator, text = setting.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not separator or not dot or not key:
+        raise ConfigError(f"--set {setting!r}: wanted section.key=value, for example --set routing.share=0.25")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # an unquoted word
+    if not isinstance(raw.setdefault(section, {}), dict):
+        raise ConfigError(f"--set {setting!r}: {section!r} is not a section")
+    raw[section][key] = value
+
+
+def build(raw: Mapping[str, Any], where: str) -> Config:
+    """Dataclasses from nested mappings.
+
+    Raises:
+        ConfigError: unknown section or key, or a value of the wrong type.
+    """
+    sections = get_type_hints(Config)
+    parts: dict[str, Any] = {}
+    for name, values in raw.items():
+        if name not in sections:
+            raise ConfigError(f"{where}: unknown section [{name}]{_hint(name, sections)}")
+        if not isinstance(values, dict):
+            raise ConfigError(f"{where}: {name} is a section; write [{name}] and its keys below it")
+        parts[name] = _build_section(sections[name], name, values, where)
+    return Config(**parts)
+
+
+def _build_section(kind: Any, name: str, values: Mapping[str, Any], where: str) -> Any:  # noqa: ANN401
+    types = get_type_hints(kind)
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in types:
+            raise ConfigError(f"{where}: unknown key {name}.{key}{_hint(key, types)}")
+        wanted = types[key]
+        given = float(value) if wanted is float and type(value) is int else value
+        if type(given) is not wanted:
+            raise ConfigError(f"{where}: {name}.{key} = {value!r} is {type(value).__name__}, wanted {wanted.__name__}")
+        checked[key] = given
+    return kind(**checked)
+
+
+def _hint(name: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+_SHARES = (
+    "train.warmup_share", "masking.probability", "masking.mask_share", "masking.random_share", "injection.strength",
+    "injection.triple_share", "injection.masked_probability", "injection.dropout", "memory.decay", "memory.global_share",
+    "cka.mlm_share", "cka.fact_share", "routing.share", "routing.threshold", "routing.smoothing",
+)  # fmt: skip
+_POSITIVE = (
+    "train.steps", "train.learning_rate", "train.clip_norm", "train.batch_tokens", "train.max_tokens",
+    "train.checkpoint_every", "train.keep_checkpoints", "train.log_every", "cka.temperature", "cka.negatives",
+    "routing.refresh_every", "routing.probe_facts", "routing.points", "routing.learning_rate_scale", "routing.share",
+)  # fmt: skip
+_NOT_NEGATIVE = ("train.seed", "train.weight_decay", "train.threads", "memory.window", "routing.layer_budget")
+_CHOICES = {
+    "train.device": ("auto", "cpu", "cuda"),
+    "injection.policy": ("none", *POLICIES),
+    "cka.contrast": ("tail", "relation"),
+    "routing.policy": ROUTING_POLICIES,
+    "routing.rule": RULES,
+}
+
+
+def check(config: Config) -> None:
+    """Refuse values that make no sense, before any work.
+
+    Raises:
+        ConfigError: names the key, its value and what is allowed.
+    """
+    for name in _SHARES:
+        if not 0 <= value_of(config, name) <= 1:
+            raise ConfigError(f"{name} = {value_of(config, name)!r} must lie between 0 and 1")
+    for name in _POSITIVE:
+        if value_of(config, name) <= 0:
+            raise ConfigError(f"{name} = {value_of(config, name)!r} must be greater than 0")
+    for name in _NOT_NEGATIVE:
+        if value_of(config, name) < 0:
+            raise ConfigError(f"{name} = {value_of(config, name)!r} must not be negative")
+    for name, choices in _CHOICES.items():
+        if value_of(config, name) not in choices:
+            raise ConfigError(f"{name} = {value_of(config, name)!r} must be one of {', '.join(choices)}")
+    if config.masking.mask_share + config.masking.random_share > 1:
+        raise ConfigError("masking.mask_share + masking.random_share must not exceed 1")
+
+
+def value_of(config: Config, name: str) -> Any:  # noqa: ANN401
+    """The value of `section.key`."""
+    section, _, key = name.partition(".")
+    return getattr(getattr(config, section), key)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested plain values, for JSON."""
+    return asdict(config)
+
+
+def to_toml(config: Config) -> str:
+    """The resolved configuration as TOML that `load_config` reads back."""
+    lines = []
+    for section in fields(config):
+        part = getattr(config, section.name)
+        assert is_dataclass(part)
+        lines.append(f"[{section.name}]")
+        lines += [f"{key.name} = {json.dumps(getattr(part, key.name))}" for key in fields(part)]
+        lines.append("")
+    return "\n".join(lines)

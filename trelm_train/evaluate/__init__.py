@@ -1,0 +1,1 @@
+"""Quality of a plain model: masked-LM loss on fixed masks, and LAMA probes. Memory and injection are always off here."""

@@ -1,0 +1,156 @@
+"""Masked-LM loss on fixed masks over the validation split, and the contrastive knowledge score.
+
+The masks are hashes of the sentence, so every model of one tokenizer is asked exactly the same. The knowledge score
+of a fact is (P_true + 0.001) / (mean P_false + 0.001): P is the probability of a label at the masked mention of the
+tail, the false labels are other tails of the relation with as many tokens (CaliNet, Dong et al. 2022).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trelm_train.arrays import I64, Bools, expand
+from trelm_train.config import MaskingConfig
+from trelm_train.knowledge import Knowledge, load_knowledge
+from trelm_train.loader import Batch, Packing, split_batches
+from trelm_train.masking import Masked, Vocabulary, mask_batch
+from trelm_train.model import MaskedLm, check_tokenizer, load_pretrained, pick_device
+from trelm_train.shards import Shards, open_shards
+
+MASK_SEED = 20240520
+SMOOTHING = 0.001
+MAX_FALSE = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MlmReport:
+    """Losses are natural-log cross-entropies per masked token; None where nothing was masked."""
+
+    num_sentences: int
+    num_masked: int
+    loss: float | None
+    accuracy: float | None
+    num_entity_masked: int
+    entity_loss: float | None
+    num_facts: int
+    cka_score: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class _Sums:
+    sentences: int = 0
+    masked: int = 0
+    loss: float = 0.0
+    right: int = 0
+    entity_masked: int = 0
+    entity_loss: float = 0.0
+    facts: int = 0
+    score: float = 0.0
+
+
+def evaluate_mlm(
+    model: MaskedLm, vocabulary: Vocabulary, shards: Shards, knowledge: Knowledge, packing: Packing
+) -> MlmReport:
+    """Measure a model on the validation split."""
+    sums = _Sums()
+    with model.evaluating(), torch.no_grad():
+        for batch in split_batches(shards, packing, "validation", vocabulary.pad_id):
+            masked = mask_batch(batch, MaskingConfig(), vocabulary, seed=MASK_SEED, epoch=0)
+            _add_loss(sums, model, batch, masked)
+            _add_facts(sums, model, batch, knowledge, vocabulary)
+    return MlmReport(
+        num_sentences=sums.sentences,
+        num_masked=sums.masked,
+        loss=_ratio(sums.loss, sums.masked),
+        accuracy=_ratio(sums.right, sums.masked),
+        num_entity_masked=sums.entity_masked,
+        entity_loss=_ratio(sums.entity_loss, sums.entity_masked),
+        num_facts=sums.facts,
+        cka_score=_ratio(sums.score, sums.facts),
+    )
+
+
+def _ratio(total: float, count: int) -> float | None:
+    return total / count if count else None
+
+
+def span_tokens(batch: Batch) -> Bools:
+    """True at every flat position inside a linked mention."""
+    inside = np.zeros(batch.input_ids_RS.size, np.bool_)
+    inside[expand(batch.span_start_P, batch.span_end_P - batch.span_start_P)] = True
+    return inside
+
+
+def _add_loss(sums: _Sums, model: MaskedLm, batch: Batch, masked: Masked) -> None:
+    sums.sentences += len(batch.key_N)
+    if not len(masked.target_M):
+        return
+    hidden_RSH = model.encode(model.pack(batch, masked.input_ids_RS))
+    logits_MV = model.logits(hidden_RSH.reshape(-1, model.hidden_size)[torch.from_numpy(masked.target_M)]).float().cpu()
+    gold_M = torch.from_numpy(masked.gold_M)
+    loss_M = F.cross_entropy(logits_MV, gold_M, reduction="none").double()
+    entity_M = torch.from_numpy(span_tokens(batch)[masked.target_M])
+    sums.masked += len(gold_M)
+    sums.loss += float(loss_M.sum())
+    sums.right += int((logits_MV.argmax(-1) == gold_M).sum())
+    sums.entity_masked += int(entity_M.sum())
+    sums.entity_loss += float(loss_M[entity_M].sum())
+
+
+def _add_facts(sums: _Sums, model: MaskedLm, batch: Batch, knowledge: Knowledge, vocabulary: Vocabulary) -> None:
+    first = np.unique(batch.span_sentence_P[batch.fact_tail_F], return_index=True)[1]  # one fact per sentence
+    if not len(first):
+        return
+    tails = batch.fact_tail_F[first]
+    ids = batch.input_ids_RS.copy()
+    sentence, entity = batch.span_sentence_P, batch.span_entity_P
+    for tail in tails.tolist():  # every mention of the tail is hidden
+        same = np.flatnonzero((sentence == sentence[tail]) & (entity == entity[tail]))
+        hidden = expand(batch.span_start_P[same], batch.span_end_P[same] - batch.span_start_P[same])
+        ids.reshape(-1)[hidden] = vocabulary.mask_id
+    states = model.encode(model.pack(batch, ids)).reshape(-1, model.hidden_size)
+    for fact, tail in zip(first.tolist(), tails.tolist(), strict=True):
+        start, end = int(batch.span_start_P[tail]), int(batch.span_end_P[tail])
+        log_probabilities = F.log_softmax(model.logits(states[start:end]).float(), -1).cpu()
+        score = _score(log_probabilities, batch, fact, knowledge)
+        if score is not None:
+            sums.facts += 1
+            sums.score += score
+
+
+def _score(log_probabilities_TV: Tensor, batch: Batch, fact: int, knowledge: Knowledge) -> float | None:
+    head = int(batch.span_entity_P[batch.fact_head_F[fact]])
+    tail = int(batch.span_entity_P[batch.fact_tail_F[fact]])
+    relation = int(batch.fact_relation_F[fact])
+    length = len(log_probabilities_TV)
+    wrong = np.setdiff1d(knowledge.tails.of(relation), np.append(knowledge.true_tails(head, relation), tail))
+    wrong = wrong[knowledge.label_ids.lengths(wrong) == length][:MAX_FALSE]
+    if len(knowledge.label_ids.of(tail)) != length or not len(wrong):
+        return None
+
+    def probability(row: int) -> float:
+        label: I64 = knowledge.label_ids.of(row)
+        return float(log_probabilities_TV[torch.arange(length), torch.from_numpy(label)].sum().exp())
+
+    false = float(np.mean([probability(row) for row in wrong.tolist()]))
+    return (probability(tail) + SMOOTHING) / (false + SMOOTHING)
+
+
+def measure(model_name: str, folder: Path, device: str) -> MlmReport:
+    """Load a model and measure it on a shards folder."""
+    shards = open_shards(folder)
+    model = load_pretrained(model_name, pick_device(device))
+    vocabulary = check_tokenizer(model_name, model, shards)
+    packing = Packing(max_tokens=min(128, model.max_tokens), batch_tokens=4096, limit=model.max_tokens)
+    return evaluate_mlm(model, vocabulary, shards, load_knowledge(shards), packing)

@@ -1,0 +1,80 @@
+"""A trained model as a plain Hugging Face folder, with the memory bank beside it.
+
+`OUT/` holds config, weights and tokenizer, which `AutoModelForMaskedLM.from_pretrained` loads with no missing or
+unexpected key; `OUT/bank/` holds `bank.safetensors` (loadable memory-mapped) and `entities.json` (id and label of
+every row).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from trelm_train.errors import ConfigError, TrelmError
+from trelm_train.knowledge import Knowledge
+from trelm_train.model import MaskedLm
+
+BANK_FOLDER = "bank"
+BANK_FILE = "bank.safetensors"
+ENTITIES_FILE = "entities.json"
+
+
+def export_model(model: MaskedLm, tokenizer_path: Path, out: Path) -> None:
+    """Write the plain model and its tokenizer.
+
+    Raises:
+        TrelmError: the folder cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        model.hf.save_pretrained(out)  # type: ignore[operator]
+        for path in sorted(tokenizer_path.iterdir()):
+            if path.is_file() and ("token" in path.name or "vocab" in path.name or path.name == "merges.txt"):
+                shutil.copyfile(path, out / path.name)
+    except OSError as error:
+        raise TrelmError(f"{out}: cannot write the model ({error.strerror})") from error
+
+
+def export_bank(tensors: dict[str, Tensor], knowledge: Knowledge, out: Path) -> None:
+    """Write the memory bank of a run beside its model."""
+    folder = out / BANK_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / BANK_FILE)
+    entities: list[dict[str, object]] = [{}] * len(tensors["count"])
+    for row, bank_row in enumerate(knowledge.bank_row.tolist()):
+        if bank_row >= 0:
+            entities[bank_row] = {"id": f"Q{knowledge.ids[row]}", "label": knowledge.label(row)}
+    (folder / ENTITIES_FILE).write_text(json.dumps(entities, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def find_bank(run: Path) -> Path:
+    """The bank's folder of a run or of an exported model.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for folder in (run / "model" / BANK_FOLDER, run / BANK_FOLDER):
+        if (folder / BANK_FILE).is_file():
+            return folder
+    raise ConfigError(
+        f"{run}: no memory bank there; give the --out folder of a finished `trelm-train run` with memory on"
+    )
+
+
+@torch.no_grad()
+def load_weights(model: MaskedLm, tensors: dict[str, Tensor]) -> None:
+    """Put saved weights into a model of the same shape.
+
+    Raises:
+        ConfigError: the names differ.
+    """
+    named = dict(model.hf.named_parameters())
+    if named.keys() != tensors.keys():
+        raise ConfigError(f"weights of another model: {sorted(named.keys() ^ tensors.keys())[:3]}")
+    for name, parameter in named.items():
+        parameter.copy_(tensors[name])

@@ -1,0 +1,218 @@
+"""A small pretrained model from a run's own documents, for machines without a downloaded one.
+
+Goes in: the `documents` table. Comes out: a Hugging Face folder (BERT with a masked-LM head, lower-cased WordPiece tokenizer).
+The warm-up is the ordinary training loop on plain text: its own shards without mentions, every knowledge component off.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.documents import DOCUMENTS
+from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
+from schemas.shards import EXAMPLES, KNOWLEDGE
+from schemas.table import Table
+from trelm_train.config import CkaConfig, Config, InjectionConfig, MemoryConfig, RoutingConfig, TrainConfig
+from trelm_train.errors import ConfigError, TrelmError
+from trelm_train.shards import read_manifest, sha256_of, table_files
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MAX_POSITIONS = 512
+WINDOW_TOKENS = 126  # with the two special tokens: one packed row
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InitRequest:
+    """What `trelm-train init` was asked for."""
+
+    documents: Path
+    out: Path
+    vocab_size: int = 8000
+    layers: int = 4
+    hidden: int = 128
+    heads: int = 2
+    warmup: TrainConfig = TrainConfig(steps=500, learning_rate=5e-4, checkpoint_every=1_000_000)
+
+
+def check_request(request: InitRequest) -> None:
+    """Refuse impossible shapes before any work.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    if request.hidden % request.heads:
+        raise ConfigError(f"--hidden {request.hidden} must be a multiple of --heads {request.heads}")
+    if request.vocab_size < 100:
+        raise ConfigError(f"--vocab-size {request.vocab_size} must be at least 100")
+    if (request.out / "config.json").exists():
+        raise ConfigError(f"{request.out}: holds a model already; give another --out")
+
+
+def init(request: InitRequest) -> dict[str, Any]:
+    """Tokenizer, model, warm-up; returns what came of it.
+
+    Raises:
+        ConfigError: wrong options or no documents stage.
+        TrelmError: the corpus is empty.
+    """
+    check_request(request)
+    manifest = read_manifest(request.documents, "documents", "trelm-pipeline documents")
+    files = table_files(request.documents, manifest, DOCUMENTS)
+    tokenizer = train_tokenizer(lambda: texts(files), request.vocab_size)
+    if len(tokenizer) <= len(SPECIAL):
+        raise TrelmError(f"{request.documents}: its documents hold no text; was the corpus empty?")
+    with tempfile.TemporaryDirectory(prefix="trelm-init-") as name:
+        scratch = Path(name)
+        _untrained(request, tokenizer).save_pretrained(scratch / "untrained")
+        tokenizer.save_pretrained(scratch / "untrained")
+        num_sentences = write_plain_shards(scratch / "shards", tokenizer, texts(files))
+        summary = _warm_up(request, scratch) if request.warmup.steps else {}
+        source = scratch / ("run/model" if request.warmup.steps else "untrained")
+        request.out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, request.out, dirs_exist_ok=True)
+    return {
+        "model": str(request.out),
+        "vocabulary": len(tokenizer),
+        "sentences": num_sentences,
+        "steps": request.warmup.steps,
+        "loss_first": summary.get("loss_first"),
+        "loss_last": summary.get("loss_last"),
+    }
+
+
+def texts(files: list[Path]) -> Iterator[str]:
+    """The text of every document."""
+    for path in files:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=["text"]):
+            yield from batch.column(0).to_pylist()
+
+
+def train_tokenizer(make_texts: Any, vocab_size: int) -> Any:  # noqa: ANN401
+    """A lower-cased WordPiece tokenizer with BERT's special tokens."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False)
+    tokenizer.train_from_iterator(make_texts(), trainer)
+    ends = [("[CLS]", tokenizer.token_to_id("[CLS]")), ("[SEP]", tokenizer.token_to_id("[SEP]"))]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=MAX_POSITIONS,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def _untrained(request: InitRequest, tokenizer: Any) -> Any:  # noqa: ANN401
+    import torch
+    from transformers import BertConfig, BertForMaskedLM
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.disable_progress_bar()
+
+    torch.manual_seed(request.warmup.seed)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=request.hidden,
+        num_hidden_layers=request.layers,
+        num_attention_heads=request.heads,
+        intermediate_size=4 * request.hidden,
+        max_position_embeddings=MAX_POSITIONS,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return BertForMaskedLM(config)
+
+
+def sentence_windows(tokenizer: Any, text: str) -> Iterator[tuple[list[int], list[int]]]:  # noqa: ANN401
+    """Token ids (special tokens included) and word starts of each sentence, long ones in pieces."""
+    sentences = [part for part in _SENTENCE_END.split(text) if part.strip()]
+    if not sentences:
+        return
+    for encoding in tokenizer(sentences, add_special_tokens=False).encodings:
+        for start in range(0, len(encoding.ids), WINDOW_TOKENS):
+            ids = encoding.ids[start : start + WINDOW_TOKENS]
+            words = encoding.word_ids[start : start + WINDOW_TOKENS]
+            starts = [i + 1 for i in range(len(ids)) if i == 0 or words[i] != words[i - 1]]
+            yield [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id], starts
+
+
+def write_plain_shards(folder: Path, tokenizer: Any, corpus: Iterator[str]) -> int:  # noqa: ANN401
+    """A shards folder without mentions: every sentence of the corpus, all for training; returns their number."""
+    tokenizer.save_pretrained(folder / "tokenizer")
+    examples, knowledge = folder / "examples.parquet", folder / "knowledge.parquet"
+    num_sentences = 0
+    with pq.ParquetWriter(examples, EXAMPLES.schema) as writer:
+        for number, text in enumerate(corpus):
+            windows = list(sentence_windows(tokenizer, text))
+            if windows:
+                writer.write_table(_plain_rows(f"{number}", windows))
+            num_sentences += len(windows)
+    pq.write_table(KNOWLEDGE.empty(), knowledge)
+    manifest = Manifest(
+        stage="shards",
+        fingerprint="init",
+        code_version="init",
+        tables={"examples": _files(EXAMPLES, examples, num_sentences), "knowledge": _files(KNOWLEDGE, knowledge, 0)},
+        extra={
+            "tokenizer": "tokenizer",
+            "tokenizer_sha256": sha256_of(folder / "tokenizer" / "tokenizer.json"),
+            "model": "init",
+        },
+    )
+    (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    return num_sentences
+
+
+def _plain_rows(doc_id: str, windows: list[tuple[list[int], list[int]]]) -> pa.Table:
+    count = len(windows)
+    columns: dict[str, list[Any]] = {name: [[] for _ in range(count)] for name in EXAMPLES.column_names}
+    columns |= {
+        "doc_id": [doc_id] * count,
+        "sentence_start": list(range(count)),
+        "input_ids": [ids for ids, _ in windows],
+        "word_starts": [starts for _, starts in windows],
+        "n_tokens": [len(ids) for ids, _ in windows],
+        "split": ["train"] * count,
+    }
+    return EXAMPLES.from_columns(columns)
+
+
+def _files(table: Table, path: Path, rows: int) -> TableFiles:
+    part = PartFile(path=path.name, rows=rows, num_bytes=path.stat().st_size, sha256=sha256_of(path))
+    return TableFiles(version=table.version, rows=rows, files=(part,))
+
+
+def _warm_up(request: InitRequest, scratch: Path) -> dict[str, Any]:
+    from trelm_train.session import RunRequest
+    from trelm_train.train import run
+
+    config = Config(
+        train=replace(request.warmup, validate=False),
+        injection=InjectionConfig(enabled=False),
+        memory=MemoryConfig(enabled=False),
+        cka=CkaConfig(enabled=False),
+        routing=RoutingConfig(policy="full"),
+    )
+    shards, model = scratch / "shards", scratch / "untrained"
+    return run(RunRequest(shards=shards, model=str(model), out=scratch / "run", config=config))
