@@ -79,7 +79,7 @@ class UnitWriter:
     """Collects the rows of one unit and writes them as part files."""
 
     def __init__(self, folder: str, stage: str, unit: Unit, address: ProgressAddress | None = None) -> None:
-        self._folder = folder
+        self.folder = folder
         self._stage = stage
         self._unit = unit
         self._sender = ProgressSender(address)
@@ -119,7 +119,7 @@ class UnitWriter:
         rows = pa.concat_tables(self._pending.pop(name))
         self._pending_bytes[name] = 0
         if name not in self._sinks:
-            sink = files.HashingSink(files.join(self._folder, "_tmp", f"{uuid.uuid4().hex}.parquet"))
+            sink = files.HashingSink(files.join(self.folder, "_tmp", f"{uuid.uuid4().hex}.parquet"))
             writer = pq.ParquetWriter(pa.PythonFile(sink, mode="w"), rows.schema, compression="zstd")
             self._sinks[name] = (sink, writer)
         self._sinks[name][1].write_table(rows, row_group_size=ROW_GROUP_ROWS.get(name, DEFAULT_ROW_GROUP_ROWS))
@@ -135,10 +135,10 @@ class UnitWriter:
             writer.close()
             sink.close()
             relative = f"{name}/part-{self._unit.index:05d}-of-{self._unit.of:05d}.parquet"
-            files.rename(sink.path, files.join(self._folder, *relative.split("/")))
+            files.rename(sink.path, files.join(self.folder, *relative.split("/")))
             parts[name] = PartFile(path=relative, rows=self._rows[name], num_bytes=sink.num_bytes, sha256=sink.sha256())
         report = UnitReport(index=self._unit.index, parts=parts, counters=dict(self.counters))
-        files.write_bytes(unit_path(self._folder, self._unit.index), report.to_json().encode())
+        files.write_bytes(unit_path(self.folder, self._unit.index), report.to_json().encode())
         self._sender.send(unit=1, rejects=self.counters["rejects"])
         return report
 

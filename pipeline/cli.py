@@ -1,0 +1,297 @@
+"""`trelm-pipeline`: one command per stage, and run, sql, evaluate. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from schemas.settings import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+    from pipeline.runner import RunnerSettings
+
+PASS_BEAM = {"ignore_unknown_options": True, "allow_extra_args": True, "max_content_width": 110}
+INTERRUPTED, TERMINATED = 130, 143
+
+
+def common(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that every stage has."""
+    options = (
+        click.option("--run", "run_folder", metavar="FOLDER", help="Folder of the run (local, gs://, s3://)."),
+        click.option("--config", metavar="FILE.toml", default="", help="Configuration; flags go before it."),
+        click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Any key: --set link.top_k=5."),
+        click.option("--runner", default="", help="Beam runner; DirectRunner (the default) is local, in process."),
+        click.option("--workers", type=int, default=1, show_default=True, help="Local processes; 0 = one per core."),
+        click.option("--redo", is_flag=True, help="Run even where the stage's output is up to date."),
+        click.option("-v", "--verbose", is_flag=True, help="Full tracebacks and Beam's log."),
+        click.argument("beam_flags", nargs=-1, type=click.UNPROCESSED, metavar="[BEAM OPTIONS]"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"max_content_width": 110})
+@click.version_option(package_name="trelm")
+def main() -> None:
+    """From a Wikidata dump and a text corpus to linked, counted, weighed training shards.
+
+    \b
+    Everything that is missing, in order:
+      trelm-pipeline run --config examples/kit.toml --workers 2
+    One stage:
+      trelm-pipeline link --run runs/kit --spacy-model en_core_web_sm
+    The same stage on a cluster (every Beam option passes through):
+      trelm-pipeline link --run gs://bucket/run --runner=DataflowRunner --project=… --region=… --temp_location=gs://…
+    """
+
+
+def _load(run_folder: str | None, config: str, overrides: tuple[str, ...], **flags: Any) -> RunConfig:  # noqa: ANN401
+    from pipeline.config import load_config
+
+    loaded = load_config(config, overrides)
+    for place, value in flags.items():
+        if value not in (None, ()):
+            section, _, key = place.partition("__")
+            changed = dataclasses.replace(getattr(loaded, section), **{key: value})
+            loaded = dataclasses.replace(loaded, **{section: changed})
+    return dataclasses.replace(loaded, run=run_folder or loaded.run)
+
+
+def _settings(runner: str, workers: int, beam_flags: tuple[str, ...]) -> RunnerSettings:
+    from pipeline.runner import RunnerSettings, beam_options
+
+    settings = RunnerSettings(runner=runner, workers=workers, beam_flags=beam_flags)
+    beam_options(settings)  # a wrong flag fails before any work
+    return settings
+
+
+def guarded(action: Callable[[], None], *, verbose: bool = False) -> None:
+    """Run a command's action: log to stderr, turn known errors into one message and the right exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("trelm").setLevel(logging.INFO)
+    logging.getLogger("apache_beam").setLevel(logging.INFO if verbose else logging.CRITICAL)
+    from pipeline.runner import Terminated
+    from pipeline.storage.errors import StageError
+
+    try:
+        action()
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+    except StageError as error:
+        if verbose:
+            raise
+        raise click.ClickException(error.message) from error
+    except Terminated:
+        click.echo("stopped; finished units are kept, the same command goes on", err=True)
+        sys.exit(TERMINATED)
+    except KeyboardInterrupt:
+        click.echo("interrupted; finished units are kept, the same command goes on", err=True)
+        sys.exit(INTERRUPTED)
+
+
+def _stage_command(stage: str, doc: str, flags: dict[str, click.Option]) -> None:
+    """Add the command of one stage: the common options and its own everyday ones."""
+
+    def command(  # noqa: PLR0913
+        run_folder: str | None,
+        config: str,
+        overrides: tuple[str, ...],
+        runner: str,
+        workers: int,
+        redo: bool,  # noqa: FBT001
+        verbose: bool,  # noqa: FBT001
+        beam_flags: tuple[str, ...],
+        **own: Any,  # noqa: ANN401
+    ) -> None:
+        def action() -> None:
+            settings = _settings(runner, workers, beam_flags)
+            loaded = _load(run_folder, config, overrides, **own)
+            from pipeline import flow
+
+            if stage == "documents" and flow.reads_wiki(loaded):
+                flow.run_stage("titles", loaded, settings, redo=redo)
+            flow.run_stage(stage, loaded, settings, redo=redo)
+
+        guarded(action, verbose=verbose)
+
+    command.__doc__ = doc
+    made = click.command(stage, context_settings=PASS_BEAM)(common(command))
+    made.params = [*flags.values(), *made.params]
+    main.add_command(made)
+
+
+def _option(name: str, target: str, **attributes: Any) -> click.Option:  # noqa: ANN401
+    return click.Option([name, target], default=attributes.pop("default", None), **attributes)
+
+
+_stage_command(
+    "kb",
+    """Wikidata dump to entities, aliases, properties, triples, redirects.
+
+    \b
+    trelm-pipeline kb --run runs/a --dump latest-all.json.gz --workers 2
+    """,
+    {
+        "dump": _option("--dump", "kb__dumps", multiple=True, metavar="FILE", help="JSON dump: .json, .gz or .bz2."),
+        "redirects": _option(
+            "--redirects", "kb__redirects", multiple=True, metavar="FILE", help="SQL dumps redirect, page."
+        ),
+        "statements": _option("--statements", "kb__statements", is_flag=True, help="Keep other statements too."),
+    },
+)
+_stage_command(
+    "documents",
+    """Corpus to documents and gold anchors: text, JSONL, Parquet, MediaWiki XML (.bz2 too).
+
+    \b
+    trelm-pipeline documents --run runs/a --input corpus.jsonl --input enwiki-pages-articles.xml.bz2
+    """,
+    {
+        "input": _option("--input", "documents__inputs", multiple=True, metavar="PATH", help="File, folder or glob."),
+        "format": _option("--format", "documents__format", help="auto, text, jsonl, parquet or wiki-xml."),
+    },
+)
+_stage_command(
+    "index",
+    """Aliases, anchor counts and entities to memory-mapped look-up files.
+
+    \b
+    trelm-pipeline index --run runs/a
+    """,
+    {},
+)
+_stage_command(
+    "link",
+    """Documents to sentences and links: mentions, candidates with every score, NIL.
+
+    \b
+    trelm-pipeline link --run runs/a --spacy-model en_core_web_sm --workers 2
+    trelm-pipeline link --run runs/a --gold-spans gold.jsonl
+    """,
+    {
+        "spacy": _option("--spacy-model", "link__spacy_model", help="Installed pipeline, its folder, or blank:en."),
+        "gold": _option("--gold-spans", "link__gold_spans", metavar="FILE", help="Disambiguate these spans only."),
+        "nil": _option("--min-confidence", "link__min_confidence", type=float, help="Below it a mention is NIL."),
+    },
+)
+_stage_command(
+    "stats",
+    """Links to frequencies, bands, co-occurrence, supported facts and the tail's summary.
+
+    \b
+    trelm-pipeline stats --run runs/a
+    """,
+    {},
+)
+_stage_command(
+    "importance",
+    """Semantic importance of every linked mention, by a frozen encoder.
+
+    \b
+    trelm-pipeline importance --run runs/a --model bert-base-uncased
+    """,
+    {
+        "model": _option("--model", "importance__model", metavar="NAME", help="Masked language model, name or folder."),
+        "device": _option("--device", "importance__device", help="auto, cpu or cuda."),
+    },
+)
+_stage_command(
+    "shards",
+    """Everything together to training examples and knowledge, for one tokenizer.
+
+    \b
+    trelm-pipeline shards --run runs/a --model bert-base-uncased
+    """,
+    {"model": _option("--model", "shards__model", metavar="NAME", help="Model whose tokenizer is used.")},
+)
+
+
+@main.command("run", context_settings=PASS_BEAM)
+@click.option("--until", default="shards", show_default=True, help="Last stage to run.")
+@common
+def run_command(  # noqa: PLR0913
+    until: str,
+    run_folder: str | None,
+    config: str,
+    overrides: tuple[str, ...],
+    runner: str,
+    workers: int,
+    redo: bool,  # noqa: FBT001
+    verbose: bool,  # noqa: FBT001
+    beam_flags: tuple[str, ...],
+) -> None:
+    """Run every stage that is missing or out of date, in order, and say which are skipped.
+
+    \b
+    trelm-pipeline run --config examples/kit.toml --workers 2
+    trelm-pipeline run --config my.toml --until stats --set link.min_confidence=0.5
+    """
+
+    def action() -> None:
+        settings = _settings(runner, workers, beam_flags)
+        loaded = _load(run_folder, config, overrides)
+        from pipeline import flow
+
+        if until not in flow.FLOW:
+            raise ConfigError(f"--until {until!r}: no such stage; one of {', '.join(flow.FLOW)}")
+        if redo:
+            raise ConfigError("--redo goes with a single stage: trelm-pipeline STAGE --redo")
+        for stage, ran in flow.run_missing(loaded, settings, until):
+            logging.getLogger("trelm").debug("%s: %s", stage, "ran" if ran else "skipped")
+
+    guarded(action, verbose=verbose)
+
+
+@main.command("sql", context_settings={"max_content_width": 110})
+@click.option("--run", "run_folder", metavar="FOLDER", required=True, help="Folder of the run.")
+@click.option("--format", "kind", default="table", show_default=True, help="table, csv, json or parquet.")
+@click.option("--out", metavar="FILE", default="-", help="Where to write; - is the terminal.")
+@click.argument("query", default="")
+def sql_command(run_folder: str, kind: str, out: str, query: str) -> None:
+    """Query the run's tables with DuckDB; without a QUERY, list them. Macros: qid(n), pid(n), label(n).
+
+    \b
+    trelm-pipeline sql --run runs/a "SELECT qid(qid), label(qid), num_mentions FROM entity_frequency LIMIT 10"
+    trelm-pipeline sql --run runs/a --format parquet --out tail.parquet "FROM entity_frequency WHERE band = 'tail'"
+    """
+
+    def action() -> None:
+        from pipeline.output import run_query
+
+        run_query(run_folder, query, kind, out)
+
+    guarded(action)
+
+
+@main.command("evaluate", context_settings={"max_content_width": 110})
+@click.option("--run", "run_folder", metavar="FOLDER", required=True, help="Folder of the run.")
+@click.option("--gold", metavar="FILE", required=True, help="Gold JSONL (docs/linking.md).")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def evaluate_command(run_folder: str, gold: str, as_json: bool) -> None:  # noqa: FBT001
+    """Score the run's links against gold links.
+
+    \b
+    End to end: in-KB micro precision, recall, F1. Run linked with --gold-spans: accuracy and candidate recall.
+    Each also for rare mentions (gold is not the highest prior) and by frequency band.
+      trelm-pipeline evaluate --run runs/a --gold gold.jsonl
+    """
+
+    def action() -> None:
+        from pipeline.evaluation import evaluate_run, format_scores
+
+        scores = evaluate_run(run_folder, gold)
+        click.echo(json.dumps(scores, indent=1) if as_json else format_scores(scores))
+
+    guarded(action)
+
+
+if __name__ == "__main__":
+    main()
