@@ -1,0 +1,212 @@
+"""Stage `kb`: Wikidata JSON dumps to entities, aliases, properties, triples and statements; SQL dumps to redirects.
+
+Units are byte ranges of the JSON dumps, and one per pair of SQL dumps. A repeated id is kept once per unit; repeats
+across units (a dump has hardly any) stay, and the manifest says how many. Claims to merged items stay as the dump has
+them: `redirects` says where they lead.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from pipeline.config import KbConfig
+from pipeline.core.redirects import PAGE_COLUMNS, REDIRECT_COLUMNS, RedirectJoin, SqlRows, database_and_table
+from pipeline.core.wikidata import KbBuilder, KbRules, Outcome
+from pipeline.sources.chunks import Span, source_error
+from pipeline.sources.lines import read_lines
+from pipeline.sources.ranges import peek, plan_ranges
+from pipeline.sources.work import RangeProgress, loss_handler, number_units, span_of
+from pipeline.storage import files
+from pipeline.storage.errors import StageError
+from pipeline.storage.stage import PreparedStage, StagePlan
+from pipeline.storage.tables import RunPaths, open_table
+from pipeline.storage.units import Unit, UnitReport, UnitWriter
+from schemas import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, STATEMENTS, TRIPLES
+from schemas.settings import ConfigError, to_dict
+
+BATCH_ROWS = 20_000
+SQL_BATCH_ROWS = 50_000
+BLOCK_IDS = 1 << 16
+logger = logging.getLogger("trelm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KbWorker:
+    """Reads one range of a JSON dump, or one pair of SQL dumps."""
+
+    config: KbConfig
+    page_dumps: dict[str, str]  # redirect dump -> page dump of the same database
+
+    def setup(self) -> None:
+        """Nothing to open."""
+
+    def process(self, unit: Unit, out: UnitWriter) -> None:
+        """Rows of the unit."""
+        if unit.path in self.page_dumps:
+            self._redirects(unit, out)
+        else:
+            self._entities(unit, out)
+
+    def _entities(self, unit: Unit, out: UnitWriter) -> None:
+        config = self.config
+        rules = KbRules(
+            languages=config.languages, statements=config.statements, exclude_scholarly=config.exclude_scholarly
+        )
+        builder, progress = KbBuilder(rules), RangeProgress(unit, out)
+        for position, line in read_lines(span_of(unit), loss_handler(out, skip_corrupt=config.skip_corrupt)):
+            progress.at(position)
+            for outcome in builder.add_line(line):
+                self._account(unit, out, position, line, outcome)
+            if builder.num_rows >= BATCH_ROWS:
+                _flush(builder, out)
+        _flush(builder, out)
+        for name, count in builder.counts.items():
+            out.count(name, count)
+        progress.finish()
+
+    def _account(self, unit: Unit, out: UnitWriter, position: str, line: bytes, outcome: Outcome) -> None:
+        out.count("rows_in")
+        if outcome.counter != "rejects":
+            out.count(outcome.counter)
+            return
+        if not line.endswith(b"\n") and not self.config.skip_corrupt:
+            offset = int(position.partition("+")[0])
+            advice = "it is cut off: download it again, or set skip_corrupt to lose only this entity"
+            raise source_error(unit.path, offset, "the file ends inside an entity", advice)
+        out.reject(f"{unit.path}:{position}", outcome.reason, outcome.record[:2000].decode("utf-8", "replace"))
+
+    def _redirects(self, unit: Unit, out: UnitWriter) -> None:
+        join, progress = RedirectJoin(), RangeProgress(unit, out)
+        for row in _sql_rows(unit.path, "redirect", REDIRECT_COLUMNS):
+            what = join.add_redirect(row)
+            out.count("rows_in")
+            if what != "rows_out":
+                out.count(what)
+        pages = _sql_rows(self.page_dumps[unit.path], "page", PAGE_COLUMNS)
+        while batch := list(islice(pages, SQL_BATCH_ROWS)):
+            pairs = join.pairs(batch)
+            out.write(REDIRECTS, REDIRECTS.from_rows(list(pairs)))
+        out.count("rows_out", join.matched)
+        out.count("skipped_redirect_without_page", len(join) - join.matched)
+        progress.finish()
+
+
+def _flush(builder: KbBuilder, out: UnitWriter) -> None:
+    for table, rows in builder.take():
+        out.write(table, rows)
+
+
+def _sql_rows(path: str, table: str, columns: Sequence[str]) -> Iterator[list[bytes]]:
+    rows = SqlRows(table, columns)
+    for position, line in read_lines(Span(path=path, start=0, end=files.size_of(path))):
+        try:
+            yield from rows.feed(line)
+        except ValueError as error:
+            advice = "give the SQL dumps of the tables redirect and page, whole"
+            raise source_error(path, int(position.partition("+")[0]), str(error), advice) from error
+
+
+def plan(config: KbConfig, paths: RunPaths) -> StagePlan:  # noqa: ARG001 - every stage's plan has the same form
+    """Units of the dumps.
+
+    Raises:
+        ConfigError, StageError: no dump, not a Wikidata dump, an SQL dump without its partner.
+    """
+    dumps = files.expand(config.dumps)
+    if not dumps:
+        raise ConfigError("kb.dumps is empty: give a Wikidata JSON dump, for example --dump latest-all.json.gz")
+    ranges = []
+    for path in dumps:
+        check_dump(path)
+        ranges += [(span.path, span.start, span.end) for span in plan_ranges(path, config.unit_mb << 20)]
+    page_dumps = pair_sql_dumps(files.expand(config.redirects))
+    ranges += [(path, 0, files.size_of(path)) for path in page_dumps]
+    inputs = [*dumps, *page_dumps, *page_dumps.values()]
+    tables = (ENTITIES, ALIASES, PROPERTIES, TRIPLES, REDIRECTS, *((STATEMENTS,) if config.statements else ()))
+    return StagePlan(
+        name="kb",
+        tables=tables,
+        units=number_units(ranges),
+        worker=KbWorker(config=config, page_dumps=page_dumps),
+        inputs={path: files.stamp(path) for path in inputs},
+        config=to_dict(config),
+        finish=functools.partial(finish, tuple(dumps)),
+    )
+
+
+def check_dump(path: str) -> None:
+    """Refuse what is not a Wikidata JSON dump, by its first bytes.
+
+    Raises:
+        SourceError: says what it is instead.
+    """
+    head = peek(path).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if head[:1] in (b"[", b"{"):
+        return
+    advice = "give a Wikidata JSON dump (.json, .json.gz, .json.bz2)"
+    if head[:1] == b"<":
+        raise source_error(path, 0, "this is HTML or XML, not a Wikidata JSON dump (a failed download?)", advice)
+    if head[:2] in (b"--", b"/*"):
+        raise source_error(path, 0, "this is an SQL dump, not a Wikidata JSON dump", f"{advice}; SQL: kb.redirects")
+    raise source_error(path, 0, "this is not a Wikidata JSON dump: it starts with neither [ nor {", advice)
+
+
+def pair_sql_dumps(paths: Sequence[str]) -> dict[str, str]:
+    """For each redirect dump the page dump of the same database (named in the dump, or by the file's first word).
+
+    Raises:
+        SourceError: neither of the two tables, or one without the other.
+    """
+    found: dict[tuple[str, str], str] = {}
+    for path in paths:
+        database, table = database_and_table(peek(path, 1 << 16))
+        if table not in ("redirect", "page"):
+            problem = f"this is a dump of table {table!r}" if table else "this is no SQL dump with a CREATE TABLE"
+            raise source_error(path, 0, problem, "give the SQL dumps of the tables redirect and page")
+        found[database or posixpath.basename(path).partition("-")[0], table] = path
+    for (database, table), path in found.items():
+        other = "page" if table == "redirect" else "redirect"
+        if (database, other) not in found:
+            problem = f"table {table!r} of {database!r} without its table {other!r}"
+            raise source_error(path, 0, problem, f"give both dumps: ids become names only through both ({other} too)")
+    return {path: found[database, "page"] for (database, table), path in found.items() if table == "redirect"}
+
+
+def finish(dumps: tuple[str, ...], prepared: PreparedStage, reports: Sequence[UnitReport]) -> dict[str, str]:
+    """Refuse a dump without items; count the ids that occur in several units.
+
+    Raises:
+        StageError: no item at all.
+    """
+    parts = [report.parts[ENTITIES.name] for report in reports if ENTITIES.name in report.parts]
+    if not parts:
+        raise StageError(f"{', '.join(dumps)}: no Wikidata item in it; give a dump of items")
+    paths = [files.join(prepared.data, *part.path.split("/")) for part in parts]
+    repeated = count_repeats(paths) if len(paths) > 1 else 0
+    if repeated:
+        logger.warning("kb: %d ids occur in more than one unit; their rows are there more than once", repeated)
+    return {"repeated_ids": str(repeated)}
+
+
+def count_repeats(paths: Sequence[str]) -> int:
+    """Rows of `entities` whose id came before; 64 KB of memory per 65,536 ids in use."""
+    blocks: dict[int, np.ndarray[tuple[int], np.dtype[np.bool_]]] = {}
+    repeats = 0
+    for path in paths:
+        with open_table(path, ENTITIES) as file:
+            for batch in file.iter_batches(columns=["qid"]):
+                qids = np.sort(batch.column(0).to_numpy()).astype(np.int64)
+                starts = np.flatnonzero(np.diff(qids // BLOCK_IDS, prepend=-1))
+                for part in np.split(qids, starts[1:]) if len(qids) else ():
+                    seen = blocks.setdefault(int(part[0]) // BLOCK_IDS, np.zeros(BLOCK_IDS, dtype=np.bool_))
+                    places = part % BLOCK_IDS
+                    repeats += len(part) - int(np.count_nonzero(~seen[np.unique(places)]))
+                    seen[places] = True
+    return repeats
