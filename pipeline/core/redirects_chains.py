@@ -21,14 +21,19 @@ MAX_HOPS = 5
 Array = np.ndarray[Any, Any]
 
 
-def title_hash(title: str) -> int:
-    """64 bits of a title, the same on every machine; "paris", "Paris" and "Paris_" are one."""
-    return int.from_bytes(blake2b(normalise_title(title).encode("utf-8", "replace"), digest_size=8).digest(), "little")
+def text_hash(text: str) -> int:
+    """64 bits of a text, the same on every machine."""
+    return int.from_bytes(blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "little")
+
+
+def hash_texts(texts: Iterable[str]) -> Array:
+    """Hashes of many texts."""
+    return np.fromiter(map(text_hash, texts), dtype=np.uint64)
 
 
 def hash_titles(titles: Iterable[str]) -> Array:
-    """Hashes of many titles."""
-    return np.fromiter((title_hash(title) for title in titles), dtype=np.uint64)
+    """Hashes of many titles; "paris", "Paris" and "Paris_" are one."""
+    return hash_texts(map(normalise_title, titles))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
