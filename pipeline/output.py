@@ -17,7 +17,7 @@ from pipeline.storage.tables import RunPaths
 from schemas.settings import ConfigError
 
 KINDS = ("table", "csv", "json", "parquet")
-LISTING = 'SELECT view_name AS "table" FROM duckdb_views() WHERE NOT internal ORDER BY 1'
+LISTING = """SELECT view_name AS "table" FROM duckdb_views() WHERE NOT internal AND view_name[1] <> '_' ORDER BY 1"""
 
 
 def run_query(run_folder: str, query: str, kind: str, out: str) -> None:

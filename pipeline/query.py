@@ -36,8 +36,8 @@ def add_view(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[s
     for path in paths:
         open_table(path, table).close()
     if not paths:
-        connection.register(f"{name}_empty", table.empty())
-        connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT * FROM "{name}_empty"')
+        connection.register(f"_{name}_empty", table.empty())
+        connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT * FROM "_{name}_empty"')
         return
     if any(REMOTE_MARK in path for path in paths):
         _add_remote(connection, name, paths)
@@ -53,8 +53,8 @@ def _add_remote(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequenc
 
     file_system, _ = fs.FileSystem.from_uri(paths[0])
     bare = [fs.FileSystem.from_uri(path)[1] for path in paths]
-    connection.register(f"{name}_files", ds.dataset(bare, filesystem=file_system, format="parquet"))
-    connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT * FROM "{name}_files"')
+    connection.register(f"_{name}_files", ds.dataset(bare, filesystem=file_system, format="parquet"))
+    connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT * FROM "_{name}_files"')
 
 
 def open_run(paths: RunPaths) -> duckdb.DuckDBPyConnection:

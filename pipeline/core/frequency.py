@@ -48,6 +48,9 @@ def hurwitz_zeta(exponent: float, start: int) -> float:
     tail = cut ** (1 - exponent) / (exponent - 1) + 0.5 * cut**-exponent
     tail += exponent * cut ** (-exponent - 1) / 12
     tail -= exponent * (exponent + 1) * (exponent + 2) * cut ** (-exponent - 3) / 720
+    tail += (
+        exponent * (exponent + 1) * (exponent + 2) * (exponent + 3) * (exponent + 4) * cut ** (-exponent - 5) / 30240
+    )
     return float(np.sum(ks**-exponent) + tail)
 
 

@@ -104,12 +104,12 @@ class ShardsWorker:
     def _limits(self) -> PolicyLimits:
         connection = connect()
         add_view(connection, "importance", self.paths.files("importance", IMPORTANCE), IMPORTANCE)
-        median = connection.sql("SELECT median(round(1 - cosine::DOUBLE, 4)) FROM importance").fetchone()
+        median = connection.sql("SELECT median(round(1 - cosine::DOUBLE, 4)) FROM importance").fetchall()[0][0]
         summary = read_table(self.paths.files("stats", TAIL_SUMMARY), TAIL_SUMMARY).to_pylist()[0]
         default = default_r_freq(summary["num_linked"], summary["num_entities"])
         return PolicyLimits(
             r_freq=self.config.r_freq if self.config.r_freq is not None else default,
-            median_distance=round(float(median[0]), 4) if median and median[0] is not None else 0.0,
+            median_distance=round(float(median or 0.0), 4),
             klt_r_min=self.config.klt_r_min,
             klt_r_max=self.config.klt_r_max,
         )

@@ -210,15 +210,14 @@ def _open_counts(connection: duckdb.DuckDBPyConnection, folder: str) -> None:
 def _write_query(
     out: UnitWriter, table: Table, connection: duckdb.DuckDBPyConnection, query: str, parameters: list[int]
 ) -> None:
-    result = connection.execute(query, parameters)
-    for batch in result.to_arrow_reader(65_536):
+    for batch in connection.sql(query, params=parameters).to_arrow_reader(65_536):
         rows = pa.Table.from_batches([batch])
         out.write(table, table.from_columns({name: rows.column(name) for name in table.column_names}))
 
 
 def _summary(connection: duckdb.DuckDBPyConnection, frequencies: np.ndarray, entities: np.ndarray) -> pa.Table:
     corpus = dict(connection.sql("SELECT name, value FROM corpus").fetchall())
-    in_kb = connection.sql("SELECT count(DISTINCT qid) FROM entities WHERE NOT is_meta").fetchone()
+    in_kb = connection.sql("SELECT count(DISTINCT qid) FROM entities WHERE NOT is_meta").fetchall()[0][0]
     fit = frequency.fit_power_law(frequencies, entities)
     mentions, linked, distinct = corpus.get("num_mentions", 0), corpus.get("num_linked", 0), int(entities.sum())
     return TAIL_SUMMARY.from_columns(
@@ -231,7 +230,7 @@ def _summary(connection: duckdb.DuckDBPyConnection, frequencies: np.ndarray, ent
             "hapax_share": [frequency.hapax_share(frequencies, entities)],
             "gini": [frequency.gini(frequencies, entities)],
             "good_turing_unseen": [frequency.good_turing_unseen(frequencies, entities)],
-            "kb_coverage": [distinct / max(in_kb[0] if in_kb else 0, 1)],
+            "kb_coverage": [distinct / max(in_kb, 1)],
             "power_law_exponent": [fit.exponent if fit else None],
             "zipf_exponent": [1 / (fit.exponent - 1) if fit else None],
             "power_law_x_min": [fit.x_min if fit else None],
