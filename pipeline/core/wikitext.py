@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from html import unescape
 
 import mwparserfromhell
 from mwparserfromhell.nodes import ExternalLink, Heading, HTMLEntity, Node, Tag, Text, Wikilink
@@ -127,9 +128,8 @@ class _Writer:
         if kind == "hidden":
             return
         inner = _Writer()
-        inner.nodes(
-            [Text(target.strip().removeprefix(":").replace("_", " "))] if link.text is None else link.text.nodes
-        )
+        bare = unescape(target).strip().removeprefix(":").replace("_", " ")
+        inner.nodes([Text(bare)] if link.text is None else link.text.nodes)
         display = " ".join("".join(inner.parts).split())
         if not display:
             return
@@ -160,12 +160,11 @@ class _Writer:
         name = str(tag.tag).strip().lower()
         if name in _HIDDEN_TAGS:
             return
-        if name in _LINE_TAGS and not tag.wiki_markup:
-            self._space("\n")
-        if tag.contents is not None:
+        line_end = "\n" if name in _LINE_TAGS and not tag.wiki_markup else ""
+        self._space(line_end)
+        if tag.contents is not None and tag.contents.nodes:
             self.nodes(tag.contents.nodes)
-        if name in _LINE_TAGS and not tag.wiki_markup:
-            self._space("\n")
+            self._space(line_end)
 
 
 def _character(entity: HTMLEntity) -> str:

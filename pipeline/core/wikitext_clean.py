@@ -13,10 +13,7 @@ DROPPED_TAGS = (
     "templatedata|templatestyles|includeonly|section|categorytree|inputbox|indicator"
 )
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
-_DROPPED = re.compile(
-    rf"<({DROPPED_TAGS})\b(?:[^<>]*/>|[^<>]*>.*?</\1\s*>)",
-    re.DOTALL | re.IGNORECASE,
-)
+_DROPPED = re.compile(rf"<(/?)({DROPPED_TAGS})\b[^<>]*?(/?)>", re.IGNORECASE)
 _BRACES = re.compile(r"\{{2,}|\}{2,}")
 _TABLE_EDGE = re.compile(r"^[ \t:*#]*(\{\|)|^[ \t]*(\|\})", re.MULTILINE)
 _SWITCH = re.compile(r"__[A-Z]{3,}__")
@@ -33,6 +30,25 @@ def drop_ranges(text: str, ranges: list[tuple[int, int]]) -> str:
             kept.append(text[at:start])
         at = max(at, end)
     return "".join([*kept, text[at:]])
+
+
+def tag_ranges(text: str) -> list[tuple[int, int]]:
+    """Dropped elements from their start tag through the next end tag of that name; a tag without partner alone."""
+    tags = [
+        (tag.start(), tag.end(), tag.group(1), tag.group(2).lower(), tag.group(3)) for tag in _DROPPED.finditer(text)
+    ]
+    last_end = {name: start for start, _, slash, name, _ in tags if slash}
+    found, awaited, opened = [], "", 0
+    for start, end, slash, name, closed in tags:
+        if awaited:
+            if slash and name == awaited:
+                found.append((opened, end))
+                awaited = ""
+        elif not slash and not closed and last_end.get(name, -1) > start:
+            awaited, opened = name, start
+        else:
+            found.append((start, end))
+    return found
 
 
 def template_ranges(text: str) -> list[tuple[int, int]]:
@@ -67,9 +83,11 @@ def clean_wikitext(wikitext: str) -> str:
     >>> clean_wikitext("'''Paris''' ({{IPA|pa.ʁi}}) is <!-- the --> a [[city]].<ref>{{cite}}</ref>")
     'Paris  is  a [[city]].'
     """
-    text = _DROPPED.sub("", _COMMENT.sub("", wikitext))
+    text = _COMMENT.sub("", wikitext)
+    text = drop_ranges(text, tag_ranges(text))
     text = drop_ranges(text, template_ranges(text))
     text = drop_ranges(text, table_ranges(text))
+    text = _BRACES.sub("", text.replace("{|", ""))  # what has no partner only slows the parser down
     text = _QUOTES.sub(_apostrophes, _SWITCH.sub("", text))
     return _PARENTHESIS_START.sub("(", _EMPTY_PARENTHESES.sub("", text))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from urllib.parse import unquote
 
 _SPACES = re.compile(r"[ _\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\t\n]+")
@@ -67,5 +68,5 @@ def link_target(target: str) -> str:
     """
     if link_kind(target) != "article":
         return ""
-    title = normalise_title(unquote(target).partition("#")[0].strip().removeprefix(":"))
+    title = normalise_title(unquote(unescape(target)).partition("#")[0].strip().removeprefix(":"))
     return title if title and len(title.encode("utf-8", "replace")) <= MAX_TITLE_BYTES else ""
