@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -55,10 +56,8 @@ def save_checkpoint(
         _sync(folder)
         for old in list_checkpoints(folder)[:-keep]:
             shutil.rmtree(old)
-    except OSError as error:
-        raise TrelmError(
-            f"{final}: cannot write the checkpoint ({error.strerror}); the last one before it is whole"
-        ) from error
+    except (OSError, SafetensorError) as error:
+        raise TrelmError(f"{final}: cannot write the checkpoint ({error}); the last one before it is whole") from error
     return final
 
 

@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -36,8 +37,8 @@ def export_model(model: MaskedLm, tokenizer_path: Path, out: Path) -> None:
         for path in sorted(tokenizer_path.iterdir()):
             if path.is_file() and ("token" in path.name or "vocab" in path.name or path.name == "merges.txt"):
                 shutil.copyfile(path, out / path.name)
-    except OSError as error:
-        raise TrelmError(f"{out}: cannot write the model ({error.strerror})") from error
+    except (OSError, SafetensorError) as error:
+        raise TrelmError(f"{out}: cannot write the model ({error})") from error
 
 
 def export_bank(tensors: dict[str, Tensor], knowledge: Knowledge, out: Path) -> None:

@@ -9,6 +9,7 @@ state.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -76,8 +77,13 @@ def mask_batch(batch: Batch, config: MaskingConfig, vocabulary: Vocabulary, *, s
     return Masked(input_ids_RS=ids, target_M=target, gold_M=gold, chosen_RS=flags.reshape(ids.shape))
 
 
+@cache
+def _ordinary_ids(vocabulary: Vocabulary) -> I64:
+    return np.setdiff1d(np.arange(vocabulary.size), np.asarray(vocabulary.special_ids, np.int64))
+
+
 def _random_ids(batch: Batch, target_M: I64, vocabulary: Vocabulary, *, seed: int, epoch: int) -> I64:
-    allowed = np.setdiff1d(np.arange(vocabulary.size), np.asarray(vocabulary.special_ids, np.int64))
+    allowed = _ordinary_ids(vocabulary)
     key = batch.key_N[batch.segment_RS.reshape(-1)[target_M]]
     draw = uniform(seed, "random", epoch, key, batch.offset_RS.reshape(-1)[target_M])
     ids: I64 = allowed[(draw * len(allowed)).astype(np.int64)]

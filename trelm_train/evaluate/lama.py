@@ -60,7 +60,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """
     rows = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise ConfigError(f"{path}: cannot read it ({error.strerror})") from error
     for number, line in enumerate(lines, 1):

@@ -1,0 +1,166 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.trelm_train.world import COUNTRIES, ROW
+from trelm_train.arrays import from_lengths
+from trelm_train.config import InjectionConfig, MemoryConfig
+from trelm_train.injection import Anchor, Injector, make_anchor, sample_triples, triple_vectors, wanted_spans
+from trelm_train.knowledge import Knowledge
+from trelm_train.loader import Batch, BatchStream, Position
+from trelm_train.memory_bank import MemoryBank, Notes
+from trelm_train.model import MaskedLm
+
+ALWAYS = InjectionConfig(dropout=0.0, masked_probability=1.0)
+
+
+@pytest.fixture
+def anchor(model: MaskedLm, knowledge: Knowledge) -> Anchor:
+    return make_anchor(model.word_embeddings.weight, knowledge)
+
+
+def nothing(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros(batch.input_ids_RS.shape, np.bool_), np.zeros(len(batch.span_start_P), np.bool_)
+
+
+def full_bank(knowledge: Knowledge, hidden: int) -> MemoryBank:
+    bank = MemoryBank(knowledge.num_bank_rows, hidden, MemoryConfig())
+    rows = np.repeat(np.arange(knowledge.num_bank_rows), 2)
+    values = torch.randn(len(rows), hidden, generator=torch.Generator().manual_seed(0))
+    sentences = np.tile(np.asarray([9001, 9002]), knowledge.num_bank_rows)
+    bank.write(Notes(row_O=rows, sentence_O=sentences, local_OH=values, global_OH=values))
+    return bank
+
+
+def test_no_triple_of_an_entity_in_the_same_sentence_is_ever_used(stream: BatchStream, knowledge: Knowledge) -> None:
+    """Every sentence states (h, r, t): neither mention may get that triple, in any epoch, in either direction."""
+    used = 0
+    for number, (batch, _) in enumerate(stream.iterate(Position())):
+        if number == 12:
+            break
+        spans = np.arange(len(batch.span_start_P))
+        for span, triple in enumerate(sample_triples(batch, spans, knowledge, seed=number).tolist()):
+            if triple >= 0:
+                mentioned = batch.span_entity_P[batch.span_sentence_P == batch.span_sentence_P[span]]
+                assert knowledge.triple_other.values[triple] not in mentioned
+                used += 1
+    assert used, "other triples are used"
+
+
+def test_an_inverse_relation_is_excluded_too(batch: Batch, knowledge: Knowledge, anchor: Anchor) -> None:
+    """h has only triples with t, by two relations and in both directions: nothing is left to inject."""
+    head = int(batch.span_entity_P[batch.fact_head_F[0]])
+    tail = int(batch.span_entity_P[batch.fact_tail_F[0]])
+    lengths = np.zeros(len(knowledge), np.int64)
+    lengths[head] = 2
+    twice = from_lengths(np.asarray([tail, tail], np.int64), lengths)
+    only = replace(
+        knowledge,
+        triple_other=twice,
+        triple_relation=from_lengths(np.asarray([ROW["capital of"], ROW["country"]], np.int64), lengths),
+        triple_is_head=from_lengths(np.asarray([1, 0], np.int64), lengths),
+    )
+    injection = Injector(ALWAYS, only, anchor, seed=0).plan(batch, *nothing(batch), None)
+    injected = set(batch.span_sentence_P[injection.span_J].tolist())
+    assert int(batch.span_sentence_P[batch.fact_head_F[0]]) not in injected
+
+
+def test_translation_algebra(knowledge: Knowledge, anchor: Anchor) -> None:
+    label = anchor.label_KH
+    town = ROW["Zenda"]
+    first = int(knowledge.triple_other.offsets[town])
+    count = int(knowledge.triple_other.lengths(np.asarray([town]))[0])
+    triples = np.arange(first, first + count)
+    vectors = triple_vectors(knowledge, label, triples)
+    for number, triple in enumerate(triples.tolist()):
+        other = label[knowledge.triple_other.values[triple]]
+        relation = label[knowledge.triple_relation.values[triple]]
+        is_head = bool(knowledge.triple_is_head.values[triple])
+        assert is_head == (knowledge.label(int(knowledge.triple_other.values[triple])) in COUNTRIES)
+        assert torch.allclose(vectors[number], other - relation if is_head else other + relation)
+
+
+def test_label_vectors_are_means_of_the_initial_embeddings(
+    model: MaskedLm, knowledge: Knowledge, anchor: Anchor
+) -> None:
+    ids = torch.from_numpy(knowledge.label_ids.of(ROW["Golden City"]))
+    assert torch.allclose(anchor.label_KH[ROW["Golden City"]], model.word_embeddings.weight[ids].mean(0))
+    assert not anchor.label_KH.requires_grad
+    assert anchor.token_norm == pytest.approx(float(model.word_embeddings.weight.detach().norm(dim=1).mean()))
+
+
+def test_triple_only_memory_only_and_both(batch: Batch, knowledge: Knowledge, anchor: Anchor) -> None:
+    bank = full_bank(knowledge, anchor.label_KH.shape[1])
+    injector = Injector(replace(ALWAYS, triple_share=0.3), knowledge, anchor, seed=0)
+    both = injector.plan(batch, *nothing(batch), bank)
+    alone = injector.plan(batch, *nothing(batch), None)
+    assert set(alone.span_J) == set(both.span_J[both.triple_J >= 0]), "without a bank only triples are injected"
+    norms = alone.vector_JH.norm(dim=1)
+    assert torch.allclose(norms, torch.full_like(norms, anchor.token_norm), rtol=1e-4), "alpha is 1 without a note"
+    untold = both.vector_JH[torch.from_numpy(both.triple_J < 0)].norm(dim=1)
+    assert len(untold)
+    assert torch.allclose(untold, torch.full_like(untold, anchor.token_norm), rtol=1e-4), "alpha is 0 without a triple"
+    place = {span: number for number, span in enumerate(alone.span_J.tolist())}
+    for number, span in enumerate(both.span_J.tolist()):
+        if both.triple_J[number] >= 0:
+            row = np.asarray([knowledge.bank_row[batch.span_entity_P[span]]])
+            note = bank.read(row)[0]
+            wanted = 0.3 * alone.vector_JH[place[span]] + 0.7 * note / note.norm() * anchor.token_norm
+            assert torch.allclose(both.vector_JH[number], wanted, atol=1e-4)
+
+
+def test_only_the_sentence_itself_has_written_the_note(batch: Batch, knowledge: Knowledge, anchor: Anchor) -> None:
+    bank = MemoryBank(knowledge.num_bank_rows, anchor.label_KH.shape[1], MemoryConfig())
+    row = knowledge.bank_row[batch.span_entity_P[:1]]
+    key = batch.key_N[batch.span_sentence_P[:1]]
+    ones = torch.ones(1, anchor.label_KH.shape[1])
+    bank.write(Notes(row_O=row, sentence_O=key, local_OH=ones, global_OH=ones))
+    injector = Injector(ALWAYS, knowledge, anchor, seed=0)
+    with_bank, without = injector.plan(batch, *nothing(batch), bank), injector.plan(batch, *nothing(batch), None)
+    left = {s: v.tolist() for s, v in zip(with_bank.span_J.tolist(), with_bank.vector_JH, strict=True)}
+    right = {s: v.tolist() for s, v in zip(without.span_J.tolist(), without.vector_JH, strict=True)}
+    assert left.get(0) == right.get(0)
+
+
+def test_the_edit_mixes_span_tokens_only(batch: Batch, knowledge: Knowledge, anchor: Anchor, model: MaskedLm) -> None:
+    injector = Injector(replace(ALWAYS, strength=0.25), knowledge, anchor, seed=0)
+    injection = injector.plan(batch, *nothing(batch), full_bank(knowledge, model.hidden_size))
+    edit = injector.edit(batch, injection)
+    assert edit is not None
+    word = model.word_embeddings(torch.from_numpy(batch.input_ids_RS)).detach()
+    changed = edit(word).reshape(-1, model.hidden_size)
+    word = word.reshape(-1, model.hidden_size)
+    inside = torch.zeros(len(word), dtype=torch.bool)
+    for number, span in enumerate(injection.span_J.tolist()):
+        for token in range(batch.span_start_P[span], batch.span_end_P[span]):
+            inside[token] = True
+            assert torch.allclose(changed[token], 0.75 * word[token] + 0.25 * injection.vector_JH[number], atol=1e-5)
+    assert torch.equal(changed[~inside], word[~inside])
+
+
+def test_what_is_not_injected(batch: Batch, knowledge: Knowledge, anchor: Anchor) -> None:
+    bank = full_bank(knowledge, anchor.label_KH.shape[1])
+    chosen, blocked = nothing(batch)
+    everything = len(batch.span_start_P)
+
+    def count(config: InjectionConfig, masked: np.ndarray, without: np.ndarray) -> int:
+        return len(Injector(config, knowledge, anchor, seed=0).plan(batch, masked, without, bank).span_J)
+
+    assert count(ALWAYS, chosen, blocked) == everything
+    assert count(replace(ALWAYS, dropout=1.0), chosen, blocked) == 0
+    assert count(ALWAYS, chosen, ~blocked) == 0
+    assert count(replace(ALWAYS, masked_probability=0.0), ~chosen, blocked) == 0
+    assert 0 < count(replace(ALWAYS, masked_probability=0.5), ~chosen, blocked) < everything
+    assert 0 < count(replace(ALWAYS, dropout=0.5), chosen, blocked) < everything
+    assert count(replace(ALWAYS, policy="klt"), chosen, blocked) == 0
+    empty = Injector(replace(ALWAYS, dropout=1.0), knowledge, anchor, seed=0)
+    assert empty.edit(batch, empty.plan(batch, chosen, blocked, bank)) is None
+
+
+def test_policies_are_bits(batch: Batch) -> None:
+    assert wanted_spans(batch, "all").all()
+    assert wanted_spans(batch, "long-tail-important").all()
+    assert not wanted_spans(batch, "none").any()
+    assert not wanted_spans(batch, "high-frequency").any()
