@@ -18,17 +18,18 @@ import numpy as np
 
 from pipeline.config import DocumentsConfig
 from pipeline.core.columns import ColumnBuffer
-from pipeline.core.redirects_chains import hash_texts
+from pipeline.core.redirects_chains import hash_texts, text_hash
 from pipeline.core.wikitext import Anchor
 from pipeline.sources import corpus
 from pipeline.sources.corpus import RawDocument
 from pipeline.sources.ranges import plan_ranges
+from pipeline.sources.rows import read_batches
 from pipeline.sources.work import RangeProgress, loss_handler, number_units, span_of
 from pipeline.stages.titles import FOLDER, NO_ITEM, TitleMap, open_title_map
 from pipeline.storage import files
 from pipeline.storage.errors import StageError
 from pipeline.storage.stage import PreparedStage, StagePlan
-from pipeline.storage.tables import RunPaths, open_table
+from pipeline.storage.tables import RunPaths
 from pipeline.storage.units import Unit, UnitReport, UnitWriter
 from schemas import ANCHORS, DOCUMENTS
 from schemas.settings import ConfigError, to_dict
@@ -213,20 +214,14 @@ def finish(inputs: tuple[str, ...], prepared: PreparedStage, reports: Sequence[U
 
 def repeated_id(paths: Sequence[str]) -> str | None:
     """An id that occurs twice, if there is one; 8 bytes of memory per document."""
-    hashes = [hash_ids(path) for path in paths]
+    hashes = [hash_texts(_ids_in(path)) for path in paths]
     keys, counts = np.unique(np.concatenate(hashes), return_counts=True)
-    if len(keys) == sum(map(len, hashes)):
-        return None
     twice = set(keys[counts > 1].tolist())
-    for path, own in zip(paths, hashes, strict=True):
-        for place, key in enumerate(own.tolist()):
-            if key in twice:
-                return str(open_table(path, DOCUMENTS).read(columns=["doc_id"]).column(0)[place].as_py())
-    return None
+    if not twice:
+        return None
+    return next((doc_id for path in paths for doc_id in _ids_in(path) if text_hash(doc_id) in twice), None)
 
 
-def hash_ids(path: str) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """Hash of every id of a part."""
-    with open_table(path, DOCUMENTS) as file:
-        batches = [batch.column(0).to_pylist() for batch in file.iter_batches(columns=["doc_id"])]
-    return hash_texts(doc_id for batch in batches for doc_id in batch)
+def _ids_in(path: str) -> Iterator[str]:
+    for batch in read_batches(path, DOCUMENTS, ["doc_id"]):
+        yield from batch.column(0).to_pylist()

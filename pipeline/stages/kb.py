@@ -1,7 +1,7 @@
 """Stage `kb`: Wikidata JSON dumps to entities, aliases, properties, triples and statements; SQL dumps to redirects.
 
 Units are byte ranges of the JSON dumps, and one per pair of SQL dumps. A repeated id is kept once per unit; repeats
-across units (a dump has hardly any) stay, and the manifest says how many. Claims to merged items stay as the dump has
+across units (a dump has hardly any) stay, and the manifest says how many items do so. Claims to merged items stay as the dump has
 them: `redirects` says where they lead.
 """
 
@@ -22,11 +22,12 @@ from pipeline.core.wikidata import KbBuilder, KbRules, Outcome
 from pipeline.sources.chunks import Span, source_error
 from pipeline.sources.lines import read_lines
 from pipeline.sources.ranges import peek, plan_ranges
+from pipeline.sources.rows import read_batches
 from pipeline.sources.work import RangeProgress, loss_handler, number_units, span_of
 from pipeline.storage import files
 from pipeline.storage.errors import StageError
 from pipeline.storage.stage import PreparedStage, StagePlan
-from pipeline.storage.tables import RunPaths, open_table
+from pipeline.storage.tables import RunPaths
 from pipeline.storage.units import Unit, UnitReport, UnitWriter
 from schemas import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, STATEMENTS, TRIPLES
 from schemas.settings import ConfigError, to_dict
@@ -191,7 +192,7 @@ def finish(dumps: tuple[str, ...], prepared: PreparedStage, reports: Sequence[Un
     paths = [files.join(prepared.data, *part.path.split("/")) for part in parts]
     repeated = count_repeats(paths) if len(paths) > 1 else 0
     if repeated:
-        logger.warning("kb: %d ids occur in more than one unit; their rows are there more than once", repeated)
+        logger.warning("kb: %d items occur in more than one unit; their rows are there more than once", repeated)
     return {"repeated_ids": str(repeated)}
 
 
@@ -200,13 +201,12 @@ def count_repeats(paths: Sequence[str]) -> int:
     blocks: dict[int, np.ndarray[tuple[int], np.dtype[np.bool_]]] = {}
     repeats = 0
     for path in paths:
-        with open_table(path, ENTITIES) as file:
-            for batch in file.iter_batches(columns=["qid"]):
-                qids = np.sort(batch.column(0).to_numpy()).astype(np.int64)
-                starts = np.flatnonzero(np.diff(qids // BLOCK_IDS, prepend=-1))
-                for part in np.split(qids, starts[1:]) if len(qids) else ():
-                    seen = blocks.setdefault(int(part[0]) // BLOCK_IDS, np.zeros(BLOCK_IDS, dtype=np.bool_))
-                    places = part % BLOCK_IDS
-                    repeats += len(part) - int(np.count_nonzero(~seen[np.unique(places)]))
-                    seen[places] = True
+        for batch in read_batches(path, ENTITIES, ["qid"]):
+            qids = np.sort(batch.column(0).to_numpy()).astype(np.int64)
+            starts = np.flatnonzero(np.diff(qids // BLOCK_IDS, prepend=-1))
+            for part in np.split(qids, starts[1:]) if len(qids) else ():
+                seen = blocks.setdefault(int(part[0]) // BLOCK_IDS, np.zeros(BLOCK_IDS, dtype=np.bool_))
+                places = part % BLOCK_IDS
+                repeats += len(part) - int(np.count_nonzero(~seen[np.unique(places)]))
+                seen[places] = True
     return repeats

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,12 @@ from pipeline.core.wikitext_titles import link_target, normalise_title
 from pipeline.sources.corpus import kind_of, redirect_target
 from pipeline.sources.pages import parse_page, read_pages
 from pipeline.sources.ranges import plan_ranges
+from pipeline.sources.rows import read_batches
 from pipeline.sources.work import RangeProgress, loss_handler, number_units, span_of
 from pipeline.storage import files
 from pipeline.storage.arrays import load_array, local_folder, save_array
 from pipeline.storage.stage import PreparedStage, StagePlan
-from pipeline.storage.tables import RunPaths, open_table
+from pipeline.storage.tables import RunPaths
 from pipeline.storage.units import Unit, UnitReport, UnitWriter
 from schemas import ENTITIES, REDIRECTS
 from schemas.settings import to_dict
@@ -133,10 +135,8 @@ def _are_items(source: str, target: str) -> bool:
     return bool(ITEM_ID.fullmatch(source) and ITEM_ID.fullmatch(target))
 
 
-def _batches(paths: Sequence[str], table: Table, columns: list[str]) -> Iterable[pa.RecordBatch]:
-    for path in paths:
-        with open_table(path, table) as file:
-            yield from file.iter_batches(columns=columns)
+def _batches(paths: Sequence[str], table: Table, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    return chain.from_iterable(read_batches(path, table, columns) for path in paths)
 
 
 class TitleMap:

@@ -1,0 +1,41 @@
+"""Runs a stage's plan without Beam: units in order, then the manifest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pipeline.sources.rows import read_batches
+from pipeline.sources.work import number_units
+from pipeline.storage.stage import StagePlan, finish_stage, prepare, write_unit
+from pipeline.storage.tables import RunPaths
+from schemas.manifest import Manifest
+from schemas.table import Table
+
+
+def run_plan(plan: StagePlan, paths: RunPaths) -> Manifest:
+    """All units of a plan, in this process."""
+    Path(paths.root).mkdir(exist_ok=True)
+    prepared = prepare(replace(plan, max_reject_rate=1.0), paths)
+    prepared.plan.worker.setup()
+    worker = prepared.plan.worker
+    reports = [write_unit(prepared.data, plan.name, unit, worker.process) for unit in prepared.pending]
+    finish_stage(prepared, reports)
+    return paths.require(plan.name)
+
+
+def rows_of(paths: RunPaths, stage: str, table: Table) -> list[dict[str, Any]]:
+    """Rows of a table of a run, in an order that does not depend on the units."""
+    parts = [read_batches(path, table, table.column_names) for path in paths.files(stage, table)]
+    return sorted((row for part in parts for batch in part for row in batch.to_pylist()), key=str)
+
+
+def recut(plan: StagePlan, parts: int) -> StagePlan:
+    """The same plan with every byte range cut into so many."""
+    ranges = []
+    for unit in plan.units:
+        cuts = [unit.start + unit.size * part // parts for part in range(parts + 1)]
+        ranges += [(unit.path, low, high) for low, high in pairwise(cuts)]
+    return replace(plan, units=number_units(ranges))

@@ -1,0 +1,178 @@
+"""Stage `kb`: the sample's dump, any split, wrong inputs, the kit's genuine dumps."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import KbConfig, RunConfig
+from pipeline.flow import run_stage
+from pipeline.runner import RunnerSettings
+from pipeline.sources import SourceError
+from pipeline.stages.kb import plan
+from pipeline.storage.errors import StageError
+from pipeline.storage.tables import RunPaths
+from schemas import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, REJECTS, STATEMENTS, TRIPLES
+from schemas.settings import ConfigError
+from tests.conftest import SAMPLE
+from tests.pipeline.sources.conftest import gzip_members
+from tests.pipeline.stages.inputs_run import recut, rows_of, run_plan
+
+DUMP = SAMPLE / "entities.json"
+SQL = tuple(str(SAMPLE / f"wikidatawiki-{table}.sql.gz") for table in ("redirect", "page"))
+ALL = (ENTITIES, ALIASES, PROPERTIES, TRIPLES, STATEMENTS)
+
+
+def config(*dumps: Path, **settings: object) -> KbConfig:
+    """Configuration with these dumps."""
+    return KbConfig(dumps=tuple(map(str, dumps)), **settings)  # type: ignore[arg-type]
+
+
+def test_sample_through_beam(tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    assert run_stage("kb", RunConfig(run=run, kb=config(DUMP, redirects=SQL, statements=True)), RunnerSettings())
+    paths = RunPaths(root=run)
+    counters = paths.require("kb").counters
+    assert counters["rows_in"] == counters["rows_out"] + counters["skipped_namespace"]
+    entities = {row["qid"]: row for row in rows_of(paths, "kb", ENTITIES)}
+    assert entities[142]["label"] == "France"
+    assert sum(row["is_meta"] for row in entities.values()) == 3
+    assert {"source": "Q4000000001", "target": "Q142"} in rows_of(paths, "kb", REDIRECTS)
+    assert {"surface": "France", "qid": 142, "source": "label", "count": 1} in rows_of(paths, "kb", ALIASES)
+    assert all(entities[row["subject"]] for row in rows_of(paths, "kb", TRIPLES))
+    assert rows_of(paths, "kb", REJECTS) == []
+
+
+def test_any_storage_and_split_gives_the_same_rows(tmp_path: Path) -> None:
+    lines = DUMP.read_bytes()
+    contents = {"d.json": lines, "d.gz": gzip_members(lines, [50_000, 1]), "d.bz2": bz2.compress(lines, 1)}
+    found = []
+    for name, content in contents.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        for parts in (1, 4):
+            paths = RunPaths(root=str(tmp_path / f"{name}-{parts}"))
+            manifest = run_plan(recut(plan(config(path, statements=True), paths), parts), paths)
+            assert manifest.extra == {"repeated_ids": "0"}
+            found.append([rows_of(paths, "kb", table) for table in ALL])
+    assert len(found[0][0]) > 150
+    assert all(rows == found[0] for rows in found)
+
+
+def test_repeats_across_units_are_counted(tmp_path: Path) -> None:
+    twice = tmp_path / "b.json"
+    twice.write_bytes(b"".join(DUMP.read_bytes().splitlines(keepends=True)[:6]))
+    paths = RunPaths(root=str(tmp_path / "run"))
+    assert run_plan(plan(config(DUMP, twice), paths), paths).extra == {"repeated_ids": "4"}, "four items and a property"
+
+
+def test_bad_entities_become_rejects(tmp_path: Path) -> None:
+    path = tmp_path / "d.json"
+    path.write_bytes(b'[\n{"id":"Q1"},\n{"id":"Q2","labels":7},\n{broken,\n{"id":"Q3"}\n]\n')
+    paths = RunPaths(root=str(tmp_path / "run"))
+    counters = run_plan(plan(config(path), paths), paths).counters
+    assert (counters["rows_in"], counters["rows_out"], counters["rejects"]) == (4, 2, 2)
+    rejects = {row["key"].rpartition(":")[2]: row["reason"] for row in rows_of(paths, "kb", REJECTS)}
+    assert rejects["39"] == "not JSON in UTF-8"
+    assert rejects["15"].startswith("not the shape of an entity")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b"<!DOCTYPE html><html>404</html>", "this is HTML or XML, not a Wikidata JSON dump"),
+        ("a.json.gz", gzip.compress(b"\n <html>"), "this is HTML or XML"),
+        ("a.json", b"", "the file is empty"),
+        ("a.json", b"-- MySQL dump", "this is an SQL dump"),
+        ("a.json", b"Q1,France", "starts with neither"),
+        ("a.json.gz", gzip.compress(DUMP.read_bytes())[:20_000], "byte 0: the file ends inside the gzip member"),
+        ("a.json", DUMP.read_bytes()[:5_000], "the file ends inside an entity"),
+        ("a.json", b"[\n]\n", "no Wikidata item in it"),
+        ("a.json", b'{"id":"L1","type":"lexeme"}\n', "no Wikidata item in it"),
+    ],
+)
+def test_wrong_inputs(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    paths = RunPaths(root=str(tmp_path / "run"))
+    with pytest.raises(StageError, match=message):
+        run_plan(plan(config(path), paths), paths)
+
+
+def test_missing_inputs(tmp_path: Path) -> None:
+    paths = RunPaths(root=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"kb\.dumps is empty"):
+        plan(config(), paths)
+    with pytest.raises(StageError, match="no such file"):
+        plan(config(tmp_path / "none.json"), paths)
+    with pytest.raises(SourceError, match="without its table 'page'"):
+        plan(config(DUMP, redirects=SQL[:1]), paths)
+    with pytest.raises(SourceError, match="no SQL dump"):
+        plan(config(DUMP, redirects=(str(DUMP),)), paths)
+
+
+def test_truncated_sql_dump(tmp_path: Path) -> None:
+    pages = gzip.decompress(Path(SQL[1]).read_bytes())
+    cut = tmp_path / "wikidatawiki-page.sql"
+    cut.write_bytes(pages[: len(pages) - 40])
+    paths = RunPaths(root=str(tmp_path / "run"))
+    with pytest.raises(SourceError, match="an INSERT that does not parse"):
+        run_plan(plan(config(DUMP, redirects=(SQL[0], str(cut))), paths), paths)
+
+
+def test_corrupt_block_is_lost_alone_when_asked(tmp_path: Path) -> None:
+    members = [gzip.compress(line, mtime=0) for line in DUMP.read_bytes().splitlines(keepends=True)]
+    broken = bytearray(members[50])
+    broken[len(broken) // 2] ^= 0x55
+    path = tmp_path / "d.json.gz"
+    path.write_bytes(b"".join([*members[:50], bytes(broken), *members[51:]]))
+    paths = RunPaths(root=str(tmp_path / "run"))
+    with pytest.raises(SourceError, match="is corrupt"):
+        run_plan(plan(config(path), paths), paths)
+    counters = run_plan(plan(config(path, skip_corrupt=True), paths), paths).counters
+    assert counters["rejects"] == 1
+    assert counters["rows_in"] == counters["rows_out"] + 1
+    assert rows_of(paths, "kb", REJECTS)[0]["reason"] == "corrupt block or member"
+
+
+KIT_DUMPS = {  # entities in the file: items, properties
+    "wikibrain-testDump.json.bz2": (400, 1304),
+    "qrank-twenty_entities.json.bz2": (20, 0),
+    "assembled-subset-A.json.gz": (21_744, 71),
+    "wdtk-mock-dump-with-bugs.json": (55, 46),
+    "wdtk-mock-dump-for-long-testing.json": (55, 46),
+}
+
+
+@pytest.mark.kit
+@pytest.mark.parametrize(("name", "counts"), KIT_DUMPS.items())
+def test_genuine_dumps(tmp_path: Path, kit: Path, name: str, counts: tuple[int, int]) -> None:
+    paths = RunPaths(root=str(tmp_path))
+    manifest = run_plan(recut(plan(config(kit / "wikidata" / name, statements=True), paths), 3), paths)
+    assert (manifest.tables["entities"].rows, manifest.tables["properties"].rows) == counts
+    assert manifest.counters["rows_in"] == manifest.counters["rows_out"] == sum(counts)
+    assert "rejects" not in manifest.counters
+
+
+@pytest.mark.kit
+def test_genuine_dump_against_a_plain_reading(tmp_path: Path, kit: Path) -> None:
+    """The standard library's JSON and the rules, written once more in the simplest way."""
+    path = kit / "wikidata" / "wikibrain-testDump.json.bz2"
+    wanted = set()
+    for line in bz2.decompress(path.read_bytes()).splitlines():
+        entity = json.loads(line.strip().rstrip(b",")) if len(line) > 3 else {}
+        for pid, statements in entity.get("claims", {}).items():
+            best = "preferred" if any(s["rank"] == "preferred" for s in statements) else "normal"
+            for snak in [
+                s["mainsnak"] for s in statements if s["rank"] == best and s["mainsnak"]["snaktype"] == "value"
+            ]:
+                value = snak["datavalue"]["value"]
+                if snak["datavalue"]["type"] == "wikibase-entityid" and value["entity-type"] == "item":
+                    wanted.add((int(entity["id"][1:]), int(pid[1:]), value["numeric-id"], best))
+    paths = RunPaths(root=str(tmp_path))
+    run_plan(plan(config(path), paths), paths)
+    assert {tuple(row.values()) for row in rows_of(paths, "kb", TRIPLES)} == wanted
