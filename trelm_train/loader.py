@@ -108,11 +108,17 @@ class Packing:
 def read_sentences(groups: list[RowGroup], split: str) -> Sentences:
     """The sentences of one split in some row groups."""
     tables, keys = [], []
-    for group in groups:
-        table = pq.ParquetFile(group.path).read_row_group(group.index, columns=list(_COLUMNS))
+    for path in sorted({group.path for group in groups}):
+        chosen = sorted((group for group in groups if group.path == path), key=lambda group: group.index)
+        with pq.ParquetFile(path) as file:
+            table = file.read_row_groups([group.index for group in chosen], columns=list(_COLUMNS))
+        key = expand(
+            np.asarray([group.first_row for group in chosen], np.int64),
+            np.asarray([group.num_rows for group in chosen], np.int64),
+        )
         wanted = pc.equal(table["split"], split)
         tables.append(table.filter(wanted))
-        keys.append(group.first_row + np.flatnonzero(wanted.to_numpy(zero_copy_only=False)))
+        keys.append(key[np.array(wanted, np.bool_)])
     table = pa.concat_tables(tables) if tables else EXAMPLES.empty()
     return Sentences(
         key_N=np.concatenate(keys).astype(np.int64) if keys else np.zeros(0, np.int64),
@@ -220,6 +226,19 @@ def assemble(sentences: Sentences, rows: list[list[int]], position: Position, pa
     )
 
 
+def windows_of(groups: list[RowGroup]) -> list[list[RowGroup]]:
+    """Consecutive row groups, together about `WINDOW_ROWS` rows."""
+    windows: list[list[RowGroup]] = []
+    room = 0
+    for group in groups:
+        if room <= 0:
+            windows.append([])
+            room = WINDOW_ROWS
+        windows[-1].append(group)
+        room -= group.num_rows
+    return windows
+
+
 class BatchStream:
     """The endless stream of training batches of one shards folder."""
 
@@ -232,16 +251,7 @@ class BatchStream:
 
     def _windows(self, epoch: int) -> list[list[RowGroup]]:
         order = np.random.default_rng([self.seed, 1, epoch]).permutation(len(self.shards.row_groups))
-        windows: list[list[RowGroup]] = []
-        room = 0
-        for number in order.tolist():
-            group = self.shards.row_groups[number]
-            if room <= 0:
-                windows.append([])
-                room = WINDOW_ROWS
-            windows[-1].append(group)
-            room -= group.num_rows
-        return windows
+        return windows_of([self.shards.row_groups[number] for number in order.tolist()])
 
     def _window(self, epoch: int, window: int) -> tuple[Sentences, list[list[list[int]]]]:
         if (epoch, window) not in self._cache:
@@ -290,8 +300,8 @@ def check_lengths(lengths: I64, packing: Packing, shards: Shards) -> None:
 
 def split_batches(shards: Shards, packing: Packing, split: str, pad_id: int) -> Iterator[Batch]:
     """Every sentence of a split once, in file order."""
-    for window, group in enumerate(shards.row_groups):
-        sentences = read_sentences([group], split)
+    for window, groups in enumerate(windows_of(list(shards.row_groups))):
+        sentences = read_sentences(groups, split)
         lengths = sentences.ids.lengths(np.arange(len(sentences)))
         check_lengths(lengths, packing, shards)
         for index, rows in enumerate(plan_batches(lengths, packing)):

@@ -118,14 +118,16 @@ def knowledge_columns(tokenizer: Any) -> dict[str, list[Any]]:
     return rows
 
 
-def write_shards(folder: Path, tokenizer: Any, examples: dict[str, list[Any]], knowledge: dict[str, list[Any]]) -> Path:
+def write_shards(
+    folder: Path, tokenizer: Any, examples: dict[str, list[Any]], knowledge: dict[str, list[Any]], row_group: int = 16
+) -> Path:
     """A shards folder with two example files of small row groups."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder / "tokenizer")
     table = EXAMPLES.from_columns(examples)
     half = len(table) // 2
     for number, part in enumerate((table.slice(0, half), table.slice(half))):
-        pq.write_table(part, folder / f"examples-{number}.parquet", row_group_size=16)
+        pq.write_table(part, folder / f"examples-{number}.parquet", row_group_size=row_group)
     pq.write_table(KNOWLEDGE.from_columns(knowledge), folder / "knowledge.parquet")
     files = {
         name: [

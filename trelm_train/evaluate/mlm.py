@@ -120,10 +120,11 @@ def _add_facts(sums: _Sums, model: MaskedLm, batch: Batch, knowledge: Knowledge,
         hidden = expand(batch.span_start_P[same], batch.span_end_P[same] - batch.span_start_P[same])
         ids.reshape(-1)[hidden] = vocabulary.mask_id
     states = model.encode(model.pack(batch, ids)).reshape(-1, model.hidden_size)
-    for fact, tail in zip(first.tolist(), tails.tolist(), strict=True):
-        start, end = int(batch.span_start_P[tail]), int(batch.span_end_P[tail])
-        log_probabilities = F.log_softmax(model.logits(states[start:end]).float(), -1).cpu()
-        score = _score(log_probabilities, batch, fact, knowledge)
+    start, lengths = batch.span_start_P[tails], (batch.span_end_P - batch.span_start_P)[tails]
+    at = torch.from_numpy(expand(start, lengths)).to(model.device)
+    log_probabilities = F.log_softmax(model.logits(states[at]).float(), -1).cpu()
+    for fact, rows in zip(first.tolist(), torch.split(log_probabilities, lengths.tolist()), strict=True):
+        score = _score(rows, batch, fact, knowledge)
         if score is not None:
             sums.facts += 1
             sums.score += score
