@@ -25,7 +25,7 @@ JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="trelm", prog_name="trelm-train")
-@click.option("-v", "--verbose", is_flag=True, help="Show Python tracebacks and debug messages.")
+@click.option("-v", "--verbose", is_flag=True, help="Show debug messages.")
 def cli(verbose: bool) -> None:  # noqa: FBT001
     """Train a knowledge-enhanced BERT or RoBERTa on the shards of trelm-pipeline.
 
@@ -252,7 +252,9 @@ def inspect_path(run_path: Path, as_json: bool) -> None:  # noqa: FBT001
     from trelm_train.inspect import knowledge_path
 
     path = knowledge_path(run_path)
-    lines = [f"policy {path['policy']}, chosen at step {path['step']}"]
+    lines = [f"policy {path['policy']}, chosen before step {path['step']}"]
+    if path["policy"] == "full":
+        lines = ["policy full: every weight is trained, no neuron is chosen"]
     for layer, neurons in enumerate(path["layers"]):
         bar = "#" * round(40 * len(neurons) / path["inner_size"])
         shown = ", ".join(map(str, neurons[:8])) + (", …" if len(neurons) > 8 else "")
@@ -284,6 +286,11 @@ def _call(command: Callable[[], Any]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("error: interrupted", err=True)
         return 130
+    except ModuleNotFoundError as error:
+        click.echo(
+            f"error: {error.name} is not installed; install the trainer with: pip install 'trelm[train]'", err=True
+        )
+        return 1
     except OSError as error:
         click.echo(f"error: {error}; check the path, its permissions and the free space", err=True)
         return 1

@@ -20,7 +20,7 @@ def path_of(session: Session) -> dict[str, Any]:
     model = session.parts.model
     return {
         "policy": session.request.config.routing.policy,
-        "step": session.step,
+        "step": session.history.get("routed_at"),
         "inner_size": model.inner_size,
         "layers": [rows[layer].index_K.tolist() if layer in rows else [] for layer in range(model.num_layers)],
     }
@@ -60,6 +60,8 @@ def summarise(session: Session, validation_after: dict[str, Any] | None) -> dict
         "mlm_loss_last": last.get("mlm_loss"),
         "cka_loss_first": first.get("cka_loss"),
         "cka_loss_last": last.get("cka_loss"),
+        "injected_per_step_last": last.get("injected"),
+        "facts_per_step_last": last.get("facts"),
         "validation_before": session.history.get("validation_before"),
         "validation_after": validation_after,
         "num_weights": total,

@@ -145,6 +145,7 @@ def _route(session: Session) -> None:
         return
     with session.parts.timers.measure("attribution"):
         sparse.select(router.neurons(session.stream, session.position))
+    session.history["routed_at"] = session.step
     _write_json(session.request.out / "routing.json", path_of(session))
 
 

@@ -101,6 +101,7 @@ def test_run_and_resume_print_a_summary(shards_path: Path, model_path: Path, tmp
         (ConfigError("wrong"), 2),
         (click.UsageError("odd"), 2),
         (KeyboardInterrupt(), 130),
+        (ModuleNotFoundError("no", name="torch"), 1),
         (PermissionError(13, "Permission denied", "x"), 1),
     ],
 )

@@ -87,7 +87,7 @@ def test_inspect_commands(out: Path) -> None:
     assert text.startswith("Q110 Mertz: written")
     assert len(text.splitlines()) == 3
     text = runner.invoke(cli, ["inspect", "path", "--run", str(out)]).output
-    assert text.startswith("policy ig, chosen at step ")
+    assert text.startswith("policy ig, chosen before step 3")
     assert "layer  2" in text
     data = json.loads(runner.invoke(cli, ["inspect", "path", "--run", str(out), "--json"]).output)
     assert data == knowledge_path(out)

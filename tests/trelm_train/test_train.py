@@ -167,6 +167,19 @@ def test_every_switch(sets: tuple[str, ...], shards_path: Path, model_path: Path
         assert "attribution" not in summary["seconds"]
 
 
+def test_roberta_runs_with_everything_on(tokenizer: Any, shards_path: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForMaskedLM
+
+    folder = tmp_path / "roberta"
+    world.make_roberta(len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    summary = run(request_for(shards_path, folder, tmp_path / "out", "train.steps=5"))
+    assert 0 < summary["weights_updated_share"] < 0.3
+    _, info = AutoModelForMaskedLM.from_pretrained(tmp_path / "out" / "model", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+
+
 def test_training_learns(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
     summary = run(
         request_for(shards_path, model_path, tmp_path / "out", "train.steps=80", "train.log_every=10", "routing.policy=full",
