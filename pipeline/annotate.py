@@ -16,8 +16,8 @@ from pipeline.core.mentions import NamedEntity, Token
 from pipeline.storage.errors import StageError
 
 BLANK = "blank:"
-PIECE_CHARACTERS = 20_000
-BATCH_TEXTS = 64
+PIECE_CHARACTERS = 4_000  # a model's arrays grow with the text of a batch
+BATCH_TEXTS = 16
 # Named entities and sentences are all that is asked of a pipeline.
 UNUSED = (
     "tagger",

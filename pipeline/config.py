@@ -74,7 +74,7 @@ class LinkConfig:
     fuzzy_cutoff: float = 88.0  # rapidfuzz ratio, 0 to 100
     context_chars: int = 600  # text around a mention, each side, compared with an entity's terms
     weights: LinkWeights = field(default_factory=LinkWeights)
-    unit_rows: int = 256  # documents per work unit
+    unit_mb: float = 1.0  # MB of text per work unit, of this stage and of those that follow
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""

@@ -30,7 +30,9 @@ def plan_stage(stage: str, config: RunConfig) -> StagePlan:
     make_plan: Callable[..., StagePlan] = module.plan
     if stage in ("shards",):
         section = replace(section, model=section.model or config.importance.model)
-    return replace(make_plan(section, RunPaths(root=config.run)), max_reject_rate=config.max_reject_rate)
+    return replace(
+        make_plan(section, RunPaths(root=config.run)), max_reject_rate=config.max_reject_rate, root=config.run
+    )
 
 
 def run_stage(stage: str, config: RunConfig, settings: RunnerSettings, *, redo: bool = False) -> bool:
@@ -47,7 +49,7 @@ def run_stage(stage: str, config: RunConfig, settings: RunnerSettings, *, redo: 
     if is_current(plan, paths) and not redo:
         logger.info("%s: up to date, skipped (%s)", stage, _rows(paths, stage))
         return False
-    if redo:
+    if redo and not settings.is_dry:
         files.remove(files.join(paths.stage(stage), plan.data_folder))
     started_s = time.monotonic()
     files.make_folder(config.run)
@@ -62,6 +64,8 @@ def run_stage(stage: str, config: RunConfig, settings: RunnerSettings, *, redo: 
             build_graph(pipeline, prepared, address)
 
     run_graph(settings, build, stage, total, len(prepared.pending))
+    if settings.is_dry:
+        return False
     logger.info("%s: %s in %.1f s", stage, _rows(paths, stage), time.monotonic() - started_s)
     return True
 
@@ -75,14 +79,15 @@ def run_missing(config: RunConfig, settings: RunnerSettings, last: str = FLOW[-1
 
 def reads_wiki(config: RunConfig) -> bool:
     """Whether the corpus has MediaWiki pages, whose titles lead to items."""
-    if config.documents.format != "auto":
-        return config.documents.format == "wiki-xml"
-    return any(path.endswith((".xml", ".xml.bz2")) for path in files.expand(config.documents.inputs))
+    from pipeline.sources.corpus import kind_of
+
+    wanted = config.documents.format
+    return any(kind_of(path, wanted) == "wiki-xml" for path in files.expand(config.documents.inputs))
 
 
 def _rows(paths: RunPaths, stage: str) -> str:
     manifest = paths.manifest(stage)
     if manifest is None:
-        return "submitted"
+        return "not finished"
     counted = [f"{name} {table.rows:,}" for name, table in manifest.tables.items() if table.rows or name != "rejects"]
     return ", ".join(counted) or "index written"

@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from pipeline.config import ShardsConfig
 from pipeline.encoder import TextTokenizer
-from pipeline.query import add_view, connect
+from pipeline.query import add_triples, add_view, connect
 from pipeline.storage.tables import RunPaths
-from schemas import ENTITIES, ENTITY_FREQUENCY, KNOWLEDGE, PROPERTIES, TRIPLES
+from schemas import ENTITIES, ENTITY_FREQUENCY, KNOWLEDGE, PROPERTIES
 from schemas.shards import ENTITY, RELATION
 
 MAX_TAILS = 1024  # tails listed per relation as a pool of negatives
@@ -59,10 +59,10 @@ def build_knowledge(config: ShardsConfig, paths: RunPaths, tokenizer: TextTokeni
     for name, stage, table in (
         ("entities", "kb", ENTITIES),
         ("properties", "kb", PROPERTIES),
-        ("triples", "kb", TRIPLES),
         ("frequency", "stats", ENTITY_FREQUENCY),
     ):
         add_view(connection, name, paths.files(stage, table), table)
+    add_triples(connection, paths)
     *statements, last = USABLE.split(";")
     for statement in statements:
         connection.execute(statement)

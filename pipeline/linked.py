@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.storage.tables import RunPaths, open_table, read_rows, row_units
+from pipeline.storage.tables import RunPaths, read_rows, sized_units
 from pipeline.storage.units import Unit
 from schemas import DOCUMENTS, LINKS, SENTENCES, Table
 
@@ -34,8 +34,8 @@ class LinkedSentence:
 
 def linked_units(paths: RunPaths) -> list[Unit]:
     """The units that `link` worked on: ranges of documents, numbered as its part files are."""
-    rows = int(paths.require("link").config["unit_rows"])
-    return row_units(paths.files("documents", DOCUMENTS), rows, DOCUMENTS)
+    unit_mb = float(paths.require("link").config["unit_mb"])
+    return sized_units(paths.files("documents", DOCUMENTS), int(unit_mb * 1e6), DOCUMENTS)
 
 
 def linked_sentences(paths: RunPaths, unit: Unit) -> Iterator[LinkedSentence]:
@@ -59,10 +59,7 @@ def linked_sentences(paths: RunPaths, unit: Unit) -> Iterator[LinkedSentence]:
 
 def _parts(paths: RunPaths, table: Table, unit: Unit) -> list[str]:
     name = f"part-{unit.index:05d}-of-{unit.of:05d}.parquet"
-    found = [path for path in paths.files("link", table) if path.endswith(name)]
-    for path in found:
-        open_table(path, table).close()
-    return found
+    return [path for path in paths.files("link", table) if path.endswith(name)]
 
 
 def _of_document(

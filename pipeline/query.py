@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import duckdb
 
 from pipeline.storage.arrays import REMOTE_MARK
-from pipeline.storage.tables import STAGES, RunPaths, open_table
-from schemas import BY_NAME, REJECTS, Table
+from pipeline.storage.tables import STAGES, RunPaths, check_table
+from schemas import BY_NAME, REDIRECTS, REJECTS, TRIPLES, Table
 
 MACROS = (
     "CREATE OR REPLACE MACRO qid(number) AS 'Q' || number",
@@ -34,7 +34,7 @@ def connect(memory_gb: float = 1.0, threads: int = 2) -> duckdb.DuckDBPyConnecti
 def add_view(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[str], table: Table) -> None:
     """A view over checked Parquet files; an empty relation of the right shape where there are none."""
     for path in paths:
-        open_table(path, table).close()
+        check_table(path, table)
     if not paths:
         connection.register(f"_{name}_empty", table.empty())
         connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT * FROM "_{name}_empty"')
@@ -55,6 +55,21 @@ def _add_remote(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequenc
     bare = [fs.FileSystem.from_uri(path)[1] for path in paths]
     connection.register(f"_{name}_files", ds.dataset(bare, filesystem=file_system, format="parquet"))
     connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT * FROM "_{name}_files"')
+
+
+def add_triples(connection: duckdb.DuckDBPyConnection, paths: RunPaths) -> None:
+    """View `triples` with merged items followed to the item they became. The table itself is never rewritten."""
+    add_view(connection, "stored_triples", paths.files("kb", TRIPLES), TRIPLES)
+    add_view(connection, "stored_redirects", paths.files("kb", REDIRECTS), REDIRECTS)
+    connection.execute("""
+        CREATE OR REPLACE VIEW triples AS
+        WITH merged AS (
+            SELECT TRY_CAST(source[2:] AS UINTEGER) AS source, any_value(TRY_CAST(target[2:] AS UINTEGER)) AS target
+            FROM stored_redirects WHERE source[1] = 'Q' AND target[1] = 'Q' GROUP BY ALL
+        )
+        SELECT t.subject, t.predicate, coalesce(m.target, t.object) AS object
+        FROM stored_triples t LEFT JOIN merged m ON m.source = t.object
+    """)
 
 
 def open_run(paths: RunPaths) -> duckdb.DuckDBPyConnection:

@@ -41,6 +41,11 @@ class RunnerSettings:
     beam_flags: tuple[str, ...] = ()
 
     @property
+    def is_dry(self) -> bool:
+        """Whether the job is only built (Dataflow's --dry_run)."""
+        return any(flag.lower() in ("--dry_run", "--dry_run=true") for flag in self.beam_flags)
+
+    @property
     def is_local(self) -> bool:
         """Whether the graph runs in this process and its children."""
         return self.runner.lower() in LOCAL_RUNNERS
@@ -89,8 +94,8 @@ def refuse_local_paths(settings: RunnerSettings, paths: Sequence[str]) -> None:
     Raises:
         ConfigError: a local path with a remote runner that has no workers here.
     """
-    if settings.is_local or settings.runner.lower() != "dataflowrunner":
-        return
+    if settings.is_dry or settings.runner.lower() != "dataflowrunner":
+        return  # a dry run rehearses on a local run: nothing is submitted
     for path in paths:
         if path and not path.startswith(REMOTE_SCHEMES):
             raise ConfigError(
@@ -117,9 +122,9 @@ def run_graph(
     try:
         if settings.is_local:
             with ProgressReceiver(stage, total, num_units) as progress:
-                _run(options, lambda pipeline: build(pipeline, progress.address))
+                _run(options, lambda pipeline: build(pipeline, progress.address), is_dry=False)
         else:
-            _run(options, lambda pipeline: build(pipeline, None))
+            _run(options, lambda pipeline: build(pipeline, None), is_dry=settings.is_dry)
     finally:
         signal.signal(signal.SIGTERM, previous)
 
@@ -128,12 +133,17 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated(f"signal {number} at {frame.f_lineno if frame else 0}")
 
 
-def _run(options: PipelineOptions, build: Callable[[beam.Pipeline], None]) -> None:
+def _run(options: PipelineOptions, build: Callable[[beam.Pipeline], None], *, is_dry: bool) -> None:
     pipeline = beam.Pipeline(options=options)
     try:
         build(pipeline)
         result = pipeline.run()
-        if not options.get_all_options().get("dry_run"):
+        if is_dry:
+            graph = pipeline.runner.proto_pipeline
+            logger.info(
+                "dry run: %d steps, %d bytes, nothing submitted", len(graph.components.transforms), graph.ByteSize()
+            )
+        else:
             result.wait_until_finish()
     except KeyboardInterrupt:
         raise

@@ -23,13 +23,12 @@ from pipeline.core.wikitext import Anchor
 from pipeline.sources import corpus
 from pipeline.sources.corpus import RawDocument
 from pipeline.sources.ranges import plan_ranges
-from pipeline.sources.rows import read_batches
 from pipeline.sources.work import RangeProgress, loss_handler, number_units, span_of
 from pipeline.stages.titles import FOLDER, NO_ITEM, TitleMap, open_title_map
 from pipeline.storage import files
 from pipeline.storage.errors import StageError
 from pipeline.storage.stage import PreparedStage, StagePlan
-from pipeline.storage.tables import RunPaths
+from pipeline.storage.tables import RunPaths, read_batches
 from pipeline.storage.units import Unit, UnitReport, UnitWriter
 from schemas import ANCHORS, DOCUMENTS
 from schemas.settings import ConfigError, to_dict

@@ -8,21 +8,22 @@ from __future__ import annotations
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.config import IndexConfig
 from pipeline.core.aliases import bucket_of, merge_partials, partial_rows, sorted_postings
+from pipeline.stages.titles import open_title_map
 from pipeline.storage import files
 from pipeline.storage.alias_index import write_blocks, write_shard
 from pipeline.storage.arrays import local_folder
 from pipeline.storage.entity_store import EntityStore, build_entity_store
 from pipeline.storage.stage import StagePlan
-from pipeline.storage.tables import RunPaths, open_table, read_rows, row_units
+from pipeline.storage.tables import RunPaths, check_table, read_rows, row_units
 from pipeline.storage.units import Unit, UnitWriter
-from schemas import ALIASES, ANCHORS, DOCUMENTS
+from schemas import ALIASES, ANCHORS, DOCUMENTS, REDIRECTS
 from schemas.manifest import PartFile
 from schemas.settings import to_dict
 
@@ -49,11 +50,12 @@ class IndexWorker:
 
     def partials(self, unit: Unit, counters: Counter[str]) -> Iterator[tuple[str, int, pa.Table]]:
         """Keys of the unit's aliases, per shard."""
-        is_anchors = posixpath.basename(posixpath.dirname(unit.path)) == ANCHORS.name
-        for rows in self._alias_rows(unit) if not is_anchors else self._anchor_rows(unit):
+        name = posixpath.basename(posixpath.dirname(unit.path))
+        read = {ANCHORS.name: self._anchor_rows, REDIRECTS.name: self._redirect_rows}.get(name, self._alias_rows)
+        for rows in read(unit):
             counters["rows_in"] += rows.num_rows
             counters["rows_out"] += rows.num_rows
-            counters["anchors" if is_anchors else "aliases"] += rows.num_rows
+            counters[f"from_{name}"] += rows.num_rows
             keyed = partial_rows(rows)
             buckets = np.array([bucket_of(key, self.config.num_shards) for key in keyed.column("key").to_pylist()])
             for bucket in range(self.config.num_shards):
@@ -80,6 +82,14 @@ class IndexWorker:
             }
             yield ALIASES.from_columns(columns)
 
+    def _redirect_rows(self, unit: Unit) -> Iterator[pa.Table]:
+        """Titles that redirect to an article are names of its item."""
+        titles = open_title_map(self.paths.artefact("titles", "titles"))
+        for rows in read_rows(unit.path, REDIRECTS, unit.start, unit.end):
+            sources = rows.column("source").to_pylist()
+            found = [(source, qid) for source, qid in zip(sources, titles.find(sources), strict=True) if qid]
+            yield ALIASES.from_rows([(source, qid, "redirect", 1) for source, qid in found])
+
     def merge(self, group: str, parts: Sequence[pa.Table]) -> pa.Table:  # noqa: ARG002
         """One row per key and item."""
         return merge_partials(parts)
@@ -104,19 +114,18 @@ class IndexWorker:
 
 
 def plan(config: IndexConfig, paths: RunPaths) -> StagePlan:
-    """Units of aliases, and of anchors where the corpus has them."""
+    """Units of aliases, of redirects and of anchors where the corpus has them."""
     kb = paths.require("kb")
     units = row_units(paths.files("kb", ALIASES), config.unit_rows, ALIASES)
     inputs = {"kb": kb.fingerprint}
+    if paths.manifest("titles") is not None:
+        inputs["titles"] = paths.require("titles").fingerprint
+        units += row_units(paths.files("titles", REDIRECTS), config.unit_rows, REDIRECTS)
     if config.anchors and paths.manifest("documents") is not None:
         inputs["documents"] = paths.require("documents").fingerprint
-        for path in paths.files("documents", ANCHORS):
-            count = open_table(path, ANCHORS).metadata.num_rows
-            units.append(Unit(index=0, of=0, path=path, start=0, end=count))
-    units = [
-        Unit(index=number, of=len(units), path=unit.path, start=unit.start, end=unit.end)
-        for number, unit in enumerate(units)
-    ]
+        for path in paths.files("documents", ANCHORS):  # whole files: their texts lie in the part of the same number
+            units.append(Unit(index=0, of=0, path=path, start=0, end=check_table(path, ANCHORS)))
+    units = [replace(unit, index=number, of=len(units)) for number, unit in enumerate(units)]
     return StagePlan(
         name="index",
         tables=(),

@@ -1,8 +1,8 @@
 """Stage `kb`: Wikidata JSON dumps to entities, aliases, properties, triples and statements; SQL dumps to redirects.
 
 Units are byte ranges of the JSON dumps, and one per pair of SQL dumps. A repeated id is kept once per unit; repeats
-across units (a dump has hardly any) stay, and the manifest says how many items do so. Claims to merged items stay as the dump has
-them: `redirects` says where they lead.
+across units (a dump has hardly any) stay, and the manifest says how many items do so. Claims to merged items stay as the
+dump has them: `redirects` says where they lead.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ from pipeline.core.wikidata import KbBuilder, KbRules, Outcome
 from pipeline.sources.chunks import Span, source_error
 from pipeline.sources.lines import read_lines
 from pipeline.sources.ranges import peek, plan_ranges
-from pipeline.sources.rows import read_batches
 from pipeline.sources.work import RangeProgress, loss_handler, number_units, span_of
 from pipeline.storage import files
 from pipeline.storage.errors import StageError
 from pipeline.storage.stage import PreparedStage, StagePlan
-from pipeline.storage.tables import RunPaths
+from pipeline.storage.tables import RunPaths, read_batches
 from pipeline.storage.units import Unit, UnitReport, UnitWriter
 from schemas import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, STATEMENTS, TRIPLES
 from schemas.settings import ConfigError, to_dict

@@ -22,7 +22,7 @@ from pipeline.storage.alias_index import AliasIndex
 from pipeline.storage.arrays import local_folder
 from pipeline.storage.entity_store import EntityStore, text_terms
 from pipeline.storage.stage import StagePlan
-from pipeline.storage.tables import RunPaths, read_rows, row_units
+from pipeline.storage.tables import RunPaths, read_rows, sized_units
 from pipeline.storage.units import Unit, UnitWriter
 from schemas import DOCUMENTS, LINKS, SENTENCES
 from schemas.settings import to_dict
@@ -154,7 +154,7 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
     return StagePlan(
         name="link",
         tables=(SENTENCES, LINKS),
-        units=row_units(paths.files("documents", DOCUMENTS), config.unit_rows, DOCUMENTS),
+        units=sized_units(paths.files("documents", DOCUMENTS), int(config.unit_mb * 1e6), DOCUMENTS),
         worker=LinkWorker(
             config=config,
             aliases=paths.artefact("index", "aliases"),

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 
 from pipeline.config import StatsConfig
 from pipeline.core import frequency
-from pipeline.query import add_view, connect
+from pipeline.query import add_triples, add_view, connect
 from pipeline.storage import files
 from pipeline.storage.arrays import local_folder
 from pipeline.storage.stage import StagePlan
-from pipeline.storage.tables import RunPaths, open_table, read_rows
+from pipeline.storage.tables import RunPaths, check_table, read_rows
 from pipeline.storage.units import Unit, UnitWriter
 from schemas import (
     COOCCURRENCE,
@@ -33,7 +33,6 @@ from schemas import (
     LINKS,
     SURFACE_FREQUENCY,
     TAIL_SUMMARY,
-    TRIPLES,
     Table,
 )
 from schemas.manifest import PartFile
@@ -100,7 +99,7 @@ class StatsWorker:
         """The final tables, from the merged counts."""
         connection = connect()
         _open_counts(connection, local_folder(files.join(folder, "counts")))
-        add_view(connection, "triples", self.paths.files("kb", TRIPLES), TRIPLES)
+        add_triples(connection, self.paths)
         add_view(connection, "entities", self.paths.files("kb", ENTITIES), ENTITIES)
         for table in TABLES:
             files.make_folder(files.join(folder, table.name))
@@ -244,7 +243,7 @@ def plan(config: StatsConfig, paths: RunPaths) -> StagePlan:
     link, kb = paths.require("link"), paths.require("kb")
     found = paths.files("link", LINKS)
     units = [
-        Unit(index=number, of=len(found), path=path, start=0, end=open_table(path, LINKS).metadata.num_rows)
+        Unit(index=number, of=len(found), path=path, start=0, end=check_table(path, LINKS))
         for number, path in enumerate(found)
     ]
     return StagePlan(

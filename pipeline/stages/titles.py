@@ -24,12 +24,11 @@ from pipeline.core.wikitext_titles import link_target, normalise_title
 from pipeline.sources.corpus import kind_of, redirect_target
 from pipeline.sources.pages import parse_page, read_pages
 from pipeline.sources.ranges import plan_ranges
-from pipeline.sources.rows import read_batches
 from pipeline.sources.work import RangeProgress, loss_handler, number_units, span_of
 from pipeline.storage import files
 from pipeline.storage.arrays import load_array, local_folder, save_array
 from pipeline.storage.stage import PreparedStage, StagePlan
-from pipeline.storage.tables import RunPaths
+from pipeline.storage.tables import RunPaths, read_batches
 from pipeline.storage.units import Unit, UnitReport, UnitWriter
 from schemas import ENTITIES, REDIRECTS
 from schemas.settings import to_dict

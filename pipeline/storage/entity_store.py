@@ -18,10 +18,11 @@ import pyarrow as pa
 
 from pipeline.core.aliases import normalise
 from pipeline.core.entity_types import coarse_classes
+from pipeline.core.redirects_chains import SortedMap, sorted_map
 from pipeline.storage import files
 from pipeline.storage.arrays import load_array, save_array
 from pipeline.storage.tables import RunPaths, read_rows, read_table
-from schemas import ENTITIES, TRIPLES
+from schemas import ENTITIES, REDIRECTS, TRIPLES
 
 TERM_BITS = 22
 MAX_NEIGHBOURS = 32
@@ -101,14 +102,18 @@ def _graph(paths: RunPaths, qids: np.ndarray) -> tuple[dict[int, list[int]], np.
     neighbours: dict[int, list[int]] = defaultdict(list)
     parents: dict[int, list[int]] = defaultdict(list)
     in_degree = np.zeros(len(qids), np.uint32)
+    merged = _merged_items(paths)
     for path in paths.files("kb", TRIPLES):
         for rows in read_rows(path, TRIPLES):
-            objects = rows.column("object").to_numpy()
+            stored = rows.column("object").to_numpy()
+            is_merged, survivors = merged.find(stored)
+            objects = np.where(is_merged, survivors, stored)
             places = np.searchsorted(qids, objects)
             known = places < len(qids)
             known[known] = qids[places[known]] == objects[known]
             np.add.at(in_degree, places[known], 1)
-            triples = zip(*(rows.column(name).to_pylist() for name in ("subject", "predicate", "object")), strict=True)
+            columns = (rows.column("subject").to_pylist(), rows.column("predicate").to_pylist(), objects.tolist())
+            triples = zip(*columns, strict=True)
             for subject, predicate, target in triples:
                 if predicate == SUBCLASS_OF:
                     parents[subject].append(target)
@@ -116,6 +121,19 @@ def _graph(paths: RunPaths, qids: np.ndarray) -> tuple[dict[int, list[int]], np.
                     if len(neighbours[one]) < MAX_NEIGHBOURS:
                         neighbours[one].append(other)
     return neighbours, in_degree, parents
+
+
+def _merged_items(paths: RunPaths) -> SortedMap:
+    """Items that were merged into others, and what they became."""
+    redirects = read_table(paths.files("kb", REDIRECTS), REDIRECTS)
+    pairs = zip(redirects.column("source").to_pylist(), redirects.column("target").to_pylist(), strict=True)
+    items = [(int(source[1:]), int(target[1:])) for source, target in pairs if _is_item(source) and _is_item(target)]
+    sources, targets = (np.array(column, np.uint32) for column in (zip(*items, strict=True) if items else ((), ())))
+    return sorted_map(sources, targets)
+
+
+def _is_item(text: str) -> bool:
+    return text[:1] == "Q" and text[1:].isdigit()
 
 
 def _types(entities: pa.Table, parents: dict[int, list[int]]) -> np.ndarray:

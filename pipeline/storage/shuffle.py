@@ -85,6 +85,7 @@ class EmitPartials(beam.DoFn):  # type: ignore[misc]
         ProgressSender(self._address).send(advance=unit.size, unit=1, rejects=counters["rejects"])
 
 
+@beam.typehints.with_output_types(pa.Table)
 class MergeTables(beam.CombineFn):  # type: ignore[misc]
     """Collects tables and merges them every MERGE_EVERY, so that memory follows the result, not the input."""
 

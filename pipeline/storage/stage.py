@@ -50,13 +50,14 @@ class StagePlan:
         None  # runs once, after all units; returns other artefacts, paths from the stage's folder
     )
     max_reject_rate: float = 0.01
+    root: str = ""  # folder of the run: paths below it count relative to it, so a run can be moved
     extra: dict[str, str] = field(default_factory=dict)
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of all that decides the stage's rows."""
         versions = {table.name: table.version for table in self.tables}
-        ranges = [(unit.path, unit.start, unit.end) for unit in self.units]
+        ranges = [(unit.path.removeprefix(self.root), unit.start, unit.end) for unit in self.units]
         text = json.dumps([self.name, __version__, versions, self.inputs, self.config, ranges], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

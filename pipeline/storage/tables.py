@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -70,18 +71,32 @@ class RunPaths:
         return files.join(self.stage(stage), *manifest.extra[name].split("/"))
 
 
-def open_table(path: str, table: Table) -> pq.ParquetFile:
-    """Open a Parquet file and make sure that it is this table, in this version.
+@contextmanager
+def open_table(path: str, table: Table) -> Iterator[pq.ParquetFile]:
+    """A Parquet file that is this table, in this version; closed at the end.
 
     Raises:
         StageError: another table, another version, not Parquet.
     """
-    try:
-        file = pq.ParquetFile(files.open_read(path))
-        table.check(file.schema_arrow, path)
-    except (SchemaError, pa.ArrowInvalid) as error:
-        raise StageError(f"{path}: {error}" if path not in str(error) else str(error)) from error
-    return file
+    with files.open_read(path) as source:
+        try:
+            parquet = pq.ParquetFile(source)
+            table.check(parquet.schema_arrow, path)
+        except (SchemaError, pa.ArrowInvalid) as error:
+            raise StageError(str(error) if path in str(error) else f"{path}: {error}") from error
+        yield parquet
+
+
+def check_table(path: str, table: Table) -> int:
+    """Make sure that a file is this table; returns its rows."""
+    with open_table(path, table) as parquet:
+        return int(parquet.metadata.num_rows)
+
+
+def read_batches(path: str, table: Table, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Batches of some columns. Memory: one batch of 65,536 rows."""
+    with open_table(path, table) as parquet:
+        yield from parquet.iter_batches(columns=list(columns))
 
 
 def read_rows(path: str, table: Table, start: int = 0, end: int | None = None) -> Iterator[pa.Table]:
@@ -92,27 +107,45 @@ def read_rows(path: str, table: Table, start: int = 0, end: int | None = None) -
             count = file.metadata.row_group(group).num_rows
             low, high = max(start - first, 0), count if end is None else min(end - first, count)
             if low < high:
-                rows = file.read_row_group(group, columns=list(table.column_names)).replace_schema_metadata(
-                    table.schema.metadata
-                )
-                rows = rows.cast(table.schema)
+                rows = file.read_row_group(group, columns=list(table.column_names)).cast(table.schema)
                 yield rows if (low, high) == (0, count) else rows.take(pa.array(range(low, high)))
             first += count
 
 
 def read_table(paths: Sequence[str], table: Table, columns: Sequence[str] | None = None) -> pa.Table:
     """Whole columns of a small table."""
-    parts = [open_table(path, table).read(columns=list(columns or table.column_names)) for path in paths]
-    schema = table.schema if columns is None else pa.schema([table.schema.field(name) for name in columns])
-    return pa.concat_tables([part.cast(schema) for part in parts]) if parts else schema.empty_table()
+    names = list(columns or table.column_names)
+    schema = pa.schema([table.schema.field(name) for name in names], metadata=table.schema.metadata)
+    parts = []
+    for path in paths:
+        with open_table(path, table) as parquet:
+            parts.append(parquet.read(columns=names).cast(schema))
+    return pa.concat_tables(parts) if parts else schema.empty_table()
 
 
 def row_units(paths: Sequence[str], rows_per_unit: int, table: Table) -> list[Unit]:
     """Split the files of a table into ranges of rows; a range never leaves its file."""
     ranges = []
     for path in paths:
-        count = open_table(path, table).metadata.num_rows
+        count = check_table(path, table)
         ranges += [(path, low, min(low + rows_per_unit, count)) for low in range(0, count, rows_per_unit)]
+    return _numbered(ranges)
+
+
+def sized_units(paths: Sequence[str], bytes_per_unit: int, table: Table) -> list[Unit]:
+    """Split the files of a table into ranges of rows of about so many bytes; long documents make short ranges."""
+    ranges: list[tuple[str, int, int]] = []
+    for path in paths:
+        with open_table(path, table) as parquet:
+            metadata = parquet.metadata
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        mean_bytes = sum(group.total_byte_size for group in groups) / max(metadata.num_rows, 1)
+        step = max(int(bytes_per_unit / max(mean_bytes, 1)), 1)
+        ranges += [(path, low, min(low + step, metadata.num_rows)) for low in range(0, metadata.num_rows, step)]
+    return _numbered(ranges)
+
+
+def _numbered(ranges: Sequence[tuple[str, int, int]]) -> list[Unit]:
     return [
         Unit(index=index, of=len(ranges), path=path, start=low, end=high)
         for index, (path, low, high) in enumerate(ranges)

@@ -7,10 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pipeline.sources.rows import read_batches
 from pipeline.sources.work import number_units
 from pipeline.storage.stage import StagePlan, finish_stage, prepare, write_unit
-from pipeline.storage.tables import RunPaths
+from pipeline.storage.tables import RunPaths, read_batches
 from schemas.manifest import Manifest
 from schemas.table import Table
 

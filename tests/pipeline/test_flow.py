@@ -1,0 +1,171 @@
+"""The sample end to end: rows, skipping, same rows for any units and workers, resume after kill -9."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.query import open_run
+from pipeline.storage.tables import RunPaths
+from tests.pipeline.cases import GOLD, ROOT, program, rows_of, sample_arguments
+
+LINK_TABLES = ("sentences", "links")
+STATS_TABLES = ("entity_frequency", "surface_frequency", "cooccurrence", "fact_support", "tail_summary")
+
+
+def copy_of(run: Path, target: Path, *without: str) -> Path:
+    shutil.copytree(run, target)
+    for stage in without:
+        shutil.rmtree(target / stage)
+    return target
+
+
+def test_counts_equal_a_naive_recount(sample_run: Path) -> None:
+    links = [row for row in rows_of(sample_run, "links")]
+    linked = [row for row in links if row[7] is not None]
+    counts: dict[int, int] = {}
+    documents: dict[int, set[str]] = {}
+    expected: dict[int, float] = {}
+    for row in linked:
+        counts[row[7]] = counts.get(row[7], 0) + 1
+        documents.setdefault(row[7], set()).add(row[0])
+        expected[row[7]] = expected.get(row[7], 0.0) + row[8]
+    found = {row[0]: row for row in rows_of(sample_run, "entity_frequency")}
+    assert {qid: row[1] for qid, row in found.items()} == counts
+    assert {qid: row[2] for qid, row in found.items()} == {qid: len(ids) for qid, ids in documents.items()}
+    assert {qid: row[3] for qid, row in found.items()} == pytest.approx(expected, abs=1e-4)
+    surfaces = {(row[0], row[1]): row[2] for row in rows_of(sample_run, "surface_frequency")}
+    assert sum(surfaces.values()) == len(linked)
+    assert {row[4] for row in found.values()} == {"head", "torso", "tail"}
+
+
+def test_pairs_and_facts_equal_a_naive_recount(sample_run: Path) -> None:
+    sentences: dict[tuple[str, int], set[int]] = {}
+    for row in rows_of(sample_run, "links"):
+        if row[7] is not None:
+            sentences.setdefault((row[0], row[3]), set()).add(row[7])
+    naive: dict[tuple[int, int], int] = {}
+    for qids in sentences.values():
+        for one in qids:
+            for other in qids:
+                if one < other:
+                    naive[one, other] = naive.get((one, other), 0) + 1
+    found = {(row[0], row[1]): row[2] for row in rows_of(sample_run, "cooccurrence")}
+    assert found == {pair: count for pair, count in naive.items() if count >= 2}
+    assert all(-1 <= row[4] <= 1 for row in rows_of(sample_run, "cooccurrence"))
+    with open_run(RunPaths(root=str(sample_run))) as connection:
+        merged = dict(connection.sql("SELECT source, target FROM redirects").fetchall())
+    facts = {}
+    for subject, predicate, target, _ in rows_of(sample_run, "triples"):
+        target = int(merged.get(f"Q{target}", f"Q{target}")[1:])
+        pair = (min(subject, target), max(subject, target))
+        if pair in naive:
+            facts[subject, predicate, target] = naive[pair]
+    assert {row[:3]: row[3] for row in rows_of(sample_run, "fact_support")} == facts
+
+
+def test_links_are_good_on_the_gold(sample_run: Path) -> None:
+    scores = json.loads(program("evaluate", "--run", str(sample_run), "--gold", str(GOLD), "--json").stdout)
+    assert scores["f1"] > 0.85
+    assert scores["nil_left_unlinked"] > 0.8
+    assert scores["slices"]["band tail"]["right"] > 0.7
+
+
+def test_offsets_point_at_their_surfaces(sample_run: Path) -> None:
+    texts = {row[0]: row[2] for row in rows_of(sample_run, "documents")}
+    for doc_id, start, end, sentence_start, surface, *_ in rows_of(sample_run, "links"):
+        assert texts[doc_id][start:end] == surface
+        assert sentence_start <= start
+    for doc_id, start, end in rows_of(sample_run, "sentences"):
+        assert texts[doc_id][start:end].strip() == texts[doc_id][start:end] != ""
+
+
+def test_second_run_skips_and_a_change_redoes_what_follows(sample_run: Path, tmp_path: Path) -> None:
+    run = copy_of(sample_run, tmp_path / "run")
+    again = program("run", *sample_arguments(run, "--until", "stats"))
+    assert again.stderr.count("up to date, skipped") == 6
+    changed = program("run", *sample_arguments(run, "--until", "stats", "--set", "link.min_confidence=0.9"))
+    assert changed.stderr.count("up to date, skipped") == 4
+    assert len(list((run / "link").glob("data-*"))) == 1  # the older output is gone
+    assert sum(row[7] is None for row in rows_of(run, "links")) > sum(
+        row[7] is None for row in rows_of(sample_run, "links")
+    )
+
+
+def test_same_rows_for_any_units_and_workers(sample_run: Path, tmp_path: Path) -> None:
+    run = copy_of(sample_run, tmp_path / "run", "link", "stats")
+    done = program("run", *sample_arguments(run, "--until", "stats", "--workers", "2", "--set", "link.unit_mb=0.004"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run / "link" / "manifest.json").read_text())["tables"]["links"]["files"][5:]  # many units
+    for table in (*LINK_TABLES, *STATS_TABLES):
+        assert rows_of(run, table) == rows_of(sample_run, table), table
+
+
+def test_killed_link_goes_on_where_it_stopped(sample_run: Path, tmp_path: Path) -> None:
+    """kill -9 in the middle, then `run`: the same rows, finished units are not done again, nothing half written is read."""
+    run = copy_of(sample_run, tmp_path / "run", "link", "stats")
+    arguments = sample_arguments(run, "--until", "link", "--set", "link.unit_mb=0.001")
+    running = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "run", *arguments], cwd=ROOT, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while len(list((run / "link").glob("data-*/_units/*.json"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
+    assert not (run / "link" / "manifest.json").exists()
+    finished = {path: path.stat().st_mtime_ns for path in (run / "link").glob("data-*/_units/*.json")}
+    done = program("run", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert f"{len(finished)} of" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    for table in LINK_TABLES:
+        assert rows_of(run, table) == rows_of(sample_run, table)
+    assert not list((run / "link").glob("data-*/_tmp"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stops_cleanly(sample_run: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
+    run = copy_of(sample_run, tmp_path / "run", "link", "stats")
+    arguments = sample_arguments(run, "--set", "link.unit_mb=0.001")
+    running = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "link", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not list((run / "link").glob("data-*/_units/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.send_signal(number)
+    _, said = running.communicate(timeout=30)
+    assert running.returncode == code, said
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+    assert not (run / "link" / "manifest.json").exists()
+
+
+def test_gold_spans(sample_run: Path, tmp_path: Path) -> None:
+    run = copy_of(sample_run, tmp_path / "run", "link", "stats")
+    done = program("link", *sample_arguments(run, "--gold-spans", str(GOLD)))
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(program("evaluate", "--run", str(run), "--gold", str(GOLD), "--json").stdout)
+    assert scores["mode"] == "gold spans"
+    assert scores["accuracy"] > 0.9
+    assert scores["candidate_recall"] > 0.95
+    assert {row[5] for row in rows_of(run, "links")} == {"gold"}
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "parquet", "table"])
+def test_sql_output(sample_run: Path, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "out"
+    query = "SELECT qid(qid) AS id, num_mentions FROM entity_frequency ORDER BY num_mentions DESC, qid LIMIT 2"
+    done = program("sql", "--run", str(sample_run), "--format", kind, "--out", str(out), query)
+    assert done.returncode == 0, done.stderr
+    assert b"Q46" in out.read_bytes()
+    listed = program("sql", "--run", str(sample_run), "--format", "csv").stdout
+    assert {"links", "entities", "rejects", "title_redirects"} <= set(listed.replace('"', "").split())
