@@ -96,11 +96,23 @@ def tail_contrast(facts: Facts, knowledge: Knowledge, config: CkaConfig, *, seed
         head, relation, tail = int(facts.head_G[number]), int(facts.relation_G[number]), int(facts.tail_G[number])
         banned = np.append(knowledge.true_tails(head, relation), tail)
         near = np.setdiff1d(in_batch, banned)
-        far = np.setdiff1d(knowledge.tails.of(relation), np.concatenate([banned, near]))
+        far = np.setdiff1d(
+            _some(knowledge.tails.of(relation), config, seed, step, number), np.concatenate([banned, near])
+        )
         near = near[np.argsort(uniform(seed, "near", step, number, near))]
         far = far[np.argsort(uniform(seed, "far", step, number, far))]
         rows.append(np.concatenate([[tail], near, far])[: config.negatives + 1])
     return _pad(rows)
+
+
+def _some(tails: I64, config: CkaConfig, seed: int, step: int, number: int) -> I64:
+    """All tails of a relation, or a sample with room for those that may not serve."""
+    enough = 4 * config.negatives
+    if len(tails) <= enough:
+        return tails
+    draw = uniform(seed, "some", step, number, np.arange(enough, dtype=np.int64))
+    sampled: I64 = tails[(draw * len(tails)).astype(np.int64)]
+    return sampled
 
 
 def relation_contrast(facts: Facts, knowledge: Knowledge, *, seed: int, step: int) -> Contrast:

@@ -25,6 +25,7 @@ from trelm_train.knowledge import Knowledge
 from trelm_train.loader import Batch
 from trelm_train.memory_bank import MemoryBank
 
+MAX_TRIPLES = 64  # of an entity with more, so many are drawn before the unusable ones are left out
 # Legend: P spans of a batch, J injected spans, K rows of `knowledge`, H hidden size.
 
 
@@ -67,15 +68,19 @@ def sample_triples(batch: Batch, span_J: I64, knowledge: Knowledge, *, seed: int
     """One usable triple per mention (index into the flat triples), or -1; never one whose other end is in the sentence."""
     entity = batch.span_entity_P[span_J]
     counts = knowledge.triple_other.lengths(entity)
-    owner = np.repeat(np.arange(len(span_J)), counts)
-    triple = expand(knowledge.triple_other.offsets[entity], counts)
+    looked_at = np.minimum(counts, MAX_TRIPLES)
+    owner = np.repeat(np.arange(len(span_J)), looked_at)
+    sentence = batch.key_N[batch.span_sentence_P[span_J]]
+    keys = (batch.position.epoch, sentence[owner], batch.span_ordinal_P[span_J][owner])
+    ordinal = expand(np.zeros(len(span_J), np.int64), looked_at)
+    spread = (uniform(seed, "spread", *keys, ordinal) * counts[owner]).astype(np.int64)
+    triple = knowledge.triple_other.offsets[entity][owner] + np.where(counts[owner] > MAX_TRIPLES, spread, ordinal)
     num_rows = len(knowledge)
     present = batch.span_sentence_P * num_rows + batch.span_entity_P
     asked = batch.span_sentence_P[span_J][owner] * num_rows + knowledge.triple_other.values[triple]
     usable = ~np.isin(asked, present)
+    draw = uniform(seed, "triple", *keys, triple)[usable]
     owner, triple = owner[usable], triple[usable]
-    sentence = batch.key_N[batch.span_sentence_P[span_J]]
-    draw = uniform(seed, "triple", batch.position.epoch, sentence[owner], batch.span_ordinal_P[span_J][owner], triple)
     order = np.lexsort((draw, owner))
     first_owner, first = np.unique(owner[order], return_index=True)
     sampled = np.full(len(span_J), -1, np.int64)

@@ -188,7 +188,12 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
             f"{name}: a {config.model_type!r} model is not a masked LM that this program trains; use BERT or RoBERTa"
         )
     try:
-        hf, info = AutoModelForMaskedLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        hf, info = AutoModelForMaskedLM.from_pretrained(
+            name,
+            dtype=torch.float32,  # whatever the checkpoint's: these are the master weights
+            attn_implementation="sdpa",  # takes the block-diagonal mask as booleans
+            output_loading_info=True,
+        )
     except OSError as error:
         raise ConfigError(f"{name}: cannot load its weights ({_first_line(error)})") from error
     missing = sorted(key for key in info["missing_keys"] if not key.endswith(("position_ids", "decoder.bias")))

@@ -67,6 +67,19 @@ def test_tails_of_the_batch_come_first(facts: Facts, knowledge: Knowledge) -> No
     assert np.isin(few.row_GN[:, 1:][few.valid_GN[:, 1:]], facts.tail_G).all()
 
 
+def test_a_relation_with_many_tails_is_sampled(facts: Facts, knowledge: Knowledge) -> None:
+    from dataclasses import replace
+
+    from trelm_train.arrays import from_lengths
+
+    lengths = np.zeros(len(knowledge), np.int64)
+    lengths[ROW["lives in"]] = lengths[ROW["country"]] = 5000
+    big = replace(knowledge, tails=from_lengths(np.tile(np.arange(20), 500), lengths))
+    contrast = tail_contrast(facts, big, CkaConfig(negatives=8), seed=0, step=1)
+    assert contrast.row_GN.shape[1] == 9
+    assert contrast.valid_GN.all()
+
+
 def test_wrong_relations_do_not_hold(facts: Facts, knowledge: Knowledge) -> None:
     contrast = relation_contrast(facts, knowledge, seed=0, step=1)
     assert contrast.row_GN.shape == (len(facts), 4)

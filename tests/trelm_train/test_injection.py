@@ -67,6 +67,19 @@ def test_an_inverse_relation_is_excluded_too(batch: Batch, knowledge: Knowledge,
     assert int(batch.span_sentence_P[batch.fact_head_F[0]]) not in injected
 
 
+def test_an_entity_with_many_triples(batch: Batch, knowledge: Knowledge) -> None:
+    many = 1000
+    entity = int(batch.span_entity_P[0])
+    lengths = np.zeros(len(knowledge), np.int64)
+    lengths[entity] = many
+    others = np.full(many, int(batch.span_entity_P[1]))  # in the sentence …
+    others[::2] = len(knowledge) - 1  # … and not
+    big = replace(knowledge, triple_other=from_lengths(others, lengths))
+    drawn = {int(sample_triples(batch, np.asarray([0]), big, seed=seed)[0]) for seed in range(50)}
+    assert len(drawn) > 30
+    assert all(triple % 2 == 0 for triple in drawn)
+
+
 def test_translation_algebra(knowledge: Knowledge, anchor: Anchor) -> None:
     label = anchor.label_KH
     town = ROW["Zenda"]

@@ -27,6 +27,7 @@ from trelm_train.shards import Shards, open_shards
 MASK_SEED = 20240520
 SMOOTHING = 0.001
 MAX_FALSE = 16
+MAX_LOOKED_AT = 1024  # tails of a relation, evenly spread
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +136,10 @@ def _score(log_probabilities_TV: Tensor, batch: Batch, fact: int, knowledge: Kno
     tail = int(batch.span_entity_P[batch.fact_tail_F[fact]])
     relation = int(batch.fact_relation_F[fact])
     length = len(log_probabilities_TV)
-    wrong = np.setdiff1d(knowledge.tails.of(relation), np.append(knowledge.true_tails(head, relation), tail))
+    tails = knowledge.tails.of(relation)
+    wrong = np.setdiff1d(
+        tails[:: 1 + len(tails) // MAX_LOOKED_AT], np.append(knowledge.true_tails(head, relation), tail)
+    )
     wrong = wrong[knowledge.label_ids.lengths(wrong) == length][:MAX_FALSE]
     if len(knowledge.label_ids.of(tail)) != length or not len(wrong):
         return None
