@@ -74,7 +74,8 @@ def run(config_path: Path | None, sets: tuple[str, ...], **options: Any) -> None
 
 @cli.command()
 @click.option("--out", type=FOLDER, required=True, help="Folder of an interrupted `trelm-train run`.")
-def resume(out: Path) -> None:
+@click.option("--shards", type=FOLDER, help="Where the same shards lie now, if they have moved.")
+def resume(out: Path, shards: Path | None) -> None:
     """Continue a run from its last checkpoint, bit for bit as if it had not stopped.
 
     \b
@@ -84,7 +85,7 @@ def resume(out: Path) -> None:
     from trelm_train.report import readable
     from trelm_train.train import resume as continue_run
 
-    click.echo(readable(continue_run(out)))
+    click.echo(readable(continue_run(out, moved_shards=shards)))
 
 
 @cli.command()
@@ -141,14 +142,9 @@ def export(checkpoint: Path, out: Path) -> None:
     Example:
       trelm-train export --checkpoint runs/a/train/checkpoints/step-00000500 --out model-500
     """  # noqa: D301
-    from trelm_train.export import export_bank, export_model
-    from trelm_train.session import resume_run
+    from trelm_train.export import export_checkpoint
 
-    session = resume_run(checkpoint.resolve().parent.parent, checkpoint)
-    export_model(session.parts.model, session.shards.tokenizer_path, out)
-    if session.parts.bank is not None:
-        export_bank(session.parts.bank.state(), session.knowledge, out)
-    click.echo(f"{out}: model of step {session.step}")
+    click.echo(f"{out}: model of step {export_checkpoint(checkpoint, out)}")
 
 
 @cli.group()

@@ -11,15 +11,18 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trelm_train.checkpoint import load_checkpoint
 from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.knowledge import Knowledge
-from trelm_train.model import MaskedLm
+from trelm_train.model import MaskedLm, load_pretrained
 
+INITIAL = "initial"  # the folder of a run with the model it started from
 BANK_FOLDER = "bank"
 BANK_FILE = "bank.safetensors"
 ENTITIES_FILE = "entities.json"
@@ -41,16 +44,39 @@ def export_model(model: MaskedLm, tokenizer_path: Path, out: Path) -> None:
         raise TrelmError(f"{out}: cannot write the model ({error})") from error
 
 
-def export_bank(tensors: dict[str, Tensor], knowledge: Knowledge, out: Path) -> None:
+def entities_of(knowledge: Knowledge) -> list[dict[str, str]]:
+    """Id and label of every row of the memory bank."""
+    entities: list[dict[str, str]] = [{}] * knowledge.num_bank_rows
+    for row in np.flatnonzero(knowledge.bank_row >= 0).tolist():
+        entities[knowledge.bank_row[row]] = {"id": f"Q{knowledge.ids[row]}", "label": knowledge.label(row)}
+    return entities
+
+
+def export_bank(tensors: dict[str, Tensor], entities: list[dict[str, str]], out: Path) -> None:
     """Write the memory bank of a run beside its model."""
     folder = out / BANK_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for name, value in tensors.items()}, folder / BANK_FILE)
-    entities: list[dict[str, object]] = [{}] * len(tensors["count"])
-    for row, bank_row in enumerate(knowledge.bank_row.tolist()):
-        if bank_row >= 0:
-            entities[bank_row] = {"id": f"Q{knowledge.ids[row]}", "label": knowledge.label(row)}
     (folder / ENTITIES_FILE).write_text(json.dumps(entities, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def export_checkpoint(path: Path, out: Path) -> int:
+    """Turn a checkpoint of a run into a model folder; needs no shards. Returns its step.
+
+    Raises:
+        ConfigError: not a checkpoint, or not in its run's folder.
+    """
+    checkpoint = load_checkpoint(path)
+    run = path.resolve().parent.parent
+    if not (run / INITIAL / "config.json").is_file():
+        raise ConfigError(f"{path}: outside its run (no {INITIAL} model in {run}); give OUT/checkpoints/step-…")
+    model = load_pretrained(str(run / INITIAL), torch.device("cpu"))
+    load_weights(model, checkpoint.tensors["model"])
+    export_model(model, run / INITIAL, out)
+    if "bank" in checkpoint.tensors:
+        entities = json.loads((run / ENTITIES_FILE).read_text(encoding="utf-8"))
+        export_bank(checkpoint.tensors["bank"], entities, out)
+    return int(checkpoint.state["step"])
 
 
 def find_bank(run: Path) -> Path:

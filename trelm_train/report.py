@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from trelm_train.checkpoint import list_checkpoints
+from trelm_train.export import INITIAL
 from trelm_train.metrics import peak_rss_mb
-from trelm_train.session import CHECKPOINTS, INITIAL, Session
+from trelm_train.session import CHECKPOINTS, Session
 
 TRAINING = ("data", "masking", "injection", "forward_backward", "optimiser", "memory", "attribution")
 

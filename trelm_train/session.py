@@ -15,7 +15,7 @@ from trelm_train.checkpoint import Checkpoint, load_checkpoint
 from trelm_train.cka import Cka
 from trelm_train.config import Config, load_config, to_toml
 from trelm_train.errors import ConfigError
-from trelm_train.export import export_model, load_weights
+from trelm_train.export import ENTITIES_FILE, INITIAL, entities_of, export_model, load_weights
 from trelm_train.injection import Injector, make_anchor
 from trelm_train.knowledge import Knowledge, load_knowledge
 from trelm_train.loader import BatchStream, Packing, Position
@@ -31,7 +31,6 @@ from trelm_train.step import Parts
 log = logging.getLogger(__name__)
 RUN_NAME = "run.json"
 CONFIG_NAME = "config.toml"
-INITIAL = "initial"
 CHECKPOINTS = "checkpoints"
 
 
@@ -85,13 +84,15 @@ def start_run(request: RunRequest) -> Session:
     except OSError as error:
         raise ConfigError(f"{request.out}: cannot write there ({error.strerror}); give another --out") from error
     export_model(model, shards.tokenizer_path, request.out / INITIAL)
+    if session.parts.bank is not None:
+        (request.out / ENTITIES_FILE).write_text(json.dumps(entities_of(session.knowledge)) + "\n", encoding="utf-8")
     run = {"shards": str(request.shards.resolve()), "model": request.model, "fingerprint": shards.fingerprint}
     (request.out / RUN_NAME).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
     return session
 
 
-def resume_run(out: Path, checkpoint: Path | None) -> Session:
-    """Take up a run at a checkpoint (none: at its start).
+def resume_run(out: Path, checkpoint: Path | None, moved_shards: Path | None = None) -> Session:
+    """Take up a run at a checkpoint (none: at its start); the shards may lie elsewhere now.
 
     Raises:
         ConfigError: no run there, or its shards have changed.
@@ -100,7 +101,8 @@ def resume_run(out: Path, checkpoint: Path | None) -> Session:
         raise ConfigError(f"{out}: no run there; start one with `trelm-train run --out {out} …`")
     run = json.loads((out / RUN_NAME).read_text(encoding="utf-8"))
     config = load_config(out / CONFIG_NAME)
-    request = RunRequest(shards=Path(run["shards"]), model=run["model"], out=out, config=config)
+    shards_path = moved_shards or Path(run["shards"])
+    request = RunRequest(shards=shards_path, model=run["model"], out=out, config=config)
     shards = open_shards(request.shards)
     if shards.fingerprint != run["fingerprint"]:
         raise ConfigError(f"{request.shards}: not the shards this run started with; restore them, or start a new run")

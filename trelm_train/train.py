@@ -18,7 +18,7 @@ from typing import Any
 from trelm_train.checkpoint import latest_checkpoint, save_checkpoint
 from trelm_train.errors import TrelmError
 from trelm_train.evaluate.mlm import evaluate_mlm
-from trelm_train.export import export_bank, export_model
+from trelm_train.export import entities_of, export_bank, export_model
 from trelm_train.metrics import MetricLog
 from trelm_train.report import path_of, summarise
 from trelm_train.session import (
@@ -79,10 +79,10 @@ def run(request: RunRequest, stop: Stop | None = None) -> dict[str, Any]:
     return _train(session, stop or Stop())
 
 
-def resume(out: Path, stop: Stop | None = None) -> dict[str, Any]:
+def resume(out: Path, stop: Stop | None = None, moved_shards: Path | None = None) -> dict[str, Any]:
     """Continue a run from its last checkpoint, or from its start if it has none; returns the summary."""
     checkpoint = latest_checkpoint(out / CHECKPOINTS)
-    session = resume_run(out, checkpoint)
+    session = resume_run(out, checkpoint, moved_shards)
     log.info("continuing %s at step %d of %d", out, session.step, session.request.config.train.steps)
     if checkpoint is None and session.request.config.train.validate:
         session.history["validation_before"] = _validate(session)
@@ -109,7 +109,7 @@ def _train(session: Session, stop: Stop) -> dict[str, Any]:
     validation = _validate(session) if session.request.config.train.validate else None
     export_model(session.parts.model, session.shards.tokenizer_path, out / MODEL)
     if session.parts.bank is not None:
-        export_bank(session.parts.bank.state(), session.knowledge, out / MODEL)
+        export_bank(session.parts.bank.state(), entities_of(session.knowledge), out / MODEL)
     _write_json(out / "routing.json", path_of(session))
     summary = summarise(session, validation)
     _write_json(out / "summary.json", summary)

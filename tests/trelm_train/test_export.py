@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from tests.trelm_train.conftest import request_for
 from trelm_train.checkpoint import list_checkpoints, load_checkpoint
 from trelm_train.cli import cli
 from trelm_train.errors import ConfigError, TrelmError
-from trelm_train.export import export_model, find_bank, load_weights
+from trelm_train.export import export_checkpoint, export_model, find_bank, load_weights
 from trelm_train.inspect import knowledge_path, nearest
 from trelm_train.model import MaskedLm
 from trelm_train.train import run
@@ -42,9 +43,19 @@ def test_a_checkpoint_becomes_the_same_model(out: Path, tmp_path: Path) -> None:
         cli, ["export", "--checkpoint", str(last), "--out", str(tmp_path / "m")], catch_exceptions=False
     )
     assert "model of step 4" in result.output
+    assert (tmp_path / "m" / "bank" / "entities.json").read_text() == (
+        out / "model" / "bank" / "entities.json"
+    ).read_text()
     ours, theirs = load_file(tmp_path / "m" / "model.safetensors"), load_file(out / "model" / "model.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert find_bank(tmp_path / "m") == tmp_path / "m" / "bank"
+
+
+def test_a_checkpoint_outside_its_run(out: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "a" / "b"
+    shutil.copytree(list_checkpoints(out / "checkpoints")[-1], moved)
+    with pytest.raises(ConfigError, match="outside its run"):
+        export_checkpoint(moved, tmp_path / "m")
 
 
 def test_the_bank_lies_beside_the_model(out: Path) -> None:

@@ -215,6 +215,11 @@ def test_changed_shards_are_refused(tokenizer: Any, model_path: Path, tmp_path: 
     request = request_for(folder, model_path, tmp_path / "out", "train.validate=false")
     with pytest.raises(InterruptedRun):
         run(request, StopAfter(0))
+    folder = folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="no manifest.json"):
+        resume(request.out)
+    assert resume(request.out, moved_shards=folder)["steps"] == 6
+    folder = folder.rename(tmp_path / "shards")
     columns["doc_id"][0] = "changed"
     world.write_shards(folder, tokenizer, columns, knowledge)
     with pytest.raises(ConfigError, match="not the shards this run started with"):
