@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -110,8 +111,7 @@ def read_sentences(groups: list[RowGroup], split: str) -> Sentences:
     tables, keys = [], []
     for path in sorted({group.path for group in groups}):
         chosen = sorted((group for group in groups if group.path == path), key=lambda group: group.index)
-        with pq.ParquetFile(path) as file:
-            table = file.read_row_groups([group.index for group in chosen], columns=list(_COLUMNS))
+        table = _read(path, [group.index for group in chosen])
         key = expand(
             np.asarray([group.first_row for group in chosen], np.int64),
             np.asarray([group.num_rows for group in chosen], np.int64),
@@ -132,6 +132,14 @@ def read_sentences(groups: list[RowGroup], split: str) -> Sentences:
         fact_relation=ragged(table["fact_relation_row"]),
         fact_tail=ragged(table["fact_tail_span"]),
     )
+
+
+def _read(path: Path, row_groups: list[int]) -> pa.Table:
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read_row_groups(row_groups, columns=list(_COLUMNS))
+    except (pa.ArrowException, OSError) as error:
+        raise TrelmError(f"{path}: cannot be read ({error}); copy the shards again, or make them again") from error
 
 
 def pack(lengths: I64, capacity: int) -> list[list[int]]:

@@ -14,6 +14,19 @@ from trelm_train.session import CHECKPOINTS, Session
 TRAINING = ("data", "masking", "injection", "forward_backward", "optimiser", "memory", "attribution")
 
 
+def describe(session: Session) -> str:
+    """What is about to be trained, in one line."""
+    config, parts = session.request.config, session.parts
+    rows = 0 if parts.bank is None else len(parts.bank.count_B)
+    sentences = sum(group.num_rows for group in session.shards.row_groups)
+    injection = config.injection.policy if parts.injector is not None else "none"
+    return (
+        f"{sentences:,} sentences, {len(session.knowledge):,} knowledge rows; injection {injection}, "
+        f"{rows:,} memory rows, CKA {'on' if parts.cka else 'off'}, routing {config.routing.policy}; "
+        f"{config.train.steps:,} steps on {parts.model.device.type}"
+    )
+
+
 def path_of(session: Session) -> dict[str, Any]:
     """The knowledge path: which neurons of each layer are trained."""
     sparse = session.parts.sparse

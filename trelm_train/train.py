@@ -20,7 +20,7 @@ from trelm_train.errors import TrelmError
 from trelm_train.evaluate.mlm import evaluate_mlm
 from trelm_train.export import entities_of, export_bank, export_model
 from trelm_train.metrics import MetricLog
-from trelm_train.report import path_of, summarise
+from trelm_train.report import describe, path_of, summarise
 from trelm_train.session import (
     CHECKPOINTS,
     RunRequest,
@@ -74,6 +74,7 @@ class Stop:
 def run(request: RunRequest, stop: Stop | None = None) -> dict[str, Any]:
     """Train from the beginning; returns the summary."""
     session = start_run(request)
+    log.info("%s", describe(session))
     if request.config.train.validate:
         session.history["validation_before"] = _validate(session)
     return _train(session, stop or Stop())
@@ -156,6 +157,9 @@ def _account(session: Session, result: StepResult) -> None:
             f"step {session.step}: the loss was not finite in {MAX_SKIPPED} steps in a row; "
             "lower train.learning_rate and resume from the last checkpoint"
         )
+    if not result.applied:
+        log.warning("step %d: the loss or its gradient is not finite; nothing was changed", session.step)
+        return
     session.tokens += result.num_tokens
     session.interval.add(
         {
@@ -172,6 +176,8 @@ def _account(session: Session, result: StepResult) -> None:
 
 
 def _log(session: Session, metrics: MetricLog, show: Show) -> None:
+    if not session.interval.steps:  # every step of the interval was skipped
+        return
     means = session.interval.means()
     session.history.setdefault("first", means)
     session.history["last"] = means

@@ -140,6 +140,18 @@ def test_an_empty_training_split(tokenizer: Any, tmp_path: Path) -> None:
         BatchStream(open_shards(folder), PACKING, seed=0, pad_id=0)
 
 
+def test_a_damaged_file(tokenizer: Any, tmp_path: Path) -> None:
+    folder = world.write_shards(
+        tmp_path / "s", tokenizer, world.example_columns(tokenizer), world.knowledge_columns(tokenizer)
+    )
+    path = folder / "examples-0.parquet"
+    content = bytearray(path.read_bytes())
+    content[4:3000] = b"\xff" * 2996  # the size and the footer stay
+    path.write_bytes(content)
+    with pytest.raises(TrelmError, match=r"examples-0.parquet: cannot be read"):
+        BatchStream(open_shards(folder), PACKING, seed=0, pad_id=0)
+
+
 def test_plain_lists_make_a_batch() -> None:
     sentences = sentences_from_lists({"ids": [[2, 7, 3], [2, 8, 9, 3]]})
     batch = assemble(sentences, [[1, 0]], Position(), 0)

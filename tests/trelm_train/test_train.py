@@ -239,6 +239,18 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_ends_the_run(
         run(request)
 
 
+def test_one_bad_step_is_skipped_and_not_logged(
+    shards_path: Path, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trelm_train import step
+
+    good, calls = step.mlm_loss_sum, iter(range(100))
+    monkeypatch.setattr(step, "mlm_loss_sum", lambda *args: good(*args) * (float("nan") if next(calls) == 2 else 1.0))
+    request = request_for(shards_path, model_path, tmp_path / "out", "train.log_every=1", "train.validate=false")
+    assert run(request)["steps"] == 6
+    assert [line["step"] for line in metrics_of(request.out)] == [1, 2, 4, 5, 6]
+
+
 def test_nan_steps_leave_weights_and_bank_alone(
     shards_path: Path, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
