@@ -23,6 +23,14 @@ FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
+class _EchoHandler(logging.Handler):
+    """Log lines to whatever standard error is now."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        click.echo(self.format(record), err=True)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="trelm", prog_name="trelm-train")
 @click.option("-v", "--verbose", is_flag=True, help="Show debug messages.")
@@ -34,9 +42,12 @@ def cli(verbose: bool) -> None:  # noqa: FBT001
       trelm-train run --shards runs/a/shards --model bert-base-uncased --out runs/a/train
       trelm-train evaluate mlm --model runs/a/train/model --shards runs/a/shards
     """  # noqa: D301
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    if verbose:
-        logging.getLogger("trelm_train").setLevel(logging.DEBUG)
+    log = logging.getLogger("trelm_train")  # only ours: other libraries print for themselves
+    if not log.handlers:
+        handler = _EchoHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+        log.addHandler(handler)
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
 @cli.command()
@@ -251,7 +262,7 @@ def inspect_path(run_path: Path, as_json: bool) -> None:  # noqa: FBT001
     lines = [f"policy {path['policy']}, chosen before step {path['step']}"]
     if path["policy"] == "full":
         lines = ["policy full: every weight is trained, no neuron is chosen"]
-    for layer, neurons in enumerate(path["layers"]):
+    for layer, neurons in enumerate(path["layers"] if path["policy"] != "full" else []):
         bar = "#" * round(40 * len(neurons) / path["inner_size"])
         shown = ", ".join(map(str, neurons[:8])) + (", …" if len(neurons) > 8 else "")
         lines.append(f"layer {layer:2}  {len(neurons):5} of {path['inner_size']}  {bar:40}  {shown}")

@@ -177,6 +177,8 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
     from transformers.utils import logging as hf_logging
 
     hf_logging.disable_progress_bar()
+    if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
+        raise ConfigError(f"{name}: no such folder; give the folder of a model, or a model's name")
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:

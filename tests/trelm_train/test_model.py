@@ -169,8 +169,10 @@ def test_other_architectures_are_refused(tmp_path: Path) -> None:
 
 
 def test_no_model_there(tmp_path: Path, model_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no such model here"):
+    with pytest.raises(ConfigError, match="no such folder"):
         load_pretrained(str(tmp_path / "nowhere"), CPU)
+    with pytest.raises(ConfigError, match="no such model here"):
+        load_pretrained(str(tmp_path), CPU)
     (tmp_path / "config.json").write_text((model_path / "config.json").read_text())
     with pytest.raises(ConfigError, match="cannot load its weights"):
         load_pretrained(str(tmp_path), CPU)
