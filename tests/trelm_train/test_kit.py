@@ -10,8 +10,12 @@ from click.testing import CliRunner
 
 from tests.trelm_train import world
 from tests.trelm_train.conftest import request_for
+from trelm_train.attribution import attribute, quadrature
 from trelm_train.cli import cli
-from trelm_train.model import load_pretrained, load_tokenizer
+from trelm_train.loader import BatchStream, Packing, Position
+from trelm_train.model import check_tokenizer, load_pretrained, load_tokenizer
+from trelm_train.routing import make_probe
+from trelm_train.shards import open_shards
 from trelm_train.train import run
 
 pytestmark = pytest.mark.kit
@@ -48,6 +52,25 @@ def test_a_real_model_trains_and_exports(out: Path) -> None:
     _, info = AutoModelForMaskedLM.from_pretrained(out / "model", output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
+
+
+def test_one_midpoint_picks_what_the_integral_picks(out: Path) -> None:
+    """Overlap of the top tenth with a 16-point integral; a real model, since a random one has no signal."""
+    shards = open_shards(Path(json.loads((out / "run.json").read_text())["shards"]))
+    model = load_pretrained(str(out / "initial"), torch.device("cpu"))
+    vocabulary = check_tokenizer(str(out / "initial"), model, shards)
+    stream = BatchStream(
+        shards, Packing(max_tokens=128, batch_tokens=1024, limit=512), seed=0, pad_id=vocabulary.pad_id
+    )
+    batch, _ = next(stream.iterate(Position()))
+    probe = make_probe(batch, vocabulary, seed=0, limit=100)
+    assert probe is not None
+    packed = model.pack(batch, probe.input_ids_RS)
+    rules = quadrature("gauss_legendre", 16), quadrature("midpoint", 1)
+    exact, quick = (attribute(model, packed, probe.targets, rule).clamp(min=0).sum(0).flatten() for rule in rules)
+    count = len(exact) // 10
+    overlap = set(exact.topk(count).indices.tolist()) & set(quick.topk(count).indices.tolist())
+    assert len(overlap) / count >= 0.85
 
 
 def test_real_probes(kit: Path, real_model: Path) -> None:

@@ -278,7 +278,10 @@ def test_a_second_signal_does_not_wait() -> None:
     assert signal.getsignal(signal.SIGTERM) is not stop._set
 
 
-def test_sigterm_saves_and_exits_with_143(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_ends_the_run(
+    signum: int, code: int, shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "trelm_train", "run", "--shards", str(shards_path), "--model", str(model_path),
                "--out", str(out), "--steps", "100000", "--set", "train.batch_tokens=256", "--set", "train.max_tokens=48",
@@ -289,9 +292,9 @@ def test_sigterm_saves_and_exits_with_143(shards_path: Path, model_path: Path, t
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signum)
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == 143
+    assert process.returncode == code
     assert "checkpoint saved; continue with `trelm-train resume" in errors
     assert latest_checkpoint(out / "checkpoints") is not None
 
