@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from schemas.shards import POLICIES
 from trelm_train.errors import ConfigError
@@ -21,87 +21,99 @@ ROUTING_POLICIES = ("ig", "random", "top_layers", "ffn_all", "full")
 RULES = ("midpoint", "gauss_legendre", "left")
 
 
+T = TypeVar("T")
+
+
+def key(default: T, meaning: str) -> T:
+    """A setting with its default and what it means."""
+    made: T = field(default=default, metadata={"meaning": meaning})
+    return made
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """The loop: how long, how fast, how often to save."""
 
-    steps: int = 1000
-    seed: int = 0
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.01
-    warmup_share: float = 0.06  # of all steps
-    clip_norm: float = 1.0
-    batch_tokens: int = 4096  # padded tokens per step
-    max_tokens: int = 128  # width of a packed row; a longer sentence gets a row of its own
-    checkpoint_every: int = 500  # steps
-    keep_checkpoints: int = 2
-    log_every: int = 10  # steps
-    validate: bool = True  # masked-LM loss on fixed masks before and after
-    device: str = "auto"
-    threads: int = 0  # 0: as torch decides
+    steps: int = key(1000, "optimiser steps")
+    seed: int = key(0, "of order, masks, sampling and dropout")
+    learning_rate: float = key(1e-4, "peak, after the warm-up")
+    weight_decay: float = key(0.01, "not on biases and LayerNorm")
+    warmup_share: float = key(0.06, "of all steps")
+    clip_norm: float = key(1.0, "largest norm of the whole gradient")
+    batch_tokens: int = key(4096, "padded tokens per step")
+    max_tokens: int = key(128, "width of a packed row; a longer sentence gets a row of its own")
+    checkpoint_every: int = key(500, "steps")
+    keep_checkpoints: int = key(2, "so many of the newest")
+    log_every: int = key(10, "steps")
+    validate: bool = key(True, "masked-LM loss on fixed masks before and after")
+    device: str = key("auto", "auto, cpu or cuda")
+    threads: int = key(0, "0: as torch decides")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskingConfig:
     """Masked-language-model targets: whole words, entities wholly or not at all."""
 
-    probability: float = 0.15
-    mask_share: float = 0.8
-    random_share: float = 0.1
+    probability: float = key(0.15, "share of the units (words, mentions) that are targets")
+    mask_share: float = key(0.8, "of the targets: replaced by the mask token")
+    random_share: float = key(0.1, "of the targets: replaced by a random token; the rest stays")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InjectionConfig:
     """Knowledge injection into the input embeddings of chosen mentions."""
 
-    enabled: bool = True
-    policy: str = "long-tail-important"
-    strength: float = 0.5  # lambda: share of the injected vector in the input embedding
-    triple_share: float = 0.5  # alpha: share of the triple's vector, the rest comes from the memory bank
-    masked_probability: float = 0.5  # a span that is being predicted is injected this often
-    dropout: float = 0.15  # sentences without any injection, as at fine-tuning and probing time
+    enabled: bool = key(True, "switch of the component")
+    policy: str = key(
+        "long-tail-important",
+        "which mentions: none, all, high-frequency, low-frequency, importance, long-tail-important or klt",
+    )
+    strength: float = key(0.5, "lambda: share of the injected vector in the input embedding")
+    triple_share: float = key(0.5, "alpha: share of the triple's vector, the rest comes from the memory bank")
+    masked_probability: float = key(0.5, "a span that is being predicted is injected this often")
+    dropout: float = key(0.15, "sentences without any injection, as at fine-tuning and probing time")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryConfig:
     """The memory bank of contextual notes."""
 
-    enabled: bool = True
-    decay: float = 0.1  # gamma
-    window: int = 8  # k tokens on either side
-    global_share: float = 0.5  # beta
+    enabled: bool = key(True, "switch of the component")
+    decay: float = key(0.1, "gamma: weight of a new local note")
+    window: int = key(8, "k tokens on either side of the mention")
+    global_share: float = key(0.5, "beta: weight of the global note, the rest is the local one")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CkaConfig:
     """Contrastive knowledge assessing."""
 
-    enabled: bool = True
-    mlm_share: float = 0.5  # lambda_1
-    temperature: float = 0.07
-    negatives: int = 64
-    contrast: str = "tail"  # or "relation": the same pair with wrong relations
-    fact_share: float = 0.5  # sentences with facts that serve in a step; their tail is masked
+    enabled: bool = key(True, "switch of the component")
+    mlm_share: float = key(0.5, "lambda_1: weight of the masked-LM loss, the rest is this one")
+    temperature: float = key(0.07, "tau of InfoNCE")
+    negatives: int = key(64, "false tails per fact")
+    contrast: str = key("tail", 'or "relation": the same pair with wrong relations')
+    fact_share: float = key(0.5, "sentences with facts that serve in a step; their tail is masked")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoutingConfig:
     """Dynamic knowledge routing: which neurons are trained."""
 
-    policy: str = "ig"
-    share: float = 0.10  # rho: of all FFN neurons
-    layer_budget: int = 0  # only the topmost so many layers; 0: all
-    refresh_every: int = 200  # steps
-    probe_facts: int = 256
-    points: int = 1
-    rule: str = "midpoint"
-    threshold: float = 0.2  # of the largest attribution of an example
-    smoothing: float = 0.9  # of the votes from refresh to refresh
-    learning_rate_scale: float = 5.0  # small sets want more
-    train_attention: bool = False
-    train_embeddings: bool = False
-    train_layer_norm: bool = False
-    train_head: bool = False  # the prediction head and the output biases
+    policy: str = key("ig", "ig, random, top_layers, ffn_all, or full (no routing)")
+    share: float = key(0.10, "rho: of all FFN neurons")
+    layer_budget: int = key(0, "only the topmost so many layers; 0: all")
+    refresh_every: int = key(200, "steps")
+    probe_facts: int = key(256, "examples per refresh")
+    points: int = key(1, "evaluations per layer")
+    rule: str = key("midpoint", "midpoint, gauss_legendre or left")
+    threshold: float = key(0.2, "of the largest attribution of an example")
+    smoothing: float = key(0.9, "of the votes from refresh to refresh")
+    learning_rate_scale: float = key(5.0, "small sets want more")
+    train_attention: bool = key(False, "train it as a whole too")
+    train_embeddings: bool = key(False, "and with them the tied decoder")
+    train_layer_norm: bool = key(False, "train them as a whole too")
+    train_head: bool = key(False, "the prediction head and the output biases")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -249,6 +261,9 @@ def to_toml(config: Config) -> str:
         part = getattr(config, section.name)
         assert is_dataclass(part)
         lines.append(f"[{section.name}]")
-        lines += [f"{key.name} = {json.dumps(getattr(part, key.name))}" for key in fields(part)]
+        lines += [
+            f"{setting.name} = {json.dumps(getattr(part, setting.name))}  # {setting.metadata['meaning']}"
+            for setting in fields(part)
+        ]
         lines.append("")
     return "\n".join(lines)

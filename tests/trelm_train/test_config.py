@@ -64,3 +64,8 @@ def test_a_missing_file_and_a_clash_are_refused(tmp_path: Path) -> None:
     path.write_text("train = 3\n")
     with pytest.raises(ConfigError, match="not a section"):
         load_config(path, ["train.steps=3"])
+
+
+def test_every_key_says_what_it_means() -> None:
+    for line in to_toml(Config()).splitlines():
+        assert not line or line.startswith("[") or len(line.partition("  # ")[2]) > 3, line
