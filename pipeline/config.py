@@ -53,9 +53,9 @@ class IndexConfig:
 class LinkWeights:
     """Logistic weights of a candidate's scores (documented defaults, `docs/linking.md`)."""
 
-    bias: float = -2.6
-    prior: float = 0.8
-    string: float = 3.2
+    bias: float = -7.4
+    prior: float = 0.5
+    string: float = 8.0
     context: float = 6.0
     type: float = 2.0
 

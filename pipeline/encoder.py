@@ -7,6 +7,7 @@ sequence; sequences are sorted by length and batched by a budget of padded token
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.runner import LOCAL_WORKERS
 from pipeline.storage.errors import StageError
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -110,6 +112,11 @@ def _not_loaded(what: str, model: str, error: Exception) -> str:
     return f"{model}: its {what} cannot be loaded ({cause}); give a model's name, or a folder with its files"
 
 
+def _threads_of_a_worker() -> int:
+    """Cores / local worker processes: two processes with all cores each get in each other's way, badly."""
+    return max((os.cpu_count() or 1) // int(os.environ.get(LOCAL_WORKERS, "1")), 1)
+
+
 class SentenceEncoder:
     """The initial model, frozen: mean of its last layer over the non-special tokens."""
 
@@ -122,8 +129,7 @@ class SentenceEncoder:
         import torch
 
         self._torch = torch
-        if num_threads:
-            torch.set_num_threads(num_threads)
+        torch.set_num_threads(num_threads or _threads_of_a_worker())
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self.tokenizer = TextTokenizer(model)
         self._model: Any = _load_masked_lm(model).to(self.device)

@@ -23,6 +23,7 @@ from pipeline.storage.progress import ProgressAddress, ProgressReceiver
 from schemas.settings import ConfigError
 
 LOCAL_RUNNERS = {"", "directrunner", "direct", "switchingdirectrunner", "bundlebaseddirectrunner", "fnapirunner"}
+LOCAL_WORKERS = "TRELM_LOCAL_WORKERS"  # environment variable that tells a worker how many it shares the machine with
 IN_PROCESS = "FnApiRunner"
 REMOTE_SCHEMES = ("gs://", "s3://", "hdfs://")
 logger = logging.getLogger("trelm")
@@ -69,6 +70,7 @@ def beam_options(settings: RunnerSettings) -> PipelineOptions:
     if settings.is_local:
         if settings.workers != 1:
             workers = settings.workers or os.cpu_count() or 1
+            os.environ[LOCAL_WORKERS] = str(workers)
             flags += ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"]
     elif "--save_main_session" not in flags:
         flags.append("--no_save_main_session")  # our code is installed on the workers; pickling it would hide a lack

@@ -64,7 +64,7 @@ def main() -> None:
     if not (Path(PRETRAINED) / "config.json").exists():
         run(
             "trelm-train", "init", "--documents", f"{RUN}/documents", "--out", PRETRAINED, "--layers", "2",
-            "--batch-tokens", "1024", "--learning-rate", "0.002", "--warmup-steps", "600",
+            "--batch-tokens", "1024", "--learning-rate", "0.001", "--warmup-steps", "1200",
         )  # fmt: skip
     run("trelm-pipeline", "run", "--config", CONFIG)
     links = json.loads(

@@ -72,8 +72,8 @@ class Store:
 def linker(**changes: object) -> Linker:
     settings = LinkSettings(
         **{
-            "bias": -2.6,
-            "weights": (0.8, 3.2, 6.0, 2.0),
+            "bias": -7.4,
+            "weights": (0.5, 8.0, 6.0, 2.0),
             "top_k": 8,
             "min_confidence": 0.3,
             "fuzzy": True,
