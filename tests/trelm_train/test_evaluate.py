@@ -49,7 +49,7 @@ def test_the_knowledge_score_by_hand(batch: Batch, knowledge: Knowledge, tokeniz
 
 def test_mlm_command(model_path: Path, shards_path: Path) -> None:
     command = ["evaluate", "mlm", "--model", str(model_path), "--shards", str(shards_path), "--device", "cpu"]
-    data = json.loads(CliRunner().invoke(cli, [*command, "--json"], catch_exceptions=False).output)
+    data = json.loads(CliRunner().invoke(cli, [*command, "--json"], catch_exceptions=False).stdout)
     assert data == measure(str(model_path), shards_path, "cpu").to_dict()
     assert "entity_loss" in CliRunner().invoke(cli, command, catch_exceptions=False).output
 
@@ -183,5 +183,5 @@ def test_lama_command(model_path: Path, probes: Path) -> None:
     command = ["evaluate", "lama", "--model", str(model_path), "--probes", str(probes), "--relations",
                str(probes / "relations.jsonl"), "--limit", "1"]  # fmt: skip
     result = CliRunner().invoke(cli, [*command, "--json"], catch_exceptions=False)
-    assert json.loads(result.output)["num_items"] == 1
+    assert json.loads(result.stdout)["num_items"] == 1
     assert "macro" in CliRunner().invoke(cli, command, catch_exceptions=False).output

@@ -100,7 +100,7 @@ def test_inspect_commands(out: Path) -> None:
     text = runner.invoke(cli, ["inspect", "path", "--run", str(out)]).output
     assert text.startswith("policy ig, chosen before step 3")
     assert "layer  2" in text
-    data = json.loads(runner.invoke(cli, ["inspect", "path", "--run", str(out), "--json"]).output)
+    data = json.loads(runner.invoke(cli, ["inspect", "path", "--run", str(out), "--json"]).stdout)
     assert data == knowledge_path(out)
     with pytest.raises(ConfigError, match="no routing.json"):
         knowledge_path(out / "nowhere")

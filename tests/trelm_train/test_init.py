@@ -43,7 +43,7 @@ def test_a_model_from_documents(documents: Path, tmp_path: Path) -> None:
     warmup = ["--warmup-steps", "40", "--batch-tokens", "256", "--learning-rate", "0.005"]
     command = ["init", "--documents", str(documents), "--out", str(out), *shape, *warmup, "--json"]
     result = CliRunner().invoke(cli, command, catch_exceptions=False)
-    summary = json.loads(result.output)
+    summary = json.loads(result.stdout)
     assert summary["sentences"] == len(world.sentences())
     assert summary["loss_last"] < 0.9 * summary["loss_first"]
     model, info = AutoModelForMaskedLM.from_pretrained(out, output_loading_info=True)

@@ -82,7 +82,7 @@ def test_real_probes(kit: Path, real_model: Path) -> None:
     }
     options = [word for name, path in paths.items() for word in (name, str(probes / path))]
     command = ["evaluate", "lama", "--model", str(real_model), *options, "--limit", "20", "--json"]
-    result = json.loads(CliRunner().invoke(cli, command, catch_exceptions=False).output)
+    result = json.loads(CliRunner().invoke(cli, command, catch_exceptions=False).stdout)
     assert result["num_relations"] == 13
     assert "P19" in result["missing_relations"]
     assert 0 < result["macro"]["mrr"] < 1
