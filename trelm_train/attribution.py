@@ -1,4 +1,3 @@
-# ruff: noqa: N815
 """Knowledge attribution: how much each FFN neuron adds to the probability of a masked entity (Knowledge Neurons, Dai 2022).
 
 `Attr_i = v_i * integral over a in [0, 1] of dP(a v) / dv_i`, one layer at a time, v the post-activation neurons at

@@ -1,4 +1,3 @@
-# ruff: noqa: N815
 """Contrastive knowledge assessing: tell the true tail of a fact from others (TRELM, Yan et al. 2024).
 
 `q = W_q [mean state of the head's mention ; v_rel]`, candidate c = mean of the tied word embeddings of a label, logit

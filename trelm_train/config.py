@@ -1,33 +1,22 @@
 """Configuration: one frozen dataclass per component, read from one TOML file, changed by `--set section.key=value`.
 
-Unknown keys are errors that name the nearest known one. `to_toml` writes the resolved copy that lies beside every
-output.
+Unknown keys are errors that name the nearest known one (`schemas.settings`). The resolved copy lies beside every output.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
-import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
+from schemas import settings
+from schemas.settings import build, key, load_toml, with_overrides
 from schemas.shards import POLICIES
 from trelm_train.errors import ConfigError
 
 ROUTING_POLICIES = ("ig", "random", "top_layers", "ffn_all", "full")
 RULES = ("midpoint", "gauss_legendre", "left")
-
-
-T = TypeVar("T")
-
-
-def key(default: T, meaning: str) -> T:
-    """A setting with its default and what it means."""
-    made: T = field(default=default, metadata={"meaning": meaning})
-    return made
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,71 +123,13 @@ def load_config(path: Path | None, sets: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: unreadable file, unknown key, wrong type or value out of range.
     """
-    raw: dict[str, Any] = {}
-    where = "the defaults"
-    if path is not None:
-        where = str(path)
-        try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot read the configuration ({error.strerror}); check --config") from error
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    for setting in sets:
-        _apply(raw, setting)
-    config = build(raw, where)
+    try:
+        raw = load_toml(str(path)) if path is not None else {}
+        config = build(Config, with_overrides(raw, sets), str(path) if path is not None else "settings")
+    except settings.ConfigError as error:
+        raise ConfigError(str(error)) from error
     check(config)
     return config
-
-
-def _apply(raw: dict[str, Any], setting: str) -> None:
-    name, separator, text = setting.partition("=")
-    section, dot, key = name.strip().partition(".")
-    if not separator or not dot or not key:
-        raise ConfigError(f"--set {setting!r}: wanted section.key=value, for example --set routing.share=0.25")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # an unquoted word
-    if not isinstance(raw.setdefault(section, {}), dict):
-        raise ConfigError(f"--set {setting!r}: {section!r} is not a section")
-    raw[section][key] = value
-
-
-def build(raw: Mapping[str, Any], where: str) -> Config:
-    """Dataclasses from nested mappings.
-
-    Raises:
-        ConfigError: unknown section or key, or a value of the wrong type.
-    """
-    sections = get_type_hints(Config)
-    parts: dict[str, Any] = {}
-    for name, values in raw.items():
-        if name not in sections:
-            raise ConfigError(f"{where}: unknown section [{name}]{_hint(name, sections)}")
-        if not isinstance(values, dict):
-            raise ConfigError(f"{where}: {name} is a section; write [{name}] and its keys below it")
-        parts[name] = _build_section(sections[name], name, values, where)
-    return Config(**parts)
-
-
-def _build_section(kind: Any, name: str, values: Mapping[str, Any], where: str) -> Any:  # noqa: ANN401
-    types = get_type_hints(kind)
-    checked: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in types:
-            raise ConfigError(f"{where}: unknown key {name}.{key}{_hint(key, types)}")
-        wanted = types[key]
-        given = float(value) if wanted is float and type(value) is int else value
-        if type(given) is not wanted:
-            raise ConfigError(f"{where}: {name}.{key} = {value!r} is {type(value).__name__}, wanted {wanted.__name__}")
-        checked[key] = given
-    return kind(**checked)
-
-
-def _hint(name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
 _SHARES = (
@@ -247,23 +178,3 @@ def value_of(config: Config, name: str) -> Any:  # noqa: ANN401
     """The value of `section.key`."""
     section, _, key = name.partition(".")
     return getattr(getattr(config, section), key)
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """Nested plain values, for JSON."""
-    return asdict(config)
-
-
-def to_toml(config: Config) -> str:
-    """The resolved configuration as TOML that `load_config` reads back."""
-    lines = []
-    for section in fields(config):
-        part = getattr(config, section.name)
-        assert is_dataclass(part)
-        lines.append(f"[{section.name}]")
-        lines += [
-            f"{setting.name} = {json.dumps(getattr(part, setting.name))}  # {setting.metadata['meaning']}"
-            for setting in fields(part)
-        ]
-        lines.append("")
-    return "\n".join(lines)

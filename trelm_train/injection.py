@@ -1,4 +1,3 @@
-# ruff: noqa: N815
 """Knowledge injection: which mentions get a vector, which vector, and the edit of the input embeddings.
 
 `K(e) = v_tail - v_rel` where e is the head, `v_head + v_rel` where it is the tail (DKPLM, Zhang et al. 2022); v is

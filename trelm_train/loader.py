@@ -1,4 +1,3 @@
-# ruff: noqa: N802, N815
 """Shards to packed batches, in an order that is a pure function of (seed, epoch, index).
 
 1. Row groups are shuffled per epoch and read in windows of about `WINDOW_ROWS` rows, as flat columns (never row by row).

@@ -1,4 +1,3 @@
-# ruff: noqa: N815
 """Which tokens the model must predict: whole words, and linked mentions wholly or not at all.
 
 A unit is a mention together with every word it touches, or a word. Every choice is a hash of (seed, epoch, sentence,

@@ -1,4 +1,3 @@
-# ruff: noqa: N815
 """The knowledge-augmented memory bank: two notes per entity (TRELM, Yan et al. 2024, after Taking Notes on the Fly).
 
 Local note: mean of the last hidden states around a mention, `M_local <- (1 - gamma) M_local + gamma window mean`.

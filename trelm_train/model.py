@@ -1,4 +1,3 @@
-# ruff: noqa: N815
 """One face for the two model families: `BertForMaskedLM` and `RobertaForMaskedLM` of transformers.
 
 Packing needs two things that the library does not derive: a block-diagonal mask, and positions that start anew in every

@@ -1,4 +1,3 @@
-# ruff: noqa: N815
 """Dynamic knowledge routing: which neurons are trained, chosen anew every so many steps (TRELM, Yan et al. 2024).
 
 Policies, all through `Router.neurons`: `ig` (by attribution), `random` (as many, fixed for the run), `top_layers` (as

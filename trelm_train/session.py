@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from schemas.settings import to_toml
 from trelm_train.checkpoint import Checkpoint, load_checkpoint
 from trelm_train.cka import Cka
-from trelm_train.config import Config, load_config, to_toml
+from trelm_train.config import Config, load_config
 from trelm_train.errors import ConfigError
 from trelm_train.export import ENTITIES_FILE, INITIAL, entities_of, export_model, load_weights
 from trelm_train.injection import Injector, make_anchor

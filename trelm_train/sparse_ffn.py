@@ -1,4 +1,3 @@
-# ruff: noqa: ARG004, N802, N815
 """Training some FFN neurons alone: neuron i owns row i of W_in, b_in[i] and column i of W_out.
 
 The selected rows are gathered into small tensors with their own AdamW moments and step counts; the full matrices stay
@@ -35,8 +34,8 @@ class RoutedIn(torch.autograd.Function):
         x_H: Tensor,
         full: tuple[Tensor, Tensor],
         index_K: Tensor,
-        rows_KH: Tensor,
-        bias_K: Tensor,
+        rows_KH: Tensor,  # noqa: ARG004 -- autograd wants them as inputs: they get the gradient
+        bias_K: Tensor,  # noqa: ARG004
     ) -> Tensor:
         """The full linear map; `rows_KH` and `bias_K` equal the full ones at `index_K`."""
         ctx.save_for_backward(x_H, full[0], index_K)
@@ -62,7 +61,7 @@ class RoutedOut(torch.autograd.Function):
         weight_HI: Tensor,
         bias_H: Tensor,
         index_K: Tensor,
-        columns_KH: Tensor,
+        columns_KH: Tensor,  # noqa: ARG004
     ) -> Tensor:
         """The full linear map; `columns_KH` equals the full transposed one at `index_K`."""
         ctx.save_for_backward(v_I, weight_HI, index_K)

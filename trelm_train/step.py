@@ -1,4 +1,3 @@
-# ruff: noqa: N815
 """One training step, in the order that the method fixes.
 
 Mask; hide the tails of the facts that serve; read the memory bank; forward with the injected embeddings; loss

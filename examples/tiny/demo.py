@@ -21,9 +21,9 @@ TRAINED = "demo/train"
 CONFIG = str(HERE / "pipeline.toml")
 PROBES = ["--probes", str(HERE / "probes"), "--relations", str(HERE / "probes" / "relations.jsonl"), "--json"]
 
-RAREST = "SELECT label(qid), num_mentions FROM entity_frequency ORDER BY num_mentions, expected_mentions, qid LIMIT 5"
+RAREST = "SELECT label(qid) AS label, num_mentions FROM entity_frequency ORDER BY num_mentions, expected_mentions, qid LIMIT 5"
 MOST_IMPORTANT = """
-SELECT label(l.qid), round(max(i.si), 3) AS si FROM importance i JOIN links l USING (doc_id, start, "end")
+SELECT label(l.qid) AS label, round(max(i.si), 3) AS si FROM importance i JOIN links l USING (doc_id, start, "end")
 GROUP BY l.qid ORDER BY si DESC, l.qid LIMIT 5
 """
 
@@ -84,32 +84,32 @@ def main() -> None:
 def report(links: dict[str, Any], before: Any, after: Any, summary: dict[str, Any], seconds: float) -> None:  # noqa: ANN401
     """The readable summary."""
     tail = query("FROM tail_summary")[0]
-    rarest = ", ".join(f"{row['label']} ({row['num_mentions']})" for row in query(RAREST.replace("label(qid)", "label(qid) AS label")))
-    important = ", ".join(
-        f"{row['label']} ({row['si']:.3f})" for row in query(MOST_IMPORTANT.replace("label(l.qid)", "label(l.qid) AS label"))
-    )
-    lines = [
-        ("documents", f"{tail['num_documents']}"),
-        ("mentions", f"{tail['num_mentions']}: {tail['num_linked']} linked to {tail['num_entities']} entities, "
-                     f"{tail['num_mentions'] - tail['num_linked']} NIL"),
-        ("linking, against gold", f"F1 {links['f1']:.3f} (precision {links['precision']:.3f}, recall {links['recall']:.3f})"),
-        ("rarest entities", rarest),
-        ("most important (SI)", important),
-        ("tail exponent", f"{tail['power_law_exponent']:.2f} for frequencies from {tail['power_law_x_min']} up; "
-                          f"{tail['hapax_share']:.0%} of the entities occur once"),
-        ("training loss", f"{summary['loss_first']:.3f} -> {summary['loss_last']:.3f} in {summary['steps']} steps"),
-        ("validation MLM loss", f"{summary['validation_before']['loss']:.3f} -> {summary['validation_after']['loss']:.3f}"),
-        ("probes P@1", f"{before['macro']['p_at_1']:.3f} -> {after['macro']['p_at_1']:.3f} (mean of {len(after['relations'])} relations)"),
-        ("weights updated", f"{summary['weights_updated_share']:.1%}"),
-        ("time", f"{seconds:.0f} s"),
-    ]  # fmt: skip
+    rarest = ", ".join(f"{row['label']} ({row['num_mentions']})" for row in query(RAREST))
+    important = ", ".join(f"{row['label']} ({row['si']:.3f})" for row in query(MOST_IMPORTANT))
+    num_nil = tail["num_mentions"] - tail["num_linked"]
+    losses = [summary[split]["loss"] for split in ("validation_before", "validation_after")]
+    p_at_1 = [scores["macro"]["p_at_1"] for scores in (before, after)]
+    lines = {
+        "documents": tail["num_documents"],
+        "mentions": f"{tail['num_mentions']}: {tail['num_linked']} linked to {tail['num_entities']} entities, {num_nil} NIL",
+        "linking, against gold": f"F1 {links['f1']:.3f} (precision {links['precision']:.3f}, recall {links['recall']:.3f})",
+        "rarest entities": rarest,
+        "most important (SI)": important,
+        "tail exponent": f"{tail['power_law_exponent']:.2f} for frequencies from {tail['power_law_x_min']} up; "
+        f"{tail['hapax_share']:.0%} of the entities occur once",
+        "training loss": f"{summary['loss_first']:.3f} -> {summary['loss_last']:.3f} in {summary['steps']} steps",
+        "validation MLM loss": f"{losses[0]:.3f} -> {losses[1]:.3f}  (the warm-up has seen these documents)",
+        "probes P@1": f"{p_at_1[0]:.3f} -> {p_at_1[1]:.3f}  (mean of {len(after['relations'])} relations)",
+        "weights updated": f"{summary['weights_updated_share']:.1%}",
+        "time": f"{seconds:.0f} s",
+    }
     say("\n" + "─" * 78 + "\nThe sample, from a Wikidata dump to a trained and probed model\n")
-    for name, value in lines:
+    for name, value in lines.items():
         say(f"  {name:22} {value}")
     say(f"""
   tables                 {RUN}/*/   (trelm-pipeline sql --run {RUN})
   model                  {TRAINED}/model   (AutoModelForMaskedLM.from_pretrained)
-  memory bank            {TRAINED}/model   (trelm-train inspect bank --run {TRAINED} --entity Q90)
+  memory bank            {TRAINED}/model/bank   (trelm-train inspect bank --run {TRAINED} --entity Q90)
 
 Next: the loss above is of a toy model on a toy corpus. With your own dump and corpus:
   trelm-pipeline run --run runs/mine --set kb.dumps='["latest-all.json.gz"]' --set documents.inputs='["corpus/"]' \\

@@ -7,6 +7,7 @@ laptop and on a cluster.
 from __future__ import annotations
 
 import hashlib
+import logging
 import posixpath
 from typing import IO, cast
 
@@ -16,6 +17,7 @@ from apache_beam.io.filesystems import FileSystems
 from pipeline.storage.errors import StageError
 
 GLOB_CHARACTERS = "*?["
+logger = logging.getLogger("trelm")
 
 
 def join(folder: str, *parts: str) -> str:
@@ -198,6 +200,16 @@ class HashingSink:
             self._file.close()
         except OSError as error:
             raise _unwritable(self.path, error) from error
+
+    def abandon(self) -> None:
+        """Close as far as that goes, and remove the file."""
+        try:
+            self._file.close()
+        except (
+            OSError
+        ) as error:  # what could not be written before cannot be now: the first failure is the one to report
+            logger.debug("%s: %s", self.path, error)
+        remove(self.path)
 
     def sha256(self) -> str:
         """Hash of what was written, hex."""

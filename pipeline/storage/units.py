@@ -8,6 +8,7 @@ Only reports leave a unit, so memory stays flat.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from collections import Counter
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.storage import files
+from pipeline.storage.errors import StageError
 from pipeline.storage.progress import ProgressAddress, ProgressSender
 from schemas.manifest import PartFile
 from schemas.rejects import REJECTS
@@ -145,12 +147,9 @@ class UnitWriter:
     def abandon(self) -> None:
         """Close and remove the temporary files after a failure."""
         for sink, writer in self._sinks.values():
-            try:
+            with contextlib.suppress(OSError, StageError, pa.ArrowException):  # the first failure is the one to report
                 writer.close()
-                sink.close()
-                files.remove(sink.path)
-            except (OSError, pa.ArrowException):
-                continue  # the failure that brought us here is the one to report
+            sink.abandon()
 
 
 def unit_path(folder: str, index: int) -> str:

@@ -1,0 +1,167 @@
+"""Wrong inputs: each gives one clear message (what, where, what to do), the right exit code, and nothing half written."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.storage.errors import StageError
+from pipeline.storage.files import HashingSink
+from schemas import DOCUMENTS
+from tests.pipeline.cases import ROOT, SAMPLE, program
+
+USAGE, FAILED = 2, 1
+DUMP = SAMPLE / "entities.json"
+
+
+def kb(run: Path, dump: Path, *more: str):
+    return program("kb", "--run", str(run), "--dump", str(dump), *more)
+
+
+def expect(done, code: int, *parts: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    for part in parts:
+        assert part in done.stderr, done.stderr
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    expect(kb(tmp_path / "r", tmp_path / "none.json"), FAILED, "none.json", "no such file", "check the path")
+
+
+def test_truncated_gz(tmp_path: Path) -> None:
+    whole = gzip.compress(DUMP.read_bytes())
+    (tmp_path / "cut.json.gz").write_bytes(whole[: len(whole) // 2])
+    expect(kb(tmp_path / "r", tmp_path / "cut.json.gz"), FAILED, "cut.json.gz", "truncated")
+    assert not (tmp_path / "r" / "kb" / "manifest.json").exists()
+    assert not list((tmp_path / "r").rglob("*.parquet"))
+
+
+def test_dump_that_is_html(tmp_path: Path) -> None:
+    (tmp_path / "latest.json").write_text("<!DOCTYPE html><html><body>404 Not Found</body></html>")
+    expect(kb(tmp_path / "r", tmp_path / "latest.json"), FAILED, "latest.json", "HTML")
+
+
+def test_unknown_configuration_key(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('[link]\nspacy_modle = "x"\n')
+    done = program("link", "--run", str(tmp_path / "r"), "--config", str(tmp_path / "c.toml"))
+    expect(done, USAGE, "c.toml", "'spacy_modle'", "did you mean 'spacy_model'")
+
+
+def test_unknown_flag(tmp_path: Path) -> None:
+    """Beam alone would warn, and run the job locally."""
+    done = program("kb", "--run", str(tmp_path / "r"), "--dump", str(DUMP), "--runer=DataflowRunner")
+    expect(done, USAGE, "'--runer'", "did you mean --runner")
+    assert not (tmp_path / "r").exists()
+
+
+def test_unknown_spacy_pipeline(sample_run: Path) -> None:
+    done = program("link", "--run", str(sample_run), "--spacy-model", "en_core_web_xx")
+    expect(done, FAILED, "'en_core_web_xx' is not installed", "blank:en")
+
+
+def test_model_that_is_no_masked_language_model(sample_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"]}))
+    done = program("importance", "--run", str(sample_run), "--model", str(tmp_path / "model"))
+    expect(done, FAILED, "GPT2LMHeadModel", "no masked language model")
+    expect(program("importance", "--run", str(sample_run), "--model", "./nowhere"), FAILED, "no such model folder")
+
+
+def test_empty_corpus(sample_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(sample_run / "kb", tmp_path / "r" / "kb")
+    (tmp_path / "empty.jsonl").write_text("")
+    done = program("documents", "--run", str(tmp_path / "r"), "--input", str(tmp_path / "empty.jsonl"))
+    expect(done, FAILED, "empty")
+    assert not (tmp_path / "r" / "documents" / "manifest.json").exists()
+
+
+def test_read_only_output(tmp_path: Path) -> None:
+    """The run's folder would lie inside a file: not even root can write there."""
+    (tmp_path / "file").write_text("")
+    expect(kb(tmp_path / "file" / "run", DUMP), FAILED, "cannot be written", "choose another --run folder")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this machine")
+def test_full_disk(tmp_path: Path) -> None:
+    """A part file that cannot grow: /dev/full answers as a full disk does."""
+    (tmp_path / "part.parquet").symlink_to("/dev/full")
+    sink = HashingSink(str(tmp_path / "part.parquet"))
+    with pytest.raises(StageError, match="No space left on device.*free space"):
+        sink.write(b"x" * 10_000_000)
+    sink.abandon()
+    assert not (tmp_path / "part.parquet").is_symlink()
+
+
+def test_output_that_cannot_grow(tmp_path: Path) -> None:
+    """The whole stage where files may have 2 kB: the message names the file, and no part is left."""
+    resource = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
+    command = f"from pipeline.cli import main; main(['kb', '--run', {str(tmp_path / 'r')!r}, '--dump', {str(DUMP)!r}])"
+    done = subprocess.run(
+        [sys.executable, "-c", resource + limit + command], check=False, text=True, capture_output=True, cwd=ROOT
+    )
+    expect(done, FAILED, "cannot be written", "File too large", "free space")
+    assert not list((tmp_path / "r").rglob("*.parquet"))
+
+
+def test_wrong_table(sample_run: Path, tmp_path: Path) -> None:
+    """A links file where documents should be."""
+    run = tmp_path / "r"
+    shutil.copytree(sample_run, run)
+    target = next((run / "documents").glob("data-*/documents/*.parquet"))
+    shutil.copy(next((run / "link").glob("data-*/links/*.parquet")), target)
+    done = program("link", "--run", str(run), "--redo")
+    expect(done, FAILED, "holds table 'links', but 'documents' was wanted", target.name)
+
+
+def test_older_version_of_a_table(sample_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "r"
+    shutil.copytree(sample_run, run)
+    target = next((run / "documents").glob("data-*/documents/*.parquet"))
+    rows = pq.read_table(target)
+    pq.write_table(rows.replace_schema_metadata({**DOCUMENTS.schema.metadata, b"trelm.version": b"99"}), target)
+    expect(program("link", "--run", str(run), "--redo"), FAILED, "has version 99", "run the stage that writes it again")
+
+
+def test_stage_before_its_time(tmp_path: Path) -> None:
+    done = program("link", "--run", str(tmp_path))
+    expect(done, FAILED, "stage 'documents' has not finished here", "trelm-pipeline documents --run")
+
+
+def test_no_run_folder() -> None:
+    expect(program("stats"), USAGE, "give --run FOLDER")
+
+
+def test_a_wrong_query(sample_run: Path) -> None:
+    expect(program("sql", "--run", str(sample_run), "SELECT nothing FROM nowhere"), FAILED, "nowhere")
+    expect(program("sql", "--run", str(sample_run), "--format", "xml", "SELECT 1"), USAGE, "one of table, csv")
+
+
+def test_gold_that_does_not_fit(sample_run: Path, tmp_path: Path) -> None:
+    gold = tmp_path / "gold.jsonl"
+    gold.write_text('{"doc_id": "nowhere", "text": "a", "mentions": []}\n')
+    expect(program("evaluate", "--run", str(sample_run), "--gold", str(gold)), FAILED, "not in the run")
+    gold.write_text('{"doc_id": "1", "text": "ab", "mentions": [{"start": 1, "end": 9, "qid": "Q1"}]}\n')
+    expect(
+        program("evaluate", "--run", str(sample_run), "--gold", str(gold)), FAILED, "gold.jsonl:1", "outside the text"
+    )
+    gold.write_text("{}\n")
+    expect(program("evaluate", "--run", str(sample_run), "--gold", str(gold)), FAILED, "not a gold document")
+
+
+def test_too_many_rejects_fail_the_stage(tmp_path: Path) -> None:
+    lines = DUMP.read_bytes().splitlines(keepends=True)
+    (tmp_path / "bad.json").write_bytes(b"".join(lines[:20]) + b'{"id": "Q1", broken\n' * 5)
+    expect(kb(tmp_path / "r", tmp_path / "bad.json"), FAILED, "were rejected", "max_reject_rate")
+    kept = kb(tmp_path / "r", tmp_path / "bad.json", "--set", "max_reject_rate=0.5")
+    assert kept.returncode == 0, kept.stderr
+    listed = program("sql", "--run", str(tmp_path / "r"), "--format", "json", "SELECT stage, reason FROM rejects")
+    assert len(listed.stdout.splitlines()) == 5
