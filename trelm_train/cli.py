@@ -20,6 +20,9 @@ from trelm_train.errors import TrelmError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+DEVICE_OPTION = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
+)
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -171,7 +174,7 @@ def evaluate() -> None:
 @evaluate.command("mlm")
 @click.option("--model", required=True, help="Name or folder of a masked LM.")
 @click.option("--shards", type=FOLDER, required=True, help="Folder of a finished `trelm-pipeline shards`.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@DEVICE_OPTION
 @JSON_OPTION
 def evaluate_mlm(model: str, shards: Path, device: str, as_json: bool) -> None:  # noqa: FBT001
     """Masked-LM loss on fixed masks of the validation split, and the knowledge score.
@@ -198,7 +201,7 @@ def evaluate_mlm(model: str, shards: Path, device: str, as_json: bool) -> None: 
 )
 @click.option("--uhn", type=click.Choice(["string"]), help="Drop items whose object is part of the subject.")
 @click.option("--limit", type=click.IntRange(min=0), default=0, show_default=True, help="Items per relation; 0: all.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@DEVICE_OPTION
 @JSON_OPTION
 def evaluate_lama(model: str, device: str, uhn: str | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     """Facts as cloze questions: P@1, P@10 and mean reciprocal rank, mean over relations.

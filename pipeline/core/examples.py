@@ -5,6 +5,7 @@ Goes in: a sentence's tokens and its linked mentions. Comes out: one example, or
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -32,7 +33,7 @@ class Window:
 
 
 def cut_windows(num_tokens: int, words: np.ndarray, spans: Sequence[TokenSpan], width: int) -> tuple[list[Window], int]:
-    """Consecutive windows of at most `width` tokens that cut no span, and no word where it can be helped.
+    """Consecutive windows of at most `width` tokens, about equal, that cut no span, and no word where it can be helped.
 
     Args:
         num_tokens: tokens of the sentence.
@@ -47,21 +48,22 @@ def cut_windows(num_tokens: int, words: np.ndarray, spans: Sequence[TokenSpan], 
     windows: list[Window] = []
     start = 0
     while start < num_tokens:
-        end = num_tokens if num_tokens - start <= width else _cut(start, start + width, words, whole)
+        left = num_tokens - start
+        step = math.ceil(left / math.ceil(left / width))
+        end = num_tokens if left <= width else _cut(start, step, width, words, whole)
         inside = [span for span in whole if start <= span.start and span.end <= end]
         windows.append(Window(start, end, inside))
         start = end
     return windows, len(spans) - sum(len(window.spans) for window in windows)
 
 
-def _cut(start: int, end: int, words: np.ndarray, spans: Sequence[TokenSpan]) -> int:
-    """The last place at or before `end` that is inside no span and starts a word; `end` itself where there is none."""
-    for place in range(end, start, -1):
-        crosses = any(span.start < place < span.end for span in spans)
-        if not crosses and words[place] != words[place - 1]:
-            return place
-    crossing = [span.start for span in spans if span.start < end < span.end]
-    return crossing[0] if crossing and crossing[0] > start else end
+def _cut(start: int, step: int, width: int, words: np.ndarray, spans: Sequence[TokenSpan]) -> int:
+    """The place nearest to start + step (earlier ones first) that is inside no span and, if one is there, starts a word."""
+    inside = {place for span in spans for place in range(span.start + 1, span.end)}
+    places = [*range(start + step, start, -1), *range(start + step + 1, start + width + 1)]
+    free = [place for place in places if place not in inside]
+    at_words = [place for place in free if words[place] != words[place - 1]]
+    return (at_words or free)[0]  # a span fits into a window: its start or its end is free
 
 
 def word_starts(words: np.ndarray) -> np.ndarray:

@@ -1,0 +1,225 @@
+"""Stages importance and shards on the sample with a tiny model: exact against the plain way, and what the trainer reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from pipeline.encoder import SentenceEncoder, TextTokenizer, _batches, check_model
+from pipeline.storage.errors import StageError
+from schemas.shards import POLICY_BITS
+from tests.pipeline import tiny_model
+from tests.pipeline.cases import program, rows_of, sample_arguments
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model.make(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def shards(sample_run: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("shards") / "run"
+    shutil.copytree(sample_run, run)
+    done = program("run", *sample_arguments(run, "--set", f"importance.model={model}", "--set", "shards.max_tokens=24"))
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def plain_cosine(model: Path, sentence: str, spans: list[tuple[int, int]]) -> float:
+    """The plain way: two forward passes, one sentence at a time."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    encoder = AutoModelForMaskedLM.from_pretrained(model).eval().base_model
+    encoded = tokenizer(sentence, return_offsets_mapping=True)
+    ids = torch.tensor(encoded["input_ids"])
+    masked = ids.clone()
+    for place, (start, end) in enumerate(encoded["offset_mapping"]):
+        if end > start and any(end > low and start < high for low, high in spans):
+            masked[place] = tokenizer.mask_token_id
+    with torch.no_grad():
+        left, right = (encoder(input_ids=row[None]).last_hidden_state[0, 1:-1].mean(0) for row in (ids, masked))
+    return float(torch.nn.functional.cosine_similarity(left, right, dim=0))
+
+
+def test_importance_equals_the_plain_way(shards: Path, model: Path) -> None:
+    texts = {row[0]: row[2] for row in rows_of(shards, "documents")}
+    ends = {(row[0], row[1]): row[2] for row in rows_of(shards, "sentences")}
+    cosines = {row[:3]: row[3:] for row in rows_of(shards, "importance")}
+    sentences: dict[tuple[str, int], list[tuple[int, int, int]]] = {}
+    for row in rows_of(shards, "links"):
+        if row[7] is not None:
+            sentences.setdefault((row[0], row[3]), []).append((row[1], row[2], row[7]))
+    checked = 0
+    for (doc_id, start), mentions in list(sentences.items())[::15]:
+        text = texts[doc_id][start : ends[doc_id, start]]
+        for qid in {mention[2] for mention in mentions}:
+            same = [(low, high) for low, high, other in mentions if other == qid]
+            expected = plain_cosine(model, text, [(low - start, high - start) for low, high in same])
+            for low, high in same:  # all mentions of one entity share the score
+                cosine, si = cosines[doc_id, low, high]
+                assert cosine == pytest.approx(expected, abs=1e-4)
+                assert si == pytest.approx(1 / max(cosine, 1e-4), rel=1e-5)
+                checked += 1
+    assert checked > 40
+
+
+def test_every_linked_mention_is_scored_once(shards: Path) -> None:
+    linked = {row[:3] for row in rows_of(shards, "links") if row[7] is not None}
+    scored = [row[:3] for row in rows_of(shards, "importance")]
+    assert len(scored) == len(set(scored))
+    assert set(scored) <= linked
+    assert len(scored) > 0.98 * len(linked)
+
+
+def test_examples_hold_what_the_trainer_needs(shards: Path, model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    knowledge = {row[0]: row for row in rows_of(shards, "knowledge")}
+    frequency = {row[0]: row[1] for row in rows_of(shards, "entity_frequency")}
+    texts = {row[0]: row[2] for row in rows_of(shards, "documents")}
+    examples = rows_of(shards, "examples")
+    assert len({row[:2] for row in examples}) == len(examples)
+    for row in examples:
+        doc_id, start, ids, words, count, split, low, high, rows, freq, cosine, policies, heads, relations, tails = row
+        assert ids[0] == tokenizer.cls_token_id
+        assert ids[-1] == tokenizer.sep_token_id
+        assert len(ids) == count <= 24
+        assert words == sorted(set(words))
+        assert words[0] == 1
+        assert words[-1] < count - 1
+        assert split in ("train", "validation")
+        assert all(1 <= one < other <= count - 1 for one, other in zip(low, high, strict=True))
+        assert all(end <= following for end, following in zip(high, low[1:], strict=False))
+        assert len({len(part) for part in (low, high, rows, freq, cosine, policies)}) == 1
+        assert [knowledge[number][5] for number in rows] == freq
+        assert [frequency[knowledge[number][2]] for number in rows] == freq
+        assert all(-1 <= value <= 1 for value in cosine)
+        for head, relation, tail in zip(heads, relations, tails, strict=True):
+            assert (relation, rows[tail]) in zip(knowledge[rows[head]][11], knowledge[rows[head]][12], strict=True)
+            assert knowledge[relation][1] == "relation"
+        first = tokenizer.convert_ids_to_tokens(ids[1])
+        assert first == "[UNK]" or texts[doc_id][start:].lower().startswith(first)
+    assert {row[5] for row in examples} == {"train", "validation"}
+    by_document = {}
+    for row in examples:
+        by_document.setdefault(row[0], set()).add(row[5])
+    assert all(len(splits) == 1 for splits in by_document.values())
+    assert sum(len(row[12]) for row in examples) > 100
+    assert any(bits & POLICY_BITS["long-tail-important"] for row in examples for bits in row[11])
+
+
+def test_no_span_is_lost_but_those_counted(shards: Path) -> None:
+    linked = sum(row[7] is not None for row in rows_of(shards, "links"))
+    kept = sum(len(row[6]) for row in rows_of(shards, "examples"))
+    cut = json.loads((shards / "shards" / "manifest.json").read_text())["counters"].get("spans_cut", 0)
+    assert kept + cut == linked
+
+
+def test_knowledge(shards: Path, model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    knowledge = sorted(rows_of(shards, "knowledge"))
+    assert [row[0] for row in knowledge] == list(range(len(knowledge)))
+    bank = [row[7] for row in knowledge if row[7] is not None]
+    assert bank == list(range(len(bank)))  # dense
+    for row in knowledge:
+        (
+            number,
+            kind,
+            _,
+            label,
+            label_ids,
+            frequency,
+            band,
+            bank_row,
+            relations,
+            others,
+            is_head,
+            true_r,
+            true_t,
+            pool,
+        ) = row
+        assert label_ids == tokenizer(label, add_special_tokens=False)["input_ids"]
+        assert (bank_row is not None) == (kind == "entity" and frequency >= 2 and bool(others))
+        assert (band is None) == (frequency == 0)
+        for relation, other, as_head in zip(relations, others, is_head, strict=True):
+            assert knowledge[relation][1] == "relation"
+            tails = knowledge[number if as_head else other]
+            wanted = (relation, other if as_head else number)
+            assert wanted in zip(tails[11], tails[12], strict=True)
+        assert len(relations) <= 32
+        assert set(pool) >= {other for other in pool if knowledge[other][1] == "entity"}
+    merged = [row for row in knowledge if row[2] >= 4_000_000_000 and row[1] == "entity"]
+    assert not merged  # items that were merged are followed to what they became
+
+
+def test_tokenizer_lies_beside_the_shards(shards: Path, model: Path) -> None:
+    extra = json.loads((shards / "shards" / "manifest.json").read_text())["extra"]
+    content = (shards / "shards" / extra["tokenizer"] / "tokenizer.json").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == extra["tokenizer_sha256"]
+    assert extra["model"] == str(model)
+
+
+def test_same_shards_for_any_units(shards: Path, sample_run: Path, model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(sample_run, run)
+    arguments = ["--set", f"importance.model={model}", "--set", "shards.max_tokens=24", "--set", "link.unit_mb=0.005"]
+    done = program("run", *sample_arguments(run, *arguments))
+    assert done.returncode == 0, done.stderr
+    for table in ("importance", "examples", "knowledge"):
+        assert rows_of(run, table) == rows_of(shards, table)
+
+
+def test_another_model_redoes_importance_and_shards(shards: Path, model: Path, tmp_path: Path) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(shards, run)
+    shutil.copytree(model, other)
+    done = program("run", *sample_arguments(run, "--set", f"importance.model={other}", "--set", "shards.max_tokens=24"))
+    assert done.stderr.count("up to date, skipped") == 6
+
+
+@pytest.mark.parametrize("replacement", ["unk", "delete"])
+def test_other_replacements(shards: Path, model: Path, tmp_path: Path, replacement: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(shards, run)
+    settings = ["--set", f"importance.replacement={replacement}", "--set", "importance.max_tokens=16"]
+    done = program("importance", *sample_arguments(run, "--model", str(model), *settings))
+    assert done.returncode == 0, done.stderr
+    assert rows_of(run, "importance") != rows_of(shards, "importance")
+
+
+def test_encoder_batches_change_nothing(model: Path) -> None:
+    encoder = SentenceEncoder(str(model), "cpu", 1)
+    random = np.random.default_rng(0)
+    sequences = [random.integers(5, 100, size=length) for length in (3, 60, 9, 1, 30)]
+    together = encoder.encode(sequences, 4096)
+    alone = np.concatenate([encoder.encode([sequence], 16) for sequence in sequences])
+    assert np.abs(together - alone).max() < 1e-5
+    assert encoder.max_tokens == 128
+    assert _batches([0, 1, 2], [4, 4, 10], 10) == [[0, 1], [2]]
+
+
+def test_models_that_will_not_do(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["BertModel"]}')
+    with pytest.raises(StageError, match="no masked language model"):
+        check_model(str(tmp_path))
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(StageError, match=r"no config\.json"):
+        check_model(str(tmp_path))
+    with pytest.raises(StageError, match="tokenizer cannot be loaded"):
+        TextTokenizer(str(tmp_path))
+    check_model("bert-base-uncased")
+    # a folder that says BertForMaskedLM, but whose head was never saved
+    headless = tmp_path / "headless"
+    shutil.copytree(model, headless)
+    from safetensors.torch import load_file, save_file
+
+    weights = {name: value for name, value in load_file(headless / "model.safetensors").items() if "cls." not in name}
+    save_file(weights, headless / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(StageError, match="weights are not in it"):
+        SentenceEncoder(str(headless), "cpu", 1)
