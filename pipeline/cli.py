@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import sys
@@ -21,8 +22,28 @@ PASS_BEAM = {"ignore_unknown_options": True, "allow_extra_args": True, "max_cont
 INTERRUPTED, TERMINATED = 130, 143
 
 
-def common(command: Callable[..., None]) -> Callable[..., None]:
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Common:
     """The options that every stage has."""
+
+    run_folder: str | None
+    config: str
+    overrides: tuple[str, ...]
+    runner: str
+    workers: int
+    redo: bool
+    verbose: bool
+    beam_flags: tuple[str, ...]
+
+
+def common(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the common options, as one object."""
+    names = [field.name for field in dataclasses.fields(Common)]
+
+    @functools.wraps(command)
+    def collected(**options: Any) -> None:  # noqa: ANN401
+        command(Common(**{name: options.pop(name) for name in names}), **options)
+
     options = (
         click.option("--run", "run_folder", metavar="FOLDER", help="Folder of the run (local, gs://, s3://)."),
         click.option("--config", metavar="FILE.toml", default="", help="Configuration; flags go before it."),
@@ -33,9 +54,10 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
         click.option("-v", "--verbose", is_flag=True, help="Full tracebacks and Beam's log."),
         click.argument("beam_flags", nargs=-1, type=click.UNPROCESSED, metavar="[BEAM OPTIONS]"),
     )
+    decorated: Callable[..., None] = collected
     for option in reversed(options):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return decorated
 
 
 @click.group(context_settings={"max_content_width": 110})
@@ -53,22 +75,22 @@ def main() -> None:
     """
 
 
-def _load(run_folder: str | None, config: str, overrides: tuple[str, ...], **flags: Any) -> RunConfig:  # noqa: ANN401
+def _load(given: Common, **flags: Any) -> RunConfig:  # noqa: ANN401
     from pipeline.config import load_config
 
-    loaded = load_config(config, overrides)
+    loaded = load_config(given.config, given.overrides)
     for place, value in flags.items():
         if value not in (None, ()):
             section, _, key = place.partition("__")
             changed = dataclasses.replace(getattr(loaded, section), **{key: value})
             loaded = dataclasses.replace(loaded, **{section: changed})
-    return dataclasses.replace(loaded, run=run_folder or loaded.run)
+    return dataclasses.replace(loaded, run=given.run_folder or loaded.run)
 
 
-def _settings(runner: str, workers: int, beam_flags: tuple[str, ...]) -> RunnerSettings:
+def _settings(given: Common) -> RunnerSettings:
     from pipeline.runner import RunnerSettings, beam_options
 
-    settings = RunnerSettings(runner=runner, workers=workers, beam_flags=beam_flags)
+    settings = RunnerSettings(runner=given.runner, workers=given.workers, beam_flags=given.beam_flags)
     beam_options(settings)  # a wrong flag fails before any work
     return settings
 
@@ -100,27 +122,17 @@ def guarded(action: Callable[[], None], *, verbose: bool = False) -> None:
 def _stage_command(stage: str, doc: str, flags: dict[str, click.Option]) -> None:
     """Add the command of one stage: the common options and its own everyday ones."""
 
-    def command(  # noqa: PLR0913
-        run_folder: str | None,
-        config: str,
-        overrides: tuple[str, ...],
-        runner: str,
-        workers: int,
-        redo: bool,  # noqa: FBT001
-        verbose: bool,  # noqa: FBT001
-        beam_flags: tuple[str, ...],
-        **own: Any,  # noqa: ANN401
-    ) -> None:
+    def command(given: Common, **own: Any) -> None:  # noqa: ANN401
         def action() -> None:
-            settings = _settings(runner, workers, beam_flags)
-            loaded = _load(run_folder, config, overrides, **own)
+            settings = _settings(given)
+            loaded = _load(given, **own)
             from pipeline import flow
 
             if stage == "documents" and flow.reads_wiki(loaded):
-                flow.run_stage("titles", loaded, settings, redo=redo)
-            flow.run_stage(stage, loaded, settings, redo=redo)
+                flow.run_stage("titles", loaded, settings, redo=given.redo)
+            flow.run_stage(stage, loaded, settings, redo=given.redo)
 
-        guarded(action, verbose=verbose)
+        guarded(action, verbose=given.verbose)
 
     command.__doc__ = doc
     made = click.command(stage, context_settings=PASS_BEAM)(common(command))
@@ -217,17 +229,7 @@ _stage_command(
 @main.command("run", context_settings=PASS_BEAM)
 @click.option("--until", default="shards", show_default=True, help="Last stage to run.")
 @common
-def run_command(  # noqa: PLR0913
-    until: str,
-    run_folder: str | None,
-    config: str,
-    overrides: tuple[str, ...],
-    runner: str,
-    workers: int,
-    redo: bool,  # noqa: FBT001
-    verbose: bool,  # noqa: FBT001
-    beam_flags: tuple[str, ...],
-) -> None:
+def run_command(given: Common, until: str) -> None:
     """Run every stage that is missing or out of date, in order, and say which are skipped.
 
     \b
@@ -236,18 +238,18 @@ def run_command(  # noqa: PLR0913
     """
 
     def action() -> None:
-        settings = _settings(runner, workers, beam_flags)
-        loaded = _load(run_folder, config, overrides)
+        settings = _settings(given)
+        loaded = _load(given)
         from pipeline import flow
 
         if until not in flow.FLOW:
             raise ConfigError(f"--until {until!r}: no such stage; one of {', '.join(flow.FLOW)}")
-        if redo:
+        if given.redo:
             raise ConfigError("--redo goes with a single stage: trelm-pipeline STAGE --redo")
         for stage, ran in flow.run_missing(loaded, settings, until):
             logging.getLogger("trelm").debug("%s: %s", stage, "ran" if ran else "skipped")
 
-    guarded(action, verbose=verbose)
+    guarded(action, verbose=given.verbose)
 
 
 @main.command("sql", context_settings={"max_content_width": 110})
