@@ -55,6 +55,16 @@ def check_model(name: str) -> None:
         )
 
 
+def model_version(name: str) -> str:
+    """What tells one version of a pipeline from another: the package's version, or the time of its folder's meta.json."""
+    if name.startswith(BLANK):
+        return importlib.metadata.version("spacy")
+    meta = Path(name) / "meta.json"
+    if meta.exists():
+        return f"{meta.stat().st_mtime:.0f}"
+    return importlib.metadata.version(name)
+
+
 def _installed() -> list[str]:
     return sorted({entry.name for entry in importlib.metadata.entry_points(group="spacy_models")})
 

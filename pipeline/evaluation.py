@@ -82,5 +82,8 @@ def _golds(paths: RunPaths, documents: Any) -> list[Gold]:  # noqa: ANN401
 def format_scores(scores: dict[str, Any]) -> str:
     """Scores as aligned lines."""
     lines = [f"{name:26}{value}" for name, value in scores.items() if name != "slices"]
-    lines += [f"{name:26}{slice_['right']}  (n = {slice_['n']})" for name, slice_ in scores["slices"].items()]
+    lines += [
+        f"{name:26}{part['right']}  (n = {part['n']}, candidate recall {part['candidate_recall']})"
+        for name, part in scores["slices"].items()
+    ]
     return "\n".join(lines)

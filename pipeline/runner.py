@@ -63,6 +63,8 @@ def beam_options(settings: RunnerSettings) -> PipelineOptions:
     Raises:
         ConfigError: an unknown flag (with the nearest known one), a stray word, a bad value.
     """
+    if settings.workers < 0:
+        raise ConfigError(f"--workers {settings.workers}: wanted 0 (one per core) or more")
     flags = list(settings.beam_flags)
     _refuse_unknown(flags)
     runner = IN_PROCESS if settings.is_local else settings.runner

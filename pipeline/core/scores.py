@@ -86,12 +86,20 @@ def at_gold_spans(gold: Iterable[Gold], links: Mapping[Key, Outcome]) -> dict[st
 
 
 def _slices(in_kb: list[Gold], links: Mapping[Key, Outcome]) -> dict[str, Any]:
-    right: dict[str, int] = defaultdict(int)
-    total: dict[str, int] = defaultdict(int)
+    """Of rare mentions and of each frequency band: how many, which share is right, for which share the item is a candidate."""
+    members: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     for one in in_kb:
         outcome = links.get(one.key, Outcome(None, ()))
-        _, is_rare = gold_rank(one, outcome)
+        is_candidate, is_rare = gold_rank(one, outcome)
         for name in (f"band {one.band}", *(("rare",) if is_rare else ())):
-            total[name] += 1
-            right[name] += outcome.qid == one.qid
-    return {"slices": {name: {"n": total[name], "right": _ratio(right[name], total[name])} for name in sorted(total)}}
+            members[name].append((outcome.qid == one.qid, is_candidate))
+    return {
+        "slices": {
+            name: {
+                "n": len(found),
+                "right": _ratio(sum(right for right, _ in found), len(found)),
+                "candidate_recall": _ratio(sum(candidate for _, candidate in found), len(found)),
+            }
+            for name, found in sorted(members.items())
+        }
+    }

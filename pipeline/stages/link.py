@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.annotate import Annotated, Annotator, check_model
+from pipeline.annotate import Annotated, Annotator, check_model, model_version
 from pipeline.config import LinkConfig
 from pipeline.core.candidates import is_known
 from pipeline.core.linking import Linker, LinkSettings
@@ -149,6 +149,7 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
     documents, index = paths.require("documents"), paths.require("index")
     check_model(config.spacy_model)
     inputs = {"documents": documents.fingerprint, "index": index.fingerprint}
+    inputs["spacy_model"] = model_version(config.spacy_model)
     if config.gold_spans:
         inputs["gold_spans"] = files.stamp(config.gold_spans)
     return StagePlan(

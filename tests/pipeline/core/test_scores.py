@@ -37,8 +37,10 @@ def test_end_to_end() -> None:
     assert (scores["wrong_item"], scores["no_gold_span"]) == (2, 1)
     assert scores["detection_recall"] == pytest.approx(4 / 5)
     assert scores["nil_left_unlinked"] == pytest.approx(1 / 2)
-    assert scores["slices"]["rare"] == {"n": 2, "right": 0.5}
-    assert scores["slices"]["band tail"] == {"n": 2, "right": 0.5}
+    assert scores["slices"]["rare"] == {"n": 2, "right": 0.5, "candidate_recall": 1.0}
+    assert scores["slices"]["band tail"] == {"n": 2, "right": 0.5, "candidate_recall": 1.0}
+    missed = end_to_end(GOLD, {A: LINKS[A]})["slices"]["band tail"]
+    assert missed == {"n": 2, "right": 0.0, "candidate_recall": 0.0}
 
 
 def test_at_gold_spans() -> None:
