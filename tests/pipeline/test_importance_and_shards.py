@@ -223,3 +223,17 @@ def test_models_that_will_not_do(tmp_path: Path, model: Path) -> None:
     save_file(weights, headless / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(StageError, match="weights are not in it"):
         SentenceEncoder(str(headless), "cpu", 1)
+
+
+def test_byte_level_tokenizer(tmp_path: Path) -> None:
+    """RoBERTa's: offsets leave the space out, a label has the tokens that it has in running text."""
+    tokenizer = TextTokenizer(str(tiny_model.make_byte_level(tmp_path)))
+    text = "The capital of France is Paris, near São Denis 😀."
+    encoding = tokenizer.encode([text])[0]
+    assert tokenizer.frame == (0, 2)
+    for name in ("France", "Paris", "São Denis"):
+        start = text.index(name)
+        low, high = encoding.span(start, start + len(name))
+        assert encoding.ids[low:high].tolist() == tokenizer.label_ids([name])[0]
+        assert (encoding.starts[low], encoding.ends[high - 1]) == (start, start + len(name))
+    assert tokenizer.label_ids([]) == tokenizer.encode([]) == []
