@@ -127,10 +127,11 @@ def _stage_command(stage: str, doc: str, flags: dict[str, click.Option]) -> None
             settings = _settings(given)
             loaded = _load(given, **own)
             from pipeline import flow
+            from pipeline.execution import run_stage
 
             if stage == "documents" and flow.reads_wiki(loaded):
-                flow.run_stage("titles", loaded, settings, redo=given.redo)
-            flow.run_stage(stage, loaded, settings, redo=given.redo)
+                run_stage("titles", loaded, settings, redo=given.redo)
+            run_stage(stage, loaded, settings, redo=given.redo)
 
         guarded(action, verbose=given.verbose)
 

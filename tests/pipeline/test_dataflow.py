@@ -12,7 +12,7 @@ from apache_beam.runners import DataflowRunner
 from apache_beam.runners.pipeline_context import PipelineContext
 
 from pipeline.config import load_config
-from pipeline.flow import plan_stage
+from pipeline.execution import plan_stage
 from pipeline.runner import RunnerSettings, beam_options, refuse_local_paths
 from pipeline.storage.shuffle import build_shuffle_graph
 from pipeline.storage.stage import build_graph, prepare

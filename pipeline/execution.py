@@ -1,0 +1,76 @@
+"""Running one stage: plan it, skip it where it is up to date, build its graph, run it, say what it wrote."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from pipeline.config import RunConfig
+from pipeline.runner import RunnerSettings, refuse_local_paths, run_graph
+from pipeline.storage import files
+from pipeline.storage.shuffle import build_shuffle_graph
+from pipeline.storage.stage import StagePlan, build_graph, is_current, prepare
+from pipeline.storage.tables import RunPaths
+from schemas.settings import ConfigError, to_toml
+
+SHUFFLES = {"index", "stats"}
+SECTIONS = {"titles": "documents"}  # stages without a section of their own
+logger = logging.getLogger("trelm")
+
+
+def plan_stage(stage: str, config: RunConfig) -> StagePlan:
+    """The plan of one stage: inputs checked, units counted, nothing done yet."""
+    make_plan: Callable[..., StagePlan] = importlib.import_module(f"pipeline.stages.{stage}").plan
+    section: Any = getattr(config, SECTIONS.get(stage, stage))
+    if stage == "shards":
+        section = replace(section, model=section.model or config.importance.model)
+    plan = make_plan(section, RunPaths(root=config.run))
+    return replace(plan, max_reject_rate=config.max_reject_rate, root=config.run)
+
+
+def run_stage(stage: str, config: RunConfig, settings: RunnerSettings, *, redo: bool = False) -> bool:
+    """Run one stage unless it is there already; says whether it ran.
+
+    Raises:
+        StageError, ConfigError: what was wrong, where, what to do.
+    """
+    if not config.run:
+        raise ConfigError('no run folder; give --run FOLDER (or run = "…" in the configuration)')
+    paths = RunPaths(root=config.run)
+    refuse_local_paths(settings, [config.run, *config.kb.dumps, *config.documents.inputs])
+    plan = plan_stage(stage, config)
+    if is_current(plan, paths) and not redo:
+        logger.info("%s: up to date, skipped (%s)", stage, rows_written(paths, stage))
+        return False
+    if redo and not settings.is_dry:
+        files.remove(files.join(paths.stage(stage), plan.data_folder))
+    started_s = time.monotonic()
+    files.make_folder(config.run)
+    prepared = prepare(plan, paths)
+    files.write_bytes(files.join(config.run, "config.toml"), to_toml(config).encode())
+    total = sum(unit.size for unit in prepared.pending)
+
+    def build(pipeline: Any, address: Any) -> None:  # noqa: ANN401
+        if stage in SHUFFLES:
+            build_shuffle_graph(pipeline, prepared, plan.worker, address)  # type: ignore[arg-type]
+        else:
+            build_graph(pipeline, prepared, address)
+
+    run_graph(settings, build, stage, total, len(prepared.pending))
+    if settings.is_dry:
+        return False
+    logger.info("%s: %s in %.1f s", stage, rows_written(paths, stage), time.monotonic() - started_s)
+    return True
+
+
+def rows_written(paths: RunPaths, stage: str) -> str:
+    """The rows of a stage's tables, in words."""
+    manifest = paths.manifest(stage)
+    if manifest is None:
+        return "not finished"
+    counted = [f"{name} {table.rows:,}" for name, table in manifest.tables.items() if table.rows or name != "rejects"]
+    return ", ".join(counted) or "index written"
