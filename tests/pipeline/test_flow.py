@@ -136,7 +136,12 @@ def test_stops_cleanly(sample_run: Path, tmp_path: Path, number: signal.Signals,
     run = copy_of(sample_run, tmp_path / "run", "link", "stats")
     arguments = sample_arguments(run, "--set", "link.unit_mb=0.001")
     running = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", "link", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "pipeline.cli", "link", *arguments],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A job that a shell starts in the background ignores SIGINT, and hands that on to its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list((run / "link").glob("data-*/_units/*.json")) and time.monotonic() < deadline:
