@@ -77,12 +77,15 @@ def main() -> None:
 
 def _load(given: Common, **flags: Any) -> RunConfig:  # noqa: ANN401
     from pipeline.config import load_config
+    from schemas.settings import build, to_dict
 
     loaded = load_config(given.config, given.overrides)
     for place, value in flags.items():
         if value not in (None, ()):
             section, _, key = place.partition("__")
-            changed = dataclasses.replace(getattr(loaded, section), **{key: value})
+            changed = build(
+                type(getattr(loaded, section)), to_dict(getattr(loaded, section)) | {key: value}, f"--{key}"
+            )
             loaded = dataclasses.replace(loaded, **{section: changed})
     return dataclasses.replace(loaded, run=given.run_folder or loaded.run)
 

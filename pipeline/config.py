@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from schemas.settings import ConfigError, build, key, load_toml, with_overrides
+from schemas.settings import ConfigError, at_least, build, key, load_toml, with_overrides
 from schemas.shards import POLICIES
 
 
@@ -23,7 +23,11 @@ class KbConfig:
     statements: bool = key(False, "keep the statements whose value is not an item")
     exclude_scholarly: bool = key(False, "leave out scholarly articles")
     skip_corrupt: bool = key(False, "lose a corrupt block instead of failing")
-    unit_mb: int = key(32, "MB of input per work unit, compressed")
+    unit_mb: float = key(32.0, "MB of input per work unit, compressed")
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        at_least(self, unit_mb=0.0001)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +42,11 @@ class DocumentsConfig:
     title_field: str = key("title", "the same for the title")
     text_field: str = key("text", "the same for the text")
     skip_corrupt: bool = key(False, "lose a corrupt block instead of failing")
-    unit_mb: int = key(16, "MB of input per work unit")
+    unit_mb: float = key(16.0, "MB of input per work unit")
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        at_least(self, unit_mb=0.0001)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +57,10 @@ class IndexConfig:
     max_candidates: int = key(64, "entities kept per alias, most popular first")
     anchors: bool = key(True, "learn aliases and priors from the corpus's own gold links")
     unit_rows: int = key(200_000, "rows per work unit")
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        at_least(self, num_shards=1, max_candidates=1, unit_rows=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +94,7 @@ class LinkConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
+        at_least(self, max_ngram=1, fuzzy_cutoff=0, context_chars=0, unit_mb=0.0001)
         if not 0 <= self.min_confidence <= 1:
             raise ConfigError(f"min_confidence is {self.min_confidence}, wanted 0 to 1")
         if not 1 <= self.top_k <= 64:
@@ -100,6 +113,7 @@ class StatsConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
+        at_least(self, num_buckets=1, min_cooccurrence=1, max_sentence_entities=2)
         if not 0 < self.head_mass < self.torso_mass < 1:
             raise ConfigError(f"wanted 0 < head_mass < torso_mass < 1, found {self.head_mass} and {self.torso_mass}")
 
@@ -112,8 +126,12 @@ class ImportanceConfig:
     replacement: Literal["mask", "unk", "delete"] = key("mask", "what an entity is replaced by")
     max_tokens: int = key(128, "longer sentences are cut around the mention")
     batch_tokens: int = key(4096, "tokens per forward pass")
-    device: str = key("auto", "auto, cpu, cuda")
+    device: Literal["auto", "cpu", "cuda"] = key("auto", "where to compute")
     num_threads: int = key(0, "torch threads per process; 0 = cores / processes")
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        at_least(self, max_tokens=8, batch_tokens=8, num_threads=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +150,7 @@ class ShardsConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
+        at_least(self, max_triples=1, r_freq=0, klt_r_min=0, klt_r_max=self.klt_r_min)
         if not 8 <= self.max_tokens <= 8192:
             raise ConfigError(f"max_tokens is {self.max_tokens}, wanted 8 to 8192")
         if not 0 <= self.validation_share < 1:

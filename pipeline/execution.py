@@ -40,6 +40,10 @@ def run_stage(stage: str, config: RunConfig, settings: RunnerSettings, *, redo: 
     """
     if not config.run:
         raise ConfigError('no run folder; give --run FOLDER (or run = "…" in the configuration)')
+    if any(character in config.run for character in files.GLOB_CHARACTERS):
+        raise ConfigError(
+            f"--run {config.run!r}: a run's folder may not have any of {files.GLOB_CHARACTERS} in its name"
+        )
     paths = RunPaths(root=config.run)
     refuse_local_paths(settings, [config.run, *config.kb.dumps, *config.documents.inputs])
     plan = plan_stage(stage, config)
@@ -47,6 +51,7 @@ def run_stage(stage: str, config: RunConfig, settings: RunnerSettings, *, redo: 
         logger.info("%s: up to date, skipped (%s)", stage, rows_written(paths, stage))
         return False
     if redo and not settings.is_dry:
+        files.remove(paths.manifest_path(stage))  # first: without its manifest an output does not exist
         files.remove(files.join(paths.stage(stage), plan.data_folder))
     started_s = time.monotonic()
     files.make_folder(config.run)

@@ -44,10 +44,42 @@ def read_gold(path: str) -> Iterator[GoldDocument]:
                 yield _document(line, f"{path}:{number}")
 
 
+def load_gold(path: str) -> dict[str, GoldDocument]:
+    """A gold file by document. Lines of the same document and text are united, equal mentions count once.
+
+    Raises:
+        StageError: two texts for one document, or two items for one span.
+    """
+    documents: dict[str, GoldDocument] = {}
+    for document in read_gold(path):
+        known = documents.get(document.doc_id)
+        if known is not None and known.text != document.text:
+            raise StageError(f"{path}: document {document.doc_id!r} occurs twice, with different texts")
+        united = {**_spans(known.mentions if known else (), path), **_spans(document.mentions, path)}
+        for mention in known.mentions if known else ():
+            _same(united[mention.start, mention.end], mention, path)
+        documents[document.doc_id] = GoldDocument(document.doc_id, document.text, tuple(united.values()))
+    return documents
+
+
+def _spans(mentions: tuple[GoldMention, ...], path: str) -> dict[tuple[int, int], GoldMention]:
+    spans: dict[tuple[int, int], GoldMention] = {}
+    for mention in mentions:
+        _same(spans.setdefault((mention.start, mention.end), mention), mention, path)
+    return spans
+
+
+def _same(one: GoldMention, other: GoldMention, path: str) -> None:
+    if one.qid != other.qid:
+        raise StageError(f"{path}: mention {one.start}–{one.end} has two items, Q{one.qid} and Q{other.qid}")
+
+
 def _document(line: bytes, where: str) -> GoldDocument:
     try:
         raw = json.loads(line)
         text = raw["text"]
+        if not isinstance(text, str):
+            raise TypeError("text is not a string")
         mentions = tuple(
             GoldMention(int(mention["start"]), int(mention["end"]), parse_qid(mention["qid"]))
             for mention in raw["mentions"]

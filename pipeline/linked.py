@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipeline.storage.errors import StageError
 from pipeline.storage.tables import RunPaths, read_rows, sized_units
 from pipeline.storage.units import Unit
 from schemas import DOCUMENTS, LINKS, SENTENCES, Table
@@ -59,7 +60,10 @@ def linked_sentences(paths: RunPaths, unit: Unit) -> Iterator[LinkedSentence]:
 
 def _parts(paths: RunPaths, table: Table, unit: Unit) -> list[str]:
     name = f"part-{unit.index:05d}-of-{unit.of:05d}.parquet"
-    return [path for path in paths.files("link", table) if path.endswith(name)]
+    found = [path for path in paths.files("link", table) if path.endswith(name)]
+    if not found:
+        raise StageError(f"{paths.stage('link')}: has no {table.name}/{name}; run `trelm-pipeline link --redo`")
+    return found
 
 
 def _of_document(

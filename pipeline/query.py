@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import duckdb
 
-from pipeline.storage.arrays import REMOTE_MARK
+from pipeline.storage.errors import StageError
+from pipeline.storage.files import REMOTE_MARK
 from pipeline.storage.tables import STAGES, RunPaths, check_table
 from schemas import BY_NAME, REDIRECTS, REJECTS, TRIPLES, Table
 
@@ -28,6 +31,8 @@ def connect(memory_gb: float = 1.0, threads: int = 2) -> duckdb.DuckDBPyConnecti
     connection.execute(f"SET memory_limit = '{float(memory_gb):.2f}GB'")
     connection.execute(f"SET threads = {int(threads)}")
     connection.execute("SET preserve_insertion_order = false")
+    # Not the folder where the command runs, which may be read-only.
+    connection.execute("SET temp_directory = $folder", {"folder": str(Path(tempfile.gettempdir()) / "trelm-duckdb")})
     return connection
 
 
@@ -74,6 +79,8 @@ def add_triples(connection: duckdb.DuckDBPyConnection, paths: RunPaths) -> None:
 
 def open_run(paths: RunPaths) -> duckdb.DuckDBPyConnection:
     """A connection with a view for every table that some stage of the run has written."""
+    if not any(paths.manifest(stage) for stage in STAGES):
+        raise StageError(f"{paths.root}: holds no finished stage of a run; check --run")
     connection = connect()
     rejects: list[str] = []
     for stage in STAGES:

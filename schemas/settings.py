@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import os
 import re
 import tomllib
@@ -142,6 +143,18 @@ def expand_variables(text: str, where: str) -> str:
         return os.environ[name]
 
     return VARIABLE.sub(value_of, text)
+
+
+def at_least(config: Any, **lowest: float) -> None:  # noqa: ANN401
+    """Refuse values that are too small, or not a number.
+
+    Raises:
+        ConfigError: names the key, its value and the lowest that will do.
+    """
+    for name, limit in lowest.items():
+        value = getattr(config, name)
+        if value is not None and not (math.isfinite(value) and value >= limit):
+            raise ConfigError(f"{name} is {value!r}, wanted {limit:g} or more")
 
 
 def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401

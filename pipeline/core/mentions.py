@@ -7,6 +7,7 @@ Comes out: spans that do not overlap, with what found them.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -130,19 +131,28 @@ def _recognised(text: str, named: Iterable[NamedEntity], is_name: Callable[[str]
 
 
 def _without_overlap(spans: list[Span]) -> list[Span]:
-    unknown = [span for span in spans if not span.known]
-    inside = [
-        span
-        for span in spans
-        if span.known and any(other.start <= span.start and span.end <= other.end for other in unknown)
-    ]
-    hidden = {(span.start, span.end) for span in inside if span.detector == "dictionary"}
     ranked = sorted(
-        (span for span in spans if (span.start, span.end) not in hidden),
-        key=lambda span: (not span.known, span.start - span.end, span.ner_type is None, span.start),
+        _visible(spans), key=lambda span: (not span.known, span.start - span.end, span.ner_type is None, span.start)
     )
-    taken: list[Span] = []
+    starts: list[int] = []  # of the spans taken, ascending, and their ends: a neighbour look-up finds any overlap
+    ends: list[int] = []
+    taken = []
     for span in ranked:
-        if all(span.end <= other.start or other.end <= span.start for other in taken):
+        place = bisect_left(starts, span.end)
+        if place == 0 or ends[place - 1] <= span.start:
+            starts.insert(place, span.start)
+            ends.insert(place, span.end)
             taken.append(span)
     return sorted(taken, key=lambda span: span.start)
+
+
+def _visible(spans: list[Span]) -> list[Span]:
+    """Without the dictionary's names inside a span of the recogniser that no index knows (its spans do not overlap)."""
+    unknown = sorted((span.start, span.end) for span in spans if not span.known)
+    starts = [start for start, _ in unknown]
+
+    def is_hidden(span: Span) -> bool:
+        place = bisect_right(starts, span.start) - 1
+        return span.detector == "dictionary" and place >= 0 and span.end <= unknown[place][1]
+
+    return [span for span in spans if not is_hidden(span)]

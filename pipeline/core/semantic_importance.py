@@ -36,11 +36,14 @@ def window(length: int, span: Span, width: int) -> Span:
 
 
 def cosines(originals: np.ndarray, variants: np.ndarray) -> np.ndarray:
-    """Row-wise cosines of two (n, d) arrays, rounded to COSINE_DECIMALS; 1 where a vector is zero. Shape (n,)."""
+    """Row-wise cosines of two (n, d) arrays, rounded to COSINE_DECIMALS; 0 where a vector is zero. Shape (n,).
+
+    A zero vector is a sentence of which nothing is left: all its meaning is gone.
+    """
     left, right = originals.astype(np.float64), variants.astype(np.float64)
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     products = np.sum(left * right, axis=1)
-    values = np.divide(products, norms, out=np.ones_like(products), where=norms > 0)
+    values = np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)
     return np.round(values, COSINE_DECIMALS).astype(np.float32)
 
 

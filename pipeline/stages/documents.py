@@ -169,7 +169,7 @@ def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
 
 
 def _ranges(config: DocumentsConfig, kinds: dict[str, str], texts: Sequence[str]) -> list[tuple[str, int, int]]:
-    unit_bytes = config.unit_mb << 20
+    unit_bytes = int(config.unit_mb * 2**20)
     groups = range(0, len(texts), TEXT_FILES_PER_UNIT)
     ranges = [(texts[low], low, min(low + TEXT_FILES_PER_UNIT, len(texts))) for low in groups]
     for path, kind in kinds.items():

@@ -118,10 +118,11 @@ def plan(config: IndexConfig, paths: RunPaths) -> StagePlan:
     kb = paths.require("kb")
     units = row_units(paths.files("kb", ALIASES), config.unit_rows, ALIASES)
     inputs = {"kb": kb.fingerprint}
-    if paths.manifest("titles") is not None:
+    documents = paths.manifest("documents")
+    if documents is not None and "titles" in documents.inputs:  # else they are left over from another corpus
         inputs["titles"] = paths.require("titles").fingerprint
         units += row_units(paths.files("titles", REDIRECTS), config.unit_rows, REDIRECTS)
-    if config.anchors and paths.manifest("documents") is not None:
+    if config.anchors and documents is not None:
         inputs["documents"] = paths.require("documents").fingerprint
         for path in paths.files("documents", ANCHORS):  # whole files: their texts lie in the part of the same number
             units.append(Unit(index=0, of=0, path=path, start=0, end=check_table(path, ANCHORS)))

@@ -125,7 +125,7 @@ def plan(config: KbConfig, paths: RunPaths) -> StagePlan:  # noqa: ARG001 - ever
     ranges = []
     for path in dumps:
         check_dump(path)
-        ranges += [(span.path, span.start, span.end) for span in plan_ranges(path, config.unit_mb << 20)]
+        ranges += [(span.path, span.start, span.end) for span in plan_ranges(path, int(config.unit_mb * 2**20))]
     page_dumps = pair_sql_dumps(files.expand(config.redirects))
     ranges += [(path, 0, files.size_of(path)) for path in page_dumps]
     inputs = [*dumps, *page_dumps, *page_dumps.values()]

@@ -16,7 +16,7 @@ from pipeline.config import LinkConfig
 from pipeline.core.candidates import is_known
 from pipeline.core.linking import Linker, LinkSettings
 from pipeline.core.mentions import Span, detect
-from pipeline.gold import GoldDocument, read_gold
+from pipeline.gold import GoldDocument, load_gold
 from pipeline.storage import files
 from pipeline.storage.alias_index import AliasIndex
 from pipeline.storage.arrays import local_folder
@@ -69,7 +69,7 @@ class LinkWorker:
         )
         index = AliasIndex(local_folder(self.aliases))
         store = EntityStore(local_folder(self.entities))
-        gold = {document.doc_id: document for document in read_gold(config.gold_spans)} if config.gold_spans else None
+        gold = load_gold(config.gold_spans) if config.gold_spans else None
         linker = Linker(index, store, settings, text_terms)
         self._open.append(_Resources(Annotator(config.spacy_model), index, linker, gold))
 

@@ -131,6 +131,8 @@ class ShardsWorker:
         resources: _Resources,
         out: UnitWriter,
     ) -> list[tuple[object, ...]]:
+        if not sentences:
+            return []
         encodings = resources.tokenizer.encode([sentence.text for sentence in sentences])
         bits = self._policy_bits(sentences, cosines, resources)
         rows: list[tuple[object, ...]] = []

@@ -84,7 +84,7 @@ def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
     """
     kb = paths.require("kb")
     exports = [path for path in files.expand(config.inputs) if kind_of(path, config.format) == "wiki-xml"]
-    spans = [span for path in exports for span in plan_ranges(path, config.unit_mb << 20)]
+    spans = [span for path in exports for span in plan_ranges(path, int(config.unit_mb * 2**20))]
     return StagePlan(
         name="titles",
         tables=(REDIRECTS,),

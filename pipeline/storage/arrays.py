@@ -13,8 +13,6 @@ import numpy as np
 
 from pipeline.storage import files
 
-REMOTE_MARK = "://"
-
 
 def save_array(path: str, values: np.ndarray[Any, Any]) -> None:
     """Write an array as .npy, whole or not at all."""
@@ -36,7 +34,7 @@ def local_folder(folder: str) -> str:
 
     The copy's name is the hash of the address, so all processes of a machine share it; it appears by a rename.
     """
-    if REMOTE_MARK not in folder:
+    if files.REMOTE_MARK not in folder:
         return folder
     target = Path(tempfile.gettempdir()) / f"trelm-{hashlib.sha256(folder.encode()).hexdigest()[:16]}"
     if target.exists():

@@ -6,9 +6,11 @@ laptop and on a cluster.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import logging
 import posixpath
+from pathlib import Path
 from typing import IO, cast
 
 from apache_beam.io.filesystem import CompressionTypes, FileMetadata
@@ -16,7 +18,8 @@ from apache_beam.io.filesystems import FileSystems
 
 from pipeline.storage.errors import StageError
 
-GLOB_CHARACTERS = "*?["
+GLOB_CHARACTERS = "*?[]"
+REMOTE_MARK = "://"
 logger = logging.getLogger("trelm")
 
 
@@ -115,48 +118,52 @@ def list_files(pattern: str) -> list[FileMetadata]:
     return sorted(matched, key=lambda metadata: cast(str, metadata.path))
 
 
+def _metadata_of(path: str) -> FileMetadata:
+    """A file by its literal name, wildcards or not.
+
+    Raises:
+        StageError: no such file.
+    """
+    found = list_files(glob.escape(path))
+    if not found:
+        raise StageError(f"{path}: no such file; check the path")
+    return found[0]
+
+
 def size_of(path: str) -> int:
     """Bytes of a file.
 
     Raises:
         StageError: no such file.
     """
-    found = list_files(path)
-    if not found:
-        raise StageError(f"{path}: no such file; check the path")
-    return int(found[0].size_in_bytes)
+    return int(_metadata_of(path).size_in_bytes)
 
 
 def stamp(path: str) -> str:
     """What tells one version of an input file from another: name, size and time of change."""
-    found = list_files(path)
-    if not found:
-        raise StageError(f"{path}: no such file; check the path")
-    metadata = found[0]
+    metadata = _metadata_of(path)
     return f"{metadata.path}:{metadata.size_in_bytes}:{metadata.last_updated_in_seconds or 0:.0f}"
 
 
 def expand(patterns: tuple[str, ...]) -> list[str]:
-    """Files of paths, globs and folders (all files of a folder, not of its folders), each once, sorted per pattern.
+    """Files of paths, folders (their files, not their folders) and globs, each once, sorted per pattern.
+
+    A path that exists is taken literally, whatever characters it has.
 
     Raises:
-        StageError: a pattern without a match.
+        StageError: a pattern without a file.
     """
     paths: dict[str, None] = {}
     for pattern in patterns:
-        found = [metadata.path for metadata in list_files(pattern)]
-        if not found or _is_folder(pattern):
-            found = [metadata.path for metadata in list_files(join(pattern, "*"))]
+        literal = glob.escape(pattern) if exists(pattern) else pattern
+        inside = [metadata.path for metadata in list_files(join(literal, "*"))] if exists(pattern) else []
+        found = inside or [metadata.path for metadata in list_files(literal)]
+        found = [path for path in found if REMOTE_MARK in path or not Path(path).is_dir()]
         if not found:
-            raise StageError(f"{pattern}: no such file or folder; check the path")
+            problem = "a folder without files" if exists(pattern) else "no such file or folder"
+            raise StageError(f"{pattern}: {problem}; check the path")
         paths.update(dict.fromkeys(found))
     return list(paths)
-
-
-def _is_folder(pattern: str) -> bool:
-    if any(character in pattern for character in GLOB_CHARACTERS):
-        return False
-    return bool(list_files(join(pattern, "*")))
 
 
 class HashingSink:

@@ -42,7 +42,7 @@ class RunPaths:
         except ValueError as error:
             raise StageError(str(error)) from error
 
-    def require(self, stage: str) -> Manifest:
+    def finished(self, stage: str) -> Manifest:
         """The manifest of a stage that must have run.
 
         Raises:
@@ -56,16 +56,31 @@ class RunPaths:
             )
         return found
 
+    def require(self, stage: str) -> Manifest:
+        """The manifest of a stage that must have run on what the other stages hold now.
+
+        Raises:
+            StageError: it has not run, or one that it has read was made anew since.
+        """
+        found = self.finished(stage)
+        for name, fingerprint in found.inputs.items():
+            if name in STAGES and self.require(name).fingerprint != fingerprint:
+                raise StageError(
+                    f"{self.root}: stage {stage!r} was made from another output of {name!r} than is here now; "
+                    f"run `trelm-pipeline {stage} --run {self.root}`, or `trelm-pipeline run` for all that is out of date"
+                )
+        return found
+
     def files(self, stage: str, table: Table) -> list[str]:
         """Paths of a table's files; empty where the stage wrote none."""
-        listed = self.require(stage).tables.get(table.name)
+        listed = self.finished(stage).tables.get(table.name)
         if listed is None:
             return []
         return [files.join(self.stage(stage), *part.path.split("/")) for part in listed.files]
 
     def artefact(self, stage: str, name: str) -> str:
         """Path of a stage's artefact that is not a table."""
-        manifest = self.require(stage)
+        manifest = self.finished(stage)
         if name not in manifest.extra:
             raise StageError(f"{self.stage(stage)}: has no {name!r}; run the stage again")
         return files.join(self.stage(stage), *manifest.extra[name].split("/"))

@@ -92,10 +92,10 @@ def test_window_holds_the_span(length: int, width: int, data) -> None:
 
 def test_cosines_are_rounded_and_si_is_bounded() -> None:
     values = cosines(np.array([[1.0, 0], [1, 0], [1, 0], [0, 0]]), np.array([[2.0, 0], [0, 1], [-1, 0], [1, 0]]))
-    assert values.tolist() == [1.0, 0.0, -1.0, 1.0]
+    assert values.tolist() == [1.0, 0.0, -1.0, 0.0]
     assert cosines(np.array([[1.0, 1]]), np.array([[1.0, 0.999]])).tolist() == [pytest.approx(1.0)]
     importance = semantic_importance(values)
-    assert importance.tolist() == [1.0, 10_000.0, 10_000.0, 1.0]  # no pole, and no sign flip below zero
+    assert importance.tolist() == [1.0, 10_000.0, 10_000.0, 10_000.0]  # no pole, and no sign flip below zero
 
 
 LIMITS = PolicyLimits(r_freq=5, median_distance=0.02, klt_r_min=2, klt_r_max=10)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipeline.core.mentions import NamedEntity, Token, detect, trim
+from pipeline.core.mentions import NamedEntity, Span, Token, _visible, _without_overlap, detect, trim
 
 STOPS = {"the", "in", "he", "of", "a", "she", "is", "at"}
 
@@ -56,3 +59,24 @@ def test_probes_do_not_cross_sentences() -> None:
 def test_trim(text: str, wanted: str) -> None:
     start, end = trim(text, 0, len(text))
     assert text[start:end] == wanted
+
+
+SPAN = st.tuples(st.integers(0, 40), st.integers(1, 8), st.booleans(), st.sampled_from(["ner", "dictionary"]))
+
+
+@given(st.lists(SPAN, max_size=25))
+def test_what_is_left_does_not_overlap_and_nothing_that_fits_is_lost(found) -> None:
+    spans = [
+        Span(start, start + length, detector, "ORG" if detector == "ner" else None, known or detector == "dictionary")
+        for start, length, known, detector in found
+    ]
+    kept = _without_overlap(spans)
+    assert all(one.end <= other.start for one, other in pairwise(kept))
+    for span in _visible(spans):  # what was left out overlaps something kept
+        assert span in kept or any(span.start < other.end and other.start < span.end for other in kept)
+
+
+def test_many_spans_take_little_time() -> None:
+    """Quadratic work on a book-sized document would take minutes."""
+    spans = [Span(6 * place, 6 * place + 5, "dictionary", None, known=True) for place in range(60_000)]
+    assert len(_without_overlap(spans)) == 60_000

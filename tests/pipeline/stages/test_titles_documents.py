@@ -154,7 +154,7 @@ def test_parquet(tmp_path: Path) -> None:
     kept, rejects = read(tmp_path, path, id_field="key", text_field="body")
     assert kept == [("1", "", "one", "corpus.parquet"), ("2", "", "two", "corpus.parquet")]
     assert [reason for _, reason in rejects] == ["'body' is not a string", "empty text"]
-    plan = documents.plan(config(path, text_field="body", unit_mb=0), RunPaths(root=str(tmp_path)))
+    plan = documents.plan(config(path, text_field="body", unit_mb=0.0001), RunPaths(root=str(tmp_path)))
     assert [(unit.start, unit.end) for unit in plan.units] == [(0, 1), (1, 2), (2, 3), (3, 4)]
     paths = RunPaths(root=str(tmp_path / "cut"))
     run_plan(plan, paths)
