@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.runner import RunnerSettings
 
 PASS_BEAM = {"ignore_unknown_options": True, "allow_extra_args": True, "max_content_width": 110}
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED = 130
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +103,7 @@ def guarded(action: Callable[[], None], *, verbose: bool = False) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("trelm").setLevel(logging.INFO)
     logging.getLogger("apache_beam").setLevel(logging.INFO if verbose else logging.CRITICAL)
-    from pipeline.runner import Terminated
+    from pipeline.runner import TERMINATED, Terminated
     from pipeline.storage.errors import StageError
 
     try:

@@ -28,11 +28,13 @@ CREATE TEMP TABLE named AS
     SELECT DISTINCT ON (qid) qid, label FROM entities WHERE label <> '' AND NOT is_meta ORDER BY qid;
 CREATE TEMP TABLE linked AS
     SELECT f.qid, f.num_mentions, f.band, n.label FROM frequency f JOIN named n USING (qid);
-CREATE TEMP TABLE facts AS
+CREATE TEMP VIEW usable AS
     SELECT DISTINCT t.subject, t.predicate, t.object FROM triples t
     JOIN named s ON s.qid = t.subject JOIN named o ON o.qid = t.object
     JOIN (SELECT DISTINCT ON (pid) pid FROM properties WHERE label <> '') p ON p.pid = t.predicate
-    WHERE t.subject <> t.object AND (t.subject IN (SELECT qid FROM linked) OR t.object IN (SELECT qid FROM linked));
+    WHERE t.subject <> t.object;
+CREATE TEMP TABLE facts AS
+    SELECT * FROM usable WHERE subject IN (SELECT qid FROM linked) OR object IN (SELECT qid FROM linked);
 CREATE TEMP TABLE sides AS
     SELECT * FROM (
         SELECT subject AS qid, predicate, object AS other, true AS is_head FROM facts
@@ -42,6 +44,22 @@ CREATE TEMP TABLE sides AS
     QUALIFY row_number() OVER (PARTITION BY qid ORDER BY is_head DESC, predicate, other) <= ?
 """
 
+# KC of DKPLM's KLT score: entities within two hops, as far as the upper bound. A neighbour with more neighbours than the
+# bound settles it, so hubs are never expanded.
+REACH = """
+WITH edges AS (SELECT DISTINCT * FROM (
+        SELECT subject AS one, object AS other FROM usable UNION ALL SELECT object, subject FROM usable)),
+    degrees AS (SELECT one, count(*) AS degree FROM edges GROUP BY one),
+    near AS (SELECT e.one, e.other, d.degree FROM edges e JOIN degrees d ON d.one = e.other
+        WHERE e.one IN (SELECT qid FROM linked)),
+    reached AS (SELECT one, other FROM near
+        UNION SELECT n.one, e.other FROM near n JOIN edges e ON e.one = n.other
+            WHERE n.degree <= $bound AND e.other <> n.one),
+    hubs AS (SELECT one, max(degree) AS degree FROM near GROUP BY one)
+SELECT r.one, least($bound, CASE WHEN max(h.degree) > $bound THEN $bound ELSE count(DISTINCT r.other) END)::INTEGER
+FROM reached r JOIN hubs h ON h.one = r.one GROUP BY r.one
+"""
+
 
 @dataclass(slots=True)
 class Knowledge:
@@ -49,12 +67,12 @@ class Knowledge:
 
     entity_rows: dict[int, int] = field(default_factory=dict)
     frequency: dict[int, int] = field(default_factory=dict)  # by row
-    reach: dict[int, int] = field(default_factory=dict)  # by row: neighbours within two hops
+    reach: dict[int, int] = field(default_factory=dict)  # by row: neighbours within two hops, up to klt_r_max
     tails: dict[int, list[tuple[int, int]]] = field(default_factory=dict)  # head row -> (relation row, tail row)
 
 
-def build_knowledge(config: ShardsConfig, paths: RunPaths, tokenizer: TextTokenizer) -> pa.Table:
-    """All rows of `knowledge`."""
+def build_knowledge(config: ShardsConfig, paths: RunPaths, tokenizer: TextTokenizer) -> tuple[pa.Table, np.ndarray]:
+    """All rows of `knowledge`, and of each row the number of entities within two hops (0 without a usable triple)."""
     connection = connect()
     for name, stage, table in (
         ("entities", "kb", ENTITIES),
@@ -67,7 +85,10 @@ def build_knowledge(config: ShardsConfig, paths: RunPaths, tokenizer: TextTokeni
     for statement in statements:
         connection.execute(statement)
     connection.execute(last, [config.max_triples])
-    return _rows(connection, tokenizer)
+    rows = _rows(connection, tokenizer)
+    reach = dict(connection.execute(REACH, {"bound": config.klt_r_max}).fetchall())
+    pairs = zip(rows.column("kind").to_pylist(), rows.column("id").to_pylist(), strict=True)
+    return rows, np.array([reach.get(number, 0) if kind == ENTITY else 0 for kind, number in pairs], np.uint32)
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, tokenizer: TextTokenizer) -> pa.Table:
@@ -146,21 +167,16 @@ def _tails(
     return tails, defaultdict(list, {relation: list(pool) for relation, pool in pools.items()})
 
 
-def load_knowledge(rows: pa.Table) -> Knowledge:
+def load_knowledge(rows: pa.Table, reach: np.ndarray) -> Knowledge:
     """Look-ups of a `knowledge` table."""
     knowledge = Knowledge()
-    near: dict[int, set[int]] = {}
-    names = ("row", "kind", "id", "frequency", "triple_other_row", "true_tail_relation_row", "true_tail_tail_row")
-    for row, kind, number, frequency, others, relations, tails in zip(
+    names = ("row", "kind", "id", "frequency", "true_tail_relation_row", "true_tail_tail_row")
+    for row, kind, number, frequency, relations, tails in zip(
         *(rows.column(name).to_pylist() for name in names), strict=True
     ):
-        if kind != ENTITY:
-            continue
-        knowledge.entity_rows[number] = row
-        knowledge.frequency[row] = frequency
-        knowledge.tails[row] = list(zip(relations, tails, strict=True))
-        near[row] = set(others)
-    for row, others in near.items():
-        second = set().union(*(near.get(other, set()) for other in others)) if others else set()
-        knowledge.reach[row] = len((others | second) - {row})
+        if kind == ENTITY:
+            knowledge.entity_rows[number] = row
+            knowledge.frequency[row] = frequency
+            knowledge.tails[row] = list(zip(relations, tails, strict=True))
+            knowledge.reach[row] = int(reach[row])
     return knowledge

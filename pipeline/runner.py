@@ -6,12 +6,16 @@ start another engine. Unknown flags are refused: Beam alone would only warn and 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -26,6 +30,8 @@ LOCAL_RUNNERS = {"", "directrunner", "direct", "switchingdirectrunner", "bundleb
 LOCAL_WORKERS = "TRELM_LOCAL_WORKERS"  # environment variable that tells a worker how many it shares the machine with
 IN_PROCESS = "FnApiRunner"
 REMOTE_SCHEMES = ("gs://", "s3://", "hdfs://")
+GRACE_S = 5.0  # between the request to stop and the end
+TERMINATED = 143
 logger = logging.getLogger("trelm")
 
 
@@ -134,7 +140,30 @@ def run_graph(
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
+    # Raised inside a lock of Beam's start-up the exception may be swallowed: then the timer ends the process.
+    last_resort = threading.Timer(GRACE_S, _end_now)
+    last_resort.daemon = True
+    last_resort.start()
+    for child in _children(os.getpid()):
+        os.kill(child, signal.SIGTERM)
     raise Terminated(f"signal {number} at {frame.f_lineno if frame else 0}")
+
+
+def _end_now() -> None:
+    for child in _children(os.getpid()):
+        os.kill(child, signal.SIGKILL)
+    sys.stderr.write("stopped; finished units are kept, the same command goes on\n")
+    sys.stderr.flush()
+    os._exit(TERMINATED)
+
+
+def _children(parent: int) -> list[int]:
+    """Worker processes of this machine; none where the system does not tell."""
+    found = []
+    for listing in Path(f"/proc/{parent}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(number) for number in listing.read_text().split()]
+    return found
 
 
 def _run(options: PipelineOptions, build: Callable[[beam.Pipeline], None], *, is_dry: bool) -> None:

@@ -85,9 +85,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
     state_path = path / STATE_NAME
     if not state_path.is_file():
         raise ConfigError(f"{path}: not a checkpoint (no {STATE_NAME}); they are in OUT/checkpoints/{_PREFIX}…")
+    try:
+        tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(
+            f"{path}: damaged ({error}); remove this folder, and resume goes on from the one before"
+        ) from error
     return Checkpoint(
         path=path,
-        tensors={file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))},
+        tensors=tensors,
         state=json.loads(state_path.read_text(encoding="utf-8")),
     )
 

@@ -4,7 +4,8 @@
 `cos(q, c) / tau`, InfoNCE. Decided here: q comes from the training forward itself; in the sentences that serve in a
 step every mention of the tail is replaced by mask tokens and gets no injection, while the masked-LM targets stay the
 same 15 % (so the masked-LM loss is comparable with this loss switched off). Negatives: tails of the batch's other
-facts first, then tails of the relation; no true tail of (h, r, .) is among them. A batch without facts adds 0.
+facts first, then tails of the relation; no true tail of (h, r, .) is among them, nor a namesake of one. A batch
+without facts adds 0.
 """
 
 from __future__ import annotations
@@ -94,10 +95,9 @@ def tail_contrast(facts: Facts, knowledge: Knowledge, config: CkaConfig, *, seed
     for number in range(len(facts)):
         head, relation, tail = int(facts.head_G[number]), int(facts.relation_G[number]), int(facts.tail_G[number])
         banned = np.append(knowledge.true_tails(head, relation), tail)
-        near = np.setdiff1d(in_batch, banned)
-        far = np.setdiff1d(
-            _some(knowledge.tails.of(relation), config, seed, step, number), np.concatenate([banned, near])
-        )
+        near = knowledge.without_namesakes(in_batch, banned)
+        some = np.setdiff1d(_some(knowledge.tails.of(relation), config, seed, step, number), near)
+        far = knowledge.without_namesakes(some, banned)
         near = near[np.argsort(uniform(seed, "near", step, number, near))]
         far = far[np.argsort(uniform(seed, "far", step, number, far))]
         rows.append(np.concatenate([[tail], near, far])[: config.negatives + 1])

@@ -105,14 +105,28 @@ def resume(out: Path, shards: Path | None) -> None:
 @cli.command()
 @click.option("--documents", type=FOLDER, required=True, help="Folder of a finished `trelm-pipeline documents`.")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the model.")
-@click.option("--vocab-size", type=int, default=8000, show_default=True, help="Entries of the WordPiece vocabulary.")
-@click.option("--layers", type=int, default=4, show_default=True, help="Transformer layers.")
 @click.option(
-    "--hidden", type=int, default=128, show_default=True, help="Hidden size; the FFN has four times as many neurons."
+    "--vocab-size",
+    type=click.IntRange(min=1),
+    default=8000,
+    show_default=True,
+    help="Entries of the WordPiece vocabulary.",
 )
-@click.option("--heads", type=int, default=2, show_default=True, help="Attention heads.")
-@click.option("--warmup-steps", type=int, default=500, show_default=True, help="Plain masked-LM steps; 0: none.")
-@click.option("--batch-tokens", type=int, default=4096, show_default=True, help="Padded tokens per step.")
+@click.option("--layers", type=click.IntRange(min=1), default=4, show_default=True, help="Transformer layers.")
+@click.option(
+    "--hidden",
+    type=click.IntRange(min=1),
+    default=128,
+    show_default=True,
+    help="Hidden size; the FFN has four times as many neurons.",
+)
+@click.option("--heads", type=click.IntRange(min=1), default=2, show_default=True, help="Attention heads.")
+@click.option(
+    "--warmup-steps", type=click.IntRange(min=0), default=500, show_default=True, help="Plain masked-LM steps; 0: none."
+)
+@click.option(
+    "--batch-tokens", type=click.IntRange(min=1), default=4096, show_default=True, help="Padded tokens per step."
+)
 @click.option("--learning-rate", type=float, default=5e-4, show_default=True, help="Peak learning rate.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, masks and order.")
 @JSON_OPTION

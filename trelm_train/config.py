@@ -5,6 +5,7 @@ Unknown keys are errors that name the nearest known one (`schemas.settings`). Th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,15 +159,15 @@ def check(config: Config) -> None:
     Raises:
         ConfigError: names the key, its value and what is allowed.
     """
-    for name in _SHARES:
-        if not 0 <= value_of(config, name) <= 1:
-            raise ConfigError(f"{name} = {value_of(config, name)!r} must lie between 0 and 1")
-    for name in _POSITIVE:
-        if value_of(config, name) <= 0:
-            raise ConfigError(f"{name} = {value_of(config, name)!r} must be greater than 0")
-    for name in _NOT_NEGATIVE:
-        if value_of(config, name) < 0:
-            raise ConfigError(f"{name} = {value_of(config, name)!r} must not be negative")
+    for names, is_right, wanted in (
+        ((*_SHARES, *_POSITIVE, *_NOT_NEGATIVE), math.isfinite, "be a finite number"),
+        (_SHARES, lambda value: 0 <= value <= 1, "lie between 0 and 1"),
+        (_POSITIVE, lambda value: value > 0, "be greater than 0"),
+        (_NOT_NEGATIVE, lambda value: value >= 0, "not be negative"),
+    ):
+        for name in names:
+            if not is_right(value_of(config, name)):
+                raise ConfigError(f"{name} = {value_of(config, name)!r} must {wanted}")
     for name, choices in _CHOICES.items():
         if value_of(config, name) not in choices:
             raise ConfigError(f"{name} = {value_of(config, name)!r} must be one of {', '.join(choices)}")

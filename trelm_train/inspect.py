@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 
+from trelm_train.config import load_config
 from trelm_train.errors import ConfigError
 from trelm_train.export import BANK_FILE, ENTITIES_FILE, find_bank
+from trelm_train.session import CONFIG_NAME
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,13 +27,14 @@ class Neighbour:
     count: int
 
 
-def nearest(run: Path, entity: str, *, top: int, global_share: float = 0.5) -> tuple[Neighbour, list[Neighbour]]:
+def nearest(run: Path, entity: str, *, top: int) -> tuple[Neighbour, list[Neighbour]]:
     """An entity (id or label) and those whose notes are nearest by cosine.
 
     Raises:
         ConfigError: no bank, no such entity, or nothing written about it.
     """
     folder = find_bank(run)
+    global_share = load_config(run / CONFIG_NAME if (run / CONFIG_NAME).is_file() else None).memory.global_share
     entities = json.loads((folder / ENTITIES_FILE).read_text(encoding="utf-8"))
     row = _row_of(entities, entity, folder)
     with safe_open(folder / BANK_FILE, framework="pt") as bank:

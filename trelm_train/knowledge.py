@@ -33,6 +33,7 @@ class Knowledge:
     true_tail_relation: Ragged
     true_tail: Ragged
     tails: Ragged
+    name: I64  # equal where the labels have the same tokens: such entities cannot be told apart by a label
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -45,6 +46,11 @@ class Knowledge:
     def label(self, row: int) -> str:
         """Label of a row."""
         return str(self.labels[row].as_py())
+
+    def without_namesakes(self, candidates: I64, of: I64) -> I64:
+        """Candidates whose label differs from that of all the others."""
+        kept: I64 = candidates[~np.isin(self.name[candidates], self.name[of])]
+        return kept
 
     def true_tails(self, row: int, relation: int) -> I64:
         """Every tail of (this entity, relation, ·)."""
@@ -62,6 +68,12 @@ def ragged(column: pa.ChunkedArray) -> Ragged:
     return from_lengths(values, lengths)
 
 
+def _names(label_ids: Ragged) -> I64:
+    numbers: dict[bytes, int] = {}
+    keys = (label_ids.of(row).tobytes() for row in range(len(label_ids.offsets) - 1))
+    return np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.int64)
+
+
 def load_knowledge(shards: Shards) -> Knowledge:
     """Read every row.
 
@@ -73,11 +85,12 @@ def load_knowledge(shards: Shards) -> Knowledge:
     rows = table["row"].to_numpy()
     if not np.array_equal(rows, np.arange(len(rows))):
         raise TrelmError(f"{shards.path}: rows of `knowledge` are not 0, 1, 2, … in file order; make the shards again")
+    label_ids = ragged(table["label_ids"])
     knowledge = Knowledge(
         ids=table["id"].to_numpy().astype(np.int64),
         is_entity=pc.equal(table["kind"], ENTITY).to_numpy(),
         labels=pa.array(table["label"].to_pylist(), pa.string()),
-        label_ids=ragged(table["label_ids"]),
+        label_ids=label_ids,
         bank_row=np.array(pc.fill_null(pc.cast(table["bank_row"], pa.int64()), -1), np.int64),
         triple_relation=ragged(table["triple_relation_row"]),
         triple_other=ragged(table["triple_other_row"]),
@@ -85,6 +98,7 @@ def load_knowledge(shards: Shards) -> Knowledge:
         true_tail_relation=ragged(table["true_tail_relation_row"]),
         true_tail=ragged(table["true_tail_tail_row"]),
         tails=ragged(table["tail_rows"]),
+        name=_names(label_ids),
     )
     _check(knowledge, shards)
     return knowledge

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+METRICS_NAME = "metrics.jsonl"
+
 
 class Timers:
     """Wall-clock seconds per component."""
@@ -57,7 +59,7 @@ class MetricLog:
     def __init__(self, folder: Path, *, after_step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS_NAME
         keep = [line for line in _lines(self.path) if json.loads(line)["step"] <= after_step] if after_step else []
         self.path.write_text("".join(line + "\n" for line in keep), encoding="utf-8")
         purge = after_step + 1 if after_step else None

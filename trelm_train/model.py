@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from trelm_train.arrays import I64
@@ -195,7 +196,7 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
             attn_implementation="sdpa",  # takes the block-diagonal mask as booleans
             output_loading_info=True,
         )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ConfigError(f"{name}: cannot load its weights ({_first_line(error)})") from error
     missing = sorted(key for key in info["missing_keys"] if not key.endswith(("position_ids", "decoder.bias")))
     if missing:

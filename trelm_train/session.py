@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from schemas.settings import to_toml
-from trelm_train.checkpoint import Checkpoint, load_checkpoint
+from schemas.settings import to_dict, to_toml
+from trelm_train.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from trelm_train.cka import Cka
 from trelm_train.config import Config, load_config
 from trelm_train.errors import ConfigError
@@ -21,7 +21,7 @@ from trelm_train.injection import Injector, make_anchor
 from trelm_train.knowledge import Knowledge, load_knowledge
 from trelm_train.loader import BatchStream, Packing, Position
 from trelm_train.memory_bank import MemoryBank
-from trelm_train.metrics import Interval, Timers
+from trelm_train.metrics import METRICS_NAME, Interval, Timers
 from trelm_train.model import MaskedLm, check_tokenizer, load_pretrained, pick_device
 from trelm_train.optim import Optimiser
 from trelm_train.routing import Router, whole_parameters
@@ -70,7 +70,7 @@ def start_run(request: RunRequest) -> Session:
     Raises:
         ConfigError: the folder holds a run already, or an input is wrong.
     """
-    if (request.out / RUN_NAME).exists():
+    if (request.out / RUN_NAME).exists() and latest_checkpoint(request.out / CHECKPOINTS) is not None:
         raise ConfigError(
             f"{request.out}: holds a run already; continue it with `trelm-train resume --out {request.out}`, "
             "or give another --out"
@@ -84,6 +84,7 @@ def start_run(request: RunRequest) -> Session:
         (request.out / CONFIG_NAME).write_text(to_toml(request.config), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{request.out}: cannot write there ({error.strerror}); give another --out") from error
+    (request.out / METRICS_NAME).unlink(missing_ok=True)  # of a run that ended before its first checkpoint
     export_model(model, shards.tokenizer_path, request.out / INITIAL)
     if session.parts.bank is not None:
         (request.out / ENTITIES_FILE).write_text(json.dumps(entities_of(session.knowledge)) + "\n", encoding="utf-8")
@@ -185,10 +186,26 @@ def state_of(session: Session) -> dict[str, Any]:
         "skipped": session.skipped,
         "position": asdict(session.position),
         "fingerprint": session.shards.fingerprint,
+        "config": to_dict(session.request.config),
         "interval": {"sums": session.interval.sums, "steps": session.interval.steps},
         "seconds": session.parts.timers.seconds,
         "history": session.history,
     }
+
+
+def _check_config(checkpoint: Checkpoint, now: dict[str, dict[str, Any]]) -> None:
+    before: dict[str, dict[str, Any]] = checkpoint.state["config"]
+    changed = [
+        f"{section}.{key}"
+        for section, keys in now.items()
+        for key, value in keys.items()
+        if before[section][key] != value
+    ]
+    if changed:
+        raise ConfigError(
+            f"{checkpoint.path}: made with other settings ({', '.join(changed)} changed since); "
+            f"restore them in {CONFIG_NAME}, or start a new run"
+        )
 
 
 def restore(session: Session, checkpoint: Checkpoint) -> None:
@@ -200,6 +217,7 @@ def restore(session: Session, checkpoint: Checkpoint) -> None:
     state, tensors, parts = checkpoint.state, checkpoint.tensors, session.parts
     if state["fingerprint"] != session.shards.fingerprint:
         raise ConfigError(f"{checkpoint.path}: made from other shards than {session.shards.path}")
+    _check_config(checkpoint, to_dict(session.request.config))
     load_weights(parts.model, tensors["model"])
     parts.optimiser.load(tensors.get("optimiser", {}))
     if parts.cka is not None:

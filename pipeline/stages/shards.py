@@ -31,6 +31,7 @@ from pipeline.knowledge import Knowledge, build_knowledge, load_knowledge
 from pipeline.linked import LinkedSentence, linked_sentences, linked_units
 from pipeline.query import add_view, connect
 from pipeline.storage import files
+from pipeline.storage.arrays import load_array, local_folder, save_array
 from pipeline.storage.stage import PreparedStage, StagePlan
 from pipeline.storage.tables import RunPaths, read_rows, read_table
 from pipeline.storage.units import Unit, UnitReport, UnitWriter
@@ -39,6 +40,7 @@ from schemas.settings import to_dict
 from schemas.shards import POLICY_BITS
 
 CHUNK_SENTENCES = 2048
+REACH_FOLDER, REACH_NAME = "reach", "entities.npy"  # look-up of the units, not read by the trainer
 
 
 @dataclass(slots=True)
@@ -70,7 +72,9 @@ class ShardsWorker:
             tokenizer.save(scratch)
             for path in sorted(Path(scratch).iterdir()):
                 files.write_bytes(files.join(folder, "tokenizer", path.name), path.read_bytes())
-        out.write(KNOWLEDGE, build_knowledge(self.config, self.paths, tokenizer))
+        rows, reach = build_knowledge(self.config, self.paths, tokenizer)
+        save_array(files.join(folder, REACH_FOLDER, REACH_NAME), reach)
+        out.write(KNOWLEDGE, rows)
 
     def setup(self) -> None:
         """Nothing before the first unit names the folder."""
@@ -97,7 +101,8 @@ class ShardsWorker:
         if not self._open:
             tokenizer = TextTokenizer(self.config.model)
             found = [metadata.path for metadata in files.list_files(files.join(folder, KNOWLEDGE.name, "*.parquet"))]
-            knowledge = load_knowledge(read_table(found, KNOWLEDGE))
+            reach = load_array(files.join(local_folder(files.join(folder, REACH_FOLDER)), REACH_NAME))
+            knowledge = load_knowledge(read_table(found, KNOWLEDGE), reach)
             self._open.append(_Resources(tokenizer, knowledge, self._limits(), tokenizer.frame))
         return self._open[0]
 

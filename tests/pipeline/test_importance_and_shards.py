@@ -237,3 +237,46 @@ def test_byte_level_tokenizer(tmp_path: Path) -> None:
         assert encoding.ids[low:high].tolist() == tokenizer.label_ids([name])[0]
         assert (encoding.starts[low], encoding.ends[high - 1]) == (start, start + len(name))
     assert tokenizer.label_ids([]) == tokenizer.encode([]) == []
+
+
+def test_reach_is_the_number_of_entities_within_two_hops(shards: Path) -> None:
+    """KC of the `klt` policy, against a naive count over all usable triples."""
+    named = {row[0] for row in rows_of(shards, "entities") if row[1] and not row[7]}
+    properties = {row[0] for row in rows_of(shards, "properties") if row[1]}
+    merged = {int(source[1:]): int(target[1:]) for source, target in rows_of(shards, "redirects")}
+    near: dict[int, set[int]] = {}
+    for subject, predicate, stored, _ in rows_of(shards, "triples"):
+        target = merged.get(stored, stored)
+        if subject in named and target in named and subject != target and predicate in properties:
+            near.setdefault(subject, set()).add(target)
+            near.setdefault(target, set()).add(subject)
+    reach = np.load(next((shards / "shards").glob("data-*/reach/entities.npy")))
+    checked = 0
+    for row in rows_of(shards, "knowledge"):
+        if row[1] == "entity" and row[5]:
+            others = near.get(row[2], set())
+            within = others.union(*(near[other] for other in others)) - {row[2]}
+            assert reach[row[0]] == min(len(within), 100)
+            checked += 1
+    assert checked > 250
+
+
+@pytest.mark.parametrize("sentences", [0, 2048])
+def test_units_without_sentences_and_with_a_whole_chunk(
+    model: Path, sample_run: Path, tmp_path: Path, sentences: int
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(sample_run / "kb", run / "kb")
+    (tmp_path / "corpus.txt").write_text("Paris is nice\n" * max(sentences, 1))
+    settings = [
+        "--set",
+        "documents.inputs=" + json.dumps([str(tmp_path / "corpus.txt")]),
+        "--set",
+        "link.spacy_model=blank:en",
+    ]
+    if not sentences:  # every span is given by a gold file, and the only document is not in it
+        (tmp_path / "gold.jsonl").write_text('{"doc_id": "other", "text": "x", "mentions": []}\n')
+        settings += ["--set", f"link.gold_spans={tmp_path / 'gold.jsonl'}"]
+    done = program("run", *sample_arguments(run, *settings, "--set", f"importance.model={model}"))
+    assert done.returncode == 0, done.stderr
+    assert len(rows_of(run, "examples")) == sentences

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -153,6 +154,15 @@ def test_gold_that_does_not_fit(sample_run: Path, tmp_path: Path) -> None:
     expect(
         program("evaluate", "--run", str(sample_run), "--gold", str(gold)), FAILED, "gold.jsonl:1", "outside the text"
     )
+    twice = {
+        "doc_id": "1",
+        "text": "ab",
+        "mentions": [{"start": 0, "end": 1, "qid": "Q1"}, {"start": 0, "end": 1, "qid": "Q2"}],
+    }
+    gold.write_text(json.dumps(twice) + "\n")
+    expect(program("evaluate", "--run", str(sample_run), "--gold", str(gold)), FAILED, "0–1 has two items, Q1 and Q2")
+    gold.write_text('{"doc_id": "1", "text": 5, "mentions": []}\n')
+    expect(program("evaluate", "--run", str(sample_run), "--gold", str(gold)), FAILED, "text is not a string")
     gold.write_text("{}\n")
     expect(program("evaluate", "--run", str(sample_run), "--gold", str(gold)), FAILED, "not a gold document")
 
@@ -165,3 +175,55 @@ def test_too_many_rejects_fail_the_stage(tmp_path: Path) -> None:
     assert kept.returncode == 0, kept.stderr
     listed = program("sql", "--run", str(tmp_path / "r"), "--format", "json", "SELECT stage, reason FROM rejects")
     assert len(listed.stdout.splitlines()) == 5
+
+
+def test_output_made_from_another_input_is_refused(sample_run: Path, tmp_path: Path) -> None:
+    """Offsets of links would point into other texts."""
+    run = tmp_path / "r"
+    shutil.copytree(sample_run, run)
+    lines = (SAMPLE / "documents.jsonl").read_text().replace("France", "the French Republic")
+    (tmp_path / "documents.jsonl").write_text(lines)
+    assert program("documents", "--run", str(run), "--input", str(tmp_path / "documents.jsonl")).returncode == 0
+    expect(program("stats", "--run", str(run)), FAILED, "'link' was made from another output of 'documents'")
+
+
+def test_killed_redo_leaves_no_stage_that_seems_finished(sample_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "r"
+    shutil.copytree(sample_run, run)
+    arguments = ["--run", str(run), "--config", str(SAMPLE / "pipeline.toml")]
+    running = subprocess.Popen([sys.executable, "-m", "pipeline.cli", "link", *arguments, "--redo"], cwd=ROOT)
+    while (run / "link" / "manifest.json").exists() and running.poll() is None:
+        time.sleep(0.01)
+    running.kill()
+    running.communicate()
+    done = program("run", *arguments, "--until", "stats")
+    assert done.returncode == 0, done.stderr
+    assert "link: up to date" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["corpus [1].jsonl", "what?.jsonl", "it's.jsonl"])
+def test_names_are_taken_literally(sample_run: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(sample_run / "kb", tmp_path / "r" / "kb")
+    (tmp_path / name).write_text('{"id": 1, "text": "Paris"}\n')
+    done = program("documents", "--run", str(tmp_path / "r"), "--input", str(tmp_path / name))
+    assert done.returncode == 0, done.stderr
+    expect(program("kb", "--run", str(tmp_path / "r[1]"), "--dump", str(DUMP)), USAGE, "may not have any of")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["index.num_shards=0", "stats.num_buckets=0", "kb.unit_mb=0", "importance.device=foo", "importance.max_tokens=1",
+     "link.unit_mb=nan", "shards.max_triples=-1", "index.max_candidates=0"],
+)  # fmt: skip
+def test_settings_that_cannot_work(tmp_path: Path, setting: str) -> None:
+    expect(
+        program("run", "--run", str(tmp_path / "r"), "--set", setting), USAGE, setting.partition("=")[0].split(".")[1]
+    )
+    assert not (tmp_path / "r").exists()
+
+
+def test_folders(tmp_path: Path, sample_run: Path) -> None:
+    (tmp_path / "in" / "deeper").mkdir(parents=True)
+    expect(kb(tmp_path / "r", tmp_path / "in"), FAILED, "a folder without files")
+    expect(program("sql", "--run", str(tmp_path), "SELECT 1"), FAILED, "holds no finished stage")
+    expect(program("kb", "--run", str(tmp_path / "r"), "--workers", "-1"), USAGE, "--workers -1")

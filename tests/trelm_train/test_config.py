@@ -31,6 +31,7 @@ def test_set_beats_the_file(tmp_path: Path) -> None:
         ("train.steps", "wanted KEY=VALUE"),
         ("train.steps=many", "wanted int"),
         ("train.steps=0", "greater than 0"),
+        ("train.learning_rate=nan", "finite number"),
         ("train.seed=-1", "must not be negative"),
         ("routing.share=1.5", "between 0 and 1"),
         ("routing.policy=magic", "one of ig, random"),

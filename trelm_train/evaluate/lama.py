@@ -63,6 +63,10 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise ConfigError(f"{path}: cannot read it ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); is it compressed?"
+        ) from error
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
@@ -119,7 +123,7 @@ def skip_reason(row: dict[str, Any], seen: set[tuple[str, str]], *, uhn: bool) -
     """Why a row does not count before it is tokenised; empty if it does."""
     if "sub_label" not in row or "obj_label" not in row:
         return "no_label"
-    votes = Counter(judgment["judgment"] for judgment in row.get("judgments", []))
+    votes = Counter(str(judgment.get("judgment", "")) for judgment in row.get("judgments", []))
     if votes["no"] > votes["yes"]:
         return "judged_wrong"
     pair = (str(row["sub_label"]), str(row["obj_label"]))

@@ -137,9 +137,8 @@ def _score(log_probabilities_TV: Tensor, batch: Batch, fact: int, knowledge: Kno
     relation = int(batch.fact_relation_F[fact])
     length = len(log_probabilities_TV)
     tails = knowledge.tails.of(relation)
-    wrong = np.setdiff1d(
-        tails[:: 1 + len(tails) // MAX_LOOKED_AT], np.append(knowledge.true_tails(head, relation), tail)
-    )
+    true = np.append(knowledge.true_tails(head, relation), tail)
+    wrong = knowledge.without_namesakes(np.unique(tails[:: 1 + len(tails) // MAX_LOOKED_AT]), true)
     wrong = wrong[knowledge.label_ids.lengths(wrong) == length][:MAX_FALSE]
     if len(knowledge.label_ids.of(tail)) != length or not len(wrong):
         return None
