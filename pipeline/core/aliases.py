@@ -87,8 +87,8 @@ def bucket_of(key: str, num_buckets: int) -> int:
 
 
 def hash64(text: str) -> int:
-    """A fixed 64-bit hash."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+    """A fixed 64-bit hash, the same on every machine."""
+    return int.from_bytes(blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "little")
 
 
 def partial_rows(rows: pa.Table) -> pa.Table:

@@ -10,25 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
+from pipeline.core.aliases import hash64
 from pipeline.core.wikitext_titles import normalise_title
 
 MAX_HOPS = 5
 Array = np.ndarray[Any, Any]
 
 
-def text_hash(text: str) -> int:
-    """64 bits of a text, the same on every machine."""
-    return int.from_bytes(blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "little")
-
-
 def hash_texts(texts: Iterable[str]) -> Array:
     """Hashes of many texts."""
-    return np.fromiter(map(text_hash, texts), dtype=np.uint64)
+    return np.fromiter(map(hash64, texts), dtype=np.uint64)
 
 
 def hash_titles(titles: Iterable[str]) -> Array:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -59,6 +61,19 @@ def test_true_tails_are_never_negatives(facts: Facts, knowledge: Knowledge) -> N
         assert len(set(row.tolist())) == len(row)
         tails = TOWNS if facts.relation_G[number] == ROW["lives in"] else COUNTRIES
         assert {ROW[name] for name in tails} <= set(row.tolist()), "tails of the relation fill up"
+
+
+def test_namesakes_of_a_true_tail_are_never_negatives(facts: Facts, knowledge: Knowledge) -> None:
+    """A candidate is its label: a namesake would be a negative equal to the positive, a loss that nothing can lower."""
+    town, other = (ROW[name] for name in TOWNS[:2])
+    name = np.where(knowledge.name == knowledge.name[other], knowledge.name[town], knowledge.name)
+    twins = replace(knowledge, name=name)
+    seen = False
+    for number, row in enumerate(tail_contrast(facts, twins, CONFIG, seed=0, step=1).row_GN):
+        if facts.tail_G[number] in (town, other):
+            seen = True
+            assert not np.isin(row[1:], [town, other]).any()
+    assert seen
 
 
 def test_tails_of_the_batch_come_first(facts: Facts, knowledge: Knowledge) -> None:

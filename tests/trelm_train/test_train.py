@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -207,6 +208,37 @@ def test_resume_without_a_checkpoint_starts_at_the_beginning(
     )
     resume(tmp_path / "out")
     assert metrics_of(tmp_path / "out") == metrics_of(whole)
+
+
+def test_changed_settings_are_refused(whole: Path, tmp_path: Path) -> None:
+    """Half of a run under other settings would be neither run."""
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    config = out / "config.toml"
+    config.write_text(config.read_text().replace("decay = 0.1", "decay = 0.2"))
+    shutil.rmtree(latest_checkpoint(out / "checkpoints"))
+    with pytest.raises(ConfigError, match=r"memory\.decay changed since"):
+        resume(out)
+
+
+def test_a_damaged_checkpoint_is_named(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    newest = latest_checkpoint(out / "checkpoints")
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match="damaged.*remove this folder"):
+        resume(out)
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_may_start_anew(
+    shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
+    from trelm_train.session import start_run
+
+    start_run(request_for(shards_path, model_path, tmp_path / "out", "train.steps=2", "train.learning_rate=1"))
+    run(request_for(shards_path, model_path, tmp_path / "out", "train.steps=2"))
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["steps"] == 2
 
 
 def test_changed_shards_are_refused(tokenizer: Any, model_path: Path, tmp_path: Path) -> None:
