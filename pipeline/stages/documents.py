@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.config import DocumentsConfig
+from pipeline.core.aliases import hash64
 from pipeline.core.columns import ColumnBuffer
-from pipeline.core.redirects_chains import hash_texts, text_hash
+from pipeline.core.redirects_chains import hash_texts
 from pipeline.core.wikitext import Anchor
 from pipeline.sources import corpus
 from pipeline.sources.corpus import RawDocument
@@ -218,7 +219,7 @@ def repeated_id(paths: Sequence[str]) -> str | None:
     twice = set(keys[counts > 1].tolist())
     if not twice:
         return None
-    return next((doc_id for path in paths for doc_id in _ids_in(path) if text_hash(doc_id) in twice), None)
+    return next((doc_id for path in paths for doc_id in _ids_in(path) if hash64(doc_id) in twice), None)
 
 
 def _ids_in(path: str) -> Iterator[str]:
