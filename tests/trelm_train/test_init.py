@@ -94,3 +94,11 @@ def test_windows_of_long_sentences() -> None:
         assert starts[0] == 1
         assert all(0 < start < len(ids) - 1 for start in starts)
     assert list(sentence_windows(tokenizer, "\n \n")) == []
+
+
+@pytest.mark.parametrize("size", [120, 5000])
+def test_the_same_texts_give_the_same_vocabulary(size: int) -> None:
+    texts = [template.format(h=fact[0], t=fact[2]) for template, fact in world.sentences()]
+    first, second = (train_tokenizer(lambda: iter(texts), size).get_vocab() for _ in range(2))
+    assert first == second
+    assert len(first) <= size

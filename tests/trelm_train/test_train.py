@@ -183,7 +183,7 @@ def test_roberta_runs_with_everything_on(tokenizer: Any, shards_path: Path, tmp_
 
 def test_training_learns(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
     summary = run(
-        request_for(shards_path, model_path, tmp_path / "out", "train.steps=80", "train.log_every=10", "routing.policy=full",
+        request_for(shards_path, model_path, tmp_path / "out", "train.steps=120", "train.log_every=10", "routing.policy=full",
                     "train.learning_rate=0.005")
     )  # fmt: skip
     assert summary["mlm_loss_last"] < 0.7 * summary["mlm_loss_first"]
