@@ -160,6 +160,7 @@ _stage_command(
         "redirects": _option(
             "--redirects", "kb__redirects", multiple=True, metavar="FILE", help="SQL dumps redirect, page."
         ),
+        "skip": _option("--skip-corrupt", "kb__skip_corrupt", is_flag=True, help="Lose a corrupt block, and count it."),
         "statements": _option("--statements", "kb__statements", is_flag=True, help="Keep other statements too."),
     },
 )
@@ -172,6 +173,9 @@ _stage_command(
     """,
     {
         "input": _option("--input", "documents__inputs", multiple=True, metavar="PATH", help="File, folder or glob."),
+        "skip": _option(
+            "--skip-corrupt", "documents__skip_corrupt", is_flag=True, help="Lose a corrupt block, and count it."
+        ),
         "format": _option("--format", "documents__format", help="auto, text, jsonl, parquet or wiki-xml."),
     },
 )

@@ -61,7 +61,7 @@ def run_stage(stage: str, config: RunConfig, settings: RunnerSettings, *, redo: 
 
     def build(pipeline: Any, address: Any) -> None:  # noqa: ANN401
         if stage in SHUFFLES:
-            build_shuffle_graph(pipeline, prepared, plan.worker, address)  # type: ignore[arg-type]
+            build_shuffle_graph(pipeline, prepared, address)
         else:
             build_graph(pipeline, prepared, address)
 

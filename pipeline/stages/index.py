@@ -22,7 +22,7 @@ from pipeline.storage.arrays import local_folder
 from pipeline.storage.entity_store import EntityStore, build_entity_store
 from pipeline.storage.stage import StagePlan
 from pipeline.storage.tables import RunPaths, check_table, read_rows, row_units
-from pipeline.storage.units import Unit, UnitWriter
+from pipeline.storage.units import Unit
 from schemas import ALIASES, ANCHORS, DOCUMENTS, REDIRECTS
 from schemas.manifest import PartFile
 from schemas.settings import to_dict
@@ -36,13 +36,6 @@ class IndexWorker:
 
     paths: RunPaths
     config: IndexConfig
-
-    def setup(self) -> None:
-        """Nothing to open."""
-
-    def process(self, unit: Unit, out: UnitWriter) -> None:
-        """Not a map-only stage."""
-        raise NotImplementedError
 
     def prepare(self, folder: str) -> None:
         """Build the entity store: postings are cut by popularity."""

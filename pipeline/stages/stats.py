@@ -56,13 +56,6 @@ class StatsWorker:
     paths: RunPaths
     config: StatsConfig
 
-    def setup(self) -> None:
-        """Nothing to open."""
-
-    def process(self, unit: Unit, out: UnitWriter) -> None:
-        """Not a map-only stage."""
-        raise NotImplementedError
-
     def prepare(self, folder: str) -> None:
         """A place for the merged counts."""
         files.make_folder(files.join(folder, "counts"))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, cast
 
 import apache_beam as beam
 import pyarrow as pa
@@ -18,8 +18,7 @@ from apache_beam.pvalue import AsSingleton
 
 from pipeline.storage.progress import ProgressAddress, ProgressSender
 from pipeline.storage.stage import PreparedStage, check_counters, write_manifest
-from pipeline.storage.units import Unit
-from schemas.manifest import PartFile
+from pipeline.storage.units import ShuffleWorker, Unit
 
 MERGE_EVERY = 32
 COUNTERS = "counters"
@@ -47,25 +46,6 @@ class ArrowTableCoder(beam.coders.Coder):  # type: ignore[misc]
     def to_type_hint(self) -> type:
         """The type it codes."""
         return pa.Table
-
-
-class ShuffleWorker(Protocol):
-    """What a shuffle stage does; a picklable dataclass."""
-
-    def prepare(self, folder: str) -> None:
-        """Build what every bucket needs; runs once."""
-
-    def partials(self, unit: Unit, counters: Counter[str]) -> Iterator[tuple[str, int, pa.Table]]:
-        """Partial tables of one unit: (group, bucket, rows)."""
-
-    def merge(self, group: str, parts: Sequence[pa.Table]) -> pa.Table:
-        """Merge partial tables of one group: associative, commutative."""
-
-    def write(self, folder: str, group: str, bucket: int, rows: pa.Table) -> None:
-        """Write the merged rows of one bucket."""
-
-    def finish(self, folder: str) -> tuple[dict[str, list[PartFile]], dict[str, str]]:
-        """Write the final tables; returns the part files of each, and other artefacts (paths in the data folder)."""
 
 
 class EmitPartials(beam.DoFn):  # type: ignore[misc]
@@ -167,9 +147,10 @@ def _keyed(pair: tuple[str, pa.Table]) -> tuple[str, tuple[str, pa.Table]]:
 
 
 def build_shuffle_graph(
-    pipeline: beam.Pipeline, prepared: PreparedStage, worker: ShuffleWorker, address: ProgressAddress | None = None
+    pipeline: beam.Pipeline, prepared: PreparedStage, address: ProgressAddress | None = None
 ) -> None:
     """Wire a shuffle stage."""
+    worker = cast(ShuffleWorker, prepared.plan.worker)
     beam.coders.registry.register_coder(pa.Table, ArrowTableCoder)
     ready = (
         pipeline

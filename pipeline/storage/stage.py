@@ -15,7 +15,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import apache_beam as beam
 from apache_beam.pvalue import AsSingleton
@@ -25,7 +25,7 @@ from pipeline.storage import files
 from pipeline.storage.errors import StageError
 from pipeline.storage.progress import ProgressAddress
 from pipeline.storage.tables import RunPaths
-from pipeline.storage.units import Unit, UnitReport, UnitWorker, UnitWriter, finished_units
+from pipeline.storage.units import ShuffleWorker, Unit, UnitReport, UnitWorker, UnitWriter, finished_units
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
 from schemas.rejects import REJECTS
 from schemas.table import Table
@@ -42,7 +42,7 @@ class StagePlan:
     name: str
     tables: tuple[Table, ...]
     units: Sequence[Unit]
-    worker: UnitWorker
+    worker: UnitWorker | ShuffleWorker  # the latter for a shuffle job
     inputs: dict[str, str]  # what it reads: name -> fingerprint
     config: dict[str, Any]
     prepare: PrepareHook | None = None  # runs once, before any unit: gets the data folder and a writer of its own
@@ -163,7 +163,8 @@ def build_graph(pipeline: beam.Pipeline, prepared: PreparedStage, address: Progr
         | "Units" >> beam.Create(list(prepared.pending), reshuffle=False).with_output_types(Unit)
         | "Spread" >> beam.Reshuffle().with_output_types(Unit)
     )
-    process = ProcessUnit(plan.name, prepared.data, plan.worker, address)
+    worker = cast(UnitWorker, plan.worker)
+    process = ProcessUnit(plan.name, prepared.data, worker, address)
     label = f"Process {plan.name}"
     if plan.prepare is None:
         reports = units | label >> beam.ParDo(process).with_output_types(UnitReport)

@@ -12,6 +12,7 @@ import contextlib
 import json
 import uuid
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
@@ -75,6 +76,25 @@ class UnitWorker(Protocol):
 
     def process(self, unit: Unit, out: UnitWriter) -> None:
         """Read the unit's range and write its rows."""
+
+
+class ShuffleWorker(Protocol):
+    """What a shuffle stage does; a picklable dataclass."""
+
+    def prepare(self, folder: str) -> None:
+        """Build what every bucket needs; runs once."""
+
+    def partials(self, unit: Unit, counters: Counter[str]) -> Iterator[tuple[str, int, pa.Table]]:
+        """Partial tables of one unit: (group, bucket, rows)."""
+
+    def merge(self, group: str, parts: Sequence[pa.Table]) -> pa.Table:
+        """Merge partial tables of one group: associative, commutative."""
+
+    def write(self, folder: str, group: str, bucket: int, rows: pa.Table) -> None:
+        """Write the merged rows of one bucket."""
+
+    def finish(self, folder: str) -> tuple[dict[str, list[PartFile]], dict[str, str]]:
+        """Write the final tables; returns the part files of each, and other artefacts (paths in the data folder)."""
 
 
 class UnitWriter:

@@ -35,7 +35,7 @@ def graph_of(stage: str, run: Path):
     settings = RunnerSettings(runner="DataflowRunner", beam_flags=FLAGS)
     pipeline = beam.Pipeline(runner=DataflowRunner(), options=beam_options(settings))
     if stage in ("index", "stats"):
-        build_shuffle_graph(pipeline, prepared, plan.worker)
+        build_shuffle_graph(pipeline, prepared)
     else:
         build_graph(pipeline, prepared)
     pipeline.run()
