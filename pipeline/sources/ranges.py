@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from pipeline.sources.chunks import Span, format_of
+from pipeline.sources.chunks import SourceError, Span, format_of
 from pipeline.sources.gz import first_member_end
 from pipeline.sources.opening import read_chunks
 from pipeline.storage import files
@@ -45,8 +45,11 @@ def peek(path: str, num_bytes: int = 4096) -> bytes:
         SourceError: empty, unknown or corrupt from the start.
     """
     head = b""
-    for chunk in read_chunks(Span(path=path, start=0, end=1)):
+    losses: list[SourceError] = []  # damage further on is for whoever reads the file: it may be told to skip it
+    for chunk in read_chunks(Span(path=path, start=0, end=1), losses.append):
         head += chunk.data[:num_bytes]
         if len(head) >= num_bytes:
             break
+    if losses and not head:
+        raise losses[0]
     return head[:num_bytes]

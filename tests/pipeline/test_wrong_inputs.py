@@ -227,3 +227,14 @@ def test_folders(tmp_path: Path, sample_run: Path) -> None:
     expect(kb(tmp_path / "r", tmp_path / "in"), FAILED, "a folder without files")
     expect(program("sql", "--run", str(tmp_path), "SELECT 1"), FAILED, "holds no finished stage")
     expect(program("kb", "--run", str(tmp_path / "r"), "--workers", "-1"), USAGE, "--workers -1")
+
+
+def test_skip_corrupt_loses_one_member_and_says_so(tmp_path: Path) -> None:
+    lines = DUMP.read_bytes().splitlines(keepends=True)
+    first, second = gzip.compress(b"".join(lines[:200])), gzip.compress(b"".join(lines[200:]))
+    (tmp_path / "c.json.gz").write_bytes(first[: len(first) // 2] + first[len(first) // 2 + 50 :] + second)
+    expect(kb(tmp_path / "r", tmp_path / "c.json.gz"), FAILED, "c.json.gz", "byte 0", "corrupt")
+    done = kb(tmp_path / "r", tmp_path / "c.json.gz", "--skip-corrupt", "--set", "max_reject_rate=0.1")
+    assert done.returncode == 0, done.stderr
+    listed = program("sql", "--run", str(tmp_path / "r"), "--format", "json", "SELECT reason FROM rejects")
+    assert listed.stdout == '{"reason": "corrupt block or member"}\n'
