@@ -60,15 +60,13 @@ class ImportanceWorker:
     def process(self, unit: Unit, out: UnitWriter) -> None:
         """One unit of links."""
         chunk: list[LinkedSentence] = []
-        for number, sentence in enumerate(linked_sentences(self.paths, unit), 1):
+        for sentence in linked_sentences(self.paths, unit):
             out.count("rows_in", len(sentence.mentions))
             if sentence.mentions:
                 chunk.append(sentence)
             if len(chunk) == CHUNK_SENTENCES:
                 self._score(chunk, out)
                 chunk = []
-            if number % CHUNK_SENTENCES == 0:
-                out.advance(0)
         self._score(chunk, out)
         out.advance(unit.size)
 

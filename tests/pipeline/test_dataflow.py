@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from pathlib import Path
 
@@ -110,4 +109,3 @@ def test_direct_runner_is_the_in_process_one(name: str) -> None:
 def test_workers_are_processes() -> None:
     options = beam_options(RunnerSettings(workers=3)).get_all_options()
     assert (options["direct_running_mode"], options["direct_num_workers"]) == ("multi_processing", 3)
-    logging.getLogger(__name__).debug(options)
