@@ -32,7 +32,7 @@ from pipeline.linked import LinkedSentence, linked_sentences, linked_units
 from pipeline.query import add_view, connect
 from pipeline.storage import files
 from pipeline.storage.arrays import load_array, local_folder, save_array
-from pipeline.storage.stage import PreparedStage, StagePlan
+from pipeline.storage.stage import Phase, PreparedStage, StagePlan
 from pipeline.storage.tables import RunPaths, read_rows, read_table
 from pipeline.storage.units import Unit, UnitReport, UnitWriter
 from schemas import EXAMPLES, IMPORTANCE, KNOWLEDGE, TAIL_SUMMARY
@@ -53,6 +53,28 @@ class _Resources:
     frame: tuple[int, int]
 
 
+@dataclass(frozen=True, kw_only=True)
+class KnowledgeWorker:
+    """One unit, before all others: `knowledge`, and the tokenizer's files beside it."""
+
+    paths: RunPaths
+    config: ShardsConfig
+
+    def setup(self) -> None:
+        """Nothing to open."""
+
+    def process(self, unit: Unit, out: UnitWriter) -> None:  # noqa: ARG002 - there is one
+        """Write them."""
+        tokenizer = TextTokenizer(self.config.model)
+        with tempfile.TemporaryDirectory() as scratch:
+            tokenizer.save(scratch)
+            for path in sorted(Path(scratch).iterdir()):
+                files.write_bytes(files.join(out.folder, "tokenizer", path.name), path.read_bytes())
+        rows, reach = build_knowledge(self.config, self.paths, tokenizer)
+        save_array(files.join(out.folder, REACH_FOLDER, REACH_NAME), reach)
+        out.write(KNOWLEDGE, rows)
+
+
 @dataclass(kw_only=True)
 class ShardsWorker:
     """Sentences of one unit to examples."""
@@ -64,17 +86,6 @@ class ShardsWorker:
     def __getstate__(self) -> dict[str, Any]:
         """Tokenizer and look-ups stay in their process."""
         return {"paths": self.paths, "config": self.config, "_open": []}
-
-    def prepare(self, folder: str, out: UnitWriter) -> None:
-        """Write `knowledge`, and the tokenizer's files beside it."""
-        tokenizer = TextTokenizer(self.config.model)
-        with tempfile.TemporaryDirectory() as scratch:
-            tokenizer.save(scratch)
-            for path in sorted(Path(scratch).iterdir()):
-                files.write_bytes(files.join(folder, "tokenizer", path.name), path.read_bytes())
-        rows, reach = build_knowledge(self.config, self.paths, tokenizer)
-        save_array(files.join(folder, REACH_FOLDER, REACH_NAME), reach)
-        out.write(KNOWLEDGE, rows)
 
     def setup(self) -> None:
         """Nothing before the first unit names the folder."""
@@ -237,14 +248,15 @@ def plan(config: ShardsConfig, paths: RunPaths) -> StagePlan:
     check_model(config.model)
     inputs = {stage: paths.require(stage).fingerprint for stage in ("kb", "link", "stats", "importance")}
     inputs["model"] = model_stamp(config.model)
-    worker = ShardsWorker(paths=paths, config=config)
+    units = linked_units(paths)
+    knowledge = Unit(index=len(units), of=len(units) + 1, path="knowledge", start=0, end=0)
     return StagePlan(
         name="shards",
         tables=(EXAMPLES, KNOWLEDGE),
-        units=linked_units(paths),
-        worker=worker,
+        units=units,
+        worker=ShardsWorker(paths=paths, config=config),
         inputs=inputs,
         config=to_dict(config),
-        prepare=worker.prepare,
+        before=(Phase(name="knowledge", units=[knowledge], worker=KnowledgeWorker(paths=paths, config=config)),),
         finish=_Finish(model=config.model),
     )

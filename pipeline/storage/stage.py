@@ -1,8 +1,10 @@
 """Running a stage: plan, resume, process units, and write the manifest last.
 
-A map-only stage is `Create(units) | Reshuffle | ParDo(ProcessUnit) | ToList | Finish`. Its rows go to
-`STAGE/data-FINGERPRINT/`; the manifest names them, so the stage's output appears all at once, and an older output stays
-whole until then. The graph writes the manifest, not the driver: a launcher need not wait.
+A map-only stage is `Create(units) | Reshuffle | ParDo(ProcessUnit) | ToList | Finish`; one of several phases has this
+chain for each, and a phase starts when all units of the one before are done. What a phase leaves for the next lies in
+files: in memory only reports cross. Rows go to `STAGE/data-FINGERPRINT/`; the manifest names them, so the stage's output
+appears all at once, and an older output stays whole until then. The graph writes the manifest, not the driver: a
+launcher need not wait.
 """
 
 from __future__ import annotations
@@ -31,8 +33,17 @@ from schemas.rejects import REJECTS
 from schemas.table import Table
 
 FinishHook = Callable[["PreparedStage", Sequence[UnitReport]], dict[str, str]]
-PrepareHook = Callable[[str, UnitWriter], None]
+SPILL = "_spill"  # folder for what one phase leaves for the next; removed when the stage has finished
 logger = logging.getLogger("trelm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """Units that may run in any order, and what is done with each. A unit's index is its own among all phases."""
+
+    name: str
+    units: Sequence[Unit]
+    worker: UnitWorker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +56,8 @@ class StagePlan:
     worker: UnitWorker | ShuffleWorker  # the latter for a shuffle job
     inputs: dict[str, str]  # what it reads: name -> fingerprint
     config: dict[str, Any]
-    prepare: PrepareHook | None = None  # runs once, before any unit: gets the data folder and a writer of its own
+    before: tuple[Phase, ...] = ()  # phases that come first, in order
+    then: tuple[Phase, ...] = ()  # phases that follow, in order
     finish: FinishHook | None = (
         None  # runs once, after all units; returns other artefacts, paths from the stage's folder
     )
@@ -53,11 +65,23 @@ class StagePlan:
     root: str = ""  # folder of the run: paths below it count relative to it, so a run can be moved
     extra: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """All phases, in order; for a map-only stage."""
+        main = Phase(name=self.name, units=self.units, worker=cast(UnitWorker, self.worker))
+        return (*self.before, main, *self.then)
+
+    @property
+    def all_units(self) -> list[Unit]:
+        """Units of all phases."""
+        others = (unit for phase in (*self.before, *self.then) for unit in phase.units)
+        return [*self.units, *others]
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of all that decides the stage's rows."""
         versions = {table.name: table.version for table in self.tables}
-        ranges = [(unit.path.removeprefix(self.root), unit.start, unit.end) for unit in self.units]
+        ranges = [(unit.path.removeprefix(self.root), unit.start, unit.end) for unit in self.all_units]
         text = json.dumps([self.name, __version__, versions, self.inputs, self.config, ranges], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -96,10 +120,10 @@ def prepare(plan: StagePlan, paths: RunPaths) -> PreparedStage:
         files.make_folder(files.join(data, name))
     for leftover in files.list_files(files.join(data, "_tmp", "*")):
         files.remove(leftover.path)
-    done = finished_units(data)
+    done, units = finished_units(data), plan.all_units
     if done:
-        logger.info("%s: %d of %d units were done before, going on", plan.name, len(done), len(plan.units))
-    pending = tuple(unit for unit in plan.units if unit.index not in done)
+        logger.info("%s: %d of %d units were done before, going on", plan.name, len(done), len(units))
+    pending = tuple(unit for unit in units if unit.index not in done)
     return PreparedStage(plan=plan, folder=folder, pending=pending, done=tuple(done.values()))
 
 
@@ -113,8 +137,8 @@ class ProcessUnit(beam.DoFn):  # type: ignore[misc]
         self._address = address
         self._is_set_up = False
 
-    def process(self, unit: Unit, _prepared: UnitReport | None = None) -> Iterator[UnitReport]:
-        """One unit. The worker opens its models and indexes at the first: they may be made by the prepare hook."""
+    def process(self, unit: Unit, _done_before: int = 0) -> Iterator[UnitReport]:
+        """One unit. The worker opens its models and indexes at the first: they may be made by the phase before."""
         if not self._is_set_up:
             self._worker.setup()
             self._is_set_up = True
@@ -138,46 +162,29 @@ def write_unit(
         raise
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunPrepareHook:
-    """Runs the prepare hook as one more unit, numbered after the others; a resumed run takes its report."""
-
-    prepared: PreparedStage
-
-    def __call__(self, _once: int) -> UnitReport:  # noqa: D102
-        plan, number = self.prepared.plan, len(self.prepared.plan.units)
-        done = {report.index: report for report in self.prepared.done}
-        if number in done:
-            return done[number]
-        unit = Unit(index=number, of=number + 1, path="", start=0, end=0)
-        assert plan.prepare is not None
-        hook = plan.prepare
-        return write_unit(self.prepared.data, plan.name, unit, lambda _, out: hook(self.prepared.data, out))
-
-
 def build_graph(pipeline: beam.Pipeline, prepared: PreparedStage, address: ProgressAddress | None = None) -> None:
     """Wire a map-only stage."""
     plan = prepared.plan
-    units = (
-        pipeline
-        | "Units" >> beam.Create(list(prepared.pending), reshuffle=False).with_output_types(Unit)
-        | "Spread" >> beam.Reshuffle().with_output_types(Unit)
-    )
-    worker = cast(UnitWorker, plan.worker)
-    process = ProcessUnit(plan.name, prepared.data, worker, address)
-    label = f"Process {plan.name}"
-    if plan.prepare is None:
-        reports = units | label >> beam.ParDo(process).with_output_types(UnitReport)
-    else:
-        ready = (
+    phases = plan.phases
+    left = {unit.index for unit in prepared.pending}
+    all_reports: list[Any] = []
+    barrier: tuple[AsSingleton, ...] = ()  # the number of units done: it is known when the phase has ended
+    for phase in phases:
+        mark = f" {phase.name}" if len(phases) > 1 else ""
+        process = ProcessUnit(plan.name, prepared.data, phase.worker, address)
+        reports = (
             pipeline
-            | "Once" >> beam.Create([0]).with_output_types(int)
-            | f"Prepare {plan.name}" >> beam.Map(RunPrepareHook(prepared=prepared)).with_output_types(UnitReport)
+            | f"Units{mark}"
+            >> beam.Create([u for u in phase.units if u.index in left], reshuffle=False).with_output_types(Unit)
+            | f"Spread{mark}" >> beam.Reshuffle().with_output_types(Unit)
+            | f"Process {phase.name}" >> beam.ParDo(process, *barrier).with_output_types(UnitReport)
         )
-        written = units | label >> beam.ParDo(process, AsSingleton(ready)).with_output_types(UnitReport)
-        reports = (written, ready) | "All reports" >> beam.Flatten()
+        all_reports.append(reports)
+        if phase is not phases[-1]:
+            barrier = (AsSingleton(reports | f"Done{mark}" >> beam.combiners.Count.Globally()),)
+    merged = all_reports[0] if len(all_reports) == 1 else tuple(all_reports) | "All reports" >> beam.Flatten()
     (
-        reports
+        merged
         | "Reports" >> beam.combiners.ToList()
         | "Finish" >> beam.Map(functools.partial(finish_stage, prepared)).with_output_types(str)
     )
@@ -261,4 +268,5 @@ def _remove_older(prepared: PreparedStage) -> None:
     for name in older:
         if f"data-{name}" != prepared.plan.data_folder:
             files.remove(files.join(prepared.folder, f"data-{name}"))
-    files.remove(files.join(prepared.data, "_tmp"))
+    for name in ("_tmp", SPILL):
+        files.remove(files.join(prepared.data, name))

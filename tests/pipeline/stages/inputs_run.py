@@ -18,9 +18,12 @@ def run_plan(plan: StagePlan, paths: RunPaths) -> Manifest:
     """All units of a plan, in this process."""
     Path(paths.root).mkdir(exist_ok=True)
     prepared = prepare(replace(plan, max_reject_rate=1.0), paths)
-    prepared.plan.worker.setup()
-    worker = prepared.plan.worker
-    reports = [write_unit(prepared.data, plan.name, unit, worker.process) for unit in prepared.pending]
+    left = {unit.index for unit in prepared.pending}
+    reports = []
+    for phase in prepared.plan.phases:
+        phase.worker.setup()
+        units = [unit for unit in phase.units if unit.index in left]
+        reports += [write_unit(prepared.data, plan.name, unit, phase.worker.process) for unit in units]
     finish_stage(prepared, reports)
     return paths.require(plan.name)
 
