@@ -144,6 +144,10 @@ def _stage_command(stage: str, doc: str, flags: dict[str, click.Option]) -> None
     main.add_command(made)
 
 
+def _comma_separated(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (value or "").split(",") if part.strip())
+
+
 def _option(name: str, target: str, **attributes: Any) -> click.Option:  # noqa: ANN401
     return click.Option([name, target], default=attributes.pop("default", None), **attributes)
 
@@ -153,7 +157,10 @@ _stage_command(
     """Wikidata dump to entities, aliases, properties, triples, redirects.
 
     \b
-    trelm-pipeline kb --run runs/a --dump latest-all.json.gz --workers 2
+    trelm-pipeline kb --run runs/a --dump wikidata-20261116-all.json.gz --workers 2
+    trelm-pipeline kb --run runs/a --dump wikidata-20261116-all.json.gz --languages de,fr --exclude-scholarly
+    A newer dump, parsing only the items whose revision changed:
+      trelm-pipeline kb --run runs/b --dump wikidata-20261123-all.json.gz --update runs/a
     """,
     {
         "dump": _option("--dump", "kb__dumps", multiple=True, metavar="FILE", help="JSON dump: .json, .gz or .bz2."),
@@ -161,7 +168,14 @@ _stage_command(
             "--redirects", "kb__redirects", multiple=True, metavar="FILE", help="SQL dumps redirect, page."
         ),
         "skip": _option("--skip-corrupt", "kb__skip_corrupt", is_flag=True, help="Lose a corrupt block, and count it."),
-        "statements": _option("--statements", "kb__statements", is_flag=True, help="Keep other statements too."),
+        "statements": _option("--statements", "kb__statements", is_flag=True, help="Keep every statement, in a table."),
+        "languages": _option(
+            "--languages", "kb__languages", metavar="de,fr", callback=_comma_separated, help="After English and mul."
+        ),
+        "scholarly": _option(
+            "--exclude-scholarly", "kb__exclude_scholarly", is_flag=True, help="Leave out scholarly articles."
+        ),
+        "update": _option("--update", "kb__update", metavar="RUN", help="Older run; its unchanged items are copied."),
     },
 )
 _stage_command(

@@ -19,9 +19,13 @@ class KbConfig:
 
     dumps: tuple[str, ...] = key((), "Wikidata JSON dumps: .json, .gz, .bz2")
     redirects: tuple[str, ...] = key((), "SQL dumps of the tables `redirect` and `page`")
-    languages: tuple[str, ...] = key(("en", "mul"), "order in which a label is looked for")
-    statements: bool = key(False, "keep the statements whose value is not an item")
+    languages: tuple[str, ...] = key(
+        ("en", "mul"),
+        "of labels and aliases, in the order in which a label is looked for; en and mul always come first",
+    )
+    statements: bool = key(False, "keep every statement, of any rank and value, in `statements`")
     exclude_scholarly: bool = key(False, "leave out scholarly articles")
+    update: str = key("", "folder of an older run: items whose revision is the same are copied from it")
     skip_corrupt: bool = key(False, "lose a corrupt block instead of failing")
     unit_mb: float = key(32.0, "MB of input per work unit, compressed")
 

@@ -9,7 +9,7 @@ RANKS = ("preferred", "normal", "deprecated")
 
 ENTITIES = Table(
     name="entities",
-    version=1,
+    version=2,
     row="Wikidata item",
     key=("qid",),
     columns=(
@@ -31,12 +31,19 @@ ENTITIES = Table(
         Column(
             name="num_sitelinks", type=pa.uint32(), meaning="Wikipedia sitelinks (commons, species, meta not counted)"
         ),
+        Column(name="num_all_sitelinks", type=pa.uint32(), meaning="sitelinks to any Wikimedia site"),
         Column(name="num_statements", type=pa.uint32(), meaning="statements of any rank and type"),
         Column(name="instance_of", type=list_of(pa.uint32()), meaning="QIDs of its best-rank P31 values"),
         Column(
             name="is_meta",
             type=pa.bool_(),
             meaning="disambiguation, category, template, list or other page about pages, by P31",
+        ),
+        Column(
+            name="revision",
+            type=pa.uint64(),
+            meaning="revision of the item that the dump holds",
+            null_means="the dump does not say",
         ),
     ),
 )
@@ -100,8 +107,8 @@ REDIRECTS = Table(
 
 STATEMENTS = Table(
     name="statements",
-    version=1,
-    row="statement whose value is not an item (kept when asked for)",
+    version=2,
+    row="statement of any rank and value, without qualifiers and references (kept when asked for)",
     key=("subject", "predicate", "ordinal"),
     columns=(
         Column(name="subject", type=pa.uint32(), meaning="QID"),
@@ -110,6 +117,7 @@ STATEMENTS = Table(
         Column(name="rank", type=pa.string(), meaning=", ".join(RANKS)),
         Column(name="snaktype", type=pa.string(), meaning="value, somevalue or novalue"),
         Column(name="datatype", type=pa.string(), meaning="Wikidata datatype; empty if the dump does not say"),
+        Column(name="item", type=pa.uint32(), meaning="QID", null_means="not an item"),
         Column(
             name="text",
             type=pa.string(),

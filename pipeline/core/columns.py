@@ -1,33 +1,36 @@
-"""Rows collected column by column, for one table: the cheapest way from Python values to Arrow."""
+"""Rows collected for one table: the cheapest way from Python values to Arrow."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pyarrow as pa
 
 from schemas.table import Table
 
+Row = tuple[object, ...]
 
-class ColumnBuffer:
-    """Columns of one table that fill up until `take` makes them rows. Costs about 0.1 µs per value."""
+
+class RowBuffer:
+    """Rows of one table that fill up until `take` makes them columns. Costs about 0.1 µs per row and 0.05 per value."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
-        self._columns: list[list[object]] = [[] for _ in table.columns]
+        self._rows: list[Row] = []
+        self.append: Callable[[Row], None] = self._rows.append  # a row: values in the table's column order
 
     def __len__(self) -> int:
-        return len(self._columns[0])
-
-    def add(self, *values: object) -> None:
-        """One row, in the table's column order."""
-        for column, value in zip(self._columns, values, strict=True):
-            column.append(value)
+        return len(self._rows)
 
     def take(self) -> pa.Table:
         """The rows so far; the buffer is empty afterwards.
 
         Raises:
+            ValueError: a row has too few or too many values.
             SchemaError: a value does not fit its column.
         """
-        rows = self.table.from_columns(dict(zip(self.table.column_names, self._columns, strict=True)))
-        self._columns = [[] for _ in self._columns]
+        names = self.table.column_names
+        columns = list(zip(*self._rows, strict=True)) or [()] * len(names)
+        rows = self.table.from_columns(dict(zip(names, columns, strict=True)))
+        self._rows.clear()
         return rows

@@ -7,20 +7,20 @@ A repeated id is kept once per builder, that is once per work unit; the dump its
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import pyarrow as pa
 
-from pipeline.core.columns import ColumnBuffer
-from pipeline.core.wikidata_claims import best_rank, best_targets, claims_in, count_oddities, other_statements, parse_id
-from pipeline.core.wikidata_model import Entity, EntityData, ItemValue, Statement, entity_decoder
-from pipeline.core.wikidata_terms import clean, first_name, label_languages, surfaces, terms_in
+from pipeline.core.columns import RowBuffer
+from pipeline.core.wikidata_claims import best_targets, claims_in, item_claims, statement_values
+from pipeline.core.wikidata_ids import parse_id
+from pipeline.core.wikidata_model import Entity, EntityData, EntityHead, ItemValue, Statement, entity_decoder
+from pipeline.core.wikidata_terms import first_name, label_languages, page_title, surfaces, terms_in
 from schemas import ALIASES, ENTITIES, PROPERTIES, STATEMENTS, TRIPLES
 from schemas.table import Table
 
@@ -37,6 +37,17 @@ NOT_WIKIPEDIA = frozenset(
     ("commonswiki", "specieswiki", "metawiki", "wikidatawiki", "mediawikiwiki", "sourceswiki", "incubatorwiki")
     + ("outreachwiki", "wikimaniawiki", "foundationwiki", "wikifunctionswiki", "testwiki", "betawikiversitywiki")
 )
+
+
+class _Wikipedias(dict[str, int]):
+    """1 for the name of a Wikipedia, else 0; each name is looked at once."""
+
+    def __missing__(self, site: str) -> int:
+        self[site] = int(site.endswith("wiki") and site not in NOT_WIKIPEDIA)
+        return self[site]
+
+
+WIKIPEDIAS = _Wikipedias()
 SKIPPED_KINDS = {"L": "skipped_lexeme", "M": "skipped_mediainfo", "E": "skipped_entity_schema"}
 AROUND_ENTITY = b" \t\r\n,[]\xef\xbb\xbf"  # what may stand before and after an entity on its line
 ENTITY_DATA_START = b'{"entities"'
@@ -60,22 +71,31 @@ class Outcome:
     record: bytes = b""
 
 
+KEPT = Outcome(counter="rows_out")
+_HEAD = msgspec.json.Decoder(EntityHead)
+
+
 class KbBuilder:
     """Collects rows of many entities."""
 
-    def __init__(self, rules: KbRules) -> None:
+    def __init__(self, rules: KbRules, is_unchanged: Callable[[int, int], bool] | None = None) -> None:
+        """Collect under these rules.
+
+        Args:
+            rules: what is kept.
+            is_unchanged: whether an item (QID) has the revision that an older output holds: then it gets no rows, and
+                its QID goes to `unchanged`.
+        """
         self._rules = rules
-        value: Any = msgspec.Raw if rules.statements else ItemValue
-        self._decoder = entity_decoder(label_languages(rules.languages), value)
+        self._is_unchanged = is_unchanged
+        self.unchanged: list[int] = []
+        languages = label_languages(rules.languages)
+        self._lenient = entity_decoder(languages, msgspec.Raw)  # takes values of any shape, decodes items again
+        self._decoder = self._lenient if rules.statements else entity_decoder(languages, ItemValue)
         tables = (ENTITIES, ALIASES, PROPERTIES, TRIPLES, *((STATEMENTS,) if rules.statements else ()))
-        self._buffers = {table.name: ColumnBuffer(table) for table in tables}
+        self._buffers = {table.name: RowBuffer(table) for table in tables}
         self._seen: set[tuple[str, int]] = set()
         self.counts: Counter[str] = Counter()  # oddities, beside the outcomes
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of all tables since the last `take`."""
-        return sum(map(len, self._buffers.values()))
 
     def take(self) -> Iterator[tuple[Table, pa.Table]]:
         """The rows so far, per table that has any."""
@@ -104,63 +124,91 @@ class KbBuilder:
 
     def _add(self, record: bytes) -> Outcome:
         try:
-            entity = self._decoder.decode(record)
+            if self._is_unchanged is not None and (qid := self._unchanged_item(record)):
+                return self._keep_unchanged(qid)
+            entity = self._decode(record)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return _reject(error, record)
         parsed = parse_id(entity.id)
         if parsed is None:
             return Outcome(counter="rejects", reason="no entity id that fits 32 bits", record=record)
         letter, number = parsed
-        if letter in SKIPPED_KINDS:
-            return Outcome(counter=SKIPPED_KINDS[letter])
         if letter not in "QP":
-            return Outcome(counter="skipped_other_entity")
+            return Outcome(counter=SKIPPED_KINDS.get(letter, "skipped_other_entity"))
         if parsed in self._seen:
             return Outcome(counter="skipped_repeated")
         self._seen.add(parsed)
         claims = claims_in(entity.claims)
         if letter == "P":
             self._add_property(number, entity, claims)
-            return Outcome(counter="rows_out")
+            return KEPT
         return self._add_item(number, entity, claims)
 
+    def _unchanged_item(self, record: bytes) -> int:
+        """QID of an item that has not changed; 0 for any other record."""
+        head = _HEAD.decode(record)
+        parsed = parse_id(head.id)
+        if self._is_unchanged is None or head.lastrevid is None or parsed is None or parsed[0] != "Q":
+            return 0
+        return parsed[1] if self._is_unchanged(parsed[1], head.lastrevid) else 0
+
+    def _keep_unchanged(self, qid: int) -> Outcome:
+        if ("Q", qid) in self._seen:
+            return Outcome(counter="skipped_repeated")
+        self._seen.add(("Q", qid))
+        self.unchanged.append(qid)
+        self.counts["items_unchanged"] += 1
+        return KEPT
+
+    def _decode(self, record: bytes) -> Entity[Any, Any, Any]:
+        try:
+            return self._decoder.decode(record)
+        except msgspec.ValidationError:
+            return self._lenient.decode(record)
+
     def _add_property(self, pid: int, entity: Entity[Any, Any, Any], claims: dict[int, list[Statement[Any]]]) -> None:
-        inverse = best_targets(claims.get(INVERSE_PROPERTY, []), "P")
+        _, inverse = best_targets(claims.get(INVERSE_PROPERTY, []), "P")
         label, description = first_name(terms_in(entity.labels)), first_name(terms_in(entity.descriptions))
-        self._buffers[PROPERTIES.name].add(pid, label, description, entity.datatype, inverse)
+        self._buffers[PROPERTIES.name].append((pid, label, description, entity.datatype, inverse))
 
     def _add_item(self, qid: int, entity: Entity[Any, Any, Any], claims: dict[int, list[Statement[Any]]]) -> Outcome:
-        instance_of = best_targets(claims.get(INSTANCE_OF, []))
+        num_statements, targets = item_claims(claims, self.counts)
+        instance_of = next((values for pid, _, values in targets if pid == INSTANCE_OF), [])
         if self._rules.exclude_scholarly and not SCHOLARLY_CLASSES.isdisjoint(instance_of):
             return Outcome(counter="skipped_scholarly")
         labels, sitelinks = terms_in(entity.labels), entity.sitelinks if isinstance(entity.sitelinks, dict) else {}
-        title = clean(sitelinks["enwiki"].title) if "enwiki" in sitelinks else ""
-        self._buffers[ENTITIES.name].add(
-            qid,
-            first_name(labels),
-            first_name(terms_in(entity.descriptions)),
-            title or None,
-            sum(1 for site in sitelinks if site.endswith("wiki") and site not in NOT_WIKIPEDIA),
-            count_oddities(claims, self.counts),
-            instance_of,
-            not META_CLASSES.isdisjoint(instance_of),
+        title = page_title(sitelinks.get("enwiki"))
+        self._buffers[ENTITIES.name].append(
+            (
+                qid,
+                first_name(labels),
+                first_name(terms_in(entity.descriptions)),
+                title or None,
+                sum(map(WIKIPEDIAS.__getitem__, sitelinks)),
+                len(sitelinks),
+                num_statements,
+                instance_of,
+                not META_CLASSES.isdisjoint(instance_of),
+                entity.lastrevid,
+            )
         )
+        add_alias, add_triple = self._buffers[ALIASES.name].append, self._buffers[TRIPLES.name].append
         for surface, source in surfaces(labels, terms_in(entity.aliases), title, self.counts):
-            self._buffers[ALIASES.name].add(surface, qid, source, 1)
-        for pid, statements in claims.items():
-            rank = best_rank(statements)
-            for target in best_targets(statements):
-                self._buffers[TRIPLES.name].add(qid, pid, target, rank)
+            add_alias((surface, qid, source, 1))
+        for pid, rank, values in targets:
+            for target in values:
+                add_triple((qid, pid, target, rank))
+        if entity.lastrevid is not None:
+            self.counts["items_with_revision"] += 1
         if self._rules.statements:
             self._add_statements(qid, claims)
-        return Outcome(counter="rows_out")
+        return KEPT
 
     def _add_statements(self, qid: int, claims: dict[int, list[Statement[Any]]]) -> None:
-        buffer = self._buffers[STATEMENTS.name]
-        for pid, ordinal, statement, value in other_statements(claims):
+        add = self._buffers[STATEMENTS.name].append
+        for pid, ordinal, statement, value in statement_values(claims):
             snak = statement.mainsnak
-            key = (qid, pid, ordinal, statement.rank, snak.snaktype, snak.datatype)
-            buffer.add(*key, *dataclasses.astuple(value))
+            add((qid, pid, ordinal, statement.rank, snak.snaktype, snak.datatype, *value))
 
 
 def _reject(error: Exception, record: bytes) -> Outcome:

@@ -2,105 +2,111 @@
 
 Best rank of a property: preferred if any of its statements is preferred (even one without a value), else normal;
 deprecated statements are never the best. Claims to merged ids stay as they are: `redirects` says where they lead.
+Costs about 0.5 µs per statement.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from pipeline.core.wikidata_ids import PROPERTY_NUMBERS, UINT32_END, entity_number
 from pipeline.core.wikidata_model import EntityValue, Snak, Statement
 from pipeline.core.wikidata_values import NOTHING, Value, parse_value
 
-ENTITY_ID = re.compile(r"([A-Z])([1-9]\d{0,9})$")
-KIND_LETTERS = {"item": "Q", "property": "P", "": "Q"}
-UINT32_END = 1 << 32
+ENTITY_VALUE = ("wikibase-entityid", "")  # types of values that name an entity; odd data may lack it
 _ENTITY_VALUE = msgspec.json.Decoder(EntityValue)
-
-
-def parse_id(text: str) -> tuple[str, int] | None:
-    """Kind and number of an id ("Q42" is ("Q", 42)); None if it is none, or exceeds 32 bits."""
-    found = ENTITY_ID.match(text)
-    if not found or int(found.group(2)) >= UINT32_END:
-        return None
-    return found.group(1), int(found.group(2))
 
 
 def target_of(snak: Snak[Any], letter: str = "Q") -> int | None:
     """Number of the item (or of another kind) that a snak points to; None if it points to none."""
     data = snak.datavalue
-    if data is None:
+    if data is None or data.type not in ENTITY_VALUE:
         return None
     value = data.value
-    if isinstance(value, msgspec.Raw):
-        value = _entity_value(data.type, value)
-    if not isinstance(value, EntityValue):
+    if type(value) is msgspec.Raw:
+        value = _entity_value(value)
+    if type(value) is not EntityValue:
         return None
-    if value.id:
-        parsed = parse_id(value.id)
-        return parsed[1] if parsed and parsed[0] == letter else None
-    number = value.numeric_id
-    if number is None or KIND_LETTERS.get(value.entity_type) != letter:
-        return None
-    return number if 0 < number < UINT32_END else None
+    if letter == "Q" and value.entity_type == "item" and value.numeric_id:  # nearly all
+        return value.numeric_id if 0 < value.numeric_id < UINT32_END else None
+    return entity_number(value, letter)
 
 
-def _entity_value(kind: str, raw: msgspec.Raw) -> EntityValue | None:
-    if kind != "wikibase-entityid":
-        return None
+def _entity_value(raw: msgspec.Raw) -> EntityValue | None:
     try:
         return _ENTITY_VALUE.decode(raw)
     except msgspec.MsgspecError:
         return None
 
 
-def best_rank(statements: list[Statement[Any]]) -> str:
-    """The rank whose statements count as true."""
-    return "preferred" if any(statement.rank == "preferred" for statement in statements) else "normal"
-
-
-def best_targets(statements: list[Statement[Any]], letter: str = "Q") -> list[int]:
-    """Targets of the best-rank statements of one property, each once, in order."""
-    rank = best_rank(statements)
-    targets = (target_of(statement.mainsnak, letter) for statement in statements if statement.rank == rank)
-    return list(dict.fromkeys(target for target in targets if target is not None))
+def best_targets(statements: list[Statement[Any]], letter: str = "Q") -> tuple[str, list[int]]:
+    """The rank that counts as true, and the targets of the statements that have it, each once, in order."""
+    is_preferred = any(statement.rank == "preferred" for statement in statements)
+    rank = "preferred" if is_preferred else "normal"
+    targets = [target_of(statement.mainsnak, letter) for statement in statements if statement.rank == rank]
+    return rank, [target for target in dict.fromkeys(targets) if target is not None]
 
 
 def claims_in(claims: object) -> dict[int, list[Statement[Any]]]:
     """Statements by PID; empty for an empty or missing map."""
     if not isinstance(claims, dict):
         return {}
-    parsed = ((parse_id(key), statements) for key, statements in claims.items())
-    return {key[1]: statements for key, statements in parsed if key and key[0] == "P"}
+    return {pid: statements for key, statements in claims.items() if (pid := PROPERTY_NUMBERS[key])}
 
 
-def count_oddities(claims: dict[int, list[Statement[Any]]], counts: Counter[str]) -> int:
-    """Count what is kept out of the tables or lacks something; comes back with the number of statements."""
-    total = 0
-    for statements in claims.values():
+class ItemClaims(NamedTuple):
+    """What an item's claims say about items."""
+
+    num_statements: int
+    targets: list[tuple[int, str, list[int]]]  # PID, its best rank, the items at that rank
+
+
+def item_claims(claims: dict[int, list[Statement[Any]]], counts: Counter[str]) -> ItemClaims:
+    """Best-rank items per property; counts what is kept out of the tables, or lacks something.
+
+    Nearly all statements are plain: of normal rank, with a value and a datatype. Only others need `best_targets`.
+    """
+    total, found = 0, []
+    for pid, statements in claims.items():
         total += len(statements)
+        rank, targets, num_odd = "normal", [], 0
         for statement in statements:
-            if statement.rank == "deprecated":
-                counts["statements_deprecated"] += 1
-            if statement.mainsnak.snaktype != "value":
-                counts[f"statements_{statement.mainsnak.snaktype}"] += 1
-            if not statement.mainsnak.datatype:
-                counts["statements_without_datatype"] += 1
-    return total
+            snak = statement.mainsnak
+            if statement.rank != "normal" or snak.snaktype != "value" or not snak.datatype:
+                _count_oddities(statement, counts)
+                num_odd += 1
+            elif (target := target_of(snak)) is not None:
+                targets.append(target)
+        if num_odd:
+            rank, targets = best_targets(statements)
+        elif len(targets) > 1:
+            targets = list(dict.fromkeys(targets))
+        if targets:
+            found.append((pid, rank, targets))
+    return ItemClaims(total, found)
 
 
-def other_statements(
+def _count_oddities(statement: Statement[Any], counts: Counter[str]) -> None:
+    snak = statement.mainsnak
+    if statement.rank == "deprecated":
+        counts["statements_deprecated"] += 1
+    if snak.snaktype != "value":
+        counts[f"statements_{snak.snaktype}"] += 1
+    if not snak.datatype:
+        counts["statements_without_datatype"] += 1
+
+
+def statement_values(
     claims: dict[int, list[Statement[msgspec.Raw]]],
 ) -> Iterator[tuple[int, int, Statement[msgspec.Raw], Value]]:
-    """PID, ordinal, statement and value of every statement that points to no item; all ranks."""
+    """PID, ordinal, statement and value of every statement, of all ranks."""
     for pid, statements in claims.items():
         for ordinal, statement in enumerate(statements):
-            if target_of(statement.mainsnak) is None:
-                data = statement.mainsnak.datavalue
-                has_value = data is not None and data.value is not None
-                value = parse_value(data.type, bytes(data.value)) if data is not None and has_value else NOTHING
-                yield pid, ordinal, statement, value
+            data = statement.mainsnak.datavalue
+            has_value = data is not None and data.value is not None
+            value = parse_value(data.type, bytes(data.value)) if data is not None and has_value else NOTHING
+            yield pid, ordinal, statement, value

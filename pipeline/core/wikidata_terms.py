@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.core.wikidata_model import Term
+from pipeline.core.wikidata_model import Sitelink, Term
 
 FIRST_LANGUAGES = ("en", "mul")
 MAX_SURFACE_CHARACTERS = 250
@@ -42,6 +42,16 @@ def _is_visible(char: str) -> bool:
     if char.isprintable() or char.isspace() or char in JOINERS or ord(char) in TAGS:
         return True
     return unicodedata.category(char) not in ("Cc", "Cf", "Cs")
+
+
+def page_title(sitelink: msgspec.Raw | None) -> str:
+    """The title of a sitelink; empty where there is none, or none to read."""
+    if sitelink is None:
+        return ""
+    try:
+        return clean(msgspec.json.decode(sitelink, type=Sitelink).title)
+    except msgspec.MsgspecError:
+        return ""
 
 
 def terms_in(terms: object) -> list[Any]:

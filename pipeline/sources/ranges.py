@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from pipeline.sources.chunks import SourceError, Span, format_of
+from pipeline.sources.chunks import HEAD_BYTES, SourceError, Span, format_of
 from pipeline.sources.gz import first_member_end
 from pipeline.sources.opening import read_chunks
 from pipeline.storage import files
@@ -46,7 +46,7 @@ def peek(path: str, num_bytes: int = 4096) -> bytes:
     """
     head = b""
     losses: list[SourceError] = []  # damage further on is for whoever reads the file: it may be told to skip it
-    for chunk in read_chunks(Span(path=path, start=0, end=1), losses.append):
+    for chunk in read_chunks(Span(path=path, start=0, end=min(HEAD_BYTES, files.size_of(path))), losses.append):
         head += chunk.data[:num_bytes]
         if len(head) >= num_bytes:
             break

@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline.config import DocumentsConfig
 from pipeline.core.aliases import hash64
-from pipeline.core.columns import ColumnBuffer
+from pipeline.core.columns import RowBuffer
 from pipeline.core.redirects_chains import hash_texts
 from pipeline.core.wikitext import Anchor
 from pipeline.sources import corpus
@@ -88,8 +88,8 @@ class _Sink:
         self._unit = unit
         self._out = out
         self._titles = titles
-        self._documents = ColumnBuffer(DOCUMENTS)
-        self._anchors = ColumnBuffer(ANCHORS)
+        self._documents = RowBuffer(DOCUMENTS)
+        self._anchors = RowBuffer(ANCHORS)
         self._num_characters = 0
         self._seen: set[str] = set()
 
@@ -110,7 +110,7 @@ class _Sink:
         if num_nuls:
             self._out.count("nuls_replaced", num_nuls)
         text = document.text.replace("\0", "\N{REPLACEMENT CHARACTER}")
-        self._documents.add(document.doc_id, document.title, text, posixpath.basename(path))
+        self._documents.append((document.doc_id, document.title, text, posixpath.basename(path)))
         self._add_anchors(document.doc_id, document.anchors)
         self._num_characters += len(text)
         if self._num_characters >= BATCH_CHARACTERS:
@@ -130,7 +130,7 @@ class _Sink:
         self._out.count("anchors_unresolved", qids.count(NO_ITEM))
         for anchor, qid in zip(anchors, qids, strict=True):
             if qid != NO_ITEM:
-                self._anchors.add(doc_id, anchor.start, anchor.end, qid)
+                self._anchors.append((doc_id, anchor.start, anchor.end, qid))
 
     def flush(self) -> None:
         """Write what was collected."""

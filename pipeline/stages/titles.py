@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import DocumentsConfig
-from pipeline.core.columns import ColumnBuffer
+from pipeline.core.columns import RowBuffer
 from pipeline.core.redirects_chains import SortedMap, hash_titles, resolve_titles, sorted_map
 from pipeline.core.wikitext_titles import link_target, normalise_title
 from pipeline.sources.corpus import kind_of, redirect_target
@@ -51,7 +51,7 @@ class TitlesWorker:
 
     def process(self, unit: Unit, out: UnitWriter) -> None:
         """Redirects of articles; all other pages are skipped and counted."""
-        buffer, progress = ColumnBuffer(REDIRECTS), RangeProgress(unit, out)
+        buffer, progress = RowBuffer(REDIRECTS), RangeProgress(unit, out)
         seen: set[str] = set()
         on_loss = loss_handler(out, skip_corrupt=self.config.skip_corrupt)
         for position, xml in read_pages(span_of(unit), on_loss):
@@ -71,7 +71,7 @@ class TitlesWorker:
                 continue
             seen.add(source)
             out.count("rows_out")
-            buffer.add(source, leads_to)
+            buffer.append((source, leads_to))
         out.write(REDIRECTS, buffer.take())
         progress.finish()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 from collections import Counter
 from typing import Any
 
@@ -70,13 +71,13 @@ ONE, TWO = json.dumps(item("Q1")).encode(), json.dumps(item("Q2")).encode()
         [b'{"entities": {"Q1": ' + ONE + b', "Q2": ' + TWO + b"}}"],  # Special:EntityData
     ],
 )
-def test_array_and_line_forms(lines: list[bytes]) -> None:
+def test_gotcha_01_array_and_line_forms(lines: list[bytes]) -> None:
     rows, outcomes, _ = build(lines)
     assert [row["qid"] for row in rows["entities"]] == [1, 2]
     assert [outcome.counter for outcome in outcomes] == ["rows_out", "rows_out"]
 
 
-def test_items_properties_and_what_is_neither() -> None:
+def test_gotcha_02_items_properties_and_what_is_neither() -> None:
     entities = [
         item("Q1"),
         {"type": "property", "id": "P1", "datatype": "time", "labels": terms(en="inception")},
@@ -99,12 +100,14 @@ def test_inverse_properties() -> None:
     assert row["label"] == ""
 
 
-def test_page_metadata_changes_nothing() -> None:
+def test_gotcha_03_page_metadata_changes_nothing() -> None:
     metadata = {"pageid": 129, "ns": 0, "title": "Q1", "lastrevid": 5, "modified": "2025-01-01T00:00:00Z"}
-    assert rows_of(item() | metadata) == rows_of(item())
+    expected = rows_of(item())
+    expected["entities"][0]["revision"] = 5
+    assert rows_of(item() | metadata) == expected
 
 
-def test_order_does_not_matter_and_repeats_are_counted() -> None:
+def test_gotcha_04_order_does_not_matter_and_repeats_are_counted() -> None:
     lines = [json.dumps(item(f"Q{number}", claims={"P31": [to(5)]})).encode() for number in range(1, 40)]
     shuffled = lines + lines[:3]
     random.Random(0).shuffle(shuffled)
@@ -116,15 +119,16 @@ def test_order_does_not_matter_and_repeats_are_counted() -> None:
 
 
 @pytest.mark.parametrize("empty", [[], {}, None])
-def test_empty_maps(empty: Any) -> None:
+def test_gotcha_05_empty_maps(empty: Any) -> None:
     maps = dict.fromkeys(("labels", "descriptions", "aliases", "claims", "sitelinks"), empty)
     expected = {"qid": 1, "label": "", "description": "", "enwiki_title": None, "num_sitelinks": 0}
+    expected |= {"num_all_sitelinks": 0, "revision": None}
     expected |= {"num_statements": 0, "instance_of": [], "is_meta": False}
     assert rows_of(item(**maps)) == {"entities": [expected]}
     assert rows_of({"id": "Q1"}) == {"entities": [expected]}
 
 
-def test_somevalue_and_novalue() -> None:
+def test_gotcha_06_somevalue_and_novalue() -> None:
     entity = item(
         claims={"P1": [{"mainsnak": {"snaktype": kind, "property": "P1"}} for kind in ("somevalue", "novalue")]}
     )
@@ -137,7 +141,7 @@ def test_somevalue_and_novalue() -> None:
     assert rows["entities"][0]["num_statements"] == 2
 
 
-def test_missing_datatype_is_kept_and_counted() -> None:
+def test_gotcha_07_missing_datatype_is_kept_and_counted() -> None:
     statement = to(5)
     del statement["mainsnak"]["datatype"]
     rows, _, builder = build([json.dumps(item(claims={"P31": [statement]})).encode()])
@@ -154,7 +158,7 @@ def test_missing_datatype_is_kept_and_counted() -> None:
         (("deprecated", "deprecated"), []),
     ],
 )
-def test_best_rank(ranks: tuple[str, str], kept: list[tuple[int, str]]) -> None:
+def test_gotcha_08_best_rank(ranks: tuple[str, str], kept: list[tuple[int, str]]) -> None:
     rows, _, builder = build([json.dumps(item(claims={"P31": [to(5, ranks[0]), to(6, ranks[1])]})).encode()])
     assert [(row["object"], row["rank"]) for row in rows.get("triples", [])] == kept
     assert rows["entities"][0]["instance_of"] == [qid for qid, _ in kept]
@@ -181,7 +185,7 @@ def test_equal_triples_are_one() -> None:
         ("+00000002013-02-07T00:00:00Z", 11, {"year": 2013, "month": 2, "day": 7}),
     ],
 )
-def test_times(time: str, precision: int, expected: Json) -> None:
+def test_gotcha_09_times(time: str, precision: int, expected: Json) -> None:
     julian = "http://www.wikidata.org/entity/Q1985786"
     value = {"time": time, "timezone": 0, "before": 0, "after": 0, "precision": precision, "calendarmodel": julian}
     row = value_of(value, "time", datatype="time")
@@ -198,7 +202,7 @@ def test_odd_times_keep_their_json() -> None:
     assert json.loads(value_of(value, "time")["raw"]) == value
 
 
-def test_quantities_keep_every_digit() -> None:
+def test_gotcha_10_quantities_keep_every_digit() -> None:
     unit = "http://www.wikidata.org/entity/Q11573"
     amount = "+1234567890123456789.000000001000"
     row = value_of({"amount": amount, "unit": unit}, "quantity")
@@ -218,14 +222,20 @@ def test_other_values() -> None:
     assert value_of(earth, "globecoordinate").get("raw") is None
     assert value_of(earth, "globecoordinate")["latitude"] == 1.5
     assert json.loads(value_of(moon, "globecoordinate")["raw"]) == moon
-    assert value_of({"entity-type": "lexeme", "id": "L99"}, "wikibase-entityid")["text"] == "L99"
 
 
-def test_unknown_datatypes_pass_through_raw() -> None:
+def test_gotcha_23_unknown_datatypes_pass_through_raw() -> None:
     odd = {"id": "E10", "something": [1, 2]}
     row = value_of(odd, "entity-schema-value", datatype="entity-schema")
     assert json.loads(row["raw"]) == odd
     assert row["datatype"] == "entity-schema"
+
+
+def test_odd_values_of_the_wrong_shape_lose_no_entity() -> None:
+    odd = claim({"id": 5, "numeric-id": "x"}, "something new")
+    for statements in (False, True):
+        rows = rows_of(item(claims={"P1": [odd], "P31": [to(5)]}), statements=statements)
+        assert [row["object"] for row in rows["triples"]] == [5]
 
 
 def test_odd_values_do_not_crash_without_statements() -> None:
@@ -238,7 +248,7 @@ def test_odd_values_do_not_crash_without_statements() -> None:
 
 
 @pytest.mark.parametrize("statements", [False, True])
-def test_entity_values_of_all_ages(*, statements: bool) -> None:
+def test_gotcha_11_entity_values_of_all_ages(*, statements: bool) -> None:
     old, new, future = (
         {"entity-type": "item", "numeric-id": 5},
         {"entity-type": "item", "numeric-id": 6, "id": "Q6"},
@@ -262,14 +272,14 @@ def test_label_rule(labels: dict[str, str], label: str) -> None:
     assert rows_of(item(labels=terms(**labels)), languages=("fr", "de"))["entities"][0]["label"] == label
 
 
-def test_mul_alone_is_found_by_default_and_has_no_description() -> None:
+def test_gotcha_12_mul_alone_is_found_by_default_and_has_no_description() -> None:
     entity = item(labels=terms(mul="Ada"), aliases={"mul": [{"language": "mul", "value": "Ada B."}]})
     rows = rows_of(entity, languages=("en",))
     assert (rows["entities"][0]["label"], rows["entities"][0]["description"]) == ("Ada", "")
     assert [(row["surface"], row["source"]) for row in rows["aliases"]] == [("Ada", "label"), ("Ada B.", "alias")]
 
 
-def test_aliases_of_all_languages_once_per_source() -> None:
+def test_gotcha_17_aliases_of_all_languages_once_per_source() -> None:
     aliases = {"en": [{"value": "NYC"}, {"value": "nyc"}, {"value": "NYC "}], "de": [{"value": "Neu York"}]}
     entity = item(
         labels=terms(en="New York", mul="New York", de="Neu York", nl="Nieuw York"),
@@ -287,7 +297,7 @@ def test_aliases_of_all_languages_once_per_source() -> None:
     ]
 
 
-def test_names_that_cannot_be_searched_for() -> None:
+def test_gotcha_16_names_that_cannot_be_searched_for() -> None:
     names = ["\u200f\u00a0", "x" * 251, "A\u00adB\u200b C\u00a0 D", "\U0001f3f4\U000e0067\U000e007f"]
     rows, _, builder = build(
         [json.dumps(item(labels={}, aliases={"en": [{"value": name} for name in names]})).encode()]
@@ -296,13 +306,13 @@ def test_names_that_cannot_be_searched_for() -> None:
     assert builder.counts["names_dropped"] == 2
 
 
-def test_surrogate_pairs() -> None:
+def test_gotcha_21_surrogate_pairs() -> None:
     line = b'{"id":"Q1","labels":{"en":{"value":"\\ud83c\\uddeb\\ud83c\\uddf7"}}}'
     rows, _, _ = build([line])
     assert rows["entities"][0]["label"] == "\U0001f1eb\U0001f1f7"
 
 
-def test_sitelinks_count_wikipedias_only() -> None:
+def test_gotcha_14_sitelinks_count_wikipedias_only() -> None:
     sites = (
         "enwiki",
         "dewiki",
@@ -315,11 +325,13 @@ def test_sitelinks_count_wikipedias_only() -> None:
     )
     sitelinks = {site: {"site": site, "title": "T", "badges": []} for site in sites}
     (row,) = rows_of(item(sitelinks=sitelinks))["entities"]
-    assert (row["num_sitelinks"], row["enwiki_title"]) == (3, "T")
+    assert (row["num_sitelinks"], row["num_all_sitelinks"], row["enwiki_title"]) == (3, 8, "T")
+    (row,) = rows_of(item(sitelinks={"enwiki": {"site": "enwiki", "title": 5}}))["entities"]
+    assert (row["num_sitelinks"], row["enwiki_title"]) == (1, None), "a title that is none loses no entity"
 
 
 @pytest.mark.parametrize("qid", [4_167_410, 4_167_836, 11_266_439, 13_406_463, 22_808_320])
-def test_meta_items_are_flagged(qid: int) -> None:
+def test_gotcha_15_meta_items_are_flagged(qid: int) -> None:
     assert rows_of(item(claims={"P31": [to(qid)]}))["entities"][0]["is_meta"] is True
     assert rows_of(item(claims={"P31": [to(5)]}))["entities"][0]["is_meta"] is False
 
@@ -330,7 +342,18 @@ def test_scholarly_articles_are_left_out_on_request() -> None:
     assert build([line], exclude_scholarly=True)[1] == [Outcome(counter="skipped_scholarly")]
 
 
-def test_large_ids_fit_and_larger_are_rejects() -> None:
+def test_gotcha_22_kinds_of_ids_do_not_collide() -> None:
+    """Q7, P7 and L7 are three things, wherever they stand."""
+    kinds = [("item", "Q7"), ("property", "P7"), ("lexeme", "L7"), ("form", "L7-F1")]
+    values = [{"entity-type": kind, "id": id_} for kind, id_ in kinds]
+    values.append({"entity-type": "property", "numeric-id": 7})
+    rows = rows_of(item("Q7", claims={"P7": [claim(value) for value in values]}), statements=True)
+    assert [(row["object"], row["predicate"]) for row in rows["triples"]] == [(7, 7)]
+    found = [(row["item"], row["text"]) for row in rows["statements"]]
+    assert found == [(7, None), (None, "P7"), (None, "L7"), (None, "L7-F1"), (None, "P7")]
+
+
+def test_gotcha_22_large_ids_fit_and_larger_are_rejects() -> None:
     assert rows_of(item("Q4294967295"))["entities"][0]["qid"] == 4_294_967_295
     for bad in ("Q4294967296", "Q0", "", "Q1x", "42"):
         _, (outcome,), _ = build([json.dumps(item() | {"id": bad}).encode()])
@@ -355,16 +378,23 @@ def test_bad_records_are_rejects_with_a_reason(line: bytes, reason: str) -> None
     assert rows == {}
 
 
-def test_very_long_lines() -> None:
-    claims = {f"P{number}": [to(target) for target in range(1, 50)] for number in range(1, 400)}
-    assert len(json.dumps(item(claims=claims))) > 3_000_000
-    assert len(rows_of(item(claims=claims))["triples"]) == 49 * 399
+def test_gotcha_18_very_long_lines() -> None:
+    claims = {f"P{number}": [to(target) for target in range(1, 80)] for number in range(1, 400)}
+    line = json.dumps(item(claims=claims)).encode()
+    assert len(line) > 5_000_000
+    tracemalloc.start()
+    rows, _, _ = build([line])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(rows["triples"]) == 79 * 399
+    assert peak < 8 * len(line), "rows, and the line once more"
 
 
 def test_statements_keep_ordinals_and_ranks() -> None:
     claims = {"P1": [claim("a", "string"), to(5), claim("b", "string", rank="deprecated")]}
     rows = rows_of(item(claims=claims), statements=True)["statements"]
-    assert [(row["ordinal"], row["text"], row["rank"]) for row in rows] == [(0, "a", "normal"), (2, "b", "deprecated")]
+    found = [(row["ordinal"], row["text"], row["item"], row["rank"]) for row in rows]
+    assert found == [(0, "a", None, "normal"), (1, None, 5, "normal"), (2, "b", None, "deprecated")]
 
 
 def test_split_objects_gives_up_on_anything_else() -> None:

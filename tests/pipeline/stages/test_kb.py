@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,19 @@ def test_any_storage_and_split_gives_the_same_rows(tmp_path: Path) -> None:
     assert all(rows == found[0] for rows in found)
 
 
+def test_gotcha_01_official_gz_form(tmp_path: Path) -> None:
+    """Batches in members of their own, and `[`, `,` and `]` between them: a batch's last line has no newline."""
+    entities = [line.strip().rstrip(b",") for line in DUMP.read_bytes().splitlines() if len(line) > 3]
+    batches = [b",\n".join(entities[low : low + 40]) for low in range(0, len(entities), 40)]
+    pieces = [b"[\n", *(piece for batch in batches for piece in (batch, b",\n"))][:-1] + [b"\n]\n"]
+    path = tmp_path / "d.json.gz"
+    path.write_bytes(b"".join(gzip.compress(piece) for piece in pieces))
+    for parts in (1, 2, 9):
+        paths = RunPaths(root=str(tmp_path / f"run-{parts}"))
+        counters = run_plan(recut(plan(config(path), paths), parts), paths).counters
+        assert counters["rows_in"] == counters["rows_out"] == len(entities)
+
+
 def test_repeats_across_units_are_counted(tmp_path: Path) -> None:
     twice = tmp_path / "b.json"
     twice.write_bytes(b"".join(DUMP.read_bytes().splitlines(keepends=True)[:6]))
@@ -84,13 +98,9 @@ def test_bad_entities_become_rejects(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", b"<!DOCTYPE html><html>404</html>", "this is HTML or XML, not a Wikidata JSON dump"),
-        ("a.json.gz", gzip.compress(b"\n <html>"), "this is HTML or XML"),
         ("a.json", b"", "the file is empty"),
         ("a.json", b"-- MySQL dump", "this is an SQL dump"),
         ("a.json", b"Q1,France", "starts with neither"),
-        ("a.json.gz", gzip.compress(DUMP.read_bytes())[:20_000], "byte 0: the file ends inside the gzip member"),
-        ("a.json", DUMP.read_bytes()[:5_000], "the file ends inside an entity"),
         ("a.json", b"[\n]\n", "no Wikidata item in it"),
         ("a.json", b'{"id":"L1","type":"lexeme"}\n', "no Wikidata item in it"),
     ],
@@ -101,6 +111,37 @@ def test_wrong_inputs(tmp_path: Path, name: str, content: bytes, message: str) -
     paths = RunPaths(root=str(tmp_path / "run"))
     with pytest.raises(StageError, match=message):
         run_plan(plan(config(path), paths), paths)
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_gotcha_19_a_page_instead_of_a_dump(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    """`latest` is missing for days while a dump is made; what comes instead is a page that says so."""
+    path = tmp_path / "latest-all.json.gz"
+    path.write_bytes(compress(b"\n<!DOCTYPE html><html><title>404 Not Found</title></html>"))
+    with pytest.raises(SourceError, match=r"this is HTML or XML, not a Wikidata JSON dump \(a failed download\?\)"):
+        plan(config(path), RunPaths(root=str(tmp_path / "run")))
+    address = KbConfig(dumps=("https://dumps.example/latest-all.json.gz",))
+    with pytest.raises(ConfigError, match="download one with a date in its name"):
+        plan(address, RunPaths(root=str(tmp_path / "run")))
+
+
+@pytest.mark.parametrize(
+    ("name", "compress", "keep", "message"),
+    [
+        ("a.json", bytes, 5_000, r"byte 2839: the file ends inside an entity"),
+        ("a.json.gz", gzip.compress, 10_000, "byte 0: the file ends inside the gzip member that starts here"),
+        ("a.json.bz2", bz2.compress, 10_000, "byte 4: the file ends inside the bz2 block that starts here"),
+    ],
+)
+def test_gotcha_20_truncated_files_fail_with_their_offset(
+    tmp_path: Path, name: str, compress: Callable[[bytes], bytes], keep: int, message: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(compress(DUMP.read_bytes())[:keep])
+    paths = RunPaths(root=str(tmp_path / "run"))
+    with pytest.raises(SourceError, match=message):
+        run_plan(plan(config(path), paths), paths)
+    assert paths.manifest("kb") is None
 
 
 def test_missing_inputs(tmp_path: Path) -> None:
