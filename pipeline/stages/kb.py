@@ -16,8 +16,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-import numpy as np
-
 from pipeline.config import KbConfig
 from pipeline.core.redirects import PAGE_COLUMNS, REDIRECT_COLUMNS, RedirectJoin, SqlRows, database_and_table
 from pipeline.core.wikidata import KbBuilder, KbRules, Outcome
@@ -25,11 +23,12 @@ from pipeline.sources.chunks import Span, source_error
 from pipeline.sources.lines import read_lines
 from pipeline.sources.ranges import peek, plan_ranges
 from pipeline.sources.work import RangeProgress, loss_handler, number_units, span_of
+from pipeline.stages.kb_repeats import RepeatsWorker
 from pipeline.stages.kb_update import UpdatePlan, check_copied, leave_unchanged, open_revisions, plan_update
 from pipeline.storage import files
 from pipeline.storage.errors import StageError
-from pipeline.storage.stage import PreparedStage, StagePlan
-from pipeline.storage.tables import RunPaths, read_batches
+from pipeline.storage.stage import Phase, PreparedStage, StagePlan
+from pipeline.storage.tables import RunPaths
 from pipeline.storage.units import Unit, UnitReport, UnitWriter
 from schemas import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, STATEMENTS, TRIPLES
 from schemas.settings import ConfigError, to_dict
@@ -153,14 +152,17 @@ def plan(config: KbConfig, paths: RunPaths) -> StagePlan:
     inputs = [*dumps, *page_dumps, *page_dumps.values()]
     tables = (ENTITIES, ALIASES, PROPERTIES, TRIPLES, REDIRECTS, *((STATEMENTS,) if config.statements else ()))
     units = number_units(ranges)
-    update = plan_update(config, paths, len(units)) if config.update else UpdatePlan(before=(), then=(), inputs={})
+    last = Unit(index=len(units), of=len(units) + 1, path="repeats", start=0, end=0)
+    repeats = Phase(name="repeats", units=[last], worker=RepeatsWorker())
+    none = UpdatePlan(before=(), then=(), inputs={})
+    update = plan_update(config, paths, len(units) + 1) if config.update else none
     return StagePlan(
         name="kb",
         tables=tables,
         units=units,
         worker=KbWorker(config=config, page_dumps=page_dumps),
         before=update.before,
-        then=update.then,
+        then=(repeats, *update.then),
         inputs={path: files.stamp(path) for path in inputs} | update.inputs,
         config=to_dict(config),
         finish=functools.partial(finish, tuple(dumps)),
@@ -220,34 +222,14 @@ def pair_sql_dumps(paths: Sequence[str]) -> dict[str, str]:
 
 
 def finish(dumps: tuple[str, ...], prepared: PreparedStage, reports: Sequence[UnitReport]) -> dict[str, str]:
-    """Refuse a dump without items; count the ids that occur in several units.
+    """Refuse a dump without items.
 
     Raises:
         StageError: no item at all.
     """
-    if prepared.plan.then:
+    if "update" in prepared.plan.inputs:
         check_copied(prepared.data, reports)
     parts = [report.parts[ENTITIES.name] for report in reports if ENTITIES.name in report.parts]
     if not parts:
         raise StageError(f"{', '.join(dumps)}: no Wikidata item in it; give a dump of items")
-    paths = [files.join(prepared.data, *part.path.split("/")) for part in parts]
-    repeated = count_repeats(paths) if len(paths) > 1 else 0
-    if repeated:
-        logger.warning("kb: %d items occur in more than one unit; their rows are there more than once", repeated)
-    return {"repeated_ids": str(repeated)}
-
-
-def count_repeats(paths: Sequence[str]) -> int:
-    """Rows of `entities` whose id came before; 64 KB of memory per 65,536 ids in use."""
-    blocks: dict[int, np.ndarray[tuple[int], np.dtype[np.bool_]]] = {}
-    repeats = 0
-    for path in paths:
-        for batch in read_batches(path, ENTITIES, ["qid"]):
-            qids = np.sort(batch.column(0).to_numpy()).astype(np.int64)
-            starts = np.flatnonzero(np.diff(qids // BLOCK_IDS, prepend=-1))
-            for part in np.split(qids, starts[1:]) if len(qids) else ():
-                seen = blocks.setdefault(int(part[0]) // BLOCK_IDS, np.zeros(BLOCK_IDS, dtype=np.bool_))
-                places = part % BLOCK_IDS
-                repeats += len(part) - int(np.count_nonzero(~seen[np.unique(places)]))
-                seen[places] = True
-    return repeats
+    return {}

@@ -3,27 +3,27 @@
 1. Phase `revisions`: the revisions that the older run holds, as memory-mapped arrays.
 2. Phase `kb`, the ordinary one, parses items with another revision, new ones, and all properties; of the others it leaves
    the QIDs in a file per unit. It must still decompress and pass over every line: the dump has no index.
-3. Phase `copy`: rows of the older run whose item is among those, part by part. Items that the newer dump lacks drop out.
+3. Phase `repeats`, the ordinary one (`kb_repeats`).
+4. Phase `copy`: rows of the older run whose item is among those, part by part. Items that the newer dump lacks drop out.
 """
 
 from __future__ import annotations
 
 import functools
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from pipeline import __version__
 from pipeline.config import KbConfig
+from pipeline.stages.kb_repeats import OWNERS, SUPERSEDED, UNCHANGED
 from pipeline.storage import files
-from pipeline.storage.arrays import save_array
 from pipeline.storage.errors import StageError
-from pipeline.storage.revisions import ItemSet, Revisions, write_revisions
+from pipeline.storage.items import ItemSet, load_all_items, load_items, save_items
+from pipeline.storage.revisions import Revisions, write_revisions
 from pipeline.storage.stage import SPILL, Phase
 from pipeline.storage.tables import RunPaths, check_table, read_batches, read_rows
 from pipeline.storage.units import Unit, UnitReport, UnitWriter
@@ -32,9 +32,7 @@ from schemas.settings import ConfigError, to_dict
 from schemas.table import Table
 
 REVISIONS = "revisions"
-UNCHANGED = "unchanged"
 COPIED = {table.name: table for table in (ENTITIES, ALIASES, TRIPLES, STATEMENTS, REDIRECTS)}
-OWNERS = {"entities": "qid", "aliases": "qid", "triples": "subject", "statements": "subject"}  # columns of the item
 SAME = ("languages", "statements", "exclude_scholarly")  # what decides an item's rows
 
 
@@ -61,7 +59,7 @@ def open_revisions(folder: str) -> Revisions:
 
 def leave_unchanged(unit: Unit, out: UnitWriter, qids: Sequence[int]) -> None:
     """Leave the QIDs that a unit did not parse to phase `copy`."""
-    save_array(files.join(out.folder, SPILL, UNCHANGED, f"{unit.index:05d}.npy"), np.array(qids, np.uint32))
+    save_items(files.join(out.folder, SPILL, UNCHANGED), unit.index, qids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +100,8 @@ class CopyWorker:
 
 def unchanged_items(folder: str) -> ItemSet:
     """The items that no unit parsed."""
-    items = ItemSet()
-    for metadata in files.list_files(files.join(folder, SPILL, UNCHANGED, "*.npy")):
-        items.add(np.load(io.BytesIO(files.read_bytes(metadata.path)), allow_pickle=False))
+    items = load_all_items(files.join(folder, SPILL, UNCHANGED))
+    items.discard(load_items(files.join(folder, SPILL, SUPERSEDED), 0))
     return items
 
 
@@ -129,7 +126,7 @@ class UpdatePlan:
 
 
 def plan_update(config: KbConfig, paths: RunPaths, num_units: int) -> UpdatePlan:
-    """Phases for an update of another run; `num_units` is the number of the ordinary units.
+    """Phases for an update of another run; `num_units` units come before theirs.
 
     Raises:
         ConfigError, StageError: the older run cannot be updated, and why.

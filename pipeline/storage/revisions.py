@@ -68,32 +68,3 @@ class Revisions:
         file, block = divmod(slot, BLOCKS_PER_FILE)
         known: int = self._files[file][block * BLOCK_IDS + place]
         return known != 0 and known == revision & REVISION_BITS
-
-
-class ItemSet:
-    """A set of QIDs as bits: 8 KB per 65,536 ids in use, 20 MB for a full Wikidata."""
-
-    def __init__(self) -> None:
-        self._blocks: dict[int, Array] = {}
-        self._bits = np.left_shift(np.uint8(1), np.arange(8, dtype=np.uint8))
-
-    def add(self, qids: Array) -> None:
-        """Add many QIDs."""
-        for number in np.unique(qids // BLOCK_IDS).tolist():
-            block = self._blocks.setdefault(number, np.zeros(BLOCK_IDS // 8, np.uint8))
-            places = qids[qids // BLOCK_IDS == number] % BLOCK_IDS
-            np.bitwise_or.at(block, places // 8, self._bits[places % 8])
-
-    def __len__(self) -> int:
-        return sum(int(np.unpackbits(block).sum()) for block in self._blocks.values())
-
-    def contains(self, qids: Array) -> Array:
-        """Which of many QIDs are in the set. Shape (n,) in and out."""
-        found = np.zeros(len(qids), np.bool_)
-        for number in np.unique(qids // BLOCK_IDS).tolist():
-            block = self._blocks.get(number)
-            if block is not None:
-                places = np.flatnonzero(qids // BLOCK_IDS == number)
-                inside = qids[places] % BLOCK_IDS
-                found[places] = (block[inside // 8] & self._bits[inside % 8]) != 0
-        return found

@@ -198,7 +198,8 @@ def finish_stage(prepared: PreparedStage, reports: Iterable[UnitReport]) -> str:
     """
     plan = prepared.plan
     by_index = {report.index: report for report in (*prepared.done, *reports)}
-    everything = [by_index[index] for index in sorted(by_index)]
+    replaced = {index for report in by_index.values() for index in report.replaces}
+    everything = [by_index[index] for index in sorted(by_index) if index not in replaced]
     counters: Counter[str] = Counter()
     for report in everything:
         counters.update(report.counters)

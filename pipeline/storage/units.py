@@ -55,6 +55,7 @@ class UnitReport:
     index: int
     parts: dict[str, PartFile]
     counters: dict[str, int] = field(default_factory=dict)
+    replaces: tuple[int, ...] = ()  # units whose parts and counters no longer count: this one wrote them anew
 
     def to_json(self) -> str:
         """JSON text."""
@@ -65,7 +66,7 @@ class UnitReport:
         """Back from JSON text."""
         raw = json.loads(text)
         parts = {name: PartFile(**part) for name, part in raw.pop("parts").items()}
-        return cls(parts=parts, **raw)
+        return cls(parts=parts, replaces=tuple(raw.pop("replaces", ())), **raw)
 
 
 class UnitWorker(Protocol):
@@ -110,6 +111,7 @@ class UnitWriter:
         self._sinks: dict[str, tuple[files.HashingSink, pq.ParquetWriter]] = {}
         self._rows: Counter[str] = Counter()
         self._rejects: list[tuple[str, str, str, str]] = []
+        self._replaces: list[int] = []
         self.counters: Counter[str] = Counter()
 
     def write(self, table: Table, rows: pa.Table) -> None:
@@ -132,6 +134,10 @@ class UnitWriter:
     def count(self, name: str, n: int = 1) -> None:
         """Add to a counter of the manifest."""
         self.counters[name] += n
+
+    def replace(self, index: int) -> None:
+        """Say that this unit has written the rows of another one anew, and counted them."""
+        self._replaces.append(index)
 
     def advance(self, amount: int) -> None:
         """Tell the progress bar that so much of the unit's range is done."""
@@ -159,7 +165,9 @@ class UnitWriter:
             relative = f"{name}/part-{self._unit.index:05d}-of-{self._unit.of:05d}.parquet"
             files.rename(sink.path, files.join(self.folder, *relative.split("/")))
             parts[name] = PartFile(path=relative, rows=self._rows[name], num_bytes=sink.num_bytes, sha256=sink.sha256())
-        report = UnitReport(index=self._unit.index, parts=parts, counters=dict(self.counters))
+        report = UnitReport(
+            index=self._unit.index, parts=parts, counters=dict(self.counters), replaces=tuple(self._replaces)
+        )
         files.write_bytes(unit_path(self.folder, self._unit.index), report.to_json().encode())
         self._sender.send(unit=1, rejects=self.counters["rejects"])
         return report

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.sources.work import number_units
-from pipeline.storage.stage import StagePlan, finish_stage, prepare, write_unit
+from pipeline.storage.stage import Phase, StagePlan, finish_stage, prepare, write_unit
 from pipeline.storage.tables import RunPaths, read_batches
 from schemas.manifest import Manifest
 from schemas.table import Table
@@ -40,4 +40,14 @@ def recut(plan: StagePlan, parts: int) -> StagePlan:
     for unit in plan.units:
         cuts = [unit.start + unit.size * part // parts for part in range(parts + 1)]
         ranges += [(unit.path, low, high) for low, high in pairwise(cuts)]
-    return replace(plan, units=number_units(ranges))
+    shift = len(ranges) - len(plan.units)
+    return replace(
+        plan, units=number_units(ranges), before=_shifted(plan.before, shift), then=_shifted(plan.then, shift)
+    )
+
+
+def _shifted(phases: tuple[Phase, ...], shift: int) -> tuple[Phase, ...]:
+    """Phases whose units are numbered after the ordinary ones."""
+    return tuple(
+        replace(phase, units=[replace(unit, index=unit.index + shift) for unit in phase.units]) for phase in phases
+    )

@@ -58,7 +58,7 @@ def test_any_storage_and_split_gives_the_same_rows(tmp_path: Path) -> None:
         for parts in (1, 4):
             paths = RunPaths(root=str(tmp_path / f"{name}-{parts}"))
             manifest = run_plan(recut(plan(config(path, statements=True), paths), parts), paths)
-            assert manifest.extra == {"repeated_ids": "0"}
+            assert "skipped_repeated" not in manifest.counters
             found.append([rows_of(paths, "kb", table) for table in ALL])
     assert len(found[0][0]) > 150
     assert all(rows == found[0] for rows in found)
@@ -77,11 +77,26 @@ def test_gotcha_01_official_gz_form(tmp_path: Path) -> None:
         assert counters["rows_in"] == counters["rows_out"] == len(entities)
 
 
-def test_repeats_across_units_are_counted(tmp_path: Path) -> None:
-    twice = tmp_path / "b.json"
-    twice.write_bytes(b"".join(DUMP.read_bytes().splitlines(keepends=True)[:6]))
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_gotcha_04_repeats_across_units_are_kept_once(tmp_path: Path, parts: int) -> None:
+    lines = DUMP.read_bytes().splitlines(keepends=True)
+    changed = [
+        line.replace(b'"en":{"language":"en","value":"', b'"en":{"language":"en","value":"later ') for line in lines
+    ]
+    assert changed != lines
+    whole, again = tmp_path / "a.json", tmp_path / "b.json"
+    whole.write_bytes(b"".join(lines))
+    again.write_bytes(b"".join([b"[\n", *changed[40:120], b'{"id":"Q4000000077"},\n{"id":"Q4000000078",}\n]\n']))
     paths = RunPaths(root=str(tmp_path / "run"))
-    assert run_plan(plan(config(DUMP, twice), paths), paths).extra == {"repeated_ids": "4"}, "four items and a property"
+    counters = run_plan(recut(plan(config(whole, again, statements=True), paths), parts), paths).counters
+    assert counters["skipped_repeated"] == 80
+    assert counters["rows_in"] == counters["rows_out"] + counters["skipped_repeated"] + counters["rejects"]
+    alone = RunPaths(root=str(tmp_path / "alone"))
+    run_plan(plan(config(whole, statements=True), alone), alone)
+    for table in ALL:
+        kept = [row for row in rows_of(paths, "kb", table) if row.get("qid") != 4_000_000_077]
+        assert kept == rows_of(alone, "kb", table), table.name
+    assert [row["key"].rpartition(":")[0] for row in rows_of(paths, "kb", REJECTS)] == [str(again)]
 
 
 def test_bad_entities_become_rejects(tmp_path: Path) -> None:

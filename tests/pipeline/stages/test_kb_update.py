@@ -17,7 +17,8 @@ from pipeline.flow import run_stage
 from pipeline.runner import RunnerSettings
 from pipeline.stages.kb import plan
 from pipeline.storage.errors import StageError
-from pipeline.storage.revisions import ItemSet, Revisions, write_revisions
+from pipeline.storage.items import ItemSet
+from pipeline.storage.revisions import Revisions, write_revisions
 from pipeline.storage.tables import RunPaths
 from schemas import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, STATEMENTS, TRIPLES
 from schemas.settings import ConfigError
@@ -92,6 +93,22 @@ def test_update_through_beam_and_again(tmp_path: Path) -> None:
     assert again.require("kb").counters["items_unchanged"] == again.require("kb").tables["entities"].rows
     for table in TABLES:
         assert rows_of(again, "kb", table) == rows_of(RunPaths(root=first.run), "kb", table)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_repeats_in_an_update(tmp_path: Path, *, late: bool) -> None:
+    """An item that the newer dump has twice, once changed and once not: its first occurrence counts."""
+    content = entities(5)
+    old = run(tmp_path / "old", dump(tmp_path / "old.json", content))
+    changed = {"id": content[3]["id"], "lastrevid": 6, "labels": {"en": {"value": "changed"}}}
+    path = dump(tmp_path / "new.json", [*content, changed] if late else [changed, *content])
+    updated, whole = run(tmp_path / "new", path, update=old.root), run(tmp_path / "whole", path)
+    for table in TABLES:
+        assert rows_of(updated, "kb", table) == rows_of(whole, "kb", table), table.name
+    for paths in (updated, whole):
+        counters = paths.require("kb").counters
+        assert (counters["rows_in"], counters["skipped_repeated"]) == (len(content) + 1, 1)
+        assert counters["rows_out"] == len(content)
 
 
 def test_runs_that_cannot_be_updated(tmp_path: Path) -> None:
