@@ -1,22 +1,21 @@
-"""The other sides of `dump_parse`: what others would write to make the same tables; called by `benchmarks.child`.
+"""(b) of `dump_parse`: gzip and orjson in one loop; and what the other peers share with it.
 
-All keep the same rules as stage `kb`, with the same schemas and Parquet compression, and use our `clean` for names and our
-lists of classes and sites: those are part of the result's definition, not of the speed. None of them counts oddities,
-refuses bad records, or goes on after a kill.
+All peers keep the same rules as stage `kb`, with the same schemas and Parquet compression, and use our `clean` for names
+and our lists of classes and sites: those are part of the result's definition, not of the speed. None of them counts
+oddities, refuses bad records, or goes on after a kill.
 """
 
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.dump_parse_ours import open_stdlib
+from benchmarks.dump_parse_limits import open_stdlib
 from pipeline.core.wikidata import INSTANCE_OF, INVERSE_PROPERTY, META_CLASSES, NOT_WIKIPEDIA
 from pipeline.core.wikidata_terms import MAX_SURFACE_CHARACTERS, clean
 from schemas import ALIASES, ENTITIES, PROPERTIES, TRIPLES
@@ -34,7 +33,7 @@ class TableWriter:
 
     def __init__(self, out: Path) -> None:
         self._rows: Rows = {table.name: [] for table in TABLES}
-        self._writers = {}
+        self._writers: dict[str, pq.ParquetWriter] = {}
         for table in TABLES:
             (out / table.name).mkdir()
             self._writers[table.name] = pq.ParquetWriter(
@@ -66,19 +65,13 @@ class TableWriter:
 
 
 def orjson_loop(out: Path, path: str) -> dict[str, Any]:
-    """(b) gzip or bz2 of the standard library and orjson, in one loop."""
-    import orjson
-
-    return _loop(out, path, orjson.loads)
-
-
-def _loop(out: Path, path: str, loads: Callable[[bytes], Any]) -> dict[str, Any]:
+    """gzip or bz2 of the standard library, orjson, and Parquet in batches: a straightforward script, tuned."""
     writer, entities = TableWriter(out), 0
-    with open_stdlib(path) as stored, io.BufferedReader(stored, LINE_BUFFER_BYTES) as file:  # type: ignore[arg-type]
+    with open_stdlib(path) as stored, io.BufferedReader(stored, LINE_BUFFER_BYTES) as file:
         for line in file:
             record = line.rstrip(b"\n,")
             if len(record) > 1:  # the brackets have lines of their own
-                add_entity(loads(record), writer.rows)
+                add_entity(orjson.loads(record), writer.rows)
                 entities += 1
                 writer.flush_full()
     writer.close()
@@ -89,7 +82,7 @@ def add_entity(entity: dict[str, Any], rows: Rows) -> None:
     """Rows of an entity in plain dictionaries: the rules of stage `kb`."""
     number, claims = int(entity["id"][1:]), entity.get("claims") or {}
     labels = _terms(entity, "labels")
-    label, description = _first(labels), _first(_terms(entity, "descriptions"))
+    label, description = first_of(labels), first_of(_terms(entity, "descriptions"))
     if entity["type"] == "property":
         inverse = _best(claims.get(f"P{INVERSE_PROPERTY}", ()), "property")[1]
         rows["properties"].append((number, label, description, entity.get("datatype", ""), inverse))
@@ -100,7 +93,8 @@ def add_entity(entity: dict[str, Any], rows: Rows) -> None:
     aliases = [alias["value"] for language in LANGUAGES for alias in found.get(language, ())]
     triples = {pid: _best(statements, "item") for pid, statements in claims.items()}
     num_statements = sum(map(len, claims.values()))
-    add_item_rows(rows, number, (label, description, title), labels + _sourced(aliases), (sitelinks, num_statements), triples)  # fmt: skip
+    names = (label, description, title)
+    add_item_rows(rows, number, names, labels + as_aliases(aliases), (sitelinks, num_statements), triples)
 
 
 def add_item_rows(
@@ -132,11 +126,13 @@ def _terms(entity: dict[str, Any], key: str) -> list[tuple[str, str]]:
     return [(terms[language]["value"], "label") for language in LANGUAGES if language in terms]
 
 
-def _first(terms: list[tuple[str, str]]) -> str:
+def first_of(terms: list[tuple[str, str]]) -> str:
+    """The first name with anything to read."""
     return next((name for term, _ in terms if (name := clean(term))), "")
 
 
-def _sourced(aliases: list[str]) -> list[tuple[str, str]]:
+def as_aliases(aliases: list[str]) -> list[tuple[str, str]]:
+    """(name, source) of aliases."""
     return [(alias, "alias") for alias in aliases]
 
 
@@ -157,74 +153,3 @@ def entity_number(value: dict[str, Any], kind: str) -> int | None:
     if value.get("entity-type", "item") != kind:
         return None
     return value["numeric-id"] if "numeric-id" in value else int(value["id"][1:])
-
-
-def qwikidata_loop(out: Path, path: str) -> dict[str, Any]:
-    """(a) qwikidata's dump iterator and its entity objects.
-
-    Two things it cannot do are done for it: it refuses entities that lack a map (`aliases`, `claims`, …), so those get
-    empty ones; and it gives no number of an entity value that has no `id`, so values are read from its dictionaries.
-    """
-    from qwikidata.json_dump import WikidataJsonDump
-
-    writer, entities = TableWriter(out), 0
-    for entity in WikidataJsonDump(path):
-        for key in ("labels", "descriptions", "aliases", "claims", "sitelinks"):
-            entity.setdefault(key, {})
-        _add_qwikidata(entity, writer.rows)
-        entities += 1
-        writer.flush_full()
-    writer.close()
-    return {"entities": entities}
-
-
-def _add_qwikidata(entity: dict[str, Any], rows: Rows) -> None:
-    from qwikidata.entity import WikidataItem, WikidataProperty
-
-    is_property = entity["type"] == "property"
-    made: Any = WikidataProperty(entity) if is_property else WikidataItem(entity)
-    number = int(made.entity_id[1:])
-    labels = [(name, "label") for language in LANGUAGES if (name := made.get_label(language))]
-    descriptions = [(name, "") for language in LANGUAGES if (name := made.get_description(language))]
-    label, description = _first(labels), _first(descriptions)
-    if is_property:
-        inverse = _qwikidata_best(made.get_truthy_claim_group(f"P{INVERSE_PROPERTY}"), "property")[1]
-        rows["properties"].append((number, label, description, entity.get("datatype", ""), inverse))
-        return
-    aliases = [alias for language in LANGUAGES for alias in made.get_aliases(language)]
-    triples = {pid: _qwikidata_best(group, "item") for pid, group in made.get_truthy_claim_groups().items()}
-    num_statements = sum(map(len, entity["claims"].values())) if entity["claims"] else 0
-    names = (label, description, clean(made.get_enwiki_title()))
-    add_item_rows(rows, number, names, labels + _sourced(aliases), (made.get_sitelinks(""), num_statements), triples)
-
-
-def _qwikidata_best(group: Any, kind: str) -> tuple[str, list[int]]:  # noqa: ANN401 - optional package
-    rank = group[0].rank if len(group) else "normal"
-    data = [claim.mainsnak.datavalue for claim in group]
-    entities = [value.value for value in data if value is not None and value.datatype == "wikibase-entityid"]
-    numbers = [entity_number(value, kind) for value in entities]
-    return rank, list(dict.fromkeys(number for number in numbers if number))
-
-
-def beam_json(out: Path, path: str) -> dict[str, Any]:
-    """(c) Beam as its guide has it: ReadFromText, json.loads, rows as dictionaries, WriteToParquet; in process."""
-    import apache_beam as beam
-    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-
-    def rows_of(line: str) -> Iterator[Any]:
-        record = line.rstrip(",")
-        if len(record) > 1:
-            rows: Rows = {table.name: [] for table in TABLES}
-            add_entity(json.loads(record), rows)
-            for table in TABLES:
-                for row in rows[table.name]:
-                    yield beam.pvalue.TaggedOutput(table.name, dict(zip(table.column_names, row, strict=True)))
-
-    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        lines = pipeline | beam.io.ReadFromText(path)
-        rows = lines | beam.FlatMap(rows_of).with_outputs(*(table.name for table in TABLES))
-        for table in TABLES:
-            prefix = str(out / table.name / "part")
-            write = beam.io.WriteToParquet(prefix, table.schema, codec="zstd", file_name_suffix=".parquet")
-            rows[table.name] | f"Write {table.name}" >> write
-    return {}

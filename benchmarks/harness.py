@@ -97,7 +97,12 @@ def run_once(variant: Variant, scratch: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=scratch, prefix="answer-") as folder:
         answer = Path(folder) / "answer.json"
         core = max(os.sched_getaffinity(0)) if variant.pinned and hasattr(os, "sched_getaffinity") else None
-        request = {"target": variant.target, "arguments": dict(variant.arguments), "core": core, "scratch": str(scratch)}
+        request = {
+            "target": variant.target,
+            "arguments": dict(variant.arguments),
+            "core": core,
+            "scratch": str(scratch),
+        }
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.child", str(answer)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
