@@ -2,7 +2,8 @@
 
 Goes in: {"target": "module:function", "arguments": {…}, "core": int or null, "scratch": folder}. The function is called
 with `out`, an empty folder that is removed afterwards, and the arguments; it returns a JSON object and may say `seconds`
-itself where not all it does is to be timed. Comes out: {"seconds", "rss_mb", "result"}. Imports are not timed.
+itself where not all it does is to be timed. Comes out: {"seconds", "cpu_seconds", "rss_mb", "result"}; the second counts
+this process and its children. Imports are not timed.
 """
 
 from __future__ import annotations
@@ -51,11 +52,21 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     module, name = request["target"].split(":")
     function = getattr(importlib.import_module(module), name)
     with tempfile.TemporaryDirectory(dir=request["scratch"], prefix="out-") as out:
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), _cpu_seconds()
         result = function(out=Path(out), **request["arguments"]) or {}
-        seconds = time.perf_counter() - start
+        seconds, cpu_seconds = time.perf_counter() - start, _cpu_seconds() - cpu_start
     rss_mb = max(own_peak_rss_mb(), children_peak_rss_mb(), result.get("rss_mb", 0.0))
-    return {"seconds": result.get("seconds", seconds), "rss_mb": rss_mb, "result": result}
+    return {
+        "seconds": result.get("seconds", seconds),
+        "cpu_seconds": result.get("cpu_seconds", cpu_seconds),
+        "rss_mb": rss_mb,
+        "result": result,
+    }
+
+
+def _cpu_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ from benchmarks.harness import (
 NAME = "dump_parse"
 UNIT = "MB/s"
 RSS_LIMIT_MB = 1000.0
+TINY_MB = 0.001  # one entity: what a start costs
+WORKERS = (1, 2)
 RSS_TIMES = 4  # the larger input of case `rss`
 DEFAULT_UNIT_MB = 32.0  # the stage's own: largest, so worst for memory
 PACKAGES = ("trelm", "apache-beam", "isal", "msgspec", "orjson", "pyarrow", "qwikidata")
@@ -44,7 +46,7 @@ KIT_FILES = (
 )
 OURS = "benchmarks.dump_parse_ours:process_units"
 POOL = "benchmarks.dump_parse_ours:process_units_in_pool"
-KIT = "benchmarks.dump_parse_ours:kit_file"
+KIT = "benchmarks.dump_parse_ours:kit_files"
 COMMAND = "benchmarks.dump_parse_command:run_command"
 DECOMPRESS = "benchmarks.dump_parse_limits:decompress"
 DECODE = "benchmarks.dump_parse_limits:decode_typed"
@@ -58,7 +60,7 @@ PEERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """Sizes and places of one run of the benchmark."""
+    """Sizes and places."""
 
     folder: Path
     raw_mb: float
@@ -67,6 +69,7 @@ class Setup:
     batch_entities: int
     unit_mb: float  # stored: small enough for some ten units and more, as a real dump has thousands
     rounds: int
+    quick: bool
     sources: tuple[Path, ...]
 
     @functools.cached_property
@@ -112,13 +115,15 @@ def compared(setup: Setup, suffix: str) -> Iterator[dict[str, Any]]:
     limits = [*(limit(name, full) for name in libraries), limit("msgspec", plain)]
     variants = [ours(full, setup), *peers]
     found = setup.measure([*variants, *limits])
-    rates = {variant.name: found.pop(variant.name).rate for variant in limits}
+    by_limit = {variant.name: found.pop(variant.name) for variant in limits}
+    rates = {name: measured.rate for name, measured in by_limit.items()}
     rates["both"] = harmonic(rates[libraries[0]], rates["msgspec"])
     bound = "both" if suffix == ".gz" else "bz2"  # bz2: decoding JSON is a small part, decompression is the limit
     yield {
         **record(NAME, suffix[1:], UNIT, found, rates[bound]),
         "limit_is": bound,
         "limits": rates,
+        "limit_cpu_rates": {name: measured.cpu_rate for name, measured in by_limit.items()},
         "raw_mb": full.raw_mb,
         "peer_raw_mb": {name: measured.variant.work for name, measured in found.items() if name != "ours"},
         "stored_ratio": full.raw_bytes / full.stored_bytes,
@@ -144,42 +149,46 @@ def with_statements(setup: Setup, suffix: str) -> Iterator[dict[str, Any]]:
 def in_processes(setup: Setup, suffix: str) -> Iterator[dict[str, Any]]:
     """Ours in one and in two processes outside Beam, and the ratio of the two."""
     full = setup.dump(suffix)
-    variants = [_many(POOL, full, setup, {"processes": count}) for count in (1, 2)]
+    variants = [_many(POOL, full, setup, {"processes": count}) for count in WORKERS]
     found = setup.measure(variants)
-    for count, variant in enumerate(variants, 1):
+    for count, variant in zip(WORKERS, variants, strict=True):
         fields = record(NAME, f"{suffix[1:]}_processes_{count}", UNIT, {"ours": found[variant.name]}, None)
         yield {**fields, "scaling": found[variant.name].rate / found[variants[0].name].rate, "raw_mb": full.raw_mb}
 
 
-def in_runner(setup: Setup, suffix: str) -> Iterator[dict[str, Any]]:
+def in_runner(setup: Setup) -> Iterator[dict[str, Any]]:
     """The command on the local runner with one and with two workers; wall time, start-up included and told."""
-    full, tiny = setup.dump(suffix), setup.dump(suffix, 0.001)
-    variants = [_many(COMMAND, full, setup, {"workers": count}) for count in (1, 2)]
-    starts = [_many(COMMAND, tiny, setup, {"workers": count}, "start_") for count in (1, 2)]
-    found = setup.measure([*variants, *starts])
-    for count, (variant, start) in enumerate(zip(variants, starts, strict=True), 1):
-        measured, startup_s = found[variant.name], found[start.name].median_s
-        yield {
-            **record(NAME, f"{suffix[1:]}_runner_{count}", UNIT, {"ours": measured}, None),
-            "startup_s": startup_s,
-            "without_startup": full.raw_mb / max(measured.median_s - startup_s, 1e-9),
-            "scaling": measured.rate / found[variants[0].name].rate,
-            "raw_mb": full.raw_mb,
-        }
+    suffixes, tiny = (".gz",) if setup.quick else (".gz", ".bz2"), setup.dump(".gz", TINY_MB)
+    full = {suffix: setup.dump(suffix) for suffix in suffixes}
+    workers = [{"workers": count} for count in WORKERS]
+    runs = {suffix: [_many(COMMAND, dump, setup, count, suffix) for count in workers] for suffix, dump in full.items()}
+    starts = [_many(COMMAND, tiny, setup, count, "start") for count in workers]
+    found = setup.measure([*starts, *(variant for variants in runs.values() for variant in variants)])
+    for suffix, variants in runs.items():
+        for count, variant, start in zip(WORKERS, variants, starts, strict=True):
+            measured, startup_s = found[variant.name], found[start.name].median_s
+            yield {
+                **record(NAME, f"{suffix[1:]}_runner_{count}", UNIT, {"ours": measured}, None),
+                "startup_s": startup_s,
+                "without_startup": variant.work / max(measured.median_s - startup_s, 1e-9),
+                "scaling": measured.rate / found[variants[0].name].rate,
+                "raw_mb": variant.work,
+            }
 
 
 def _many(target: str, dump: Dump, setup: Setup, count: dict[str, int], prefix: str = "") -> Variant:
     arguments = {"path": dump.path, "unit_mb": setup.unit_mb, **count}
-    name = f"{prefix}{next(iter(count.values()))}"
+    name = f"{prefix}_{next(iter(count.values()))}"
     return Variant(name=name, target=target, arguments=arguments, work=dump.raw_mb, pinned=False)
 
 
 def peak_memory(setup: Setup) -> Iterator[dict[str, Any]]:
     """Peak memory of a worker at two sizes of gz and one of bz2, with the stage's own unit size; `--statements` too."""
     inputs = [(".gz", setup.raw_mb), (".gz", setup.raw_mb * RSS_TIMES), (".bz2", setup.raw_mb)]
+    settings: tuple[dict[str, Any], ...] = ({},) if setup.quick else ({}, {"statements": True})
     for suffix, raw_mb in inputs:
         dump = setup.dump(suffix, raw_mb)
-        for options in ({}, {"statements": True}):
+        for options in settings:
             arguments = {"path": dump.path, "unit_mb": DEFAULT_UNIT_MB, "options": options}
             answer = run_once(Variant(name="ours", target=OURS, arguments=arguments), setup.folder)
             yield {
@@ -203,10 +212,11 @@ def same_rows(setup: Setup) -> Iterator[dict[str, Any]]:
 
 def kit_files(setup: Setup) -> Iterator[dict[str, Any]]:
     """Each genuine dump of the kit: what went in, what came out."""
-    for name in KIT_FILES:
-        path = kit_dumps()[0].parent / name
-        answer = run_once(Variant(name=name, target=KIT, arguments={"path": str(path)}), setup.folder)["result"]
-        yield {"benchmark": NAME, "case": "kit", "file": name, "ok": answer["all_accounted_for"], **answer}
+    paths = {name: str(kit_dumps()[0].parent / name) for name in KIT_FILES}
+    answer = run_once(Variant(name="kit", target=KIT, arguments={"paths": list(paths.values())}), setup.folder)
+    for name, path in paths.items():
+        found = answer["result"][path]
+        yield {"benchmark": NAME, "case": "kit", "file": name, "ok": found["all_accounted_for"], **found}
 
 
 CASES: dict[str, Callable[[Setup], Iterator[dict[str, Any]]]] = {
@@ -218,22 +228,23 @@ CASES: dict[str, Callable[[Setup], Iterator[dict[str, Any]]]] = {
     "bz2_statements": functools.partial(with_statements, suffix=".bz2"),
     "gz_processes": functools.partial(in_processes, suffix=".gz"),
     "bz2_processes": functools.partial(in_processes, suffix=".bz2"),
-    "gz_runner": functools.partial(in_runner, suffix=".gz"),
-    "bz2_runner": functools.partial(in_runner, suffix=".bz2"),
+    "runner": in_runner,
     "rss": peak_memory,
 }
+NOT_QUICK = ("bz2_statements",)
 
 
 def setup_of(folder: Path, gb: float | None, rounds: int | None, *, quick: bool) -> Setup:
     """Sizes for a full or a quick run."""
     return Setup(
         folder=folder,
-        raw_mb=(gb or (0.03 if quick else 1.0)) * 1000,
-        slice_mb=10 if quick else 100,
+        raw_mb=(gb or (0.02 if quick else 1.0)) * 1000,
+        slice_mb=5 if quick else 100,
         rows_mb=3 if quick else 20,
         batch_entities=64 if quick else 1024,
-        unit_mb=0.25 if quick else 4.0,
+        unit_mb=0.5 if quick else 4.0,
         rounds=rounds or (1 if quick else 5),
+        quick=quick,
         sources=tuple(kit_dumps()),
     )
 
@@ -241,14 +252,14 @@ def setup_of(folder: Path, gb: float | None, rounds: int | None, *, quick: bool)
 def main() -> int:
     """Run the cases; the exit code is 1 if rows differ or an entity is lost."""
     parser = common_arguments(__doc__)
-    parser.add_argument("--gb", type=float, help="GB of JSON to generate (default: 1.0; 0.03 with --quick)")
+    parser.add_argument("--gb", type=float, help="GB of JSON to generate (default: 1.0; 0.02 with --quick)")
     parser.add_argument("--case", action="append", choices=CASES, help="only this case; may be repeated")
     given = parser.parse_args()
     failed = False
     with scratch_folder(given.keep) as folder:
         setup = setup_of(folder, given.gb, given.rounds, quick=given.quick)
         emit({"benchmark": NAME, "machine": machine(PACKAGES), "raw_mb": setup.raw_mb, "quick": given.quick})
-        for case in given.case or CASES:
+        for case in given.case or [name for name in CASES if not given.quick or name not in NOT_QUICK]:
             for fields in CASES[case](setup):
                 emit(fields)
                 failed = failed or not fields.get("ok", True)

@@ -40,7 +40,7 @@ def decode_typed(out: Path, path: str) -> dict[str, Any]:  # noqa: ARG001
             decode(line)
         seconds += time.perf_counter() - start
         num_bytes += sum(map(len, lines))
-    return {"seconds": seconds, "bytes": num_bytes}
+    return {"seconds": seconds, "cpu_seconds": seconds, "bytes": num_bytes}
 
 
 def _line_batches(path: str) -> Iterator[list[bytes]]:

@@ -36,7 +36,7 @@ def process_units_in_pool(out: Path, path: str, unit_mb: float, processes: int) 
     """The same by several processes, which take a unit when they are free; their start is not timed."""
     context = multiprocessing.get_context("spawn")  # Beam's and Arrow's threads do not survive a fork
     barrier = context.Barrier(processes + 1)
-    with context.Pool(processes, initializer=barrier.wait) as pool:  # a worker has imported all of this by then
+    with context.Pool(processes, initializer=_wait, initargs=(barrier,)) as pool:
         barrier.wait()
         start = time.perf_counter()
         prepared = _prepared(out, path, unit_mb)
@@ -46,7 +46,12 @@ def process_units_in_pool(out: Path, path: str, unit_mb: float, processes: int) 
     return {"seconds": seconds, "rss_mb": max(peaks), "units": len(peaks)}
 
 
-def kit_file(out: Path, path: str) -> dict[str, Any]:
+def kit_files(out: Path, paths: list[str]) -> dict[str, Any]:
+    """Several genuine dumps, each on its own."""
+    return {path: _kit_file(out / str(number), path) for number, path in enumerate(paths)}
+
+
+def _kit_file(out: Path, path: str) -> dict[str, Any]:
     """One dump through the stage: what went in (counted by the standard library alone) and what became of it."""
     with open_stdlib(path) as file:
         entities_in = len(json.load(file))
@@ -81,6 +86,11 @@ def _run(prepared: PreparedStage) -> list[UnitReport]:
     worker: Any = prepared.plan.worker
     worker.setup()
     return [write_unit(prepared.data, prepared.plan.name, unit, worker.process) for unit in prepared.pending]
+
+
+def _wait(barrier: Any) -> None:  # noqa: ANN401 - has no public type
+    """Being called means that the process has started and has imported this module."""
+    barrier.wait()
 
 
 def _write_in_worker(folder: str, worker: UnitWorker, unit: Unit) -> float:

@@ -53,6 +53,7 @@ class Measured:
 
     variant: Variant
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     rss_mb: float = 0.0  # the largest process of any run
     results: list[dict[str, Any]] = field(default_factory=list)
 
@@ -65,6 +66,11 @@ class Measured:
     def rate(self) -> float:
         """Median of the rates."""
         return statistics.median(self.rates)
+
+    @property
+    def cpu_rate(self) -> float:
+        """Work per second of processor time, median: what a variant costs, even while others use the machine."""
+        return self.variant.work / max(statistics.median(self.cpu_seconds), 1e-9)
 
     @property
     def median_s(self) -> float:
@@ -83,6 +89,7 @@ def measure(variants: Sequence[Variant], rounds: int, scratch: Path) -> dict[str
         for measured in found.values():
             answer = run_once(measured.variant, scratch)
             measured.seconds.append(answer["seconds"])
+            measured.cpu_seconds.append(answer["cpu_seconds"])
             measured.rss_mb = max(measured.rss_mb, answer["rss_mb"])
             measured.results.append(answer["result"])
     return found
@@ -142,6 +149,7 @@ def record(benchmark: str, case: str, unit: str, found: Mapping[str, Measured], 
         "peers": {name: measured.rate for name, measured in peers.items()},
         "rss_mb": ours.rss_mb,
         "peer_rss_mb": {name: measured.rss_mb for name, measured in peers.items()},
+        "cpu_rates": {name: measured.cpu_rate for name, measured in found.items()},
         "ratio_to_limit": ours.rate / limit if limit else None,
         "ratio_to_peers": {name: ours.rate / measured.rate for name, measured in peers.items()},
         "runs": len(ours.seconds),
