@@ -130,7 +130,7 @@ def cut(record: bytes) -> tuple[str, tuple[bytes, ...]]:
         if key == "id":
             text = f'"{letter}{MARK}"'.encode()
         elif (varied := _vary(key, value)) is not None:
-            text = json.dumps(varied, separators=(",", ":")).encode()
+            text = json.dumps(varied, separators=(",", ":"), ensure_ascii=record.isascii()).encode()
             text = text.replace(b"/", b"\\/") if escape_slashes else text
         else:
             text = bytes(raw)
