@@ -35,7 +35,7 @@ RSS_LIMIT_MB = 1000.0
 TINY_MB = 0.001  # one entity: what a start costs
 WORKERS = (1, 2)
 RSS_TIMES = 4  # the larger input of case `rss`
-DEFAULT_UNIT_MB = 32.0  # the stage's own: largest, so worst for memory
+DEFAULT_UNIT_MB = 32.0  # the stage's own
 PACKAGES = ("trelm", "apache-beam", "isal", "msgspec", "orjson", "pyarrow", "qwikidata")
 KIT_FILES = (
     "wikibrain-testDump.json.bz2",
@@ -67,7 +67,7 @@ class Setup:
     slice_mb: float  # for the slow peers
     rows_mb: float  # for comparing rows
     batch_entities: int
-    unit_mb: float  # stored: small enough for some ten units and more, as a real dump has thousands
+    unit_mb: float  # stored, for several processes: some ten units and more, as a real dump has thousands
     rounds: int
     quick: bool
     sources: tuple[Path, ...]
@@ -86,9 +86,9 @@ class Setup:
         return measure(variants, self.rounds, self.folder)
 
 
-def ours(dump: Dump, setup: Setup, name: str = "ours", **options: Any) -> Variant:  # noqa: ANN401 - keys of KbConfig
+def ours(dump: Dump, unit_mb: float, name: str = "ours", **options: Any) -> Variant:  # noqa: ANN401 - keys of KbConfig
     """Our variant outside Beam."""
-    arguments = {"path": dump.path, "unit_mb": setup.unit_mb, "options": options}
+    arguments = {"path": dump.path, "unit_mb": unit_mb, "options": options}
     return Variant(name=name, target=OURS, arguments=arguments, work=dump.raw_mb)
 
 
@@ -113,7 +113,7 @@ def compared(setup: Setup, suffix: str) -> Iterator[dict[str, Any]]:
         peers.append(peer("beam_json", part))
     libraries = ["isal", "gzip"] if suffix == ".gz" else ["bz2"]
     limits = [*(limit(name, full) for name in libraries), limit("msgspec", plain)]
-    variants = [ours(full, setup), *peers]
+    variants = [ours(full, DEFAULT_UNIT_MB), *peers]
     found = setup.measure([*variants, *limits])
     by_limit = {variant.name: found.pop(variant.name) for variant in limits}
     rates = {name: measured.rate for name, measured in by_limit.items()}
@@ -142,7 +142,7 @@ def _refused(found: Mapping[str, Measured]) -> dict[str, Any]:
 def with_statements(setup: Setup, suffix: str) -> Iterator[dict[str, Any]]:
     """Ours with `--statements`, on one core."""
     full = setup.dump(suffix)
-    found = setup.measure([ours(full, setup, statements=True)])
+    found = setup.measure([ours(full, DEFAULT_UNIT_MB, statements=True)])
     yield {**record(NAME, f"{suffix[1:]}_statements", UNIT, found, None), "raw_mb": full.raw_mb}
 
 
@@ -189,8 +189,7 @@ def peak_memory(setup: Setup) -> Iterator[dict[str, Any]]:
     for suffix, raw_mb in inputs:
         dump = setup.dump(suffix, raw_mb)
         for options in settings:
-            arguments = {"path": dump.path, "unit_mb": DEFAULT_UNIT_MB, "options": options}
-            answer = run_once(Variant(name="ours", target=OURS, arguments=arguments), setup.folder)
+            answer = run_once(ours(dump, DEFAULT_UNIT_MB, **options), setup.folder)
             yield {
                 "benchmark": NAME, "case": "rss", "input": suffix[1:], "raw_mb": dump.raw_mb, **options,
                 "unit": "MB", "lower_is_better": True, "ours": answer["rss_mb"], "limit": RSS_LIMIT_MB,
@@ -201,9 +200,11 @@ def peak_memory(setup: Setup) -> Iterator[dict[str, Any]]:
 def same_rows(setup: Setup) -> Iterator[dict[str, Any]]:
     """Whether every peer makes our rows, in all columns, of a slice; and ours of gz, bz2 and plain JSON."""
     gz = setup.dump(".gz", setup.rows_mb)
-    others = [ours(setup.dump(suffix, setup.rows_mb), setup, name) for suffix, name in ((".bz2", "bz2"), ("", "json"))]
+    others = [
+        ours(setup.dump(suffix, setup.rows_mb), setup.unit_mb, name) for suffix, name in ((".bz2", "bz2"), ("", "json"))
+    ]
     peers = [peer(name, gz) for name in PEERS]
-    wanted = [variant for variant in (ours(gz, setup), *others, *peers) if not variant.is_missing]
+    wanted = [variant for variant in (ours(gz, setup.unit_mb), *others, *peers) if not variant.is_missing]
     targets = {variant.name: {"target": variant.target, "arguments": dict(variant.arguments)} for variant in wanted}
     answer = run_once(Variant(name="rows", target=COMPARE, arguments={"targets": targets}), setup.folder)["result"]
     fields = {"benchmark": NAME, "case": "rows", "raw_mb": gz.raw_mb, "ok": all(answer["same"].values())}
