@@ -1,0 +1,105 @@
+"""Our side of `dump_parse`: stage `kb` outside Beam, unit by unit; functions that `benchmarks.child` calls.
+
+Only what any program may use of the stage: its plan, the plan's units and worker, `write_unit`.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.child import own_peak_rss_mb
+from benchmarks.dump_parse_limits import open_stdlib
+from pipeline.config import KbConfig
+from pipeline.stages import kb
+from pipeline.storage.stage import PreparedStage, prepare, write_unit
+from pipeline.storage.tables import RunPaths
+from pipeline.storage.units import Unit, UnitReport, UnitWorker
+
+KIT_UNIT_MB = 32.0  # the stage's default
+
+
+def process_units(out: Path, path: str, unit_mb: float, options: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Plan the stage and run its units one after the other."""
+    prepared = _prepared(out, path, unit_mb, options)
+    reports = _run(prepared)
+    return {"counters": _counters(reports), "units": len(reports)}
+
+
+def process_units_in_pool(out: Path, path: str, unit_mb: float, processes: int) -> dict[str, Any]:
+    """The same by several processes, which take a unit when they are free; their start is not timed."""
+    context = multiprocessing.get_context("spawn")  # Beam's and Arrow's threads do not survive a fork
+    barrier = context.Barrier(processes + 1)
+    with context.Pool(processes, initializer=_wait, initargs=(barrier,)) as pool:
+        barrier.wait()
+        start = time.perf_counter()
+        prepared = _prepared(out, path, unit_mb)
+        write = partial(_write_in_worker, prepared.data, prepared.plan.worker)
+        peaks = list(pool.imap_unordered(write, prepared.pending))
+        seconds = time.perf_counter() - start
+    return {"seconds": seconds, "rss_mb": max(peaks), "units": len(peaks)}
+
+
+def kit_files(out: Path, paths: list[str]) -> dict[str, Any]:
+    """Several genuine dumps, each on its own."""
+    return {path: _kit_file(out / str(number), path) for number, path in enumerate(paths)}
+
+
+def _kit_file(out: Path, path: str) -> dict[str, Any]:
+    """One dump through the stage: what went in (counted by the standard library alone) and what became of it."""
+    with open_stdlib(path) as file:
+        entities_in = len(json.load(file))
+    prepared = _prepared(out, path, KIT_UNIT_MB, {"statements": True})
+    try:
+        reports = _run(prepared)
+    except Exception as error:  # noqa: BLE001 - a crash is a figure here
+        return {"entities_in": entities_in, "crashes": 1, "error": repr(error), "all_accounted_for": False}
+    counters, rows = _counters(reports), Counter[str]()
+    for report in reports:
+        rows.update({name: part.rows for name, part in report.parts.items()})
+    skipped = {name: count for name, count in counters.items() if name.startswith("skipped_")}
+    accounted = counters["rows_out"] + sum(skipped.values()) + counters["rejects"]
+    return {
+        "entities_in": entities_in,
+        "rows_out": counters["rows_out"],
+        "rows": dict(rows),
+        "skipped": skipped,
+        "rejects": counters["rejects"],
+        "crashes": 0,
+        "all_accounted_for": entities_in == counters["rows_in"] == accounted,
+    }
+
+
+def _prepared(out: Path, path: str, unit_mb: float, options: dict[str, Any] | None = None) -> PreparedStage:
+    paths = RunPaths(root=str(out))
+    config = KbConfig(dumps=(path,), unit_mb=unit_mb, **(options or {}))
+    return prepare(kb.plan(config, paths), paths)
+
+
+def _run(prepared: PreparedStage) -> list[UnitReport]:
+    worker: Any = prepared.plan.worker
+    worker.setup()
+    return [write_unit(prepared.data, prepared.plan.name, unit, worker.process) for unit in prepared.pending]
+
+
+def _wait(barrier: Any) -> None:  # noqa: ANN401 - has no public type
+    """Being called means that the process has started and has imported this module."""
+    barrier.wait()
+
+
+def _write_in_worker(folder: str, worker: UnitWorker, unit: Unit) -> float:
+    write_unit(folder, "kb", unit, worker.process)
+    return own_peak_rss_mb()
+
+
+def _counters(reports: Iterable[UnitReport]) -> Counter[str]:
+    counters: Counter[str] = Counter()
+    for report in reports:
+        counters.update(report.counters)
+    return counters

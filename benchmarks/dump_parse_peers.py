@@ -1,0 +1,155 @@
+"""(b) of `dump_parse`: gzip and orjson in one loop; and what the other peers share with it.
+
+All peers keep the same rules as stage `kb`, with the same schemas and Parquet compression, and use our `clean` for names
+and our lists of classes and sites: those are part of the result's definition, not of the speed. None of them counts
+oddities, refuses bad records, or goes on after a kill.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.dump_parse_limits import open_stdlib
+from pipeline.core.wikidata import INSTANCE_OF, INVERSE_PROPERTY, META_CLASSES, NOT_WIKIPEDIA
+from pipeline.core.wikidata_terms import MAX_SURFACE_CHARACTERS, clean
+from schemas import ALIASES, ENTITIES, PROPERTIES, TRIPLES
+from schemas.table import Table
+
+LANGUAGES = ("en", "mul")
+TABLES = (ENTITIES, ALIASES, PROPERTIES, TRIPLES)
+BATCH_ROWS = 50_000
+LINE_BUFFER_BYTES = 1 << 20  # the gzip module's own is 8 KB: it would make lines of 27 KB slow
+Rows = dict[str, list[tuple[Any, ...]]]
+
+
+class TableWriter:
+    """Rows of the four tables, in batches, to one Parquet file each."""
+
+    def __init__(self, out: Path) -> None:
+        self._rows: Rows = {table.name: [] for table in TABLES}
+        self._writers: dict[str, pq.ParquetWriter] = {}
+        for table in TABLES:
+            (out / table.name).mkdir()
+            self._writers[table.name] = pq.ParquetWriter(
+                out / table.name / "part-0.parquet", table.schema, compression="zstd"
+            )
+
+    @property
+    def rows(self) -> Rows:
+        """Lists to append to; ask again after each `flush_full`."""
+        return self._rows
+
+    def flush_full(self) -> None:
+        """Write the tables that have a batch."""
+        for table in TABLES:
+            if len(self._rows[table.name]) >= BATCH_ROWS:
+                self._flush(table)
+
+    def close(self) -> None:
+        """Write the rest."""
+        for table in TABLES:
+            self._flush(table)
+            self._writers[table.name].close()
+
+    def _flush(self, table: Table) -> None:
+        rows, self._rows[table.name] = self._rows[table.name], []
+        columns = list(zip(*rows, strict=True)) or [()] * len(table.columns)
+        arrays = [pa.array(values, type=column.type) for values, column in zip(columns, table.columns, strict=True)]
+        self._writers[table.name].write_table(pa.Table.from_arrays(arrays, schema=table.schema))
+
+
+def orjson_loop(out: Path, path: str) -> dict[str, Any]:
+    """gzip or bz2 of the standard library, orjson, and Parquet in batches: a straightforward script, tuned."""
+    writer, entities = TableWriter(out), 0
+    with open_stdlib(path) as stored, io.BufferedReader(stored, LINE_BUFFER_BYTES) as file:
+        for line in file:
+            record = line.rstrip(b"\n,")
+            if len(record) > 1:  # the brackets have lines of their own
+                add_entity(orjson.loads(record), writer.rows)
+                entities += 1
+                writer.flush_full()
+    writer.close()
+    return {"entities": entities}
+
+
+def add_entity(entity: dict[str, Any], rows: Rows) -> None:
+    """Rows of an entity in plain dictionaries: the rules of stage `kb`."""
+    number, claims = int(entity["id"][1:]), entity.get("claims") or {}
+    labels = _terms(entity, "labels")
+    label, description = first_of(labels), first_of(_terms(entity, "descriptions"))
+    if entity["type"] == "property":
+        inverse = _best(claims.get(f"P{INVERSE_PROPERTY}", ()), "property")[1]
+        rows["properties"].append((number, label, description, entity.get("datatype", ""), inverse))
+        return
+    sitelinks = entity.get("sitelinks") or {}
+    title = clean(sitelinks["enwiki"]["title"]) if "enwiki" in sitelinks else ""
+    found = entity.get("aliases") or {}
+    aliases = [alias["value"] for language in LANGUAGES for alias in found.get(language, ())]
+    triples = {pid: _best(statements, "item") for pid, statements in claims.items()}
+    num_statements = sum(map(len, claims.values()))
+    names = (label, description, title)
+    add_item_rows(rows, number, names, labels + as_aliases(aliases), (sitelinks, num_statements), triples)
+
+
+def add_item_rows(
+    rows: Rows,
+    qid: int,
+    names: tuple[str, str, str],
+    surfaces: list[tuple[str, str]],
+    counted: tuple[dict[str, Any], int],
+    triples: dict[str, tuple[str, list[int]]],
+) -> None:
+    """Rows of an item from its parts; names are (label, description, title), triples are by PID: (rank, targets)."""
+    label, description, title = names
+    sitelinks, num_statements = counted
+    instance_of = triples.get(f"P{INSTANCE_OF}", ("", []))[1]
+    wikis = sum(1 for site in sitelinks if site.endswith("wiki") and site not in NOT_WIKIPEDIA)
+    is_meta = not META_CLASSES.isdisjoint(instance_of)
+    rows["entities"].append((qid, label, description, title or None, wikis, num_statements, instance_of, is_meta))
+    cleaned = [(clean(name), source) for name, source in surfaces] + ([(title, "title")] if title else [])
+    for surface, source in dict.fromkeys(cleaned):
+        if surface and len(surface) <= MAX_SURFACE_CHARACTERS:
+            rows["aliases"].append((surface, qid, source, 1))
+    for pid, (rank, targets) in triples.items():
+        predicate = int(pid[1:])
+        rows["triples"].extend((qid, predicate, target, rank) for target in targets)
+
+
+def _terms(entity: dict[str, Any], key: str) -> list[tuple[str, str]]:
+    terms = entity.get(key) or {}
+    return [(terms[language]["value"], "label") for language in LANGUAGES if language in terms]
+
+
+def first_of(terms: list[tuple[str, str]]) -> str:
+    """The first name with anything to read."""
+    return next((name for term, _ in terms if (name := clean(term))), "")
+
+
+def as_aliases(aliases: list[str]) -> list[tuple[str, str]]:
+    """(name, source) of aliases."""
+    return [(alias, "alias") for alias in aliases]
+
+
+def _best(statements: list[dict[str, Any]], kind: str) -> tuple[str, list[int]]:
+    """Best rank of a property's statements, and its targets of a kind, each once."""
+    rank = "preferred" if any(statement["rank"] == "preferred" for statement in statements) else "normal"
+    targets = []
+    for statement in statements:
+        if statement["rank"] == rank:
+            data = statement["mainsnak"].get("datavalue")
+            if data and data["type"] == "wikibase-entityid" and (number := entity_number(data["value"], kind)):
+                targets.append(number)
+    return rank, list(dict.fromkeys(targets))
+
+
+def entity_number(value: dict[str, Any], kind: str) -> int | None:
+    """Number of an entity of a kind; old dumps have no `id`."""
+    if value.get("entity-type", "item") != kind:
+        return None
+    return value["numeric-id"] if "numeric-id" in value else int(value["id"][1:])
