@@ -17,9 +17,9 @@ import msgspec
 import pyarrow as pa
 
 from pipeline.core.columns import RowBuffer
-from pipeline.core.wikidata_claims import best_targets, claims_in, item_claims, statement_values
+from pipeline.core.wikidata_claims import Claims, best_targets, claims_in, item_claims, statement_values
 from pipeline.core.wikidata_ids import parse_id
-from pipeline.core.wikidata_model import Entity, EntityData, EntityHead, ItemValue, Statement, entity_decoder
+from pipeline.core.wikidata_model import Entity, EntityData, EntityHead, ItemValue, entity_decoder
 from pipeline.core.wikidata_terms import first_name, label_languages, page_title, surfaces, terms_in
 from schemas import ALIASES, ENTITIES, PROPERTIES, STATEMENTS, TRIPLES
 from schemas.table import Table
@@ -166,12 +166,12 @@ class KbBuilder:
         except msgspec.ValidationError:
             return self._lenient.decode(record)
 
-    def _add_property(self, pid: int, entity: Entity[Any, Any, Any], claims: dict[int, list[Statement[Any]]]) -> None:
-        _, inverse = best_targets(claims.get(INVERSE_PROPERTY, []), "P")
+    def _add_property(self, pid: int, entity: Entity[Any, Any, Any], claims: Claims) -> None:
+        _, inverse = best_targets(claims.get(f"P{INVERSE_PROPERTY}", []), "P")
         label, description = first_name(terms_in(entity.labels)), first_name(terms_in(entity.descriptions))
         self._buffers[PROPERTIES.name].append((pid, label, description, entity.datatype, inverse))
 
-    def _add_item(self, qid: int, entity: Entity[Any, Any, Any], claims: dict[int, list[Statement[Any]]]) -> Outcome:
+    def _add_item(self, qid: int, entity: Entity[Any, Any, Any], claims: Claims) -> Outcome:
         num_statements, targets = item_claims(claims, self.counts)
         instance_of = next((values for pid, _, values in targets if pid == INSTANCE_OF), [])
         if self._rules.exclude_scholarly and not SCHOLARLY_CLASSES.isdisjoint(instance_of):
@@ -204,7 +204,7 @@ class KbBuilder:
             self._add_statements(qid, claims)
         return KEPT
 
-    def _add_statements(self, qid: int, claims: dict[int, list[Statement[Any]]]) -> None:
+    def _add_statements(self, qid: int, claims: Claims) -> None:
         add = self._buffers[STATEMENTS.name].append
         for pid, ordinal, statement, value in statement_values(claims):
             snak = statement.mainsnak

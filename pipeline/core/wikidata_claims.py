@@ -17,6 +17,7 @@ from pipeline.core.wikidata_ids import PROPERTY_NUMBERS, UINT32_END, entity_numb
 from pipeline.core.wikidata_model import EntityValue, Snak, Statement
 from pipeline.core.wikidata_values import NOTHING, Value, parse_value
 
+Claims = dict[str, list[Statement[Any]]]  # by property id
 ENTITY_VALUE = ("wikibase-entityid", "")  # types of values that name an entity; odd data may lack it
 _ENTITY_VALUE = msgspec.json.Decoder(EntityValue)
 
@@ -51,11 +52,9 @@ def best_targets(statements: list[Statement[Any]], letter: str = "Q") -> tuple[s
     return rank, [target for target in dict.fromkeys(targets) if target is not None]
 
 
-def claims_in(claims: object) -> dict[int, list[Statement[Any]]]:
-    """Statements by PID; empty for an empty or missing map."""
-    if not isinstance(claims, dict):
-        return {}
-    return {pid: statements for key, statements in claims.items() if (pid := PROPERTY_NUMBERS[key])}
+def claims_in(claims: object) -> Claims:
+    """Statements by property id; empty for an empty or missing map."""
+    return claims if isinstance(claims, dict) else {}
 
 
 class ItemClaims(NamedTuple):
@@ -65,13 +64,16 @@ class ItemClaims(NamedTuple):
     targets: list[tuple[int, str, list[int]]]  # PID, its best rank, the items at that rank
 
 
-def item_claims(claims: dict[int, list[Statement[Any]]], counts: Counter[str]) -> ItemClaims:
+def item_claims(claims: Claims, counts: Counter[str]) -> ItemClaims:
     """Best-rank items per property; counts what is kept out of the tables, or lacks something.
 
     Nearly all statements are plain: of normal rank, with a value and a datatype. Only others need `best_targets`.
     """
     total, found = 0, []
-    for pid, statements in claims.items():
+    for key, statements in claims.items():
+        pid = PROPERTY_NUMBERS[key]
+        if not pid:
+            continue
         total += len(statements)
         rank, targets, num_odd = "normal", [], 0
         for statement in statements:
@@ -101,11 +103,12 @@ def _count_oddities(statement: Statement[Any], counts: Counter[str]) -> None:
 
 
 def statement_values(
-    claims: dict[int, list[Statement[msgspec.Raw]]],
+    claims: dict[str, list[Statement[msgspec.Raw]]],
 ) -> Iterator[tuple[int, int, Statement[msgspec.Raw], Value]]:
     """PID, ordinal, statement and value of every statement, of all ranks."""
-    for pid, statements in claims.items():
-        for ordinal, statement in enumerate(statements):
+    for key, statements in claims.items():
+        pid = PROPERTY_NUMBERS[key]
+        for ordinal, statement in enumerate(statements if pid else ()):
             data = statement.mainsnak.datavalue
             has_value = data is not None and data.value is not None
             value = parse_value(data.type, bytes(data.value)) if data is not None and has_value else NOTHING
