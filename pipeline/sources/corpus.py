@@ -73,7 +73,7 @@ def _text_kind(head: bytes) -> str:
 
 
 def read_text_file(path: str, doc_id: str) -> RawDocument:
-    """A whole text file (gz and bz2 too) as one document, without a byte-order mark.
+    """A whole text file (gz, bz2 and zst too) as one document, without a byte-order mark.
 
     Raises:
         SourceError: corrupt, or over 64 MB.

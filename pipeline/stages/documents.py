@@ -36,7 +36,7 @@ from schemas.settings import ConfigError, to_dict
 
 BATCH_CHARACTERS = 8 << 20
 TEXT_FILES_PER_UNIT = 256
-ENDINGS = re.compile(r"(?<=[^/])(?:\.(?:txt|md|jsonl?|ndjson|parquet|xml|gz|bz2))+$")
+ENDINGS = re.compile(r"(?<=[^/])(?:\.(?:txt|md|jsonl?|ndjson|parquet|xml|gz|bz2|zst))+$")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -150,7 +150,7 @@ def check_dump(path: str) -> None:
     head = peek(path).lstrip(b"\xef\xbb\xbf \t\r\n")
     if head[:1] in (b"[", b"{"):
         return
-    advice = "give a Wikidata JSON dump (.json, .json.gz, .json.bz2)"
+    advice = "give a Wikidata JSON dump (.json, .json.gz, .json.bz2, .json.zst)"
     if head[:1] == b"<":
         raise source_error(path, 0, "this is HTML or XML, not a Wikidata JSON dump (a failed download?)", advice)
     if head[:2] in (b"--", b"/*"):
