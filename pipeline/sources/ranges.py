@@ -47,7 +47,7 @@ def peek(path: str, num_bytes: int = 4096) -> bytes:
     """
     head = b""
     losses: list[SourceError] = []  # damage further on is for whoever reads the file: it may be told to skip it
-    for chunk in read_chunks(Span(path=path, start=0, end=1), losses.append):
+    for chunk in read_chunks(Span(path=path, start=0, end=files.size_of(path)), losses.append):
         head += chunk.data[:num_bytes]
         if len(head) >= num_bytes:
             break

@@ -154,6 +154,17 @@ def test_peek_decodes_whatever_the_name_says(sources: dict[str, Path], lines: li
         assert peek(str(path), 100) == b"".join(lines)[:100]
 
 
+def test_peek_looks_past_a_lost_first_member(tmp_path: Path) -> None:
+    """Whether the loss may be skipped is for whoever reads the file."""
+    first, second = gzip.compress(MANY[:5000]), gzip.compress(b"second\n" * 99)
+    path = tmp_path / "c.gz"
+    path.write_bytes(flip(first, 40) + second)
+    assert peek(str(path), 7) == b"second\n"
+    path.write_bytes(flip(first, 40))
+    with pytest.raises(SourceError, match="byte 0: .*corrupt"):
+        peek(str(path))
+
+
 def test_changed_file_is_told(tmp_path: Path) -> None:
     path = tmp_path / "shrunk.jsonl"
     path.write_bytes(b"".join(make_lines(3)))
