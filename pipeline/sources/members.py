@@ -4,8 +4,8 @@ A member belongs to the range that holds its first byte. Only a range's first me
 trial; each further one starts where the one before ended. A range without a member start costs one search (about
 1 GB/s) and yields nothing: so a file of one member has one reader.
 
-Who tells of a lost member does not depend on how the file is cut: one that a search would find is told by the range that
-holds its start; one that none would find (its first bytes are damaged) by the range that holds the member before it.
+A member that no search would find (its first bytes are damaged) belongs to the range of the member before it: so each
+member, lost or not, belongs to one range, however the file is cut.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DAMAGE_ADVICE = "the file is damaged or incomplete: download it again, or set sk
 
 
 class MemberError(Exception):
-    """A member that cannot be decoded, found inside it; `is_damage` is false for a sound one beyond our limits."""
+    """A member that cannot be decoded; `is_damage` is false where it is beyond our limits, as sound ones can be."""
 
     def __init__(self, problem: str, advice: str = DAMAGE_ADVICE, *, is_damage: bool = True) -> None:
         super().__init__(problem)
@@ -100,48 +100,43 @@ def member_chunks(
         try:
             yield from _walk(kind, file, span, member)
         except _LostMemberError as error:
-            if on_loss is None or not error.is_damage:
+            if on_loss is None or error.is_refused:
                 raise
-            if error.is_ours:
+            if error.is_owned:
                 on_loss(error)
-            owned = error.start < span.end
-            yield Chunk(data=b"", prefix="", offset=0, owned=owned, stored=error.start, broken=True)
-            member = find_member(kind, file, error.start + 1, span.end) if owned else None
+            yield Chunk(data=b"", prefix="", offset=0, owned=error.is_owned, stored=error.start, broken=True)
+            member = find_member(kind, file, error.start + 1, span.end)
         else:
             return
 
 
 class _LostMemberError(SourceError):
-    """A lost member: where it starts, whether it is for this span to tell, whether it may be skipped."""
+    """A lost member: where it starts, whether it belongs to the span, whether it may not be skipped."""
 
     start = 0
-    is_ours = True
-    is_damage = True
-
-
-def _lost(path: str, start: int, fault: MemberError, *, is_ours: bool) -> _LostMemberError:
-    error = _LostMemberError(source_error(path, start, fault.problem, fault.advice).message)
-    error.start, error.is_ours, error.is_damage = start, is_ours, fault.is_damage
-    return error
+    is_owned = True
+    is_refused = False
 
 
 def _walk(kind: MemberFormat, file: IO[bytes], span: Span, member: int) -> Iterator[Chunk]:
     """Chunks from one member to the next."""
-    source, was_owned = StoredBytes(file, member), True
+    source, owned, is_first = StoredBytes(file, member), True, member == 0
     while True:
         start = source.position
         try:
             if not kind.starts_next(source):
                 return
             start, produced = source.position, 0
-            owned, prefix = start < span.end, f"{start}+"
+            owned = owned and (start < span.end or not is_member(kind, file, start))
             for data in kind.decode(source, CHUNK_BYTES):
-                yield Chunk(data=data, prefix=prefix, offset=produced, owned=owned, stored=source.position)
+                yield Chunk(data=data, prefix=f"{start}+", offset=produced, owned=owned, stored=source.position)
                 produced += len(data)
         except MemberError as fault:
-            is_ours = start < span.end if is_member(kind, file, start) else was_owned
-            raise _lost(span.path, start, fault, is_ours=is_ours) from fault
-        was_owned = owned
+            error = _LostMemberError(source_error(span.path, start, fault.problem, fault.advice).message)
+            error.start, error.is_owned = start, owned
+            error.is_refused = is_first and not fault.is_damage
+            raise error from fault
+        is_first = False
 
 
 def find_member(kind: MemberFormat, file: IO[bytes], start: int, end: int) -> int | None:
@@ -164,6 +159,8 @@ def find_member(kind: MemberFormat, file: IO[bytes], start: int, end: int) -> in
 def is_member(kind: MemberFormat, file: IO[bytes], offset: int) -> bool:
     """Decode on trial: what comes out first is text, or else 1 MB or the whole member comes out without a fault."""
     source, text, produced = StoredBytes(file, offset), b"", 0
+    if source.peek(len(kind.magic)) != kind.magic:
+        return False
     try:
         for data in kind.decode(source, TRIAL_BYTES):
             text += data[: TRIAL_BYTES - len(text)]

@@ -89,6 +89,19 @@ def test_false_magics_are_passed_over() -> None:
         assert find_member(ZstdFrames(), io.BytesIO(content), 0, len(noise)) is None, "it starts past the range"
 
 
+def test_a_member_that_no_search_finds_is_read_from_the_one_before(tmp_path: Path) -> None:
+    """Control characters and a damaged neighbour: the trial fails, the member is sound; its lines come once."""
+    sound = zstandard.compress(b"one\n") + zstandard.compress(b"\x01\x02\n")
+    content, path = sound + b"garbage", tmp_path / "odd.zst"
+    path.write_bytes(content)
+    assert find_member(ZstdFrames(), io.BytesIO(content), 1, len(content)) is None
+    for cut in range(1, len(content)):
+        losses: list[SourceError] = []
+        spans = [Span(path=str(path), start=low, end=high) for low, high in ((0, cut), (cut, len(content)))]
+        assert [line for span in spans for _, line in read_lines(span, losses.append)] == [b"one\n", b"\x01\x02\n"]
+        assert [error.message.split(":")[1] for error in losses] == [f" byte {len(sound)}"]
+
+
 def test_reserved_and_oversized_blocks_are_corrupt(tmp_path: Path) -> None:
     header = zstandard.compress(DATA)[: zstandard.frame_header_size(zstandard.compress(DATA))]
     for block in (0b110, (MAX_BLOCK_BYTES + 1) << 3):
