@@ -105,22 +105,22 @@ def member_chunks(
             if error.is_owned:
                 on_loss(error)
             yield Chunk(data=b"", prefix="", offset=0, owned=error.is_owned, stored=error.start, broken=True)
-            member = find_member(kind, file, error.start + 1, span.end)
+            member = find_member(kind, file, error.after + 1, span.end)
         else:
             return
 
 
 class _LostMemberError(SourceError):
-    """A lost member: where it starts, whether it belongs to the span, whether it may not be skipped."""
+    """A lost member: where it starts, after which byte to look for the next one, whether it belongs to the span."""
 
-    start = 0
+    start = after = 0
     is_owned = True
-    is_refused = False
+    is_refused = False  # it may not be skipped
 
 
 def _walk(kind: MemberFormat, file: IO[bytes], span: Span, member: int) -> Iterator[Chunk]:
     """Chunks from one member to the next."""
-    source, owned, is_first = StoredBytes(file, member), True, member == 0
+    source, owned, is_first, before = StoredBytes(file, member), True, member == 0, member
     while True:
         start = source.position
         try:
@@ -134,9 +134,11 @@ def _walk(kind: MemberFormat, file: IO[bytes], span: Span, member: int) -> Itera
         except MemberError as fault:
             error = _LostMemberError(source_error(span.path, start, fault.problem, fault.advice).message)
             error.start, error.is_owned = start, owned
+            # Where no member starts, the one before may have swallowed the true start: a search would find that.
+            error.after = start if is_member(kind, file, start) else before
             error.is_refused = is_first and not fault.is_damage
             raise error from fault
-        is_first = False
+        is_first, before = False, start
 
 
 def find_member(kind: MemberFormat, file: IO[bytes], start: int, end: int) -> int | None:

@@ -60,8 +60,8 @@ class KbWorker:
             languages=config.languages, statements=config.statements, exclude_scholarly=config.exclude_scholarly
         )
         builder, progress = KbBuilder(rules), RangeProgress(unit, out)
-        for position, line in read_lines(span_of(unit), loss_handler(out, skip_corrupt=config.skip_corrupt)):
-            progress.at(position)
+        on_loss = loss_handler(out, skip_corrupt=config.skip_corrupt)
+        for position, line in read_lines(span_of(unit), on_loss, progress.at_byte):
             for outcome in builder.add_line(line):
                 self._account(unit, out, position, line, outcome)
             if builder.num_rows >= BATCH_ROWS:
@@ -138,6 +138,8 @@ def plan(config: KbConfig, paths: RunPaths) -> StagePlan:  # noqa: ARG001 - ever
         inputs={path: files.stamp(path) for path in inputs},
         config=to_dict(config),
         finish=functools.partial(finish, tuple(dumps)),
+        measure="bytes",
+        noun="entities",
     )
 
 
