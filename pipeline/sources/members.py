@@ -10,6 +10,7 @@ member, lost or not, belongs to one range, however the file is cut.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import IO, Protocol
 
@@ -180,14 +181,9 @@ def _is_text(data: bytes) -> bool:
     return len(data.translate(None, CONTROL)) == len(data)
 
 
-def has_one_member(kind: MemberFormat, file: IO[bytes], limit: int) -> bool | None:
-    """Whether the file's first member is its only one; None if it is damaged or longer than `limit` stored bytes."""
+def has_one_member(kind: MemberFormat, file: IO[bytes], limit: int) -> bool:
+    """Whether no second member starts in the file's first `limit` bytes."""
     source = StoredBytes(file, 0)
-    try:
-        if kind.starts_next(source):
-            for _ in kind.decode(source, CHUNK_BYTES):
-                if source.position >= limit:
-                    return None
-        return not kind.starts_next(source)
-    except MemberError:
-        return None
+    with contextlib.suppress(MemberError):  # whoever reads the file tells of damage
+        kind.starts_next(source)
+    return find_member(kind, file, source.position + 1, limit) is None
