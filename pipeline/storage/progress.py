@@ -28,6 +28,7 @@ ProgressAddress = tuple[str, int]
 NAMESPACE = "trelm"
 LOG_EVERY_S = 10.0
 POLL_EVERY_S = 30.0
+JOIN_S = 5.0
 logger = logging.getLogger("trelm")
 
 
@@ -142,7 +143,7 @@ class MetricsPoller:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join(self._every_s)  # a question to the service may hang: the job's end does not wait for it
+        self._thread.join(JOIN_S)  # a question to the service may hang: the job is over all the same
 
     def _poll(self) -> None:
         while not self._stop.wait(self._every_s):
@@ -154,6 +155,8 @@ class MetricsPoller:
 def counts_in(result: Any) -> Counter[str]:  # noqa: ANN401
     """The counters of a Beam result, summed over its steps; empty where the runner does not tell."""
     counts: Counter[str] = Counter()
+    if getattr(result, "_metrics", None) is not None:
+        result._metrics = None  # a PortableRunner's result would repeat its first answer for ever
     try:
         found = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]
         for metric in found:
