@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 from collections.abc import Callable
 from itertools import pairwise
@@ -35,7 +36,7 @@ def read(path: Path, cuts: list[int]) -> tuple[list[tuple[str, bytes]], list[str
     return lines, [error.message for error in losses]
 
 
-@pytest.mark.parametrize("store", [gz, zstd, unchecked_zstd])
+@pytest.mark.parametrize("store", [gz, zstd, unchecked_zstd, bz2.compress])
 @pytest.mark.parametrize("shape", ["changed", "gone"])
 def test_any_damage_any_cut(tmp_path: Path, store: Callable[[bytes], bytes], shape: str) -> None:
     content, path = b"".join(store(part) for part in PARTS), tmp_path / "small"
