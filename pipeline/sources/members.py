@@ -16,7 +16,7 @@ from typing import IO, Protocol
 
 from pipeline.sources.chunks import CHUNK_BYTES, Chunk, LossHandler, SourceError, Span, source_error
 
-READ_BYTES = 1 << 18
+READ_BYTES = 1 << 16
 TRIAL_BYTES = 256
 CONTROL = bytes(code for code in range(32) if code not in b"\t\n\r")
 DAMAGE_ADVICE = "the file is damaged or incomplete: download it again, or set skip_corrupt to lose only this member"
