@@ -163,11 +163,15 @@ _stage_command(
       trelm-pipeline kb --run runs/b --dump wikidata-20261123-all.json.gz --update runs/a
     """,
     {
-        "dump": _option("--dump", "kb__dumps", multiple=True, metavar="FILE", help="JSON dump: .json, .gz or .bz2."),
+        "dump": _option(
+            "--dump", "kb__dumps", multiple=True, metavar="FILE", help="JSON dump: .json, .gz, .bz2 or .zst."
+        ),
         "redirects": _option(
             "--redirects", "kb__redirects", multiple=True, metavar="FILE", help="SQL dumps redirect, page."
         ),
-        "skip": _option("--skip-corrupt", "kb__skip_corrupt", is_flag=True, help="Lose a corrupt block, and count it."),
+        "skip": _option(
+            "--skip-corrupt", "kb__skip_corrupt", is_flag=True, help="Lose a corrupt block or member, and count it."
+        ),
         "statements": _option("--statements", "kb__statements", is_flag=True, help="Keep every statement, in a table."),
         "languages": _option(
             "--languages", "kb__languages", metavar="de,fr", callback=_comma_separated, help="After English and mul."
@@ -180,7 +184,7 @@ _stage_command(
 )
 _stage_command(
     "documents",
-    """Corpus to documents and gold anchors: text, JSONL, Parquet, MediaWiki XML (.bz2 too).
+    """Corpus to documents and gold anchors: text, JSONL, Parquet, MediaWiki XML (.gz, .bz2, .zst too).
 
     \b
     trelm-pipeline documents --run runs/a --input corpus.jsonl --input enwiki-pages-articles.xml.bz2
@@ -188,7 +192,10 @@ _stage_command(
     {
         "input": _option("--input", "documents__inputs", multiple=True, metavar="PATH", help="File, folder or glob."),
         "skip": _option(
-            "--skip-corrupt", "documents__skip_corrupt", is_flag=True, help="Lose a corrupt block, and count it."
+            "--skip-corrupt",
+            "documents__skip_corrupt",
+            is_flag=True,
+            help="Lose a corrupt block or member, and count it.",
         ),
         "format": _option("--format", "documents__format", help="auto, text, jsonl, parquet or wiki-xml."),
     },

@@ -17,7 +17,7 @@ from schemas.shards import POLICIES
 class KbConfig:
     """Stage `kb`: which dump, and what of it."""
 
-    dumps: tuple[str, ...] = key((), "Wikidata JSON dumps: .json, .gz, .bz2")
+    dumps: tuple[str, ...] = key((), "Wikidata JSON dumps: .json, .gz, .bz2, .zst")
     redirects: tuple[str, ...] = key((), "SQL dumps of the tables `redirect` and `page`")
     languages: tuple[str, ...] = key(
         ("en", "mul"),
@@ -26,7 +26,7 @@ class KbConfig:
     statements: bool = key(False, "keep every statement, of any rank and value, in `statements`")
     exclude_scholarly: bool = key(False, "leave out scholarly articles")
     update: str = key("", "folder of an older run: items whose revision is the same are copied from it")
-    skip_corrupt: bool = key(False, "lose a corrupt block instead of failing")
+    skip_corrupt: bool = key(False, "lose a corrupt block, member or frame instead of failing")
     unit_mb: float = key(32.0, "MB of input per work unit, compressed")
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ class DocumentsConfig:
     id_field: str = key("id", "JSONL and Parquet: field or column of the id")
     title_field: str = key("title", "the same for the title")
     text_field: str = key("text", "the same for the text")
-    skip_corrupt: bool = key(False, "lose a corrupt block instead of failing")
+    skip_corrupt: bool = key(False, "lose a corrupt block, member or frame instead of failing")
     unit_mb: float = key(16.0, "MB of input per work unit")
 
     def __post_init__(self) -> None:

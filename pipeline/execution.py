@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.config import RunConfig
 from pipeline.runner import RunnerSettings, refuse_local_paths, run_graph
 from pipeline.storage import files
+from pipeline.storage.progress_text import Work
 from pipeline.storage.shuffle import build_shuffle_graph
 from pipeline.storage.stage import StagePlan, build_graph, is_current, prepare
 from pipeline.storage.tables import RunPaths
@@ -57,7 +58,13 @@ def run_stage(stage: str, config: RunConfig, settings: RunnerSettings, *, redo: 
     files.make_folder(config.run)
     prepared = prepare(plan, paths)
     files.write_bytes(files.join(config.run, "config.toml"), to_toml(config).encode())
-    total = sum(unit.size for unit in prepared.pending)
+    work = Work(
+        stage=stage,
+        total=sum(unit.size for unit in prepared.pending),
+        num_units=len(prepared.pending),
+        measure=plan.measure,
+        noun=plan.noun,
+    )
 
     def build(pipeline: Any, address: Any) -> None:  # noqa: ANN401
         if stage in SHUFFLES:
@@ -65,7 +72,7 @@ def run_stage(stage: str, config: RunConfig, settings: RunnerSettings, *, redo: 
         else:
             build_graph(pipeline, prepared, address)
 
-    run_graph(settings, build, stage, total, len(prepared.pending))
+    run_graph(settings, build, work)
     if settings.is_dry:
         return False
     logger.info("%s: %s in %.1f s", stage, rows_written(paths, stage), time.monotonic() - started_s)

@@ -13,17 +13,19 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 
 from pipeline.storage.errors import StageError, message_in
-from pipeline.storage.progress import ProgressAddress, ProgressReceiver
+from pipeline.storage.progress import MetricsPoller, ProgressAddress, ProgressReceiver, counts_in
+from pipeline.storage.progress_text import Work, final_line
 from schemas.settings import ConfigError
 
 LOCAL_RUNNERS = {"", "directrunner", "direct", "switchingdirectrunner", "bundlebaseddirectrunner", "fnapirunner"}
@@ -115,28 +117,29 @@ def refuse_local_paths(settings: RunnerSettings, paths: Sequence[str]) -> None:
 
 
 def run_graph(
-    settings: RunnerSettings,
-    build: Callable[[beam.Pipeline, ProgressAddress | None], None],
-    stage: str,
-    total: int,
-    num_units: int,
+    settings: RunnerSettings, build: Callable[[beam.Pipeline, ProgressAddress | None], None], work: Work
 ) -> None:
-    """Build and run a graph; wait where the runner is local or says so.
+    """Build and run a graph, wait for its end, show its progress, and log a last line of it.
 
     Raises:
         StageError: with the worker's message.
         KeyboardInterrupt: the user stopped it.
     """
     options = beam_options(settings)
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    previous, started_s = signal.signal(signal.SIGTERM, _terminate), time.monotonic()
     try:
         if settings.is_local:
-            with ProgressReceiver(stage, total, num_units) as progress:
-                _run(options, lambda pipeline: build(pipeline, progress.address), is_dry=False)
+            with ProgressReceiver(work) as progress:
+                result = _run(options, lambda pipeline: build(pipeline, progress.address), work)
+        elif settings.is_dry:
+            _rehearse(options, lambda pipeline: build(pipeline, None))
+            return
         else:
-            _run(options, lambda pipeline: build(pipeline, None), is_dry=settings.is_dry)
+            result = _run(options, lambda pipeline: build(pipeline, None), work)
     finally:
         signal.signal(signal.SIGTERM, previous)
+    if counts := counts_in(result):
+        logger.info("%s", final_line(work, counts, time.monotonic() - started_s))
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -166,17 +169,22 @@ def _children(parent: int) -> list[int]:
     return found
 
 
-def _run(options: PipelineOptions, build: Callable[[beam.Pipeline], None], *, is_dry: bool) -> None:
+def _rehearse(options: PipelineOptions, build: Callable[[beam.Pipeline], None]) -> None:
+    """Dataflow's --dry_run: the graph is built and translated, nothing runs."""
+    pipeline = beam.Pipeline(options=options)
+    build(pipeline)
+    pipeline.run()
+    graph = pipeline.runner.proto_pipeline
+    logger.info("dry run: %d steps, %d bytes, nothing submitted", len(graph.components.transforms), graph.ByteSize())
+
+
+def _run(options: PipelineOptions, build: Callable[[beam.Pipeline], None], work: Work) -> Any:  # noqa: ANN401
+    """Run a graph to its end; comes back with Beam's result."""
     pipeline = beam.Pipeline(options=options)
     try:
         build(pipeline)
-        result = pipeline.run()
-        if is_dry:
-            graph = pipeline.runner.proto_pipeline
-            logger.info(
-                "dry run: %d steps, %d bytes, nothing submitted", len(graph.components.transforms), graph.ByteSize()
-            )
-        else:
+        result = pipeline.run()  # locally this is all; elsewhere the job has only begun
+        with MetricsPoller(result, work):
             result.wait_until_finish()
     except KeyboardInterrupt:
         raise
@@ -190,6 +198,7 @@ def _run(options: PipelineOptions, build: Callable[[beam.Pipeline], None], *, is
         if message is None:
             raise
         raise StageError(message) from error
+    return result
 
 
 def _causes(error: BaseException) -> list[BaseException]:

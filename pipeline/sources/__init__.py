@@ -1,6 +1,6 @@
 """Splittable readers: one file, any number of byte ranges, the same records.
 
-A range (`Span`) of a plain, gz or bz2 file becomes chunks of decoded bytes (`chunks`), and chunks become records:
+A range (`Span`) of a plain, gz, bz2 or zst file becomes chunks of decoded bytes (`chunks`), and chunks become records:
 lines (`lines`) or MediaWiki pages (`pages`). A record belongs to exactly one range, by written rules, so ranges can be
 read anywhere, in any order.
 """

@@ -173,20 +173,21 @@ def bz2_chunks(file: IO[bytes], span: Span, on_loss: LossHandler | None = None) 
     """
     blocks = _Blocks(file, span.start)
     if span.start == 0 and (problem := blocks.problem_at_start()):
-        yield _lost(source_error(span.path, 0, problem, ADVICE), on_loss, owned=True)
+        yield _lost(source_error(span.path, 0, problem, ADVICE), on_loss, 0, owned=True)
     while (magic := blocks.next_magic()) is not None:
-        owned = magic.bit // 8 < span.end
+        start = magic.bit // 8
+        owned = start < span.end
         decoded = blocks.decode(magic.bit) if magic.is_block else None
         if decoded is not None:
-            yield Chunk(data=decoded, prefix=f"{magic.bit // 8}+", offset=0, owned=owned)
+            yield Chunk(data=decoded, prefix=f"{start}+", offset=0, owned=owned, stored=start)
         elif problem := blocks.problem_at(magic):
-            yield _lost(source_error(span.path, magic.bit // 8, problem, ADVICE), on_loss, owned=owned)
+            yield _lost(source_error(span.path, start, problem, ADVICE), on_loss, start, owned=owned)
 
 
-def _lost(error: SourceError, on_loss: LossHandler | None, *, owned: bool) -> Chunk:
+def _lost(error: SourceError, on_loss: LossHandler | None, start: int, *, owned: bool) -> Chunk:
     """Tell of a loss (one past the span is told by the span that owns it); comes back with the chunk that marks it."""
     if on_loss is None:
         raise error
     if owned:
         on_loss(error)
-    return Chunk(data=b"", prefix="", offset=0, owned=owned, broken=True)
+    return Chunk(data=b"", prefix="", offset=0, owned=owned, stored=start, broken=True)

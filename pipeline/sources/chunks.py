@@ -21,6 +21,7 @@ class SourceError(StageError):
 
 
 LossHandler = Callable[[SourceError], None]  # told of each lost block or member; None instead: losses raise
+StoredHandler = Callable[[int], None]  # told up to which byte of the file the reader has come: for progress
 
 
 def source_error(path: str, offset: int, problem: str, advice: str) -> SourceError:
@@ -45,6 +46,7 @@ class Chunk:
     prefix: str  # names the block or member: "4096+", or nothing in a plain file
     offset: int  # of the data, within what the block or member decodes to
     owned: bool  # its block, member or byte starts in the span
+    stored: int  # byte of the file up to which the reader has come: for progress
     broken: bool = False  # bytes are missing before this chunk
 
 
@@ -52,12 +54,14 @@ ChunkReader = Callable[[IO[bytes], Span, LossHandler | None], Iterator[Chunk]]
 
 
 def sniff(head: bytes) -> str:
-    """Name of the format that a file starts with: gz, bz2, another one that has a name, or plain."""
+    """Name of the format that a file starts with: gz, bz2, zst, another one that has a name, or plain."""
     if head.startswith(b"\x1f\x8b"):
         return "gz"
+    if head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
+        return "zst"  # pzstd starts with a skippable frame
     if head[:3] == b"BZh" and head[3:4].isdigit():
         return "bz2"
-    known = {b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip", b"PAR1": "parquet", b"7z\xbc": "7z"}
+    known = {b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip", b"PAR1": "parquet", b"7z\xbc": "7z"}
     return next((name for magic, name in known.items() if head.startswith(magic)), "plain")
 
 
@@ -72,8 +76,9 @@ def format_of(path: str, file: IO[bytes]) -> str:
     if not head:
         raise source_error(path, 0, "the file is empty", "download or write it again")
     name = sniff(head)
-    if name not in ("plain", "gz", "bz2"):
-        raise source_error(path, 0, f"this is a {name} file", "only plain, gz and bz2 files are read here: convert it")
+    if name not in ("plain", "gz", "bz2", "zst"):
+        advice = "only plain, gz, bz2 and zst files are read here: convert it"
+        raise source_error(path, 0, f"this is a {name} file", advice)
     return name
 
 
@@ -90,7 +95,7 @@ def plain_chunks(file: IO[bytes], span: Span, on_loss: LossHandler | None = None
         data = file.read(min(CHUNK_BYTES, span.end - position) if owned else CHUNK_BYTES)
         if not data:
             break
-        yield Chunk(data=data, prefix="", offset=position, owned=owned)
+        yield Chunk(data=data, prefix="", offset=position, owned=owned, stored=position + len(data))
         position += len(data)
     if position < span.end:
         raise source_error(span.path, position, f"the file ends before byte {span.end}", "it changed: run again")

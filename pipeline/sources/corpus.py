@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import DocumentsConfig
 from pipeline.core.wikitext import Anchor, WikitextError, plain_text
-from pipeline.sources.chunks import HEAD_BYTES, LossHandler, Span, sniff, source_error
+from pipeline.sources.chunks import HEAD_BYTES, LossHandler, Span, StoredHandler, sniff, source_error
 from pipeline.sources.lines import read_lines
 from pipeline.sources.opening import read_chunks
 from pipeline.sources.pages import RawPage, parse_page, read_pages
@@ -73,7 +73,7 @@ def _text_kind(head: bytes) -> str:
 
 
 def read_text_file(path: str, doc_id: str) -> RawDocument:
-    """A whole text file (gz and bz2 too) as one document, without a byte-order mark.
+    """A whole text file (gz, bz2 and zst too) as one document, without a byte-order mark.
 
     Raises:
         SourceError: corrupt, or over 64 MB.
@@ -95,10 +95,16 @@ def read_text_file(path: str, doc_id: str) -> RawDocument:
         return RawDocument(position=str(error.start), problem="not UTF-8", payload=shown)
 
 
-def read_jsonl(span: Span, label: str, config: DocumentsConfig, on_loss: LossHandler | None) -> Iterator[RawDocument]:
+def read_jsonl(
+    span: Span,
+    label: str,
+    config: DocumentsConfig,
+    on_loss: LossHandler | None,
+    on_stored: StoredHandler | None = None,
+) -> Iterator[RawDocument]:
     """One document per line; its id is the id field, or label and position where there is none."""
     decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
-    for position, line in read_lines(span, on_loss):
+    for position, line in read_lines(span, on_loss, on_stored):
         stripped = line.removeprefix(b"\xef\xbb\xbf").strip()
         if stripped:
             yield _json_document(decoder, stripped, f"{label}:{position}", config)
@@ -191,9 +197,11 @@ def redirect_target(page: RawPage) -> str | None:
     return found.group(1) if found else None
 
 
-def read_articles(span: Span, on_loss: LossHandler | None) -> Iterator[RawDocument]:
+def read_articles(
+    span: Span, on_loss: LossHandler | None, on_stored: StoredHandler | None = None
+) -> Iterator[RawDocument]:
     """Articles of a MediaWiki export as plain text with anchors; other namespaces and redirects are skipped."""
-    for position, xml in read_pages(span, on_loss):
+    for position, xml in read_pages(span, on_loss, on_stored):
         try:
             page = parse_page(xml)
         except ValueError as error:

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.sources.chunks import Chunk, LossHandler, Span, source_error
+from pipeline.sources.chunks import Chunk, LossHandler, Span, StoredHandler, source_error
 from pipeline.sources.opening import read_chunks
 
 MAX_LINE_BYTES = 256 << 20
 
 
-def read_lines(span: Span, on_loss: LossHandler | None = None) -> Iterator[tuple[str, bytes]]:
+def read_lines(
+    span: Span, on_loss: LossHandler | None = None, on_stored: StoredHandler | None = None
+) -> Iterator[tuple[str, bytes]]:
     """The span's lines, each with its newline (only a file's last line may lack one) and its position.
 
     A position is the byte of the line's start in a plain file; in a compressed one it is "A+B": byte B of what the
-    block or member at byte A decodes to. It does not depend on how the file is cut.
+    block or member at byte A decodes to. It does not depend on how the file is cut. `on_stored` is told, chunk by chunk,
+    the byte of the file up to which lines have come out: it moves even inside a member of many GB.
 
     Raises:
         SourceError: corrupt input (unless `on_loss` takes it), or a line of more than 256 MB.
@@ -27,6 +30,8 @@ def read_lines(span: Span, on_loss: LossHandler | None = None) -> Iterator[tuple
     assembler = _LineAssembler(span)
     for chunk in read_chunks(span, on_loss):
         yield from assembler.feed(chunk)
+        if on_stored is not None:
+            on_stored(chunk.stored)
         if assembler.done:
             return
     yield from assembler.rest()

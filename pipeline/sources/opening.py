@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 from pipeline.sources.bz2_blocks import bz2_chunks
 from pipeline.sources.chunks import Chunk, ChunkReader, LossHandler, Span, format_of, plain_chunks
-from pipeline.sources.gz import gz_chunks
+from pipeline.sources.gz import GzipMembers
+from pipeline.sources.members import MemberFormat, member_chunks
+from pipeline.sources.zstd_frames import ZstdFrames
 from pipeline.storage import files
 
-READERS: dict[str, ChunkReader] = {"plain": plain_chunks, "gz": gz_chunks, "bz2": bz2_chunks}
+MEMBER_FORMATS: dict[str, MemberFormat] = {"gz": GzipMembers(), "zst": ZstdFrames()}
+READERS: dict[str, ChunkReader] = {
+    "plain": plain_chunks,
+    "bz2": bz2_chunks,
+    **{name: functools.partial(member_chunks, kind) for name, kind in MEMBER_FORMATS.items()},
+}
 
 
 def read_chunks(span: Span, on_loss: LossHandler | None = None) -> Iterator[Chunk]:

@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.sources.chunks import Chunk, LossHandler, Span, source_error
+from pipeline.sources.chunks import Chunk, LossHandler, Span, StoredHandler, source_error
 from pipeline.sources.opening import read_chunks
 
 OPEN, CLOSE = b"<page>", b"</page>"
@@ -29,8 +29,12 @@ class RawPage:
     text: str
 
 
-def read_pages(span: Span, on_loss: LossHandler | None = None) -> Iterator[tuple[str, bytes]]:
+def read_pages(
+    span: Span, on_loss: LossHandler | None = None, on_stored: StoredHandler | None = None
+) -> Iterator[tuple[str, bytes]]:
     """XML of each page of the span, with the position of the block or chunk in which it ends.
+
+    `on_stored` is told, chunk by chunk, the byte of the file up to which pages have come out.
 
     Raises:
         SourceError: corrupt input (unless `on_loss` takes it), a file that ends inside a page, a page over 256 MB.
@@ -38,6 +42,8 @@ def read_pages(span: Span, on_loss: LossHandler | None = None) -> Iterator[tuple
     scanner = _PageScanner(span)
     for chunk in read_chunks(span, on_loss):
         yield from scanner.feed(chunk)
+        if on_stored is not None:
+            on_stored(chunk.stored)
         if scanner.done:
             return
     if scanner.inside:

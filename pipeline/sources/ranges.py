@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 
-from pipeline.sources.chunks import HEAD_BYTES, SourceError, Span, format_of
-from pipeline.sources.gz import first_member_end
-from pipeline.sources.opening import read_chunks
+from pipeline.sources.chunks import SourceError, Span, format_of
+from pipeline.sources.members import has_one_member
+from pipeline.sources.opening import MEMBER_FORMATS, read_chunks
 from pipeline.storage import files
 
-MEMBER_SEARCH_BYTES = 128 << 20  # Wikidata's members have about 70 MB
+MEMBER_SEARCH_BYTES = 1 << 30  # Wikidata's members have about 70 MB
 logger = logging.getLogger("trelm")
 
 
 def plan_ranges(path: str, unit_bytes: int) -> list[Span]:
-    """Spans that cover a file; a gz file of one member is one span, since only one reader can read it.
+    """Spans that cover a file; a gz file of one member, or a zst of one frame, is one span: it has only one reader.
 
-    Costs a look at the first bytes, and for a gz file larger than a unit the decoding of its first member.
+    Costs a look at the first bytes, and for a gz or zst file larger than a unit the search for a second member, at about
+    1 GB/s; where there is none in the first GB, the file counts as one member.
 
     Raises:
         SourceError: the file is empty or of an unknown format; StageError: there is no such file.
@@ -26,13 +27,11 @@ def plan_ranges(path: str, unit_bytes: int) -> list[Span]:
     size = files.size_of(path)
     with files.open_read(path) as file:
         name = format_of(path, file)
-        if name == "gz" and size > unit_bytes:
-            first = first_member_end(file, MEMBER_SEARCH_BYTES)
-            if first == size:
-                logger.info("%s: one gzip member: one reader; gzip it in parts or use bz2 to use all cores", path)
+        if name in MEMBER_FORMATS and size > unit_bytes:
+            kind = MEMBER_FORMATS[name]
+            if has_one_member(kind, file, min(size, MEMBER_SEARCH_BYTES)):
+                logger.info("%s: one %s: one reader; %s", path, kind.name, kind.one_member_advice)
                 return [Span(path=path, start=0, end=size)]
-            if first is None:
-                logger.info("%s: its first gzip member is long or damaged; most readers may find nothing to do", path)
     count = -(-size // unit_bytes)
     cuts = [size * part // count for part in range(count + 1)]
     return [Span(path=path, start=low, end=high) for low, high in zip(cuts, cuts[1:], strict=False)]
@@ -46,7 +45,7 @@ def peek(path: str, num_bytes: int = 4096) -> bytes:
     """
     head = b""
     losses: list[SourceError] = []  # damage further on is for whoever reads the file: it may be told to skip it
-    for chunk in read_chunks(Span(path=path, start=0, end=min(HEAD_BYTES, files.size_of(path))), losses.append):
+    for chunk in read_chunks(Span(path=path, start=0, end=files.size_of(path)), losses.append):
         head += chunk.data[:num_bytes]
         if len(head) >= num_bytes:
             break

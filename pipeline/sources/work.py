@@ -34,7 +34,7 @@ def loss_handler(out: UnitWriter, *, skip_corrupt: bool) -> LossHandler | None:
 
 
 class RangeProgress:
-    """Tells a unit's progress from the positions of its records."""
+    """Tells a unit's progress in stored bytes, or in records where the unit is a range of those."""
 
     def __init__(self, unit: Unit, out: UnitWriter) -> None:
         self._unit = unit
@@ -46,14 +46,15 @@ class RangeProgress:
         """A record was read; told every 256 records."""
         self._calls += 1
         if self._calls % 256 == 0:
-            self._tell(int(position.partition("+")[0]) - self._unit.start)
+            self.at_byte(int(position.partition("+")[0]))
 
-    def finish(self) -> None:
-        """The unit is done."""
-        self._tell(self._unit.size)
-
-    def _tell(self, done: int) -> None:
-        done = max(min(done, self._unit.size), self._told)
+    def at_byte(self, place: int) -> None:
+        """All up to a byte (or row) of the input is read: a reader's `on_stored`."""
+        done = min(place - self._unit.start, self._unit.size)
         if done > self._told:
             self._out.advance(done - self._told)
             self._told = done
+
+    def finish(self) -> None:
+        """The unit is done."""
+        self.at_byte(self._unit.end)

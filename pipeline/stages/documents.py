@@ -36,7 +36,7 @@ from schemas.settings import ConfigError, to_dict
 
 BATCH_CHARACTERS = 8 << 20
 TEXT_FILES_PER_UNIT = 256
-ENDINGS = re.compile(r"(?<=[^/])(?:\.(?:txt|md|jsonl?|ndjson|parquet|xml|gz|bz2))+$")
+ENDINGS = re.compile(r"(?<=[^/])(?:\.(?:txt|md|jsonl?|ndjson|parquet|xml|gz|bz2|zst))+$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,26 +58,29 @@ class DocumentsWorker:
         """Documents and anchors of the unit."""
         sink = _Sink(unit, out, open_title_map(self.titles) if self.titles else None)
         progress = RangeProgress(unit, out)
-        for path, document in self._read(unit, out):
-            progress.at(document.position)
+        for path, document in self._read(unit, out, progress):
             sink.add(path, document)
         sink.flush()
         progress.finish()
 
-    def _read(self, unit: Unit, out: UnitWriter) -> Iterator[tuple[str, RawDocument]]:
+    def _read(self, unit: Unit, out: UnitWriter, progress: RangeProgress) -> Iterator[tuple[str, RawDocument]]:
         kind, label = self.kinds[unit.path], self.labels[unit.path]
         on_loss = loss_handler(out, skip_corrupt=self.config.skip_corrupt)
         if kind == "text":
-            for path in self.texts[unit.start : unit.end]:
+            for number in range(unit.start, unit.end):
+                path = self.texts[number]
                 yield path, corpus.read_text_file(path, self.labels[path])
+                progress.at_byte(number + 1)
             return
         if kind == "jsonl":
-            documents = corpus.read_jsonl(span_of(unit), label, self.config, on_loss)
+            documents = corpus.read_jsonl(span_of(unit), label, self.config, on_loss, progress.at_byte)
         elif kind == "parquet":
             documents = corpus.read_parquet(unit.path, range(unit.start, unit.end), label, self.config)
         else:
-            documents = corpus.read_articles(span_of(unit), on_loss)
+            documents = corpus.read_articles(span_of(unit), on_loss, progress.at_byte)
         for document in documents:
+            if kind == "parquet":
+                progress.at(document.position)
             yield unit.path, document
 
 
@@ -166,7 +169,15 @@ def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
         inputs=stamps,
         config=to_dict(config),
         finish=functools.partial(finish, tuple(inputs)),
+        measure=measure_of(set(kinds.values())),
+        noun="documents",
     )
+
+
+def measure_of(kinds: set[str]) -> str:
+    """What the units of inputs of these kinds count; empty where they differ."""
+    measures = {{"text": "files", "parquet": "rows"}.get(kind, "bytes") for kind in kinds}
+    return measures.pop() if len(measures) == 1 else ""
 
 
 def _ranges(config: DocumentsConfig, kinds: dict[str, str], texts: Sequence[str]) -> list[tuple[str, int, int]]:

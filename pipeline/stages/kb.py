@@ -76,8 +76,8 @@ class KbWorker:
         )
         is_unchanged = open_revisions(out.folder).is_unchanged if config.update else None
         builder, progress, num_bytes = KbBuilder(rules, is_unchanged), RangeProgress(unit, out), 0
-        for position, line in read_lines(span_of(unit), loss_handler(out, skip_corrupt=config.skip_corrupt)):
-            progress.at(position)
+        on_loss = loss_handler(out, skip_corrupt=config.skip_corrupt)
+        for position, line in read_lines(span_of(unit), on_loss, progress.at_byte):
             for outcome in builder.add_line(line):
                 self._account(unit, out, position, line, outcome)
             num_bytes += len(line)
@@ -166,6 +166,8 @@ def plan(config: KbConfig, paths: RunPaths) -> StagePlan:
         inputs={path: files.stamp(path) for path in inputs} | update.inputs,
         config=to_dict(config),
         finish=functools.partial(finish, tuple(dumps)),
+        measure="bytes",
+        noun="entities",
     )
 
 
@@ -192,7 +194,7 @@ def check_dump(path: str) -> None:
     head = peek(path).lstrip(b"\xef\xbb\xbf \t\r\n")
     if head[:1] in (b"[", b"{"):
         return
-    advice = "give a Wikidata JSON dump (.json, .json.gz, .json.bz2)"
+    advice = "give a Wikidata JSON dump (.json, .json.gz, .json.bz2, .json.zst)"
     if head[:1] == b"<":
         raise source_error(path, 0, "this is HTML or XML, not a Wikidata JSON dump (a failed download?)", advice)
     if head[:2] in (b"--", b"/*"):

@@ -54,8 +54,7 @@ class TitlesWorker:
         buffer, progress = RowBuffer(REDIRECTS), RangeProgress(unit, out)
         seen: set[str] = set()
         on_loss = loss_handler(out, skip_corrupt=self.config.skip_corrupt)
-        for position, xml in read_pages(span_of(unit), on_loss):
-            progress.at(position)
+        for position, xml in read_pages(span_of(unit), on_loss, progress.at_byte):
             out.count("rows_in")
             try:
                 page = parse_page(xml)
@@ -93,6 +92,8 @@ def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
         inputs={path: files.stamp(path) for path in exports} | {"kb": kb.fingerprint},
         config=to_dict(config),
         finish=functools.partial(finish, paths),
+        measure="bytes",
+        noun="pages",
     )
 
 

@@ -62,7 +62,8 @@ class EmitPartials(beam.DoFn):  # type: ignore[misc]
             yield f"{group}/{bucket}", rows
         names = sorted(counters)
         yield f"{COUNTERS}/0", pa.table([names, [counters[name] for name in names]], schema=_COUNTER_SCHEMA)
-        ProgressSender(self._address).send(advance=unit.size, unit=1, rejects=counters["rejects"])
+        told = {"records": counters["rows_in"], "rejects": counters["rejects"]}
+        ProgressSender(self._address).send(done=unit.size, units=1, **told)
 
 
 @beam.typehints.with_output_types(pa.Table)

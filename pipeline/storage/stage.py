@@ -64,6 +64,8 @@ class StagePlan:
     max_reject_rate: float = 0.01
     root: str = ""  # folder of the run: paths below it count relative to it, so a run can be moved
     extra: dict[str, str] = field(default_factory=dict)
+    measure: str = "rows"  # what the units' ranges count: bytes, rows, files; empty for a mixture
+    noun: str = "rows"  # what its records are called
 
     @property
     def phases(self) -> tuple[Phase, ...]:

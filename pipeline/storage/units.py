@@ -113,6 +113,7 @@ class UnitWriter:
         self._rejects: list[tuple[str, str, str, str]] = []
         self._replaces: list[int] = []
         self.counters: Counter[str] = Counter()
+        self._told: Counter[str] = Counter()
 
     def write(self, table: Table, rows: pa.Table) -> None:
         """Add rows of a table; checks their schema."""
@@ -140,8 +141,14 @@ class UnitWriter:
         self._replaces.append(index)
 
     def advance(self, amount: int) -> None:
-        """Tell the progress bar that so much of the unit's range is done."""
-        self._sender.send(advance=amount)
+        """Tell that so much more of the unit's range is done, and what was counted since the last time."""
+        self._sender.send(done=amount, **self._news())
+
+    def _news(self) -> dict[str, int]:
+        now = Counter({"records": self.counters["rows_in"], "rejects": self.counters["rejects"]})
+        news = {name: count - self._told[name] for name, count in now.items()}
+        self._told = now
+        return news
 
     def _flush(self, name: str) -> None:
         rows = pa.concat_tables(self._pending.pop(name))
@@ -169,7 +176,7 @@ class UnitWriter:
             index=self._unit.index, parts=parts, counters=dict(self.counters), replaces=tuple(self._replaces)
         )
         files.write_bytes(unit_path(self.folder, self._unit.index), report.to_json().encode())
-        self._sender.send(unit=1, rejects=self.counters["rejects"])
+        self._sender.send(units=1, **self._news())
         return report
 
     def abandon(self) -> None:

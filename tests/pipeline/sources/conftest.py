@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
+import zstandard
 
 
 def make_lines(count: int, seed: int = 0) -> list[bytes]:
@@ -24,6 +25,23 @@ def gzip_members(data: bytes, sizes: list[int]) -> bytes:
         members.append(gzip.compress(data[at : at + size], mtime=0))
         at, turn = at + size, turn + 1
     return b"".join(members)
+
+
+def skippable(content: bytes, number: int = 0) -> bytes:
+    """A frame that zstd decoders step over."""
+    return bytes([0x50 + number]) + b"\x2a\x4d\x18" + len(content).to_bytes(4, "little") + content
+
+
+def zstd_frames(data: bytes, sizes: list[int]) -> bytes:
+    """`data` as zstd frames of the given sizes in turn (0: an empty frame), in the various forms that there are."""
+    frames, at, turn = [], 0, 0
+    while at < len(data):
+        size = sizes[turn % len(sizes)]
+        forms = {"write_checksum": turn % 2 == 0, "write_content_size": turn % 3 != 0}
+        frame = zstandard.ZstdCompressor(level=1 + turn % 4, **forms).compress(data[at : at + size])
+        frames.append(skippable(len(frame).to_bytes(4, "little"), turn % 16) + frame if turn % 5 == 0 else frame)
+        at, turn = at + size, turn + 1
+    return b"".join(frames)
 
 
 def bz2_streams(data: bytes, parts: int) -> bytes:
@@ -46,6 +64,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]) -> dic
     contents = {
         "plain": data,
         "gz-lines": gzip_members(data, [len(b"".join(lines[:40])), 1, 0, 20_000]),
+        "zst-frames": zstd_frames(data, [len(b"".join(lines[:40])), 1, 0, 20_000, 7]),
+        "zst-one": zstandard.compress(data),
         "gz-one": gzip.compress(data, mtime=0),
         "bz2-one-stream": bz2_streams(data, 1),
         "bz2-streams": bz2_streams(data, 3),

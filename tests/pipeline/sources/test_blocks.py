@@ -12,7 +12,8 @@ import pytest
 from pipeline.sources import bz2_blocks
 from pipeline.sources.bz2_blocks import Magic, bz2_chunks, find_magics, iter_magics
 from pipeline.sources.chunks import Span
-from pipeline.sources.gz import find_member, gz_chunks
+from pipeline.sources.gz import GzipMembers
+from pipeline.sources.members import find_member, member_chunks
 
 
 def text(size: int) -> bytes:
@@ -63,12 +64,12 @@ def test_false_gz_magics_are_passed_over() -> None:
     member = gzip.compress(text(3_000), mtime=0)
     noise = b"\x1f\x8b\x08\x00" + b"\xa7\x31" * 20
     content = noise + member
-    assert find_member(io.BytesIO(content), 0, len(content)) == len(noise)
-    assert find_member(io.BytesIO(content), 0, len(noise)) is None, "it starts past the range"
+    assert find_member(GzipMembers(), io.BytesIO(content), 0, len(content)) == len(noise)
+    assert find_member(GzipMembers(), io.BytesIO(content), 0, len(noise)) is None, "it starts past the range"
 
 
 def test_stored_gz_members_are_members() -> None:
     data = text(3_000)
     content = gzip.compress(data, 0) + gzip.compress(data, 9)
-    chunks = list(gz_chunks(io.BytesIO(content), Span(path="x", start=5, end=len(content))))
+    chunks = list(member_chunks(GzipMembers(), io.BytesIO(content), Span(path="x", start=5, end=len(content))))
     assert b"".join(chunk.data for chunk in chunks) == data

@@ -8,13 +8,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.sources import SourceError, Span, peek, plan_ranges, read_lines
-from tests.pipeline.sources.conftest import make_lines
+from tests.pipeline.sources.conftest import make_lines, skippable, zstd_frames
 
-NAMES = ("plain", "gz-lines", "gz-one", "bz2-one-stream", "bz2-streams")
+NAMES = ("plain", "gz-lines", "gz-one", "bz2-one-stream", "bz2-streams", "zst-frames", "zst-one")
+
+MANY = b"".join(make_lines(3000, seed=1))
 
 
 def read_all(path: Path, cuts: list[int]) -> list[tuple[str, bytes]]:
@@ -46,6 +49,7 @@ def test_every_cut_of_a_small_file(tmp_path: Path) -> None:
     for name, content in (
         ("plain", data),
         ("gz", b"".join(gzip.compress(data[at : at + 2], mtime=0) for at in range(0, len(data), 2))),
+        ("zst", zstd_frames(data, [2])),
     ):
         path = tmp_path / name
         path.write_bytes(content)
@@ -67,7 +71,7 @@ def test_plan_covers_the_file_once(sources: dict[str, Path], lines: list[bytes])
         assert spans[0].start == 0
         assert spans[-1].end == path.stat().st_size
         assert all(left.end == right.start for left, right in pairwise(spans))
-        assert (len(spans) == 1) == (name == "gz-one"), "a gz of one member has one reader"
+        assert (len(spans) == 1) == (name in ("gz-one", "zst-one")), "one member or frame has one reader"
         assert [line for span in spans for _, line in read_lines(span)] == lines
 
 
@@ -78,11 +82,11 @@ def test_long_line_over_many_chunks(tmp_path: Path) -> None:
     assert [text for _, text in read_all(path, [10, 200, 300])] == [line, b"short\n"]
 
 
-@pytest.mark.parametrize(("name", "keep"), [("gz-lines", 0.6), ("gz-one", 0.6), ("bz2-one-stream", 0.6)])
-def test_truncated_file_fails_with_its_offset(sources: dict[str, Path], tmp_path: Path, name: str, keep: float) -> None:
+@pytest.mark.parametrize("name", ["gz-lines", "gz-one", "bz2-one-stream", "zst-frames", "zst-one"])
+def test_truncated_file_fails_with_its_offset(sources: dict[str, Path], tmp_path: Path, name: str) -> None:
     content = sources[name].read_bytes()
     path = tmp_path / name
-    path.write_bytes(content[: int(len(content) * keep)])
+    path.write_bytes(content[: int(len(content) * 0.6)])
     with pytest.raises(SourceError, match=rf"{name}: byte \d+: the file ends inside .*download it again"):
         read_all(path, [])
 
@@ -92,7 +96,7 @@ def flip(content: bytes, at: int) -> bytes:
     return content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :]
 
 
-@pytest.mark.parametrize("name", ["gz-lines", "bz2-one-stream", "bz2-streams"])
+@pytest.mark.parametrize("name", ["gz-lines", "bz2-one-stream", "bz2-streams", "zst-frames"])
 def test_corrupt_block_is_an_error_or_one_counted_loss(
     sources: dict[str, Path], tmp_path: Path, lines: list[bytes], name: str
 ) -> None:
@@ -117,9 +121,12 @@ def test_corrupt_block_is_an_error_or_one_counted_loss(
     [
         (b"", "is empty"),
         (b"PK\x03\x04rest", "zip file"),
-        (b"\x28\xb5\x2f\xfdrest", "zstd file"),
+        (b"\xfd7zXZ\x00rest", "xz file"),
         (b"BZh9", "no bz2 block"),
         (gzip.compress(b"a\n") + b"garbage", "no gzip member starts here"),
+        (zstandard.compress(b"a\n") + b"garbage", "no zstd frame starts here"),
+        (zstandard.compress(b"a\n") + skippable(b"1234")[:-1], "ends inside the skippable zstd frame"),
+        (b"\x28\xb5\x2f\xfdrest", "zstd frame that starts here"),
         (bz2.compress(b"a\n") + b"garbage", "no bz2 stream starts"),
         (bz2.compress(b"a\n" * 99)[:-2], "ends inside the end mark"),
     ],
@@ -135,6 +142,7 @@ def test_zero_padding_and_empty_streams_are_no_damage(tmp_path: Path) -> None:
     for name, content in (
         ("gz", gzip.compress(b"") + gzip.compress(b"a\n") + bytes(9)),
         ("bz2", bz2.compress(b"") + bz2.compress(b"a\n") + bytes(9)),
+        ("zst", skippable(b"") + zstandard.compress(b"") + zstandard.compress(b"a\n") + skippable(bytes(9))),
     ):
         path = tmp_path / name
         path.write_bytes(content)
@@ -146,8 +154,41 @@ def test_peek_decodes_whatever_the_name_says(sources: dict[str, Path], lines: li
         assert peek(str(path), 100) == b"".join(lines)[:100]
 
 
+def test_peek_looks_past_a_lost_first_member(tmp_path: Path) -> None:
+    """Whether the loss may be skipped is for whoever reads the file."""
+    first, second = gzip.compress(MANY[:5000]), gzip.compress(b"second\n" * 99)
+    path = tmp_path / "c.gz"
+    path.write_bytes(flip(first, 40) + second)
+    assert peek(str(path), 7) == b"second\n"
+    path.write_bytes(flip(first, 40))
+    with pytest.raises(SourceError, match="byte 0: .*corrupt"):
+        peek(str(path))
+
+
 def test_changed_file_is_told(tmp_path: Path) -> None:
     path = tmp_path / "shrunk.jsonl"
     path.write_bytes(b"".join(make_lines(3)))
     with pytest.raises(SourceError, match="it changed"):
         list(read_lines(Span(path=str(path), start=0, end=10_000_000)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stored_bytes_move_on_and_come_to_the_end(sources: dict[str, Path], name: str) -> None:
+    """Also inside a file that only one reader can read."""
+    size, stored = sources[name].stat().st_size, []
+    for _ in read_lines(Span(path=str(sources[name]), start=0, end=size), None, stored.append):
+        pass
+    assert stored
+    assert stored == sorted(stored)
+    assert 0 <= stored[0] <= stored[-1] <= size
+
+
+def test_stored_bytes_move_inside_one_member(tmp_path: Path) -> None:
+    for ending, content in (("gz", gzip.compress(MANY, 1)), ("zst", zstandard.compress(MANY, 1))):
+        path = tmp_path / f"one.{ending}"
+        path.write_bytes(content)
+        stored: list[int] = []
+        assert sum(1 for _ in read_lines(Span(path=str(path), start=0, end=len(content)), None, stored.append)) == 3000
+        assert stored == sorted(stored)
+        assert len(set(stored)) > 3, "steps of about 1 MB of what comes out"
+        assert stored[-1] == len(content)

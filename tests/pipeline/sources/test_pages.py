@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.sources import RawPage, SourceError, Span, parse_page, read_pages
-from tests.pipeline.sources.conftest import bz2_streams, gzip_members
+from tests.pipeline.sources.conftest import bz2_streams, gzip_members, zstd_frames
 
 HEAD = b'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang="en">\n  <siteinfo/>\n'
 
@@ -45,6 +45,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     contents = {
         "pages.xml": XML,
         "pages.xml.gz": gzip_members(XML, [9_001, 3]),
+        "pages.xml.zst": zstd_frames(XML, [9_001, 3]),
         "pages.xml.bz2": bz2.compress(XML, 1),
         "multistream.xml.bz2": bz2_streams(XML, 5),
     }
