@@ -14,6 +14,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from pipeline.encoder import SentenceEncoder, TextTokenizer, _batches, check_model
 from pipeline.storage.errors import StageError
+from schemas import ENTITIES
 from schemas.shards import POLICY_BITS
 from tests.pipeline import tiny_model
 from tests.pipeline.cases import program, rows_of, sample_arguments
@@ -241,7 +242,8 @@ def test_byte_level_tokenizer(tmp_path: Path) -> None:
 
 def test_reach_is_the_number_of_entities_within_two_hops(shards: Path) -> None:
     """KC of the `klt` policy, against a naive count over all usable triples."""
-    named = {row[0] for row in rows_of(shards, "entities") if row[1] and not row[7]}
+    is_meta = ENTITIES.column_names.index("is_meta")
+    named = {row[0] for row in rows_of(shards, "entities") if row[1] and not row[is_meta]}
     properties = {row[0] for row in rows_of(shards, "properties") if row[1]}
     merged = {int(source[1:]): int(target[1:]) for source, target in rows_of(shards, "redirects")}
     near: dict[int, set[int]] = {}
