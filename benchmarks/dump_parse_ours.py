@@ -1,6 +1,6 @@
 """Our side of `dump_parse`: stage `kb` outside Beam, unit by unit; functions that `benchmarks.child` calls.
 
-Only what any program may use of the stage: its plan, the plan's units and worker, `write_unit`.
+Only what any program may use of the stage: its plan, the plan's phases, `write_unit`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ def process_units_in_pool(out: Path, path: str, unit_mb: float, processes: int) 
         barrier.wait()
         start = time.perf_counter()
         prepared = _prepared(out, path, unit_mb)
-        write = partial(_write_in_worker, prepared.data, prepared.plan.worker)
-        peaks = list(pool.imap_unordered(write, prepared.pending))
+        peaks = []
+        for phase in prepared.plan.phases:
+            write = partial(_write_in_worker, prepared.data, phase.worker)
+            peaks += pool.imap_unordered(write, phase.units)
         seconds = time.perf_counter() - start
     return {"seconds": seconds, "rss_mb": max(peaks), "units": len(peaks)}
 
@@ -83,9 +85,12 @@ def _prepared(out: Path, path: str, unit_mb: float, options: dict[str, Any] | No
 
 
 def _run(prepared: PreparedStage) -> list[UnitReport]:
-    worker: Any = prepared.plan.worker
-    worker.setup()
-    return [write_unit(prepared.data, prepared.plan.name, unit, worker.process) for unit in prepared.pending]
+    reports = []
+    for phase in prepared.plan.phases:
+        phase.worker.setup()
+        reports += [write_unit(prepared.data, "kb", unit, phase.worker.process) for unit in phase.units]
+    replaced = {index for report in reports for index in report.replaces}
+    return [report for report in reports if report.index not in replaced]
 
 
 def _wait(barrier: Any) -> None:  # noqa: ANN401 - has no public type
