@@ -94,7 +94,9 @@ def add_entity(entity: dict[str, Any], rows: Rows) -> None:
     triples = {pid: _best(statements, "item") for pid, statements in claims.items()}
     num_statements = sum(map(len, claims.values()))
     names = (label, description, title)
-    add_item_rows(rows, number, names, labels + as_aliases(aliases), (sitelinks, num_statements), triples)
+    add_item_rows(
+        rows, number, names, labels + as_aliases(aliases), (sitelinks, num_statements, entity.get("lastrevid")), triples
+    )
 
 
 def add_item_rows(
@@ -102,16 +104,21 @@ def add_item_rows(
     qid: int,
     names: tuple[str, str, str],
     surfaces: list[tuple[str, str]],
-    counted: tuple[dict[str, Any], int],
+    counted: tuple[dict[str, Any], int, int | None],
     triples: dict[str, tuple[str, list[int]]],
 ) -> None:
-    """Rows of an item from its parts; names are (label, description, title), triples are by PID: (rank, targets)."""
+    """Rows of an item from its parts.
+
+    Names are (label, description, title), counted is (sitelinks, number of statements, revision), triples are by PID:
+    (rank, targets).
+    """
     label, description, title = names
-    sitelinks, num_statements = counted
+    sitelinks, num_statements, revision = counted
     instance_of = triples.get(f"P{INSTANCE_OF}", ("", []))[1]
     wikis = sum(1 for site in sitelinks if site.endswith("wiki") and site not in NOT_WIKIPEDIA)
     is_meta = not META_CLASSES.isdisjoint(instance_of)
-    rows["entities"].append((qid, label, description, title or None, wikis, num_statements, instance_of, is_meta))
+    counts = (wikis, len(sitelinks), num_statements)
+    rows["entities"].append((qid, label, description, title or None, *counts, instance_of, is_meta, revision))
     cleaned = [(clean(name), source) for name, source in surfaces] + ([(title, "title")] if title else [])
     for surface, source in dict.fromkeys(cleaned):
         if surface and len(surface) <= MAX_SURFACE_CHARACTERS:

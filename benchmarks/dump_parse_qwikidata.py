@@ -59,7 +59,8 @@ def _add(entity: dict[str, Any], rows: Rows) -> None:
     triples = {pid: _best(group, "item") for pid, group in made.get_truthy_claim_groups().items()}
     num_statements = sum(map(len, entity["claims"].values())) if entity["claims"] else 0
     names = (label, description, clean(made.get_enwiki_title()))
-    add_item_rows(rows, number, names, labels + as_aliases(aliases), (made.get_sitelinks(""), num_statements), triples)
+    counted = (made.get_sitelinks(""), num_statements, entity.get("lastrevid"))
+    add_item_rows(rows, number, names, labels + as_aliases(aliases), counted, triples)
 
 
 def _best(group: Any, kind: str) -> tuple[str, list[int]]:  # noqa: ANN401 - optional package
