@@ -1,0 +1,39 @@
+"""Runs of values (CSR): row i owns values[offsets[i]:offsets[i + 1]]. Vectorised, no Python per row."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+def spread(starts: Array, sizes: Array) -> Array:
+    """Places of all values of some runs, run after run: starts[0], starts[0] + 1, …, starts[1], …"""
+    total = int(sizes.sum())
+    return np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(total)
+
+
+def offsets_of(sizes: Array) -> Array:
+    """Offsets of runs of these sizes, int64, one more than there are runs."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
+
+
+def runs_of(values: Sequence[Collection[int]]) -> tuple[Array, Array]:
+    """Offsets and sorted values (uint32) of a list of collections."""
+    sizes = np.fromiter(map(len, values), np.int64, len(values))
+    flat = np.fromiter((value for part in values for value in sorted(part)), np.uint32, int(sizes.sum()))
+    return offsets_of(sizes), flat
+
+
+def owners_of(offsets: Array) -> Array:
+    """The row that owns each value."""
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+
+
+def first_per_owner(owners: Array, limit: int) -> Array:
+    """Which of these rows, sorted by owner, are among the first so many of their owner."""
+    starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]])) if len(owners) else owners
+    return np.arange(len(owners)) - np.repeat(starts, np.diff(starts, append=len(owners))) < limit

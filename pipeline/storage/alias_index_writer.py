@@ -1,0 +1,151 @@
+"""Writing the alias index, a shard at a time: what `alias_index` reads.
+
+Per shard a marisa trie (5 to 8 bytes per key) and `postings`, by trie id. Offsets: a 4-byte base per BASE_KEYS keys and 2
+bytes per key; postings: 4 bytes of item, 1 of source bits; anchor counts only where there are any: 8 bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import marisa_trie
+import numpy as np
+import pyarrow as pa
+
+from pipeline.core.aliases import NORMALISATION_VERSION, bucket_of
+from pipeline.core.fuzzy import block_hashes
+from pipeline.core.postings import Rows, best_of_each, partial_rows, united
+from pipeline.storage import files
+from pipeline.storage.fuzzy_blocks import part_path, parts_of, write_blocks
+from pipeline.storage.sections import save_sections
+from pipeline.storage.spill import concat_spill, read_spill, write_spill
+
+Array = np.ndarray[Any, Any]
+DESCRIPTION = "index.json"
+FORMAT = 2
+BASE_KEYS = 256
+MAX_CANDIDATES = 255  # BASE_KEYS times this is less than 2 to the 16th
+NUM_TRIES = 5  # smaller than the usual 3 by 8 %, as fast
+MAX_COUNT = (1 << 32) - 1
+NUM_KEYS = "keys"  # in the spilled blocks' metadata: how many keys the shard has
+BLOCK_ROWS = pa.schema([("hash", pa.uint32()), ("key", pa.uint32())])
+PARTIAL = pa.schema([("key", pa.string()), ("qid", pa.uint32()), ("flags", pa.uint8()), ("count", pa.uint64())])
+Popularity = Callable[[Array], Array]  # of items
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What decides the files of a shard."""
+
+    max_candidates: int  # per key
+    num_parts: int  # of the fuzzy blocks
+
+
+def trie_path(folder: str, shard: int) -> str:
+    """File of a shard's keys."""
+    return files.join(folder, f"alias-{shard:03d}.marisa")
+
+
+def postings_path(folder: str, shard: int) -> str:
+    """File of a shard's postings."""
+    return files.join(folder, f"alias-{shard:03d}.safetensors")
+
+
+def spill_aliases(data: str, unit: int, rows: pa.Table, num_shards: int) -> None:
+    """Rows of `aliases` to their shards, one per key and item. Memory: 500 bytes per row."""
+    keys, found = partial_rows(rows)
+    texts = keys.to_pylist()
+    shards = np.fromiter((bucket_of(text, num_shards) for text in texts), np.int64, len(texts))
+    columns = [keys.take(pa.array(found.keys)), found.qids, found.flags, found.counts]
+    write_spill(data, "aliases", unit, pa.table(columns, schema=PARTIAL), shards[found.keys], num_shards)
+
+
+def build_shard(data: str, folder: str, shard: int, popularity_of: Popularity, limits: Limits) -> int:
+    """Write a shard from what the units left for it, and leave its blocks for the fuzzy parts; returns its keys."""
+    keys = write_shard(folder, shard, concat_spill(data, "aliases", shard, PARTIAL), popularity_of, limits)
+    hashes, ids = blocks_of(keys)
+    rows = pa.table([hashes, ids], schema=BLOCK_ROWS.with_metadata({NUM_KEYS: str(len(keys))}))
+    write_spill(data, "fuzzy", shard, rows, parts_of(hashes, limits.num_parts), limits.num_parts)
+    return len(keys)
+
+
+def build_blocks(data: str, folder: str, part: int, num_parts: int) -> None:
+    """Write a fuzzy part from what all shards left for it. Memory: 60 bytes per entry."""
+    first, hashes, keys = 0, [np.empty(0, np.uint32)], [np.empty(0, np.uint32)]
+    for rows in read_spill(data, "fuzzy", part):
+        hashes.append(rows.column("hash").to_numpy())
+        keys.append(rows.column("key").to_numpy() + np.uint32(first))
+        first += _num_keys(rows)
+    write_blocks(part_path(folder, part), np.concatenate(hashes), np.concatenate(keys), num_parts)
+
+
+def _num_keys(rows: pa.Table) -> int:
+    return int(rows.schema.metadata[NUM_KEYS.encode()])
+
+
+def write_shard(folder: str, shard: int, partial: pa.Table, popularity_of: Popularity, limits: Limits) -> list[str]:
+    """Write one shard from partial rows (key, qid, flags, count) in any order, keys repeated at will.
+
+    Memory: about 300 bytes per row. Returns the keys, by trie id.
+    """
+    names = partial.column("key").combine_chunks().dictionary_encode()
+    texts = names.dictionary.to_pylist()
+    trie = marisa_trie.Trie(texts, num_tries=NUM_TRIES)
+    ids = np.fromiter(map(trie.key_id, texts), np.uint32, len(texts))
+    columns = (partial.column(name).to_numpy() for name in ("qid", "flags", "count"))
+    rows = united(Rows(ids[names.indices.to_numpy()], *columns))
+    rows = best_of_each(rows, popularity_of(rows.qids), limits.max_candidates)
+    save_sections(postings_path(folder, shard), _sections(rows, len(trie)))
+    _save_trie(trie_path(folder, shard), trie)
+    keys = np.empty(len(texts), object)
+    keys[ids] = texts
+    found: list[str] = keys.tolist()
+    return found
+
+
+def _sections(rows: Rows, num_keys: int) -> dict[str, Array]:
+    offsets = np.searchsorted(rows.keys, np.arange(num_keys + 1, dtype=np.uint32))
+    bases = offsets[::BASE_KEYS]
+    deltas = offsets - np.repeat(bases, BASE_KEYS)[: len(offsets)]
+    counted = np.flatnonzero(rows.counts)
+    return {
+        "base": bases.astype(np.uint32),
+        "delta": deltas.astype(np.uint16),
+        "qid": rows.qids.astype(np.uint32),
+        "flags": rows.flags.astype(np.uint8),
+        "counted": counted.astype(np.uint32),
+        "count": np.minimum(rows.counts[counted], MAX_COUNT).astype(np.uint32),
+    }
+
+
+def _save_trie(path: str, trie: marisa_trie.Trie) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        local = Path(scratch) / "keys"
+        trie.save(str(local))
+        files.write_bytes(path, local.read_bytes())
+
+
+def blocks_of(keys: Sequence[str]) -> tuple[Array, Array]:
+    """Block hashes of a shard's keys, and the trie ids of the keys they list."""
+    blocks = [block_hashes(key) for key in keys]
+    sizes = np.fromiter(map(len, blocks), np.int64, len(blocks))
+    hashes = np.fromiter((value for part in blocks for value in part), np.uint32, int(sizes.sum()))
+    return hashes, np.repeat(np.arange(len(blocks), dtype=np.uint32), sizes)
+
+
+def write_description(data: str, folder: str, num_parts: int) -> int:
+    """Make the index readable: the last file of all. Returns the number of keys."""
+    sizes = [_num_keys(rows) for rows in read_spill(data, "fuzzy", 0)]
+    description = {
+        "format": FORMAT,
+        "normalisation": NORMALISATION_VERSION,
+        "sizes": sizes,
+        "num_fuzzy_parts": num_parts,
+    }
+    files.write_bytes(files.join(folder, DESCRIPTION), json.dumps(description).encode())
+    return sum(sizes)
