@@ -72,7 +72,11 @@ def run_units(data: str, worker: UnitWorker, units: list[Unit]) -> tuple[list[Un
     before, start_s = rss_mb()["both"], time.perf_counter()
     reports = [write_unit(data, "index", unit, worker.process) for unit in units]
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    figures = {"s": round(time.perf_counter() - start_s, 2), "peak_rss_mb": round(peak_mb), "start_rss_mb": round(before)}
+    figures = {
+        "s": round(time.perf_counter() - start_s, 2),
+        "peak_rss_mb": round(peak_mb),
+        "start_rss_mb": round(before),
+    }
     return reports, figures | {"units": len(units)}
 
 

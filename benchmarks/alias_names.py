@@ -47,7 +47,9 @@ class Words:
     def _new(self, rng: np.random.Generator, count: int) -> Array:
         lengths = rng.choice(self._lengths, count)
         names = np.where(
-            lengths == 1, rng.choice(self._heads, count) + rng.choice(self._tails, count), rng.choice(self._first, count)
+            lengths == 1,
+            rng.choice(self._heads, count) + rng.choice(self._tails, count),
+            rng.choice(self._first, count),
         )
         for length in range(1, MAX_WORDS):
             names = names + np.where(lengths > length, " " + rng.choice(self._other, count), "")
@@ -119,7 +121,9 @@ def _entities(rng: np.random.Generator, qids: Array, labels: Array, words: Array
 
 def _triples(rng: np.random.Generator, qids: Array, step: int) -> pa.Table:
     count = len(qids) * TRIPLES_PER_ENTITY
-    popular = (rng.random(count) ** 3 * (MAX_QID // step)).astype(np.int64) * step + 7  # early items are pointed to more
+    popular = (rng.random(count) ** 3 * (MAX_QID // step)).astype(
+        np.int64
+    ) * step + 7  # early items are pointed to more
     columns = {
         "subject": np.repeat(qids, TRIPLES_PER_ENTITY),
         "predicate": np.full(count, 31),

@@ -39,10 +39,9 @@ ALIAS_FOLDER, ENTITY_FOLDER = "aliases", "entities"
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Into how many files the work is cut; decides no result."""
+    """Into how many files the work is cut."""
 
-    num_shards: int
-    num_fuzzy_parts: int
+    limits: Limits  # of the alias index
     qid_bounds: tuple[int, ...]  # first items of all ranges but the first
 
 
@@ -72,7 +71,7 @@ class SpillWorker:
         rows = pa.concat_tables([ALIASES.empty(), *read(unit)])
         for counter in ("rows_in", "rows_out", f"from_{name}"):
             out.count(counter, rows.num_rows)
-        spill_aliases(out.folder, unit.index, rows, self.layout.num_shards)
+        spill_aliases(out.folder, unit.index, rows, self.layout.limits.num_shards)
 
     def _redirect_rows(self, unit: Unit) -> Iterator[pa.Table]:
         """Titles that redirect to an article are names of its item."""
@@ -110,7 +109,6 @@ class BuildWorker:
 
     merged: tuple[str, ...]  # files of `redirects`
     layout: Layout
-    max_candidates: int
 
     def setup(self) -> None:
         """Nothing to open."""
@@ -132,11 +130,10 @@ class BuildWorker:
 
     def _shard(self, data: str, shard: str) -> None:
         parts = EntityParts(data, self.layout.qid_bounds)
-        limits = Limits(max_candidates=self.max_candidates, num_parts=self.layout.num_fuzzy_parts)
-        build_shard(data, files.join(data, ALIAS_FOLDER), int(shard), parts.popularity, limits)
+        build_shard(data, files.join(data, ALIAS_FOLDER), int(shard), parts.popularity, self.layout.limits)
 
     def _blocks(self, data: str, part: str) -> None:
-        build_blocks(data, files.join(data, ALIAS_FOLDER), int(part), self.layout.num_fuzzy_parts)
+        build_blocks(data, files.join(data, ALIAS_FOLDER), int(part), self.layout.limits)
 
     def _array(self, data: str, name: str) -> None:
         join_array(data, files.join(data, ENTITY_FOLDER), name, self.layout.qid_bounds)
@@ -146,11 +143,11 @@ class BuildWorker:
 class FinishIndex:
     """Makes the alias index readable."""
 
-    num_fuzzy_parts: int
+    limits: Limits
 
     def __call__(self, prepared: PreparedStage, reports: Sequence[UnitReport]) -> dict[str, str]:  # noqa: ARG002
         """Write its description; returns both artefacts."""
-        write_description(prepared.data, files.join(prepared.data, ALIAS_FOLDER), self.num_fuzzy_parts)
+        write_description(files.join(prepared.data, ALIAS_FOLDER), self.limits)
         folder = prepared.plan.data_folder
         return {name: f"{folder}/{name}" for name in (ALIAS_FOLDER, ENTITY_FOLDER)}
 
@@ -162,9 +159,7 @@ def plan(config: IndexConfig, paths: RunPaths) -> StagePlan:
     entity_units = row_units(paths.files("kb", ENTITIES), config.unit_rows, ENTITIES)
     layout = _layout(config, paths, num_rows, sum(unit.size for unit in entity_units))
     units += entity_units + row_units(paths.files("kb", TRIPLES), config.unit_rows, TRIPLES)
-    worker = BuildWorker(
-        merged=tuple(paths.files("kb", REDIRECTS)), layout=layout, max_candidates=config.max_candidates
-    )
+    worker = BuildWorker(merged=tuple(paths.files("kb", REDIRECTS)), layout=layout)
     merged, spilled, *later = _numbered([[_unit("merged")], units, *_later_units(layout, num_rows)])
     return StagePlan(
         name="index",
@@ -178,7 +173,7 @@ def plan(config: IndexConfig, paths: RunPaths) -> StagePlan:
             Phase(name=name, units=found, worker=worker)
             for name, found in zip(("parts", "shards", "files"), later, strict=True)
         ),
-        finish=FinishIndex(num_fuzzy_parts=layout.num_fuzzy_parts),
+        finish=FinishIndex(limits=layout.limits),
     )
 
 
@@ -201,17 +196,17 @@ def _row_units(config: IndexConfig, paths: RunPaths) -> tuple[list[Unit], dict[s
 def _layout(config: IndexConfig, paths: RunPaths, num_rows: int, num_entities: int) -> Layout:
     num_shards = config.num_shards or -(-num_rows // SHARD_ROWS) or 1
     num_parts = -(-num_entities // PART_ENTITIES) or 1
+    num_fuzzy_parts = -(-num_shards // SHARDS_PER_FUZZY_PART)
     return Layout(
-        num_shards=num_shards,
-        num_fuzzy_parts=-(-num_shards // SHARDS_PER_FUZZY_PART),
+        limits=Limits(num_shards=num_shards, num_parts=num_fuzzy_parts, max_candidates=config.max_candidates),
         qid_bounds=qid_bounds(paths.files("kb", ENTITIES), num_parts),
     )
 
 
 def _later_units(layout: Layout, num_rows: int) -> list[list[Unit]]:
     """Units of the phases after the rows are spilled; their sizes are for the progress bar."""
-    parts, shards = range(len(layout.qid_bounds) + 1), range(layout.num_shards)
-    per_shard = num_rows // layout.num_shards
+    parts, shards = range(len(layout.qid_bounds) + 1), range(layout.limits.num_shards)
+    per_shard = num_rows // layout.limits.num_shards
     return [
         [_unit("classes"), *(_unit(f"parts/{number}", PART_ENTITIES) for number in parts)],
         [
@@ -219,7 +214,7 @@ def _later_units(layout: Layout, num_rows: int) -> list[list[Unit]]:
             *(_unit(f"terms/{number}", PART_ENTITIES) for number in parts),
         ],
         [
-            *(_unit(f"fuzzy/{number}", per_shard) for number in range(layout.num_fuzzy_parts)),
+            *(_unit(f"fuzzy/{number}", per_shard) for number in range(layout.limits.num_parts)),
             *(_unit(f"arrays/{name}") for name in ARRAYS),
         ],
     ]

@@ -22,7 +22,7 @@ from pipeline.core.fuzzy import block_hashes
 from pipeline.core.postings import Rows, best_of_each, partial_rows, united
 from pipeline.storage import files
 from pipeline.storage.fuzzy_blocks import part_path, parts_of, write_blocks
-from pipeline.storage.sections import save_sections
+from pipeline.storage.sections import save_sections, section_lengths
 from pipeline.storage.spill import concat_spill, read_spill, write_spill
 
 Array = np.ndarray[Any, Any]
@@ -32,7 +32,6 @@ BASE_KEYS = 256
 MAX_CANDIDATES = 255  # BASE_KEYS times this is less than 2 to the 16th
 NUM_TRIES = 5  # smaller than the usual 3 by 8 %, as fast
 MAX_COUNT = (1 << 32) - 1
-NUM_KEYS = "keys"  # in the spilled blocks' metadata: how many keys the shard has
 BLOCK_ROWS = pa.schema([("hash", pa.uint32()), ("key", pa.uint32())])
 PARTIAL = pa.schema([("key", pa.string()), ("qid", pa.uint32()), ("flags", pa.uint8()), ("count", pa.uint64())])
 Popularity = Callable[[Array], Array]  # of items
@@ -40,10 +39,11 @@ Popularity = Callable[[Array], Array]  # of items
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What decides the files of a shard."""
+    """What decides the files of an index."""
 
-    max_candidates: int  # per key
+    num_shards: int
     num_parts: int  # of the fuzzy blocks
+    max_candidates: int  # per key
 
 
 def trie_path(folder: str, shard: int) -> str:
@@ -69,23 +69,24 @@ def build_shard(data: str, folder: str, shard: int, popularity_of: Popularity, l
     """Write a shard from what the units left for it, and leave its blocks for the fuzzy parts; returns its keys."""
     keys = write_shard(folder, shard, concat_spill(data, "aliases", shard, PARTIAL), popularity_of, limits)
     hashes, ids = blocks_of(keys)
-    rows = pa.table([hashes, ids], schema=BLOCK_ROWS.with_metadata({NUM_KEYS: str(len(keys))}))
+    rows = pa.table([hashes, ids], schema=BLOCK_ROWS)
     write_spill(data, "fuzzy", shard, rows, parts_of(hashes, limits.num_parts), limits.num_parts)
     return len(keys)
 
 
-def build_blocks(data: str, folder: str, part: int, num_parts: int) -> None:
+def build_blocks(data: str, folder: str, part: int, limits: Limits) -> None:
     """Write a fuzzy part from what all shards left for it. Memory: 60 bytes per entry."""
-    first, hashes, keys = 0, [np.empty(0, np.uint32)], [np.empty(0, np.uint32)]
-    for rows in read_spill(data, "fuzzy", part):
+    hashes, keys = [np.empty(0, np.uint32)], [np.empty(0, np.uint32)]
+    firsts = np.cumsum([0, *shard_sizes(folder, limits.num_shards)])
+    for first, rows in zip(firsts[:-1].tolist(), read_spill(data, "fuzzy", part), strict=True):
         hashes.append(rows.column("hash").to_numpy())
         keys.append(rows.column("key").to_numpy() + np.uint32(first))
-        first += _num_keys(rows)
-    write_blocks(part_path(folder, part), np.concatenate(hashes), np.concatenate(keys), num_parts)
+    write_blocks(part_path(folder, part), np.concatenate(hashes), np.concatenate(keys), limits.num_parts)
 
 
-def _num_keys(rows: pa.Table) -> int:
-    return int(rows.schema.metadata[NUM_KEYS.encode()])
+def shard_sizes(folder: str, num_shards: int) -> list[int]:
+    """Keys of each shard."""
+    return [section_lengths(postings_path(folder, shard))["delta"] - 1 for shard in range(num_shards)]
 
 
 def write_shard(folder: str, shard: int, partial: pa.Table, popularity_of: Popularity, limits: Limits) -> list[str]:
@@ -138,14 +139,14 @@ def blocks_of(keys: Sequence[str]) -> tuple[Array, Array]:
     return hashes, np.repeat(np.arange(len(blocks), dtype=np.uint32), sizes)
 
 
-def write_description(data: str, folder: str, num_parts: int) -> int:
+def write_description(folder: str, limits: Limits) -> int:
     """Make the index readable: the last file of all. Returns the number of keys."""
-    sizes = [_num_keys(rows) for rows in read_spill(data, "fuzzy", 0)]
+    sizes = shard_sizes(folder, limits.num_shards)
     description = {
         "format": FORMAT,
         "normalisation": NORMALISATION_VERSION,
         "sizes": sizes,
-        "num_fuzzy_parts": num_parts,
+        "num_fuzzy_parts": limits.num_parts,
     }
     files.write_bytes(files.join(folder, DESCRIPTION), json.dumps(description).encode())
     return sum(sizes)

@@ -42,6 +42,13 @@ def map_sections(path: str) -> dict[str, Array]:
         ) from error
 
 
+def section_lengths(path: str) -> dict[str, int]:
+    """How many values each array of a file has; reads the file's beginning, on any file system."""
+    with files.open_read(path) as file:
+        header = json.loads(file.read(int.from_bytes(file.read(_LENGTH_BYTES), "little")))
+    return {name: entry["shape"][0] for name, entry in header.items() if name != "__metadata__"}
+
+
 def _view(content: mmap.mmap, start: int, entry: dict[str, Any]) -> Array:
     low, high = entry["data_offsets"]
     kind = np.dtype(KINDS[entry["dtype"]])

@@ -32,12 +32,12 @@ def build(folder: Path, rows: list[Row], units: int = 1, shards: int = 1, limit:
     data, aliases = str(folder), str(folder / "aliases")
     for unit in range(units):
         spill_aliases(data, unit, ALIASES.from_rows(rows[unit::units]), shards)
-    limits = Limits(max_candidates=limit, num_parts=-(-shards // 2))
+    limits = Limits(num_shards=shards, num_parts=-(-shards // 2), max_candidates=limit)
     for shard in range(shards):
         build_shard(data, aliases, shard, lambda qids: qids % 7, limits)
     for part in range(limits.num_parts):
-        build_blocks(data, aliases, part, limits.num_parts)
-    assert write_description(data, aliases, limits.num_parts) == len(AliasIndex(aliases))
+        build_blocks(data, aliases, part, limits)
+    assert write_description(aliases, limits) == len(AliasIndex(aliases))
     return AliasIndex(aliases)
 
 
