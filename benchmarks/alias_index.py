@@ -3,8 +3,9 @@
     TRELM_KIT=/path/to/kit python -m benchmarks.alias_index [--quick] [--aliases 5000000]
 
 The stage's own units run one after another, each kind in a process of its own, without Beam. Probes run in fresh processes
-pinned to one core. RSS is RssAnon + RssFile of /proc/self/status: RssFile is the page cache, shared by the processes of a
-machine. Peers on the same rows: a Python dict, SQLite (one clustered table). Figures for 100 M are linear extrapolations.
+pinned to one core. Seconds are of CPU time, so a busy machine changes little. RSS is RssAnon + RssFile of
+/proc/self/status; RssFile is the page cache, shared by the processes of a machine. Peers on the same rows: a Python dict,
+SQLite (one clustered table). Figures for 100 M are linear extrapolations.
 """
 
 from __future__ import annotations
@@ -69,11 +70,11 @@ def added_mb(before: dict[str, float]) -> dict[str, float]:
 def run_units(data: str, worker: UnitWorker, units: list[Unit]) -> tuple[list[UnitReport], Figures]:
     """Units one after another; seconds and peak RSS of the process, and what it had at its start."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    before, start_s = rss_mb()["both"], time.perf_counter()
+    before, start_s = rss_mb()["both"], time.process_time()
     reports = [write_unit(data, "index", unit, worker.process) for unit in units]
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     figures = {
-        "s": round(time.perf_counter() - start_s, 2),
+        "s": round(time.process_time() - start_s, 2),
         "peak_rss_mb": round(peak_mb),
         "start_rss_mb": round(before),
     }
@@ -130,10 +131,10 @@ def probe(folder: str, hits: list[str], misses: list[str]) -> Figures:
 
 
 def _rate(ask: Callable[[str], object], keys: list[str]) -> float:
-    start_s = time.perf_counter()
+    start_s = time.process_time()
     for key in keys:
         ask(key)
-    return len(keys) / (time.perf_counter() - start_s)
+    return len(keys) / (time.process_time() - start_s)
 
 
 def rows_of(folder: str) -> Iterator[tuple[str, list[tuple[int, int, int]]]]:

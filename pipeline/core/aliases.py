@@ -7,6 +7,7 @@ has its diacritics folded away. A change here bumps NORMALISATION_VERSION: an in
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 import zlib
@@ -16,6 +17,8 @@ NORMALISATION_VERSION = 2  # 2: marks stay on their letters
 SOURCE_BITS = {"label": 1, "alias": 2, "title": 4, "redirect": 8, "anchor": 16}
 MAX_KEY_CHARACTERS = 250
 _NOT_WORD = re.compile(r"[\W_]+")
+_MAYBE_MARK = re.compile(r"[^\w\x00-\x7f]")
+_ASCII_FOLDED = "".join(char.lower() if char.isalnum() else " " for char in map(chr, range(128)))
 _DISAMBIGUATOR = re.compile(r"\s*\([^()]*\)$")
 _INVISIBLE = frozenset(map(chr, (0x34F, *range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
 _POSSESSIVE = re.compile(r"['’]s?$")
@@ -29,8 +32,16 @@ def normalise(surface: str) -> str:
     >>> normalise("  The O’Neill—Smith Co. ")
     'the o neill smith co'
     """
-    folded = unicodedata.normalize("NFKC", surface).casefold()
-    return _NOT_WORD.sub(_separator, unicodedata.normalize("NFKC", folded)).strip()[:MAX_KEY_CHARACTERS].strip()
+    if surface.isascii():
+        return " ".join(surface.translate(_ASCII_FOLDED).split())[:MAX_KEY_CHARACTERS].strip()
+    return normalise_any(surface)
+
+
+def normalise_any(surface: str) -> str:
+    """The same by the full rules: `normalise` is this, with a table for what is ASCII."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", surface).casefold())
+    separator = _separator if _MAYBE_MARK.search(folded) else " "
+    return _NOT_WORD.sub(separator, folded).strip()[:MAX_KEY_CHARACTERS].strip()
 
 
 def _separator(found: re.Match[str]) -> str:
@@ -53,8 +64,8 @@ def fold(key: str) -> str:
     """
     if key.isascii():
         return key
-    decomposed = unicodedata.normalize("NFD", key)
-    return unicodedata.normalize("NFC", "".join(char for char in decomposed if not unicodedata.combining(char)))
+    letters = itertools.filterfalse(unicodedata.combining, unicodedata.normalize("NFD", key))
+    return unicodedata.normalize("NFC", "".join(letters))
 
 
 def index_keys(surface: str, source: str) -> list[str]:

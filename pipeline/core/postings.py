@@ -6,7 +6,7 @@ total, so the result does not depend on how the rows were split. Costs about 2 Â
 
 from __future__ import annotations
 
-import itertools
+from array import array
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,11 +61,15 @@ def partial_rows(rows: pa.Table) -> tuple[pa.Array, Rows]:
     is_title, flags, counts = _sources(rows)
     kinds, kind_of_row = np.unique(names.indices.to_numpy().astype(np.int64) * 2 + is_title, return_inverse=True)
     texts = names.dictionary.to_pylist()
-    listed = [index_keys(texts[kind >> 1], TITLE_SOURCES[0] if kind & 1 else "label") for kind in kinds.tolist()]
-    sizes = np.fromiter(map(len, listed), np.int64, len(listed))
-    keys = pa.array(itertools.chain.from_iterable(listed), pa.string()).dictionary_encode()
-    sizes_of_row = sizes[kind_of_row]
-    places = spread((np.cumsum(sizes) - sizes)[kind_of_row], sizes_of_row)
+    listed: list[str] = []
+    ends = array("q", [0])
+    for kind in kinds.tolist():  # no list of lists: the garbage collector would walk it again and again
+        listed += index_keys(texts[kind >> 1], TITLE_SOURCES[0] if kind & 1 else "label")
+        ends.append(len(listed))
+    offsets = np.array(ends, np.int64)
+    keys = pa.array(listed, pa.string()).dictionary_encode()
+    sizes_of_row = np.diff(offsets)[kind_of_row]
+    places = spread(offsets[kind_of_row], sizes_of_row)
     owners = np.repeat(np.arange(rows.num_rows), sizes_of_row)
     qids = rows.column("qid").to_numpy()
     codes = keys.indices.to_numpy()[places]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from array import array
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,13 @@ def offsets_of(sizes: Array) -> Array:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
 
 
-def runs_of(values: Sequence[Collection[int]]) -> tuple[Array, Array]:
-    """Offsets and sorted values (uint32) of a list of collections."""
-    sizes = np.fromiter(map(len, values), np.int64, len(values))
-    flat = np.fromiter((value for part in values for value in sorted(part)), np.uint32, int(sizes.sum()))
-    return offsets_of(sizes), flat
+def runs_of(values: Iterable[Iterable[int]]) -> tuple[Array, Array]:
+    """Offsets and values (uint32) of runs. Memory: 12 bytes per value, whatever the runs were."""
+    flat, ends = array("I"), array("q", [0])
+    for run in values:
+        flat.extend(run)
+        ends.append(len(flat))
+    return np.array(ends, np.int64), np.array(flat, np.uint32)
 
 
 def owners_of(offsets: Array) -> Array:

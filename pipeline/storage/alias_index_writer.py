@@ -20,6 +20,7 @@ import pyarrow as pa
 from pipeline.core.aliases import NORMALISATION_VERSION, bucket_of
 from pipeline.core.fuzzy import block_hashes
 from pipeline.core.postings import Rows, best_of_each, partial_rows, united
+from pipeline.core.runs import owners_of, runs_of
 from pipeline.storage import files
 from pipeline.storage.fuzzy_blocks import part_path, parts_of, write_blocks
 from pipeline.storage.sections import save_sections, section_lengths
@@ -133,10 +134,8 @@ def _save_trie(path: str, trie: marisa_trie.Trie) -> None:
 
 def blocks_of(keys: Sequence[str]) -> tuple[Array, Array]:
     """Block hashes of a shard's keys, and the trie ids of the keys they list."""
-    blocks = [block_hashes(key) for key in keys]
-    sizes = np.fromiter(map(len, blocks), np.int64, len(blocks))
-    hashes = np.fromiter((value for part in blocks for value in part), np.uint32, int(sizes.sum()))
-    return hashes, np.repeat(np.arange(len(blocks), dtype=np.uint32), sizes)
+    offsets, hashes = runs_of(map(block_hashes, keys))
+    return hashes, owners_of(offsets).astype(np.uint32)
 
 
 def write_description(folder: str, limits: Limits) -> int:

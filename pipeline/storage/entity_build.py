@@ -6,7 +6,7 @@ the memory-mapped parts of the phase before. Nothing depends on the number of un
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,12 +57,14 @@ def write_part(data: str, bucket: int) -> None:
         "labels": np.frombuffer(b"".join(encoded), np.uint8),
     }
     arrays["near_offsets"], arrays["near"] = _neighbours(data, bucket, qids)
-    arrays["own_offsets"], arrays["own"] = runs_of([text_terms(label) for label in labels])
-    arrays["said_offsets"], arrays["said"] = runs_of(
-        [text_terms(text) for text in entities.column("description").to_pylist()]
-    )
+    arrays["own_offsets"], arrays["own"] = _sorted_runs(map(text_terms, labels))
+    arrays["said_offsets"], arrays["said"] = _sorted_runs(map(text_terms, entities.column("description").to_pylist()))
     arrays["class_offsets"], arrays["class"] = runs_of(entities.column("instance_of").to_pylist())
     save_sections(part_path(data, "entities", bucket), arrays)
+
+
+def _sorted_runs(values: Iterable[set[int]]) -> tuple[Array, Array]:
+    return runs_of(map(sorted, values))
 
 
 def _degrees(data: str, bucket: int, qids: Array) -> Array:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.aliases import SOURCE_BITS, fold, index_keys, normalise, query_keys
+from pipeline.core.aliases import SOURCE_BITS, fold, index_keys, normalise, normalise_any, query_keys
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,11 @@ def test_normalise(surface: str, key: str) -> None:
 @given(st.text(max_size=40))
 def test_normalise_is_idempotent(surface: str) -> None:
     assert normalise(normalise(surface)) == normalise(surface)
+
+
+@given(st.one_of(st.text(max_size=40), st.text(st.characters(max_codepoint=127), max_size=300)))
+def test_the_short_way_for_ascii_is_the_same(surface: str) -> None:
+    assert normalise(surface) == normalise_any(surface)
 
 
 def test_keys_of_builder_and_reader_meet() -> None:
