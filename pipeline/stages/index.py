@@ -31,8 +31,8 @@ from pipeline.storage.units import Unit, UnitReport, UnitWriter
 from schemas import ALIASES, ANCHORS, DOCUMENTS, ENTITIES, REDIRECTS, TRIPLES
 from schemas.settings import to_dict
 
-SHARD_ROWS = 2_000_000  # rows of `aliases` per shard: 1 GB to build it
-PART_ENTITIES = 500_000  # entities per range of QIDs: 1 GB to build it
+SHARD_ROWS = 1_500_000  # rows of `aliases` per shard
+PART_ENTITIES = 300_000  # entities per range of QIDs
 SHARDS_PER_FUZZY_PART = 4
 ALIAS_FOLDER, ENTITY_FOLDER = "aliases", "entities"
 

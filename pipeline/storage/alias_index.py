@@ -18,13 +18,12 @@ import numpy as np
 from pipeline.core.aliases import NORMALISATION_VERSION, bucket_of
 from pipeline.core.fuzzy import query_hashes, reorderings
 from pipeline.storage import files
-from pipeline.storage.alias_index_writer import BASE_KEYS, DESCRIPTION, FORMAT, postings_path, trie_path
+from pipeline.storage.alias_index_writer import DESCRIPTION, FORMAT, LONG_RUN, SEVERAL, postings_path, trie_path
 from pipeline.storage.errors import StageError
 from pipeline.storage.fuzzy_blocks import FuzzyBlocks
 from pipeline.storage.sections import map_sections
 
 Array = np.ndarray[Any, Any]
-_BASE_SHIFT = BASE_KEYS.bit_length() - 1
 
 
 class Postings(NamedTuple):
@@ -46,9 +45,12 @@ EMPTY = Postings(np.empty(0, np.uint32), _NO_COUNTS[:0], np.empty(0, np.uint8))
 
 
 class _Shard:
-    """One shard's files. Offsets are read through memoryviews: four times as fast as numpy scalars."""
+    """One shard's files, as `alias_index_writer` says. Single values are read through memoryviews: faster than arrays."""
 
-    __slots__ = ("_base", "_count", "_counted", "_delta", "_flags", "_qids", "key_id", "trie")
+    __slots__ = (
+        "_count", "_counted", "_flags", "_marks", "_places", "_qids", "_run_flags", "_run_lengths", "_run_qids", "key_id",
+        "trie",
+    )  # fmt: skip
 
     def __init__(self, folder: str, shard: int) -> None:
         path = trie_path(folder, shard)
@@ -58,30 +60,33 @@ class _Shard:
             raise StageError(f"{path}: cannot be read ({error}); run `trelm-pipeline index --redo`") from error
         arrays = map_sections(postings_path(folder, shard))
         self.key_id = self.trie.get
-        self._base = arrays["base"].data
-        self._delta = arrays["delta"].data
-        self._qids = arrays["qid"]
-        self._flags = arrays["flags"]
-        self._counted = arrays["counted"].data
-        self._count = arrays["count"]
+        self._qids, self._flags = arrays["qid"], arrays["flags"]
+        self._run_qids, self._run_flags = arrays["run_qid"], arrays["run_flags"]
+        self._places, self._marks, self._run_lengths = self._qids.data, self._flags.data, self._run_qids.data
+        self._counted, self._count = arrays["counted"].data, arrays["count"]
 
     def postings(self, key_id: int) -> Postings:
-        after = key_id + 1
-        low = self._base[key_id >> _BASE_SHIFT] + self._delta[key_id]
-        high = self._base[after >> _BASE_SHIFT] + self._delta[after]
-        counts = self._counts(low, high) if self._counted else _NO_COUNTS[: high - low]
-        return Postings(self._qids[low:high], counts, self._flags[low:high])
+        mark, end = self._marks[key_id], key_id + 1
+        if mark < SEVERAL:
+            return Postings(self._qids[key_id:end], self._counts(key_id, 1), self._flags[key_id:end])
+        low, length = self._places[key_id], mark - SEVERAL
+        if length == LONG_RUN:
+            low, length = low + 1, self._run_lengths[low]
+        high = low + length
+        counts = self._counts(len(self._marks) + low, length)
+        return Postings(self._run_qids[low:high], counts, self._run_flags[low:high])
 
-    def _counts(self, low: int, high: int) -> Array:
-        """Of a key's postings the first few have counts: those with the most come first."""
-        first = bisect_left(self._counted, low)
+    def _counts(self, number: int, length: int) -> Array:
+        """Counts of so many postings. Of a key's postings the first few have counts: those with the most come first."""
+        first = bisect_left(self._counted, number)
         last = first
-        while last < len(self._counted) and self._counted[last] < high:
+        while last < len(self._counted) and self._counted[last] < number + length:
             last += 1
-        if first == last:
-            return _NO_COUNTS[: high - low]
-        counts = np.zeros(high - low, np.uint32)
+        if first == last and length <= len(_NO_COUNTS):
+            return _NO_COUNTS[:length]
+        counts = np.zeros(length, np.uint32)
         counts[: last - first] = self._count[first:last]
+        counts.flags.writeable = False
         return counts
 
 

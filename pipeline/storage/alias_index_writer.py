@@ -1,7 +1,9 @@
 """Writing the alias index, a shard at a time: what `alias_index` reads.
 
-Per shard a marisa trie (5 to 8 bytes per key) and `postings`, by trie id. Offsets: a 4-byte base per BASE_KEYS keys and 2
-bytes per key; postings: 4 bytes of item, 1 of source bits; anchor counts only where there are any: 8 bytes.
+Per shard a marisa trie (5 to 8 bytes per key) and its postings. Nine keys in ten have one item, so there are no offsets:
+by trie id an item (`qid`, 4 bytes) and its source bits (`flags`, 1 byte). A key with several has SEVERAL + their number in
+`flags`, and in `qid` the place of the first in `run_qid` and `run_flags`; from LONG_RUN on the number itself stands at this
+place, before the first. Anchor counts only where there are any, 8 bytes: by trie id, or number of keys + place in the runs.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import pyarrow as pa
 from pipeline.core.aliases import NORMALISATION_VERSION, bucket_of
 from pipeline.core.fuzzy import block_hashes
 from pipeline.core.postings import Rows, best_of_each, partial_rows, united
-from pipeline.core.runs import owners_of, runs_of
+from pipeline.core.runs import offsets_of, owners_of, runs_of, spread
 from pipeline.storage import files
 from pipeline.storage.fuzzy_blocks import part_path, parts_of, write_blocks
 from pipeline.storage.sections import save_sections, section_lengths
@@ -29,8 +31,8 @@ from pipeline.storage.spill import concat_spill, read_spill, write_spill
 Array = np.ndarray[Any, Any]
 DESCRIPTION = "index.json"
 FORMAT = 2
-BASE_KEYS = 256
-MAX_CANDIDATES = 255  # BASE_KEYS times this is less than 2 to the 16th
+SEVERAL = 128  # above the source bits
+LONG_RUN = 127
 NUM_TRIES = 5  # smaller than the usual 3 by 8 %, as fast
 MAX_COUNT = (1 << 32) - 1
 BLOCK_ROWS = pa.schema([("hash", pa.uint32()), ("key", pa.uint32())])
@@ -87,7 +89,7 @@ def build_blocks(data: str, folder: str, part: int, limits: Limits) -> None:
 
 def shard_sizes(folder: str, num_shards: int) -> list[int]:
     """Keys of each shard."""
-    return [section_lengths(postings_path(folder, shard))["delta"] - 1 for shard in range(num_shards)]
+    return [section_lengths(postings_path(folder, shard))["flags"] for shard in range(num_shards)]
 
 
 def write_shard(folder: str, shard: int, partial: pa.Table, popularity_of: Popularity, limits: Limits) -> list[str]:
@@ -111,17 +113,36 @@ def write_shard(folder: str, shard: int, partial: pa.Table, popularity_of: Popul
 
 
 def _sections(rows: Rows, num_keys: int) -> dict[str, Array]:
-    offsets = np.searchsorted(rows.keys, np.arange(num_keys + 1, dtype=np.uint32))
-    bases = offsets[::BASE_KEYS]
-    deltas = offsets - np.repeat(bases, BASE_KEYS)[: len(offsets)]
-    counted = np.flatnonzero(rows.counts)
+    """Arrays of a shard from rows sorted by key; every key has one."""
+    sizes = np.bincount(rows.keys, minlength=num_keys)
+    starts = offsets_of(sizes)[:-1]
+    single, several = np.flatnonzero(sizes == 1), np.flatnonzero(sizes > 1)
+    lengths = sizes[several]
+    is_long = lengths >= LONG_RUN
+    run_starts = offsets_of(lengths + is_long)
+    places, sources = spread(run_starts[:-1] + is_long, lengths), spread(starts[several], lengths)
+    arrays: dict[str, Array] = {
+        "qid": np.empty(num_keys, np.uint32),
+        "flags": np.empty(num_keys, np.uint8),
+        "run_qid": np.zeros(run_starts[-1], np.uint32),
+        "run_flags": np.zeros(run_starts[-1], np.uint8),
+    }
+    arrays["qid"][single], arrays["flags"][single] = rows.qids[starts[single]], rows.flags[starts[single]]
+    arrays["qid"][several], arrays["flags"][several] = run_starts[:-1], SEVERAL | np.minimum(lengths, LONG_RUN)
+    arrays["run_qid"][run_starts[:-1][is_long]] = lengths[is_long]
+    arrays["run_qid"][places], arrays["run_flags"][places] = rows.qids[sources], rows.flags[sources]
+    numbers = np.empty(len(rows.qids), np.int64)
+    numbers[starts[single]], numbers[sources] = single, num_keys + places
+    return arrays | _counts(numbers, rows.counts)
+
+
+def _counts(numbers: Array, counts: Array) -> dict[str, Array]:
+    """The counts that are not zero, by number of the posting."""
+    counted = np.flatnonzero(counts)
+    order = counted[np.argsort(numbers[counted])]
     return {
-        "base": bases.astype(np.uint32),
-        "delta": deltas.astype(np.uint16),
-        "qid": rows.qids.astype(np.uint32),
-        "flags": rows.flags.astype(np.uint8),
-        "counted": counted.astype(np.uint32),
-        "count": np.minimum(rows.counts[counted], MAX_COUNT).astype(np.uint32),
+        "counted": numbers[order].astype(np.uint32),
+        "count": np.minimum(counts[order], MAX_COUNT).astype(np.uint32),
     }
 
 

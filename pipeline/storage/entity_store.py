@@ -7,7 +7,7 @@ as 22-bit hashes; `idf` holds one weight per hash.
 
 from __future__ import annotations
 
-import re
+import functools
 import zlib
 from typing import Any
 
@@ -18,7 +18,6 @@ from pipeline.storage import files
 from pipeline.storage.arrays import load_array
 
 TERM_BITS = 22
-_WORD = re.compile(r"\w+")
 STOP_WORDS = frozenset(
     "a an and are as at be by for from has he her his in is it its of on or she that the their they this to was were "
     "which who with".split()
@@ -34,6 +33,7 @@ def array_path(folder: str, name: str) -> str:
     return files.join(folder, f"entity.{name}.npy")
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def term_hash(word: str) -> int:
     """The hash of a normalised word."""
     return zlib.crc32(word.encode()) & ((1 << TERM_BITS) - 1)
@@ -41,8 +41,7 @@ def term_hash(word: str) -> int:
 
 def text_terms(text: str) -> set[int]:
     """Hashed content words of a text."""
-    words = {word for word in _WORD.findall(normalise(text)) if len(word) > 2 and word not in STOP_WORDS}
-    return {term_hash(word) for word in words}
+    return {term_hash(word) for word in normalise(text).split() if len(word) > 2 and word not in STOP_WORDS}
 
 
 class EntityStore:

@@ -87,15 +87,18 @@ def test_any_units_and_shards_give_the_same_postings(tmp_path_factory, rows: lis
             assert list(zip(*(column.tolist() for column in index.postings(key)[:2]), strict=True)) == best
 
 
-def test_more_keys_than_an_offset_base_covers(tmp_path: Path) -> None:
-    """Offsets across bases, with as many candidates as a key may have."""
-    rows = [(f"name {number}", qid, "label", 1) for number in range(700) for qid in range(1, 1 + number % 256)]
-    index = build(tmp_path, rows, limit=255)
-    for number in range(700):
+def test_runs_of_any_length_with_and_without_counts(tmp_path: Path) -> None:
+    """One item, several, and as many as need a length of their own; anchors among all of them."""
+    sizes = [1, 2, 3, 126, 127, 128, 300, 1]
+    rows = [(f"name {number}", qid, "label", 1) for number, size in enumerate(sizes) for qid in range(1, 1 + size)]
+    rows += [(f"name {number}", 1, "anchor", 9) for number in (0, 2, 4, 6)]
+    index = build(tmp_path, rows, limit=1000)
+    for number, size in enumerate(sizes):
         found = index.postings(f"name {number}")
-        assert sorted(found.qids.tolist()) == list(range(1, 1 + number % 256))
-        assert not found.counts.any()
-        assert len(found.counts) == len(found.flags) == len(found.qids)
+        assert sorted(found.qids.tolist()) == list(range(1, 1 + size))
+        has_anchor = number in (0, 2, 4, 6)
+        assert found.counts.tolist() == [9 * has_anchor] + [0] * (size - 1)
+        assert found.flags.tolist() == [1 | 16 * has_anchor] + [1] * (size - 1)
 
 
 def test_same_bytes_for_any_units(tmp_path: Path) -> None:
