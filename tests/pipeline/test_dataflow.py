@@ -45,6 +45,9 @@ def graph_of(stage: str, run: Path):
 @pytest.mark.parametrize(
     ("stage", "steps"),
     [
+        ("index", [step for phase in ("merged", "index", "parts", "shards", "files")
+                   for step in (f"Units {phase}", f"Spread {phase}", f"Process {phase}", f"Done {phase}")][:-1]
+                  + ["All reports", "Reports", "Finish"]),
         ("link", ["Units", "Spread", "Process link", "Reports", "Finish"]),
         ("stats", ["Data folder", "Prepare", "Units", "Spread", "Partials of stats", "Key", "Merge", "Write buckets",
                    "Counters", "Finish"]),
