@@ -24,8 +24,8 @@ def test_one_edit_always_shares_a_block(key: str, kind: int, place: int, letter:
     assert set(block_hashes(key)) & set(query_hashes(edited[kind]))
 
 
-@pytest.mark.parametrize("key", ["", "abc", "1234", "12 34 56"])
-def test_short_keys_and_numbers_are_not_listed(key: str) -> None:
+@pytest.mark.parametrize("key", ["", "abc", "1 2"])
+def test_short_keys_are_not_listed(key: str) -> None:
     assert block_hashes(key) == []
 
 

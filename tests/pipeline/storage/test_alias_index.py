@@ -123,7 +123,7 @@ def test_misspelt_labels_of_the_kit_are_found(kit: Path, tmp_path: Path) -> None
         key = normalise(label)
         place = picker.randrange(len(key))
         edited = normalise(key[:place] + picker.choice(["", "q", "q" + key[place]]) + key[place + 1 :])
-        if len(edited) >= 5 and not key.replace(" ", "").isdigit():
+        if len(edited) >= 5:
             missed += key not in index.similar_keys(edited) and key != edited
     assert missed <= 2
 
