@@ -37,7 +37,8 @@ from pipeline.storage.units import Unit, UnitReport, UnitWorker
 from schemas import ALIASES
 
 RUNS = 3
-PROBES = 400_000
+PROBES, QUICK_PROBES = 400_000, 100_000
+ALIASES_IN_QUICK = 200_000
 HUNDRED_MILLION = 100_000_000
 CUTOFF = 88.0
 Figures = dict[str, Any]
@@ -98,10 +99,10 @@ def build(stage: StagePlan, paths: RunPaths) -> dict[str, Figures]:
     return figures
 
 
-def sample_keys(folder: str, seed: int) -> tuple[list[str], list[str]]:
+def sample_keys(folder: str, num_probes: int) -> tuple[list[str], list[str]]:
     """Keys that are listed, drawn evenly, and as many that are not: the same with one letter changed."""
-    index, rng = AliasIndex(folder), random.Random(seed)
-    hits = [index._restore([rng.randrange(len(index))])[0] for _ in range(PROBES)]
+    index, rng = AliasIndex(folder), random.Random(1)
+    hits = index._restore(rng.randrange(len(index)) for _ in range(num_probes))
     misses = (_misspelt(key, rng) for key in hits)
     return hits, [key for key in misses if key not in index]
 
@@ -220,7 +221,7 @@ def report_size(folder: str, num_rows: int, peers: dict[str, Figures]) -> None:
     emit("size, 100 M (extrapolated)", "GB", round(gigabytes, 2), lower_is_better=True)
 
 
-def report_probes(runs: list[Figures], peers: dict[str, Figures]) -> None:
+def report_probes(runs: list[Figures], peers: dict[str, Figures], num_probes: int) -> None:
     """Probes per second, opening, memory, fuzzy queries."""
 
     def median(name: str) -> float:
@@ -234,7 +235,7 @@ def report_probes(runs: list[Figures], peers: dict[str, Figures]) -> None:
     anon = statistics.median(run["rss"]["anon"] for run in runs)
     others = {name: round(peer["rss_mb"]) for name, peer in peers.items()}
     more = {"peers": others, "lower_is_better": True, "private_mb": anon, "runs": len(runs)}
-    emit(f"RSS added after {PROBES:,} probes", "MB", rss, **more)
+    emit(f"RSS added after {num_probes:,} probes", "MB", rss, **more)
     emit("fuzzy", "queries/s", round(median("fuzzy")), runs=len(runs))
     emit("fuzzy recall of one edit", "share", round(median("fuzzy_recall"), 4))
 
@@ -242,7 +243,7 @@ def report_probes(runs: list[Figures], peers: dict[str, Figures]) -> None:
 def main() -> None:
     """Build, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="300,000 aliases: within a minute")
+    parser.add_argument("--quick", action="store_true", help="200,000 aliases, fewer probes: within a minute")
     parser.add_argument("--aliases", type=int, default=5_000_000, help="synthetic aliases beside the kit's")
     parser.add_argument("--kit", default=os.environ.get("TRELM_KIT", ""), help="the data kit (default: $TRELM_KIT)")
     given = parser.parse_args()
@@ -250,17 +251,18 @@ def main() -> None:
         parser.error("wanted --kit FOLDER or the environment variable TRELM_KIT")
     run = Path(tempfile.mkdtemp(prefix="trelm-alias-index-"))
     try:
-        config = in_fresh_process(make_kb, run, Path(given.kit), 300_000 if given.quick else given.aliases)
+        num_aliases = ALIASES_IN_QUICK if given.quick else given.aliases
+        config = in_fresh_process(make_kb, run, Path(given.kit), num_aliases)
         paths = RunPaths(root=str(run))
         num_rows = paths.finished("kb").tables[ALIASES.name].rows
         report_build(build(plan(config.index, paths), paths), num_rows)
         folder = paths.artefact("index", "aliases")
-        hits, misses = in_fresh_process(sample_keys, folder, 1)
+        hits, misses = in_fresh_process(sample_keys, folder, QUICK_PROBES if given.quick else PROBES)
         runs = [in_fresh_process(probe, folder, hits, misses) for _ in range(RUNS)]
         tasks = {"dict": probe_dict, "sqlite": probe_sqlite}
         peers = {name: in_fresh_process(task, folder, hits, misses) for name, task in tasks.items()}
         report_size(folder, num_rows, peers)
-        report_probes(runs, peers)
+        report_probes(runs, peers, len(hits))
     finally:
         shutil.rmtree(run)
 

@@ -19,22 +19,29 @@ Array = np.ndarray[Any, Any]
 
 def part_path(data: str, kind: str, bucket: int) -> str:
     """File of a part; kind is `entities` or `terms`."""
-    return files.join(spill_folder(data), kind, f"part-{bucket:05d}.safetensors")
+    return files.join(spill_folder(data), kind, part_name(bucket))
+
+
+def part_name(bucket: int) -> str:
+    """Its name without the folder."""
+    return f"part-{bucket:05d}.safetensors"
 
 
 class EntityParts:
-    """All parts of a kind; each is mapped when it is first asked for."""
+    """All parts of a kind. Each is mapped anew when it is asked for, and let go: a process holds one at a time."""
 
     def __init__(self, data: str, bounds: Sequence[int], kind: str = "entities") -> None:
         self._folder = local_folder(files.join(spill_folder(data), kind))
         self._bounds = np.array(bounds, np.uint32)
-        self._open: dict[int, dict[str, Array]] = {}
 
     def __getitem__(self, bucket: int) -> dict[str, Array]:
         """Arrays of a part."""
-        if bucket not in self._open:
-            self._open[bucket] = map_sections(files.join(self._folder, f"part-{bucket:05d}.safetensors"))
-        return self._open[bucket]
+        return map_sections(files.join(self._folder, part_name(bucket)))
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        """Arrays of all parts, in order."""
+        for bucket in range(len(self._bounds) + 1):
+            yield self[bucket]
 
     def _find(self, qids: Array) -> Iterator[tuple[slice, dict[str, Array], Array, Array]]:
         """Of sorted items: the slice in a part's range, the part, which of the slice it has, and their rows in it."""
