@@ -1,1 +1,1 @@
-"""Side-by-side measurements: ours against what others would use, and against what the machine allows."""
+"""Measurements beside peers: `python -m benchmarks.NAME [--quick]` prints one JSON object per case."""

@@ -202,7 +202,7 @@ _stage_command(
 )
 _stage_command(
     "index",
-    """Aliases, anchor counts and entities to memory-mapped look-up files.
+    """Aliases, anchor counts and entities to memory-mapped look-up files; a stopped build goes on with the same command.
 
     \b
     trelm-pipeline index --run runs/a

@@ -57,14 +57,14 @@ class DocumentsConfig:
 class IndexConfig:
     """Stage `index`: the alias index and the entity store."""
 
-    num_shards: int = key(4, "tries; more keep each one's build smaller")
+    num_shards: int = key(0, "tries; more keep each one's build smaller; 0 = one per 1.5 million rows")
     max_candidates: int = key(64, "entities kept per alias, most popular first")
     anchors: bool = key(True, "learn aliases and priors from the corpus's own gold links")
-    unit_rows: int = key(200_000, "rows per work unit")
+    unit_rows: int = key(500_000, "rows per work unit")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        at_least(self, num_shards=1, max_candidates=1, unit_rows=1)
+        at_least(self, num_shards=0, max_candidates=1, unit_rows=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,7 +18,7 @@ from pipeline.storage.stage import StagePlan, build_graph, is_current, prepare
 from pipeline.storage.tables import RunPaths
 from schemas.settings import ConfigError, to_toml
 
-SHUFFLES = {"index", "stats"}
+SHUFFLES = {"stats"}
 SECTIONS = {"titles": "documents"}  # stages without a section of their own
 logger = logging.getLogger("trelm")
 

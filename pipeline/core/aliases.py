@@ -1,38 +1,29 @@
-"""Names of entities: the one normalisation that builder and reader of the alias index share, and the index's postings.
+"""Names of entities: the one normalisation that builder and reader of the alias index share.
 
-Goes in: surfaces as written. Comes out: keys. Normalisation: NFKC, case folded, everything but letters, digits and
-marks becomes one space. So "U.S." and "u . s ." meet, and "AT&T" meets "At & T". The second key has its
-diacritics folded away. A change here bumps NORMALISATION_VERSION: an index of another version is refused.
+Goes in: surfaces as written. Comes out: keys, 1 µs each. Normalisation: NFKC, case folded, everything but letters,
+digits and the marks on them becomes one space. So "U.S." and "u . s ." meet, and "AT&T" meets "At & T". The second key
+has its diacritics folded away. A change here bumps NORMALISATION_VERSION: an index of another version is refused.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 import zlib
-from collections.abc import Sequence
 from hashlib import blake2b
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-NORMALISATION_VERSION = 1
+NORMALISATION_VERSION = 2  # 2: marks stay on their letters
 SOURCE_BITS = {"label": 1, "alias": 2, "title": 4, "redirect": 8, "anchor": 16}
 MAX_KEY_CHARACTERS = 250
 _NOT_WORD = re.compile(r"[\W_]+")
+_MAYBE_MARK = re.compile(r"[^\w\x00-\x7f]")
+_ASCII_FOLDED = "".join(char.lower() if char.isalnum() else " " for char in map(chr, range(128)))
 _DISAMBIGUATOR = re.compile(r"\s*\([^()]*\)$")
+_INVISIBLE = frozenset(map(chr, (0x34F, *range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
 _POSSESSIVE = re.compile(r"['’]s?$")
 _ARTICLE = re.compile(r"^(the|a|an) ")
-
-PARTIAL = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("qid", pa.uint32(), nullable=False),
-        pa.field("flags", pa.uint8(), nullable=False),
-        pa.field("count", pa.uint64(), nullable=False),
-    ]
-)
+TITLE_SOURCES = ("title", "redirect")  # of Wikipedia: these may have a disambiguator
 
 
 def normalise(surface: str) -> str:
@@ -41,8 +32,28 @@ def normalise(surface: str) -> str:
     >>> normalise("  The O’Neill—Smith Co. ")
     'the o neill smith co'
     """
-    folded = unicodedata.normalize("NFKC", surface).casefold()
-    return _NOT_WORD.sub(" ", unicodedata.normalize("NFKC", folded)).strip()[:MAX_KEY_CHARACTERS].strip()
+    if surface.isascii():
+        return " ".join(surface.translate(_ASCII_FOLDED).split())[:MAX_KEY_CHARACTERS].strip()
+    return normalise_any(surface)
+
+
+def normalise_any(surface: str) -> str:
+    """The same by the full rules: `normalise` is this, with a table for what is ASCII."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", surface).casefold())
+    separator = _separator if _MAYBE_MARK.search(folded) else " "
+    return _NOT_WORD.sub(separator, folded).strip()[:MAX_KEY_CHARACTERS].strip()
+
+
+def _separator(found: re.Match[str]) -> str:
+    """What stands for a run of characters that are no letters or digits: the marks that it starts with, and a space."""
+    run = found.group()
+    if run.isascii():
+        return " "
+    length = 0
+    if found.start():  # a mark at the beginning is on no letter
+        while length < len(run) and unicodedata.category(run[length])[0] == "M" and run[length] not in _INVISIBLE:
+            length += 1
+    return run if length == len(run) else f"{run[:length]} "
 
 
 def fold(key: str) -> str:
@@ -53,14 +64,18 @@ def fold(key: str) -> str:
     """
     if key.isascii():
         return key
-    decomposed = unicodedata.normalize("NFD", key)
-    return unicodedata.normalize("NFC", "".join(char for char in decomposed if not unicodedata.combining(char)))
+    letters = itertools.filterfalse(unicodedata.combining, unicodedata.normalize("NFD", key))
+    return unicodedata.normalize("NFC", "".join(letters))
 
 
 def index_keys(surface: str, source: str) -> list[str]:
     """Keys under which the index lists a surface; a title also without its disambiguator."""
+    is_title = source in TITLE_SOURCES
+    if surface.isascii() and not (is_title and ")" in surface):  # nearly all: no second key
+        key = normalise(surface)
+        return [key] if key else []
     surfaces = [surface]
-    if source in ("title", "redirect"):
+    if is_title:
         bare = _DISAMBIGUATOR.sub("", surface)
         if bare != surface:
             surfaces.append(bare)
@@ -89,66 +104,3 @@ def bucket_of(key: str, num_buckets: int) -> int:
 def hash64(text: str) -> int:
     """A fixed 64-bit hash, the same on every machine."""
     return int.from_bytes(blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "little")
-
-
-def partial_rows(rows: pa.Table) -> pa.Table:
-    """Alias rows (surface, qid, source, count) as rows per key: flags is one source bit, count counts anchors only."""
-    columns: dict[str, list[object]] = {"key": [], "qid": [], "flags": [], "count": []}
-    values = zip(*(rows.column(name).to_pylist() for name in ("surface", "qid", "source", "count")), strict=True)
-    for surface, qid, source, count in values:
-        for key in index_keys(surface, source):
-            columns["key"].append(key)
-            columns["qid"].append(qid)
-            columns["flags"].append(SOURCE_BITS[source])
-            columns["count"].append(count if source == "anchor" else 0)
-    return merge_partials([pa.table(columns, schema=PARTIAL)])
-
-
-def merge_partials(parts: Sequence[pa.Table]) -> pa.Table:
-    """One row per (key, qid): flags united, counts added. Associative and commutative, exact."""
-    rows = pa.concat_tables(parts)
-    # Bitwise OR is not an aggregation of Arrow: one maximum per bit is.
-    flags = rows.column("flags")
-    bits = {f"bit{bit}": pc.bit_wise_and(flags, pa.scalar(bit, pa.uint8())) for bit in SOURCE_BITS.values()}
-    wide = pa.table({"key": rows.column("key"), "qid": rows.column("qid"), "count": rows.column("count"), **bits})
-    grouped = wide.group_by(["key", "qid"]).aggregate([("count", "sum"), *((name, "max") for name in bits)])
-    united = pa.scalar(0, pa.uint8())
-    for name in bits:
-        united = pc.bit_wise_or(united, grouped.column(f"{name}_max"))
-    return pa.table(
-        {"key": grouped.column("key"), "qid": grouped.column("qid"), "flags": united, "count": grouped["count_sum"]}
-    ).cast(PARTIAL)
-
-
-def sorted_postings(rows: pa.Table, popularity: np.ndarray, max_candidates: int) -> pa.Table:
-    """Rows sorted by key, then most pointed-to first (anchors, popularity, lower id), at most so many per key."""
-    table = rows.append_column("popularity", pa.array(popularity, pa.uint32()))
-    order = [("key", "ascending"), ("count", "descending"), ("popularity", "descending"), ("qid", "ascending")]
-    table = table.sort_by(order)
-    if table.num_rows == 0:
-        return table
-    keys = table.column("key").combine_chunks().dictionary_encode()
-    codes = keys.indices.to_numpy() if isinstance(keys, pa.DictionaryArray) else keys.chunk(0).indices.to_numpy()
-    starts = np.flatnonzero(np.diff(codes, prepend=-1))
-    ranks = np.arange(len(codes)) - np.repeat(starts, np.diff(starts, append=len(codes)))
-    return table.filter(pa.array(ranks < max_candidates))
-
-
-def fuzzy_blocks(key: str) -> list[str]:
-    """Blocks that list a key: its halves and its sorted words. One edit leaves one half whole (pigeonhole)."""
-    half = len(key) // 2
-    blocks = [f"<{key[:half]}", f">{key[-half:]}"] if half >= 2 else []
-    words = key.split()
-    if len(words) > 1:
-        blocks.append("=" + " ".join(sorted(words)))
-    return blocks
-
-
-def fuzzy_queries(key: str) -> list[str]:
-    """Blocks in which a misspelt key is looked for: halves of keys one shorter, as long, or one longer."""
-    halves = {(len(key) + change) // 2 for change in (-1, 0, 1)}
-    blocks = [text for half in sorted(halves) if half >= 2 for text in (f"<{key[:half]}", f">{key[-half:]}")]
-    words = key.split()
-    if len(words) > 1:
-        blocks.append("=" + " ".join(sorted(words)))
-    return blocks

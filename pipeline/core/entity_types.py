@@ -5,9 +5,6 @@ A type is a bit; an entity may have several. Goes in: P31 values and the P279 gr
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Mapping
-
 import numpy as np
 
 PERSON, ORGANISATION, PLACE, WORK, EVENT, GROUP = (1 << bit for bit in range(6))
@@ -56,24 +53,27 @@ UNKNOWN = 0.5
 NUMERIC_LABELS = frozenset({"DATE", "TIME", "PERCENT", "MONEY", "QUANTITY", "ORDINAL", "CARDINAL"})
 
 
-def coarse_classes(classes: Iterable[int], parents: Mapping[int, Iterable[int]]) -> dict[int, int]:
-    """Type bits of each class QID: those of the nearest roots above it (itself included), breadth first."""
-    return {class_qid: _climb(class_qid, parents) for class_qid in classes}
+def class_types(children: np.ndarray, parents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Type bits of all classes of a subclass_of graph (edges child to parent): those of the nearest roots above each.
 
-
-def _climb(class_qid: int, parents: Mapping[int, Iterable[int]]) -> int:
-    seen = {class_qid}
-    level = deque([class_qid])
-    for _ in range(MAX_CLIMB):
-        bits = 0
-        for qid in level:
-            bits |= ROOTS.get(qid, 0)
-        if bits or not level:
-            return bits
-        above = {parent for qid in level for parent in parents.get(qid, ())} - seen
-        seen |= above
-        level = deque(sorted(above))
-    return 0
+    Roots are above themselves; several at the same distance unite. Comes out: classes, sorted, and a byte each. Level by
+    level over all edges, so a cycle ends and the costs follow the edges: 5 million in seconds, 60 bytes each.
+    """
+    roots = np.fromiter(ROOTS, np.uint32, len(ROOTS))
+    classes = np.unique(np.concatenate([children, parents, roots]))
+    below, above = np.searchsorted(classes, children), np.searchsorted(classes, parents)
+    bits = np.zeros(len(classes), np.uint8)
+    bits[np.searchsorted(classes, roots)] = np.fromiter(ROOTS.values(), np.uint8, len(ROOTS))
+    frontier = bits > 0
+    for _ in range(MAX_CLIMB - 1):
+        edges = frontier[above] & (bits[below] == 0)
+        if not edges.any():
+            break
+        reached = np.zeros_like(bits)
+        np.bitwise_or.at(reached, below[edges], bits[above[edges]])
+        frontier = reached > 0
+        bits |= reached
+    return classes, bits
 
 
 def type_table(label: str | None) -> np.ndarray:

@@ -1,79 +1,77 @@
 """Stage `index`: aliases and anchor counts to the memory-mapped alias index, entities to the entity store.
 
-Units are rows of `aliases` and, where the corpus has gold links, of `anchors`. Their keys are grouped per shard.
+Map-only, in phases: what one leaves for the next lies in files, so memory follows the unit and a killed build goes on.
+
+1. merged: items that were merged into others.
+2. index: rows of `aliases`, `redirects`, `anchors` to keys by shard; of `entities` and `triples` by range of QIDs.
+3. parts: ranges of QIDs: labels, popularity, neighbours; types of classes.
+4. shards: tries and postings, cut by popularity; ranges of QIDs: context terms.
+5. files: fuzzy blocks; the arrays of the entity store.
 """
 
 from __future__ import annotations
 
 import posixpath
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 
 from pipeline.config import IndexConfig
-from pipeline.core.aliases import bucket_of, merge_partials, partial_rows, sorted_postings
 from pipeline.stages.titles import open_title_map
 from pipeline.storage import files
-from pipeline.storage.alias_index import write_blocks, write_shard
-from pipeline.storage.arrays import local_folder
-from pipeline.storage.entity_store import EntityStore, build_entity_store
-from pipeline.storage.stage import StagePlan
+from pipeline.storage.alias_index_writer import Limits, build_blocks, build_shard, spill_aliases, write_description
+from pipeline.storage.entity_build import join_array, write_classes, write_part, write_terms
+from pipeline.storage.entity_parts import EntityParts
+from pipeline.storage.entity_spill import qid_bounds, spill_entities, spill_triples, write_merged
+from pipeline.storage.entity_store import ARRAYS
+from pipeline.storage.stage import Phase, PreparedStage, StagePlan
 from pipeline.storage.tables import RunPaths, check_table, read_rows, row_units
-from pipeline.storage.units import Unit
-from schemas import ALIASES, ANCHORS, DOCUMENTS, REDIRECTS
-from schemas.manifest import PartFile
+from pipeline.storage.units import Unit, UnitReport, UnitWriter
+from schemas import ALIASES, ANCHORS, DOCUMENTS, ENTITIES, REDIRECTS, TRIPLES
 from schemas.settings import to_dict
 
-ALIAS_GROUP = "aliases"
+SHARD_ROWS = 1_500_000  # rows of `aliases` per shard
+PART_ENTITIES = 300_000  # entities per range of QIDs
+SHARDS_PER_FUZZY_PART = 4
+ALIAS_FOLDER, ENTITY_FOLDER = "aliases", "entities"
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexWorker:
-    """Aliases of one unit to shards; shards to files."""
+class Layout:
+    """Into how many files the work is cut."""
+
+    limits: Limits  # of the alias index
+    qid_bounds: tuple[int, ...]  # first items of all ranges but the first
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpillWorker:
+    """Rows of one unit to files per shard, or per range of QIDs."""
 
     paths: RunPaths
-    config: IndexConfig
+    layout: Layout
 
-    def prepare(self, folder: str) -> None:
-        """Build the entity store: postings are cut by popularity."""
-        build_entity_store(self.paths, files.join(folder, "entities"))
+    def setup(self) -> None:
+        """Nothing to open."""
 
-    def partials(self, unit: Unit, counters: Counter[str]) -> Iterator[tuple[str, int, pa.Table]]:
-        """Keys of the unit's aliases, per shard."""
+    def process(self, unit: Unit, out: UnitWriter) -> None:
+        """One range of rows of one table."""
         name = posixpath.basename(posixpath.dirname(unit.path))
-        read = {ANCHORS.name: self._anchor_rows, REDIRECTS.name: self._redirect_rows}.get(name, self._alias_rows)
-        for rows in read(unit):
-            counters["rows_in"] += rows.num_rows
-            counters["rows_out"] += rows.num_rows
-            counters[f"from_{name}"] += rows.num_rows
-            keyed = partial_rows(rows)
-            buckets = np.array([bucket_of(key, self.config.num_shards) for key in keyed.column("key").to_pylist()])
-            for bucket in range(self.config.num_shards):
-                part = keyed.filter(pa.array(buckets == bucket)) if len(buckets) else keyed
-                if part.num_rows:
-                    yield ALIAS_GROUP, bucket, part
+        if name == ENTITIES.name:
+            spill_entities(out.folder, unit, self.layout.qid_bounds)
+        elif name == TRIPLES.name:
+            spill_triples(out.folder, unit, self.layout.qid_bounds)
+        else:
+            self._aliases(name, unit, out)
+        out.advance(unit.size)
 
-    def _alias_rows(self, unit: Unit) -> Iterator[pa.Table]:
-        yield from read_rows(unit.path, ALIASES, unit.start, unit.end)
-
-    def _anchor_rows(self, unit: Unit) -> Iterator[pa.Table]:
-        """Anchors as aliases. An anchor file's unit is the part of the same number of `documents`."""
-        texts: dict[str, str] = {}
-        for rows in read_rows(unit.path.replace("/anchors/", "/documents/"), DOCUMENTS):
-            texts.update(zip(rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True))
-        for rows in read_rows(unit.path, ANCHORS, unit.start, unit.end):
-            ranges = zip(*(rows.column(name).to_pylist() for name in ("doc_id", "start", "end")), strict=True)
-            surfaces = [texts[doc_id][start:end] for doc_id, start, end in ranges]
-            columns = {
-                "surface": surfaces,
-                "qid": rows.column("qid"),
-                "source": ["anchor"] * len(surfaces),
-                "count": [1] * len(surfaces),
-            }
-            yield ALIASES.from_columns(columns)
+    def _aliases(self, name: str, unit: Unit, out: UnitWriter) -> None:
+        read = {ANCHORS.name: _anchor_rows, REDIRECTS.name: self._redirect_rows}.get(name, _alias_rows)
+        rows = pa.concat_tables([ALIASES.empty(), *read(unit)])
+        for counter in ("rows_in", "rows_out", f"from_{name}"):
+            out.count(counter, rows.num_rows)
+        spill_aliases(out.folder, unit.index, rows, self.layout.limits.num_shards)
 
     def _redirect_rows(self, unit: Unit) -> Iterator[pa.Table]:
         """Titles that redirect to an article are names of its item."""
@@ -83,31 +81,104 @@ class IndexWorker:
             found = [(source, qid) for source, qid in zip(sources, titles.find(sources), strict=True) if qid]
             yield ALIASES.from_rows([(source, qid, "redirect", 1) for source, qid in found])
 
-    def merge(self, group: str, parts: Sequence[pa.Table]) -> pa.Table:  # noqa: ARG002
-        """One row per key and item."""
-        return merge_partials(parts)
 
-    def write(self, folder: str, group: str, bucket: int, rows: pa.Table) -> None:  # noqa: ARG002
-        """One shard of the alias index."""
-        store = EntityStore(local_folder(files.join(folder, "entities")))
-        places = store.rows(rows.column("qid").to_numpy())
-        popularity = np.where(places >= 0, store.popularity(np.maximum(places, 0)), 0) if len(store) else places * 0
-        target = files.join(folder, "aliases")
-        write_shard(target, bucket, sorted_postings(rows, popularity, self.config.max_candidates))
+def _alias_rows(unit: Unit) -> Iterator[pa.Table]:
+    yield from read_rows(unit.path, ALIASES, unit.start, unit.end)
 
-    def finish(self, folder: str) -> tuple[dict[str, list[PartFile]], dict[str, str]]:
-        """Fill shards that got no key, write the fuzzy blocks."""
-        target = files.join(folder, "aliases")
-        empty = sorted_postings(merge_partials([partial_rows(ALIASES.empty())]), np.empty(0, np.uint32), 1)
-        for shard in range(self.config.num_shards):
-            if not files.exists(files.join(target, f"alias-{shard:03d}.marisa")):
-                write_shard(target, shard, empty)
-        write_blocks(target, self.config.num_shards)
-        return {}, {"aliases": "aliases", "entities": "entities"}
+
+def _anchor_rows(unit: Unit) -> Iterator[pa.Table]:
+    """Anchors as aliases. An anchor file's unit is the part of the same number of `documents`."""
+    texts: dict[str, str] = {}
+    for rows in read_rows(unit.path.replace("/anchors/", "/documents/"), DOCUMENTS):
+        texts.update(zip(rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True))
+    for rows in read_rows(unit.path, ANCHORS, unit.start, unit.end):
+        ranges = zip(*(rows.column(name).to_pylist() for name in ("doc_id", "start", "end")), strict=True)
+        surfaces = [texts[doc_id][start:end] for doc_id, start, end in ranges]
+        columns = {
+            "surface": surfaces,
+            "qid": rows.column("qid"),
+            "source": ["anchor"] * len(surfaces),
+            "count": [1] * len(surfaces),
+        }
+        yield ALIASES.from_columns(columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildWorker:
+    """Builds files from what earlier phases left; a unit's path is the kind of file and its number or name."""
+
+    merged: tuple[str, ...]  # files of `redirects`
+    layout: Layout
+
+    def setup(self) -> None:
+        """Nothing to open."""
+
+    def process(self, unit: Unit, out: UnitWriter) -> None:
+        """One file, or one of each kind that goes with it."""
+        kind, _, name = unit.path.partition("/")
+        builders: dict[str, Callable[[str, str], None]] = {
+            "merged": lambda data, _: write_merged(data, self.merged),
+            "parts": lambda data, bucket: write_part(data, int(bucket)),
+            "classes": lambda data, _: write_classes(data),
+            "terms": lambda data, bucket: write_terms(data, int(bucket), self.layout.qid_bounds),
+            "shards": self._shard,
+            "fuzzy": self._blocks,
+            "arrays": self._array,
+        }
+        builders[kind](out.folder, name)
+        out.advance(unit.size)
+
+    def _shard(self, data: str, shard: str) -> None:
+        parts = EntityParts(data, self.layout.qid_bounds)
+        build_shard(data, files.join(data, ALIAS_FOLDER), int(shard), parts.popularity, self.layout.limits)
+
+    def _blocks(self, data: str, part: str) -> None:
+        build_blocks(data, files.join(data, ALIAS_FOLDER), int(part), self.layout.limits)
+
+    def _array(self, data: str, name: str) -> None:
+        join_array(data, files.join(data, ENTITY_FOLDER), name, self.layout.qid_bounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishIndex:
+    """Makes the alias index readable."""
+
+    limits: Limits
+
+    def __call__(self, prepared: PreparedStage, reports: Sequence[UnitReport]) -> dict[str, str]:  # noqa: ARG002
+        """Write its description; returns both artefacts."""
+        write_description(files.join(prepared.data, ALIAS_FOLDER), self.limits)
+        folder = prepared.plan.data_folder
+        return {name: f"{folder}/{name}" for name in (ALIAS_FOLDER, ENTITY_FOLDER)}
 
 
 def plan(config: IndexConfig, paths: RunPaths) -> StagePlan:
-    """Units of aliases, of redirects and of anchors where the corpus has them."""
+    """Units of aliases, entities and triples, of redirects and of anchors where the corpus has them; then the phases."""
+    units, inputs = _row_units(config, paths)
+    num_rows = sum(unit.size for unit in units)
+    entity_units = row_units(paths.files("kb", ENTITIES), config.unit_rows, ENTITIES)
+    layout = _layout(config, paths, num_rows, sum(unit.size for unit in entity_units))
+    units += entity_units + row_units(paths.files("kb", TRIPLES), config.unit_rows, TRIPLES)
+    worker = BuildWorker(merged=tuple(paths.files("kb", REDIRECTS)), layout=layout)
+    merged, spilled, *later = _numbered([[_unit("merged")], units, *_later_units(layout, num_rows)])
+    return StagePlan(
+        name="index",
+        tables=(),
+        units=spilled,
+        worker=SpillWorker(paths=paths, layout=layout),
+        inputs=inputs,
+        config=to_dict(config),
+        before=(Phase(name="merged", units=merged, worker=worker),),
+        then=tuple(
+            Phase(name=name, units=found, worker=worker)
+            for name, found in zip(("parts", "shards", "files"), later, strict=True)
+        ),
+        finish=FinishIndex(limits=layout.limits),
+    )
+
+
+def _row_units(config: IndexConfig, paths: RunPaths) -> tuple[list[Unit], dict[str, str]]:
+    """Units of all tables with names, and what they are made of."""
     kb = paths.require("kb")
     units = row_units(paths.files("kb", ALIASES), config.unit_rows, ALIASES)
     inputs = {"kb": kb.fingerprint}
@@ -119,12 +190,49 @@ def plan(config: IndexConfig, paths: RunPaths) -> StagePlan:
         inputs["documents"] = paths.require("documents").fingerprint
         for path in paths.files("documents", ANCHORS):  # whole files: their texts lie in the part of the same number
             units.append(Unit(index=0, of=0, path=path, start=0, end=check_table(path, ANCHORS)))
-    units = [replace(unit, index=number, of=len(units)) for number, unit in enumerate(units)]
-    return StagePlan(
-        name="index",
-        tables=(),
-        units=units,
-        worker=IndexWorker(paths=paths, config=config),
-        inputs=inputs,
-        config=to_dict(config),
+    return units, inputs
+
+
+def _layout(config: IndexConfig, paths: RunPaths, num_rows: int, num_entities: int) -> Layout:
+    num_shards = config.num_shards or -(-num_rows // SHARD_ROWS) or 1
+    num_parts = -(-num_entities // PART_ENTITIES) or 1
+    num_fuzzy_parts = -(-num_shards // SHARDS_PER_FUZZY_PART)
+    return Layout(
+        limits=Limits(num_shards=num_shards, num_parts=num_fuzzy_parts, max_candidates=config.max_candidates),
+        qid_bounds=qid_bounds(paths.files("kb", ENTITIES), num_parts),
     )
+
+
+def _later_units(layout: Layout, num_rows: int) -> list[list[Unit]]:
+    """Units of the phases after the rows are spilled; their sizes are for the progress bar."""
+    parts, shards = range(len(layout.qid_bounds) + 1), range(layout.limits.num_shards)
+    per_shard = num_rows // layout.limits.num_shards
+    return [
+        [_unit("classes"), *(_unit(f"parts/{number}", PART_ENTITIES) for number in parts)],
+        [
+            *(_unit(f"shards/{number}", per_shard) for number in shards),
+            *(_unit(f"terms/{number}", PART_ENTITIES) for number in parts),
+        ],
+        [
+            *(_unit(f"fuzzy/{number}", per_shard) for number in range(layout.limits.num_parts)),
+            *(_unit(f"arrays/{name}") for name in ARRAYS),
+        ],
+    ]
+
+
+def _unit(path: str, size: int = 1) -> Unit:
+    return Unit(index=0, of=0, path=path, start=0, end=size)
+
+
+def _numbered(groups: Sequence[Iterable[Unit]]) -> list[list[Unit]]:
+    """One numbering through all phases; every group counts its own."""
+    found: list[list[Unit]] = []
+    index = 0
+    for group in groups:
+        units = list(group)
+        found.append([
+            Unit(index=index + place, of=len(units), path=unit.path, start=unit.start, end=unit.end)
+            for place, unit in enumerate(units)
+        ])  # fmt: skip
+        index += len(units)
+    return found

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,15 @@ def save_array(path: str, values: np.ndarray[Any, Any]) -> None:
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
     files.write_bytes(path, buffer.getvalue())
+
+
+def save_joined(path: str, kind: type[np.generic], length: int, parts: Iterable[np.ndarray[Any, Any]]) -> None:
+    """Write parts, `length` values together, as one .npy of a kind, whole or not at all. Memory: one part."""
+    header = io.BytesIO()
+    description = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": (length,)}
+    np.lib.format.write_array_header_1_0(header, description)
+    content = (np.ascontiguousarray(part, kind).tobytes() for part in parts)
+    files.write_stream(path, itertools.chain([header.getvalue()], content))
 
 
 def load_array(path: str) -> np.ndarray[Any, Any]:

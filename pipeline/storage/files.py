@@ -10,6 +10,7 @@ import glob
 import hashlib
 import logging
 import posixpath
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, cast
 
@@ -68,11 +69,17 @@ def read_bytes(path: str) -> bytes:
 
 def write_bytes(path: str, content: bytes) -> None:
     """Write a small file so that it appears whole or not at all."""
+    write_stream(path, [content])
+
+
+def write_stream(path: str, chunks: Iterable[bytes]) -> None:
+    """Write a file from chunks so that it appears whole or not at all. Memory: one chunk."""
     make_folder(posixpath.dirname(path))
     temporary = f"{path}.tmp"
     try:
         with open_write(temporary) as file:
-            file.write(content)
+            for chunk in chunks:
+                file.write(chunk)
     except OSError as error:
         raise _unwritable(path, error) from error
     rename(temporary, path)

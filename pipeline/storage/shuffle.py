@@ -1,4 +1,4 @@
-"""The shuffle jobs (`index`, `stats`): partial tables per unit, merged per bucket, one output per bucket.
+"""The shuffle job (`stats`): partial tables per unit, merged per bucket, one output per bucket.
 
 `Create(units) | Reshuffle | ParDo(EmitPartials) | CombinePerKey(MergeTables) | ParDo(WriteBucket) | ToList | Finish`.
 No row crosses the shuffle alone: a row costs 17 µs there, a row of a table 0.2 µs.

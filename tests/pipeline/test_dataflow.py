@@ -11,7 +11,7 @@ from apache_beam.runners import DataflowRunner
 from apache_beam.runners.pipeline_context import PipelineContext
 
 from pipeline.config import load_config
-from pipeline.execution import plan_stage
+from pipeline.execution import SHUFFLES, plan_stage
 from pipeline.runner import RunnerSettings, beam_options, refuse_local_paths
 from pipeline.storage.shuffle import build_shuffle_graph
 from pipeline.storage.stage import build_graph, prepare
@@ -33,7 +33,7 @@ def graph_of(stage: str, run: Path):
     prepared = prepare(plan, RunPaths(root=str(run)))
     settings = RunnerSettings(runner="DataflowRunner", beam_flags=FLAGS)
     pipeline = beam.Pipeline(runner=DataflowRunner(), options=beam_options(settings))
-    if stage in ("index", "stats"):
+    if stage in SHUFFLES:
         build_shuffle_graph(pipeline, prepared)
     else:
         build_graph(pipeline, prepared)
@@ -45,6 +45,9 @@ def graph_of(stage: str, run: Path):
 @pytest.mark.parametrize(
     ("stage", "steps"),
     [
+        ("index", [step for phase in ("merged", "index", "parts", "shards", "files")
+                   for step in (f"Units {phase}", f"Spread {phase}", f"Process {phase}", f"Done {phase}")][:-1]
+                  + ["All reports", "Reports", "Finish"]),
         ("link", ["Units", "Spread", "Process link", "Reports", "Finish"]),
         ("stats", ["Data folder", "Prepare", "Units", "Spread", "Partials of stats", "Key", "Merge", "Write buckets",
                    "Counters", "Finish"]),

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.aliases import fuzzy_blocks, fuzzy_queries
 from pipeline.core.candidates import exact_candidates, fuzzy_candidates, is_known
 from pipeline.core.disambiguation import Scores, context_score, log_prior, probabilities, ranked, string_score
-from pipeline.core.entity_types import ORGANISATION, PERSON, PLACE, coarse_classes, type_table
+from pipeline.core.entity_types import MAX_CLIMB, ORGANISATION, PERSON, PLACE, ROOTS, class_types, type_table
+from pipeline.core.fuzzy import block_hashes, query_hashes, reorderings
 from pipeline.core.linking import Linker, LinkSettings
 from pipeline.storage.alias_index import EMPTY, Postings
 from pipeline.storage.entity_store import term_hash, text_terms
@@ -32,8 +32,8 @@ class Index:
         return Postings(np.array(qids, np.uint32), np.array(counts, np.uint32), np.ones(len(qids), np.uint8))
 
     def similar_keys(self, key: str) -> list[str]:
-        wanted = set(fuzzy_queries(key))
-        return [other for other in self.keys if wanted & set(fuzzy_blocks(other))]
+        wanted, orders = set(query_hashes(key)), set(reorderings(key))
+        return [other for other in self.keys if wanted & set(block_hashes(other)) or other in orders]
 
 
 class Store:
@@ -162,10 +162,48 @@ def test_string_score() -> None:
     assert scores[0] > scores[1]
 
 
+def types_of(parents: dict[int, list[int]]) -> dict[int, int]:
+    edges = np.array([(child, above) for child in parents for above in parents[child]], np.uint32).reshape(-1, 2)
+    classes, bits = class_types(edges[:, 0], edges[:, 1])
+    return dict(zip(classes.tolist(), bits.tolist(), strict=True))
+
+
+def climbed(class_qid: int, parents: dict[int, list[int]]) -> int:
+    """Breadth first from one class: the plain way."""
+    seen, level = {class_qid}, [class_qid]
+    for _ in range(MAX_CLIMB):
+        bits = 0
+        for qid in level:
+            bits |= ROOTS.get(qid, 0)
+        if bits or not level:
+            return bits
+        level = list({above for qid in level for above in parents.get(qid, [])} - seen)
+        seen |= set(level)
+    return 0
+
+
+CLASS = st.sampled_from([*range(100, 112), 5, 515, 43229, 95074])
+
+
+@given(st.lists(st.tuples(CLASS, CLASS), max_size=25))
+def test_types_of_all_classes_are_those_of_each(edges: list[tuple[int, int]]) -> None:
+    parents: dict[int, list[int]] = {}
+    for child, above in edges:
+        parents.setdefault(child, []).append(above)
+    for qid, bits in types_of(parents).items():
+        assert bits == climbed(qid, parents)
+
+
+def test_types_of_long_chains() -> None:
+    parents = {1000 + place: [1001 + place] for place in range(14)} | {1014: [515]}
+    for qid, bits in types_of(parents).items():
+        assert bits == climbed(qid, parents), qid
+
+
 def test_types() -> None:
-    classes = coarse_classes([515, 999, 1000], {999: [1000], 1000: [6256]})
-    assert classes == {515: PLACE, 999: PLACE, 1000: PLACE}
-    assert coarse_classes([7, 8], {7: [8], 8: [7]}) == {7: 0, 8: 0}  # a cycle ends
+    classes = types_of({999: [1000], 1000: [6256]})
+    assert (classes[515], classes[999], classes[1000]) == (PLACE, PLACE, PLACE)
+    assert types_of({7: [8], 8: [7]})[7] == 0  # a cycle ends
     table = type_table("PERSON")
     assert table[PERSON] == 1.0
     assert table[PLACE] == 0.0

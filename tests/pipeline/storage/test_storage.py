@@ -1,4 +1,4 @@
-"""Alias index, entity store, units, tables, the Arrow coder, arrays, errors."""
+"""Entity store, units, tables, the Arrow coder, arrays, errors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline.annotate import pieces
-from pipeline.core.aliases import bucket_of, fuzzy_blocks, merge_partials, partial_rows, sorted_postings
 from pipeline.gold import parse_qid
 from pipeline.storage import files
-from pipeline.storage.alias_index import AliasIndex, write_blocks, write_shard
 from pipeline.storage.arrays import load_array, save_array
 from pipeline.storage.entity_store import EntityStore, text_terms
 from pipeline.storage.errors import StageError, message_in
@@ -23,43 +21,6 @@ from pipeline.storage.tables import RunPaths, open_table, read_rows, read_table,
 from pipeline.storage.units import Unit, UnitReport, UnitWriter, finished_units
 from schemas import ALIASES, DOCUMENTS, REJECTS, SchemaError
 from schemas.manifest import Manifest
-
-NAMES = [("Paris", 90), ("Paris", 830149), ("Strasbourg", 6602), ("Michael Jordan", 41421), ("Málaga", 8851)]
-
-
-@pytest.fixture
-def index(tmp_path: Path) -> AliasIndex:
-    rows = partial_rows(ALIASES.from_rows([(surface, qid, "label", 1) for surface, qid in NAMES]))
-    for shard in range(2):
-        part = rows.filter(pa.array([bucket_of(key, 2) == shard for key in rows.column("key").to_pylist()]))
-        write_shard(str(tmp_path), shard, sorted_postings(merge_partials([part]), np.zeros(part.num_rows), 64))
-    write_blocks(str(tmp_path), 2)
-    return AliasIndex(str(tmp_path))
-
-
-def test_alias_index(index: AliasIndex) -> None:
-    assert len(index) == 5  # málaga and malaga
-    assert index.postings("paris").qids.tolist() == [90, 830149]
-    assert index.postings("malaga").qids.tolist() == index.postings("málaga").qids.tolist() == [8851]
-    assert index.postings("nowhere").qids.tolist() == []
-    assert "paris" in index
-    assert "parys" not in index
-    assert "strasbourg" in index.similar_keys("strassbourg")
-    assert "michael jordan" in index.similar_keys("micheal jordan")
-    assert index.similar_keys("zzzzzz") == []
-    assert fuzzy_blocks("abc") == []
-
-
-def test_no_index(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="no alias index"):
-        AliasIndex(str(tmp_path))
-
-
-def test_index_of_another_normalisation(tmp_path: Path, index: AliasIndex) -> None:
-    path = tmp_path / "index.json"
-    path.write_text(path.read_text().replace('"normalisation": 1', '"normalisation": 0'))
-    with pytest.raises(StageError, match="another normalisation"):
-        AliasIndex(str(tmp_path))
 
 
 def test_entity_store_of_the_sample(sample_run: Path) -> None:
