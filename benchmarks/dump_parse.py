@@ -35,7 +35,7 @@ RSS_LIMIT_MB = 1000.0
 TINY_MB = 0.001  # one entity: what a start costs
 WORKERS = (1, 2)
 RSS_TIMES = 4  # the larger input of case `rss`
-DEFAULT_UNIT_MB = 32.0  # the stage's own
+DEFAULT_UNIT_MB = 0.0  # the stage's own choice
 PACKAGES = ("trelm", "apache-beam", "isal", "msgspec", "orjson", "pyarrow", "qwikidata")
 KIT_FILES = (
     "wikibrain-testDump.json.bz2",
@@ -67,7 +67,7 @@ class Setup:
     slice_mb: float  # for the slow peers
     rows_mb: float  # for comparing rows
     batch_entities: int
-    unit_mb: float  # stored, for several processes: some ten units and more, as a real dump has thousands
+    unit_mb: float  # stored, for several processes; 0 is the stage's own choice
     rounds: int
     quick: bool
     sources: tuple[Path, ...]
@@ -243,7 +243,7 @@ def setup_of(folder: Path, gb: float | None, rounds: int | None, *, quick: bool)
         slice_mb=5 if quick else 100,
         rows_mb=3 if quick else 20,
         batch_entities=64 if quick else 1024,
-        unit_mb=0.5 if quick else 4.0,
+        unit_mb=0.5 if quick else DEFAULT_UNIT_MB,
         rounds=rounds or (1 if quick else 5),
         quick=quick,
         sources=tuple(kit_dumps()),

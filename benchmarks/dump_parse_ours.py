@@ -22,7 +22,7 @@ from pipeline.storage.stage import PreparedStage, prepare, write_unit
 from pipeline.storage.tables import RunPaths
 from pipeline.storage.units import Unit, UnitReport, UnitWorker
 
-KIT_UNIT_MB = 32.0  # the stage's default
+KIT_UNIT_MB = 0.0  # the stage's own choice
 
 
 def process_units(out: Path, path: str, unit_mb: float, options: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -27,11 +27,11 @@ class KbConfig:
     exclude_scholarly: bool = key(False, "leave out scholarly articles")
     update: str = key("", "folder of an older run: items whose revision is the same are copied from it")
     skip_corrupt: bool = key(False, "lose a corrupt block, member or frame instead of failing")
-    unit_mb: float = key(32.0, "MB of input per work unit, compressed")
+    unit_mb: float = key(0.0, "MB of input per work unit, compressed; 0 = a 64th of all dumps, 2 to 128")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        at_least(self, unit_mb=0.0001)
+        at_least(self, unit_mb=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

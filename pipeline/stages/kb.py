@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-import logging
 import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,8 +34,7 @@ from schemas.settings import ConfigError, to_dict
 
 BATCH_BYTES = 16 << 20  # JSON whose rows are collected before they become columns: about 40 MB of Python values
 SQL_BATCH_ROWS = 50_000
-BLOCK_IDS = 1 << 16
-logger = logging.getLogger("trelm")
+NUM_UNITS, SMALLEST_UNIT, LARGEST_UNIT = 64, 2 << 20, 128 << 20
 
 
 @contextlib.contextmanager
@@ -143,10 +141,10 @@ def plan(config: KbConfig, paths: RunPaths) -> StagePlan:
     dumps = files.expand(config.dumps)
     if not dumps:
         raise ConfigError("kb.dumps is empty: give a Wikidata JSON dump, for example --dump latest-all.json.gz")
-    ranges = []
+    ranges, unit_bytes = [], unit_size(config, dumps)
     for path in dumps:
         check_dump(path)
-        ranges += [(span.path, span.start, span.end) for span in plan_ranges(path, int(config.unit_mb * 2**20))]
+        ranges += [(span.path, span.start, span.end) for span in plan_ranges(path, unit_bytes)]
     page_dumps = pair_sql_dumps(files.expand(config.redirects))
     ranges += [(path, 0, files.size_of(path)) for path in page_dumps]
     inputs = [*dumps, *page_dumps, *page_dumps.values()]
@@ -169,6 +167,13 @@ def plan(config: KbConfig, paths: RunPaths) -> StagePlan:
         measure="bytes",
         noun="entities",
     )
+
+
+def unit_size(config: KbConfig, dumps: Sequence[str]) -> int:
+    """Stored bytes of a unit: enough units for all workers to end together, few enough for a dump of 150 GB."""
+    if config.unit_mb:
+        return max(int(config.unit_mb * 2**20), 1)
+    return min(max(sum(map(files.size_of, dumps)) // NUM_UNITS, SMALLEST_UNIT), LARGEST_UNIT)
 
 
 def refuse_addresses(paths: Sequence[str]) -> None:
