@@ -8,6 +8,7 @@ A repeated id is kept once per builder, that is once per work unit; the dump its
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from pipeline.core.columns import RowBuffer
 from pipeline.core.wikidata_claims import Claims, best_targets, claims_in, item_claims, statement_values
-from pipeline.core.wikidata_ids import parse_id
+from pipeline.core.wikidata_ids import UINT32_END, parse_id
 from pipeline.core.wikidata_model import Entity, EntityData, EntityHead, ItemValue, entity_decoder
 from pipeline.core.wikidata_terms import first_name, label_languages, page_title, surfaces, terms_in
 from schemas import ALIASES, ENTITIES, PROPERTIES, STATEMENTS, TRIPLES
@@ -72,6 +73,8 @@ class Outcome:
 
 
 KEPT = Outcome(counter="rows_out")
+_ID_FIRST = re.compile(rb'\{(?:"type":"item",)?"id":"Q([1-9]\d{0,9})",')
+_REVISION_LAST = re.compile(rb',"lastrevid":(\d{1,18})\}$')
 _HEAD = msgspec.json.Decoder(EntityHead)
 
 
@@ -146,11 +149,10 @@ class KbBuilder:
 
     def _unchanged_item(self, record: bytes) -> int:
         """QID of an item that has not changed; 0 for any other record."""
-        head = _HEAD.decode(record)
-        parsed = parse_id(head.id)
-        if self._is_unchanged is None or head.lastrevid is None or parsed is None or parsed[0] != "Q":
+        qid, revision = _item_and_revision(record)
+        if self._is_unchanged is None or revision is None or not 0 < qid < UINT32_END:
             return 0
-        return parsed[1] if self._is_unchanged(parsed[1], head.lastrevid) else 0
+        return qid if self._is_unchanged(qid, revision) else 0
 
     def _keep_unchanged(self, qid: int) -> Outcome:
         if ("Q", qid) in self._seen:
@@ -209,6 +211,20 @@ class KbBuilder:
         for pid, ordinal, statement, value in statement_values(claims):
             snak = statement.mainsnak
             add((qid, pid, ordinal, statement.rank, snak.snaktype, snak.datatype, *value))
+
+
+def _item_and_revision(record: bytes) -> tuple[int, int | None]:
+    """QID (0: none) and revision of a record.
+
+    Dumps write the id first and the revision last, where they can only be the entity's own: then the rest is passed over
+    unread. A revision belongs to one entity alone, so two entities on a line do not seem to be one.
+    """
+    start, end = _ID_FIRST.match(record), _REVISION_LAST.search(record, max(len(record) - 40, 0))
+    if start and end:
+        return int(start.group(1)), int(end.group(1))
+    head = _HEAD.decode(record)
+    parsed = parse_id(head.id)
+    return (parsed[1], head.lastrevid) if parsed and parsed[0] == "Q" else (0, None)
 
 
 def _reject(error: Exception, record: bytes) -> Outcome:

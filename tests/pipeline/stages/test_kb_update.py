@@ -39,10 +39,19 @@ def entities(revision: int | None) -> list[Json]:
     return [entity | ({} if revision is None else {"lastrevid": revision}) for entity in found]
 
 
-def dump(path: Path, content: list[Json]) -> str:
+def dump(path: Path, content: list[Json], separators: tuple[str, str] = (",", ":")) -> str:
     """A dump of entities."""
-    path.write_text("[\n" + ",\n".join(map(json.dumps, content)) + "\n]\n")
+    path.write_text("[\n" + ",\n".join(json.dumps(entity, separators=separators) for entity in content) + "\n]\n")
     return str(path)
+
+
+def reordered(entity: Json) -> Json:
+    """The same, with the revision first and the id last."""
+    return (
+        {"lastrevid": entity["lastrevid"]}
+        | {name: entity[name] for name in entity if name != "id"}
+        | {"id": entity["id"]}
+    )
 
 
 def run(folder: Path, dump_path: str, **options: Any) -> RunPaths:
@@ -80,6 +89,18 @@ def test_same_tables_as_from_nothing(tmp_path: Path) -> None:
             .with_name("_spill")
             .exists()
         )
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_wherever_the_revision_stands(tmp_path: Path, separators: tuple[str, str]) -> None:
+    content = entities(5)
+    old = run(tmp_path / "old", dump(tmp_path / "old.json", content))
+    mixed = [reordered(entity) if place % 3 else entity for place, entity in enumerate(newer(content))]
+    path = dump(tmp_path / "new.json", mixed, separators)
+    updated, whole = run(tmp_path / "new", path, update=old.root), run(tmp_path / "whole", path)
+    for table in TABLES:
+        assert rows_of(updated, "kb", table) == rows_of(whole, "kb", table), table.name
+    assert updated.require("kb").counters["items_unchanged"] > 200
 
 
 def test_update_through_beam_and_again(tmp_path: Path) -> None:
