@@ -40,12 +40,13 @@ def process_units_in_pool(out: Path, path: str, unit_mb: float, processes: int) 
         barrier.wait()
         start = time.perf_counter()
         prepared = _prepared(out, path, unit_mb)
-        peaks = []
+        taken: list[tuple[float, float]] = []
         for phase in prepared.plan.phases:
             write = partial(_write_in_worker, prepared.data, phase.worker)
-            peaks += pool.imap_unordered(write, phase.units)
+            taken += pool.imap_unordered(write, phase.units)
         seconds = time.perf_counter() - start
-    return {"seconds": seconds, "rss_mb": max(peaks), "units": len(peaks)}
+    peaks, cpu_seconds = zip(*taken, strict=True)
+    return {"seconds": seconds, "cpu_seconds": sum(cpu_seconds), "rss_mb": max(peaks), "units": len(peaks)}
 
 
 def kit_files(out: Path, paths: list[str]) -> dict[str, Any]:
@@ -98,9 +99,11 @@ def _wait(barrier: Any) -> None:  # noqa: ANN401 - has no public type
     barrier.wait()
 
 
-def _write_in_worker(folder: str, worker: UnitWorker, unit: Unit) -> float:
+def _write_in_worker(folder: str, worker: UnitWorker, unit: Unit) -> tuple[float, float]:
+    """Peak memory of the process so far, and processor time of the unit."""
+    start = time.process_time()
     write_unit(folder, "kb", unit, worker.process)
-    return own_peak_rss_mb()
+    return own_peak_rss_mb(), time.process_time() - start
 
 
 def _counters(reports: Iterable[UnitReport]) -> Counter[str]:

@@ -103,7 +103,7 @@ def guarded(action: Callable[[], None], *, verbose: bool = False) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("trelm").setLevel(logging.INFO)
     logging.getLogger("apache_beam").setLevel(logging.INFO if verbose else logging.CRITICAL)
-    from pipeline.runner import TERMINATED, Terminated
+    from pipeline.runner import TERMINATED, Terminated, leave
     from pipeline.storage.errors import StageError
 
     try:
@@ -116,10 +116,10 @@ def guarded(action: Callable[[], None], *, verbose: bool = False) -> None:
         raise click.ClickException(error.message) from error
     except Terminated:
         click.echo("stopped; finished units are kept, the same command goes on", err=True)
-        sys.exit(TERMINATED)
+        leave(TERMINATED)
     except KeyboardInterrupt:
         click.echo("interrupted; finished units are kept, the same command goes on", err=True)
-        sys.exit(INTERRUPTED)
+        leave(INTERRUPTED)
 
 
 def _stage_command(stage: str, doc: str, flags: dict[str, click.Option]) -> None:

@@ -6,11 +6,14 @@ where the command runs. The resolved copy is stored with the output.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 from schemas.settings import ConfigError, at_least, build, key, load_toml, with_overrides
 from schemas.shards import POLICIES
+
+LANGUAGE_CODE = re.compile(r"[a-z][a-z0-9-]*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +35,9 @@ class KbConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         at_least(self, unit_mb=0)
+        for language in self.languages:
+            if not LANGUAGE_CODE.fullmatch(language):
+                raise ConfigError(f"kb.languages: {language!r} is no language code; write --languages de,fr")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -147,26 +147,45 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     last_resort = threading.Timer(GRACE_S, _end_now)
     last_resort.daemon = True
     last_resort.start()
-    for child in _children(os.getpid()):
-        os.kill(child, signal.SIGTERM)
+    kill_workers()
     raise Terminated(f"signal {number} at {frame.f_lineno if frame else 0}")
 
 
 def _end_now() -> None:
-    for child in _children(os.getpid()):
-        os.kill(child, signal.SIGKILL)
+    kill_workers()
     sys.stderr.write("stopped; finished units are kept, the same command goes on\n")
     sys.stderr.flush()
     os._exit(TERMINATED)
 
 
-def _children(parent: int) -> list[int]:
-    """Worker processes of this machine; none where the system does not tell."""
-    found = []
+def kill_workers() -> None:
+    """End every process that this one has started, and theirs. What they had half written is never read."""
+    for process in _descendants(os.getpid()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def _descendants(parent: int) -> list[int]:
+    """Worker processes of this machine, parents first (a shell may stand between); none where the system does not tell."""
+    children = []
     for listing in Path(f"/proc/{parent}/task").glob("*/children"):
         with contextlib.suppress(OSError):
-            found += [int(number) for number in listing.read_text().split()]
-    return found
+            children += [int(number) for number in listing.read_text().split()]
+    return [*children, *(process for child in children for process in _descendants(child))]
+
+
+def leave(code: int) -> NoReturn:
+    """End the program after an interruption: no worker is left, and no thread of Beam's is waited for.
+
+    Raises:
+        SystemExit: where no thread would hold the program.
+    """
+    kill_workers()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+        os._exit(code)
+    sys.exit(code)
 
 
 def _rehearse(options: PipelineOptions, build: Callable[[beam.Pipeline], None]) -> None:

@@ -51,7 +51,10 @@ class _Wikipedias(dict[str, int]):
 WIKIPEDIAS = _Wikipedias()
 SKIPPED_KINDS = {"L": "skipped_lexeme", "M": "skipped_mediainfo", "E": "skipped_entity_schema"}
 AROUND_ENTITY = b" \t\r\n,[]\xef\xbb\xbf"  # what may stand before and after an entity on its line
-ENTITY_DATA_START = b'{"entities"'
+ENTITY_DATA_START, ENTITY_DATA_KEY = b'{"entities"', b'"entities"'
+NO_ID, NOT_JSON = "no entity id that fits 32 bits", "not JSON in UTF-8"
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+MAX_REVISION = (1 << 63) - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +78,7 @@ class Outcome:
 KEPT = Outcome(counter="rows_out")
 _ID_FIRST = re.compile(rb'\{(?:"type":"item",)?"id":"Q([1-9]\d{0,9})",')
 _REVISION_LAST = re.compile(rb',"lastrevid":(\d{1,18})\}$')
+_MISSING = re.compile(rb'"missing":')  # what the web API says of an id that is none
 _HEAD = msgspec.json.Decoder(EntityHead)
 
 
@@ -92,6 +96,7 @@ class KbBuilder:
         self._rules = rules
         self._is_unchanged = is_unchanged
         self.unchanged: list[int] = []
+        self.excluded: list[int] = []  # QIDs of scholarly articles that were left out
         languages = label_languages(rules.languages)
         self._lenient = entity_decoder(languages, msgspec.Raw)  # takes values of any shape, decodes items again
         self._decoder = self._lenient if rules.statements else entity_decoder(languages, ItemValue)
@@ -111,30 +116,40 @@ class KbBuilder:
         record = line.strip(AROUND_ENTITY)
         if not record:
             return []
+        outcomes = self._add_record(record)
+        if outcomes[:1] and outcomes[0].counter == "rejects" and len(parts := split_objects(record)) > 1:
+            return [outcome for part in parts for outcome in self._add_record(part)]
+        return outcomes
+
+    def _add_record(self, record: bytes) -> list[Outcome]:
+        """An entity, or a document of entities."""
         if record.startswith(ENTITY_DATA_START):
             return self._add_entity_data(record)
         outcome = self._add(record)
-        if outcome.counter == "rejects" and len(parts := split_objects(record)) > 1:
-            return [self._add(part) for part in parts]
+        if outcome.reason == NO_ID and ENTITY_DATA_KEY in record:
+            return self._add_entity_data(record)
         return [outcome]
 
     def _add_entity_data(self, record: bytes) -> list[Outcome]:
         try:
             entities = msgspec.json.decode(record, type=EntityData).entities
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             return [_reject(error, record)]
-        return [self._add(bytes(raw)) for raw in entities.values()]
+        return [
+            Outcome(counter="skipped_missing") if _MISSING.search(raw, 0, 60) else self._add(bytes(raw))
+            for raw in map(bytes, entities.values())
+        ]
 
     def _add(self, record: bytes) -> Outcome:
         try:
             if self._is_unchanged is not None and (qid := self._unchanged_item(record)):
                 return self._keep_unchanged(qid)
             entity = self._decode(record)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             return _reject(error, record)
         parsed = parse_id(entity.id)
         if parsed is None:
-            return Outcome(counter="rejects", reason="no entity id that fits 32 bits", record=record)
+            return Outcome(counter="rejects", reason=NO_ID, record=record)
         letter, number = parsed
         if letter not in "QP":
             return Outcome(counter=SKIPPED_KINDS.get(letter, "skipped_other_entity"))
@@ -160,6 +175,7 @@ class KbBuilder:
         self._seen.add(("Q", qid))
         self.unchanged.append(qid)
         self.counts["items_unchanged"] += 1
+        self.counts["items_with_revision"] += 1
         return KEPT
 
     def _decode(self, record: bytes) -> Entity[Any, Any, Any]:
@@ -177,9 +193,11 @@ class KbBuilder:
         num_statements, targets = item_claims(claims, self.counts)
         instance_of = next((values for pid, _, values in targets if pid == INSTANCE_OF), [])
         if self._rules.exclude_scholarly and not SCHOLARLY_CLASSES.isdisjoint(instance_of):
+            self.excluded.append(qid)
             return Outcome(counter="skipped_scholarly")
         labels, sitelinks = terms_in(entity.labels), entity.sitelinks if isinstance(entity.sitelinks, dict) else {}
         title = page_title(sitelinks.get("enwiki"))
+        revision = entity.lastrevid if entity.lastrevid and 0 < entity.lastrevid <= MAX_REVISION else None
         self._buffers[ENTITIES.name].append(
             (
                 qid,
@@ -191,7 +209,7 @@ class KbBuilder:
                 num_statements,
                 instance_of,
                 not META_CLASSES.isdisjoint(instance_of),
-                entity.lastrevid,
+                revision,
             )
         )
         add_alias, add_triple = self._buffers[ALIASES.name].append, self._buffers[TRIPLES.name].append
@@ -200,7 +218,7 @@ class KbBuilder:
         for pid, rank, values in targets:
             for target in values:
                 add_triple((qid, pid, target, rank))
-        if entity.lastrevid is not None:
+        if revision is not None:
             self.counts["items_with_revision"] += 1
         if self._rules.statements:
             self._add_statements(qid, claims)
@@ -229,8 +247,9 @@ def _item_and_revision(record: bytes) -> tuple[int, int | None]:
 
 def _reject(error: Exception, record: bytes) -> Outcome:
     """The decoder's reason without its place in the record, so that equal faults have equal reasons."""
-    is_shape = isinstance(error, msgspec.ValidationError)
-    reason = f"not the shape of an entity: {error}" if is_shape else "not JSON in UTF-8"
+    reason = f"not the shape of an entity: {error}" if isinstance(error, msgspec.ValidationError) else NOT_JSON
+    if isinstance(error, RecursionError):
+        reason = "nested too deeply"
     return Outcome(counter="rejects", reason=reason, record=record)
 
 
@@ -243,6 +262,6 @@ def split_objects(record: bytes) -> list[bytes]:
             _, end = decoder.raw_decode(text, at)
             objects.append(text[at:end].encode())
             at = end + len(text[end:]) - len(text[end:].lstrip(" ,\t"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     return objects

@@ -48,7 +48,8 @@ def best_targets(statements: list[Statement[Any]], letter: str = "Q") -> tuple[s
     """The rank that counts as true, and the targets of the statements that have it, each once, in order."""
     is_preferred = any(statement.rank == "preferred" for statement in statements)
     rank = "preferred" if is_preferred else "normal"
-    targets = [target_of(statement.mainsnak, letter) for statement in statements if statement.rank == rank]
+    best = [statement.mainsnak for statement in statements if statement.rank == rank]
+    targets = [target_of(snak, letter) for snak in best if snak.snaktype == "value"]
     return rank, [target for target in dict.fromkeys(targets) if target is not None]
 
 
@@ -110,6 +111,6 @@ def statement_values(
         pid = PROPERTY_NUMBERS[key]
         for ordinal, statement in enumerate(statements if pid else ()):
             data = statement.mainsnak.datavalue
-            has_value = data is not None and data.value is not None
-            value = parse_value(data.type, bytes(data.value)) if data is not None and has_value else NOTHING
+            says_one = statement.mainsnak.snaktype == "value" and data is not None and data.value is not None
+            value = parse_value(data.type, bytes(data.value)) if data is not None and says_one else NOTHING
             yield pid, ordinal, statement, value

@@ -6,14 +6,14 @@ import re
 
 from pipeline.core.wikidata_model import EntityValue
 
-ENTITY_ID = re.compile(r"([A-Z])([1-9]\d{0,9})$")
+ENTITY_ID = re.compile(r"([A-Z])([1-9][0-9]{0,9})")
 KIND_LETTERS = {"item": "Q", "property": "P", "": "Q"}
 UINT32_END = 1 << 32
 
 
 def parse_id(text: str) -> tuple[str, int] | None:
     """Kind and number of an id ("Q42" is ("Q", 42)); None if it is none, or exceeds 32 bits."""
-    found = ENTITY_ID.match(text)
+    found = ENTITY_ID.fullmatch(text)
     if not found or int(found.group(2)) >= UINT32_END:
         return None
     return found.group(1), int(found.group(2))

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from pipeline.core.wikidata_ids import KIND_LETTERS, entity_number
+from pipeline.core.wikidata_ids import KIND_LETTERS, UINT32_END, entity_number
 from pipeline.core.wikidata_model import EntityValue
 
 EARTH = "Q2"
 MONTH_PRECISION, DAY_PRECISION = 10, 11
-ID_END = re.compile(r"([A-Z]\d+)$")
-TIME = re.compile(r"([+-]?\d+)-(\d\d)-(\d\d)T")
+ID_END = re.compile(r"([A-Z][0-9]{1,10})$")
+TIME = re.compile(r"([+-]?[0-9]{1,20})-([0-9][0-9])-([0-9][0-9])T")
 INT64_END = 1 << 63
 
 
@@ -124,7 +124,7 @@ def _time(value: _Time) -> Value | None:
     if not found or not calendar.startswith("Q") or not 0 <= value.precision < 256:
         return None
     year, month, day = (int(group) for group in found.groups())
-    if abs(year) >= INT64_END or month > 12 or day > 31:
+    if abs(year) >= INT64_END or month > 12 or day > 31 or int(calendar[1:]) >= UINT32_END:
         return None
     return Value(
         year=year,

@@ -37,14 +37,16 @@ def plan_ranges(path: str, unit_bytes: int) -> list[Span]:
     return [Span(path=path, start=low, end=high) for low, high in zip(cuts, cuts[1:], strict=False)]
 
 
-def peek(path: str, num_bytes: int = 4096) -> bytes:
+def peek(path: str, num_bytes: int = 4096, losses: list[SourceError] | None = None) -> bytes:
     """The first decoded bytes of a file: to see what it holds before work is planned.
 
     Raises:
         SourceError: empty, unknown or corrupt from the start.
     """
     head = b""
-    losses: list[SourceError] = []  # damage further on is for whoever reads the file: it may be told to skip it
+    losses = (
+        [] if losses is None else losses
+    )  # damage further on is for whoever reads the file: it may be told to skip it
     for chunk in read_chunks(Span(path=path, start=0, end=files.size_of(path)), losses.append):
         head += chunk.data[:num_bytes]
         if len(head) >= num_bytes:

@@ -17,13 +17,13 @@ from itertools import islice
 
 from pipeline.config import KbConfig
 from pipeline.core.redirects import PAGE_COLUMNS, REDIRECT_COLUMNS, RedirectJoin, SqlRows, database_and_table
-from pipeline.core.wikidata import KbBuilder, KbRules, Outcome
-from pipeline.sources.chunks import Span, source_error
+from pipeline.core.wikidata import NOT_JSON, KbBuilder, KbRules, Outcome
+from pipeline.sources.chunks import SourceError, Span, source_error
 from pipeline.sources.lines import read_lines
 from pipeline.sources.ranges import peek, plan_ranges
 from pipeline.sources.work import RangeProgress, loss_handler, number_units, span_of
-from pipeline.stages.kb_repeats import RepeatsWorker
-from pipeline.stages.kb_update import UpdatePlan, check_copied, leave_unchanged, open_revisions, plan_update
+from pipeline.stages.kb_repeats import EXCLUDED, UNCHANGED, RepeatsWorker, leave_ids
+from pipeline.stages.kb_update import UpdatePlan, check_copied, open_revisions, plan_update
 from pipeline.storage import files
 from pipeline.storage.errors import StageError
 from pipeline.storage.stage import Phase, PreparedStage, StagePlan
@@ -83,8 +83,8 @@ class KbWorker:
                 _flush(builder, out)
                 num_bytes = 0
         _flush(builder, out)
-        if config.update:
-            leave_unchanged(unit, out, builder.unchanged)
+        leave_ids(unit, out, UNCHANGED, builder.unchanged)
+        leave_ids(unit, out, EXCLUDED, builder.excluded)
         for name, count in builder.counts.items():
             out.count(name, count)
         progress.finish()
@@ -94,7 +94,7 @@ class KbWorker:
         if outcome.counter != "rejects":
             out.count(outcome.counter)
             return
-        if not line.endswith(b"\n") and not self.config.skip_corrupt:
+        if outcome.reason == NOT_JSON and not line.endswith(b"\n") and not self.config.skip_corrupt:
             offset = int(position.partition("+")[0])
             advice = "it is cut off: download it again, or set skip_corrupt to lose only this entity"
             raise source_error(unit.path, offset, "the file ends inside an entity", advice)
@@ -196,8 +196,11 @@ def check_dump(path: str) -> None:
     Raises:
         SourceError: says what it is instead.
     """
-    head = peek(path).lstrip(b"\xef\xbb\xbf \t\r\n")
-    if head[:1] in (b"[", b"{"):
+    losses: list[SourceError] = []
+    head = peek(path, losses=losses).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if (
+        head[:1] in (b"[", b"{") or losses
+    ):  # what begins in the middle tells nothing: the units will say what is damaged
         return
     advice = "give a Wikidata JSON dump (.json, .json.gz, .json.bz2, .json.zst)"
     if head[:1] == b"<":

@@ -8,7 +8,7 @@ this nearly always costs only a look at the ids: one bit of memory per id in use
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from schemas.table import Table
 Array = np.ndarray[Any, Any]
 OWNERS = {"entities": "qid", "aliases": "qid", "triples": "subject", "statements": "subject"}  # columns of the item
 UNCHANGED = "unchanged"  # folder of the items that a unit did not parse, in an update
+EXCLUDED = "excluded"  # of the items that it left out
 SUPERSEDED = "superseded"  # of these, those that another unit had parsed before
 NOTHING: Array = np.empty(0, np.uint32)
 
@@ -37,9 +38,10 @@ class Repeats:
     items: Array
     properties: Array
     unchanged: Array
+    excluded: Array
 
     def __len__(self) -> int:
-        return len(self.items) + len(self.properties) + len(self.unchanged)
+        return len(self.items) + len(self.properties) + len(self.unchanged) + len(self.excluded)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ class RepeatsWorker:
 class _Seen:
     """Ids of the units before."""
 
-    parsed: ItemSet = field(default_factory=ItemSet)
+    parsed: ItemSet = field(default_factory=ItemSet)  # those left out, too
     unchanged: ItemSet = field(default_factory=ItemSet)
     properties: ItemSet = field(default_factory=ItemSet)
     superseded: list[int] = field(default_factory=list)
@@ -74,17 +76,26 @@ class _Seen:
         items = _ids(folder, report, ENTITIES.name, "qid")
         unchanged = load_items(files.join(folder, SPILL, UNCHANGED), report.index)
         properties = _ids(folder, report, PROPERTIES.name, "pid")
+        excluded = load_items(files.join(folder, SPILL, EXCLUDED), report.index)
         again = self.parsed.contains(unchanged)
         self.superseded += unchanged[again & ~self.unchanged.contains(unchanged)].tolist()
         repeats = Repeats(
             items=items[self.parsed.contains(items) | self.unchanged.contains(items)],
             properties=properties[self.properties.contains(properties)],
             unchanged=unchanged[again | self.unchanged.contains(unchanged)],
+            excluded=excluded[self.parsed.contains(excluded) | self.unchanged.contains(excluded)],
         )
+        self.parsed.add(excluded)
         self.parsed.add(np.setdiff1d(items, repeats.items))
         self.unchanged.add(np.setdiff1d(unchanged, repeats.unchanged))
         self.properties.add(properties)
         return repeats
+
+
+def leave_ids(unit: Unit, out: UnitWriter, what: str, ids: Sequence[int]) -> None:
+    """Leave ids of a unit that have no rows to the phases that follow."""
+    if ids:
+        save_items(files.join(out.folder, SPILL, what), unit.index, ids)
 
 
 def _ids(folder: str, report: UnitReport, table: str, column: str) -> Array:
@@ -103,7 +114,8 @@ def _write_anew(out: UnitWriter, report: UnitReport, repeats: Repeats) -> None:
         for table, rows in _kept_rows(name, path, repeats):
             out.write(table, rows)
     counters = Counter(report.counters)
-    counters["rows_out"] -= len(repeats)
+    counters["rows_out"] -= len(repeats) - len(repeats.excluded)
+    counters["skipped_scholarly"] -= len(repeats.excluded)
     counters["skipped_repeated"] += len(repeats)
     counters["items_unchanged"] -= len(repeats.unchanged)
     for counter, count in (+counters).items():

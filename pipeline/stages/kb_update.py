@@ -13,16 +13,18 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline import __version__
 from pipeline.config import KbConfig
+from pipeline.core.wikidata_terms import label_languages
 from pipeline.stages.kb_repeats import OWNERS, SUPERSEDED, UNCHANGED
 from pipeline.storage import files
 from pipeline.storage.errors import StageError
-from pipeline.storage.items import ItemSet, load_all_items, load_items, save_items
+from pipeline.storage.items import ItemSet, load_all_items, load_items
 from pipeline.storage.revisions import Revisions, write_revisions
 from pipeline.storage.stage import SPILL, Phase
 from pipeline.storage.tables import RunPaths, check_table, read_batches, read_rows
@@ -40,14 +42,21 @@ SAME = ("languages", "statements", "exclude_scholarly")  # what decides an item'
 class RevisionsWorker:
     """One unit: revisions of the older run's items."""
 
-    old: RunPaths
+    run: str
+    parts: tuple[str, ...]  # of its `entities`
 
     def setup(self) -> None:
         """Nothing to open."""
 
     def process(self, unit: Unit, out: UnitWriter) -> None:  # noqa: ARG002 - there is one
-        """Write them."""
-        batches = (read_batches(path, ENTITIES, ["qid", "revision"]) for path in self.old.files("kb", ENTITIES))
+        """Write them.
+
+        Raises:
+            StageError: the older run has gone.
+        """
+        if not self.parts:
+            raise StageError(f"--update {self.run}: no finished stage 'kb' there; give the older run, or none")
+        batches = (read_batches(path, ENTITIES, ["qid", "revision"]) for path in self.parts)
         write_revisions(files.join(out.folder, SPILL, REVISIONS), chain.from_iterable(batches))
 
 
@@ -55,11 +64,6 @@ class RevisionsWorker:
 def open_revisions(folder: str) -> Revisions:
     """The revisions in a stage's data folder; opened once per process."""
     return Revisions(files.join(folder, SPILL, REVISIONS))
-
-
-def leave_unchanged(unit: Unit, out: UnitWriter, qids: Sequence[int]) -> None:
-    """Leave the QIDs that a unit did not parse to phase `copy`."""
-    save_items(files.join(out.folder, SPILL, UNCHANGED), unit.index, qids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +83,11 @@ class CopyWorker:
     def process(self, unit: Unit, out: UnitWriter) -> None:
         """Copy the rows of one part."""
         table = COPIED[self.tables[unit.path]]
-        for rows in read_rows(unit.path, table, unit.start, unit.end):
+        for rows in read_rows(unit.path, table):
             kept = self._kept(rows, table, out.folder)
             out.write(table, kept)
             if table.name == ENTITIES.name:
                 out.count("items_copied", kept.num_rows)
-            out.advance(rows.num_rows)
 
     def _kept(self, rows: pa.Table, table: Table, folder: str) -> pa.Table:
         if table.name not in OWNERS:
@@ -131,12 +134,15 @@ def plan_update(config: KbConfig, paths: RunPaths, num_units: int) -> UpdatePlan
     Raises:
         ConfigError, StageError: the older run cannot be updated, and why.
     """
-    if files.join(config.update, "") == files.join(paths.root, ""):
+    if _place(config.update) == _place(paths.root):
         raise ConfigError("kb.update names the run itself: give another --run folder, and this one to --update")
     old = RunPaths(root=config.update)
+    own = paths.manifest("kb")
+    if own is not None and "update" in own.inputs and old.manifest("kb") is None:
+        return _update_plan(config.update, (), {}, num_units, own.inputs["update"])  # up to date, or else an error
     manifest = old.finished("kb")
-    wanted, found = to_dict(config), manifest.config
-    different = [name for name in SAME if wanted[name] != found.get(name)]
+    wanted, found = _what_decides(to_dict(config)), _what_decides(manifest.config)
+    different = [name for name in SAME if wanted[name] != found[name]]
     if different or manifest.code_version != __version__:
         what = ", ".join(f"kb.{name}" for name in different) or f"version {manifest.code_version} of this program"
         raise ConfigError(f"--update {config.update}: that run was made with another {what}; run kb without --update")
@@ -147,14 +153,30 @@ def plan_update(config: KbConfig, paths: RunPaths, num_units: int) -> UpdatePlan
         )
     tables = [table for table in COPIED.values() if table.name in OWNERS or not config.redirects]
     parts = {path: table.name for table in tables for path in old.files("kb", table)}
+    for path, name in parts.items():
+        check_table(path, COPIED[name])
+    return _update_plan(config.update, tuple(old.files("kb", ENTITIES)), parts, num_units, manifest.fingerprint)
+
+
+def _place(run: str) -> str:
+    """Where a run lies, however it is spelt."""
+    return run.rstrip("/") if files.REMOTE_MARK in run else str(Path(run).resolve())
+
+
+def _what_decides(config: dict[str, Any]) -> dict[str, Any]:
+    languages = label_languages(tuple(config.get("languages", ())))
+    return {name: config.get(name) for name in SAME} | {"languages": languages}
+
+
+def _update_plan(
+    run: str, entities: tuple[str, ...], parts: dict[str, str], num_units: int, fingerprint: str
+) -> UpdatePlan:
     of = num_units + 1 + len(parts)
-    units = [
-        Unit(index=num_units + 1 + number, of=of, path=path, start=0, end=check_table(path, COPIED[name]))
-        for number, (path, name) in enumerate(parts.items())
-    ]
     first = Unit(index=num_units, of=of, path=REVISIONS, start=0, end=0)
+    # Progress counts bytes of the newer dump: parts have none.
+    units = [Unit(index=num_units + 1 + number, of=of, path=path, start=0, end=0) for number, path in enumerate(parts)]
     return UpdatePlan(
-        before=(Phase(name=REVISIONS, units=[first], worker=RevisionsWorker(old=old)),),
+        before=(Phase(name=REVISIONS, units=[first], worker=RevisionsWorker(run=run, parts=entities)),),
         then=(Phase(name="copy", units=units, worker=CopyWorker(tables=parts)),),
-        inputs={"update": manifest.fingerprint},
+        inputs={"update": fingerprint},
     )

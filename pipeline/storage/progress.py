@@ -50,6 +50,11 @@ class ProgressSender:
         except OSError:
             return  # progress is a courtesy: the work goes on without it
         if "units" in counts:
+            self.close()
+
+    def close(self) -> None:
+        """Send no more."""
+        if self._socket is not None:
             self._socket.close()
             self._socket = None
 

@@ -81,9 +81,9 @@ class StagePlan:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash of all that decides the stage's rows."""
+        """Hash of all that decides the stage's rows; units of other phases follow from it."""
         versions = {table.name: table.version for table in self.tables}
-        ranges = [(unit.path.removeprefix(self.root), unit.start, unit.end) for unit in self.all_units]
+        ranges = [(unit.path.removeprefix(self.root), unit.start, unit.end) for unit in self.units]
         text = json.dumps([self.name, __version__, versions, self.inputs, self.config, ranges], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

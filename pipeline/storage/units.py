@@ -181,6 +181,7 @@ class UnitWriter:
 
     def abandon(self) -> None:
         """Close and remove the temporary files after a failure."""
+        self._sender.close()
         for sink, writer in self._sinks.values():
             with contextlib.suppress(OSError, StageError, pa.ArrowException):  # the first failure is the one to report
                 writer.close()

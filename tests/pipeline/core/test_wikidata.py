@@ -69,6 +69,8 @@ ONE, TWO = json.dumps(item("Q1")).encode(), json.dumps(item("Q2")).encode()
         [b"\xef\xbb\xbf[" + ONE + b",\r\n", b"\r\n", TWO + b"]\r\n"],  # joined brackets, Windows lines, a mark
         [ONE + b"," + TWO + b"\n"],  # dump parts joined without a newline
         [b'{"entities": {"Q1": ' + ONE + b', "Q2": ' + TWO + b"}}"],  # Special:EntityData
+        [b'{ "success": 1, "entities" : {"Q1": ' + ONE + b', "Q2": ' + TWO + b"}}\n"],  # the web API's
+        [b'{"entities":{"Q1":' + ONE + b'}}{ "entities":{"Q2":' + TWO + b"}}\n"],
     ],
 )
 def test_gotcha_01_array_and_line_forms(lines: list[bytes]) -> None:
@@ -197,9 +199,19 @@ def test_gotcha_09_times(time: str, precision: int, expected: Json) -> None:
     assert "raw" not in row
 
 
-def test_odd_times_keep_their_json() -> None:
-    value = {"time": "yesterday", "precision": 11, "calendarmodel": "http://www.wikidata.org/entity/Q1985727"}
-    assert json.loads(value_of(value, "time")["raw"]) == value
+@pytest.mark.parametrize(
+    ("time", "calendar"),
+    [
+        ("yesterday", "Q1985727"),
+        (f"+{'9' * 5000}-01-01T00:00:00Z", "Q1985727"),
+        ("+2019-01-01T00:00:00Z", "Q99999999999"),
+    ],
+)
+def test_odd_times_keep_their_json(time: str, calendar: str) -> None:
+    value = {"time": time, "precision": 11, "calendarmodel": f"http://www.wikidata.org/entity/{calendar}"}
+    row = value_of(value, "time")
+    assert json.loads(row["raw"]) == value
+    assert "year" not in row
 
 
 def test_gotcha_10_quantities_keep_every_digit() -> None:
@@ -355,7 +367,7 @@ def test_gotcha_22_kinds_of_ids_do_not_collide() -> None:
 
 def test_gotcha_22_large_ids_fit_and_larger_are_rejects() -> None:
     assert rows_of(item("Q4294967295"))["entities"][0]["qid"] == 4_294_967_295
-    for bad in ("Q4294967296", "Q0", "", "Q1x", "42"):
+    for bad in ("Q4294967296", "Q0", "", "Q1x", "42", "Q9\n", "Q4\u0662"):
         _, (outcome,), _ = build([json.dumps(item() | {"id": bad}).encode()])
         assert (outcome.counter, outcome.reason) == ("rejects", "no entity id that fits 32 bits")
 
@@ -395,6 +407,33 @@ def test_statements_keep_ordinals_and_ranks() -> None:
     rows = rows_of(item(claims=claims), statements=True)["statements"]
     found = [(row["ordinal"], row["text"], row["item"], row["rank"]) for row in rows]
     assert found == [(0, "a", None, "normal"), (1, None, 5, "normal"), (2, "b", None, "deprecated")]
+
+
+def test_an_id_that_the_api_does_not_know_is_no_entity() -> None:
+    line = b'{"entities":{"Q9":{"id":"Q9","missing":""},"Q1":' + ONE + b"}}"
+    rows, outcomes, _ = build([line])
+    assert [outcome.counter for outcome in outcomes] == ["skipped_missing", "rows_out"]
+    assert [row["qid"] for row in rows["entities"]] == [1]
+
+
+@pytest.mark.parametrize("revision", [-1, 0, 2**63, 2**64, 10**40])
+def test_odd_revisions_lose_no_entity(revision: int) -> None:
+    assert rows_of(item(lastrevid=revision))["entities"][0]["revision"] is None
+
+
+def test_deep_nesting_is_one_reject() -> None:
+    deep = b'{"id":"Q9","x":' + b"[" * 2000 + b"]" * 2000 + b"}"
+    rows, outcomes, _ = build([ONE, deep, TWO])
+    assert [outcome.reason for outcome in outcomes] == ["", "nested too deeply", ""]
+    assert len(rows["entities"]) == 2
+
+
+def test_a_novalue_with_a_value_says_nothing() -> None:
+    odd = to(5) | {"rank": "preferred"}
+    odd["mainsnak"] = odd["mainsnak"] | {"snaktype": "novalue"}
+    rows = rows_of(item(claims={"P31": [odd]}), statements=True)
+    assert "triples" not in rows
+    assert (rows["statements"][0]["item"], rows["statements"][0]["raw"]) == (None, None)
 
 
 def test_split_objects_gives_up_on_anything_else() -> None:

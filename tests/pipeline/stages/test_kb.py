@@ -99,6 +99,47 @@ def test_gotcha_04_repeats_across_units_are_kept_once(tmp_path: Path, parts: int
     assert [row["key"].rpartition(":")[0] for row in rows_of(paths, "kb", REJECTS)] == [str(again)]
 
 
+@pytest.mark.parametrize("parts", [1, 4])
+def test_repeats_of_what_is_left_out(tmp_path: Path, parts: int) -> None:
+    """The first occurrence is a scholarly article: the later one is a repeat of it, wherever the file is cut."""
+    claim = {"mainsnak": {"datavalue": {"type": "wikibase-entityid", "value": {"id": "Q13442814"}}}}
+    first, later = {"id": "Q1", "claims": {"P31": [claim]}}, {"id": "Q1", "labels": {"en": {"value": "later"}}}
+    others = [{"id": f"Q{number}", "labels": {"en": {"value": "x" * 50}}} for number in range(2, 30)]
+    path = tmp_path / "d.jsonl"
+    path.write_text("".join(json.dumps(entity) + "\n" for entity in [first, *others, later, first]))
+    paths = RunPaths(root=str(tmp_path / "run"))
+    counters = run_plan(recut(plan(config(path, exclude_scholarly=True), paths), parts), paths).counters
+    wanted = {"rows_in": 31, "rows_out": 28, "skipped_scholarly": 1, "skipped_repeated": 2}
+    assert {name: counters[name] for name in wanted} == wanted
+    assert [row["qid"] for row in rows_of(paths, "kb", ENTITIES) if row["qid"] == 1] == []
+
+
+def test_a_bad_last_line_is_no_truncation(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(b'{"id":"Q1"}\n{"id":"Q9","labels":7}')
+    paths = RunPaths(root=str(tmp_path / "run"))
+    assert run_plan(plan(config(path), paths), paths).counters == {"rows_in": 2, "rows_out": 1, "rejects": 1}
+
+
+@pytest.mark.parametrize("name", ["d.json.bz2", "d.json.gz"])
+def test_damage_at_the_start_is_lost_alone_when_asked(tmp_path: Path, name: str) -> None:
+    lines = DUMP.read_bytes()
+    content = bytearray(
+        bz2.compress(lines * 3, 1)
+        if name.endswith("bz2")
+        else gzip.compress(lines[:20_000]) + gzip.compress(lines[20_000:])
+    )
+    content[1000] ^= 0x10
+    path = tmp_path / name
+    path.write_bytes(content)
+    paths = RunPaths(root=str(tmp_path / "run"))
+    with pytest.raises(SourceError, match="is corrupt"):
+        run_plan(plan(config(path), paths), paths)
+    counters = run_plan(plan(config(path, skip_corrupt=True), paths), paths).counters
+    assert counters["rows_out"] > 100
+    assert counters["rejects"] >= 1
+
+
 def test_bad_entities_become_rejects(tmp_path: Path) -> None:
     path = tmp_path / "d.json"
     path.write_bytes(b'[\n{"id":"Q1"},\n{"id":"Q2","labels":7},\n{broken,\n{"id":"Q3"}\n]\n')

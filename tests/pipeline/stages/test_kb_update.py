@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +111,16 @@ def test_update_through_beam_and_again(tmp_path: Path) -> None:
     first = RunConfig(run=str(tmp_path / "first"), kb=kb)
     assert run_stage("kb", first, RunnerSettings())
     assert not run_stage("kb", first, RunnerSettings()), "up to date"
+    (tmp_path / "old").rename(tmp_path / "moved")
+    assert not run_stage("kb", first, RunnerSettings()), "still up to date, without the older run"
+    with pytest.raises(StageError, match="no finished stage 'kb' there"):
+        run_stage("kb", replace(first, kb=replace(kb, skip_corrupt=True)), RunnerSettings())
     again = run(tmp_path / "again", kb.dumps[0], update=first.run)
     assert again.require("kb").counters["items_unchanged"] == again.require("kb").tables["entities"].rows
+    last = run(tmp_path / "last", kb.dumps[0], update=again.root)
     for table in TABLES:
-        assert rows_of(again, "kb", table) == rows_of(RunPaths(root=first.run), "kb", table)
+        for paths in (again, last):
+            assert rows_of(paths, "kb", table) == rows_of(RunPaths(root=first.run), "kb", table)
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -141,9 +148,19 @@ def test_runs_that_cannot_be_updated(tmp_path: Path) -> None:
         ({"update": old.root, "languages": ("de",)}, ConfigError, r"made with another kb\.languages"),
         ({"update": old.root, "statements": False}, ConfigError, r"made with another kb\.statements"),
         ({"update": str(tmp_path / "new")}, ConfigError, "names the run itself"),
+        ({"update": str(tmp_path / "old" / ".." / "new")}, ConfigError, "names the run itself"),
     ):
         with pytest.raises(error, match=message):
             run(tmp_path / "new", path, **options)
+
+
+def test_the_same_languages_in_other_words(tmp_path: Path) -> None:
+    path = dump(tmp_path / "a.json", entities(5))
+    old = run(tmp_path / "old", path, languages=("en", "mul", "de"))
+    new = run(tmp_path / "new", path, languages=("de",), update=old.root)
+    assert rows_of(new, "kb", ALIASES) == rows_of(old, "kb", ALIASES)
+    with pytest.raises(ConfigError, match="'de fr' is no language code"):
+        KbConfig(languages=("de fr",))
 
 
 def test_a_dump_without_revisions_is_parsed_whole(tmp_path: Path) -> None:
