@@ -5,6 +5,7 @@ TRELM_KILLS is the number of kills (default 3); `--log-cli-level=INFO` shows whe
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import logging
@@ -126,3 +127,42 @@ def test_same_rows_after_kills(tmp_path: Path, dump: Path, undisturbed: Path, wo
     units = {path for path in files_below(run / "kb") if "/_units/" in path and path.endswith(".json")}
     assert files_below(run / "kb") == listed | units | {"manifest.json"}, "no temporary file is left"
     assert len(units) == of
+
+
+def is_gone(group: int) -> bool:
+    """Whether a process group ends within two seconds."""
+    for _ in range(40):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_no_worker_outlives_the_program(tmp_path: Path, dump: Path, number: signal.Signals, code: int) -> None:
+    """The signal goes to the program alone, as from a scheduler; its two workers must end with it."""
+    run = tmp_path / "run"
+    running = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", *arguments(run, dump, 2)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        # A job that a shell starts in the background ignores SIGINT, and hands that on to its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while num_done(run) == 0 and running.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        running.send_signal(number)
+        assert running.wait(10) == code
+        done = num_done(run)
+        assert 0 < done < 200
+        assert is_gone(running.pid), "somebody is left in its group"
+        assert num_done(run) <= done + 2
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
