@@ -30,7 +30,7 @@ class KbConfig:
     exclude_scholarly: bool = key(False, "leave out scholarly articles")
     update: str = key("", "folder of an older run: items whose revision is the same are copied from it")
     skip_corrupt: bool = key(False, "lose a corrupt block, member or frame instead of failing")
-    unit_mb: float = key(0.0, "MB of input per work unit, compressed; 0 = a 64th of all dumps, 2 to 128")
+    unit_mb: float = key(0.0, "MB of input per work unit, compressed; 0 = a 64th of all dumps, 8 to 128")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""

@@ -34,7 +34,8 @@ from schemas.settings import ConfigError, to_dict
 
 BATCH_BYTES = 16 << 20  # JSON whose rows are collected before they become columns: about 40 MB of Python values
 SQL_BATCH_ROWS = 50_000
-NUM_UNITS, SMALLEST_UNIT, LARGEST_UNIT = 64, 2 << 20, 128 << 20
+# A unit decodes one block or member past its end, so small ones waste time.
+NUM_UNITS, SMALLEST_UNIT, LARGEST_UNIT = 64, 8 << 20, 128 << 20
 
 
 @contextlib.contextmanager
