@@ -88,14 +88,19 @@ def iter_magics(file: IO[bytes], start: int) -> Iterator[Magic]:
 
 def decode_block(file: IO[bytes], start: int, end: int) -> bytes | None:
     """Decode bits start to end as one block; None if they are not one (checksum included)."""
+    if end - start < MAGIC_BITS + CRC_BITS:
+        return None
     file.seek(start // 8)
-    stored = file.read((end + 7) // 8 - start // 8)
-    num_bits = end - start
-    bits = int.from_bytes(stored, "big") >> (-end % 8) & ((1 << num_bits) - 1)
-    crc = bits >> (num_bits - MAGIC_BITS - CRC_BITS) & 0xFFFFFFFF
+    stored = bytearray(file.read((end + 7) // 8 - start // 8))
+    num_bits, spare = end - start, -end % 8
+    stored[0] &= 0xFF >> start % 8  # bits of the block before,
+    stored[-1] &= 0xFF << spare & 0xFF  # and of what follows
+    bits = int.from_bytes(stored, "big")
+    crc = bits >> (spare + num_bits - MAGIC_BITS - CRC_BITS) & 0xFFFFFFFF
     total = num_bits + MAGIC_BITS + CRC_BITS
     padding = -total % 8
-    stream = ((bits << MAGIC_BITS | END_MAGIC) << CRC_BITS | crc) << padding
+    end_mark = (END_MAGIC << CRC_BITS | crc) << padding
+    stream = bits << (MAGIC_BITS + CRC_BITS + padding - spare) | end_mark  # one shift: each costs a pass over the block
     decoder = bz2.BZ2Decompressor()
     try:
         decoded = decoder.decompress(b"BZh9" + stream.to_bytes((total + padding) // 8, "big"))

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.sources import bz2_blocks
 from pipeline.sources.bz2_blocks import Magic, bz2_chunks, find_magics, iter_magics
-from pipeline.sources.chunks import Span
+from pipeline.sources.chunks import SourceError, Span
 from pipeline.sources.gz import GzipMembers
 from pipeline.sources.members import find_member, member_chunks
 
@@ -73,3 +73,13 @@ def test_stored_gz_members_are_members() -> None:
     content = gzip.compress(data, 0) + gzip.compress(data, 9)
     chunks = list(member_chunks(GzipMembers(), io.BytesIO(content), Span(path="x", start=5, end=len(content))))
     assert b"".join(chunk.data for chunk in chunks) == data
+
+
+def test_two_magics_side_by_side_are_no_block() -> None:
+    magic = (0x314159265359).to_bytes(6, "big")
+    content = b"BZh9" + magic * 3 + bytes(50)
+    span = Span(path="x", start=0, end=len(content))
+    losses: list[SourceError] = []
+    chunks = list(bz2_chunks(io.BytesIO(content), span, losses.append))
+    assert losses
+    assert all(chunk.broken for chunk in chunks)
