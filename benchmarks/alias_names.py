@@ -112,9 +112,11 @@ def _entities(rng: np.random.Generator, qids: Array, labels: Array, words: Array
             "description": words + " of " + rng.permutation(words),
             "enwiki_title": [None] * len(qids),
             "num_sitelinks": rng.zipf(2, len(qids)).clip(0, 300),
+            "num_all_sitelinks": np.zeros(len(qids), np.uint32),
             "num_statements": np.full(len(qids), TRIPLES_PER_ENTITY),
             "instance_of": [[5]] * len(qids),
             "is_meta": np.zeros(len(qids), bool),
+            "revision": [None] * len(qids),
         }
     )
 
