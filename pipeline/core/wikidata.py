@@ -1,8 +1,8 @@
 """Wikidata dump lines to rows of entities, aliases, properties, triples and (asked for) statements.
 
 Goes in: lines of a JSON dump, in any order, with or without brackets and commas. Comes out: Arrow batches, and per
-entity what became of it. Costs about 6 ms per MB of JSON. Memory: the batch, and one number per entity for the repeats.
-A repeated id is kept once per builder, that is once per work unit; the dump itself repeats hardly any.
+entity what became of it. Costs about 3 ms per MB of JSON. Memory: the batch, and one number per entity for the repeats.
+A repeated id is kept once per builder, that is once per work unit; stage `kb` drops repeats across units afterwards.
 """
 
 from __future__ import annotations
