@@ -68,6 +68,16 @@ def fold(key: str) -> str:
     return unicodedata.normalize("NFC", "".join(letters))
 
 
+def disambiguator(title: str) -> str:
+    """What stands in parentheses at the end of a title; empty if nothing does.
+
+    >>> disambiguator("Paris (mythology)")
+    'mythology'
+    """
+    found = _DISAMBIGUATOR.search(title)
+    return found.group().strip(" ()") if found else ""
+
+
 def index_keys(surface: str, source: str) -> list[str]:
     """Keys under which the index lists a surface; a title also without its disambiguator."""
     is_title = source in TITLE_SOURCES

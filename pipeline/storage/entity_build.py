@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.core.aliases import disambiguator
 from pipeline.core.entity_types import class_types
 from pipeline.core.graph import Pairs, nearest
 from pipeline.core.redirects_chains import SortedMap
@@ -28,8 +29,8 @@ Array = np.ndarray[Any, Any]
 CHUNK_ROWS = 50_000
 CLASSES = "classes"
 KINDS: dict[str, type[np.generic]] = {
-    "qid": np.uint32, "popularity": np.uint32, "type": np.uint8, "is_meta": np.uint8, "labels": np.uint8,
-    "terms": np.uint32, "near": np.uint32,
+    "qid": np.uint32, "popularity": np.uint32, "statements": np.uint32, "is_primary": np.uint8, "type": np.uint8,
+    "is_meta": np.uint8, "labels": np.uint8, "terms": np.uint32, "near": np.uint32,
 }  # fmt: skip
 
 
@@ -49,16 +50,23 @@ def write_part(data: str, bucket: int) -> None:
     entities, qids = entities.take(pa.array(order[first])), qids[first]  # a repeated id counts once: the first row
     labels = entities.column("label").to_pylist()
     encoded = [label.encode() for label in labels]
+    titles = [title or "" for title in entities.column("enwiki_title").to_pylist()]
+    marks = list(map(disambiguator, titles))
     arrays = {
         "qid": qids,
         "popularity": entities.column("num_sitelinks").to_numpy() + _degrees(data, bucket, qids),
+        "statements": entities.column("num_statements").to_numpy(),
+        "is_primary": np.array([bool(title) and not mark for title, mark in zip(titles, marks, strict=True)], np.uint8),
         "is_meta": entities.column("is_meta").to_numpy().astype(np.uint8),
         "label_offsets": offsets_of(np.fromiter(map(len, encoded), np.int64, len(encoded))),
         "labels": np.frombuffer(b"".join(encoded), np.uint8),
     }
     arrays["near_offsets"], arrays["near"] = _neighbours(data, bucket, qids)
     arrays["own_offsets"], arrays["own"] = _sorted_runs(map(text_terms, labels))
-    arrays["said_offsets"], arrays["said"] = _sorted_runs(map(text_terms, entities.column("description").to_pylist()))
+    arrays["said_offsets"], arrays["said"] = _sorted_runs(
+        text_terms(f"{mark} {said}")
+        for mark, said in zip(marks, entities.column("description").to_pylist(), strict=True)
+    )
     arrays["class_offsets"], arrays["class"] = runs_of(entities.column("instance_of").to_pylist())
     save_sections(part_path(data, "entities", bucket), arrays)
 

@@ -1,8 +1,8 @@
 """The entity store: what the linker must know of an entity, memory-mapped and read at random.
 
-Arrays sorted by QID: popularity, coarse type, is_meta, label; runs (CSR) of context terms and of neighbours. Built by
-stage `index` (`entity_build`) from the tables of `kb`. Terms are words of the description and of the neighbours' labels,
-as 22-bit hashes; `idf` holds one weight per hash.
+Arrays sorted by QID: popularity, statements, coarse type, is_primary, is_meta, label; runs (CSR) of context terms and of
+neighbours. Built by stage `index` (`entity_build`) from the tables of `kb`. Terms are words of the description, of the
+title's disambiguator and of the neighbours' labels, as 22-bit hashes; `idf` holds one weight per hash.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.aliases import normalise
+from pipeline.core.words import STOP_WORDS
 from pipeline.storage import files
 from pipeline.storage.arrays import load_array
 
 TERM_BITS = 22
-STOP_WORDS = frozenset(
-    "a an and are as at be by for from has he her his in is it its of on or she that the their they this to was were "
-    "which who with".split()
-)
-COLUMNS = ("qid", "popularity", "type", "is_meta")  # one value per entity
+COLUMNS = ("qid", "popularity", "statements", "is_primary", "type", "is_meta")  # one value per entity
 RUNS = ("label", "term", "near")  # of each: NAME_offsets, and the values
 VALUES = {"label": "labels", "term": "terms", "near": "near"}
 ARRAYS = (*COLUMNS, *(f"{name}_offsets" for name in RUNS), *VALUES.values(), "idf")
@@ -66,6 +63,14 @@ class EntityStore:
     def popularity(self, rows: np.ndarray) -> np.ndarray:
         """Wikipedia sitelinks + triples that point to the entity."""
         return self._arrays["popularity"][rows]
+
+    def statements(self, rows: np.ndarray) -> np.ndarray:
+        """Statements of the entity."""
+        return self._arrays["statements"][rows]
+
+    def is_primary(self, rows: np.ndarray) -> np.ndarray:
+        """Whether Wikipedia's title of it needs no disambiguator in parentheses: it is what the name means there."""
+        return self._arrays["is_primary"][rows].astype(bool)
 
     def types(self, rows: np.ndarray) -> np.ndarray:
         """Coarse type bits."""
