@@ -14,7 +14,7 @@ import zlib
 from hashlib import blake2b
 
 NORMALISATION_VERSION = 2  # 2: marks stay on their letters
-SOURCE_BITS = {"label": 1, "alias": 2, "title": 4, "redirect": 8, "anchor": 16}
+SOURCE_BITS = {"label": 1, "alias": 2, "title": 4, "redirect": 8, "anchor": 16, "demonym": 32, "name": 64}
 MAX_KEY_CHARACTERS = 250
 _NOT_WORD = re.compile(r"[\W_]+")
 _MAYBE_MARK = re.compile(r"[^\w\x00-\x7f]")

@@ -1,8 +1,8 @@
 """The entity store: what the linker must know of an entity, memory-mapped and read at random.
 
-Arrays sorted by QID: popularity, statements, coarse type, is_primary, is_meta, label; runs (CSR) of context terms and of
-neighbours. Built by stage `index` (`entity_build`) from the tables of `kb`. Terms are words of the description, of the
-title's disambiguator and of the neighbours' labels, as 22-bit hashes; `idf` holds one weight per hash.
+Arrays sorted by QID: popularity, statements, coarse type, is_primary, is_meta; runs (CSR): label, description, context
+terms, neighbours. Built by stage `index` (`entity_build`) from the tables of `kb`. Terms are words of the description, of
+the title's disambiguator and of the neighbours' labels, as 22-bit hashes; `idf` holds one weight per hash.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from pipeline.core.aliases import normalise
 from pipeline.core.words import STOP_WORDS
 from pipeline.storage import files
 from pipeline.storage.arrays import load_array
+from pipeline.storage.errors import StageError
 
 TERM_BITS = 22
 COLUMNS = ("qid", "popularity", "statements", "is_primary", "type", "is_meta")  # one value per entity
-RUNS = ("label", "term", "near")  # of each: NAME_offsets, and the values
-VALUES = {"label": "labels", "term": "terms", "near": "near"}
+RUNS = ("label", "description", "term", "near")  # of each: NAME_offsets, and the values
+VALUES = {"label": "labels", "description": "descriptions", "term": "terms", "near": "near"}
 ARRAYS = (*COLUMNS, *(f"{name}_offsets" for name in RUNS), *VALUES.values(), "idf")
 
 
@@ -45,7 +46,12 @@ class EntityStore:
     """Reads a store in a local folder."""
 
     def __init__(self, folder: str) -> None:
-        self._arrays: dict[str, np.ndarray[Any, Any]] = {name: load_array(array_path(folder, name)) for name in ARRAYS}
+        """Map the files.
+
+        Raises:
+            StageError: no store there, or one that an older version built, without some of the arrays.
+        """
+        self._arrays: dict[str, np.ndarray[Any, Any]] = {name: _load(array_path(folder, name)) for name in ARRAYS}
         self.idf = self._arrays["idf"]
 
     def __len__(self) -> int:
@@ -82,8 +88,11 @@ class EntityStore:
 
     def label(self, row: int) -> str:
         """Label of one entity."""
-        low, high = self._arrays["label_offsets"][row : row + 2]
-        return bytes(self._arrays["labels"][low:high]).decode()
+        return self._text("label", row)
+
+    def description(self, row: int) -> str:
+        """Description of one entity; empty if it has none."""
+        return self._text("description", row)
 
     def terms(self, row: int) -> np.ndarray:
         """Context terms of one entity, sorted hashes."""
@@ -94,3 +103,16 @@ class EntityStore:
         """Items one triple away, at most MAX_NEIGHBOURS."""
         low, high = self._arrays["near_offsets"][row : row + 2]
         return self._arrays["near"][low:high]
+
+    def _text(self, name: str, row: int) -> str:
+        low, high = self._arrays[f"{name}_offsets"][row : row + 2]
+        return bytes(self._arrays[VALUES[name]][low:high]).decode()
+
+
+def _load(path: str) -> np.ndarray[Any, Any]:
+    try:
+        return load_array(path)
+    except FileNotFoundError as error:
+        raise StageError(
+            f"{path}: is not there, so an older version built this; run `trelm-pipeline index --redo`"
+        ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -222,6 +223,7 @@ def check_store(paths: RunPaths) -> EntityStore:
     counts = np.zeros(len(store.idf), np.int64)
     for row, qid in enumerate(qids):
         assert store.label(row) == reference.entities[qid]["label"]
+        assert store.description(row) == reference.entities[qid]["description"]
         assert store.neighbours(row).tolist() == reference.near(qid)
         terms = reference.terms(qid)
         assert store.terms(row).tolist() == terms
@@ -235,6 +237,14 @@ def test_entity_store_equals_plain_dicts(sample: RunPaths) -> None:
     assert merged_of(sample)
     store = check_store(sample)
     assert store.types(store.rows(np.array([90], np.uint32)))[0] == 4  # Paris is a place
+
+
+def test_a_store_of_an_older_version_says_what_to_run(sample: RunPaths, tmp_path: Path) -> None:
+    build(sample)
+    older = shutil.copytree(sample.artefact("index", "entities"), tmp_path / "entities")
+    (older / "entity.descriptions.npy").unlink()
+    with pytest.raises(StageError, match=r"entity\.descriptions\.npy: is not there.*run `trelm-pipeline index --redo`"):
+        EntityStore(str(older))
 
 
 @pytest.mark.kit

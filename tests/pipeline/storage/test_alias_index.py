@@ -21,6 +21,7 @@ from pipeline.storage.fuzzy_blocks import MAX_BLOCK, FuzzyBlocks, part_path, par
 from pipeline.storage.name_words import WORD_ITEMS, build_openings, build_words
 from pipeline.storage.sections import map_sections, save_sections
 from schemas import ALIASES
+from schemas.kb import ALIAS_SOURCES
 
 Row = tuple[str, int, str, int]
 NAMES: list[Row] = [
@@ -131,6 +132,15 @@ def test_runs_of_any_length_with_and_without_counts(tmp_path: Path) -> None:
         has_anchor = number in (0, 2, 4, 6)
         assert found.counts.tolist() == [9 * has_anchor] + [0] * (size - 1)
         assert found.flags.tolist() == [1 | 16 * has_anchor] + [1] * (size - 1)
+
+
+def test_items_with_a_name_from_every_source(tmp_path: Path) -> None:
+    """All source bits together stay below the mark of a key with several items."""
+    rows = [(surface, 142, source, 1) for surface in ("France", "FR") for source in ALIAS_SOURCES]
+    index = build(tmp_path, [*rows, ("FR", 7, "demonym", 1)])
+    assert index.postings("france").flags.tolist() == [127]
+    assert index.postings("france").qids.tolist() == [142]
+    assert dict(zip(*(column.tolist() for column in index.postings("fr")[::2]), strict=True)) == {142: 127, 7: 32}
 
 
 def test_same_bytes_for_any_units(tmp_path: Path) -> None:
