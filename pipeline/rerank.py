@@ -14,12 +14,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.core.linking import Scored
 from pipeline.core.lru import LruCache
 from pipeline.core.semantic_importance import cosines, window
 from pipeline.encoder import Encoding, SentenceEncoder
+from pipeline.storage.entity_store import EntityStore
 
 MAX_TOKENS = 64
 BATCH_TOKENS = 4096
+MAX_RERANKED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +106,30 @@ def cut(encoding: Encoding, context: Context, width: int) -> np.ndarray:
 
 def _says(text: str) -> bool:
     return bool(text.strip())
+
+
+class CandidateReranker:
+    """The feature `semantic`: cosine of context and candidate (label and description), less the mean of the mention's."""
+
+    def __init__(self, model: str, entities: EntityStore) -> None:
+        self._reranker = Reranker(model)
+        self._entities = entities
+
+    def __call__(self, contexts: Sequence[Context], scored: Scored) -> np.ndarray:
+        """One value per candidate; 0 where a mention has one candidate. Only the MAX_RERANKED most popular are compared."""
+        values = np.zeros(len(scored.rows), np.float32)
+        bounds = np.searchsorted(scored.mentions, np.arange(len(contexts) + 1))
+        places = [
+            low + np.sort(np.argsort(-scored.features["popularity"][low:high], kind="stable")[:MAX_RERANKED])
+            for low, high in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+        ]
+        several = [number for number, own in enumerate(places) if len(own) > 1]
+        texts = [[self._text(row) for row in scored.rows[places[number]].tolist()] for number in several]
+        found = self._reranker.similarity([contexts[number] for number in several], texts)
+        for number, similarity in zip(several, found, strict=True):
+            values[places[number]] = similarity - similarity.mean()
+        return values
+
+    def _text(self, row: int) -> str:
+        description = self._entities.description(row)
+        return f"{self._entities.label(row)}: {description}" if description else ""

@@ -17,11 +17,12 @@ from pipeline.core.entity_types import class_types
 from pipeline.core.graph import Pairs, nearest
 from pipeline.core.redirects_chains import SortedMap
 from pipeline.core.runs import offsets_of, owners_of, runs_of, spread
+from pipeline.core.words import TERM_BITS, text_terms
 from pipeline.storage import files
 from pipeline.storage.arrays import local_folder, save_joined
 from pipeline.storage.entity_parts import EntityParts, part_path
 from pipeline.storage.entity_spill import CLASS_ROWS, DEGREE_ROWS, ENTITY_ROWS, NEAR_ROWS
-from pipeline.storage.entity_store import TERM_BITS, array_path, text_terms
+from pipeline.storage.entity_store import array_path
 from pipeline.storage.sections import map_sections, save_sections
 from pipeline.storage.spill import concat_spill, spill_folder
 

@@ -7,19 +7,15 @@ the title's disambiguator and of the neighbours' labels, as 22-bit hashes; `idf`
 
 from __future__ import annotations
 
-import functools
-import zlib
 from typing import Any
 
 import numpy as np
 
-from pipeline.core.aliases import normalise
-from pipeline.core.words import STOP_WORDS
+from pipeline.core.runs import spread
 from pipeline.storage import files
 from pipeline.storage.arrays import load_array
 from pipeline.storage.errors import StageError
 
-TERM_BITS = 22
 COLUMNS = ("qid", "popularity", "statements", "is_primary", "type", "is_meta")  # one value per entity
 RUNS = ("label", "description", "term", "near")  # of each: NAME_offsets, and the values
 VALUES = {"label": "labels", "description": "descriptions", "term": "terms", "near": "near"}
@@ -31,17 +27,6 @@ def array_path(folder: str, name: str) -> str:
     return files.join(folder, f"entity.{name}.npy")
 
 
-@functools.lru_cache(maxsize=1 << 16)
-def term_hash(word: str) -> int:
-    """The hash of a normalised word."""
-    return zlib.crc32(word.encode()) & ((1 << TERM_BITS) - 1)
-
-
-def text_terms(text: str) -> set[int]:
-    """Hashed content words of a text."""
-    return {term_hash(word) for word in normalise(text).split() if len(word) > 2 and word not in STOP_WORDS}
-
-
 class EntityStore:
     """Reads a store in a local folder."""
 
@@ -51,7 +36,10 @@ class EntityStore:
         Raises:
             StageError: no store there, or one that an older version built, without some of the arrays.
         """
-        self._arrays: dict[str, np.ndarray[Any, Any]] = {name: _load(array_path(folder, name)) for name in ARRAYS}
+        self._arrays: dict[str, np.ndarray[Any, Any]] = {
+            name: np.asarray(_load(array_path(folder, name)))  # a plain view of the map: indexing it costs less
+            for name in ARRAYS
+        }
         self.idf = self._arrays["idf"]
 
     def __len__(self) -> int:
@@ -103,6 +91,20 @@ class EntityStore:
         """Items one triple away, at most MAX_NEIGHBOURS."""
         low, high = self._arrays["near_offsets"][row : row + 2]
         return self._arrays["near"][low:high]
+
+    def term_runs(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Context terms of many entities: how many each has, and all of them, entity after entity."""
+        return self._runs("term", rows)
+
+    def neighbour_runs(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Neighbours (QIDs) of many entities, likewise."""
+        return self._runs("near", rows)
+
+    def _runs(self, name: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        offsets = self._arrays[f"{name}_offsets"]
+        starts = offsets[rows]
+        sizes = offsets[rows + 1] - starts
+        return sizes, self._arrays[VALUES[name]][spread(starts, sizes)]
 
     def _text(self, name: str, row: int) -> str:
         low, high = self._arrays[f"{name}_offsets"][row : row + 2]
