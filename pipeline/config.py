@@ -84,7 +84,10 @@ class LinkConfig:
     )
     gold_spans: str = key("", "gold JSONL: disambiguate its spans only")
     top_k: int = key(8, "candidates kept per mention")
-    max_ngram: int = key(6, "tokens of the longest dictionary probe")
+    max_ngram: int = key(10, "tokens of the longest dictionary probe")
+    word_links: float = key(
+        1e-4, "a word in lower case is a mention too where it has this share of the corpus's own links; 0 = never"
+    )
     anchors: bool = key(True, "the corpus's own links are mentions, and their items the links")
     weights: str = key("trained", "trained (shipped), by-hand, or a file that `link train` wrote")
     min_confidence: float = key(0.3, "below it a mention is NIL")
@@ -98,7 +101,7 @@ class LinkConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        at_least(self, max_ngram=1, fuzzy_cutoff=0, max_partial=0, unit_mb=0.0001)
+        at_least(self, max_ngram=1, fuzzy_cutoff=0, max_partial=0, word_links=0, unit_mb=0.0001)
         if not 0 <= self.min_confidence <= 1:
             raise ConfigError(f"min_confidence is {self.min_confidence}, wanted 0 to 1")
         if not 1 <= self.top_k <= 64:

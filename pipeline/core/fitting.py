@@ -14,9 +14,16 @@ import numpy as np
 from scipy.optimize import minimize
 
 from pipeline.core.disambiguation import Model
+from pipeline.core.features import GROUPS
 
 Array = np.ndarray[Any, Any]
 PENALTY = 1e-4
+# Evidence for a candidate never counts against it: what looks so in one corpus (a sentence alone has no coherence) is wrong
+# in the next. The others may have either sign.
+EVIDENCE = frozenset(
+    (*GROUPS["context"], *GROUPS["coherence"], *GROUPS["type"], *GROUPS["semantic"])
+    + ("prior", "primary", "similarity", "label", "title")
+)
 MAX_ITERATIONS = 500
 WEIGHT_DECIMALS = 5
 
@@ -49,12 +56,14 @@ def fit(examples: Examples, names: Sequence[str], penalty: float = PENALTY) -> M
     scale = np.where(scale > 0, scale, 1.0)
     columns = (columns - mean) / scale
     start = np.zeros(len(names) + 1)
+    bounds = [(0.0 if name in EVIDENCE else None, None) for name in names] + [(None, None)]
     found = minimize(
         _loss_and_gradient,
         start,
         (columns, examples, penalty),
         "L-BFGS-B",
         jac=True,
+        bounds=bounds,
         options={"maxiter": MAX_ITERATIONS},
     )
     weights = found.x[:-1] / scale

@@ -16,18 +16,35 @@ import numpy as np
 
 from pipeline.core.aliases import normalise
 from pipeline.core.entity_types import NUMERIC_LABELS
-from pipeline.core.words import ALPHA, EDGED, EMPTY, INNER, JOINS, LOWER, OPENS, OWNS, SHORT, STOP, UPPER, WordTable
+from pipeline.core.words import (
+    ALPHA,
+    EDGED,
+    EMPTY,
+    INNER,
+    JOINS,
+    LOWER,
+    OPENS,
+    OWNS,
+    SHORT,
+    STOP,
+    STOP_WORDS,
+    UPPER,
+    WordTable,
+)
 
 Array = np.ndarray[Any, Any]
 _LEADING_ARTICLE = re.compile(r"^(?:the|a|an)\s+", re.IGNORECASE)
 _TRAILING_POSSESSIVE = re.compile(r"\s*['’]s?$")
-_EDGE = ' \t\n"“”„«»()[]{}.,;:!?'
+_SEVERAL = re.compile(r",? and |, |/|\n")
+_EDGE = ' \t\n"“”„«»()[]{}.,;:!?-–—/'
 PERSON_LABELS = ("PERSON", "PER")
 CASELESS_SHARE = 0.02  # of capitalised words: below it capitals say nothing
 SHOUTED_SHARE = 0.8  # of words in capitals in a sentence: above it too
 MIN_SHOUTED = 3
 MIN_CASELESS_CHARACTERS = 4
 MIN_ACRONYM = 2
+MIN_COMMON = 3  # times in lower case in a document: then its capital at the beginning of a sentence says nothing
+AGREED = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +90,9 @@ class Names(Protocol):
     def is_proper(self, key: str) -> bool:
         """Whether what a key most likely names is written with a capital."""
 
+    def is_linked(self, key: str) -> bool:
+        """Whether the corpus's own links use a key often."""
+
     def opens_name(self, first: Array, second: Array) -> Array:
         """Whether two words (hashes) may begin a name."""
 
@@ -84,7 +104,7 @@ class Document:
     text: str
     tokens: Tokens
     table: WordTable
-    max_ngram: int = 6
+    max_ngram: int = 10
 
 
 def trim(text: str, start: int, end: int) -> tuple[int, int]:
@@ -100,7 +120,8 @@ def trim(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _is_abbreviation(text: str) -> bool:
-    return text.endswith(".") and (text.count(".") > 1 or len(text) <= 4)
+    last = text.split()[-1] if text.split() else ""
+    return last.endswith(".") and (last.count(".") > 1 or len(last) <= 4)
 
 
 def detect(
@@ -115,7 +136,7 @@ def detect(
     text = document.text
     found = {(span.start, span.end): span for span in _recognised(text, named, names)}
     probe = _Probes(document, names)
-    for start, end in (*probe.capitalised(), *probe.lower_case()):
+    for start, end in (*probe.capitalised(), *probe.lower_case(), *probe.common_words()):
         twin = found.get((start, end))
         detector = "ner+dictionary" if twin else "dictionary"
         found[start, end] = Span(start, end, detector, twin.ner_type if twin else None, known=True)
@@ -123,7 +144,7 @@ def detect(
         twin = found.get((start, end))
         detector = f"anchor+{twin.detector}" if twin else "anchor"
         found[start, end] = Span(start, end, detector, twin.ner_type if twin else None, known=True)
-    spans = _without_overlap(list(found.values()))
+    spans = _without_overlap(_opened(text, list(found.values()), probe))
     return _with_short_forms(document, spans)
 
 
@@ -131,22 +152,32 @@ def _recognised(text: str, named: Iterable[NamedEntity], names: Names) -> Iterat
     for entity in named:
         if entity.label in NUMERIC_LABELS:
             continue
-        start, end = trim(text, entity.start, entity.end)
+        stop = _cut_short(text, entity.start, entity.end)
+        start, end = trim(text, entity.start, stop)
         if start >= end or not any(char.isalnum() for char in text[start:end]):
             continue
         known = names.is_name(normalise(text[start:end]))
         article = _LEADING_ARTICLE.match(text[start:end])
-        if article and not known:
-            start += article.end()
+        if article and (not known or text[start].islower()):  # "the Soviet Union", but "The Hague"
+            start, end = trim(text, start + article.end(), end)
             known = names.is_name(normalise(text[start:end]))
         yield Span(start, end, "ner", entity.label, known=known)
+
+
+def _cut_short(text: str, start: int, end: int) -> int:
+    """Where a span of the recogniser really ends: before a line end, and before a bracket that is not closed."""
+    line = text.find("\n", text.find(text[start:end].strip()[:1], start), end)
+    end = line if line > start else end
+    bracket = text.find("(", start + 1, end)
+    return bracket if bracket > 0 and text.find(")", bracket, end) < 0 else end
 
 
 class _Probes:
     """Dictionary probes of one document."""
 
     def __init__(self, document: Document, names: Names) -> None:
-        self._text, self._names, self._reach = document.text, names, document.max_ngram
+        self.names = names
+        self._text, self._reach = document.text, document.max_ngram
         tokens, table = document.tokens, document.table
         self._flags_of = table.flags[tokens.words] if len(tokens) else np.empty(0, np.uint16)
         self._hashes = [hashes[tokens.words] if len(tokens) else np.empty(0, np.uint32) for hashes in table.hashes]
@@ -155,7 +186,8 @@ class _Probes:
         self._keys = table.keys
         self._flags: list[int] = self._flags_of.tolist()
         self._opens: list[bool] = tokens.opens_sentence.tolist()
-        self._lower_keys = {self._keys[word] for word in np.unique(tokens.words[self._flags_of & LOWER > 0]).tolist()}
+        lower, counts = np.unique(tokens.words[self._flags_of & LOWER > 0], return_counts=True)
+        self._lower_keys = {self._keys[word] for word in lower[counts >= MIN_COMMON].tolist()}
         self._strict = self._caseless()
 
     def _caseless(self) -> Array:
@@ -202,9 +234,7 @@ class _Probes:
         words, singulars = (hashes[places] for hashes in self._hashes)
         may = joined & (flags[places[:-1]] & (STOP | OWNS) == 0)
         at = np.flatnonzero(may)
-        opening = self._names.opens_name(words[at], words[at + 1]) | self._names.opens_name(
-            words[at], singulars[at + 1]
-        )
+        opening = self.names.opens_name(words[at], words[at + 1]) | self.names.opens_name(words[at], singulars[at + 1])
         where, linked = places.tolist(), joined.tolist()
         for place in at[opening].tolist():
             for last in range(place + 1, min(place + self._reach, len(where))):
@@ -213,9 +243,27 @@ class _Probes:
                 if self._is_lower_name(where[place], where[last]):
                     yield self._range(where[place], where[last])
 
+    def common_words(self) -> Iterator[tuple[int, int]]:
+        """Words in lower case that the corpus's own links use often."""
+        flags = self._flags_of
+        places = np.flatnonzero((flags & (LOWER | ALPHA) == LOWER | ALPHA) & (flags & (STOP | SHORT | OWNS) == 0))
+        numbers, inverse = np.unique(self._tokens.words[places], return_inverse=True)
+        linked = np.fromiter((self.names.is_linked(self._keys[word]) for word in numbers.tolist()), bool, len(numbers))
+        for place in places[linked[inverse]].tolist():
+            yield self._range(place, place)
+
     def _range(self, first: int, last: int) -> tuple[int, int]:
         start, end = int(self._tokens.starts[first]), int(self._tokens.ends[last])
-        return trim(self._text, start, end) if self._flags[last] & EDGED else (start, end)
+        is_clean = self._text[start].isalnum() and not self._flags[last] & EDGED
+        return (start, end) if is_clean else trim(self._text, start, end)
+
+    def is_proper(self, key: str) -> bool:
+        """Whether a name is a proper one, and no common word of the document."""
+        return key not in self._lower_keys and self.names.is_proper(key)
+
+    def _is_whole_line(self, place: int) -> bool:
+        """Whether a token is a sentence of its own: a heading, an item of a list."""
+        return place + 1 == len(self._opens) or self._opens[place + 1]
 
     def _is_lone_name(self, place: int, *, strict: bool) -> bool:
         """A name of one token, unless it is a function word, a number, a letter, or a common word that opens a sentence."""
@@ -224,16 +272,16 @@ class _Probes:
             return False
         key = self._keys[self._words[place]]
         if strict:
-            return len(key) >= MIN_CASELESS_CHARACTERS and self._names.is_name(key) and self._names.is_proper(key)
-        if self._opens[place] and key in self._lower_keys:
-            return False
-        return self._names.is_name(key)
+            return len(key) >= MIN_CASELESS_CHARACTERS and self.names.is_name(key) and self.names.is_proper(key)
+        if self._opens[place] and key in self._lower_keys and not self._is_whole_line(place):
+            return self.names.is_linked(key)
+        return self.names.is_name(key)
 
     def _is_long_name(self, first: int, last: int) -> bool:
         flags = self._flags[first : last + 1]
         if all(flag & STOP or not flag & ALPHA for flag in flags):
             return False
-        return self._names.is_name(self._key(first, last))
+        return self.names.is_name(self._key(first, last))
 
     def _is_lower_name(self, first: int, last: int) -> bool:
         flags = self._flags[first : last + 1]
@@ -241,7 +289,7 @@ class _Probes:
             return False
         if all(flag & STOP or not flag & ALPHA for flag in flags):
             return False
-        return self._names.is_name(self._key(first, last))
+        return self.names.is_name(self._key(first, last))
 
     def _key(self, first: int, last: int) -> str:
         keys = self._keys
@@ -294,12 +342,11 @@ def initials_of(surface: str) -> str:
 
 
 def _without_overlap(spans: list[Span]) -> list[Span]:
+    nested = _nested(spans)
     ranked = sorted(
         _visible(spans),
-        key=lambda span: (
-            not span.detector.startswith("anchor"), not span.known, span.start - span.end, span.ner_type is None, span.start
-        ),
-    )  # fmt: skip
+        key=lambda span: (not span.detector.startswith("anchor"), not span.known, -_weight(span, nested), span.start),
+    )
     starts: list[int] = []  # of the spans taken, ascending, and their ends: a neighbour look-up finds any overlap
     ends: list[int] = []
     taken = []
@@ -310,6 +357,88 @@ def _without_overlap(spans: list[Span]) -> list[Span]:
             ends.insert(place, span.end)
             taken.append(span)
     return sorted(taken, key=lambda span: span.start)
+
+
+def _opened(text: str, spans: list[Span], probe: _Probes) -> list[Span]:
+    """The spans, with those of the recogniser that no index knows cut into the names that they are made of.
+
+    1. A name of several words at its end takes its place and its label: "British East India Company"; the end of an English
+       noun phrase says what it is.
+    2. An enumeration is cut at its commas and its "and", the unknown among its parts stay: "Gibraltar and Minorca".
+    3. Proper names side by side: "Golden Horde Tokhtamysh"; not those of persons.
+    """
+    outers = {span for span in spans if not span.known}
+    by_end = {span.end: span for span in outers}
+    inside = sorted((span for span in spans if span.detector == "dictionary"), key=lambda span: (span.start, -span.end))
+    starts = [span.start for span in inside]
+    cut: dict[Span, list[Span]] = {}
+    for span in inside:
+        outer = by_end.get(span.end)
+        if outer is not None and outer not in cut and _is_head(text, span, outer):
+            cut[outer] = [Span(span.start, span.end, "ner+dictionary", outer.ner_type, known=True)]
+    for outer in outers - cut.keys():
+        own = inside[bisect_left(starts, outer.start) : bisect_left(starts, outer.end)]
+        parts = _enumerated(text, outer, probe) or _side_by_side(text, outer, own, probe)
+        if parts:
+            cut[outer] = parts
+    found = {(span.start, span.end): span for span in spans if span not in cut}
+    found.update({(part.start, part.end): part for parts in cut.values() for part in parts})
+    return list(found.values())
+
+
+def _is_head(text: str, span: Span, outer: Span) -> bool:
+    if span.start <= outer.start or " " not in text[span.start : span.end]:
+        return False
+    return not any(word in STOP_WORDS for word in text[outer.start : span.start].split())
+
+
+def _enumerated(text: str, outer: Span, probe: _Probes) -> list[Span]:
+    """Parts of an enumeration; none where it is not sure to be one: "Bill and Melinda Gates Foundation"."""
+    marks = [(match.start(), match.end()) for match in _SEVERAL.finditer(text, outer.start, outer.end)]
+    if not marks or re.search(r" (?:of|for) ", text[outer.start : outer.end]):
+        return []
+    edges = [outer.start, *(edge for mark in marks for edge in mark), outer.end]
+    parts = [trim(text, low, high) for low, high in zip(edges[::2], edges[1::2], strict=True)]
+    known = [probe.names.is_name(normalise(text[low:high])) for low, high in parts]
+    are_single = all(" " not in text[low:high] for low, high in parts)
+    if not (known[-1] or (any(known) and are_single)) or any(low >= high for low, high in parts):
+        return []
+    return [
+        Span(low, high, "ner+dictionary" if is_name else "ner", outer.ner_type, known=is_name)
+        for (low, high), is_name in zip(parts, known, strict=True)
+    ]
+
+
+def _side_by_side(text: str, outer: Span, inside: Sequence[Span], probe: _Probes) -> list[Span]:
+    """Proper names that make up a span and stand side by side; none where something is left over."""
+    if outer.ner_type in PERSON_LABELS:
+        return []
+    parts: list[Span] = []
+    end = outer.start
+    for span in inside:  # by start, longest first
+        if span.start >= end and span.end <= outer.end:
+            if text[end : span.start].strip() or not probe.is_proper(normalise(text[span.start : span.end])):
+                return []
+            parts.append(span)
+            end = span.end
+    return parts if len(parts) > 1 and not text[end : outer.end].strip() else []
+
+
+def _nested(spans: Sequence[Span]) -> set[Span]:
+    """Spans within longer ones that are known."""
+    inner: set[Span] = set()
+    end, longest = 0, None
+    for span in sorted(spans, key=lambda span: (span.start, -span.end)):
+        if longest is not None and span.end <= end:
+            inner.add(span)
+        elif span.known and span.end > end:
+            end, longest = span.end, span
+    return inner
+
+
+def _weight(span: Span, nested: set[Span]) -> float:
+    """Length, more where the recogniser agrees: "Jefferson Davis" rather than "President Jefferson"."""
+    return (span.end - span.start) * (AGREED if span.ner_type and span not in nested else 1.0)
 
 
 def _visible(spans: list[Span]) -> list[Span]:

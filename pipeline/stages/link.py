@@ -81,7 +81,7 @@ def open_resources(config: LinkConfig, aliases: str, entities: str) -> LinkResou
     return LinkResources(
         annotator=Annotator(config.spacy_model),
         index=index,
-        names=IndexNames(index, store),
+        names=IndexNames(index, store, config.word_links),
         linker=Linker(index, store, load_weights(config.weights), reach),
         gold=load_gold(config.gold_spans) if config.gold_spans else None,
         anchors=AnchorReader() if config.anchors and not config.gold_spans else None,

@@ -110,6 +110,7 @@ class AliasIndex:
         self._ends = np.cumsum(sizes).tolist()  # by shard: the first number that is not its own
         self._shards = [_Shard(folder, shard) for shard in range(len(sizes))]
         self._blocks = FuzzyBlocks(folder, description["num_fuzzy_parts"])
+        self.num_links: int = description["num_links"]
         self._words = NameWords(folder, description["num_fuzzy_parts"])
         self.items_with_word = self._words.items
         self.opens_name = self._words.opens

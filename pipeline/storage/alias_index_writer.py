@@ -24,9 +24,10 @@ from pipeline.core.fuzzy import block_hashes
 from pipeline.core.postings import Rows, best_of_each, partial_rows, united
 from pipeline.core.runs import offsets_of, owners_of, runs_of, spread
 from pipeline.storage import files
+from pipeline.storage.arrays import local_folder
 from pipeline.storage.fuzzy_blocks import part_path, parts_of, write_blocks
 from pipeline.storage.name_words import spill_words
-from pipeline.storage.sections import save_sections, section_lengths
+from pipeline.storage.sections import map_sections, save_sections, section_lengths
 from pipeline.storage.spill import concat_spill, read_spill, write_spill
 
 Array = np.ndarray[Any, Any]
@@ -168,11 +169,17 @@ def blocks_of(keys: Sequence[str]) -> tuple[Array, Array]:
 def write_description(folder: str, limits: Limits) -> int:
     """Make the index readable: the last file of all. Returns the number of keys."""
     sizes = shard_sizes(folder, limits.num_shards)
+    local = local_folder(folder)
+    counts = (
+        int(map_sections(postings_path(local, shard))["count"].sum(dtype=np.int64))
+        for shard in range(limits.num_shards)
+    )
     description = {
         "format": FORMAT,
         "normalisation": NORMALISATION_VERSION,
         "sizes": sizes,
         "num_fuzzy_parts": limits.num_parts,
+        "num_links": sum(counts),
     }
     files.write_bytes(files.join(folder, DESCRIPTION), json.dumps(description).encode())
     return sum(sizes)
