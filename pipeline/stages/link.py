@@ -50,6 +50,7 @@ class LinkResources:
 
     annotator: Annotator
     index: AliasIndex
+    entities: EntityStore
     names: IndexNames
     linker: Linker
     gold: dict[str, GoldDocument] | None
@@ -81,6 +82,7 @@ def open_resources(config: LinkConfig, aliases: str, entities: str) -> LinkResou
     return LinkResources(
         annotator=Annotator(config.spacy_model),
         index=index,
+        entities=store,
         names=IndexNames(index, store, config.word_links),
         linker=Linker(index, store, load_weights(config.weights), reach),
         gold=load_gold(config.gold_spans) if config.gold_spans else None,
