@@ -29,8 +29,10 @@ from pipeline.core.linking import Linker, Mention
 from pipeline.core.misspell import misspelt
 from pipeline.evaluation import in_degrees, redirects_of
 from pipeline.gold import GoldDocument, load_gold
+from pipeline.linker_weights import HAND
 from pipeline.stages.link import Found, LinkResources, batch_of, batches, contexts_of, gold_spans, open_resources
 from pipeline.storage.alias_index import AliasIndex, Postings
+from pipeline.storage.anchors import beside
 from pipeline.storage.errors import StageError
 from pipeline.storage.tables import RunPaths, read_rows
 from schemas import ANCHORS, DOCUMENTS
@@ -103,7 +105,7 @@ def collect(training: Training, config: LinkConfig) -> GoldMentions:
     paths = RunPaths(root=training.run)
     paths.require("index")
     file_of, documents = _load(training.gold_files)
-    config = replace(config, gold_spans="", anchors=False)
+    config = replace(config, gold_spans="", anchors=False, weights=HAND)  # weights do not matter here
     resources = open_resources(config, paths.artefact("index", "aliases"), paths.artefact("index", "entities"))
     held_out = own_links(paths, documents, training.folds)
     linkers = [resources.linker.on(HeldOutIndex(resources.index, own)) for own in held_out]
@@ -132,7 +134,7 @@ def own_links(paths: RunPaths, documents: Mapping[str, GoldDocument], folds: int
         return found
     for path in paths.files("documents", ANCHORS):
         texts: dict[str, str] = {}
-        for rows in read_rows(path.replace("/anchors/", "/documents/"), DOCUMENTS):
+        for rows in read_rows(beside(path, DOCUMENTS), DOCUMENTS):
             texts.update(zip(rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True))
         for rows in read_rows(path, ANCHORS):
             columns = (rows.column(name).to_pylist() for name in ("doc_id", "start", "end", "qid"))

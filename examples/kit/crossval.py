@@ -103,9 +103,10 @@ def prepared_run(folder: Path, kit_run: str, corpus: list[str]) -> str:
     """A run on some corpus with the kit's knowledge base, up to its index."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(Path(kit_run) / "kb", folder / "kb", dirs_exist_ok=True)
+    dumps = json.loads((folder / "kb" / "manifest.json").read_text(encoding="utf-8"))["config"]["dumps"]
     program(
-        "run", "--until", "index", "--config", str(CONFIG), "--run", str(folder), "--set",
-        f"documents.inputs={json.dumps(corpus)}", "--set", "documents.links_field=mentions",
+        "run", "--until", "index", "--config", str(CONFIG), "--run", str(folder), "--set", f"kb.dumps={json.dumps(dumps)}",
+        "--set", f"documents.inputs={json.dumps(corpus)}", "--set", "documents.links_field=mentions",
     )  # fmt: skip
     return str(folder)
 

@@ -37,7 +37,7 @@ from pipeline.core.runs import first_per_owner, offsets_of, spread
 
 Array = np.ndarray[Any, Any]
 Key = tuple[str, bool, tuple[str, ...]]  # surface, whether it may be misspelt, longer names of the document
-CACHE_SIZE = 50_000
+CACHE_SIZE = 20_000  # surfaces: 5 KB each
 MAX_SCORED = 64
 _TITLE = SOURCE_BITS["title"]
 _FLAGS = {"variant": VARIANT, "inflected": INFLECTED, "reused": REUSED, "partial": PARTIAL, "fuzzy": FUZZY}

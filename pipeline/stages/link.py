@@ -21,6 +21,8 @@ from pipeline.core.candidates import MATCHES, Reach
 from pipeline.core.linking import Linker, Links, Mention
 from pipeline.core.mentions import Document, Span, detect
 from pipeline.core.short_forms import longer_names
+from pipeline.encoder import check_model as check_model_files
+from pipeline.encoder import model_stamp
 from pipeline.gold import GoldDocument, load_gold
 from pipeline.linker_weights import load_weights, weights_stamp
 from pipeline.names import IndexNames
@@ -298,6 +300,9 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
     inputs = {"documents": documents.fingerprint, "index": index.fingerprint}
     inputs["spacy_model"] = model_version(config.spacy_model)
     inputs["weights"] = weights_stamp(config.weights)
+    if config.rerank_model:
+        check_model_files(config.rerank_model)
+        inputs["rerank_model"] = model_stamp(config.rerank_model)
     if config.gold_spans:
         inputs["gold_spans"] = files.stamp(config.gold_spans)
     return StagePlan(
