@@ -20,7 +20,7 @@ from benchmarks.harness import ROOT, VariantError
 from benchmarks.linking_names import names_of
 from benchmarks.linking_ours import write_documents
 from benchmarks.linking_tables import read_documents, read_items
-from benchmarks.linking_texts import misspelt, new_words, place, unrelated
+from benchmarks.linking_texts import Misspelt, misspelt, new_words, place, unrelated
 from pipeline.core.aliases import normalise
 
 ARTICLES = "text/enwiki-gensim-106articles.xml.bz2"
@@ -117,25 +117,19 @@ class Prepared:
         texts = self._write(f"words-{tokens}.json", json.dumps(dict(documents)))
         return Words(parts=tuple(parts), texts=texts, tokens=tokens)
 
-    def misspelt(self, count: int) -> tuple[str, list[dict[str, Any]]]:
-        """A gold file of labels with one edit each, and what each was made from."""
+    def names(self, count: int) -> tuple[str, list[Misspelt]]:
+        """A gold file of labels with one edit, then as many names of nothing; and what the former were made from."""
         items = read_items(self.run)
         names = names_of(items)
         alone = {key: qids[0] for key, qids in names.items() if len(qids) == 1}
         labels = {item.label: item.qid for item in items if alone.get(normalise(item.label)) == item.qid}
         made = misspelt(labels, names, count)
-        lines = [placed.line(one.qid) for placed, one in zip(place([one.name for one in made]), made, strict=True)]
-        return self._write_lines(f"misspelt-{count}.jsonl", lines), [one._asdict() for one in made]
-
-    def unrelated(self, count: int) -> str:
-        """A gold file of names of nothing."""
-        names = names_of(read_items(self.run))
         texts = [text for doc_id, text in read_documents(self.run) if not doc_id.startswith(GOLD)]
-        made = unrelated(texts, names.__contains__, count)
-        return self._write_lines(f"unrelated-{count}.jsonl", [placed.line(None) for placed in place(made)])
-
-    def _write_lines(self, name: str, lines: Sequence[dict[str, Any]]) -> str:
-        return self._write(name, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        of_nothing = unrelated(texts, names.__contains__, len(made))
+        qids = [*(one.qid for one in made), *(None for _ in of_nothing)]
+        placed = place([*(one.name for one in made), *of_nothing])
+        lines = [json.dumps(one.line(qid), ensure_ascii=False) for one, qid in zip(placed, qids, strict=True)]
+        return self._write(f"names-{count}.jsonl", "".join(f"{line}\n" for line in lines)), made
 
     def _write(self, name: str, text: str) -> str:
         (self.folder / name).write_text(text, encoding="utf-8")

@@ -90,18 +90,14 @@ def memory(out: Path, run: str, parts: list[str], model: str) -> dict[str, Any]:
     return {**clock.taken(), "curve": curve}
 
 
-def named_spans(out: Path, run: str, spans: list[str], model: str, *, given: bool) -> dict[str, Any]:
-    """Sentences with one name each (gold files): what becomes of the names, their spans given or to be found."""
-    found, seconds, cpu_seconds = [], 0.0, 0.0
-    for number, gold in enumerate(spans):
-        lines = [json.loads(line) for line in Path(gold).read_text(encoding="utf-8").splitlines()]
-        path = write_documents(out / f"documents-{number}", [(line["doc_id"], line["text"]) for line in lines])
-        stage = Stage(out / f"link-{number}", run, spacy_model=model, gold_spans=gold if given else "")
-        clock = Clock()
-        stage.run(stage.units([path]))
-        taken = clock.taken()
-        seconds, cpu_seconds = seconds + taken["seconds"], cpu_seconds + taken["cpu_seconds"]
-        links = read_links(str(stage.folder))
-        places = [(line["doc_id"], line["mentions"][0]["start"], line["mentions"][0]["end"]) for line in lines]
-        found.append([links.get(place) for place in places])
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "found": found}
+def named_spans(out: Path, run: str, spans: str, model: str, *, given: bool) -> dict[str, Any]:
+    """Sentences with one name each (a gold file): what becomes of the names, their spans given or to be found."""
+    lines = [json.loads(line) for line in Path(spans).read_text(encoding="utf-8").splitlines()]
+    path = write_documents(out / "documents", [(line["doc_id"], line["text"]) for line in lines])
+    stage = Stage(out / "link", run, spacy_model=model, gold_spans=spans if given else "")
+    clock = Clock()
+    stage.run(stage.units([path]))
+    taken = clock.taken()
+    links = read_links(str(stage.folder))
+    places = [(line["doc_id"], line["mentions"][0]["start"], line["mentions"][0]["end"]) for line in lines]
+    return {**taken, "found": [links.get(place) for place in places]}

@@ -18,11 +18,11 @@ from pipeline.core.aliases import normalise
 QUERIES = 200  # at a time: a matrix of so many rows
 
 
-def scan(out: Path, run: str, spans: list[str], cutoff: float) -> dict[str, Any]:  # noqa: ARG001
-    """Of each gold file's names the most similar known name's most pointed-to item, or nothing."""
+def scan(out: Path, run: str, spans: str, cutoff: float) -> dict[str, Any]:  # noqa: ARG001
+    """Of a gold file's names the most similar known name's most pointed-to item, or nothing."""
     names = names_of(read_items(run))
     keys, clock = list(names), Clock()
-    found = [[_best(row, keys, names) for row in _scores(_queries(path), keys, cutoff)] for path in spans]
+    found = [_best(row, keys, names) for row in _scores(_queries(spans), keys, cutoff)]
     return {**clock.taken(), "found": found}
 
 
