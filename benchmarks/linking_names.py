@@ -5,14 +5,13 @@ A key's items stand most pointed-to first, the lowest id first where that is equ
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from benchmarks.linking_tables import Found, Item
+from benchmarks.linking_tables import Found, Item, read_jsonl
 from pipeline.core.aliases import normalise
+from pipeline.gold import parse_qid
 
 Place = tuple[str, int, int]  # document, start, end
 Names = dict[str, list[int]]
@@ -42,12 +41,11 @@ def read_gold(path: str, items: Sequence[Item]) -> tuple[list[Gold], int]:
     """Gold mentions whose items are in the KB, and the number of all."""
     known = {item.qid for item in items}
     golds, num_all = [], 0
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        document = json.loads(line)
+    for document in read_jsonl(path):
         for mention in document["mentions"]:
             num_all += 1
-            start, end, qid = mention["start"], mention["end"], int(str(mention["qid"])[1:])
-            if qid in known:
+            start, end, qid = mention["start"], mention["end"], parse_qid(mention["qid"])
+            if qid is not None and qid in known:
                 golds.append(Gold((document["doc_id"], start, end), document["text"][start:end], qid))
     return golds, num_all
 

@@ -6,14 +6,13 @@ are called by `benchmarks.child`, each in a process of its own.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.linking_clock import Clock, rss_mb
 from benchmarks.linking_steps import timed_steps
-from benchmarks.linking_tables import read_links
+from benchmarks.linking_tables import read_jsonl, read_links
 from pipeline.config import LinkConfig
 from pipeline.stages.link import LinkWorker
 from pipeline.storage.stage import write_unit
@@ -92,7 +91,7 @@ def memory(out: Path, run: str, parts: list[str], model: str) -> dict[str, Any]:
 
 def named_spans(out: Path, run: str, spans: str, model: str, *, given: bool) -> dict[str, Any]:
     """Sentences with one name each (a gold file): what becomes of the names, their spans given or to be found."""
-    lines = [json.loads(line) for line in Path(spans).read_text(encoding="utf-8").splitlines()]
+    lines = list(read_jsonl(spans))
     path = write_documents(out / "documents", [(line["doc_id"], line["text"]) for line in lines])
     stage = Stage(out / "link", run, spacy_model=model, gold_spans=spans if given else "")
     clock = Clock()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from rapidfuzz import fuzz, process
 
 from benchmarks.linking_clock import Clock
 from benchmarks.linking_names import Names, names_of
-from benchmarks.linking_tables import read_items
+from benchmarks.linking_tables import read_items, read_jsonl
 from pipeline.core.aliases import normalise
 
 QUERIES = 200  # at a time: a matrix of so many rows
@@ -27,8 +26,7 @@ def scan(out: Path, run: str, spans: str, cutoff: float) -> dict[str, Any]:  # n
 
 
 def _queries(path: str) -> list[str]:
-    lines = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    places = [(line["text"], line["mentions"][0]) for line in lines]
+    places = [(line["text"], line["mentions"][0]) for line in read_jsonl(path)]
     return [normalise(text[mention["start"] : mention["end"]]) for text, mention in places]
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.linking_clock import Clock, rss_mb
 from benchmarks.linking_names import Gold, names_of, read_gold
-from benchmarks.linking_tables import Item, read_items
+from benchmarks.linking_tables import Item, read_items, read_jsonl
 from pipeline.core.aliases import normalise
 
 BLANK = "blank:"
@@ -127,7 +127,8 @@ def at_gold_spans(out: Path, run: str, gold: str, model: str, *, trained: bool) 
     items = read_items(run)
     golds, _ = read_gold(gold, items)
     sentences = sentences_of(gold, golds)
-    halves = [sentences[0::2], sentences[1::2]] if trained else [[], sentences]
+    order = {doc_id: number for number, doc_id in enumerate(dict.fromkeys(sentence[0] for sentence in sentences))}
+    halves = [[one for one in sentences if order[one[0]] % 2 == half] for half in (0, 1)] if trained else [[], sentences]
     clock, found = Clock(), []
     for learn, apply in (halves, halves[::-1])[: 2 if trained else 1]:
         nlp = load(model)
@@ -193,7 +194,8 @@ def _vectors(nlp: Any, items: Sequence[Item]) -> dict[int, np.ndarray]:  # noqa:
         batch = items[first : first + ZONE_DOCS]
         with nlp.memory_zone():
             docs = [nlp.make_doc(f"{item.label}: {item.description}"[:VECTOR_CHARACTERS]) for item in batch]
-            for item, rows in zip(batch, encode.predict(docs), strict=True):
+            ends = np.cumsum([len(doc) for doc in docs])[:-1]
+            for item, rows in zip(batch, np.split(encode.predict(docs), ends), strict=True):
                 vectors[item.qid] = rows.mean(axis=0) + 1e-6
     mean = np.mean(list(vectors.values()), axis=0)
     return {qid: vector - mean for qid, vector in vectors.items()}  # else all are much alike
@@ -205,9 +207,8 @@ def sentences_of(path: str, golds: Sequence[Gold]) -> list[tuple[str, int, str, 
     for gold in golds:
         by_document.setdefault(gold.place[0], []).append(gold)
     sentences = []
-    for raw in Path(path).read_text(encoding="utf-8").splitlines():
-        document, start = json.loads(raw), 0
-        mentions = by_document.get(document["doc_id"], [])
+    for document in read_jsonl(path):
+        mentions, start = by_document.get(document["doc_id"], []), 0
         for line in document["text"].split("\n"):
             end = start + len(line)
             inside = [gold for gold in mentions if start <= gold.place[1] and gold.place[2] <= end]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.storage.tables import RunPaths, read_rows, read_table
 from schemas import ALIASES, DOCUMENTS, ENTITIES, LINKS, TRIPLES
@@ -25,6 +26,12 @@ class Item(NamedTuple):
     description: str
     pointed_to: int  # triples with it as their object
     surfaces: tuple[str, ...]
+
+
+def read_jsonl(path: str) -> Iterator[dict[str, Any]]:
+    """The objects of a file of lines."""
+    with Path(path).open(encoding="utf-8") as lines:  # not splitlines(): texts may have other line ends in them
+        yield from map(json.loads, lines)
 
 
 def read_documents(run: str) -> Iterator[tuple[str, str]]:

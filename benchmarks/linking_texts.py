@@ -100,11 +100,12 @@ def unrelated(texts: Sequence[str], is_name: Callable[[str], bool], count: int, 
     rng = random.Random(seed)
     words = sorted({word for text in texts for word in _capitalised(text)})
     made: dict[str, None] = {}
-    while len(made) < count:
-        number = 1 + len(made) % MAX_WORDS
-        name = " ".join(rng.sample(words, number))
+    for _ in range(count * MAX_DRAWS):
+        name = " ".join(rng.sample(words, min(1 + len(made) % MAX_WORDS, len(words))))
         if not any(is_name(key) for key in query_keys(name)):
             made[name] = None
+        if len(made) == count:
+            break
     return list(made)
 
 
