@@ -242,12 +242,12 @@ def _found(rows: Sequence[Sequence[Any]]) -> dict[Place, Found]:
 
 
 CASES: dict[str, Callable[[Setup], Iterator[dict[str, Any]]]] = {
+    "accuracy": accuracy,  # the longest first: --quick runs two at a time
     "stage": functools.partial(compared, case="stage", model=MODEL, ways=SPACY_WAYS),
     "blank": functools.partial(compared, case="blank", model=BLANK, ways=BLANK_WAYS),
     "steps": in_steps,
     "memory": in_memory,
     "fuzzy": fuzzy,
-    "accuracy": accuracy,
 }
 
 
