@@ -87,7 +87,7 @@ def compared(setup: Setup, case: str, model: str, ways: dict[str, list[int]]) ->
     variants = [
         add("ours", "ours:whole_stage", {"run": run, "documents": corpus.documents, "model": model}),
         add("limit", "spacy:recognise", limit),
-        *(peers[:1] if setup.quick else peers),
+        *(peers[: int(model == MODEL)] if setup.quick else peers),
     ]
     found = measure(variants, setup.rounds, setup.folder)
     bound = found.pop("limit")

@@ -38,10 +38,10 @@ def load(model: str, keep: Sequence[str] = ("senter", "ner")) -> Any:  # noqa: A
 
     if model.startswith(BLANK):
         return spacy.blank(model.removeprefix(BLANK))
-    everything = spacy.load(model)
-    names = [*everything.pipe_names, *everything.disabled]
-    nlp = spacy.load(model, exclude=[name for name in names if name not in keep])
-    for name in [name for name in keep if name in nlp.disabled]:
+    nlp = spacy.load(model)
+    for name in [name for name in nlp.component_names if name not in keep]:
+        nlp.remove_pipe(name)
+    for name in list(nlp.disabled):
         nlp.enable_pipe(name)
     return nlp
 
@@ -128,7 +128,9 @@ def at_gold_spans(out: Path, run: str, gold: str, model: str, *, trained: bool) 
     golds, _ = read_gold(gold, items)
     sentences = sentences_of(gold, golds)
     order = {doc_id: number for number, doc_id in enumerate(dict.fromkeys(sentence[0] for sentence in sentences))}
-    halves = [[one for one in sentences if order[one[0]] % 2 == half] for half in (0, 1)] if trained else [[], sentences]
+    halves = (
+        [[one for one in sentences if order[one[0]] % 2 == half] for half in (0, 1)] if trained else [[], sentences]
+    )
     clock, found = Clock(), []
     for learn, apply in (halves, halves[::-1])[: 2 if trained else 1]:
         nlp = load(model)
