@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.dump_parse_limits import open_stdlib
 from pipeline.core.wikidata import INSTANCE_OF, INVERSE_PROPERTY, META_CLASSES, NOT_WIKIPEDIA
+from pipeline.core.wikidata_names import NAME_PROPERTIES
 from pipeline.core.wikidata_terms import MAX_SURFACE_CHARACTERS, clean
 from schemas import ALIASES, ENTITIES, PROPERTIES, TRIPLES
 from schemas.table import Table
@@ -93,10 +94,8 @@ def add_entity(entity: dict[str, Any], rows: Rows) -> None:
     aliases = [alias["value"] for language in LANGUAGES for alias in found.get(language, ())]
     triples = {pid: _best(statements, "item") for pid, statements in claims.items()}
     num_statements = sum(map(len, claims.values()))
-    names = (label, description, title)
-    add_item_rows(
-        rows, number, names, labels + as_aliases(aliases), (sitelinks, num_statements, entity.get("lastrevid")), triples
-    )
+    names, surfaces = (label, description, title), labels + as_aliases(aliases) + stated_names(claims)
+    add_item_rows(rows, number, names, surfaces, (sitelinks, num_statements, entity.get("lastrevid")), triples)
 
 
 def add_item_rows(
@@ -143,16 +142,30 @@ def as_aliases(aliases: list[str]) -> list[tuple[str, str]]:
     return [(alias, "alias") for alias in aliases]
 
 
+def stated_names(claims: dict[str, Any]) -> list[tuple[str, str]]:
+    """(name, source) of what best-rank statements say in our languages, or as a string."""
+    found = []
+    for pid in claims.keys() & NAME_PROPERTIES.keys():
+        for data in _best_values(claims[pid])[1]:
+            value = data["value"] if data["type"] == "monolingualtext" else {"text": data["value"], "language": "mul"}
+            if value["language"] in LANGUAGES:
+                found.append((value["text"], NAME_PROPERTIES[pid]))
+    return found
+
+
+def _best_values(statements: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
+    """Best rank of a property's statements, and the values that have it."""
+    rank = "preferred" if any(statement["rank"] == "preferred" for statement in statements) else "normal"
+    found = [statement["mainsnak"].get("datavalue") for statement in statements if statement["rank"] == rank]
+    return rank, [data for data in found if data]
+
+
 def _best(statements: list[dict[str, Any]], kind: str) -> tuple[str, list[int]]:
     """Best rank of a property's statements, and its targets of a kind, each once."""
-    rank = "preferred" if any(statement["rank"] == "preferred" for statement in statements) else "normal"
-    targets = []
-    for statement in statements:
-        if statement["rank"] == rank:
-            data = statement["mainsnak"].get("datavalue")
-            if data and data["type"] == "wikibase-entityid" and (number := entity_number(data["value"], kind)):
-                targets.append(number)
-    return rank, list(dict.fromkeys(targets))
+    rank, found = _best_values(statements)
+    entities = [data["value"] for data in found if data["type"] == "wikibase-entityid"]
+    numbers = [entity_number(value, kind) for value in entities]
+    return rank, list(dict.fromkeys(number for number in numbers if number))
 
 
 def entity_number(value: dict[str, Any], kind: str) -> int | None:

@@ -13,7 +13,16 @@ from typing import Any
 from qwikidata.entity import WikidataItem, WikidataProperty
 from qwikidata.json_dump import WikidataJsonDump
 
-from benchmarks.dump_parse_peers import LANGUAGES, Rows, TableWriter, add_item_rows, as_aliases, entity_number, first_of
+from benchmarks.dump_parse_peers import (
+    LANGUAGES,
+    Rows,
+    TableWriter,
+    add_item_rows,
+    as_aliases,
+    entity_number,
+    first_of,
+    stated_names,
+)
 from pipeline.core.wikidata import INVERSE_PROPERTY
 from pipeline.core.wikidata_terms import clean
 
@@ -59,8 +68,9 @@ def _add(entity: dict[str, Any], rows: Rows) -> None:
     triples = {pid: _best(group, "item") for pid, group in made.get_truthy_claim_groups().items()}
     num_statements = sum(map(len, entity["claims"].values())) if entity["claims"] else 0
     names = (label, description, clean(made.get_enwiki_title()))
+    surfaces = labels + as_aliases(aliases) + stated_names(entity["claims"] or {})
     counted = (made.get_sitelinks(""), num_statements, entity.get("lastrevid"))
-    add_item_rows(rows, number, names, labels + as_aliases(aliases), counted, triples)
+    add_item_rows(rows, number, names, surfaces, counted, triples)
 
 
 def _best(group: Any, kind: str) -> tuple[str, list[int]]:  # noqa: ANN401 - optional package

@@ -5,19 +5,27 @@ Any installed pipeline serves. Long texts are cut at line ends, so that memory f
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import importlib.util
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.mentions import NamedEntity, Token
+import numpy as np
+
+from pipeline.core.mentions import NamedEntity, Tokens
+from pipeline.core.words import EMPTY, ENDS, WordTable
 from pipeline.storage.errors import StageError
 
 BLANK = "blank:"
 PIECE_CHARACTERS = 4_000  # a model's arrays grow with the text of a batch
 BATCH_TEXTS = 16
+MAX_NEW_WORDS = 100_000  # that a loaded pipeline has met: 40 MB
+SENTENCE_PIPES = ("senter", "parser", "sentencizer")
+_NEWLINE = re.compile("\n")
 # Named entities and sentences are all that is asked of a pipeline.
 UNUSED = (
     "tagger",
@@ -30,13 +38,13 @@ UNUSED = (
 )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Annotated:
     """One text: tokens, named entities, sentences as (start, end)."""
 
-    tokens: list[Token] = field(default_factory=list)
-    named: list[NamedEntity] = field(default_factory=list)
-    sentences: list[tuple[int, int]] = field(default_factory=list)
+    tokens: Tokens
+    named: list[NamedEntity]
+    sentences: list[tuple[int, int]]
 
 
 def check_model(name: str) -> None:
@@ -87,27 +95,67 @@ def _space_before(text: str, start: int, end: int) -> int:
 
 
 class Annotator:
-    """One loaded spaCy pipeline."""
+    """One loaded spaCy pipeline, and the table of the words it has met."""
 
     def __init__(self, model: str) -> None:
-        self._nlp = _load(model)
+        self._model = model
+        self.table = WordTable()
+        self._load()
+
+    def _load(self) -> None:
+        self._nlp = _load(self._model)
+        self._has_sentences = any(map(self._nlp.has_pipe, SENTENCE_PIPES))
+        self._first_words = len(self._nlp.vocab)
 
     def annotate(self, texts: Sequence[str]) -> list[Annotated]:
-        """Annotate texts, in their order."""
+        """Annotate texts, in their order. Word numbers are those of `table` until the next call."""
+        self.table.make_room()
+        if len(self._nlp.vocab) > self._first_words + MAX_NEW_WORDS:
+            # spaCy never forgets a word, or (in a memory zone) does not remember how it cut one: both cost more than this.
+            self._load()
+            gc.collect()
         numbered = [(number, start, piece) for number, text in enumerate(texts) for start, piece in pieces(text)]
-        results = [Annotated() for _ in texts]
-        zone = getattr(self._nlp, "memory_zone", None)  # spaCy 3.8: words seen once are forgotten again
-        if zone is None:
-            self._annotate(numbered, results)
-        else:
-            with zone():
-                self._annotate(numbered, results)
-        return results
-
-    def _annotate(self, numbered: list[tuple[int, int, str]], results: list[Annotated]) -> None:
+        found: list[list[_Piece]] = [[] for _ in texts]
         stream = ((piece, (number, start)) for number, start, piece in numbered)
         for doc, (number, start) in self._nlp.pipe(stream, as_tuples=True, batch_size=BATCH_TEXTS):
-            _collect(doc, start, results[number])
+            found[number].append(self._collect(doc, start))
+        return [_joined(parts) for parts in found]
+
+    def _collect(self, doc: Any, offset: int) -> _Piece:  # noqa: ANN401
+        columns = doc.to_array(["ORTH", "IDX", "LENGTH", "IS_SPACE", "SENT_START"])
+        starts, lengths, spaces, opens = columns[:, 1:].astype(np.int64).T
+        kept = np.flatnonzero(spaces == 0)
+        names, inverse = np.unique(columns[kept, 0], return_inverse=True)
+        numbers = self.table.numbers(names.tolist(), self._nlp.vocab.strings.__getitem__)
+        words = np.array(numbers, np.int64)[inverse]
+        sentences = np.cumsum(opens == 1)[kept] if self._has_sentences else ruled_sentences(self.table.flags[words])
+        # A sentence never crosses a line end.
+        newlines = np.fromiter((match.start() for match in _NEWLINE.finditer(doc.text)), np.int64)
+        sentences = sentences + np.searchsorted(newlines, starts[kept])
+        named = [
+            NamedEntity(offset + entity.start_char, offset + entity.end_char, entity.label_) for entity in doc.ents
+        ]
+        return _Piece(starts[kept] + offset, (starts + lengths)[kept] + offset, words, sentences, named)
+
+
+def ruled_sentences(flags: Any) -> Any:  # noqa: ANN401
+    """Numbers of the sentences of tokens with these flags: one begins with the first word after a full stop or its like."""
+    ends = np.cumsum(flags & ENDS > 0)
+    is_word = flags & EMPTY == 0
+    opens = np.zeros(len(flags), bool)
+    opens[np.flatnonzero(is_word)] = np.diff(ends[is_word], prepend=0) > 0
+    return np.cumsum(opens)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Tokens of a piece and the number of each one's sentence; offsets are those of the whole text."""
+
+    starts: Any
+    ends: Any
+    words: Any
+    sentences: Any
+    named: list[NamedEntity]
 
 
 def _load(model: str) -> Any:  # noqa: ANN401
@@ -122,34 +170,21 @@ def _load(model: str) -> Any:  # noqa: ANN401
             nlp.enable_pipe("senter")
             if nlp.has_pipe("parser"):
                 nlp.disable_pipe("parser")
-    if not any(nlp.has_pipe(name) for name in ("senter", "parser", "sentencizer")):
-        nlp.add_pipe("sentencizer")
+    for name in ("tok2vec", "transformer"):
+        if nlp.has_pipe(name) and not set(nlp.get_pipe(name).listening_components) & set(nlp.pipe_names):
+            nlp.disable_pipe(name)  # nothing that is left listens to it
     return nlp
 
 
-def _collect(doc: Any, offset: int, into: Annotated) -> None:  # noqa: ANN401
-    text = doc.text
-    opens = set()
-    for sentence in doc.sents:
-        for start, end in _lines(text, sentence.start_char, sentence.end_char):
-            into.sentences.append((offset + start, offset + end))
-            opens.add(start)
-    for token in doc:
-        if not token.is_space:
-            start, end = token.idx, token.idx + len(token.text)
-            into.tokens.append(Token(token.text, offset + start, offset + end, token.is_stop, start in opens))
-    for entity in doc.ents:
-        into.named.append(NamedEntity(offset + entity.start_char, offset + entity.end_char, entity.label_))
-
-
-def _lines(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """A sentence never crosses a line end; surrounding space is left out."""
-    while start < end:
-        stop = text.find("\n", start, end)
-        stop = end if stop < 0 else stop
-        line = text[start:stop]
-        low = start + len(line) - len(line.lstrip())
-        high = start + len(line.rstrip())
-        if low < high:
-            yield low, high
-        start = stop + 1
+def _joined(parts: Sequence[_Piece]) -> Annotated:
+    starts, ends, words = (
+        np.concatenate([np.empty(0, np.int64), *(getattr(part, name) for part in parts)])
+        for name in ("starts", "ends", "words")
+    )
+    opens = np.concatenate(
+        [np.empty(0, bool), *(np.diff(part.sentences, prepend=-1) != 0 for part in parts)]
+    )  # the first token of a piece opens a sentence
+    firsts = np.flatnonzero(opens)
+    lasts = np.append(firsts[1:], len(starts)) - 1 if len(firsts) else firsts
+    sentences = list(zip(starts[firsts].tolist(), ends[lasts].tolist(), strict=True))
+    return Annotated(Tokens(starts, ends, words, opens), [entity for part in parts for entity in part.named], sentences)

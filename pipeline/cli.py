@@ -305,20 +305,28 @@ def sql_command(run_folder: str, kind: str, out: str, query: str) -> None:
 @main.command("evaluate", context_settings={"max_content_width": 110})
 @click.option("--run", "run_folder", metavar="FOLDER", required=True, help="Folder of the run.")
 @click.option("--gold", metavar="FILE", required=True, help="Gold JSONL (docs/linking.md).")
+@click.option("--errors", metavar="FILE", default="", help="Write every wrong gold mention here, as JSONL.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def evaluate_command(run_folder: str, gold: str, as_json: bool) -> None:  # noqa: FBT001
+def evaluate_command(run_folder: str, gold: str, errors: str, as_json: bool) -> None:  # noqa: FBT001
     """Score the run's links against gold links.
 
     \b
-    End to end: in-KB micro precision, recall, F1. Run linked with --gold-spans: accuracy and candidate recall.
-    Each also for rare mentions (gold is not the highest prior) and by frequency band.
-      trelm-pipeline evaluate --run runs/a --gold gold.jsonl
+    End to end: in-KB micro precision, recall, F1; which spans are found, and by which detector.
+    Run linked with --gold-spans: accuracy at the given spans.
+    Both: candidate recall; rare items (not the candidate that most triples point to) and frequency bands;
+    errors by class; whether confidence means what it says. What is counted how: docs/linking.md.
+
+    \b
+    trelm-pipeline evaluate --run runs/a --gold gold.jsonl
+    Every error with its context, what was said instead and the candidates:
+      trelm-pipeline evaluate --run runs/a --gold gold.jsonl --errors errors.jsonl
     """
 
     def action() -> None:
-        from pipeline.evaluation import evaluate_run, format_scores
+        from pipeline.evaluation import evaluate_run
+        from pipeline.evaluation_text import format_scores
 
-        scores = evaluate_run(run_folder, gold)
+        scores = evaluate_run(run_folder, gold, errors)
         click.echo(json.dumps(scores, indent=1) if as_json else format_scores(scores))
 
     guarded(action)

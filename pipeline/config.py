@@ -51,6 +51,7 @@ class DocumentsConfig:
     id_field: str = key("id", "JSONL and Parquet: field or column of the id")
     title_field: str = key("title", "the same for the title")
     text_field: str = key("text", "the same for the text")
+    links_field: str = key("", 'JSONL: field with known links, [{"start", "end", "qid"}, …]; they become anchors')
     skip_corrupt: bool = key(False, "lose a corrupt block, member or frame instead of failing")
     unit_mb: float = key(16.0, "MB of input per work unit")
 
@@ -74,17 +75,6 @@ class IndexConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LinkWeights:
-    """Logistic weights of a candidate's scores (documented defaults, `docs/linking.md`)."""
-
-    bias: float = key(-7.4, "of every candidate; NIL has score 0")
-    prior: float = key(0.5, "log P(entity given surface)")
-    string: float = key(8.0, "likeness of name and surface")
-    context: float = key(6.0, "shared words of context and entity")
-    type: float = key(2.0, "agreement with the recogniser's label")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class LinkConfig:
     """Stage `link`: mentions, candidates, disambiguation."""
 
@@ -94,17 +84,24 @@ class LinkConfig:
     )
     gold_spans: str = key("", "gold JSONL: disambiguate its spans only")
     top_k: int = key(8, "candidates kept per mention")
-    max_ngram: int = key(6, "tokens of the longest dictionary probe")
+    max_ngram: int = key(10, "tokens of the longest dictionary probe")
+    word_links: float = key(
+        1e-4, "a word in lower case is a mention too where it has this share of the corpus's own links; 0 = never"
+    )
+    anchors: bool = key(True, "the corpus's own links are mentions, and their items the links")
+    weights: str = key("trained", "trained (shipped), by-hand, or a file that `link train` wrote")
     min_confidence: float = key(0.3, "below it a mention is NIL")
+    max_partial: int = key(12, "candidates with a longer name that has all words of the mention; 0 = none")
     fuzzy: bool = key(True, "look for misspelt names among those that share a half with them")
     fuzzy_cutoff: float = key(88.0, "rapidfuzz ratio, 0 to 100")
-    context_chars: int = key(600, "text around a mention, each side, compared with an entity's terms")
-    weights: LinkWeights = field(default_factory=LinkWeights)
+    rerank_model: str = key(
+        "", "model, name or folder, that compares a mention's context with descriptions; empty = none"
+    )
     unit_mb: float = key(1.0, "MB of text per work unit, of this stage and of those that follow")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        at_least(self, max_ngram=1, fuzzy_cutoff=0, context_chars=0, unit_mb=0.0001)
+        at_least(self, max_ngram=1, fuzzy_cutoff=0, max_partial=0, word_links=0, unit_mb=0.0001)
         if not 0 <= self.min_confidence <= 1:
             raise ConfigError(f"min_confidence is {self.min_confidence}, wanted 0 to 1")
         if not 1 <= self.top_k <= 64:

@@ -4,7 +4,7 @@ import pyarrow as pa
 
 from schemas.table import Column, Table, list_of
 
-ALIAS_SOURCES = ("label", "alias", "title", "redirect", "anchor")
+ALIAS_SOURCES = ("label", "alias", "title", "redirect", "anchor", "demonym", "name")
 RANKS = ("preferred", "normal", "deprecated")
 
 ENTITIES = Table(
@@ -50,13 +50,17 @@ ENTITIES = Table(
 
 ALIASES = Table(
     name="aliases",
-    version=1,
+    version=2,
     row="surface of an entity",
     key=("surface", "qid", "source"),
     columns=(
         Column(name="surface", type=pa.string(), meaning="name as written"),
         Column(name="qid", type=pa.uint32(), meaning="item it names"),
-        Column(name="source", type=pa.string(), meaning=f"where it comes from: {', '.join(ALIAS_SOURCES)}"),
+        Column(
+            name="source",
+            type=pa.string(),
+            meaning=f"where it comes from: {', '.join(ALIAS_SOURCES)} (demonym, name: a statement)",
+        ),
         Column(name="count", type=pa.uint32(), meaning="times seen (anchors), 1 otherwise"),
     ),
 )

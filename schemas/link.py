@@ -4,16 +4,15 @@ import pyarrow as pa
 
 from schemas.table import Column, Table, list_of
 
-DETECTORS = ("ner", "dictionary", "ner+dictionary", "gold")
+DETECTORS = ("ner", "dictionary", "anchor", "reuse", "gold")
+PARTS = ("prior", "string", "context", "coherence", "type", "position", "semantic")
 
 CANDIDATE = pa.struct(
     [
         pa.field("qid", pa.uint32(), nullable=False),
         pa.field("score", pa.float32(), nullable=False),
-        pa.field("prior", pa.float32(), nullable=False),
-        pa.field("string", pa.float32(), nullable=False),
-        pa.field("context", pa.float32(), nullable=False),
-        pa.field("type", pa.float32(), nullable=False),
+        pa.field("match", pa.string(), nullable=False),
+        *(pa.field(name, pa.float32(), nullable=False) for name in PARTS),
     ]
 )
 
@@ -31,7 +30,7 @@ SENTENCES = Table(
 
 LINKS = Table(
     name="links",
-    version=1,
+    version=2,
     row="mention",
     key=("doc_id", "start", "end"),
     columns=(
@@ -40,7 +39,9 @@ LINKS = Table(
         Column(name="end", type=pa.uint32(), meaning="one past the last code point"),
         Column(name="sentence_start", type=pa.uint32(), meaning="start of its sentence"),
         Column(name="surface", type=pa.string(), meaning="the text between start and end"),
-        Column(name="detector", type=pa.string(), meaning=f"what found it: {', '.join(DETECTORS)}"),
+        Column(
+            name="detector", type=pa.string(), meaning=f"what found it, several joined by +: {', '.join(DETECTORS)}"
+        ),
         Column(
             name="ner_type",
             type=pa.string(),
@@ -53,12 +54,13 @@ LINKS = Table(
         Column(
             name="confidence",
             type=pa.float32(),
-            meaning="probability of the best candidate, 0 to 1; 0 without candidates",
+            meaning="probability of the best candidate, 0 to 1; 0 without candidates, 1 where an anchor says it",
         ),
         Column(
             name="candidates",
             type=list_of(CANDIDATE),
-            meaning="best first: item, probability, and its parts (log prior, string, context and type similarity)",
+            meaning="best first: item, probability (score), how it was found (exact, variant, inflected, reused, partial, "
+            "fuzzy), and what each group of features adds to the logit",
         ),
     ),
 )

@@ -14,7 +14,7 @@ import zlib
 from hashlib import blake2b
 
 NORMALISATION_VERSION = 2  # 2: marks stay on their letters
-SOURCE_BITS = {"label": 1, "alias": 2, "title": 4, "redirect": 8, "anchor": 16}
+SOURCE_BITS = {"label": 1, "alias": 2, "title": 4, "redirect": 8, "anchor": 16, "demonym": 32, "name": 64}
 MAX_KEY_CHARACTERS = 250
 _NOT_WORD = re.compile(r"[\W_]+")
 _MAYBE_MARK = re.compile(r"[^\w\x00-\x7f]")
@@ -66,6 +66,16 @@ def fold(key: str) -> str:
         return key
     letters = itertools.filterfalse(unicodedata.combining, unicodedata.normalize("NFD", key))
     return unicodedata.normalize("NFC", "".join(letters))
+
+
+def disambiguator(title: str) -> str:
+    """What stands in parentheses at the end of a title; empty if nothing does.
+
+    >>> disambiguator("Paris (mythology)")
+    'mythology'
+    """
+    found = _DISAMBIGUATOR.search(title)
+    return found.group().strip(" ()") if found else ""
 
 
 def index_keys(surface: str, source: str) -> list[str]:

@@ -45,11 +45,11 @@ def united(rows: Rows) -> Rows:
     )
 
 
-def best_of_each(rows: Rows, popularity: Array, max_candidates: int) -> Rows:
-    """Rows by key, then most pointed-to first (anchors, popularity, lower id), at most so many per key."""
+def best_of_each(rows: Rows, popularity: Array, max_candidates: int) -> tuple[Rows, Array]:
+    """Rows by key, then most pointed-to first (anchors, popularity, lower id), at most so many per key; their popularity."""
     order = np.lexsort((rows.qids, -popularity.astype(np.int64), -rows.counts.astype(np.int64), rows.keys))
     kept = order[first_per_owner(rows.keys[order], max_candidates)]
-    return Rows(rows.keys[kept], rows.qids[kept], rows.flags[kept], rows.counts[kept])
+    return Rows(rows.keys[kept], rows.qids[kept], rows.flags[kept], rows.counts[kept]), popularity[kept]
 
 
 def partial_rows(rows: pa.Table) -> tuple[pa.Array, Rows]:

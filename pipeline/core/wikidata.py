@@ -21,6 +21,7 @@ from pipeline.core.columns import RowBuffer
 from pipeline.core.wikidata_claims import Claims, best_targets, claims_in, item_claims, statement_values
 from pipeline.core.wikidata_ids import UINT32_END, parse_id
 from pipeline.core.wikidata_model import Entity, EntityData, EntityHead, ItemValue, entity_decoder
+from pipeline.core.wikidata_names import statement_names
 from pipeline.core.wikidata_terms import first_name, label_languages, page_title, surfaces, terms_in
 from schemas import ALIASES, ENTITIES, PROPERTIES, STATEMENTS, TRIPLES
 from schemas.table import Table
@@ -98,6 +99,7 @@ class KbBuilder:
         self.unchanged: list[int] = []
         self.excluded: list[int] = []  # QIDs of scholarly articles that were left out
         languages = label_languages(rules.languages)
+        self._languages = frozenset(languages)
         self._lenient = entity_decoder(languages, msgspec.Raw)  # takes values of any shape, decodes items again
         self._decoder = self._lenient if rules.statements else entity_decoder(languages, ItemValue)
         tables = (ENTITIES, ALIASES, PROPERTIES, TRIPLES, *((STATEMENTS,) if rules.statements else ()))
@@ -213,7 +215,9 @@ class KbBuilder:
             )
         )
         add_alias, add_triple = self._buffers[ALIASES.name].append, self._buffers[TRIPLES.name].append
-        for surface, source in surfaces(labels, terms_in(entity.aliases), title, self.counts):
+        others = ((title, "title"),) if title else ()
+        names = statement_names(claims, self._languages, self.counts)
+        for surface, source in surfaces(labels, terms_in(entity.aliases), (*others, *names), self.counts):
             add_alias((surface, qid, source, 1))
         for pid, rank, values in targets:
             for target in values:

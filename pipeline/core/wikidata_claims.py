@@ -44,12 +44,18 @@ def _entity_value(raw: msgspec.Raw) -> EntityValue | None:
         return None
 
 
-def best_targets(statements: list[Statement[Any]], letter: str = "Q") -> tuple[str, list[int]]:
-    """The rank that counts as true, and the targets of the statements that have it, each once, in order."""
+def best_statements(statements: list[Statement[Any]]) -> tuple[str, list[Statement[Any]]]:
+    """The rank that counts as true, and the statements that have it."""
     is_preferred = any(statement.rank == "preferred" for statement in statements)
     rank = "preferred" if is_preferred else "normal"
-    best = [statement.mainsnak for statement in statements if statement.rank == rank]
-    targets = [target_of(snak, letter) for snak in best if snak.snaktype == "value"]
+    return rank, [statement for statement in statements if statement.rank == rank]
+
+
+def best_targets(statements: list[Statement[Any]], letter: str = "Q") -> tuple[str, list[int]]:
+    """The rank that counts as true, and the targets of the statements that have it, each once, in order."""
+    rank, best = best_statements(statements)
+    snaks = [statement.mainsnak for statement in best]
+    targets = [target_of(snak, letter) for snak in snaks if snak.snaktype == "value"]
     return rank, [target for target in dict.fromkeys(targets) if target is not None]
 
 

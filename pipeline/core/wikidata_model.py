@@ -1,8 +1,8 @@
 """What a Wikidata dump line holds, as typed structs; fields that no table needs are skipped by the decoder.
 
 Goes in: the JSON of one entity. Comes out: `Entity`. Costs about 1.5 ms per MB (msgspec), of which 1 ms is the mere
-passing over. `V` is what is decoded of a statement's value: `ItemValue` where only items matter, the raw JSON where
-statements are kept. Empty maps may be written `[]` (all before 2019, some since), and any key may be missing.
+passing over. `V` is what is decoded of a statement's value: `ItemValue` where only items and names matter, the raw JSON
+where statements are kept. Empty maps may be written `[]` (all before 2019, some since), and any key may be missing.
 """
 
 from __future__ import annotations
@@ -30,11 +30,16 @@ class Sitelink(msgspec.Struct, gc=False):
 
 
 class EntityValue(msgspec.Struct, rename={"entity_type": "entity-type", "numeric_id": "numeric-id"}, gc=False):
-    """An entity as a value; old dumps have only the number, new ones both, future ones perhaps only the id."""
+    """An entity as a value; old dumps have only the number, new ones both, future ones perhaps only the id.
+
+    Also a text with its language: a union of types may have only one struct, and these fields cost others nothing.
+    """
 
     entity_type: str = ""
     numeric_id: int | None = None
     id: str = ""
+    text: str = ""
+    language: str = ""
 
 
 class DataValue(msgspec.Struct, Generic[V], gc=False):

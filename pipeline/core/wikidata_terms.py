@@ -1,15 +1,16 @@
 """Names of entities: which label, which aliases, and what a name may look like.
 
 Label: English, else `mul` (names that are the same in all languages; English labels are being deleted in its favour),
-else the languages asked for, in their order. Aliases: labels and aliases of all these languages and the English
-Wikipedia's title, each (surface, source) once per entity, exactly as cleaned: two that differ in case stay two.
+else the languages asked for, in their order. Aliases: labels and aliases of all these languages, the English Wikipedia's
+title and what statements give (`wikidata_names`), each (surface, source) once per entity, exactly as cleaned: two that
+differ in case stay two.
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -65,13 +66,12 @@ def first_name(terms: list[Term | None]) -> str:
 
 
 def surfaces(
-    labels: list[Term | None], aliases: list[list[Term] | None], title: str | None, counts: Counter[str]
+    labels: list[Term | None], aliases: list[list[Term] | None], others: Iterable[tuple[str, str]], counts: Counter[str]
 ) -> Iterator[tuple[str, str]]:
     """Each (surface, source) once; names that are empty or too long to be searched for are counted."""
     found = [(term.value, "label") for term in labels if term]
     found += [(term.value, "alias") for terms in aliases if terms for term in terms]
-    if title:
-        found.append((title, "title"))
+    found += others
     seen: set[tuple[str, str]] = set()
     for name, source in found:
         surface = clean(name)

@@ -38,6 +38,7 @@ class RawDocument:
     title: str = ""
     text: str = ""
     anchors: tuple[Anchor, ...] = ()
+    links: tuple[tuple[int, int, int], ...] = ()  # start, end, QID
     skipped: str = ""  # counter that it adds to
     problem: str = ""
     payload: str = ""
@@ -123,7 +124,47 @@ def _json_document(
         return RawDocument(position=position, problem="not a JSON object of UTF-8 strings", payload=payload)
     if text is None:
         return RawDocument(position=position, problem=f"no field {config.text_field!r}", payload=payload)
-    return RawDocument(position=position, doc_id=place if doc_id is None else doc_id, title=title or "", text=text)
+    try:
+        links = _json_links(row, config.links_field, len(text))
+    except ValueError as error:
+        return RawDocument(position=position, problem=f"field {config.links_field!r}: {error}", payload=payload)
+    doc_id = place if doc_id is None else doc_id
+    return RawDocument(position=position, doc_id=doc_id, title=title or "", text=text, links=links)
+
+
+class _Link(msgspec.Struct):
+    """A known link; qid is "Q42", 42, or null where the item is not known."""
+
+    start: int
+    end: int
+    qid: str | int | None = None
+
+
+_LINKS = msgspec.json.Decoder(list[_Link])
+
+
+def _json_links(row: dict[str, msgspec.Raw], name: str, length: int) -> tuple[tuple[int, int, int], ...]:
+    """Links of a document, each span once; those without an item are left out.
+
+    Raises:
+        ValueError: they are not such a list, or lie outside the text; says which.
+    """
+    if not name or name not in row:
+        return ()
+    try:
+        links = _LINKS.decode(row[name])
+    except msgspec.MsgspecError as error:
+        raise ValueError('no list of {"start", "end", "qid"}') from error
+    found = {}
+    for link in links:
+        if not 0 <= link.start < link.end <= length:
+            raise ValueError(f"{link.start}-{link.end} lies outside the text of {length} code points")
+        number = str(link.qid).removeprefix("Q") if link.qid is not None else ""
+        if number:
+            if not (number.isascii() and number.isdigit() and 0 < int(number) < 1 << 32):
+                raise ValueError(f"{link.qid!r} is no item")
+            found[link.start, link.end] = int(number)
+    return tuple((start, end, qid) for (start, end), qid in found.items())
 
 
 def _json_field(row: dict[str, msgspec.Raw], name: str) -> str | None:

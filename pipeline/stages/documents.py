@@ -115,6 +115,8 @@ class _Sink:
         text = document.text.replace("\0", "\N{REPLACEMENT CHARACTER}")
         self._documents.append((document.doc_id, document.title, text, posixpath.basename(path)))
         self._add_anchors(document.doc_id, document.anchors)
+        for start, end, qid in document.links:
+            self._anchors.append((document.doc_id, start, end, qid))
         self._num_characters += len(text)
         if self._num_characters >= BATCH_CHARACTERS:
             self.flush()

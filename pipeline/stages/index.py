@@ -6,7 +6,7 @@ Map-only, in phases: what one leaves for the next lies in files, so memory follo
 2. index: rows of `aliases`, `redirects`, `anchors` to keys by shard; of `entities` and `triples` by range of QIDs.
 3. parts: ranges of QIDs: labels, popularity, neighbours; types of classes.
 4. shards: tries and postings, cut by popularity; ranges of QIDs: context terms.
-5. files: fuzzy blocks; the arrays of the entity store.
+5. files: fuzzy blocks, names by word; the arrays of the entity store.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pipeline.storage.entity_build import join_array, write_classes, write_part,
 from pipeline.storage.entity_parts import EntityParts
 from pipeline.storage.entity_spill import qid_bounds, spill_entities, spill_triples, write_merged
 from pipeline.storage.entity_store import ARRAYS
+from pipeline.storage.name_words import build_openings, build_words
 from pipeline.storage.stage import Phase, PreparedStage, StagePlan
 from pipeline.storage.tables import RunPaths, check_table, read_rows, row_units
 from pipeline.storage.units import Unit, UnitReport, UnitWriter
@@ -123,6 +124,8 @@ class BuildWorker:
             "terms": lambda data, bucket: write_terms(data, int(bucket), self.layout.qid_bounds),
             "shards": self._shard,
             "fuzzy": self._blocks,
+            "words": lambda data, part: build_words(data, files.join(data, ALIAS_FOLDER), int(part)),
+            "openings": lambda data, _: build_openings(data, files.join(data, ALIAS_FOLDER)),
             "arrays": self._array,
         }
         builders[kind](out.folder, name)
@@ -214,7 +217,12 @@ def _later_units(layout: Layout, num_rows: int) -> list[list[Unit]]:
             *(_unit(f"terms/{number}", PART_ENTITIES) for number in parts),
         ],
         [
-            *(_unit(f"fuzzy/{number}", per_shard) for number in range(layout.limits.num_parts)),
+            *(
+                _unit(f"{kind}/{number}", per_shard)
+                for kind in ("fuzzy", "words")
+                for number in range(layout.limits.num_parts)
+            ),
+            _unit("openings", per_shard),
             *(_unit(f"arrays/{name}") for name in ARRAYS),
         ],
     ]

@@ -1,7 +1,7 @@
 """Stage `link`: documents to sentences and links. Map-only: a unit is a range of documents.
 
-Mentions are found by the recogniser and by dictionary probes, or given by a gold file; each is linked or NIL, with its best
-candidates and every partial score.
+Mentions are found by the recogniser, by dictionary probes and by the corpus's own links, or given by a gold file. The mentions
+of a batch of documents are linked together; each is an item or NIL, with its best candidates and what speaks for them.
 """
 
 from __future__ import annotations
@@ -11,33 +11,82 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from pipeline.annotate import Annotated, Annotator, check_model, model_version
 from pipeline.config import LinkConfig
-from pipeline.core.candidates import is_known
-from pipeline.core.linking import Linker, LinkSettings
-from pipeline.core.mentions import Span, detect
+from pipeline.core import features
+from pipeline.core.candidates import MATCHES, Reach
+from pipeline.core.linking import Linker, Links, Mention
+from pipeline.core.mentions import Document, Span, detect
+from pipeline.core.short_forms import longer_names
 from pipeline.gold import GoldDocument, load_gold
+from pipeline.linker_weights import load_weights, weights_stamp
+from pipeline.names import IndexNames
+from pipeline.rerank import CandidateReranker, Context
 from pipeline.storage import files
 from pipeline.storage.alias_index import AliasIndex
+from pipeline.storage.anchors import AnchorReader
 from pipeline.storage.arrays import local_folder
-from pipeline.storage.entity_store import EntityStore, text_terms
+from pipeline.storage.entity_store import EntityStore
 from pipeline.storage.stage import StagePlan
 from pipeline.storage.tables import RunPaths, read_rows, sized_units
 from pipeline.storage.units import Unit, UnitWriter
 from schemas import DOCUMENTS, LINKS, SENTENCES
+from schemas.link import CANDIDATE, PARTS
 from schemas.settings import to_dict
 
-BATCH_DOCUMENTS = 32
+BATCH_DOCUMENTS = 128
+BATCH_CHARACTERS = 200_000
+PART_DECIMALS = 4
+CONTEXT_CHARACTERS = 300  # each side of a mention, for the re-ranker
+Rows = Sequence[tuple[str, str]]
 
 
 @dataclass(slots=True)
-class _Resources:
+class LinkResources:
     """What a worker opens once."""
 
     annotator: Annotator
     index: AliasIndex
+    names: IndexNames
     linker: Linker
     gold: dict[str, GoldDocument] | None
+    anchors: AnchorReader | None
+    rerank: CandidateReranker | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The mentions of one document."""
+
+    doc_id: str
+    text: str
+    notes: Annotated
+    spans: list[Span]
+
+
+def open_resources(config: LinkConfig, aliases: str, entities: str) -> LinkResources:
+    """Load the spaCy pipeline, map index and store.
+
+    Raises:
+        StageError: one of them is not there, or another version.
+    """
+    index, store = AliasIndex(local_folder(aliases)), EntityStore(local_folder(entities))
+    reach = Reach(fuzzy_cutoff=config.fuzzy_cutoff, max_partial=config.max_partial)
+    rerank: CandidateReranker | None = None
+    if config.rerank_model:
+        rerank = CandidateReranker(config.rerank_model, store)
+    return LinkResources(
+        annotator=Annotator(config.spacy_model),
+        index=index,
+        names=IndexNames(index, store, config.word_links),
+        linker=Linker(index, store, load_weights(config.weights), reach),
+        gold=load_gold(config.gold_spans) if config.gold_spans else None,
+        anchors=AnchorReader() if config.anchors and not config.gold_spans else None,
+        rerank=rerank,
+    )
 
 
 @dataclass(kw_only=True)
@@ -47,55 +96,38 @@ class LinkWorker:
     config: LinkConfig
     aliases: str  # folder of the alias index
     entities: str  # folder of the entity store
-    _open: list[_Resources] = field(default_factory=list)
+    _open: list[LinkResources] = field(default_factory=list)
 
     def __getstate__(self) -> dict[str, Any]:
         """Models and maps stay in their process."""
         return {"config": self.config, "aliases": self.aliases, "entities": self.entities, "_open": []}
 
     def setup(self) -> None:
-        """Load the spaCy pipeline, map index and store."""
-        if self._open:
-            return
-        config = self.config
-        weights = config.weights
-        settings = LinkSettings(
-            bias=weights.bias,
-            weights=(weights.prior, weights.string, weights.context, weights.type),
-            top_k=config.top_k,
-            min_confidence=config.min_confidence,
-            fuzzy=config.fuzzy,
-            fuzzy_cutoff=config.fuzzy_cutoff,
-        )
-        index = AliasIndex(local_folder(self.aliases))
-        store = EntityStore(local_folder(self.entities))
-        gold = load_gold(config.gold_spans) if config.gold_spans else None
-        linker = Linker(index, store, settings, text_terms)
-        self._open.append(_Resources(Annotator(config.spacy_model), index, linker, gold))
+        """Open models and maps, once."""
+        if not self._open:
+            self._open.append(open_resources(self.config, self.aliases, self.entities))
 
     def process(self, unit: Unit, out: UnitWriter) -> None:
         """One range of documents."""
+        anchors = self._open[0].anchors
+        if anchors is not None:
+            anchors.open_part(unit.path)
         for rows in read_rows(unit.path, DOCUMENTS, unit.start, unit.end):
             documents = list(zip(rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True))
-            for first in range(0, len(documents), BATCH_DOCUMENTS):
-                batch = documents[first : first + BATCH_DOCUMENTS]
+            for batch in batches(documents):
                 self._batch(batch, out)
                 out.advance(len(batch))
 
-    def _batch(self, documents: Sequence[tuple[str, str]], out: UnitWriter) -> None:
+    def _batch(self, documents: Rows, out: UnitWriter) -> None:
         out.count("rows_in", len(documents))
         kept = [document for document in documents if self._is_usable(document, out)]
-        annotated = self._open[0].annotator.annotate([text for _, text in kept])
-        sentences: list[tuple[object, ...]] = []
-        links: list[tuple[object, ...]] = []
-        for (doc_id, text), notes in zip(kept, annotated, strict=True):
-            sentences += [(doc_id, start, end) for start, end in notes.sentences]
-            links += self._links(doc_id, text, notes)
+        found = find_mentions(self._open[0], kept, self.config)
+        links = link_mentions(self._open[0], found, self.config)
         out.count("rows_out", len(kept))
-        out.count("mentions", len(links))
-        out.count("linked", sum(row[7] is not None for row in links))
-        out.write(SENTENCES, SENTENCES.from_rows(sentences))
-        out.write(LINKS, LINKS.from_rows(links))
+        out.count("mentions", len(links.qids))
+        out.count("linked", int(np.count_nonzero(links.qids)))
+        out.write(SENTENCES, sentence_rows(found))
+        out.write(LINKS, link_rows(found, links))
 
     def _is_usable(self, document: tuple[str, str], out: UnitWriter) -> bool:
         gold = self._open[0].gold
@@ -110,46 +142,160 @@ class LinkWorker:
             return False
         return True
 
-    def _links(self, doc_id: str, text: str, notes: Annotated) -> list[tuple[object, ...]]:
-        resources = self._open[0]
-        if resources.gold is None:
-            spans = detect(
-                text, notes.tokens, notes.named, lambda name: is_known(name, resources.index), self.config.max_ngram
-            )
+
+def batches(documents: Rows) -> list[Rows]:
+    """Documents in batches of about BATCH_CHARACTERS, in their order."""
+    found: list[list[tuple[str, str]]] = []
+    size = 0
+    for document in documents:
+        if not found or size >= BATCH_CHARACTERS or len(found[-1]) >= BATCH_DOCUMENTS:
+            found.append([])
+            size = 0
+        found[-1].append(document)
+        size += len(document[1])
+    return list(found)
+
+
+def find_mentions(resources: LinkResources, documents: Rows, config: LinkConfig) -> list[Found]:
+    """Mentions of a batch of documents."""
+    annotated = resources.annotator.annotate([text for _, text in documents])
+    table = resources.annotator.table
+    found = []
+    for (doc_id, text), notes in zip(documents, annotated, strict=True):
+        if resources.gold is not None:
+            spans = gold_spans(resources.gold[doc_id], notes)
         else:
-            spans = _gold_spans(resources.gold[doc_id], notes)
-        starts = [start for start, _ in notes.sentences]
-        rows = []
-        for span in spans:
-            place = bisect_right(starts, span.start) - 1
-            sentence_start = starts[place] if place >= 0 else 0
-            rows.append(self._row(doc_id, text, span, sentence_start))
-        return rows
-
-    def _row(self, doc_id: str, text: str, span: Span, sentence_start: int) -> tuple[object, ...]:
-        surface = text[span.start : span.end]
-        reach = self.config.context_chars
-        context = text[max(span.start - reach, 0) : span.end + reach]
-        # A fuzzy match needs better grounds than a capital letter: the recogniser's or the annotator's word.
-        link = self._open[0].linker.link(surface, span.ner_type, context, allow_fuzzy=span.detector != "dictionary")
-        return (
-            doc_id, span.start, span.end, sentence_start, surface, span.detector, span.ner_type, link.qid,
-            link.confidence, link.candidates,
-        )  # fmt: skip
+            anchors = resources.anchors.of(doc_id) if resources.anchors else {}
+            document = Document(text=text, tokens=notes.tokens, table=table, max_ngram=config.max_ngram)
+            spans = detect(document, notes.named, anchors, resources.names)
+        found.append(Found(doc_id, text, notes, spans))
+    return found
 
 
-def _gold_spans(gold: GoldDocument, notes: Annotated) -> list[Span]:
+def gold_spans(gold: GoldDocument, notes: Annotated) -> list[Span]:
+    """The spans of a gold document, with the recogniser's labels."""
     labels = {(entity.start, entity.end): entity.label for entity in notes.named}
     ranges = sorted({(mention.start, mention.end) for mention in gold.mentions})
     return [Span(start, end, "gold", labels.get((start, end)), known=True) for start, end in ranges]
 
 
+def link_mentions(resources: LinkResources, found: Sequence[Found], config: LinkConfig) -> Links:
+    """Links of a batch, in the order of the documents and their mentions."""
+    mentions, tokens = batch_of(found, resources.annotator, fuzzy=config.fuzzy)
+    scored = resources.linker.score(mentions, tokens)
+    if resources.rerank is not None:
+        scored.features["semantic"] = resources.rerank(contexts_of(found), scored)
+    links = resources.linker.decide(scored, len(mentions), top_k=config.top_k, min_confidence=config.min_confidence)
+    if resources.anchors is not None:
+        _follow_anchors(found, links, resources.anchors)
+    return links
+
+
+def contexts_of(found: Sequence[Found]) -> list[Context]:
+    """The text around each mention of a batch."""
+    contexts = []
+    for document in found:
+        for span in document.spans:
+            low, high = max(span.start - CONTEXT_CHARACTERS, 0), span.end + CONTEXT_CHARACTERS
+            contexts.append(Context(document.text[low:high], span.start - low, span.end - low))
+    return contexts
+
+
+def _follow_anchors(found: Sequence[Found], links: Links, anchors: AnchorReader) -> None:
+    """Where the corpus itself says what a mention means, that is its link."""
+    place = 0
+    for document in found:
+        said = anchors.of(document.doc_id)
+        for span in document.spans:
+            if said and (span.start, span.end) in said:
+                links.qids[place], links.confidence[place] = said[span.start, span.end], 1.0
+            place += 1
+
+
+def batch_of(found: Sequence[Found], annotator: Annotator, *, fuzzy: bool) -> tuple[list[Mention], features.Tokens]:
+    """Mentions and tokens of a batch as the linker wants them."""
+    mentions: list[Mention] = []
+    first = 0
+    for number, document in enumerate(found):
+        tokens = document.notes.tokens
+        starts = np.fromiter((span.start for span in document.spans), np.int64, len(document.spans))
+        ends = np.fromiter((span.end for span in document.spans), np.int64, len(document.spans))
+        firsts = np.searchsorted(tokens.ends, starts, "right") + first
+        lasts = np.searchsorted(tokens.starts, ends, "left") + first
+        surfaces = [document.text[span.start : span.end] for span in document.spans]
+        length = max(len(document.text), 1)
+        for span, surface, low, high, longer in zip(
+            document.spans, surfaces, firsts.tolist(), lasts.tolist(), longer_names(surfaces), strict=True
+        ):
+            # A fuzzy match needs better grounds than a capital letter: the recogniser's or the annotator's word.
+            mentions.append(
+                Mention(
+                    document=number,
+                    first_token=low,
+                    end_token=high,
+                    surface=surface,
+                    ner_type=span.ner_type,
+                    position=span.start / length,
+                    allow_fuzzy=fuzzy and span.detector != "dictionary",
+                    longer=longer,
+                )
+            )
+        first += len(tokens)
+    terms = annotator.table.terms
+    words = np.concatenate([np.empty(0, np.int64), *(document.notes.tokens.words for document in found)])
+    sizes = [len(document.notes.tokens) for document in found]
+    owners = np.repeat(np.arange(len(found)), sizes)
+    return mentions, features.Tokens(terms=terms[words], documents=owners)
+
+
+def sentence_rows(found: Sequence[Found]) -> pa.Table:
+    """Rows of `sentences`."""
+    rows: list[tuple[object, ...]] = [
+        (document.doc_id, start, end) for document in found for start, end in document.notes.sentences
+    ]
+    return SENTENCES.from_rows(rows)
+
+
+def link_rows(found: Sequence[Found], links: Links) -> pa.Table:
+    """Rows of `links`."""
+    spans = [(document, span) for document in found for span in document.spans]
+    sentence_starts: list[int] = []
+    for document in found:
+        starts = [start for start, _ in document.notes.sentences]
+        for span in document.spans:
+            sentence_starts.append(starts[max(bisect_right(starts, span.start) - 1, 0)] if starts else 0)
+    columns = {
+        "doc_id": [document.doc_id for document, _ in spans],
+        "start": [span.start for _, span in spans],
+        "end": [span.end for _, span in spans],
+        "sentence_start": sentence_starts,
+        "surface": [document.text[span.start : span.end] for document, span in spans],
+        "detector": [span.detector for _, span in spans],
+        "ner_type": [span.ner_type for _, span in spans],
+        "qid": pa.array(links.qids, mask=links.qids == 0),
+        "confidence": links.confidence,
+        "candidates": _candidate_lists(links),
+    }
+    return LINKS.from_columns(columns)
+
+
+def _candidate_lists(links: Links) -> pa.Array:
+    best = links.candidates
+    matches = pa.DictionaryArray.from_arrays(pa.array(best.matches, pa.uint8()), pa.array(MATCHES)).cast(pa.string())
+    parts = [pa.array(np.round(links.parts[name], PART_DECIMALS).astype(np.float32)) for name in PARTS]
+    structs = pa.StructArray.from_arrays([best.qids, links.probability, matches, *parts], fields=list(CANDIDATE))
+    offsets = pa.array(links.offsets.astype(np.int32))
+    return pa.ListArray.from_arrays(offsets, structs, type=LINKS.schema.field("candidates").type)
+
+
 def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
-    """Units of documents; checks the spaCy pipeline before any work."""
+    """Units of documents; checks the spaCy pipeline and the weights before any work."""
     documents, index = paths.require("documents"), paths.require("index")
     check_model(config.spacy_model)
+    load_weights(config.weights)
     inputs = {"documents": documents.fingerprint, "index": index.fingerprint}
     inputs["spacy_model"] = model_version(config.spacy_model)
+    inputs["weights"] = weights_stamp(config.weights)
     if config.gold_spans:
         inputs["gold_spans"] = files.stamp(config.gold_spans)
     return StagePlan(

@@ -21,6 +21,7 @@ from pipeline.storage import files
 from pipeline.storage.alias_index_writer import DESCRIPTION, FORMAT, LONG_RUN, SEVERAL, postings_path, trie_path
 from pipeline.storage.errors import StageError
 from pipeline.storage.fuzzy_blocks import FuzzyBlocks
+from pipeline.storage.name_words import NameWords
 from pipeline.storage.sections import map_sections
 
 Array = np.ndarray[Any, Any]
@@ -109,6 +110,10 @@ class AliasIndex:
         self._ends = np.cumsum(sizes).tolist()  # by shard: the first number that is not its own
         self._shards = [_Shard(folder, shard) for shard in range(len(sizes))]
         self._blocks = FuzzyBlocks(folder, description["num_fuzzy_parts"])
+        self.num_links: int = description["num_links"]
+        self._words = NameWords(folder, description["num_fuzzy_parts"])
+        self.items_with_word = self._words.items
+        self.opens_name = self._words.opens
 
     def __len__(self) -> int:
         """Number of keys."""

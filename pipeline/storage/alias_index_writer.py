@@ -24,13 +24,15 @@ from pipeline.core.fuzzy import block_hashes
 from pipeline.core.postings import Rows, best_of_each, partial_rows, united
 from pipeline.core.runs import offsets_of, owners_of, runs_of, spread
 from pipeline.storage import files
+from pipeline.storage.arrays import local_folder
 from pipeline.storage.fuzzy_blocks import part_path, parts_of, write_blocks
-from pipeline.storage.sections import save_sections, section_lengths
+from pipeline.storage.name_words import spill_words
+from pipeline.storage.sections import map_sections, save_sections, section_lengths
 from pipeline.storage.spill import concat_spill, read_spill, write_spill
 
 Array = np.ndarray[Any, Any]
 DESCRIPTION = "index.json"
-FORMAT = 2
+FORMAT = 3
 SEVERAL = 128  # above the source bits
 LONG_RUN = 127
 NUM_TRIES = 5  # smaller than the usual 3 by 8 %, as fast
@@ -45,7 +47,7 @@ class Limits:
     """What decides the files of an index."""
 
     num_shards: int
-    num_parts: int  # of the fuzzy blocks
+    num_parts: int  # of the fuzzy blocks, and of the words
     max_candidates: int  # per key
 
 
@@ -70,10 +72,13 @@ def spill_aliases(data: str, unit: int, rows: pa.Table, num_shards: int) -> None
 
 def build_shard(data: str, folder: str, shard: int, popularity_of: Popularity, limits: Limits) -> int:
     """Write a shard from what the units left for it, and leave its blocks for the fuzzy parts; returns its keys."""
-    keys = write_shard(folder, shard, concat_spill(data, "aliases", shard, PARTIAL), popularity_of, limits)
+    keys, rows, popularity = write_shard(
+        folder, shard, concat_spill(data, "aliases", shard, PARTIAL), popularity_of, limits
+    )
+    spill_words(data, shard, keys, rows, popularity, limits.num_parts)
     hashes, ids = blocks_of(keys)
-    rows = pa.table([hashes, ids], schema=BLOCK_ROWS)
-    write_spill(data, "fuzzy", shard, rows, parts_of(hashes, limits.num_parts), limits.num_parts)
+    blocks = pa.table([hashes, ids], schema=BLOCK_ROWS)
+    write_spill(data, "fuzzy", shard, blocks, parts_of(hashes, limits.num_parts), limits.num_parts)
     return len(keys)
 
 
@@ -92,10 +97,12 @@ def shard_sizes(folder: str, num_shards: int) -> list[int]:
     return [section_lengths(postings_path(folder, shard))["flags"] for shard in range(num_shards)]
 
 
-def write_shard(folder: str, shard: int, partial: pa.Table, popularity_of: Popularity, limits: Limits) -> list[str]:
+def write_shard(
+    folder: str, shard: int, partial: pa.Table, popularity_of: Popularity, limits: Limits
+) -> tuple[list[str], Rows, Array]:
     """Write one shard from partial rows (key, qid, flags, count) in any order, keys repeated at will.
 
-    Memory: about 300 bytes per row. Returns the keys, by trie id.
+    Memory: about 300 bytes per row. Returns the keys, by trie id, the rows, and the popularity of each.
     """
     names = partial.column("key").combine_chunks().dictionary_encode()
     texts = names.dictionary.to_pylist()
@@ -103,13 +110,13 @@ def write_shard(folder: str, shard: int, partial: pa.Table, popularity_of: Popul
     ids = np.fromiter(map(trie.key_id, texts), np.uint32, len(texts))
     columns = (partial.column(name).to_numpy() for name in ("qid", "flags", "count"))
     rows = united(Rows(ids[names.indices.to_numpy()], *columns))
-    rows = best_of_each(rows, popularity_of(rows.qids), limits.max_candidates)
+    popularity = popularity_of(rows.qids)
+    rows, popularity = best_of_each(rows, popularity, limits.max_candidates)
     save_sections(postings_path(folder, shard), _sections(rows, len(trie)))
     _save_trie(trie_path(folder, shard), trie)
     keys = np.empty(len(texts), object)
     keys[ids] = texts
-    found: list[str] = keys.tolist()
-    return found
+    return keys.tolist(), rows, popularity
 
 
 def _sections(rows: Rows, num_keys: int) -> dict[str, Array]:
@@ -162,11 +169,17 @@ def blocks_of(keys: Sequence[str]) -> tuple[Array, Array]:
 def write_description(folder: str, limits: Limits) -> int:
     """Make the index readable: the last file of all. Returns the number of keys."""
     sizes = shard_sizes(folder, limits.num_shards)
+    local = local_folder(folder)
+    counts = (
+        int(map_sections(postings_path(local, shard))["count"].sum(dtype=np.int64))
+        for shard in range(limits.num_shards)
+    )
     description = {
         "format": FORMAT,
         "normalisation": NORMALISATION_VERSION,
         "sizes": sizes,
         "num_fuzzy_parts": limits.num_parts,
+        "num_links": sum(counts),
     }
     files.write_bytes(files.join(folder, DESCRIPTION), json.dumps(description).encode())
     return sum(sizes)

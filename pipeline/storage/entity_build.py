@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.core.aliases import disambiguator
 from pipeline.core.entity_types import class_types
 from pipeline.core.graph import Pairs, nearest
 from pipeline.core.redirects_chains import SortedMap
 from pipeline.core.runs import offsets_of, owners_of, runs_of, spread
+from pipeline.core.words import TERM_BITS, text_terms
 from pipeline.storage import files
 from pipeline.storage.arrays import local_folder, save_joined
 from pipeline.storage.entity_parts import EntityParts, part_path
 from pipeline.storage.entity_spill import CLASS_ROWS, DEGREE_ROWS, ENTITY_ROWS, NEAR_ROWS
-from pipeline.storage.entity_store import TERM_BITS, array_path, text_terms
+from pipeline.storage.entity_store import array_path
 from pipeline.storage.sections import map_sections, save_sections
 from pipeline.storage.spill import concat_spill, spill_folder
 
@@ -28,8 +30,8 @@ Array = np.ndarray[Any, Any]
 CHUNK_ROWS = 50_000
 CLASSES = "classes"
 KINDS: dict[str, type[np.generic]] = {
-    "qid": np.uint32, "popularity": np.uint32, "type": np.uint8, "is_meta": np.uint8, "labels": np.uint8,
-    "terms": np.uint32, "near": np.uint32,
+    "qid": np.uint32, "popularity": np.uint32, "statements": np.uint32, "is_primary": np.uint8, "type": np.uint8,
+    "is_meta": np.uint8, "labels": np.uint8, "descriptions": np.uint8, "terms": np.uint32, "near": np.uint32,
 }  # fmt: skip
 
 
@@ -47,20 +49,33 @@ def write_part(data: str, bucket: int) -> None:
     qids = entities.column("qid").to_numpy()[order]
     first = np.concatenate([[True], qids[1:] != qids[:-1]]) if len(qids) else np.empty(0, bool)
     entities, qids = entities.take(pa.array(order[first])), qids[first]  # a repeated id counts once: the first row
-    labels = entities.column("label").to_pylist()
-    encoded = [label.encode() for label in labels]
+    labels, descriptions = (entities.column(name).to_pylist() for name in ("label", "description"))
+    titles = [title or "" for title in entities.column("enwiki_title").to_pylist()]
+    marks = list(map(disambiguator, titles))
     arrays = {
         "qid": qids,
         "popularity": entities.column("num_sitelinks").to_numpy() + _degrees(data, bucket, qids),
+        "statements": entities.column("num_statements").to_numpy(),
+        "is_primary": np.array([bool(title) and not mark for title, mark in zip(titles, marks, strict=True)], np.uint8),
         "is_meta": entities.column("is_meta").to_numpy().astype(np.uint8),
-        "label_offsets": offsets_of(np.fromiter(map(len, encoded), np.int64, len(encoded))),
-        "labels": np.frombuffer(b"".join(encoded), np.uint8),
     }
+    arrays["label_offsets"], arrays["labels"] = _encoded(labels)
+    arrays["description_offsets"], arrays["descriptions"] = _encoded(descriptions)
     arrays["near_offsets"], arrays["near"] = _neighbours(data, bucket, qids)
     arrays["own_offsets"], arrays["own"] = _sorted_runs(map(text_terms, labels))
-    arrays["said_offsets"], arrays["said"] = _sorted_runs(map(text_terms, entities.column("description").to_pylist()))
+    arrays["said_offsets"], arrays["said"] = _sorted_runs(
+        text_terms(f"{mark} {said}") for mark, said in zip(marks, descriptions, strict=True)
+    )
     arrays["class_offsets"], arrays["class"] = runs_of(entities.column("instance_of").to_pylist())
     save_sections(part_path(data, "entities", bucket), arrays)
+
+
+def _encoded(texts: Sequence[str]) -> tuple[Array, Array]:
+    """Offsets and bytes of texts in UTF-8."""
+    encoded = [text.encode() for text in texts]
+    return offsets_of(np.fromiter(map(len, encoded), np.int64, len(encoded))), np.frombuffer(
+        b"".join(encoded), np.uint8
+    )
 
 
 def _sorted_runs(values: Iterable[set[int]]) -> tuple[Array, Array]:

@@ -27,7 +27,9 @@ Array = np.ndarray[Any, Any]
 SUBCLASS_OF = 279
 MAX_QID = (1 << 32) - 1
 SAMPLED_FILES = 32
-ENTITY_COLUMNS = ("qid", "label", "description", "num_sitelinks", "instance_of", "is_meta")
+ENTITY_COLUMNS = (
+    "qid", "label", "description", "enwiki_title", "num_sitelinks", "num_statements", "instance_of", "is_meta",
+)  # fmt: skip
 ENTITY_ROWS = pa.schema([ENTITIES.schema.field(name) for name in ENTITY_COLUMNS])
 DEGREE_ROWS = pa.schema([("qid", pa.uint32()), ("count", pa.uint32())])
 NEAR_ROWS = pa.schema([("one", pa.uint32()), ("other", pa.uint32()), ("is_incoming", pa.uint8())])

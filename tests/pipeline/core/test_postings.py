@@ -45,7 +45,7 @@ def test_uniting_is_the_same_in_any_order_and_any_split(values, cut: int, random
 def test_the_best_of_each_key(values, limit: int) -> None:
     popularity = {1: 5, 2: 5, 3: 50}
     rows = rows_of(values)
-    found = best_of_each(rows, np.array([popularity[qid] for qid in rows.qids.tolist()], np.uint32), limit)
+    found, _ = best_of_each(rows, np.array([popularity[qid] for qid in rows.qids.tolist()], np.uint32), limit)
     wanted = sorted(values, key=lambda row: (row[0], -row[3], -popularity[row[1]], row[1]))
     kept = [row for place, row in enumerate(wanted) if [other[0] for other in wanted[:place]].count(row[0]) < limit]
     assert listed(found) == kept

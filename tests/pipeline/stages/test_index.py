@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,7 +182,10 @@ class Reference:
         return sorted(found, key=lambda other: (found[other], other))[:MAX_NEIGHBOURS]
 
     def terms(self, qid: int) -> list[int]:
-        found = text_terms(self.entities[qid]["description"])
+        title = self.entities[qid]["enwiki_title"] or ""
+        found = text_terms(self.entities[qid]["description"]) | text_terms(
+            " ".join(re.findall(r"\(([^()]*)\)$", title))
+        )
         for other in self.near(qid):
             found |= text_terms(self.entities[other]["label"]) if other in self.entities else set()
         return sorted(found - text_terms(self.entities[qid]["label"]))
@@ -212,9 +217,13 @@ def check_store(paths: RunPaths) -> EntityStore:
     assert store.popularity(rows).tolist() == popularity
     assert store.is_meta(rows).tolist() == [reference.entities[qid]["is_meta"] for qid in qids]
     assert store.types(rows).tolist() == [reference.type(qid) for qid in qids]
+    assert store.statements(rows).tolist() == [reference.entities[qid]["num_statements"] for qid in qids]
+    titles = [reference.entities[qid]["enwiki_title"] or "" for qid in qids]
+    assert store.is_primary(rows).tolist() == [bool(title) and not title.endswith(")") for title in titles]
     counts = np.zeros(len(store.idf), np.int64)
     for row, qid in enumerate(qids):
         assert store.label(row) == reference.entities[qid]["label"]
+        assert store.description(row) == reference.entities[qid]["description"]
         assert store.neighbours(row).tolist() == reference.near(qid)
         terms = reference.terms(qid)
         assert store.terms(row).tolist() == terms
@@ -228,6 +237,14 @@ def test_entity_store_equals_plain_dicts(sample: RunPaths) -> None:
     assert merged_of(sample)
     store = check_store(sample)
     assert store.types(store.rows(np.array([90], np.uint32)))[0] == 4  # Paris is a place
+
+
+def test_a_store_of_an_older_version_says_what_to_run(sample: RunPaths, tmp_path: Path) -> None:
+    build(sample)
+    older = shutil.copytree(sample.artefact("index", "entities"), tmp_path / "entities")
+    (older / "entity.descriptions.npy").unlink()
+    with pytest.raises(StageError, match=r"entity\.descriptions\.npy: is not there.*run `trelm-pipeline index --redo`"):
+        EntityStore(str(older))
 
 
 @pytest.mark.kit
@@ -267,7 +284,12 @@ def test_shards_follow_the_rows(sample: RunPaths, monkeypatch: pytest.MonkeyPatc
     assert sum(unit.path.startswith("shards/") for unit in plan.all_units) == 4  # of 1,626 rows
     assert sum(unit.path.startswith("fuzzy/") for unit in plan.all_units) == 1
     assert sorted(unit.index for unit in plan.all_units) == list(range(len(plan.all_units)))
-    assert {unit.path for unit in plan.then[2].units} == {"fuzzy/0", *(f"arrays/{name}" for name in ARRAYS)}
+    assert {unit.path for unit in plan.then[2].units} == {
+        "fuzzy/0",
+        "words/0",
+        "openings",
+        *(f"arrays/{name}" for name in ARRAYS),
+    }
 
 
 def test_ranges_of_qids(sample: RunPaths) -> None:

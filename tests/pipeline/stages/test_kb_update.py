@@ -32,11 +32,13 @@ Json = dict[str, Any]
 
 
 def entities(revision: int | None) -> list[Json]:
-    """The sample's entities, at a revision."""
+    """The sample's entities, each with a short name, at a revision."""
     lines = (SAMPLE / "entities.json").read_text().splitlines()
     found = [json.loads(line.rstrip(",")) for line in lines if len(line) > 3]
     for entity in found:
         entity.pop("lastrevid", None)
+        value = {"type": "monolingualtext", "value": {"text": f"short {entity['id']}", "language": "en"}}
+        entity["claims"] = (entity.get("claims") or {}) | {"P1813": [{"mainsnak": {"datavalue": value}}]}
     return [entity | ({} if revision is None else {"lastrevid": revision}) for entity in found]
 
 

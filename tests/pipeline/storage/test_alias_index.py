@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 
 from pipeline.core.aliases import bucket_of, index_keys, normalise
 from pipeline.core.fuzzy import query_hashes
+from pipeline.core.words import word_hash
 from pipeline.storage.alias_index import AliasIndex, Postings
 from pipeline.storage.alias_index_writer import Limits, build_blocks, build_shard, spill_aliases, write_description
 from pipeline.storage.errors import StageError
 from pipeline.storage.fuzzy_blocks import MAX_BLOCK, FuzzyBlocks, part_path, parts_of, write_blocks
+from pipeline.storage.name_words import WORD_ITEMS, build_openings, build_words
 from pipeline.storage.sections import map_sections, save_sections
 from schemas import ALIASES
+from schemas.kb import ALIAS_SOURCES
 
 Row = tuple[str, int, str, int]
 NAMES: list[Row] = [
@@ -37,6 +40,8 @@ def build(folder: Path, rows: list[Row], units: int = 1, shards: int = 1, limit:
         build_shard(data, aliases, shard, lambda qids: qids % 7, limits)
     for part in range(limits.num_parts):
         build_blocks(data, aliases, part, limits)
+        build_words(data, aliases, part)
+    build_openings(data, aliases)
     assert write_description(aliases, limits) == len(AliasIndex(aliases))
     return AliasIndex(aliases)
 
@@ -65,6 +70,34 @@ def test_similar_keys(index: AliasIndex) -> None:
     assert "michael jordan" in index.similar_keys("jordan michael")
     assert "one two three four five" in index.similar_keys("five one two three four")
     assert "paris" not in index.similar_keys("zzzzzz")
+
+
+def test_items_with_a_word(index: AliasIndex) -> None:
+    assert index.items_with_word("jordan").tolist() == [41421]
+    assert index.items_with_word("five").tolist() == [5]
+    assert index.items_with_word("paris").tolist() == []  # a name of one word: its key finds it
+    assert index.items_with_word("nowhere").tolist() == []
+
+
+def test_the_most_popular_items_of_a_word(tmp_path: Path) -> None:
+    """Popularity is the rest by 7 here; each item once, although it has the word in two names."""
+    rows: list[Row] = [(f"Lake {qid}", qid, "label", 1) for qid in range(1, 400)]
+    rows += [(f"Great Lake {qid}", qid, "alias", 1) for qid in range(1, 400)]
+    rows += [("lake of tears", 7777, "anchor", 1), ("The Lake", 500, "label", 1)]
+    ranked = sorted([*range(1, 400), 500], key=lambda qid: (-(qid % 7), qid))
+    for shards in (1, 3):
+        index = build(tmp_path / str(shards), rows, units=shards, shards=shards)
+        assert index.items_with_word("lake").tolist() == ranked[:WORD_ITEMS]
+        assert index.items_with_word("the").tolist() == []
+
+
+def test_words_that_open_a_name(index: AliasIndex) -> None:
+    words = ["michael", "jordan", "one", "two", "three"]
+    hashes = np.array([word_hash(word) for word in words], np.uint32)
+    assert index.opens_name(hashes[[0, 2]], hashes[[1, 3]]).tolist() == [True, True]
+    others = np.random.default_rng(0).integers(0, 1 << 32, (2, 2_000), np.uint32)
+    assert index.opens_name(*others).mean() < 0.05  # 2 pairs in 1,024 bits
+    assert index.opens_name(hashes[:0], hashes[:0]).tolist() == []
 
 
 SURFACE = st.sampled_from([f"{first} {last}" for first in ("Ann", "Zoë", "Bo", "(x)") for last in ("Lee", "Ray", "")])
@@ -99,6 +132,15 @@ def test_runs_of_any_length_with_and_without_counts(tmp_path: Path) -> None:
         has_anchor = number in (0, 2, 4, 6)
         assert found.counts.tolist() == [9 * has_anchor] + [0] * (size - 1)
         assert found.flags.tolist() == [1 | 16 * has_anchor] + [1] * (size - 1)
+
+
+def test_items_with_a_name_from_every_source(tmp_path: Path) -> None:
+    """All source bits together stay below the mark of a key with several items."""
+    rows = [(surface, 142, source, 1) for surface in ("France", "FR") for source in ALIAS_SOURCES]
+    index = build(tmp_path, [*rows, ("FR", 7, "demonym", 1)])
+    assert index.postings("france").flags.tolist() == [127]
+    assert index.postings("france").qids.tolist() == [142]
+    assert dict(zip(*(column.tolist() for column in index.postings("fr")[::2]), strict=True)) == {142: 127, 7: 32}
 
 
 def test_same_bytes_for_any_units(tmp_path: Path) -> None:

@@ -1,0 +1,52 @@
+"""Other forms of a name: plural and singular, the person and the thing ("rower", "rowing"), adjective and noun.
+
+Goes in: a normalised key. Comes out: keys that may name the same entity, 2 µs. Rules of English, applied to the last word;
+a wrong form costs one look-up, since only listed keys count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+MIN_STEM = 3
+# Ending, then what may stand in its place. An ending's rules come before those of the endings within it.
+PLURALS = (
+    ("ies", ("y",)), ("ves", ("f", "fe")), ("men", ("man",)), ("es", ("", "is")), ("s", ("",)), ("i", ("us",)),
+    ("a", ("um", "on")),
+)  # fmt: skip
+DERIVATIONS = (
+    ("athlete", ("athlon",)), ("ists", ("ism", "y", "ics", "")), ("ist", ("ism", "y", "ics", "")),
+    ("ians", ("y", "ia", "ian")), ("ian", ("y", "ia", "ians", "i", "")), ("ans", ("a", "an", "")),
+    ("an", ("a", "ans", "", "anism", "ism")), ("ers", ("ing", "er", "")), ("er", ("ing", "", "e")),
+    ("ical", ("y", "ics", "ic", "")), ("ics", ("ic",)), ("ic", ("y", "ics", "ism", "icism", "")),
+    ("al", ("", "e", "ism", "alism")), ("ed", ("e", "", "ing", "ion")), ("ing", ("", "e")),
+)  # fmt: skip
+ADDED = ("s", "ism")
+DROPPED = (" player", " players", " language", " languages", " people")
+
+
+def inflections(key: str) -> list[str]:
+    """Other forms of a key, likelier ones first, each once; not the key itself."""
+    return [form for form in dict.fromkeys(_forms(key)) if form and form != key]
+
+
+def plurals(key: str) -> list[str]:
+    """Only the singular forms of a plural."""
+    return list(_rewritten(key, PLURALS))
+
+
+def _forms(key: str) -> Iterator[str]:
+    yield from _rewritten(key, PLURALS)
+    yield from _rewritten(key, DERIVATIONS)
+    if not key.endswith("s"):
+        yield from (f"{key}{ending}" for ending in ADDED)
+    yield from (key[: -len(ending)] for ending in DROPPED if key.endswith(ending))
+
+
+def _rewritten(key: str, rules: tuple[tuple[str, tuple[str, ...]], ...]) -> Iterator[str]:
+    start = key.rfind(" ") + 1
+    for ending, others in rules:
+        if key.endswith(ending) and len(key) - start - len(ending) >= MIN_STEM - (len(ending) > 1):
+            stem = key[: -len(ending)]
+            if ending != "s" or not stem.endswith("s"):
+                yield from (stem + other for other in others)

@@ -1,0 +1,132 @@
+"""The scores of `evaluate` as aligned text, one section per question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+Cells = list[Any]
+NAME_WIDTH, NUMBER_WIDTH = 40, 9
+
+
+def format_scores(scores: dict[str, Any]) -> str:
+    """All scores, in sections of aligned columns."""
+    head = (
+        f"{scores['mode']}: {scores['documents']:,} documents, {scores['gold_mentions']:,} gold mentions, "
+        f"{scores['gold_in_kb']:,} of them in the KB"
+    )
+    return "\n\n".join([head, *(_aligned(section) for section in _sections(scores))])
+
+
+def _sections(scores: dict[str, Any]) -> Iterator[list[Cells]]:
+    yield _in_kb(scores)
+    if "detection" in scores:
+        yield from _detection(scores["detection"], scores["gold_in_kb"])
+    yield _candidate_recall(scores)
+    if scores["slices"]:
+        yield _slices(scores["slices"])
+    yield _errors(scores)
+    yield _calibration(scores["calibration"])
+
+
+def _in_kb(scores: dict[str, Any]) -> list[Cells]:
+    if scores["mode"] == "gold spans":
+        return [
+            ["in-KB gold spans", ""],
+            ["accuracy", scores["accuracy"]],
+            ["accuracy of the best candidate", scores["accuracy_best_candidate"]],
+        ]
+    return [
+        ["in-KB mentions", ""],
+        ["precision", scores["precision"], f"of {scores['predicted']:,} linked mentions"],
+        ["recall", scores["recall"]],
+        ["F1", scores["f1"]],
+        ["linked to another item", scores["wrong_item"]],
+        ["linked without a gold span", scores["no_gold_span"]],
+        ["NIL or not in KB, left unlinked", scores["nil_left_unlinked"], f"of {scores['nil_mentions']:,}"],
+    ]
+
+
+def _detection(found: dict[str, Any], gold_in_kb: int) -> Iterator[list[Cells]]:
+    yield [
+        ["in-KB gold spans found exactly", "recall", "gold"],
+        ["all", found["span_recall"], gold_in_kb],
+        *(
+            [f"first character: {name}", part["recall"], part["gold"]]
+            for name, part in found["span_recall_by_first_character"].items()
+        ),
+        ["accuracy of the item at found spans", found["item_accuracy_at_found_spans"]],
+    ]
+    yield [
+        ["in-KB gold spans by detector", "recall", "only by it"],
+        *([name, part["recall"], part["recall_only_by_it"]] for name, part in found["detectors"].items()),
+    ]
+
+
+def _candidate_recall(scores: dict[str, Any]) -> list[Cells]:
+    rows: list[Cells] = [["candidate recall, in-KB", ""]]
+    for cutoff, recall in scores["candidate_recall_at"].items():
+        unknown = recall is None and cutoff != "all" and int(cutoff) > scores["top_k"]
+        note = [f"link.top_k is {scores['top_k']}"] if unknown else []
+        rows.append([f"at {cutoff}" if cutoff != "all" else "all listed", recall, *note])
+    return rows
+
+
+def _slices(slices: dict[str, Any]) -> list[Cells]:
+    names = list(next(iter(slices.values())))
+    titles = {"gold_in_kb": "gold", "accuracy_best_candidate": "best candidate", "candidate_recall": "candidate recall"}
+    return [
+        ["slices, in-KB", *(titles.get(name, name) for name in names)],
+        *([slice_name, *part.values()] for slice_name, part in slices.items()),
+    ]
+
+
+def _errors(scores: dict[str, Any]) -> list[Cells]:
+    errors = scores["errors"]
+    nil = errors["nil_linked"]
+    return [
+        ["errors, in-KB", "count", "share", "of gold"],
+        *([name, *part.values()] for name, part in errors["classes"].items()),
+        ["all", errors["wrong_in_kb"]],
+        ["nil_linked (gold NIL or not in KB)", nil["count"], "", nil["share_of_gold"]],
+    ]
+
+
+def _calibration(found: dict[str, Any]) -> list[Cells]:
+    both = (found["all"], found["in_kb"])
+    names = {
+        "spans": "gold spans",
+        "judged": "with a candidate at exactly that span",
+        "expected_calibration_error": "expected calibration error",
+        "brier": "Brier score",
+    }
+    return [
+        ["calibration of the best candidate", "all", "in-KB"],
+        *([title, *(part[name] for part in both)] for name, title in names.items()),
+        *(
+            [f"precision at coverage {coverage}", *(part["precision_at_coverage"][coverage] for part in both)]
+            for coverage in both[0]["precision_at_coverage"]
+        ),
+        ["precision at all that have a candidate", *(part["precision"] for part in both)],
+        ["coverage by those", *(part["coverage"] for part in both)],
+        ["largest coverage with precision >= 0.95", *(part["coverage_at_precision_0.95"] for part in both)],
+    ]
+
+
+def _aligned(rows: list[Cells]) -> str:
+    """The first row is the heading; its cells say how wide the columns are, numbers stand at their right."""
+    widths = [max(len(title), NUMBER_WIDTH) for title in rows[0][1:]]
+    widths += [0] * (max(map(len, rows)) - len(rows[0]))  # notes have no heading
+    lines = []
+    for number, (name, *cells) in enumerate(rows):
+        padded = [_cell(cell).rjust(width) for cell, width in zip(cells, widths, strict=False)]
+        lines.append("  ".join([("  " * bool(number) + name).ljust(NAME_WIDTH), *padded]).rstrip())
+    return "\n".join(lines)
+
+
+def _cell(value: float | str | None) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

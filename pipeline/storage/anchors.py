@@ -1,0 +1,37 @@
+"""The corpus's own links, by document: read a part of `anchors` at a time, beside the part of `documents` with its number."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+from pipeline.storage import files
+from pipeline.storage.tables import read_rows
+from schemas import ANCHORS
+
+_NONE: dict[tuple[int, int], int] = {}
+
+
+class AnchorReader:
+    """Links of the documents of one part. Memory: 200 bytes per link of the part."""
+
+    def __init__(self) -> None:
+        self._part = ""
+        self._links: dict[str, dict[tuple[int, int], int]] = {}
+
+    def open_part(self, documents: str) -> None:
+        """Read the links of a part file of `documents`; none if there is no such part."""
+        if documents == self._part:
+            return
+        path = documents.replace("/documents/", "/anchors/")
+        links: dict[str, dict[tuple[int, int], int]] = defaultdict(dict)
+        if files.exists(path):
+            for rows in read_rows(path, ANCHORS):
+                columns = (rows.column(name).to_pylist() for name in ("doc_id", "start", "end", "qid"))
+                for doc_id, start, end, qid in zip(*columns, strict=True):
+                    links[doc_id][start, end] = qid
+        self._part, self._links = documents, dict(links)
+
+    def of(self, doc_id: str) -> Mapping[tuple[int, int], int]:
+        """Links of a document: item by (start, end)."""
+        return self._links.get(doc_id, _NONE)
