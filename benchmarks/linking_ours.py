@@ -39,7 +39,7 @@ class Stage:
     """The stage's worker, set up, on documents of ours; its files go to a folder of ours."""
 
     def __init__(self, out: Path, run: str, **settings: Any) -> None:  # noqa: ANN401 - keys of LinkConfig
-        self._config = LinkConfig(**settings)
+        self._config = LinkConfig(**{"anchors": False, **settings})  # these documents have no links of their own
         paths = RunPaths(root=run)
         self._worker = LinkWorker(
             config=self._config,
@@ -89,11 +89,11 @@ def memory(out: Path, run: str, parts: list[str], model: str) -> dict[str, Any]:
     return {**clock.taken(), "curve": curve}
 
 
-def named_spans(out: Path, run: str, spans: str, model: str, *, given: bool) -> dict[str, Any]:
+def named_spans(out: Path, run: str, spans: str, *, given: bool, **settings: Any) -> dict[str, Any]:  # noqa: ANN401
     """Sentences with one name each (a gold file): what becomes of the names, their spans given or to be found."""
     lines = list(read_jsonl(spans))
     path = write_documents(out / "documents", [(line["doc_id"], line["text"]) for line in lines])
-    stage = Stage(out / "link", run, spacy_model=model, gold_spans=spans if given else "")
+    stage = Stage(out / "link", run, gold_spans=spans if given else "", **settings)
     clock = Clock()
     stage.run(stage.units([path]))
     taken = clock.taken()

@@ -67,7 +67,7 @@ def pieces(texts: Iterable[str], by: str) -> Iterator[str]:
 
 
 def annotate(nlp: Any, texts: Iterable[str], batch_size: int) -> Iterator[Any]:  # noqa: ANN401
-    """Documents of spaCy, forgotten after each zone. To be read one by one."""
+    """Documents of spaCy, their new words forgotten after each zone. To be read one by one."""
     stream = iter(texts)
     while batch := list(itertools.islice(stream, ZONE_DOCS)):
         with nlp.memory_zone():
@@ -79,6 +79,14 @@ def recognise(out: Path, texts: str, model: str, by: str, batch_size: int) -> di
     nlp, stream = load(model), list(pieces(read_texts(texts), by))
     clock = Clock()
     tokens = sum(len(doc) for doc in annotate(nlp, stream, batch_size))
+    return {**clock.taken(), "tokens": tokens}
+
+
+def recognise_without_zone(out: Path, texts: str, model: str, by: str, batch_size: int) -> dict[str, Any]:  # noqa: ARG001
+    """The same, and no word is ever forgotten: faster, while memory lasts."""
+    nlp, stream = load(model), list(pieces(read_texts(texts), by))
+    clock = Clock()
+    tokens = sum(len(doc) for doc in nlp.pipe(stream, batch_size=batch_size))
     return {**clock.taken(), "tokens": tokens}
 
 

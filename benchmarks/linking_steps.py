@@ -27,9 +27,13 @@ class Step(NamedTuple):
 STEPS = (
     Step("annotation", "pipeline.annotate", "Annotator.annotate"),
     Step("detection", "pipeline.stages.link", "detect"),
-    Step("candidates and disambiguation", "pipeline.core.linking", "Linker.link"),
-    Step("fuzzy", "pipeline.core.linking", "fuzzy_candidates"),
-    Step("writing", "schemas.table", "Table.from_rows"),
+    Step("features", "pipeline.stages.link", "batch_of"),
+    Step("features", "pipeline.core.linking", "Linker.score"),
+    Step("candidates", "pipeline.core.linking", "Linker._look_up"),
+    Step("fuzzy", "pipeline.core.candidates", "fuzzy_candidates"),
+    Step("disambiguation", "pipeline.core.linking", "Linker.decide"),
+    Step("writing", "pipeline.stages.link", "sentence_rows"),
+    Step("writing", "pipeline.stages.link", "link_rows"),
     Step("writing", "pipeline.storage.units", "UnitWriter.write"),
     Step("writing", "pipeline.storage.units", "UnitWriter.finish"),
 )

@@ -16,6 +16,7 @@ class Found(NamedTuple):
 
     qid: int | None
     candidates: tuple[int, ...]  # best first
+    matches: tuple[str, ...] = ()  # how ours found each of them
 
 
 class Item(NamedTuple):
@@ -68,5 +69,6 @@ def read_links(run_or_folder: str) -> dict[tuple[str, int, int], Found]:
         for rows in read_rows(str(path), LINKS):
             columns = (rows.column(name).to_pylist() for name in ("doc_id", "start", "end", "qid", "candidates"))
             for doc_id, start, end, qid, candidates in zip(*columns, strict=True):
-                found[doc_id, start, end] = Found(qid, tuple(one["qid"] for one in candidates))
+                qids, matches = (tuple(one[name] for one in candidates) for name in ("qid", "match"))
+                found[doc_id, start, end] = Found(qid, qids, matches)
     return found

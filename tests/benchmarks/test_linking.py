@@ -132,11 +132,11 @@ def test_time_inside_a_nested_step_counts_for_that_one_alone() -> None:
 def test_the_stop_watches_fit_the_stage_and_are_taken_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.core import linking as core
 
-    before = core.Linker.link
+    before = core.Linker.score
     with timed_steps() as watch:
         assert watch.missing == []
-        assert core.Linker.link is not before
-    assert core.Linker.link is before
+        assert core.Linker.score is not before
+    assert core.Linker.score is before
     gone = linking_steps.Step("none", "pipeline.core.linking", "no_such_function")
     monkeypatch.setattr(linking_steps, "STEPS", (*STEPS, gone))
     with timed_steps() as watch:
