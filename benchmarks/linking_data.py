@@ -22,6 +22,7 @@ from benchmarks.linking_ours import write_documents
 from benchmarks.linking_tables import read_documents, read_items
 from benchmarks.linking_texts import Misspelt, misspelt, new_words, place, unrelated
 from pipeline.core.aliases import normalise
+from pipeline.core.inflections import inflections
 
 ARTICLES = "text/enwiki-gensim-106articles.xml.bz2"
 GOLD = ("ernie", "fewrel")
@@ -125,7 +126,7 @@ class Prepared:
         labels = {item.label: item.qid for item in items if alone.get(normalise(item.label)) == item.qid}
         made = misspelt(labels, names, count)
         texts = [text for doc_id, text in read_documents(self.run) if not doc_id.startswith(GOLD)]
-        of_nothing = unrelated(texts, names.__contains__, len(made))
+        of_nothing = unrelated(texts, lambda key: any(form in names for form in (key, *inflections(key))), len(made))
         qids = [*(one.qid for one in made), *(None for _ in of_nothing)]
         placed = place([*(one.name for one in made), *of_nothing])
         lines = [json.dumps(one.line(qid), ensure_ascii=False) for one, qid in zip(placed, qids, strict=True)]

@@ -22,6 +22,7 @@ from rapidfuzz.distance import OSA
 MIN_LISTED_CHARACTERS = 4  # a query has 5 or more (candidates.MIN_FUZZY_CHARACTERS), so its right key 4 or more
 REACH = 2
 MAX_REORDERED = 4
+MAX_ALIKE = 64  # keys that are looked at more closely
 SHORT_WORD = 7  # a word below it is one letter from too many others
 REORDERED_WEIGHT = 0.95
 ROMAN = frozenset("ivx")
@@ -84,7 +85,8 @@ def similar(key: str, choices: Sequence[str], cutoff: float) -> list[Similar]:
 
 
 def _alike(key: str, choices: Sequence[str], scorer: Callable[..., float], cutoff: float) -> list[str]:
-    return [other for other, _, _ in process.extract(key, choices, scorer=scorer, score_cutoff=cutoff, limit=None)]
+    found = process.extract(key, choices, scorer=scorer, score_cutoff=cutoff, limit=MAX_ALIKE)
+    return [other for other, _, _ in found]
 
 
 def _compared(key: str, other: str) -> Similar:
