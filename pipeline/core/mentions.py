@@ -136,7 +136,8 @@ def detect(
     text = document.text
     found = {(span.start, span.end): span for span in _recognised(text, named, names)}
     probe = _Probes(document, names)
-    for start, end in (*probe.capitalised(), *probe.lower_case(), *probe.common_words()):
+    # A name may come from two probes: "Isle of Man" has capitals at its ends and a word in lower case.
+    for start, end in dict.fromkeys((*probe.capitalised(), *probe.lower_case(), *probe.common_words())):
         twin = found.get((start, end))
         detector = "ner+dictionary" if twin else "dictionary"
         found[start, end] = Span(start, end, detector, twin.ner_type if twin else None, known=True)

@@ -19,10 +19,11 @@ import pytest
 from pipeline.config import DocumentsConfig, IndexConfig, KbConfig
 from pipeline.core.entity_types import MAX_CLIMB, ROOTS
 from pipeline.core.graph import MAX_NEIGHBOURS
+from pipeline.core.words import text_terms
 from pipeline.stages import documents, index, kb, titles
 from pipeline.storage.alias_index import AliasIndex
 from pipeline.storage.entity_spill import qid_bounds
-from pipeline.storage.entity_store import ARRAYS, EntityStore, text_terms
+from pipeline.storage.entity_store import ARRAYS, EntityStore
 from pipeline.storage.errors import StageError
 from pipeline.storage.stage import StagePlan, finish_stage, prepare, write_unit
 from pipeline.storage.tables import RunPaths

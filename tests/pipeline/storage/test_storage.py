@@ -10,10 +10,11 @@ import pyarrow as pa
 import pytest
 
 from pipeline.annotate import pieces
+from pipeline.core.words import text_terms
 from pipeline.gold import parse_qid
 from pipeline.storage import files
 from pipeline.storage.arrays import load_array, save_array
-from pipeline.storage.entity_store import EntityStore, text_terms
+from pipeline.storage.entity_store import EntityStore
 from pipeline.storage.errors import StageError, message_in
 from pipeline.storage.shuffle import ArrowTableCoder
 from pipeline.storage.stage import check_counters
