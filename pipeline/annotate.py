@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.mentions import NamedEntity, Tokens
+from pipeline.core.mentions import NamedEntity
+from pipeline.core.probes import Tokens
 from pipeline.core.words import EMPTY, ENDS, WordTable
 from pipeline.storage.errors import StageError
 

@@ -19,8 +19,10 @@ from pipeline.config import LinkConfig
 from pipeline.core import features
 from pipeline.core.candidates import MATCHES, Reach
 from pipeline.core.linking import Linker, Links, Mention
-from pipeline.core.mentions import Document, Span, detect
+from pipeline.core.mentions import detect
+from pipeline.core.probes import Document
 from pipeline.core.short_forms import longer_names
+from pipeline.core.spans import Span
 from pipeline.encoder import check_model as check_model_files
 from pipeline.encoder import model_stamp
 from pipeline.gold import GoldDocument, load_gold
