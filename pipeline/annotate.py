@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.mentions import NamedEntity, Tokens
+from pipeline.core.mentions import NamedEntity
+from pipeline.core.probes import Tokens
 from pipeline.core.words import EMPTY, ENDS, WordTable
 from pipeline.storage.errors import StageError
 
@@ -116,12 +117,13 @@ class Annotator:
             gc.collect()
         numbered = [(number, start, piece) for number, text in enumerate(texts) for start, piece in pieces(text)]
         found: list[list[_Piece]] = [[] for _ in texts]
-        stream = ((piece, (number, start)) for number, start, piece in numbered)
-        for doc, (number, start) in self._nlp.pipe(stream, as_tuples=True, batch_size=BATCH_TEXTS):
-            found[number].append(self._collect(doc, start))
+        stream = ((piece, (number, start, piece)) for number, start, piece in numbered)
+        for doc, (number, start, piece) in self._nlp.pipe(stream, as_tuples=True, batch_size=BATCH_TEXTS):
+            found[number].append(self._collect(doc, piece, start))
         return [_joined(parts) for parts in found]
 
-    def _collect(self, doc: Any, offset: int) -> _Piece:  # noqa: ANN401
+    def _collect(self, doc: Any, text: str, offset: int) -> _Piece:  # noqa: ANN401
+        """What is asked of a document; `doc.text` would be put together anew, word by word."""
         columns = doc.to_array(["ORTH", "IDX", "LENGTH", "IS_SPACE", "SENT_START"])
         starts, lengths, spaces, opens = columns[:, 1:].astype(np.int64).T
         kept = np.flatnonzero(spaces == 0)
@@ -130,7 +132,7 @@ class Annotator:
         words = np.array(numbers, np.int64)[inverse]
         sentences = np.cumsum(opens == 1)[kept] if self._has_sentences else ruled_sentences(self.table.flags[words])
         # A sentence never crosses a line end.
-        newlines = np.fromiter((match.start() for match in _NEWLINE.finditer(doc.text)), np.int64)
+        newlines = np.fromiter((match.start() for match in _NEWLINE.finditer(text)), np.int64)
         sentences = sentences + np.searchsorted(newlines, starts[kept])
         named = [
             NamedEntity(offset + entity.start_char, offset + entity.end_char, entity.label_) for entity in doc.ents

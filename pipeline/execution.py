@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.config import RunConfig
+from pipeline.linker_weights import weights_file
 from pipeline.runner import RunnerSettings, refuse_local_paths, run_graph
 from pipeline.storage import files
 from pipeline.storage.progress_text import Work
@@ -46,7 +47,8 @@ def run_stage(stage: str, config: RunConfig, settings: RunnerSettings, *, redo: 
             f"--run {config.run!r}: a run's folder may not have any of {files.GLOB_CHARACTERS} in its name"
         )
     paths = RunPaths(root=config.run)
-    refuse_local_paths(settings, [config.run, *config.kb.dumps, *config.documents.inputs])
+    own_files = [path for path in (config.link.gold_spans, weights_file(config.link.weights)) if path]
+    refuse_local_paths(settings, [config.run, *config.kb.dumps, *config.documents.inputs, *own_files])
     plan = plan_stage(stage, config)
     if is_current(plan, paths) and not redo:
         logger.info("%s: up to date, skipped (%s)", stage, rows_written(paths, stage))

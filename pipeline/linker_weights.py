@@ -35,6 +35,11 @@ def _text(name: str) -> str:
     return files.read_bytes(name).decode()
 
 
+def weights_file(name: str) -> str:
+    """The file that a name means; empty where it is no file."""
+    return "" if name in (TRAINED, HAND) else name
+
+
 def weights_stamp(name: str) -> str:
     """What changes when the weights do."""
     return hashlib.sha256(load_weights(name).to_json().encode()).hexdigest()[:16]

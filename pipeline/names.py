@@ -11,7 +11,7 @@ from pipeline.core.inflections import plurals
 from pipeline.storage.alias_index import AliasIndex
 from pipeline.storage.entity_store import EntityStore
 
-CACHE_SIZE = 200_000
+CACHE_SIZE = 100_000
 
 
 class IndexNames:

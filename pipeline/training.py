@@ -2,45 +2,55 @@
 
 Goes in: a run with an index, gold files. Comes out: weights for `link.weights`, and figures of a cross-validation by document:
 each fold is scored by weights of the others, and no link of its documents is in the counts. Links of the gold's own documents
-that the index has learned from never count while these are trained on.
+that the index has learned from never count while these are trained on. Costs what `link` costs, and seconds for the fits.
 """
 
 from __future__ import annotations
 
+import logging
+import random
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from pipeline import __version__
 from pipeline.config import LinkConfig
 from pipeline.core.aliases import SOURCE_BITS, index_keys
 from pipeline.core.candidates import KeyPostings
-from pipeline.core.fitting import Examples
-from pipeline.core.linking import Linker
+from pipeline.core.crossval import GoldMentions, cross_validate, figures
+from pipeline.core.disambiguation import Model
+from pipeline.core.features import FEATURES, GROUPS
+from pipeline.core.fitting import Examples, fit
+from pipeline.core.linking import Linker, Mention
+from pipeline.core.misspell import misspelt
+from pipeline.evaluation import in_degrees, redirects_of
 from pipeline.gold import GoldDocument, load_gold
+from pipeline.linker_weights import HAND
 from pipeline.stages.link import Found, LinkResources, batch_of, batches, contexts_of, gold_spans, open_resources
 from pipeline.storage.alias_index import AliasIndex, Postings
+from pipeline.storage.anchors import beside
 from pipeline.storage.errors import StageError
-from pipeline.storage.tables import RunPaths, read_rows, read_table
-from schemas import ANCHORS, DOCUMENTS, ENTITIES
+from pipeline.storage.tables import RunPaths, read_rows
+from schemas import ANCHORS, DOCUMENTS
 
 Array = np.ndarray[Any, Any]
 FoldLinks = dict[str, Counter[int]]  # key -> item -> links of one fold
+MISSPELT_SHARE = 0.1  # of the gold mentions: copies with one edit, so that fuzzy candidates have a weight
+logger = logging.getLogger("trelm")
 
 
-@dataclass(kw_only=True, slots=True)
-class GoldMentions:
-    """All gold mentions with their candidates, flat, and what the figures need of each mention. m mentions, c candidates."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """What to train on, and how."""
 
-    examples: Examples
-    qids: Array  # uint32 (c,)
-    matches: Array  # uint8 (c,)
-    gold: Array  # uint32 (m,): 0 where the item is not in the KB, or NIL
-    folds: Array  # int64 (m,)
-    surfaces: list[str] = field(default_factory=list)
+    run: str
+    gold_files: tuple[str, ...]
+    folds: int = 5
+    ablate: bool = False
 
 
 def fold_of(doc_id: str, folds: int) -> int:
@@ -48,28 +58,72 @@ def fold_of(doc_id: str, folds: int) -> int:
     return zlib.crc32(doc_id.encode()) % folds
 
 
-def collect(run: str, config: LinkConfig, gold_files: Sequence[str], folds: int) -> GoldMentions:
-    """Features of all gold mentions.
+def train(training: Training, config: LinkConfig) -> tuple[Model, dict[str, Any]]:
+    """Weights fitted on all gold mentions, and figures of a cross-validation.
 
     Raises:
-        StageError: no index yet, or no mention.
+        StageError: no index yet, no mention, or a document in two gold files.
     """
-    paths = RunPaths(root=run)
+    gold = collect(training, config)
+    names = [name for name in FEATURES if name in gold.examples.features]
+    report: dict[str, Any] = {"folds": training.folds, "mentions": int(np.count_nonzero(~gold.is_copy))}
+    report["figures"] = _by_file(gold, names, training)
+    if training.ablate:
+        report["without"] = _ablation(gold, names, training)
+    model = fit(gold.examples, names)
+    about = {
+        "version": __version__,
+        "gold": [path.rsplit("/", 1)[-1] for path in training.gold_files],
+        "mentions": report["mentions"],
+        "held_out": report["figures"]["all"],
+    }
+    return Model(model.bias, model.weights, about), report
+
+
+def _by_file(gold: GoldMentions, names: Sequence[str], training: Training) -> dict[str, Any]:
+    probability = cross_validate(gold, names, training.folds)
+    found = {"all": figures(gold, probability, ~gold.is_copy)}
+    for number, path in enumerate(training.gold_files if len(training.gold_files) > 1 else ()):
+        found[path.rsplit("/", 1)[-1]] = figures(gold, probability, (gold.files == number) & ~gold.is_copy)
+    return found
+
+
+def _ablation(gold: GoldMentions, names: Sequence[str], training: Training) -> dict[str, Any]:
+    """Figures without each group of features, and without each feature of a group of several."""
+    groups = {group: [name for name in own if name in names] for group, own in GROUPS.items()}
+    left_out = {f"{group} (all)": own for group, own in groups.items() if len(own) > 1}
+    left_out |= {name: [name] for name in names}
+    found = {}
+    for title, own in left_out.items():
+        logger.info("link train: without %s", title)
+        found[title] = _by_file(gold, [name for name in names if name not in own], training)
+    return found
+
+
+def collect(training: Training, config: LinkConfig) -> GoldMentions:
+    """Features of all gold mentions, and of misspelt copies of some."""
+    paths = RunPaths(root=training.run)
     paths.require("index")
+    file_of, documents = _load(training.gold_files)
+    config = replace(config, gold_spans="", anchors=False, weights=HAND)  # weights do not matter here
+    resources = open_resources(config, paths.artefact("index", "aliases"), paths.artefact("index", "entities"))
+    held_out = own_links(paths, documents, training.folds)
+    linkers = [resources.linker.on(HeldOutIndex(resources.index, own)) for own in held_out]
+    parts = list(_parts(resources, documents, linkers, fuzzy=config.fuzzy))
+    if not sum(len(part.gold) for part in parts):
+        raise StageError(f"{', '.join(training.gold_files)}: no mention to train on")
+    return _joined(parts, file_of, paths, resources)
+
+
+def _load(paths: Sequence[str]) -> tuple[dict[str, int], dict[str, GoldDocument]]:
+    file_of: dict[str, int] = {}
     documents: dict[str, GoldDocument] = {}
-    for path in gold_files:
+    for number, path in enumerate(paths):
         for doc_id, document in load_gold(path).items():
             if doc_id in documents:
-                raise StageError(f"{path}: document {doc_id!r} is in another gold file too")
-            documents[doc_id] = document
-    config = replace(config, gold_spans="", anchors=False)
-    resources = open_resources(config, paths.artefact("index", "aliases"), paths.artefact("index", "entities"))
-    linkers = [resources.linker.on(HeldOutIndex(resources.index, own)) for own in own_links(paths, documents, folds)]
-    in_kb = set(read_table(paths.files("kb", ENTITIES), ENTITIES, ["qid"]).column("qid").to_pylist())
-    parts = list(_parts(resources, documents, linkers, fuzzy=config.fuzzy))
-    if not parts:
-        raise StageError(f"{', '.join(gold_files)}: no mention to train on")
-    return _joined(parts, in_kb)
+                raise StageError(f"{path}: document {doc_id!r} is in {paths[file_of[doc_id]]} too")
+            documents[doc_id], file_of[doc_id] = document, number
+    return file_of, documents
 
 
 def own_links(paths: RunPaths, documents: Mapping[str, GoldDocument], folds: int) -> list[FoldLinks]:
@@ -80,7 +134,7 @@ def own_links(paths: RunPaths, documents: Mapping[str, GoldDocument], folds: int
         return found
     for path in paths.files("documents", ANCHORS):
         texts: dict[str, str] = {}
-        for rows in read_rows(path.replace("/anchors/", "/documents/"), DOCUMENTS):
+        for rows in read_rows(beside(path, DOCUMENTS), DOCUMENTS):
             texts.update(zip(rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True))
         for rows in read_rows(path, ANCHORS):
             columns = (rows.column(name).to_pylist() for name in ("doc_id", "start", "end", "qid"))
@@ -88,19 +142,6 @@ def own_links(paths: RunPaths, documents: Mapping[str, GoldDocument], folds: int
                 for key in index_keys(texts[doc_id][start:end], "anchor") if doc_id in documents else ():
                     found[fold_of(doc_id, folds)][key][qid] += 1
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One batch."""
-
-    features: dict[str, Array]
-    mentions: Array
-    qids: Array
-    matches: Array
-    gold: list[int]
-    folds: list[int]
-    surfaces: list[str]
 
 
 class HeldOutIndex:
@@ -124,31 +165,72 @@ class HeldOutIndex:
         return Postings(found.qids[kept], counts[kept], found.flags[kept])
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One batch."""
+
+    features: dict[str, Array]
+    mentions: Array
+    qids: Array
+    matches: Array
+    gold: list[int]
+    doc_ids: list[str]
+    is_copy: list[bool]
+
+
 def _parts(
     resources: LinkResources, documents: Mapping[str, GoldDocument], linkers: Sequence[Linker], *, fuzzy: bool
 ) -> Iterator[_Part]:
-    folds = len(linkers)
+    done = 0
     for fold, linker in enumerate(linkers):
-        own = [(name, document.text) for name, document in documents.items() if fold_of(name, folds) == fold]
+        own = [(name, document.text) for name, document in documents.items() if fold_of(name, len(linkers)) == fold]
         for batch in batches(own):
             annotated = resources.annotator.annotate([text for _, text in batch])
             found = [
                 Found(doc_id, text, notes, gold_spans(documents[doc_id], notes))
                 for (doc_id, text), notes in zip(batch, annotated, strict=True)
             ]
-            mentions, tokens = batch_of(found, resources.annotator, fuzzy=fuzzy)
-            scored = linker.score(mentions, tokens)
-            if resources.rerank is not None:
-                scored.features["semantic"] = resources.rerank(contexts_of(found), scored)
-            yield _Part(
-                scored.features,
-                scored.mentions,
-                scored.qids,
-                scored.matches,
-                list(_gold_of(found, documents)),
-                [fold] * len(mentions),
-                [mention.surface for mention in mentions],
-            )
+            yield _part(resources, linker, found, documents, fuzzy=fuzzy)
+            done += len(batch)
+            logger.info("link train: %d of %d documents", done, len(documents))
+
+
+def _part(
+    resources: LinkResources,
+    linker: Linker,
+    found: Sequence[Found],
+    documents: Mapping[str, GoldDocument],
+    *,
+    fuzzy: bool,
+) -> _Part:
+    mentions, tokens = batch_of(found, resources.annotator, fuzzy=fuzzy)
+    gold = list(_gold_of(found, documents))
+    copies = list(_misspelt_copies(found, mentions)) if fuzzy else []
+    everything = [*mentions, *(copy for _, copy in copies)]
+    scored = linker.score(everything, tokens)
+    if resources.rerank is not None:
+        contexts = contexts_of(found)
+        scored.features["semantic"] = resources.rerank([*contexts, *(contexts[place] for place, _ in copies)], scored)
+    return _Part(
+        scored.features,
+        scored.mentions,
+        scored.qids,
+        scored.matches,
+        [*gold, *(gold[place] for place, _ in copies)],
+        [found[mention.document].doc_id for mention in everything],
+        [False] * len(mentions) + [True] * len(copies),
+    )
+
+
+def _misspelt_copies(found: Sequence[Found], mentions: Sequence[Mention]) -> Iterator[tuple[int, Mention]]:
+    """Misspelt copies of some mentions, and which they are of; the same ones however documents are batched."""
+    chances = [random.Random(document.doc_id) for document in found]
+    for place, mention in enumerate(mentions):
+        chance = chances[mention.document]
+        if chance.random() < MISSPELT_SHARE:
+            surface = misspelt(mention.surface, chance)
+            if surface != mention.surface:
+                yield place, replace(mention, surface=surface, longer=())
 
 
 def _gold_of(found: Sequence[Found], documents: Mapping[str, GoldDocument]) -> Iterator[int]:
@@ -158,19 +240,31 @@ def _gold_of(found: Sequence[Found], documents: Mapping[str, GoldDocument]) -> I
             yield said[span.start, span.end] or 0
 
 
-def _joined(parts: Sequence[_Part], in_kb: set[int]) -> GoldMentions:
+def _joined(
+    parts: Sequence[_Part], file_of: Mapping[str, int], paths: RunPaths, resources: LinkResources
+) -> GoldMentions:
     sizes = [len(part.gold) for part in parts]
-    firsts = np.cumsum([0, *sizes[:-1]])
-    mentions = np.concatenate([part.mentions + first for part, first in zip(parts, firsts.tolist(), strict=True)])
-    gold = np.array([qid if qid in in_kb else 0 for part in parts for qid in part.gold], np.uint32)
+    firsts = np.cumsum([0, *sizes[:-1]]).tolist()
+    said = np.array([qid for part in parts for qid in part.gold], np.uint32)
+    moved = redirects_of(paths, set(said.tolist()))
+    said = np.array([moved.get(qid, qid) for qid in said.tolist()], np.uint32)
+    gold = np.where(resources.entities.rows(said) >= 0, said, 0).astype(np.uint32)
     qids = np.concatenate([part.qids for part in parts])
-    features = {name: np.concatenate([part.features[name] for part in parts]) for name in parts[0].features}
-    examples = Examples(features=features, mentions=mentions, is_gold=(qids == gold[mentions]), num_mentions=len(gold))
+    mentions = np.concatenate([part.mentions + first for part, first in zip(parts, firsts, strict=True)])
+    degrees = in_degrees(paths, set(qids.tolist()))
+    doc_ids = [doc_id for part in parts for doc_id in part.doc_ids]
     return GoldMentions(
-        examples=examples,
+        examples=Examples(
+            features={name: np.concatenate([part.features[name] for part in parts]) for name in parts[0].features},
+            mentions=mentions,
+            is_gold=qids == gold[mentions],
+            num_mentions=len(gold),
+        ),
         qids=qids,
         matches=np.concatenate([part.matches for part in parts]),
+        in_degree=np.fromiter((degrees.get(qid, 0) for qid in qids.tolist()), np.int64, len(qids)),
         gold=gold,
-        folds=np.array([fold for part in parts for fold in part.folds], np.int64),
-        surfaces=[surface for part in parts for surface in part.surfaces],
+        documents=doc_ids,
+        files=np.array([file_of[doc_id] for doc_id in doc_ids], np.int64),
+        is_copy=np.array([flag for part in parts for flag in part.is_copy], bool),
     )

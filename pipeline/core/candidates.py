@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from rapidfuzz import fuzz, process
+from rapidfuzz import fuzz
 
 from pipeline.core.aliases import SOURCE_BITS, normalise, query_keys
+from pipeline.core.fuzzy import Similar, differing, nearest, similar
 from pipeline.core.inflections import inflections
 from pipeline.core.words import STOP_WORDS
 
@@ -26,7 +27,6 @@ MIN_PARTIAL_CHARACTERS = 2
 MAX_PARTIAL_WORDS = 5
 MAX_FUZZY_KEYS = 4
 MAX_REUSED = 3  # candidates of a longer name that its short form takes over
-TOKEN_SORT_WEIGHT = 0.95
 ANCHOR_ALONE = SOURCE_BITS["anchor"]
 
 
@@ -114,15 +114,27 @@ def partial_items(key: str, index: NameIndex, limit: int) -> list[int]:
 
 
 def fuzzy_candidates(surface: str, index: NameIndex, cutoff: float) -> Candidates:
-    """Candidates of the keys most like the surface, in blocks that share a half with it; cutoff 0 to 100."""
+    """Candidates of the keys with the fewest edits, of those that share a half with the surface; cutoff 0 to 100."""
     candidates: Candidates = {}
     key = normalise(surface)
     if len(key) < MIN_FUZZY_CHARACTERS or key.isdigit():
         return candidates
     choices = [other for other in index.similar_keys(key) if abs(len(other) - len(key)) <= max(1, len(key) // 5)]
-    for other, score in _most_similar(key, choices, cutoff):
-        _add(candidates, index.postings(other), FUZZY, score / 100)
+    near = [one for one in similar(key, choices, cutoff) if not _has_own_words(key, one, index)]
+    for one in nearest(near)[:MAX_FUZZY_KEYS]:
+        _add(candidates, index.postings(one.key), FUZZY, one.similarity)
     return candidates
+
+
+def _has_own_words(key: str, found: Similar, index: NameIndex) -> bool:
+    """Whether the words that it has instead are words of names: then they are not misspelt.
+
+    In a name of several words a single edit is one all the same.
+    """
+    if " " in key and found.edits <= 1:
+        return False
+    lost, _ = differing(key, found.key)
+    return any(len(index.items_with_word(word)) or len(index.postings(word).qids) for word in lost)
 
 
 def find_candidates(surface: str, index: NameIndex, reach: Reach, *, allow_fuzzy: bool) -> Candidates:
@@ -146,16 +158,3 @@ def with_reused(own: Candidates, longer: Sequence[Candidates]) -> Candidates:
         for qid, found in whole:
             candidates.setdefault(qid, Candidate(0, found.flags, REUSED, 0.0))
     return candidates | {qid: found for qid, found in own.items() if qid not in candidates}
-
-
-def _most_similar(key: str, choices: Sequence[str], cutoff: float) -> list[tuple[str, float]]:
-    scores: dict[str, float] = {}
-    for name, score, _ in process.extract(key, choices, scorer=fuzz.ratio, score_cutoff=cutoff, limit=MAX_FUZZY_KEYS):
-        scores[name] = score
-    if " " in key:
-        for name, score, _ in process.extract(
-            key, choices, scorer=fuzz.token_sort_ratio, score_cutoff=cutoff / TOKEN_SORT_WEIGHT, limit=MAX_FUZZY_KEYS
-        ):
-            scores[name] = max(scores.get(name, 0.0), TOKEN_SORT_WEIGHT * score)
-    ranked = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
-    return ranked[:MAX_FUZZY_KEYS]

@@ -19,7 +19,7 @@ PRIOR_STRENGTH = 3.0  # anchors that the popularity prior is worth
 NEAR_TOKENS, WINDOW_TOKENS = 20, 100  # text around a mention, each side
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "prior": ("prior", "popularity", "statements", "rank", "primary"),
+    "prior": ("prior", "popularity", "statements", "primary"),
     "string": ("variant", "inflected", "reused", "partial", "fuzzy", "inexact", "similarity", "label", "title"),
     "context": ("near", "window", "document"),
     "coherence": ("neighbours", "shared", "mentioned"),
@@ -174,12 +174,3 @@ def coherence_features(flat: Flat, entities: Entities, pairs: tuple[Array, Array
         "shared": shared[pair_of].astype(np.float32),
         "mentioned": np.log1p(np.maximum(likely[pair_of] - share, 0.0)).astype(np.float32),
     }
-
-
-def ranks_within(mentions: Array, values: Array, qids: Array) -> Array:
-    """Rank, from 0, of each candidate within its mention: highest value first, ties to the lower id."""
-    order = np.lexsort((qids, -values.astype(np.float64), mentions))
-    starts = np.searchsorted(mentions, mentions)  # ascending: the first of each mention's
-    ranks = np.empty(len(mentions), np.int64)
-    ranks[order] = np.arange(len(mentions)) - starts[order]
-    return ranks

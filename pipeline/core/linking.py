@@ -31,13 +31,13 @@ from pipeline.core.candidates import (
 )
 from pipeline.core.disambiguation import Model, contributions, probabilities, ranked
 from pipeline.core.entity_types import type_table
-from pipeline.core.features import STATIC, Flat, Tokens, dynamic_features, log_prior, ranks_within
+from pipeline.core.features import STATIC, Flat, Tokens, dynamic_features, log_prior
 from pipeline.core.lru import LruCache
 from pipeline.core.runs import first_per_owner, offsets_of, spread
 
 Array = np.ndarray[Any, Any]
 Key = tuple[str, bool, tuple[str, ...]]  # surface, whether it may be misspelt, longer names of the document
-CACHE_SIZE = 50_000
+CACHE_SIZE = 20_000  # surfaces: 5 KB each
 MAX_SCORED = 64
 _TITLE = SOURCE_BITS["title"]
 _FLAGS = {"variant": VARIANT, "inflected": INFLECTED, "reused": REUSED, "partial": PARTIAL, "fuzzy": FUZZY}
@@ -251,7 +251,6 @@ class Linker:
             "prior": log_prior(owners, counts, popularity),
             "popularity": np.log1p(popularity),
             "statements": np.log1p(self._entities.statements(rows)),
-            "rank": np.log1p(ranks_within(owners, popularity, qids)),
             "primary": self._entities.is_primary(rows),
             **{name: matches == number for name, number in _FLAGS.items()},
             "inexact": num_whole[owners] == 0,

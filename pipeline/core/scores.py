@@ -155,8 +155,10 @@ def detection(gold: Iterable[Gold], links: Mapping[Key, Outcome]) -> dict[str, A
 
 def _first_character(surface: str) -> str:
     first = surface[:1]
-    if first.isupper() or first.istitle() or first.isdigit():
-        return "capital or digit"
+    if first.isupper() or first.istitle():
+        return "capital"
+    if first.isdigit():
+        return "digit"
     return "lower case" if first.islower() else "other"
 
 

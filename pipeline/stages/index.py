@@ -21,6 +21,7 @@ from pipeline.config import IndexConfig
 from pipeline.stages.titles import open_title_map
 from pipeline.storage import files
 from pipeline.storage.alias_index_writer import Limits, build_blocks, build_shard, spill_aliases, write_description
+from pipeline.storage.anchors import beside
 from pipeline.storage.entity_build import join_array, write_classes, write_part, write_terms
 from pipeline.storage.entity_parts import EntityParts
 from pipeline.storage.entity_spill import qid_bounds, spill_entities, spill_triples, write_merged
@@ -90,7 +91,7 @@ def _alias_rows(unit: Unit) -> Iterator[pa.Table]:
 def _anchor_rows(unit: Unit) -> Iterator[pa.Table]:
     """Anchors as aliases. An anchor file's unit is the part of the same number of `documents`."""
     texts: dict[str, str] = {}
-    for rows in read_rows(unit.path.replace("/anchors/", "/documents/"), DOCUMENTS):
+    for rows in read_rows(beside(unit.path, DOCUMENTS), DOCUMENTS):
         texts.update(zip(rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True))
     for rows in read_rows(unit.path, ANCHORS, unit.start, unit.end):
         ranges = zip(*(rows.column(name).to_pylist() for name in ("doc_id", "start", "end")), strict=True)

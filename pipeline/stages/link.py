@@ -19,8 +19,12 @@ from pipeline.config import LinkConfig
 from pipeline.core import features
 from pipeline.core.candidates import MATCHES, Reach
 from pipeline.core.linking import Linker, Links, Mention
-from pipeline.core.mentions import Document, Span, detect
+from pipeline.core.mentions import detect
+from pipeline.core.probes import Document
 from pipeline.core.short_forms import longer_names
+from pipeline.core.spans import Span
+from pipeline.encoder import check_model as check_model_files
+from pipeline.encoder import model_stamp
 from pipeline.gold import GoldDocument, load_gold
 from pipeline.linker_weights import load_weights, weights_stamp
 from pipeline.names import IndexNames
@@ -50,6 +54,7 @@ class LinkResources:
 
     annotator: Annotator
     index: AliasIndex
+    entities: EntityStore
     names: IndexNames
     linker: Linker
     gold: dict[str, GoldDocument] | None
@@ -81,6 +86,7 @@ def open_resources(config: LinkConfig, aliases: str, entities: str) -> LinkResou
     return LinkResources(
         annotator=Annotator(config.spacy_model),
         index=index,
+        entities=store,
         names=IndexNames(index, store, config.word_links),
         linker=Linker(index, store, load_weights(config.weights), reach),
         gold=load_gold(config.gold_spans) if config.gold_spans else None,
@@ -296,6 +302,9 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
     inputs = {"documents": documents.fingerprint, "index": index.fingerprint}
     inputs["spacy_model"] = model_version(config.spacy_model)
     inputs["weights"] = weights_stamp(config.weights)
+    if config.rerank_model:
+        check_model_files(config.rerank_model)
+        inputs["rerank_model"] = model_stamp(config.rerank_model)
     if config.gold_spans:
         inputs["gold_spans"] = files.stamp(config.gold_spans)
     return StagePlan(

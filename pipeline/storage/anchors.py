@@ -7,7 +7,14 @@ from collections.abc import Mapping
 
 from pipeline.storage import files
 from pipeline.storage.tables import read_rows
-from schemas import ANCHORS
+from schemas import ANCHORS, Table
+
+
+def beside(path: str, table: Table) -> str:
+    """The part file of another table with the same number: units of `documents` write both."""
+    folder, _, name = path.rpartition("/")
+    return f"{folder.rpartition('/')[0]}/{table.name}/{name}"
+
 
 _NONE: dict[tuple[int, int], int] = {}
 
@@ -23,7 +30,7 @@ class AnchorReader:
         """Read the links of a part file of `documents`; none if there is no such part."""
         if documents == self._part:
             return
-        path = documents.replace("/documents/", "/anchors/")
+        path = beside(documents, ANCHORS)
         links: dict[str, dict[tuple[int, int], int]] = defaultdict(dict)
         if files.exists(path):
             for rows in read_rows(path, ANCHORS):

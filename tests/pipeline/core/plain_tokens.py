@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from pipeline.core.mentions import Tokens
+from pipeline.core.probes import Tokens
 from pipeline.core.words import WordTable
 
 _TOKEN = re.compile(r"['’]s\b|(?:[^\W\d_]\.){2,}|(?:St|Mt|Dr|Jr|Mr)\.|[^\W_]+|[^\w\s]|_")

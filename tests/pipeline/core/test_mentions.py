@@ -13,16 +13,9 @@ from hypothesis import strategies as st
 
 from pipeline.core.aliases import normalise
 from pipeline.core.inflections import plurals
-from pipeline.core.mentions import (
-    Document,
-    NamedEntity,
-    Span,
-    _visible,
-    _without_overlap,
-    detect,
-    initials_of,
-    trim,
-)
+from pipeline.core.mentions import NamedEntity, detect, initials_of
+from pipeline.core.probes import Document
+from pipeline.core.spans import Span, trim, visible, without_overlap
 from pipeline.core.words import WordTable, pair_hashes, word_hash
 from tests.pipeline.core.plain_tokens import tokenise
 
@@ -247,9 +240,9 @@ def test_what_is_left_does_not_overlap_and_nothing_that_fits_is_lost(found) -> N
         Span(start, start + length, detector, "ORG" if detector == "ner" else None, known or detector == "dictionary")
         for start, length, known, detector in found
     ]
-    kept = _without_overlap(spans)
+    kept = without_overlap(spans)
     assert all(one.end <= other.start for one, other in pairwise(kept))
-    for span in _visible(spans):  # what was left out overlaps something kept
+    for span in visible(spans):  # what was left out overlaps something kept
         assert span in kept or any(span.start < other.end and other.start < span.end for other in kept)
 
 
@@ -298,7 +291,7 @@ def test_many_spans_take_little_time() -> None:
     """Quadratic work on a book-sized document would take minutes."""
     spans = [Span(6 * place, 6 * place + 5, "dictionary", None, known=True) for place in range(60_000)]
     begin = time.perf_counter()
-    assert len(_without_overlap(spans)) == 60_000
+    assert len(without_overlap(spans)) == 60_000
     text = "Ann Lee saw Paris and machine learning. " * 2_500
     names = Names(["Ann Lee", "Paris", "machine learning"])
     assert len(spans_of(text, names)) == 3 * 2_500

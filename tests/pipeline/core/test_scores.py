@@ -211,7 +211,8 @@ def test_detection() -> None:
     assert detection(gold, links) == {
         "span_recall": 0.5,
         "span_recall_by_first_character": {
-            "capital or digit": {"gold": 2, "recall": 1.0},
+            "capital": {"gold": 1, "recall": 1.0},
+            "digit": {"gold": 1, "recall": 1.0},
             "lower case": {"gold": 1, "recall": 0.0},
             "other": {"gold": 1, "recall": 0.0},
         },

@@ -1,0 +1,41 @@
+"""The limit of fuzzy search: every name of the KB compared with the misspelt one by `rapidfuzz`, at the cutoff."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rapidfuzz import fuzz, process
+
+from benchmarks.linking_clock import Clock
+from benchmarks.linking_names import Names, names_of
+from benchmarks.linking_tables import read_items, read_jsonl
+from pipeline.core.aliases import normalise
+
+QUERIES = 200  # at a time: a matrix of so many rows
+
+
+def scan(out: Path, run: str, spans: str, cutoff: float) -> dict[str, Any]:  # noqa: ARG001
+    """Of a gold file's names the most similar known name's most pointed-to item, or nothing."""
+    names = names_of(read_items(run))
+    keys, clock = list(names), Clock()
+    found = [_best(row, keys, names) for row in _scores(_queries(spans), keys, cutoff)]
+    return {**clock.taken(), "found": found}
+
+
+def _queries(path: str) -> list[str]:
+    places = [(line["text"], line["mentions"][0]) for line in read_jsonl(path)]
+    return [normalise(text[mention["start"] : mention["end"]]) for text, mention in places]
+
+
+def _scores(queries: list[str], keys: list[str], cutoff: float) -> Iterator[np.ndarray]:
+    for first in range(0, len(queries), QUERIES):
+        batch = queries[first : first + QUERIES]
+        yield from process.cdist(batch, keys, scorer=fuzz.ratio, score_cutoff=cutoff, dtype=np.float32, workers=1)
+
+
+def _best(scores: np.ndarray, keys: list[str], names: Names) -> list[Any] | None:
+    best = int(scores.argmax())
+    return [names[keys[best]][0], names[keys[best]]] if scores[best] > 0 else None

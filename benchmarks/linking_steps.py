@@ -1,0 +1,111 @@
+"""Where the time of stage `link` goes: stop-watches around functions of the stage, named in one table.
+
+This is the one module that knows the stage's insides by name. A name that is gone is told (`missing`), so that its time is not
+taken for that of the step around it unnoticed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+
+class Step(NamedTuple):
+    """A function as its callers reach it, and the step that its own time counts for."""
+
+    step: str
+    module: str
+    name: str  # "function" or "Class.method"
+
+
+# Time inside a nested function of the table counts for that one alone.
+STEPS = (
+    Step("annotation", "pipeline.annotate", "Annotator.annotate"),
+    Step("detection", "pipeline.stages.link", "detect"),
+    Step("features", "pipeline.stages.link", "batch_of"),
+    Step("features", "pipeline.core.linking", "Linker.score"),
+    Step("candidates", "pipeline.core.linking", "Linker._look_up"),
+    Step("fuzzy", "pipeline.core.candidates", "fuzzy_candidates"),
+    Step("disambiguation", "pipeline.core.linking", "Linker.decide"),
+    Step("writing", "pipeline.stages.link", "sentence_rows"),
+    Step("writing", "pipeline.stages.link", "link_rows"),
+    Step("writing", "pipeline.storage.units", "UnitWriter.write"),
+    Step("writing", "pipeline.storage.units", "UnitWriter.finish"),
+)
+
+
+class Watch:
+    """Seconds of processor time and calls by step."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+        self.missing: list[str] = []
+        self._running: list[str] = []
+        self._since = 0.0
+
+    def _switch(self) -> None:
+        now = time.process_time()
+        if self._running:
+            self.seconds[self._running[-1]] += now - self._since
+        self._since = now
+
+    @contextlib.contextmanager
+    def inside(self, step: str) -> Iterator[None]:
+        """Time counts for this step, until a nested one."""
+        self._switch()
+        self._running.append(step)
+        try:
+            yield
+        finally:
+            self._switch()
+            self._running.pop()
+
+    def wrap(self, step: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, with its time taken; of a generator that of its items."""
+
+        @functools.wraps(function)
+        def timed(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401
+            self.calls[step] += 1
+            with self.inside(step):
+                result = function(*arguments, **named)
+            return self._items(step, result) if isinstance(result, Iterator) else result
+
+        return timed
+
+    def _items(self, step: str, items: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            with self.inside(step):
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+            yield item
+
+
+@contextlib.contextmanager
+def timed_steps() -> Iterator[Watch]:
+    """Stop-watches in all functions of the table, until the end of the block."""
+    watch = Watch()
+    undo: list[Callable[[], None]] = []
+    try:
+        for step, module, name in STEPS:
+            owner: Any = importlib.import_module(module)
+            *classes, attribute = name.split(".")
+            for part in classes:
+                owner = getattr(owner, part, None)
+            function = getattr(owner, attribute, None)
+            if function is None:
+                watch.missing.append(f"{module}:{name}")
+                continue
+            setattr(owner, attribute, watch.wrap(step, function))
+            undo.append(functools.partial(setattr, owner, attribute, function))
+        yield watch
+    finally:
+        for restore in undo:
+            restore()
