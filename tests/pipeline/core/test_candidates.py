@@ -85,7 +85,9 @@ def test_the_ways_are_in_the_order_of_their_trust() -> None:
     ("surface", "settings", "wanted"),
     [
         ("Strassbourg", {"allow_fuzzy": False}, {}),
-        ("Strassbourg", {"fuzzy_cutoff": 99.0}, {}),
+        ("Strassbourg", {"fuzzy_cutoff": 99.0}, {STRASBOURG: "fuzzy"}),  # one edit is never too far
+        ("Strassbourgh", {"fuzzy_cutoff": 99.0}, {}),
+        ("Strassbourgh", {}, {STRASBOURG: "fuzzy"}),
         ("rowers", {"inflect": False, "allow_fuzzy": False}, {}),
         ("Paris", {"max_partial": 0}, {CITY: "exact", TEXAS: "exact"}),
         ("Lincoln", {"max_partial": 1}, {LINCOLN: "exact"}),  # the most popular one, which is there already
@@ -119,6 +121,12 @@ def test_what_a_candidate_tells() -> None:
     assert swapped.similarity == pytest.approx(0.95)  # another order is no better than a slip
     bent = find_candidates("rowers", Index(KEYS), Reach(), allow_fuzzy=False)[ROWING]
     assert 0 < bent.similarity < 1
+
+
+def test_words_of_other_names_are_not_misspelt() -> None:
+    assert set(fuzzy_candidates("Mikhal Jordan", Index(KEYS), 88.0)) == {JORDAN}
+    assert not fuzzy_candidates("Mikhal Jordan", Index(KEYS | {"mikhal town": [(9, 0, LABEL)]}), 88.0)
+    assert set(fuzzy_candidates("Michel Jordan", Index(KEYS | {"michel town": [(9, 0, LABEL)]}), 88.0)) == {JORDAN}
 
 
 def test_few_keys_are_fuzzy() -> None:

@@ -21,7 +21,6 @@ from pipeline.core.features import (
     context_features,
     dynamic_features,
     log_prior,
-    ranks_within,
 )
 from pipeline.core.words import TERM_BITS
 from schemas.link import PARTS
@@ -67,7 +66,7 @@ def flat_of(batch: Batch, store: Store) -> tuple[Flat, Tokens]:
 
 def by_loops(batch: Batch, store: Store) -> list[dict[str, float]]:
     return [
-        _context(batch, store, one, qid) | _coherence(batch, one, qid, is_whole)
+        _context(batch, store, one, qid) | _coherence(batch, one, (qid, is_whole))
         for one in batch.mentions
         for qid, is_whole in one.candidates
     ]
@@ -89,8 +88,9 @@ def _context(batch: Batch, store: Store, one: One, qid: int) -> dict[str, float]
     }
 
 
-def _coherence(batch: Batch, one: One, qid: int, is_whole: bool) -> dict[str, float]:
-    """ "May mean" in plain words: each mention gives its whole-name candidates equal shares."""
+def _coherence(batch: Batch, one: One, candidate: tuple[int, bool]) -> dict[str, float]:
+    """A mention "may mean" its whole-name candidates, each in equal shares."""
+    qid, is_whole = candidate
     peers = [other for other in batch.mentions if other.document == one.document]
     likely: dict[int, float] = {}
     for other in peers:
@@ -164,15 +164,21 @@ def lone(documents: tuple[tuple[int, ...], ...], first: int, terms: tuple[int, .
 
 
 @pytest.mark.parametrize(
-    ("distance", "near", "window"),
-    [(1, True, True), (20, True, True), (21, False, True), (100, False, True), (101, False, False)],
+    ("distance", "wanted"),
+    [
+        (1, {"near", "window", "document"}),
+        (20, {"near", "window", "document"}),
+        (21, {"window", "document"}),
+        (100, {"window", "document"}),
+        (101, {"document"}),
+    ],
 )
 @pytest.mark.parametrize("side", [-1, 1])
-def test_how_far_the_windows_reach(distance: int, near: bool, window: bool, side: int) -> None:
+def test_how_far_the_windows_reach(distance: int, wanted: set[str], side: int) -> None:
     text = [0] * 400
     text[200 + side * distance] = 7
     found = lone((tuple(text),), 200)
-    assert (found["near"] != [0.0], found["window"] != [0.0]) == (near, window)
+    assert {name for name in GROUPS["context"] if found[name] != [0.0]} == wanted
     assert found["document"] == pytest.approx([2 / 3])
 
 
@@ -233,21 +239,6 @@ def test_counts_outweigh_popularity_and_popularity_decides_without() -> None:
     none = log_prior(owners, np.array([0, 0]), np.array([9, 0]))
     assert many[1] > many[0]
     assert np.exp(none).tolist() == pytest.approx([10 / 11, 1 / 11])
-
-
-@given(
-    st.lists(
-        st.lists(st.tuples(st.integers(0, 3), st.integers(1, 99)), unique_by=lambda row: row[1], max_size=5), max_size=5
-    )
-)
-def test_ranks_equal_sorting_each_mention(mentions: list[list[tuple[int, int]]]) -> None:
-    rows = [(number, *row) for number, own in enumerate(mentions) for row in own]
-    numbers, values, qids = np.array(rows, np.int64).reshape(-1, 3).T
-    wanted = []
-    for own in mentions:
-        order = sorted(own, key=lambda row: (-row[0], row[1]))
-        wanted += [order.index(row) for row in own]
-    assert ranks_within(numbers, values.astype(np.uint32), qids).tolist() == wanted
 
 
 def test_groups_are_the_columns_of_the_table() -> None:

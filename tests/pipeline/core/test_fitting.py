@@ -9,7 +9,7 @@ from scipy.optimize import check_grad
 from pipeline.core.disambiguation import Model, contributions
 from pipeline.core.fitting import EVIDENCE, Examples, _loss_and_gradient, fit
 
-TRUE = Model(-1.0, {"prior": 1.2, "label": 0.8, "rank": -0.7, "partial": -1.5})
+TRUE = Model(-1.0, {"prior": 1.2, "label": 0.8, "popularity": -0.7, "partial": -1.5})
 NAMES = tuple(TRUE.weights)
 
 
@@ -85,13 +85,13 @@ def test_gradient_equals_finite_differences(penalty: float, seed: int) -> None:
 
 def test_evidence_never_counts_against_a_candidate() -> None:
     """Choices that were made against the evidence: its weight ends at 0, that of the others goes where it will."""
-    names = ("near", "type", "rank")
-    misled = Model(0.0, {"near": -1.0, "type": -0.5, "rank": -1.0})
+    names = ("near", "type", "popularity")
+    misled = Model(0.0, {"near": -1.0, "type": -0.5, "popularity": -1.0})
     assert {"near", "type"} <= EVIDENCE
-    assert "rank" not in EVIDENCE
+    assert "popularity" not in EVIDENCE
     model = fit(simulated(2_000, 3, misled, names), names)
     assert (model.weights["near"], model.weights["type"]) == (0.0, 0.0)
-    assert model.weights["rank"] < -0.3
+    assert model.weights["popularity"] < -0.3
 
 
 def test_a_penalty_shrinks_and_a_constant_feature_is_harmless() -> None:
