@@ -7,6 +7,7 @@ from importlib import resources
 
 from pipeline.core.disambiguation import BY_HAND, Model
 from pipeline.storage import files
+from pipeline.storage.errors import StageError
 from schemas.settings import ConfigError
 
 TRAINED, HAND = "trained", "by-hand"
@@ -23,9 +24,10 @@ def load_weights(name: str) -> Model:
         return BY_HAND
     try:
         return Model.from_json(_text(name), name)
-    except (OSError, ValueError) as error:
+    except (StageError, OSError, ValueError) as error:
+        reason = error.message if isinstance(error, StageError) else error
         raise ConfigError(
-            f"link.weights {name!r}: {error}; give {TRAINED}, {HAND} or a file that `trelm-pipeline link train` wrote"
+            f"link.weights {name!r}: {reason}; give {TRAINED}, {HAND} or a file that `trelm-pipeline link train` wrote"
         ) from error
 
 

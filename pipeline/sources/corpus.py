@@ -159,8 +159,8 @@ def _json_links(row: dict[str, msgspec.Raw], name: str, length: int) -> tuple[tu
     for link in links:
         if not 0 <= link.start < link.end <= length:
             raise ValueError(f"{link.start}-{link.end} lies outside the text of {length} code points")
-        number = str(link.qid).removeprefix("Q") if link.qid is not None else ""
-        if number:
+        if link.qid is not None:
+            number = str(link.qid).removeprefix("Q")
             if not (number.isascii() and number.isdigit() and 0 < int(number) < 1 << 32):
                 raise ValueError(f"{link.qid!r} is no item")
             found[link.start, link.end] = int(number)
