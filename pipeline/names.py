@@ -29,7 +29,7 @@ class IndexNames:
         self._entities = entities
         self._known: dict[str, bool] = {}
         self._linked: dict[str, bool] = {}
-        self._min_links = max(word_links * index.num_links, 1.0) if word_links else math.inf
+        self._min_links = max(word_links * index.num_links, 1.0) if word_links and index.num_links else math.inf
         self.opens_name = index.opens_name
 
     def is_name(self, key: str) -> bool:
@@ -43,6 +43,8 @@ class IndexNames:
 
     def is_linked(self, key: str) -> bool:
         """Whether the corpus's own links use a key often."""
+        if self._min_links == math.inf:
+            return False
         linked = self._linked.get(key)
         if linked is None:
             if len(self._linked) >= CACHE_SIZE:

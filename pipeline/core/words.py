@@ -76,7 +76,7 @@ def singular(word: str) -> str:
 class WordTable:
     """Distinct words and, by number, their keys, flags and hashes. Never above `limit` words: then it starts anew."""
 
-    def __init__(self, limit: int = 200_000) -> None:
+    def __init__(self, limit: int = 100_000) -> None:
         self._limit = limit
         self.clear()
 
@@ -87,6 +87,7 @@ class WordTable:
     def clear(self) -> None:
         """Forget all; numbers given before mean nothing any more."""
         self._numbers: dict[Hashable, int] = {}
+        self._arrays: dict[str, Array] = {}
         self.keys: list[str] = []  # normalised; empty for punctuation
         self._flags = array("H")
         self._terms, self._hashes, self._singulars = array("I"), array("I"), array("I")
@@ -104,17 +105,24 @@ class WordTable:
     @property
     def flags(self) -> Array:
         """By number: OPENS, INNER, … united."""
-        return np.array(self._flags, np.uint16)
+        return self._array("flags", self._flags)
 
     @property
     def terms(self) -> Array:
         """By number: hash as a term; 0 where the word says nothing."""
-        return np.array(self._terms, np.uint32)
+        return self._array("terms", self._terms)
 
     @property
     def hashes(self) -> tuple[Array, Array]:
         """By number: hash of the key, and of its singular."""
-        return np.array(self._hashes, np.uint32), np.array(self._singulars, np.uint32)
+        return self._array("hashes", self._hashes), self._array("singulars", self._singulars)
+
+    def _array(self, name: str, values: array[int]) -> Array:
+        """A copy, since a view would keep the table from growing; made anew only where words came in between."""
+        held = self._arrays.get(name)
+        if held is None or len(held) != len(values):
+            held = self._arrays[name] = np.array(values, f"u{values.itemsize}")
+        return held
 
     def _add(self, name: Hashable, word: str) -> int:
         number = self._numbers[name] = len(self.keys)
