@@ -27,9 +27,31 @@ JOINERS = frozenset("- – ' ’".split())
 TERM_BITS = 22
 MIN_LISTED_CHARACTERS = 2
 _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
-OPENS, INNER, STOP, ALPHA, EDGED, JOINS, UPPER, LOWER, EMPTY, OWNS, SHORT, ENDS = (1 << bit for bit in range(12))
+OPENS, INNER, STOP, ALPHA, EDGED, JOINS, UPPER, LOWER, EMPTY, OWNS, SHORT, ENDS, GENERIC = (
+    1 << bit for bit in range(13)
+)
 SENTENCE_ENDS = frozenset("! . ? … 。 ！ ？ ։ ؟ ۔ । ॥ ።".split())
 POSSESSIVES = frozenset(("'s", "’s"))
+
+
+# Words that articles link now and then, in a sense of their own: never mentions in lower case.
+GENERIC_WORDS = frozenset(
+    "above action active addition age amount area areas available back base based beginning book books bottom call called "
+    "cause causes center central certain change changes character characters class classes common complete condition "
+    "conditions course current date dates day days death different direct early effect element elements end ends event "
+    "events example examples face fact family feature features final following force forces foot feet form forms free full "
+    "function general good great group groups half hand hands head heads high higher home house human idea ideas individual "
+    "interest issue issues kind kinds large late law left level levels life light line lines list local long longer low lower "
+    "main major man means member members men method methods middle minor model models modern month months name names natural "
+    "nature new news normal number numbers object objects office old open opening order orders original outside page part "
+    "parts party past people period periods person persons place places point points position positions possible power "
+    "practice present private problem problems process product products program property public range rate real reason "
+    "record reports result results right role rule rules school second section self sense series service services set sets "
+    "short side sign simple single size small social sound source sources special stage standard start state states step steps "
+    "story structure study style subject subjects system systems table term terms test text texts theme thing things third "
+    "time times title titles today top total turn type types unit units use users value values version view views war way ways "
+    "week weeks west white whole wide woman women word words work works world writing year years young".split()
+)
 
 
 def word_hash(word: str) -> int:
@@ -151,6 +173,7 @@ def _flags_of(word: str, key: str) -> int:
         | OWNS * (lower in POSSESSIVES)
         | SHORT * (len(word) < 2)
         | ENDS * (word in SENTENCE_ENDS)
+        | GENERIC * (key in GENERIC_WORDS)
     )
 
 
