@@ -124,8 +124,13 @@ PARTS = st.sampled_from(
 )
 
 
+def one_spaced(text: str) -> str:
+    """Two spaces are a token for spaCy, which may open a sentence; here white space opens none."""
+    return " ".join(text.split())
+
+
 @settings(max_examples=150, deadline=None)
-@given(st.lists(PARTS, max_size=20).map(" ".join) | st.text("aB1.?! ”", max_size=30))
+@given(st.lists(PARTS, max_size=20).map(" ".join) | st.text("aB1.?! ”", max_size=30).map(one_spaced))
 def test_ruled_sentences_equal_the_sentencizer(text: str) -> None:
     doc = SENTENCIZER(text)
     kept = [number for number, token in enumerate(doc) if not token.is_space]

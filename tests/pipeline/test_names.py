@@ -16,7 +16,7 @@ from tests.pipeline.storage.test_alias_index import build
 
 ROWS = [
     ("Paris", 90, "label", 1), ("Málaga", 8851, "label", 1), ("prime number", 49008, "label", 1),
-    ("river", 4022, "anchor", 30), ("brook", 47521, "anchor", 2), ("Paris", 90, "anchor", 68), ("Class", 5, "label", 1),
+    ("river", 4022, "label", 1), ("river", 4022, "anchor", 30), ("Brook", 47521, "label", 1), ("brook", 47521, "anchor", 2), ("Paris", 90, "anchor", 68), ("Class", 5, "label", 1),
     ("Lost Town", 404, "label", 1),
 ]  # fmt: skip
 STORE = Store(
@@ -65,6 +65,13 @@ def test_words_that_the_corpus_links_often(index: AliasIndex, share: float, want
     words = ["river", "brook", "paris", "nowhere", "class"]
     assert [word for word in words if found.is_linked(word)] == wanted
     assert [word for word in words if found.is_linked(word)] == wanted
+
+
+def test_a_word_that_links_alone_state_is_no_name(tmp_path: Path) -> None:
+    """It may have meant anything; another form of a stated name will do."""
+    rows = [("available", 7, "anchor", 9), ("rowers", 8, "anchor", 9), ("Rowing", 8, "label", 1)]
+    found = IndexNames(build(tmp_path, rows), STORE, 0.1)
+    assert [found.is_linked(word) for word in ("available", "rowers")] == [False, True]
 
 
 @pytest.mark.parametrize(
