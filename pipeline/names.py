@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from pipeline.core.aliases import fold
-from pipeline.core.inflections import plurals
+from pipeline.core.aliases import SOURCE_BITS, fold
+from pipeline.core.inflections import inflections, plurals
 from pipeline.storage.alias_index import AliasIndex
 from pipeline.storage.entity_store import EntityStore
 
@@ -29,7 +29,7 @@ class IndexNames:
         self._entities = entities
         self._known: dict[str, bool] = {}
         self._linked: dict[str, bool] = {}
-        self._min_links = max(word_links * index.num_links, 1.0) if word_links else math.inf
+        self._min_links = max(word_links * index.num_links, 1.0) if word_links and index.num_links else math.inf
         self.opens_name = index.opens_name
 
     def is_name(self, key: str) -> bool:
@@ -42,13 +42,24 @@ class IndexNames:
         return known
 
     def is_linked(self, key: str) -> bool:
-        """Whether the corpus's own links use a key often."""
+        """Whether the corpus's own links use a key often, and it is a name, or a form of one, by more than the links."""
+        if self._min_links == math.inf:
+            return False
         linked = self._linked.get(key)
         if linked is None:
             if len(self._linked) >= CACHE_SIZE:
                 self._linked.clear()
-            linked = self._linked[key] = int(self._index.postings(key).counts.sum()) >= self._min_links
+            linked = self._linked[key] = self._look_up_links(key)
         return linked
+
+    def _look_up_links(self, key: str) -> bool:
+        found = self._index.postings(key)
+        if int(found.counts.sum()) < self._min_links:
+            return False
+        stated = bool((found.flags != SOURCE_BITS["anchor"]).any())
+        return stated or any(
+            (self._index.postings(form).flags != SOURCE_BITS["anchor"]).any() for form in inflections(key)
+        )
 
     def is_proper(self, key: str) -> bool:
         """Whether the label of the item that a key most likely names begins with a capital."""

@@ -134,6 +134,11 @@ def fold_weights(arguments: argparse.Namespace, articles: list[Json]) -> tuple[l
     return paths, report["figures"]
 
 
+def known_weights(arguments: argparse.Namespace) -> tuple[list[str], Json]:
+    """The files of weights of an earlier cross-validation, and no figures."""
+    return [str(arguments.weights_from / f"weights-{fold}.json") for fold in range(FOLDS)], {}
+
+
 def link_fold(arguments: argparse.Namespace, articles: list[Json], fold: int, weights: str) -> Json:
     """Scores of one fold's articles."""
     own = [article for article in articles if fold_of(article["doc_id"], FOLDS) == fold]
@@ -178,10 +183,13 @@ def main() -> int:
     parser.add_argument("--kit-run", required=True, help="run of examples/kit.toml, at least up to documents")
     parser.add_argument("--inputs", type=Path, required=True, help="what prepare.py wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder for runs, gold files and errors")
+    parser.add_argument(
+        "--weights-from", type=Path, help="--out of an earlier time: only the articles, with its weights"
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     articles = read_articles(arguments.kit_run)
-    weights, spans = fold_weights(arguments, articles)
+    weights, spans = fold_weights(arguments, articles) if not arguments.weights_from else known_weights(arguments)
     for name, figures in spans.items():
         sys.stdout.write(json.dumps({"part": "spans", "gold": name, **figures}) + "\n")
     scores = []

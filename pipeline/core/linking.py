@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -156,7 +156,7 @@ class Linker:
         places = spread(offsets_of(sizes)[which], lengths)
         mention_of = np.repeat(np.arange(len(mentions)), lengths)
         columns = [
-            np.concatenate([empty, *(getattr(one, name) for one in known)])[places] for name, empty in _EMPTY.items()
+            np.concatenate([getattr(one, field.name) for one in (_NOTHING, *known)])[places] for field in fields(Known)
         ]
         qids, rows, matches, popularity, types, static = columns
         flat = Flat(
@@ -226,7 +226,7 @@ class Linker:
             Known(
                 qids[low:high].copy(), rows[low:high].copy(), matches[low:high].copy(), popularity[low:high].copy(),
                 types[low:high].copy(), static[low:high].copy(),
-            )
+            ) if low < high else _NOTHING
             for low, high in itertools.pairwise(bounds)
         ]  # fmt: skip
 
@@ -261,10 +261,10 @@ class Linker:
         return np.stack([np.asarray(static[name], np.float32) for name in STATIC], axis=1)
 
 
-_EMPTY = {
-    "qids": np.empty(0, np.uint32), "rows": np.empty(0, np.int64), "matches": np.empty(0, np.uint8),
-    "popularity": np.empty(0, np.uint32), "types": np.empty(0, np.uint8), "static": np.empty((0, len(STATIC)), np.float32),
-}  # fmt: skip
+_NOTHING = Known(  # what is known of nearly all names that the index does not list
+    qids=np.empty(0, np.uint32), rows=np.empty(0, np.int64), matches=np.empty(0, np.uint8),
+    popularity=np.empty(0, np.uint32), types=np.empty(0, np.uint8), static=np.empty((0, len(STATIC)), np.float32),
+)  # fmt: skip
 
 
 def decide(scored: Scored, num_mentions: int, model: Model, top_k: int, min_confidence: float) -> Links:

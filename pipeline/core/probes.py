@@ -12,7 +12,21 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.core.spans import trim
-from pipeline.core.words import ALPHA, EDGED, EMPTY, INNER, JOINS, LOWER, OPENS, OWNS, SHORT, STOP, UPPER, WordTable
+from pipeline.core.words import (
+    ALPHA,
+    EDGED,
+    EMPTY,
+    GENERIC,
+    INNER,
+    JOINS,
+    LOWER,
+    OPENS,
+    OWNS,
+    SHORT,
+    STOP,
+    UPPER,
+    WordTable,
+)
 
 Array = np.ndarray[Any, Any]
 CASELESS_SHARE = 0.02  # of capitalised words: below it capitals say nothing
@@ -46,7 +60,7 @@ class Names(Protocol):
         """Whether what a key most likely names is written with a capital."""
 
     def is_linked(self, key: str) -> bool:
-        """Whether the corpus's own links use a key often."""
+        """Whether the corpus's own links use a key often, and it is a name by more than these."""
 
     def opens_name(self, first: Array, second: Array) -> Array:
         """Whether two words (hashes) may begin a name."""
@@ -136,7 +150,9 @@ class Probes:
     def common_words(self) -> Iterator[tuple[int, int]]:
         """Words in lower case that the corpus's own links use often."""
         flags = self._flags_of
-        places = np.flatnonzero((flags & (LOWER | ALPHA) == LOWER | ALPHA) & (flags & (STOP | SHORT | OWNS) == 0))
+        places = np.flatnonzero(
+            (flags & (LOWER | ALPHA) == LOWER | ALPHA) & (flags & (STOP | SHORT | OWNS | GENERIC) == 0)
+        )
         numbers, inverse = np.unique(self._tokens.words[places], return_inverse=True)
         linked = np.fromiter((self.names.is_linked(self._keys[word]) for word in numbers.tolist()), bool, len(numbers))
         for place in places[linked[inverse]].tolist():

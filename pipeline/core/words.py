@@ -27,9 +27,31 @@ JOINERS = frozenset("- – ' ’".split())
 TERM_BITS = 22
 MIN_LISTED_CHARACTERS = 2
 _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
-OPENS, INNER, STOP, ALPHA, EDGED, JOINS, UPPER, LOWER, EMPTY, OWNS, SHORT, ENDS = (1 << bit for bit in range(12))
+OPENS, INNER, STOP, ALPHA, EDGED, JOINS, UPPER, LOWER, EMPTY, OWNS, SHORT, ENDS, GENERIC = (
+    1 << bit for bit in range(13)
+)
 SENTENCE_ENDS = frozenset("! . ? … 。 ！ ？ ։ ؟ ۔ । ॥ ።".split())
 POSSESSIVES = frozenset(("'s", "’s"))
+
+
+# Words that articles link now and then, in a sense of their own: never mentions in lower case.
+GENERIC_WORDS = frozenset(
+    "above action active addition age amount area areas available back base based beginning book books bottom call called "
+    "cause causes center central certain change changes character characters class classes common complete condition "
+    "conditions course current date dates day days death different direct early effect element elements end ends event "
+    "events example examples face fact family feature features final following force forces foot feet form forms free full "
+    "function general good great group groups half hand hands head heads high higher home house human idea ideas individual "
+    "interest issue issues kind kinds large late law left level levels life light line lines list local long longer low lower "
+    "main major man means member members men method methods middle minor model models modern month months name names natural "
+    "nature new news normal number numbers object objects office old open opening order orders original outside page part "
+    "parts party past people period periods person persons place places point points position positions possible power "
+    "practice present private problem problems process product products program property public range rate real reason "
+    "record reports result results right role rule rules school second section self sense series service services set sets "
+    "short side sign simple single size small social sound source sources special stage standard start state states step steps "
+    "story structure study style subject subjects system systems table term terms test text texts theme thing things third "
+    "time times title titles today top total turn type types unit units use users value values version view views war way ways "
+    "week weeks west white whole wide woman women word words work works world writing year years young".split()
+)
 
 
 def word_hash(word: str) -> int:
@@ -76,7 +98,7 @@ def singular(word: str) -> str:
 class WordTable:
     """Distinct words and, by number, their keys, flags and hashes. Never above `limit` words: then it starts anew."""
 
-    def __init__(self, limit: int = 200_000) -> None:
+    def __init__(self, limit: int = 100_000) -> None:
         self._limit = limit
         self.clear()
 
@@ -87,6 +109,7 @@ class WordTable:
     def clear(self) -> None:
         """Forget all; numbers given before mean nothing any more."""
         self._numbers: dict[Hashable, int] = {}
+        self._arrays: dict[str, Array] = {}
         self.keys: list[str] = []  # normalised; empty for punctuation
         self._flags = array("H")
         self._terms, self._hashes, self._singulars = array("I"), array("I"), array("I")
@@ -104,17 +127,24 @@ class WordTable:
     @property
     def flags(self) -> Array:
         """By number: OPENS, INNER, … united."""
-        return np.array(self._flags, np.uint16)
+        return self._array("flags", self._flags)
 
     @property
     def terms(self) -> Array:
         """By number: hash as a term; 0 where the word says nothing."""
-        return np.array(self._terms, np.uint32)
+        return self._array("terms", self._terms)
 
     @property
     def hashes(self) -> tuple[Array, Array]:
         """By number: hash of the key, and of its singular."""
-        return np.array(self._hashes, np.uint32), np.array(self._singulars, np.uint32)
+        return self._array("hashes", self._hashes), self._array("singulars", self._singulars)
+
+    def _array(self, name: str, values: array[int]) -> Array:
+        """A copy, since a view would keep the table from growing; made anew only where words came in between."""
+        held = self._arrays.get(name)
+        if held is None or len(held) != len(values):
+            held = self._arrays[name] = np.array(values, f"u{values.itemsize}")
+        return held
 
     def _add(self, name: Hashable, word: str) -> int:
         number = self._numbers[name] = len(self.keys)
@@ -143,6 +173,7 @@ def _flags_of(word: str, key: str) -> int:
         | OWNS * (lower in POSSESSIVES)
         | SHORT * (len(word) < 2)
         | ENDS * (word in SENTENCE_ENDS)
+        | GENERIC * (key in GENERIC_WORDS)
     )
 
 

@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from pipeline.core import words
 from pipeline.core.aliases import normalise
 from pipeline.core.words import (
+    LOWER,
+    OPENS,
+    STOP,
     TERM_BITS,
     WordTable,
     is_listed,
@@ -141,3 +144,17 @@ def test_terms_are_content_words() -> None:
     assert text_terms("of an Ox") == set()  # stop words, and words of two letters
     assert 0 <= term_hash("capital") < 1 << TERM_BITS
     assert [is_listed(word) for word in ("ox", "x", "the", "")] == [True, False, False, False]
+
+
+def test_what_is_kept_of_words_follows_the_table() -> None:
+    table = WordTable(limit=3)
+    assert table.numbers(["The", "rivers"]) == [0, 1]
+    flags = table.flags
+    assert [flags[0] & (OPENS | STOP), flags[1] & (OPENS | LOWER)] == [OPENS | STOP, LOWER]
+    assert table.flags is flags  # no word came in between
+    assert table.terms.tolist() == [0, term_hash("rivers")]
+    assert table.numbers(["rivers", "Rhine", "of"]) == [1, 2, 3]
+    assert len(table.flags) == len(table.terms) == len(table.hashes[1]) == 4
+    table.make_room()
+    assert table.numbers(["Rhine", "a", "b", "c"]) == [0, 1, 2, 3]
+    assert table.terms[0] == term_hash("rhine")

@@ -1,0 +1,74 @@
+"""`trelm-pipeline link train` as a user types it: weights come out, `link` takes them, mistakes are named before any work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.pipeline.cases import GOLD, program, rows_of, sample_arguments
+
+
+def test_weights_of_ones_own(sample_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "weights.json"
+    done = program(
+        "link", "train", "--run", str(sample_run), "--gold", str(GOLD), "--out", str(out), "--folds", "3", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)["figures"]["all"]
+    assert figures["gold_in_kb"] > 500
+    assert figures["accuracy"] > 0.9
+    assert figures["candidate_recall"] >= figures["recall_at_5"] >= figures["recall_at_1"] >= figures["accuracy"] - 1e-9
+    assert figures["calibration_error"] < 0.1
+    assert "links of" not in done.stderr
+    weights = json.loads(out.read_text())
+    assert weights["about"]["gold"] == [GOLD.name]
+    assert min(weights["weights"][name] for name in ("prior", "similarity", "near", "mentioned")) >= 0
+
+    run = tmp_path / "run"
+    arguments = sample_arguments(run, "--until", "index")
+    assert program("run", *arguments).returncode == 0
+    linked = program("link", *sample_arguments(run), "--weights", str(out))
+    assert linked.returncode == 0, linked.stderr
+    before, after = rows_of(sample_run, "links"), rows_of(run, "links")
+    assert [row[:7] for row in before] == [row[:7] for row in after]  # the same mentions
+    assert [row[8] for row in before] != [row[8] for row in after]  # with another confidence
+
+
+def test_the_text_report_with_an_ablation(sample_run: Path, tmp_path: Path) -> None:
+    done = program(
+        "link", "train", "--run", str(sample_run), "--gold", str(GOLD), "--out", str(tmp_path / "w.json"), "--folds",
+        "2", "--ablate", "--set", "link.spacy_model=blank:en",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[1].split()[:4] == ["in", "KB", "accuracy", "R@1"]
+    assert [line for line in lines if line.startswith("- context (all)")]
+    assert [line for line in lines if line.startswith("- prior ")]
+    assert lines[-1].split()[0] == "bias"
+
+
+def test_mistakes_are_named_before_any_work(sample_run: Path, tmp_path: Path) -> None:
+    missing = program(
+        "link", "train", "--run", str(sample_run), "--gold", str(GOLD), "--out", str(tmp_path / "no/w.json")
+    )
+    assert missing.returncode == 2
+    assert "there is no folder" in missing.stderr
+    twice = program(
+        "link",
+        "train",
+        "--run",
+        str(sample_run),
+        "--gold",
+        str(GOLD),
+        "--gold",
+        str(GOLD),
+        "--out",
+        str(tmp_path / "w.json"),
+    )
+    assert twice.returncode == 1
+    assert "is in" in twice.stderr
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "bad.json").write_text('{"format": "trelm linker weights 1", "bias": 0, "weights": {"luck": 1}}')
+    unknown = program("link", *sample_arguments(sample_run), "--weights", str(tmp_path / "bad.json"))
+    assert unknown.returncode == 2
+    assert "luck" in unknown.stderr
