@@ -86,3 +86,5 @@ def test_ranked_breaks_ties_by_popularity_then_id() -> None:
         1,
         0,
     ]
+    unsigned = np.array([0, 3], np.uint32)  # as the store keeps them: nothing may wrap round
+    assert ranked(np.array([0, 0]), np.array([0.2, 0.2]), unsigned, np.array([1, 2])).tolist() == [1, 0]

@@ -121,6 +121,7 @@ BOTH = "ner+dictionary"
         ("He was of the people there", ["of the people"], [], []),  # begins with a function word
         ("He did machine. learning there", ["machine learning"], [], []),
         ("He did machine, learning there", ["machine learning"], [], []),
+        ("He did machine\nlearning there", ["machine learning"], [], []),  # two lines
         ("a Nobel prize in physics here", ["Nobel Prize in Physics", "Nobel prize"], [],
          by_probes("Nobel prize in physics")),
         # Short forms, after the long one only
