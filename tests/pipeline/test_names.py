@@ -16,8 +16,8 @@ from tests.pipeline.storage.test_alias_index import build
 
 ROWS = [
     ("Paris", 90, "label", 1), ("Málaga", 8851, "label", 1), ("prime number", 49008, "label", 1),
-    ("river", 4022, "label", 1), ("river", 4022, "anchor", 30), ("Brook", 47521, "label", 1), ("brook", 47521, "anchor", 2), ("Paris", 90, "anchor", 68), ("Class", 5, "label", 1),
-    ("Lost Town", 404, "label", 1),
+    ("river", 4022, "label", 1), ("river", 4022, "anchor", 30), ("Brook", 47521, "label", 1), ("brook", 47521, "anchor", 2),
+    ("Paris", 90, "anchor", 68), ("Class", 5, "label", 1), ("Lost Town", 404, "label", 1),
 ]  # fmt: skip
 STORE = Store(
     {90: Entity("Paris"), 8851: Entity("Málaga"), 49008: Entity("prime number"), 4022: Entity("river"), 5: Entity("")}
