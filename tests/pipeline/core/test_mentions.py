@@ -166,6 +166,9 @@ def test_common_words_that_the_corpus_links() -> None:
     assert found_in("Water is wet. He drank water, water, water.", ["Water"], linked=["water"]) == by_probes(
         *["Water"], *["water"] * 3
     )
+    text = "For years the river bends. Years went by."
+    found = found_in(text, ["river", "years"], linked=["river", "years"])
+    assert found == by_probes("river", "Years"), "generic words are no mentions in lower case"
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,21 @@ from pipeline.core.words import (
     word_hash,
 )
 
-NAMES = ("OPENS", "INNER", "STOP", "ALPHA", "EDGED", "JOINS", "UPPER", "LOWER", "EMPTY", "OWNS", "SHORT", "ENDS")
+NAMES = (
+    "OPENS",
+    "INNER",
+    "STOP",
+    "ALPHA",
+    "EDGED",
+    "JOINS",
+    "UPPER",
+    "LOWER",
+    "EMPTY",
+    "OWNS",
+    "SHORT",
+    "ENDS",
+    "GENERIC",
+)
 
 
 def flags_of(word: str) -> set[str]:
@@ -38,6 +52,7 @@ def flags_of(word: str) -> set[str]:
     [
         ("Paris", "OPENS ALPHA"),
         ("river", "LOWER ALPHA"),
+        ("years", "LOWER ALPHA GENERIC"),  # never a mention in lower case
         ("NATO", "OPENS ALPHA UPPER"),
         ("X", "OPENS ALPHA SHORT"),  # one letter is not shouted
         ("1990", "OPENS"),
