@@ -171,7 +171,7 @@ def _flags_of(word: str, key: str) -> int:
         | LOWER * word[:1].islower()
         | EMPTY * (not key)
         | OWNS * (lower in POSSESSIVES)
-        | SHORT * (len(word) < 2)
+        | SHORT * (len(key) < 2)
         | ENDS * (word in SENTENCE_ENDS)
         | GENERIC * (key in GENERIC_WORDS)
     )
