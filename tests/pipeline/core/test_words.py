@@ -62,7 +62,7 @@ def flags_of(word: str) -> set[str]:
         ("de", "LOWER ALPHA INNER"),  # within names, but no stop word: it may be linked
         ("Seven", "OPENS ALPHA STOP"),
         ("U.S.", "OPENS ALPHA UPPER EDGED"),
-        ("'s", "ALPHA OWNS STOP"),
+        ("'s", "ALPHA OWNS STOP SHORT"),
         ("-", "INNER EDGED JOINS EMPTY SHORT"),
         (".", "INNER EDGED EMPTY SHORT ENDS"),
         ("?", "EDGED EMPTY SHORT ENDS"),
