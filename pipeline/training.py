@@ -161,7 +161,8 @@ class HeldOutIndex:
             return found
         minus = np.fromiter((own.get(qid, 0) for qid in found.qids.tolist()), np.int64, len(found.qids))
         counts = np.maximum(found.counts.astype(np.int64) - minus, 0).astype(np.uint32)
-        kept = (found.flags != SOURCE_BITS["anchor"]) | (counts > 0)
+        order = np.argsort(-counts.astype(np.int64), kind="stable")  # as the index has them: most pointed-to first
+        kept = order[((found.flags != SOURCE_BITS["anchor"]) | (counts > 0))[order]]
         return Postings(found.qids[kept], counts[kept], found.flags[kept])
 
 

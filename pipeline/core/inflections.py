@@ -15,8 +15,8 @@ PLURALS = (
     ("a", ("um", "on")),
 )  # fmt: skip
 DERIVATIONS = (
-    ("athlete", ("athlon",)), ("ists", ("ism", "y", "ics", "")), ("ist", ("ism", "y", "ics", "")),
-    ("ians", ("y", "ia", "ian")), ("ian", ("y", "ia", "ians", "i", "")), ("ans", ("a", "an", "")),
+    ("athlete", ("athlon",)), ("ists", ("ism", "y", "ics", "s", "istry", "")), ("ist", ("ism", "y", "ics", "s", "istry", "")),
+    ("ians", ("y", "ia", "a", "ian")), ("ian", ("y", "ia", "a", "ians", "i", "")), ("ans", ("a", "an", "")),
     ("an", ("a", "ans", "", "anism", "ism")), ("ers", ("ing", "er", "")), ("er", ("ing", "", "e")),
     ("ical", ("y", "ics", "ic", "")), ("ics", ("ic",)), ("ic", ("y", "ics", "ism", "icism", "")),
     ("al", ("", "e", "ism", "alism")), ("ed", ("e", "", "ing", "ion")), ("ing", ("", "e")),

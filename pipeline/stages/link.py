@@ -193,7 +193,7 @@ def link_mentions(resources: LinkResources, found: Sequence[Found], config: Link
         scored.features["semantic"] = resources.rerank(contexts_of(found), scored)
     links = resources.linker.decide(scored, len(mentions), top_k=config.top_k, min_confidence=config.min_confidence)
     if resources.anchors is not None:
-        _follow_anchors(found, links, resources.anchors)
+        _follow_anchors(found, links, resources.anchors, resources.entities)
     return links
 
 
@@ -207,15 +207,13 @@ def contexts_of(found: Sequence[Found]) -> list[Context]:
     return contexts
 
 
-def _follow_anchors(found: Sequence[Found], links: Links, anchors: AnchorReader) -> None:
-    """Where the corpus itself says what a mention means, that is its link."""
-    place = 0
-    for document in found:
-        said = anchors.of(document.doc_id)
-        for span in document.spans:
-            if said and (span.start, span.end) in said:
-                links.qids[place], links.confidence[place] = said[span.start, span.end], 1.0
-            place += 1
+def _follow_anchors(found: Sequence[Found], links: Links, anchors: AnchorReader, entities: EntityStore) -> None:
+    """Where the corpus itself says what a mention means, that is its link, if the knowledge base has it."""
+    spans = [(document.doc_id, span) for document in found for span in document.spans]
+    said = [anchors.of(doc_id).get((span.start, span.end), 0) for doc_id, span in spans]
+    items = np.array(said, np.uint32)
+    is_said = (items > 0) & (entities.rows(items) >= 0)
+    links.qids[is_said], links.confidence[is_said] = items[is_said], 1.0
 
 
 def batch_of(found: Sequence[Found], annotator: Annotator, *, fuzzy: bool) -> tuple[list[Mention], features.Tokens]:

@@ -25,6 +25,9 @@ from pipeline.core.inflections import ADDED, DROPPED, inflections, plurals
         ("triathlete", "triathlon"),
         ("buddhists", "buddhism"),
         ("botanist", "botany"),
+        ("canadian", "canada"),
+        ("chemist", "chemistry"),
+        ("physicists", "physics"),
         ("italian", "italy"),
         ("bavarian", "bavaria"),  # adjective and noun
         ("american", "america"),
