@@ -104,6 +104,8 @@ class LinkConfig:
         at_least(self, max_ngram=1, fuzzy_cutoff=0, max_partial=0, word_links=0, unit_mb=0.0001)
         if not 0 <= self.min_confidence <= 1:
             raise ConfigError(f"min_confidence is {self.min_confidence}, wanted 0 to 1")
+        if not self.fuzzy_cutoff <= 100:
+            raise ConfigError(f"fuzzy_cutoff is {self.fuzzy_cutoff}, wanted 0 to 100")
         if not 1 <= self.top_k <= 64:
             raise ConfigError(f"top_k is {self.top_k}, wanted 1 to 64")
 

@@ -62,9 +62,10 @@ def train(training: Training, config: LinkConfig) -> tuple[Model, dict[str, Any]
     """Weights fitted on all gold mentions, and figures of a cross-validation.
 
     Raises:
-        StageError: no index yet, no mention, or a document in two gold files.
+        StageError: no index yet, no mention or none with a candidate, a document in two gold files, or nothing to hold out.
     """
     gold = collect(training, config)
+    _check(gold, training)
     names = [name for name in FEATURES if name in gold.examples.features]
     report: dict[str, Any] = {"folds": training.folds, "mentions": int(np.count_nonzero(~gold.is_copy))}
     report["figures"] = _by_file(gold, names, training)
@@ -78,6 +79,18 @@ def train(training: Training, config: LinkConfig) -> tuple[Model, dict[str, Any]
         "held_out": report["figures"]["all"],
     }
     return Model(model.bias, model.weights, about), report
+
+
+def _check(gold: GoldMentions, training: Training) -> None:
+    """Refuse what no weights, or no figures, can come of."""
+    shown = ", ".join(training.gold_files)
+    if not len(gold.qids):
+        raise StageError(f"{shown}: no mention has a candidate in the index of {training.run}; nothing to learn from")
+    if len(np.unique(gold.folds(training.folds))) < 2:
+        raise StageError(
+            f"{shown}: all {len(set(gold.documents))} document(s) are in one of {training.folds} folds, so none can be held "
+            "out; give more documents, or another --folds"
+        )
 
 
 def _by_file(gold: GoldMentions, names: Sequence[str], training: Training) -> dict[str, Any]:
@@ -246,9 +259,9 @@ def _joined(
 ) -> GoldMentions:
     sizes = [len(part.gold) for part in parts]
     firsts = np.cumsum([0, *sizes[:-1]]).tolist()
-    said = np.array([qid for part in parts for qid in part.gold], np.uint32)
-    moved = redirects_of(paths, set(said.tolist()))
-    said = np.array([moved.get(qid, qid) for qid in said.tolist()], np.uint32)
+    items = [qid if 0 < qid < 1 << 32 else 0 for part in parts for qid in part.gold]
+    moved = redirects_of(paths, set(items))
+    said = np.array([moved[qid] for qid in items], np.uint32)
     gold = np.where(resources.entities.rows(said) >= 0, said, 0).astype(np.uint32)
     qids = np.concatenate([part.qids for part in parts])
     mentions = np.concatenate([part.mentions + first for part, first in zip(parts, firsts, strict=True)])

@@ -22,7 +22,9 @@ def calibration(gold: Iterable[Gold], links: Mapping[Key, Outcome]) -> dict[str,
     """Figures over all gold spans, and over those in the KB alone."""
     golds = sorted(gold, key=lambda one: one.key)  # of equally confident spans the first by key goes first
     judged = [one for one in golds if one.key in links and links[one.key].candidates]
-    confidence = np.array([links[one.key].confidence for one in judged], np.float64)
+    # Of the best candidate, as it was before a link of the corpus itself (confidence 1) took its place.
+    found = [links[one.key] for one in judged]
+    confidence = np.array([one.scores[0] if one.scores else one.confidence for one in found], np.float64)
     right = np.array([one.in_kb and links[one.key].candidates[0] == one.qid for one in judged], bool)
     in_kb = np.array([one.in_kb for one in judged], bool)
     return {

@@ -48,8 +48,8 @@ class Model:
             unknown = sorted(set(weights) - set(FEATURES))
             if unknown:
                 raise ValueError(f"unknown feature(s) {', '.join(unknown)}")
-            model = cls(float(raw["bias"]), weights, raw.get("about", {}))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            model = cls(float(raw["bias"]), weights, dict(raw.get("about", {})))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{where}: no weights of a linker ({type(error).__name__}: {error})") from error
         if not all(np.isfinite([model.bias, *model.weights.values()])):
             raise ValueError(f"{where}: a weight is not finite")

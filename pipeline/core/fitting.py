@@ -50,7 +50,9 @@ class Examples:
 
 
 def fit(examples: Examples, names: Sequence[str], penalty: float = PENALTY) -> Model:
-    """Weights of the named features under which the gold candidates, or NIL, are likeliest."""
+    """Weights of the named features under which the gold candidates, or NIL, are likeliest; all 0 without candidates."""
+    if not len(examples.mentions):
+        return Model(0.0, dict.fromkeys(names, 0.0))
     columns = np.stack([examples.features[name].astype(np.float64) for name in names], axis=1)
     mean, scale = columns.mean(axis=0), columns.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)

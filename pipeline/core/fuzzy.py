@@ -79,8 +79,8 @@ def similar(key: str, choices: Sequence[str], cutoff: float) -> list[Similar]:
     near = _alike(key, choices, OSA.distance, 1)
     if not near:
         near = _alike(key, choices, fuzz.ratio, cutoff)
-        if " " in key:
-            near += _alike(key, choices, fuzz.token_sort_ratio, cutoff / REORDERED_WEIGHT)
+        if " " in key and cutoff <= 100 * REORDERED_WEIGHT:  # above it no other order is alike enough
+            near += _alike(key, choices, fuzz.token_sort_ratio, min(cutoff / REORDERED_WEIGHT, 100))
     return [_compared(key, other) for other in dict.fromkeys(near) if may_mean(key, other)]
 
 

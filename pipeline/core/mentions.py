@@ -50,6 +50,8 @@ def detect(
         detector = "ner+dictionary" if twin else "dictionary"
         found[start, end] = Span(start, end, detector, twin.ner_type if twin else None, known=True)
     for start, end in anchors:
+        if not text[start:end].strip():  # "[[Paris| ]]"
+            continue
         twin = found.get((start, end))
         detector = f"anchor+{twin.detector}" if twin else "anchor"
         found[start, end] = Span(start, end, detector, twin.ner_type if twin else None, known=True)

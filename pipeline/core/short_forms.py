@@ -43,7 +43,8 @@ def _longer(
     words = frozenset(key.split())
     if not words:
         return ()
-    rarest = min((by_word.get(word, []) for word in words), key=len)
+    # In the order of the key: of equally rare words the first, since that of a set changes from process to process.
+    rarest = min((by_word.get(word, []) for word in dict.fromkeys(key.split())), key=len)
     longer = [other for other, others in rarest[:MAX_PER_WORD] if words < others]
     if surface.isupper():
         longer += by_initials.get(key, ())[:MAX_PER_WORD]

@@ -72,3 +72,26 @@ def test_mistakes_are_named_before_any_work(sample_run: Path, tmp_path: Path) ->
     unknown = program("link", *sample_arguments(sample_run), "--weights", str(tmp_path / "bad.json"))
     assert unknown.returncode == 2
     assert "luck" in unknown.stderr
+
+
+def test_gold_that_teaches_nothing_is_named(sample_run: Path, tmp_path: Path) -> None:
+    def trained(*documents: dict[str, object]) -> str:
+        gold, out = tmp_path / "gold.jsonl", tmp_path / "w.json"
+        gold.write_text("".join(json.dumps(document) + "\n" for document in documents))
+        done = program(
+            "link", "train", "--run", str(sample_run), "--gold", str(gold), "--out", str(out), "--set",
+            "link.spacy_model=blank:en",
+        )  # fmt: skip
+        assert done.returncode == (0 if out.exists() else 1)
+        return done.stderr
+
+    def document(name: str, text: str, qid: object) -> dict[str, object]:
+        return {"doc_id": name, "text": text, "mentions": [{"start": 0, "end": 5, "qid": qid}]}
+
+    assert "no mention has a candidate" in trained(
+        document("a", "Zzqqx is far.", "Q90"), document("b", "Zzqqx.", "Q90")
+    )
+    assert "in one of 5 folds" in trained(document("a", "Paris is far.", "Q90"))
+    # An item that cannot be one is as unknown as one that the KB does not have.
+    few = [document(f"{number}", "Paris is far.", qid) for number, qid in enumerate(["Q90", "Q90", 1 << 40, -5])]
+    assert "Error" not in trained(*few)

@@ -101,3 +101,14 @@ def test_order_changes_nothing_and_a_loop_agrees(judged, random, num_more: int) 
         count = math.ceil(float(name) * num_spans)
         wanted = sum(confident[:count]) / count if count <= len(keyed) else None
         assert precision == (None if wanted is None else pytest.approx(wanted, abs=1e-4))
+
+
+def test_a_link_of_the_corpus_itself_is_no_confidence_of_the_linker() -> None:
+    """The link is the corpus's, with confidence 1; judged is the best candidate, with its own probability."""
+    links = {
+        A: Outcome(1, (2, 1), confidence=1.0, scores=(0.25, 0.2)),
+        B: Outcome(2, (2,), confidence=0.75, scores=(0.75,)),
+    }
+    found = calibration([Gold(A, 1, True), Gold(B, 2, True)], links)["all"]
+    assert found["expected_calibration_error"] == pytest.approx(0.25)
+    assert found["brier"] == pytest.approx(0.25**2)

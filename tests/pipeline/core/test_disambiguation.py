@@ -34,6 +34,8 @@ def changed(**changes: object) -> str:
         ("", "w.json: no weights of a linker"),
         ("[]", "w.json: no weights of a linker"),
         ("null", "w.json: no weights of a linker"),
+        (changed(bias=10**400), "w.json: no weights of a linker"),  # no float holds it
+        (changed(about=5), "w.json: no weights of a linker"),
         ("{}", "KeyError: 'format'"),
         (changed(format="trelm linker weights 0"), "format 'trelm linker weights 0', wanted"),
         (changed(weights={"priör": 1.0, "label": 1.0}), r"unknown feature\(s\) priör"),

@@ -116,3 +116,9 @@ def test_examples_of_some_mentions() -> None:
         for name in NAMES:
             assert some.features[name][mine].tolist() == examples.features[name][theirs].tolist()
     assert len(some.mentions) == sum(np.isin(examples.mentions, kept))
+
+
+def test_without_candidates_there_is_nothing_to_learn() -> None:
+    nothing = {name: np.empty(0, np.float32) for name in NAMES}
+    examples = Examples(features=nothing, mentions=np.empty(0, np.int64), is_gold=np.empty(0, bool), num_mentions=3)
+    assert fit(examples, NAMES) == Model(0.0, dict.fromkeys(NAMES, 0.0))

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.config import LinkConfig
 from pipeline.core.aliases import normalise
 from pipeline.core.fuzzy import block_hashes, may_mean, nearest, query_hashes, reorderings, similar
+from schemas.settings import ConfigError
 
 LETTERS = st.text("abcdefgh ", min_size=5, max_size=14).map(normalise).filter(lambda key: len(key) >= 5)
 
@@ -90,3 +92,14 @@ def test_one_edit_of_a_long_word_is_always_found(key: str, place: int, letter: s
 def test_words_in_another_order_are_a_little_less_alike() -> None:
     (one,) = similar("jordan michael", ["michael jordan"], 88.0)
     assert (one.edits, one.similarity) == (0, 0.95)
+
+
+@pytest.mark.parametrize(("cutoff", "wanted"), [(95.0, 1), (95.1, 0), (100.0, 0)])
+def test_the_strictest_cutoffs_leave_out_other_orders(cutoff: float, wanted: int) -> None:
+    """Words in another order are alike by .95 at most; the scorer takes no cutoff above 100."""
+    assert len(similar("jordan the michael", ["michael jordan the"], cutoff)) == wanted
+
+
+def test_a_cutoff_is_a_ratio() -> None:
+    with pytest.raises(ConfigError, match="fuzzy_cutoff is 500.0, wanted 0 to 100"):
+        LinkConfig(fuzzy_cutoff=500.0)

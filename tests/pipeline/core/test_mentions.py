@@ -175,6 +175,7 @@ def test_common_words_that_the_corpus_links() -> None:
     ("anchor", "names", "named", "wanted"),
     [
         ("old town", [], [], [("old town", "anchor")]),  # whatever it is
+        (" ", [], [], []),  # but not nothing at all
         ("Town", ["Old Town Hall"], [("Old Town Hall", "FAC")], [("Town", "anchor")]),  # before longer names
         ("Town Hall", ["Town Hall"], [], [("Town Hall", "anchor+dictionary")]),
         ("Town Hall", ["Town Hall"], [("Town Hall", "FAC")], [("Town Hall", f"anchor+{BOTH}")]),
@@ -288,7 +289,9 @@ def test_any_text_and_names(text: str, listed: list[str], ranges, links) -> None
         if "dictionary" in span.detector or span.detector == "anchor":
             assert span.known
         assert span.ner_type not in ("DATE",)
-    assert {(span.start, span.end) for span in spans if "anchor" in span.detector} == set(anchors)
+    assert {(span.start, span.end) for span in spans if "anchor" in span.detector} == {
+        one for one in anchors if text[slice(*one)].strip()
+    }
 
 
 def test_many_spans_take_little_time() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,3 +66,20 @@ def test_a_word_of_many_names_costs_little() -> None:
     assert longer_names([*surfaces, "Lee Old Town", "Lee Town"])[-1] == ("Lee Old Town",), "the rarest word leads"
     many = [f"Lee Town {number}" for number in range(MAX_PER_WORD)]
     assert longer_names([*[f"{name} of" for name in surfaces], *many, "Town Lee"])[-1] == tuple(many[:MAX_LONGER])
+
+
+def test_of_equally_rare_words_the_first_counts() -> None:
+    """Each word has more names than are looked at; which one is asked must not hang on the process's hash seed."""
+    code = (
+        "from pipeline.core.short_forms import longer_names\n"
+        "names = [f'Beta B{n}' for n in range(8)] + ['Alpha Beta Gamma'] + [f'Alpha A{n}' for n in range(8)]\n"
+        "print(longer_names([*names, 'Alpha Beta', 'Beta Alpha'])[-2:])\n"
+    )
+    seeds = ("0", "1", "2", "3")
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in seeds
+    }
+    assert found == {b"[('Alpha Beta Gamma',), ()]\n"}
