@@ -27,6 +27,7 @@ BATCH_TEXTS = 16
 MAX_NEW_WORDS = 100_000  # that a loaded pipeline has met: 40 MB
 SENTENCE_PIPES = ("senter", "parser", "sentencizer")
 _NEWLINE = re.compile("\n")
+_LONG_RUN = re.compile(r"\S{500}")  # a tokeniser takes quadratic time on what has no white space
 # Named entities and sentences are all that is asked of a pipeline.
 UNUSED = (
     "tagger",
@@ -86,6 +87,8 @@ def pieces(text: str) -> Iterator[tuple[int, str]]:
         if end < len(text):
             cut = text.rfind("\n", start, end) + 1
             end = cut if cut > start else _space_before(text, start, end)
+        run = _LONG_RUN.search(text, start, end)
+        end = run.end() if run else end
         yield start, text[start:end]
         start = end
 

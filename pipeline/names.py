@@ -63,8 +63,9 @@ class IndexNames:
 
     def is_proper(self, key: str) -> bool:
         """Whether the label of the item that a key most likely names begins with a capital."""
-        rows = self._entities.rows(np.asarray(self._index.postings(key).qids[:1], np.uint32))
-        return bool(len(rows) and rows[0] >= 0 and self._entities.label(int(rows[0]))[:1].isupper())
+        rows = self._entities.rows(np.asarray(self._index.postings(key).qids, np.uint32))
+        known = rows[rows >= 0]
+        return bool(len(known) and self._entities.label(int(known[0]))[:1].isupper())
 
     def _look_up(self, key: str) -> bool:
         if not key:

@@ -154,6 +154,13 @@ def own_links(paths: RunPaths, documents: Mapping[str, GoldDocument], folds: int
             for doc_id, start, end, qid in zip(*columns, strict=True):
                 for key in index_keys(texts[doc_id][start:end], "anchor") if doc_id in documents else ():
                     found[fold_of(doc_id, folds)][key][qid] += 1
+    moved = redirects_of(paths, {qid for links in found for counts in links.values() for qid in counts})
+    for links in found:
+        for key, counts in links.items():  # the index counts links to merged items for what these have become
+            now: Counter[int] = Counter()
+            for qid, count in counts.items():
+                now[moved.get(qid, qid)] += count
+            links[key] = now
     return found
 
 

@@ -63,6 +63,7 @@ BY_HAND = Model(
         "prior": 0.5, "primary": 0.5, "variant": -0.3, "inflected": -1.0, "reused": -1.0, "partial": -2.0,
         "fuzzy": -1.0, "inexact": 0.5, "similarity": 5.0, "label": 2.0, "title": 0.5, "near": 0.3, "window": 0.3,
         "document": 3.0, "neighbours": 1.0, "shared": 0.3, "mentioned": 0.5, "type": 2.0,
+        "semantic": 2.0,
     },
 )  # fmt: skip
 

@@ -124,8 +124,23 @@ def _side_by_side(text: str, outer: Span, inside: Sequence[Span], names: NameTes
 def without_overlap(spans: list[Span]) -> list[Span]:
     """What stays of spans that overlap: gold links, then known names, then the longer; in the order of the text."""
     nested = _nested(spans)
+    taken: list[Span] = []
+    group: list[
+        Span
+    ] = []  # spans that hang together: what overlaps is in one group, so a book takes no longer per span
+    end = 0
+    for span in sorted(visible(spans), key=lambda span: span.start):
+        if group and span.start >= end:
+            taken += _best(group, nested)
+            group = []
+        group.append(span)
+        end = max(end, span.end)
+    return [*taken, *_best(group, nested)]
+
+
+def _best(group: Sequence[Span], nested: set[Span]) -> list[Span]:
     ranked = sorted(
-        visible(spans),
+        group,
         key=lambda span: (not span.detector.startswith("anchor"), not span.known, -_weight(span, nested), span.start),
     )
     starts: list[int] = []  # of the spans taken, ascending, and their ends: a neighbour look-up finds any overlap

@@ -15,6 +15,7 @@ import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.config import IndexConfig
@@ -24,7 +25,7 @@ from pipeline.storage.alias_index_writer import Limits, build_blocks, build_shar
 from pipeline.storage.anchors import beside
 from pipeline.storage.entity_build import join_array, write_classes, write_part, write_terms
 from pipeline.storage.entity_parts import EntityParts
-from pipeline.storage.entity_spill import qid_bounds, spill_entities, spill_triples, write_merged
+from pipeline.storage.entity_spill import merged_items, qid_bounds, spill_entities, spill_triples, write_merged
 from pipeline.storage.entity_store import ARRAYS
 from pipeline.storage.name_words import build_openings, build_words
 from pipeline.storage.stage import Phase, PreparedStage, StagePlan
@@ -71,6 +72,10 @@ class SpillWorker:
     def _aliases(self, name: str, unit: Unit, out: UnitWriter) -> None:
         read = {ANCHORS.name: _anchor_rows, REDIRECTS.name: self._redirect_rows}.get(name, _alias_rows)
         rows = pa.concat_tables([ALIASES.empty(), *read(unit)])
+        if name == ANCHORS.name:  # a link may name an item that has become another
+            is_merged, survivors = merged_items(out.folder).find(rows.column("qid").to_numpy())
+            qids = pa.array(np.where(is_merged, survivors, rows.column("qid").to_numpy()), pa.uint32())
+            rows = rows.set_column(rows.schema.get_field_index("qid"), rows.schema.field("qid"), qids)
         for counter in ("rows_in", "rows_out", f"from_{name}"):
             out.count(counter, rows.num_rows)
         spill_aliases(out.folder, unit.index, rows, self.layout.limits.num_shards)

@@ -39,7 +39,7 @@ from pipeline.storage.tables import RunPaths, read_rows, sized_units
 from pipeline.storage.units import Unit, UnitWriter
 from schemas import DOCUMENTS, LINKS, SENTENCES
 from schemas.link import CANDIDATE, PARTS
-from schemas.settings import to_dict
+from schemas.settings import ConfigError, to_dict
 
 BATCH_DOCUMENTS = 128
 BATCH_CHARACTERS = 200_000
@@ -212,7 +212,9 @@ def _follow_anchors(found: Sequence[Found], links: Links, anchors: AnchorReader,
     spans = [(document.doc_id, span) for document in found for span in document.spans]
     said = [anchors.of(doc_id).get((span.start, span.end), 0) for doc_id, span in spans]
     items = np.array(said, np.uint32)
-    is_said = (items > 0) & (entities.rows(items) >= 0)
+    rows = entities.rows(items)
+    is_said = (items > 0) & (rows >= 0)
+    is_said[is_said] &= ~entities.is_meta(rows[is_said])
     links.qids[is_said], links.confidence[is_said] = items[is_said], 1.0
 
 
@@ -296,6 +298,11 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
     """Units of documents; checks the spaCy pipeline and the weights before any work."""
     documents, index = paths.require("documents"), paths.require("index")
     check_model(config.spacy_model)
+    if config.rerank_model and not load_weights(config.weights).weights.get("semantic"):
+        raise ConfigError(
+            f"link.rerank_model: the weights {config.weights!r} give it none, so it would change nothing; fit some with "
+            f"`trelm-pipeline link train --set link.rerank_model={config.rerank_model} …`, or use link.weights=by-hand"
+        )
     load_weights(config.weights)
     inputs = {"documents": documents.fingerprint, "index": index.fingerprint}
     inputs["spacy_model"] = model_version(config.spacy_model)

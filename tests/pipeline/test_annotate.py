@@ -148,3 +148,12 @@ def test_blank_finds_sentences_and_no_names() -> None:
 
 def test_no_texts() -> None:
     assert BLANK.annotate([]) == []
+
+
+def test_a_run_without_white_space_is_cut() -> None:
+    """A tokeniser would take seconds for it."""
+    text = "Paris " + "." * 2_000 + " grew\n" + "x" * 700
+    found = list(annotate.pieces(text))
+    assert "".join(piece for _, piece in found) == text
+    assert [start for start, _ in found] == [0, *np.cumsum([len(piece) for _, piece in found])[:-1].tolist()]
+    assert max(len(word) for _, piece in found for word in piece.split()) <= 500

@@ -68,6 +68,9 @@ def test_mistakes_are_named_before_any_work(sample_run: Path, tmp_path: Path) ->
     assert twice.returncode == 1
     assert "is in" in twice.stderr
     assert not list(tmp_path.iterdir())
+    useless = program("link", *sample_arguments(sample_run), "--rerank-model", str(tmp_path))
+    assert useless.returncode == 2
+    assert "would change nothing" in useless.stderr
     (tmp_path / "bad.json").write_text('{"format": "trelm linker weights 1", "bias": 0, "weights": {"luck": 1}}')
     unknown = program("link", *sample_arguments(sample_run), "--weights", str(tmp_path / "bad.json"))
     assert unknown.returncode == 2
