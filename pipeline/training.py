@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import random
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from pipeline import __version__
 from pipeline.config import LinkConfig
 from pipeline.core.aliases import SOURCE_BITS, index_keys
 from pipeline.core.candidates import KeyPostings
-from pipeline.core.crossval import GoldMentions, cross_validate, figures
+from pipeline.core.crossval import GoldMentions, cross_validate, figures, fold_of
 from pipeline.core.disambiguation import Model
 from pipeline.core.features import FEATURES, GROUPS
 from pipeline.core.fitting import Examples, fit
@@ -51,11 +50,6 @@ class Training:
     gold_files: tuple[str, ...]
     folds: int = 5
     ablate: bool = False
-
-
-def fold_of(doc_id: str, folds: int) -> int:
-    """The fold of a document: the same on every machine and in every run."""
-    return zlib.crc32(doc_id.encode()) % folds
 
 
 def train(training: Training, config: LinkConfig) -> tuple[Model, dict[str, Any]]:

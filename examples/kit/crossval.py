@@ -28,11 +28,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import LinkConfig
+from pipeline.core.crossval import fold_of
 from pipeline.core.features import FEATURES
 from pipeline.core.fitting import fit
 from pipeline.query import open_run
 from pipeline.storage.tables import RunPaths
-from pipeline.training import Training, collect, fold_of
+from pipeline.training import Training, collect
 
 Json = dict[str, Any]
 FOLDS = 5

@@ -22,6 +22,11 @@ Array = np.ndarray[Any, Any]
 RECALL_AT = (1, 5, 20)
 
 
+def fold_of(doc_id: str, folds: int) -> int:
+    """The fold of a document: the same on every machine and in every run."""
+    return zlib.crc32(doc_id.encode()) % folds
+
+
 @dataclass(kw_only=True, slots=True)
 class GoldMentions:
     """Gold mentions with their candidates, flat."""
@@ -37,7 +42,7 @@ class GoldMentions:
 
     def folds(self, count: int) -> Array:
         """Fold of each mention: that of its document. int64 (m,)."""
-        numbers = {doc_id: zlib.crc32(doc_id.encode()) % count for doc_id in dict.fromkeys(self.documents)}
+        numbers = {doc_id: fold_of(doc_id, count) for doc_id in dict.fromkeys(self.documents)}
         return np.fromiter((numbers[doc_id] for doc_id in self.documents), np.int64, len(self.documents))
 
 
