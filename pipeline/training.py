@@ -29,12 +29,12 @@ from pipeline.core.misspell import misspelt
 from pipeline.evaluation import in_degrees, redirects_of
 from pipeline.gold import GoldDocument, load_gold
 from pipeline.linker_weights import HAND
-from pipeline.stages.link import Found, LinkResources, batch_of, batches, contexts_of, gold_spans, open_resources
+from pipeline.stages.link import Found, LinkResources, batch_of, batches, contexts_of, find_mentions, open_resources
 from pipeline.storage.alias_index import AliasIndex, Postings
-from pipeline.storage.anchors import beside
+from pipeline.storage.anchors import anchor_texts
 from pipeline.storage.errors import StageError
-from pipeline.storage.tables import RunPaths, read_rows
-from schemas import ANCHORS, DOCUMENTS
+from pipeline.storage.tables import RunPaths
+from schemas import ANCHORS
 
 Array = np.ndarray[Any, Any]
 FoldLinks = dict[str, Counter[int]]  # key -> item -> links of one fold
@@ -114,9 +114,10 @@ def collect(training: Training, config: LinkConfig) -> GoldMentions:
     file_of, documents = _load(training.gold_files)
     config = replace(config, gold_spans="", anchors=False, weights=HAND)  # weights do not matter here
     resources = open_resources(config, paths.artefact("index", "aliases"), paths.artefact("index", "entities"))
+    resources.gold = documents  # its spans are the mentions
     held_out = own_links(paths, documents, training.folds)
     linkers = [resources.linker.on(HeldOutIndex(resources.index, own)) for own in held_out]
-    parts = list(_parts(resources, documents, linkers, fuzzy=config.fuzzy))
+    parts = list(_parts(resources, documents, linkers, config))
     if not sum(len(part.gold) for part in parts):
         raise StageError(f"{', '.join(training.gold_files)}: no mention to train on")
     return _joined(parts, file_of, paths, resources)
@@ -140,13 +141,10 @@ def own_links(paths: RunPaths, documents: Mapping[str, GoldDocument], folds: int
     if index is None or corpus is None or "documents" not in index.inputs:
         return found
     for path in paths.files("documents", ANCHORS):
-        texts: dict[str, str] = {}
-        for rows in read_rows(beside(path, DOCUMENTS), DOCUMENTS):
-            texts.update(zip(rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True))
-        for rows in read_rows(path, ANCHORS):
-            columns = (rows.column(name).to_pylist() for name in ("doc_id", "start", "end", "qid"))
-            for doc_id, start, end, qid in zip(*columns, strict=True):
-                for key in index_keys(texts[doc_id][start:end], "anchor") if doc_id in documents else ():
+        for rows, surfaces in anchor_texts(path):
+            columns = (rows.column(name).to_pylist() for name in ("doc_id", "qid"))
+            for doc_id, qid, surface in zip(*columns, surfaces, strict=True):
+                for key in index_keys(surface, "anchor") if doc_id in documents else ():
                     found[fold_of(doc_id, folds)][key][qid] += 1
     moved = redirects_of(paths, {qid for links in found for counts in links.values() for qid in counts})
     for links in found:
@@ -194,18 +192,14 @@ class _Part:
 
 
 def _parts(
-    resources: LinkResources, documents: Mapping[str, GoldDocument], linkers: Sequence[Linker], *, fuzzy: bool
+    resources: LinkResources, documents: Mapping[str, GoldDocument], linkers: Sequence[Linker], config: LinkConfig
 ) -> Iterator[_Part]:
     done = 0
     for fold, linker in enumerate(linkers):
         own = [(name, document.text) for name, document in documents.items() if fold_of(name, len(linkers)) == fold]
         for batch in batches(own):
-            annotated = resources.annotator.annotate([text for _, text in batch])
-            found = [
-                Found(doc_id, text, notes, gold_spans(documents[doc_id], notes))
-                for (doc_id, text), notes in zip(batch, annotated, strict=True)
-            ]
-            yield _part(resources, linker, found, documents, fuzzy=fuzzy)
+            found = find_mentions(resources, batch, config)
+            yield _part(resources, linker, found, documents, fuzzy=config.fuzzy)
             done += len(batch)
             logger.info("link train: %d of %d documents", done, len(documents))
 

@@ -220,7 +220,7 @@ class Linker:
         columns = np.array([listed[place] for place in places.tolist()], np.float64).reshape(-1, len(Candidate._fields))
         matches = columns[:, Candidate._fields.index("match")].astype(np.uint8)
         popularity, types = self._entities.popularity(rows), self._entities.types(rows)
-        static = self._static([key[0] for key in keys], owners, (qids, rows, popularity), columns)
+        static = self._static([key[0] for key in keys], owners, (rows, popularity), columns)
         bounds = np.searchsorted(owners, np.arange(len(keys) + 1)).tolist()
         return [
             Known(
@@ -230,20 +230,18 @@ class Linker:
             for low, high in itertools.pairwise(bounds)
         ]  # fmt: skip
 
-    def _static(
-        self, surfaces: Sequence[str], owners: Array, entities: tuple[Array, Array, Array], columns: Array
-    ) -> Array:
+    def _static(self, surfaces: Sequence[str], owners: Array, entities: tuple[Array, Array], columns: Array) -> Array:
         """Features of candidates whatever the document. Shape (c, len(STATIC))."""
-        qids, rows, popularity = entities
+        rows, popularity = entities
         counts, flags, matches, similarity = columns.T
         labels = [self._entities.label(row) for row in rows.tolist()]
         keys = [normalise(surface) for surface in surfaces]
         pairs = list(zip(owners.tolist(), labels, strict=True))
         likeness = np.fromiter((fuzz.ratio(surfaces[owner], label) for owner, label in pairs), np.float64, len(pairs))
-        by_label = matches.astype(np.int64)
-        by_label = (by_label == REUSED) | (by_label == PARTIAL)
         similarity = similarity.copy()
-        for place in np.flatnonzero(by_label).tolist():
+        for place in np.flatnonzero(
+            (matches == REUSED) | (matches == PARTIAL)
+        ).tolist():  # found by no name of their own
             owner, label = pairs[place]
             similarity[place] = fuzz.ratio(keys[owner], normalise(label)) / 100
         num_whole = np.bincount(owners, matches <= VARIANT, len(surfaces))

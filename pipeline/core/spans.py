@@ -125,9 +125,7 @@ def without_overlap(spans: list[Span]) -> list[Span]:
     """What stays of spans that overlap: gold links, then known names, then the longer; in the order of the text."""
     nested = _nested(spans)
     taken: list[Span] = []
-    group: list[
-        Span
-    ] = []  # spans that hang together: what overlaps is in one group, so a book takes no longer per span
+    group: list[Span] = []  # of spans that overlap, directly or through others: so a book takes no longer per span
     end = 0
     for span in sorted(visible(spans), key=lambda span: span.start):
         if group and span.start >= end:

@@ -22,7 +22,7 @@ from pipeline.config import IndexConfig
 from pipeline.stages.titles import open_title_map
 from pipeline.storage import files
 from pipeline.storage.alias_index_writer import Limits, build_blocks, build_shard, spill_aliases, write_description
-from pipeline.storage.anchors import beside
+from pipeline.storage.anchors import anchor_texts
 from pipeline.storage.entity_build import join_array, write_classes, write_part, write_terms
 from pipeline.storage.entity_parts import EntityParts
 from pipeline.storage.entity_spill import merged_items, qid_bounds, spill_entities, spill_triples, write_merged
@@ -31,7 +31,7 @@ from pipeline.storage.name_words import build_openings, build_words
 from pipeline.storage.stage import Phase, PreparedStage, StagePlan
 from pipeline.storage.tables import RunPaths, check_table, read_rows, row_units
 from pipeline.storage.units import Unit, UnitReport, UnitWriter
-from schemas import ALIASES, ANCHORS, DOCUMENTS, ENTITIES, REDIRECTS, TRIPLES
+from schemas import ALIASES, ANCHORS, ENTITIES, REDIRECTS, TRIPLES
 from schemas.settings import to_dict
 
 SHARD_ROWS = 1_500_000  # rows of `aliases` per shard
@@ -94,13 +94,8 @@ def _alias_rows(unit: Unit) -> Iterator[pa.Table]:
 
 
 def _anchor_rows(unit: Unit) -> Iterator[pa.Table]:
-    """Anchors as aliases. An anchor file's unit is the part of the same number of `documents`."""
-    texts: dict[str, str] = {}
-    for rows in read_rows(beside(unit.path, DOCUMENTS), DOCUMENTS):
-        texts.update(zip(rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True))
-    for rows in read_rows(unit.path, ANCHORS, unit.start, unit.end):
-        ranges = zip(*(rows.column(name).to_pylist() for name in ("doc_id", "start", "end")), strict=True)
-        surfaces = [texts[doc_id][start:end] for doc_id, start, end in ranges]
+    """Anchors as aliases."""
+    for rows, surfaces in anchor_texts(unit.path, unit.start, unit.end):
         columns = {
             "surface": surfaces,
             "qid": rows.column("qid"),

@@ -298,12 +298,12 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
     """Units of documents; checks the spaCy pipeline and the weights before any work."""
     documents, index = paths.require("documents"), paths.require("index")
     check_model(config.spacy_model)
-    if config.rerank_model and not load_weights(config.weights).weights.get("semantic"):
+    model = load_weights(config.weights)
+    if config.rerank_model and not model.weights.get("semantic"):
         raise ConfigError(
             f"link.rerank_model: the weights {config.weights!r} give it none, so it would change nothing; fit some with "
             f"`trelm-pipeline link train --set link.rerank_model={config.rerank_model} …`, or use link.weights=by-hand"
         )
-    load_weights(config.weights)
     inputs = {"documents": documents.fingerprint, "index": index.fingerprint}
     inputs["spacy_model"] = model_version(config.spacy_model)
     inputs["weights"] = weights_stamp(config.weights)

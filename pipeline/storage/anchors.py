@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+
+import pyarrow as pa
 
 from pipeline.storage import files
 from pipeline.storage.tables import read_rows
-from schemas import ANCHORS, Table
+from schemas import ANCHORS, DOCUMENTS, Table
 
 
 def beside(path: str, table: Table) -> str:
     """The part file of another table with the same number: units of `documents` write both."""
     folder, _, name = path.rpartition("/")
     return f"{folder.rpartition('/')[0]}/{table.name}/{name}"
+
+
+def anchor_texts(path: str, start: int = 0, end: int | None = None) -> Iterator[tuple[pa.Table, list[str]]]:
+    """Rows of a part file of `anchors`, and the text of each link. Memory: the texts of the part's documents."""
+    texts: dict[str, str] = {}
+    for rows in read_rows(beside(path, DOCUMENTS), DOCUMENTS):
+        texts.update(zip(rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True))
+    for rows in read_rows(path, ANCHORS, start, end):
+        ranges = zip(*(rows.column(name).to_pylist() for name in ("doc_id", "start", "end")), strict=True)
+        yield rows, [texts[doc_id][low:high] for doc_id, low, high in ranges]
 
 
 _NONE: dict[tuple[int, int], int] = {}
