@@ -114,17 +114,37 @@ class LinkConfig:
 class StatsConfig:
     """Stage `stats`: counts and the long tail."""
 
-    head_mass: float = key(0.5, "the most frequent entities with this share of the mentions are the head")
+    bands: Literal["mass", "count"] = key(
+        "mass", "what makes head and torso: a share of all mentions, or their own number"
+    )
+    head_mass: float = key(
+        0.5, "bands by mass: the most frequent entities with this share of the mentions are the head"
+    )
     torso_mass: float = key(0.8, "those up to this share are the torso, the rest is the tail")
-    min_cooccurrence: int = key(2, "pairs seen in fewer sentences are left out of `cooccurrence`")
-    max_sentence_entities: int = key(32, "pairs of a sentence with more entities are not counted, the sentence is")
+    head_min_mentions: int = key(100, "bands by count: entities with so many mentions are the head")
+    torso_min_mentions: int = key(10, "those with so many are the torso, the rest is the tail")
+    min_cooccurrence: int = key(2, "pairs in fewer sentences and in fewer documents are left out of `cooccurrence`")
+    max_sentence_entities: int = key(
+        32, "a sentence with more distinct entities gives no pairs; counted in the manifest"
+    )
+    max_document_entities: int = key(
+        128, "a document with more gives the pairs of its sentences only; 0 = no document does more than that"
+    )
+    num_bootstrap: int = key(200, "resamples behind the intervals of `tail_summary`")
+    unit_rows: int = key(500_000, "links counted at a time, about: whole files of `links`")
     num_buckets: int = key(8, "parts in which counts are merged")
+    memory_gb: float = key(0.7, "memory of the merging, beyond it goes to disk")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        at_least(self, num_buckets=1, min_cooccurrence=1, max_sentence_entities=2)
+        at_least(self, num_buckets=1, min_cooccurrence=1, max_sentence_entities=2, max_document_entities=0)
+        at_least(self, num_bootstrap=10, unit_rows=1, memory_gb=0.1, torso_min_mentions=1)
         if not 0 < self.head_mass < self.torso_mass < 1:
             raise ConfigError(f"wanted 0 < head_mass < torso_mass < 1, found {self.head_mass} and {self.torso_mass}")
+        if not self.torso_min_mentions < self.head_min_mentions:
+            raise ConfigError(
+                f"wanted torso_min_mentions < head_min_mentions, found {self.torso_min_mentions} and {self.head_min_mentions}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

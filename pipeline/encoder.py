@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.runner import LOCAL_WORKERS
+from pipeline.machine import LOCAL_WORKERS
 from pipeline.storage.errors import StageError
 
 TOKENIZER_FILE = "tokenizer.json"

@@ -14,12 +14,10 @@ from pipeline.linker_weights import weights_file
 from pipeline.runner import RunnerSettings, refuse_local_paths, run_graph
 from pipeline.storage import files
 from pipeline.storage.progress_text import Work
-from pipeline.storage.shuffle import build_shuffle_graph
 from pipeline.storage.stage import StagePlan, build_graph, is_current, prepare
 from pipeline.storage.tables import RunPaths
 from schemas.settings import ConfigError, to_toml
 
-SHUFFLES = {"stats"}
 SECTIONS = {"titles": "documents"}  # stages without a section of their own
 logger = logging.getLogger("trelm")
 
@@ -69,10 +67,7 @@ def run_stage(stage: str, config: RunConfig, settings: RunnerSettings, *, redo: 
     )
 
     def build(pipeline: Any, address: Any) -> None:  # noqa: ANN401
-        if stage in SHUFFLES:
-            build_shuffle_graph(pipeline, prepared, address)
-        else:
-            build_graph(pipeline, prepared, address)
+        build_graph(pipeline, prepared, address)
 
     run_graph(settings, build, work)
     if settings.is_dry:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import duckdb
 
+from pipeline.machine import threads_of_a_worker
 from pipeline.storage.errors import StageError
 from pipeline.storage.files import REMOTE_MARK
 from pipeline.storage.tables import STAGES, RunPaths, check_table
@@ -25,11 +26,11 @@ LABEL_MACRO = (
 )
 
 
-def connect(memory_gb: float = 1.0, threads: int = 2) -> duckdb.DuckDBPyConnection:
-    """An in-memory connection with bounded memory."""
+def connect(memory_gb: float = 1.0) -> duckdb.DuckDBPyConnection:
+    """An in-memory connection with bounded memory (what does not fit goes to the disk) and this process's share of cores."""
     connection = duckdb.connect()
     connection.execute(f"SET memory_limit = '{float(memory_gb):.2f}GB'")
-    connection.execute(f"SET threads = {int(threads)}")
+    connection.execute(f"SET threads = {threads_of_a_worker()}")
     connection.execute("SET preserve_insertion_order = false")
     # Not the folder where the command runs, which may be read-only.
     connection.execute("SET temp_directory = $folder", {"folder": str(Path(tempfile.gettempdir()) / "trelm-duckdb")})

@@ -23,13 +23,13 @@ from typing import Any, NoReturn
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 
+from pipeline.machine import LOCAL_WORKERS
 from pipeline.storage.errors import StageError, message_in
 from pipeline.storage.progress import MetricsPoller, ProgressAddress, ProgressReceiver, counts_in
 from pipeline.storage.progress_text import Work, final_line
 from schemas.settings import ConfigError
 
 LOCAL_RUNNERS = {"", "directrunner", "direct", "switchingdirectrunner", "bundlebaseddirectrunner", "fnapirunner"}
-LOCAL_WORKERS = "TRELM_LOCAL_WORKERS"  # environment variable that tells a worker how many it shares the machine with
 IN_PROCESS = "FnApiRunner"
 REMOTE_SCHEMES = ("gs://", "s3://", "hdfs://")
 GRACE_S = 5.0  # between the request to stop and the end

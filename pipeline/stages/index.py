@@ -12,7 +12,7 @@ Map-only, in phases: what one leaves for the next lies in files, so memory follo
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,7 @@ from pipeline.storage.entity_store import ARRAYS
 from pipeline.storage.name_words import build_openings, build_words
 from pipeline.storage.stage import Phase, PreparedStage, StagePlan
 from pipeline.storage.tables import RunPaths, check_table, read_rows, row_units
-from pipeline.storage.units import Unit, UnitReport, UnitWriter
+from pipeline.storage.units import Unit, UnitReport, UnitWriter, numbered_phases, sized_unit
 from schemas import ALIASES, ANCHORS, ENTITIES, REDIRECTS, TRIPLES
 from schemas.settings import to_dict
 
@@ -164,7 +164,7 @@ def plan(config: IndexConfig, paths: RunPaths) -> StagePlan:
     layout = _layout(config, paths, num_rows, sum(unit.size for unit in entity_units))
     units += entity_units + row_units(paths.files("kb", TRIPLES), config.unit_rows, TRIPLES)
     worker = BuildWorker(merged=tuple(paths.files("kb", REDIRECTS)), layout=layout)
-    merged, spilled, *later = _numbered([[_unit("merged")], units, *_later_units(layout, num_rows)])
+    merged, spilled, *later = numbered_phases([[sized_unit("merged")], units, *_later_units(layout, num_rows)])
     return StagePlan(
         name="index",
         tables=(),
@@ -212,36 +212,18 @@ def _later_units(layout: Layout, num_rows: int) -> list[list[Unit]]:
     parts, shards = range(len(layout.qid_bounds) + 1), range(layout.limits.num_shards)
     per_shard = num_rows // layout.limits.num_shards
     return [
-        [_unit("classes"), *(_unit(f"parts/{number}", PART_ENTITIES) for number in parts)],
+        [sized_unit("classes"), *(sized_unit(f"parts/{number}", PART_ENTITIES) for number in parts)],
         [
-            *(_unit(f"shards/{number}", per_shard) for number in shards),
-            *(_unit(f"terms/{number}", PART_ENTITIES) for number in parts),
+            *(sized_unit(f"shards/{number}", per_shard) for number in shards),
+            *(sized_unit(f"terms/{number}", PART_ENTITIES) for number in parts),
         ],
         [
             *(
-                _unit(f"{kind}/{number}", per_shard)
+                sized_unit(f"{kind}/{number}", per_shard)
                 for kind in ("fuzzy", "words")
                 for number in range(layout.limits.num_parts)
             ),
-            _unit("openings", per_shard),
-            *(_unit(f"arrays/{name}") for name in ARRAYS),
+            sized_unit("openings", per_shard),
+            *(sized_unit(f"arrays/{name}") for name in ARRAYS),
         ],
     ]
-
-
-def _unit(path: str, size: int = 1) -> Unit:
-    return Unit(index=0, of=0, path=path, start=0, end=size)
-
-
-def _numbered(groups: Sequence[Iterable[Unit]]) -> list[list[Unit]]:
-    """One numbering through all phases; every group counts its own."""
-    found: list[list[Unit]] = []
-    index = 0
-    for group in groups:
-        units = list(group)
-        found.append([
-            Unit(index=index + place, of=len(units), path=unit.path, start=unit.start, end=unit.end)
-            for place, unit in enumerate(units)
-        ])  # fmt: skip
-        index += len(units)
-    return found

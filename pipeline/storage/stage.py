@@ -17,7 +17,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.pvalue import AsSingleton
@@ -27,7 +27,7 @@ from pipeline.storage import files
 from pipeline.storage.errors import StageError
 from pipeline.storage.progress import ProgressAddress
 from pipeline.storage.tables import RunPaths
-from pipeline.storage.units import ShuffleWorker, Unit, UnitReport, UnitWorker, UnitWriter, finished_units
+from pipeline.storage.units import Unit, UnitReport, UnitWorker, UnitWriter, finished_units
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
 from schemas.rejects import REJECTS
 from schemas.table import Table
@@ -53,7 +53,7 @@ class StagePlan:
     name: str
     tables: tuple[Table, ...]
     units: Sequence[Unit]
-    worker: UnitWorker | ShuffleWorker  # the latter for a shuffle job
+    worker: UnitWorker
     inputs: dict[str, str]  # what it reads: name -> fingerprint
     config: dict[str, Any]
     before: tuple[Phase, ...] = ()  # phases that come first, in order
@@ -70,7 +70,7 @@ class StagePlan:
     @property
     def phases(self) -> tuple[Phase, ...]:
         """All phases, in order; for a map-only stage."""
-        main = Phase(name=self.name, units=self.units, worker=cast(UnitWorker, self.worker))
+        main = Phase(name=self.name, units=self.units, worker=self.worker)
         return (*self.before, main, *self.then)
 
     @property

@@ -12,8 +12,8 @@ import contextlib
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
 
 import pyarrow as pa
@@ -48,6 +48,22 @@ class Unit:
         return self.end - self.start
 
 
+def sized_unit(path: str, size: int = 1) -> Unit:
+    """A unit of a later phase: what it is for, and its share of the progress bar. Not numbered yet."""
+    return Unit(index=0, of=0, path=path, start=0, end=size)
+
+
+def numbered_phases(groups: Sequence[Iterable[Unit]]) -> list[list[Unit]]:
+    """One numbering through all phases of a stage; every phase counts its own."""
+    found: list[list[Unit]] = []
+    index = 0
+    for group in groups:
+        units = list(group)
+        found.append([replace(unit, index=index + place, of=len(units)) for place, unit in enumerate(units)])
+        index += len(units)
+    return found
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnitReport:
     """What a unit wrote."""
@@ -77,25 +93,6 @@ class UnitWorker(Protocol):
 
     def process(self, unit: Unit, out: UnitWriter) -> None:
         """Read the unit's range and write its rows."""
-
-
-class ShuffleWorker(Protocol):
-    """What a shuffle stage does; a picklable dataclass."""
-
-    def prepare(self, folder: str) -> None:
-        """Build what every bucket needs; runs once."""
-
-    def partials(self, unit: Unit, counters: Counter[str]) -> Iterator[tuple[str, int, pa.Table]]:
-        """Partial tables of one unit: (group, bucket, rows)."""
-
-    def merge(self, group: str, parts: Sequence[pa.Table]) -> pa.Table:
-        """Merge partial tables of one group: associative, commutative."""
-
-    def write(self, folder: str, group: str, bucket: int, rows: pa.Table) -> None:
-        """Write the merged rows of one bucket."""
-
-    def finish(self, folder: str) -> tuple[dict[str, list[PartFile]], dict[str, str]]:
-        """Write the final tables; returns the part files of each, and other artefacts (paths in the data folder)."""
 
 
 class UnitWriter:

@@ -1,0 +1,194 @@
+"""Counting one unit of links: mentions to partial counts of entities, surfaces, pairs and facts, by bucket. Exact.
+
+A unit holds whole documents, so document counts of units add up. The counting itself is DuckDB's, on integers: documents
+are numbered within the unit. Cost: pairs of a document grow with the square of its entities, hence the two caps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.query import connect
+from pipeline.storage.spill import write_spill
+from pipeline.storage.tables import read_batches
+from pipeline.storage.units import UnitWriter
+from schemas import LINKS
+
+CONFIDENCE_SCALE = 100_000  # confidences have 5 decimals: as integers their sum is exact in any order
+READ = ("doc_id", "sentence_start", "surface", "qid", "confidence")
+
+# Partial counts: what is counted, and in which column.
+KEYS = {
+    "entity": ("qid",),
+    "surface": ("surface", "qid"),
+    "pair": ("qid_a", "qid_b"),
+    "fact": ("subject", "object"),
+    "corpus": ("name",),
+}
+COUNTS = {
+    "entity": ("num_mentions", "num_documents", "num_sentences", "confidence"),
+    "surface": ("num_mentions",),
+    "pair": ("num_sentences", "num_documents"),
+    "fact": ("num_sentences", "num_documents"),
+    "corpus": ("value",),
+}
+_TYPES = {"surface": pa.string(), "name": pa.string(), **{name: pa.uint32() for name in
+          ("qid", "qid_a", "qid_b", "subject", "object")}}  # fmt: skip
+
+
+def partial_schema(group: str) -> pa.Schema:
+    """Keys and counts of a group's partial tables."""
+    names = (*KEYS[group], *COUNTS[group])
+    return pa.schema([pa.field(name, _TYPES.get(name, pa.int64())) for name in names])
+
+
+FACTS = "facts"  # triples between linked entities: what the first phase leaves
+FACT_SCHEMA = pa.schema([pa.field(name, pa.uint32()) for name in ("subject", "predicate", "object")])
+
+# Which bucket a key goes to, before the remainder: the same on every machine and with every version of the engine.
+_BUCKETS = {"surface": "md5_number_lower(surface)", "pair": "qid_a::UBIGINT * 31 + qid_b"}
+
+
+def buckets_of(group: str, num_buckets: int) -> int:
+    """How many buckets a group has: what is small is merged in one."""
+    return num_buckets if group in _BUCKETS else 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spill:
+    """Where a unit leaves its partial counts."""
+
+    folder: str
+    unit: int
+    num_buckets: int
+
+    def write(self, group: str, rows: pa.Table) -> None:
+        """Write the rows of a group, each to the bucket that its column `bucket` names."""
+        buckets = rows.column("bucket").to_numpy().astype(np.int64)
+        counts = rows.drop_columns("bucket").cast(partial_schema(group))
+        write_spill(self.folder, group, self.unit, counts, buckets, buckets_of(group, self.num_buckets))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairLimits:
+    """Beyond these many distinct entities a sentence gives no pairs, and a document only those of its sentences."""
+
+    sentence: int
+    document: int
+
+
+# Distinct (document, sentence, entity) and (document, entity), which all counts are made of.
+_OCCURRENCES = """
+CREATE TEMP TABLE in_sentence AS
+    SELECT document, sentence, qid, count(*) AS mentions, sum(confidence)::BIGINT AS confidence
+    FROM mentions WHERE qid IS NOT NULL GROUP BY ALL;
+CREATE TEMP TABLE in_document AS
+    SELECT document, qid, sum(mentions)::BIGINT AS mentions, count(*) AS sentences, sum(confidence)::BIGINT AS confidence
+    FROM in_sentence GROUP BY ALL;
+CREATE TEMP TABLE sentences AS
+    SELECT document, sentence, count(*) AS entities FROM in_sentence GROUP BY ALL;
+CREATE TEMP TABLE documents AS SELECT document, count(*) AS entities FROM in_document GROUP BY ALL;
+CREATE TEMP TABLE near_facts AS
+    SELECT DISTINCT subject, object FROM facts
+    WHERE subject IN (SELECT qid FROM in_document) AND object IN (SELECT qid FROM in_document) AND subject <> object
+"""
+_QUERIES = {
+    "corpus": """
+        SELECT 'num_documents' AS name, count(DISTINCT document) AS value FROM mentions
+        UNION ALL SELECT 'num_sentences', count(*) FROM (SELECT DISTINCT document, sentence FROM mentions)
+        UNION ALL SELECT 'num_mentions', count(*) FROM mentions
+        UNION ALL SELECT 'num_linked', count(qid) FROM mentions
+    """,
+    "entity": """
+        SELECT qid, sum(mentions) AS num_mentions, count(*) AS num_documents, sum(sentences) AS num_sentences,
+            sum(confidence) AS confidence
+        FROM in_document GROUP BY qid
+    """,
+    "surface": """
+        SELECT surface, qid, count(*) AS num_mentions FROM mentions WHERE qid IS NOT NULL GROUP BY ALL
+    """,
+    "pair": """
+        WITH few_sentences AS (SELECT document, sentence FROM sentences WHERE entities BETWEEN 2 AND $sentence),
+        few_documents AS (SELECT document FROM documents WHERE entities BETWEEN 2 AND $document),
+        near AS (
+            SELECT a.qid AS qid_a, b.qid AS qid_b, a.document, count(*) AS sentences
+            FROM (SELECT * FROM in_sentence SEMI JOIN few_sentences USING (document, sentence)) a
+            JOIN in_sentence b ON b.document = a.document AND b.sentence = a.sentence AND a.qid < b.qid
+            GROUP BY ALL),
+        found AS (
+            SELECT qid_a, qid_b, sentences, 0 AS documents FROM near
+            UNION ALL SELECT qid_a, qid_b, 0, 1 FROM near ANTI JOIN few_documents USING (document)
+            UNION ALL SELECT a.qid, b.qid, 0, 1
+            FROM (SELECT * FROM in_document SEMI JOIN few_documents USING (document)) a
+            JOIN in_document b ON b.document = a.document AND a.qid < b.qid)
+        SELECT qid_a, qid_b, sum(sentences) AS num_sentences, sum(documents) AS num_documents FROM found GROUP BY ALL
+    """,
+    "fact": """
+        WITH found AS (
+            SELECT f.subject, f.object, 1 AS sentences, 0 AS documents FROM in_sentence a
+            JOIN near_facts f ON f.subject = a.qid
+            JOIN in_sentence b ON b.document = a.document AND b.sentence = a.sentence AND b.qid = f.object
+            UNION ALL SELECT f.subject, f.object, 0, 1 FROM in_document a
+            JOIN near_facts f ON f.subject = a.qid
+            JOIN in_document b ON b.document = a.document AND b.qid = f.object)
+        SELECT subject, object, sum(sentences) AS num_sentences, sum(documents) AS num_documents FROM found GROUP BY ALL
+    """,
+}
+_OVER = """
+SELECT (SELECT count(*) FROM sentences WHERE entities > $sentence), (SELECT count(*) FROM documents WHERE entities > $document)
+"""
+
+
+def read_mentions(paths: Sequence[str]) -> pa.Table:
+    """Mentions of some files of `links`: document (its number among them), sentence, surface, qid, confidence (scaled)."""
+    batches = [batch for path in paths for batch in read_batches(path, LINKS, READ)]
+    schema = pa.schema([LINKS.schema.field(name) for name in READ], metadata=LINKS.schema.metadata)
+    rows = pa.Table.from_batches([batch.cast(schema) for batch in batches], schema=schema)
+    scaled = pc.round(pc.multiply(pc.cast(rows.column("confidence"), pa.float64()), CONFIDENCE_SCALE))
+    numbers = rows.column("doc_id").combine_chunks().dictionary_encode()
+    return pa.table(
+        {
+            "document": pa.array(_indices(numbers), pa.uint32()),
+            "sentence": rows.column("sentence_start"),
+            "surface": rows.column("surface"),
+            "qid": rows.column("qid"),
+            "confidence": pc.cast(scaled, pa.int32()),
+        }
+    )
+
+
+def _indices(encoded: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Codes of a dictionary-encoded column; of an empty one too."""
+    chunk = encoded if isinstance(encoded, pa.Array) else pa.concat_arrays(encoded.chunks)
+    return chunk.indices.cast(pa.uint32())
+
+
+def count_unit(mentions: pa.Table, facts: pa.Table, limits: PairLimits, out: UnitWriter, spill: Spill) -> None:
+    """Spill the partial counts of one unit.
+
+    Args:
+        mentions: of `read_mentions`.
+        facts: distinct (subject, object) between linked entities.
+        limits: of the pairs.
+        out: counts the rows, and what was over a limit.
+        spill: where to.
+    """
+    out.count("rows_in", mentions.num_rows)
+    out.count("rows_out", mentions.num_rows)
+    wanted = {"sentence": limits.sentence, "document": limits.document}
+    with connect() as connection:
+        connection.register("mentions", mentions)
+        connection.register("facts", facts)
+        connection.execute(_OCCURRENCES)
+        sentences, documents = connection.execute(_OVER, wanted).fetchall()[0]
+        out.count("sentences_over_pair_limit", sentences)
+        out.count("documents_over_pair_limit", documents)
+        for group, query in _QUERIES.items():
+            bucket = _BUCKETS.get(group, "0")
+            spread = f"SELECT *, ({bucket}) % {int(spill.num_buckets)} AS bucket FROM ({query})"
+            spill.write(group, connection.sql(spread, params=wanted if group == "pair" else {}).to_arrow_table())
