@@ -75,7 +75,7 @@ FACT_SUPPORT = Table(
 )
 
 _NO_MENTION = "no mention, or no link"
-_NO_FIT = "fewer than 10 items, or all alike: no fit"
+_NO_FIT = "fewer than 10 items, or all alike: no fit"  # nor a comparison where the frequencies are all huge
 
 
 def _measured(name: str, meaning: str, null_means: str) -> tuple[Column, Column, Column]:

@@ -8,12 +8,10 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 from apache_beam.runners import DataflowRunner
-from apache_beam.runners.pipeline_context import PipelineContext
 
 from pipeline.config import load_config
-from pipeline.execution import SHUFFLES, plan_stage
+from pipeline.execution import plan_stage
 from pipeline.runner import RunnerSettings, beam_options, refuse_local_paths
-from pipeline.storage.shuffle import build_shuffle_graph
 from pipeline.storage.stage import build_graph, prepare
 from pipeline.storage.tables import RunPaths
 from schemas.settings import ConfigError
@@ -33,10 +31,7 @@ def graph_of(stage: str, run: Path):
     prepared = prepare(plan, RunPaths(root=str(run)))
     settings = RunnerSettings(runner="DataflowRunner", beam_flags=FLAGS)
     pipeline = beam.Pipeline(runner=DataflowRunner(), options=beam_options(settings))
-    if stage in SHUFFLES:
-        build_shuffle_graph(pipeline, prepared)
-    else:
-        build_graph(pipeline, prepared)
+    build_graph(pipeline, prepared)
     pipeline.run()
     return pipeline.runner.proto_pipeline
 
@@ -49,8 +44,9 @@ def graph_of(stage: str, run: Path):
                    for step in (f"Units {phase}", f"Spread {phase}", f"Process {phase}", f"Done {phase}")][:-1]
                   + ["All reports", "Reports", "Finish"]),
         ("link", ["Units", "Spread", "Process link", "Reports", "Finish"]),
-        ("stats", ["Data folder", "Prepare", "Units", "Spread", "Partials of stats", "Key", "Merge", "Write buckets",
-                   "Counters", "Finish"]),
+        ("stats", [step for phase in ("facts", "stats", "entities", "tables")
+                   for step in (f"Units {phase}", f"Spread {phase}", f"Process {phase}", f"Done {phase}")][:-1]
+                  + ["All reports", "Reports", "Finish"]),
     ],
 )  # fmt: skip
 def test_job_graph(sample_run: Path, tmp_path: Path, stage: str, steps: list[str]) -> None:
@@ -64,27 +60,6 @@ def test_job_graph(sample_run: Path, tmp_path: Path, stage: str, steps: list[str
     assert IMAGE.encode() in next(iter(graph.components.environments.values())).payload
     assert not any(transform.spec.urn == "beam:transform:external" for transform in transforms)
     assert graph.ByteSize() < 10_000_000
-
-
-def test_tables_cross_the_shuffle_as_arrow(sample_run: Path, tmp_path: Path) -> None:
-    """No table is pickled: a pickled slice carries its parent's buffers."""
-    run = tmp_path / "run"
-    shutil.copytree(sample_run, run)
-    graph = graph_of("stats", run)
-    context = PipelineContext(graph.components)
-    names = (
-        "Partials of stats.None",
-        "Key.None",
-        "Merge/GroupByKey.None",
-        "Merge/Combine/ParDo(CombineValuesDoFn).None",
-    )
-    collections = graph.components.pcollections.values()
-    coders = {
-        collection.unique_name.lstrip("0123456789"): repr(context.coders[collection.coder_id])
-        for collection in collections
-    }
-    for name in names:
-        assert "ArrowTableCoder" in coders[name], name
 
 
 def test_command_builds_the_job_and_submits_nothing(sample_run: Path) -> None:

@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from pipeline.annotate import pieces
@@ -16,7 +15,6 @@ from pipeline.storage import files
 from pipeline.storage.arrays import load_array, save_array
 from pipeline.storage.entity_store import EntityStore
 from pipeline.storage.errors import StageError, message_in
-from pipeline.storage.shuffle import ArrowTableCoder
 from pipeline.storage.stage import check_counters
 from pipeline.storage.tables import RunPaths, open_table, read_rows, read_table, row_units, sized_units
 from pipeline.storage.units import Unit, UnitReport, UnitWriter, finished_units
@@ -90,14 +88,6 @@ def test_a_writer_refuses_wrong_rows(tmp_path: Path) -> None:
     out = UnitWriter(str(tmp_path), "documents", Unit(index=0, of=1, path="p", start=0, end=9))
     with pytest.raises(SchemaError):
         out.write(DOCUMENTS, ALIASES.empty())
-
-
-def test_coder_round_trip_drops_the_parent_buffers() -> None:
-    table = pa.table({"x": list(range(100_000))})
-    coder = ArrowTableCoder()
-    encoded = coder.encode(table.slice(5, 10))
-    assert coder.decode(encoded).equals(table.slice(5, 10))
-    assert len(encoded) < 2_000
 
 
 def test_arrays(tmp_path: Path) -> None:
