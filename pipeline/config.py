@@ -67,7 +67,7 @@ class IndexConfig:
     num_shards: int = key(0, "tries; more keep each one's build smaller; 0 = one per 1.5 million rows")
     max_candidates: int = key(64, "entities kept per alias, most popular first")
     anchors: bool = key(True, "learn aliases and priors from the corpus's own gold links")
-    unit_rows: int = key(500_000, "rows per work unit")
+    unit_rows: int = key(250_000, "rows per work unit")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -131,13 +131,13 @@ class StatsConfig:
         128, "a document with more gives the pairs of its sentences only; 0 = no document does more than that"
     )
     num_bootstrap: int = key(200, "resamples behind the intervals of `tail_summary`")
-    unit_rows: int = key(500_000, "links counted at a time, about: whole files of `links`")
-    num_buckets: int = key(8, "parts in which counts are merged")
+    unit_rows: int = key(250_000, "links counted at a time, about: whole files of `links`")
+    num_buckets: int = key(0, "parts in which counts are merged; 0 = one per 500,000 links, at least 4")
     memory_gb: float = key(0.7, "memory of the merging, beyond it goes to disk")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        at_least(self, num_buckets=1, min_cooccurrence=1, max_sentence_entities=2, max_document_entities=0)
+        at_least(self, num_buckets=0, min_cooccurrence=1, max_sentence_entities=2, max_document_entities=0)
         at_least(self, num_bootstrap=10, unit_rows=1, memory_gb=0.1, torso_min_mentions=1)
         if not 0 < self.head_mass < self.torso_mass < 1:
             raise ConfigError(f"wanted 0 < head_mass < torso_mass < 1, found {self.head_mass} and {self.torso_mass}")

@@ -10,6 +10,7 @@ Map-only, in phases: what one leaves for the next lies in files, so memory follo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,8 @@ from schemas import COOCCURRENCE, ENTITY_FREQUENCY, FACT_SUPPORT, LINKS, SURFACE
 from schemas.settings import to_dict
 
 TABLES = (ENTITY_FREQUENCY, SURFACE_FREQUENCY, COOCCURRENCE, FACT_SUPPORT, TAIL_SUMMARY)
+BUCKET_LINKS = 500_000
+MIN_BUCKETS = 4
 FACTS_QUERY = """
 SELECT DISTINCT subject, predicate, object FROM triples
 WHERE subject IN (SELECT DISTINCT qid FROM links) AND object IN (SELECT DISTINCT qid FROM links) AND subject <> object
@@ -37,6 +40,7 @@ class CountWorker:
     """Counts one group of links files: files `start` to `end` of the list."""
 
     link_files: tuple[str, ...]
+    num_buckets: int
     config: StatsConfig
 
     def setup(self) -> None:
@@ -46,7 +50,7 @@ class CountWorker:
         """Partial counts of one group."""
         facts = concat_spill(out.folder, FACTS, 0, FACT_SCHEMA)
         limits = PairLimits(sentence=self.config.max_sentence_entities, document=self.config.max_document_entities)
-        spill = Spill(folder=out.folder, unit=unit.index, num_buckets=self.config.num_buckets)
+        spill = Spill(folder=out.folder, unit=unit.index, num_buckets=self.num_buckets)
         count_unit(read_mentions(self.link_files[unit.start : unit.end]), facts, limits, out, spill)
         out.advance(unit.size)
 
@@ -85,19 +89,19 @@ class TableWorker:
 def plan(config: StatsConfig, paths: RunPaths) -> StagePlan:
     """Groups of links files, about `unit_rows` links each, and the phases around them."""
     link, kb = paths.require("link"), paths.require("kb")
-    link_files = tuple(paths.files("link", LINKS))
-    buckets = range(config.num_buckets)
-    counted = _groups(link_files, config.unit_rows)
-    tables = [sized_unit(f"{kind}/{bucket}") for kind in ("surfaces", "pairs") for bucket in buckets]
+    rows = {path: check_table(path, LINKS) for path in paths.files("link", LINKS)}
+    num_buckets = config.num_buckets or max(MIN_BUCKETS, -(-sum(rows.values()) // BUCKET_LINKS))
+    tables = [sized_unit(f"{kind}/{bucket}") for kind in ("surfaces", "pairs") for bucket in range(num_buckets)]
     facts, units, entities, others = numbered_phases(
-        [[sized_unit("facts")], counted, [sized_unit("entities")], [*tables, sized_unit("support")]]
-    )
+        [[sized_unit("facts")], _groups(list(rows.values()), config.unit_rows), [sized_unit("entities")],
+         [*tables, sized_unit("support")]]
+    )  # fmt: skip
     worker = TableWorker(paths=paths, config=config)
     return StagePlan(
         name="stats",
         tables=TABLES,
         units=units,
-        worker=CountWorker(link_files=link_files, config=config),
+        worker=CountWorker(link_files=tuple(rows), num_buckets=num_buckets, config=config),
         inputs={"link": link.fingerprint, "kb": kb.fingerprint},
         config=to_dict(config),
         before=(Phase(name="facts", units=facts, worker=worker),),
@@ -110,12 +114,12 @@ def plan(config: StatsConfig, paths: RunPaths) -> StagePlan:
     )
 
 
-def _groups(link_files: tuple[str, ...], unit_rows: int) -> list[Unit]:
-    """Ranges of files; a file is never cut: its documents are whole."""
-    groups, first, rows = [], 0, 0
-    for number, path in enumerate(link_files, 1):
-        rows += check_table(path, LINKS)
-        if rows >= unit_rows or number == len(link_files):
+def _groups(rows: Sequence[int], unit_rows: int) -> list[Unit]:
+    """Ranges of files, by their rows; a file is never cut: its documents are whole."""
+    groups, first, taken = [], 0, 0
+    for number, count in enumerate(rows, 1):
+        taken += count
+        if taken >= unit_rows or number == len(rows):
             groups.append(Unit(index=0, of=0, path="links", start=first, end=number))
-            first, rows = number, 0
+            first, taken = number, 0
     return groups

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core import pairs
 from pipeline.query import connect
-from pipeline.storage.spill import write_spill
+from pipeline.storage.spill import write_runs, write_spill
 from pipeline.storage.tables import read_batches
 from pipeline.storage.units import UnitWriter
 from schemas import LINKS
@@ -26,7 +27,7 @@ READ = ("doc_id", "sentence_start", "surface", "qid", "confidence")
 KEYS = {
     "entity": ("qid",),
     "surface": ("surface", "qid"),
-    "pair": ("qid_a", "qid_b"),
+    "pair": ("pair",),  # packed, see core.pairs
     "fact": ("subject", "object"),
     "corpus": ("name",),
 }
@@ -37,8 +38,8 @@ COUNTS = {
     "fact": ("num_sentences", "num_documents"),
     "corpus": ("value",),
 }
-_TYPES = {"surface": pa.string(), "name": pa.string(), **{name: pa.uint32() for name in
-          ("qid", "qid_a", "qid_b", "subject", "object")}}  # fmt: skip
+_TYPES = {"surface": pa.string(), "name": pa.string(), "pair": pa.uint64(),
+          **{name: pa.uint32() for name in ("qid", "subject", "object")}}  # fmt: skip
 
 
 def partial_schema(group: str) -> pa.Schema:
@@ -51,12 +52,8 @@ FACTS = "facts"  # triples between linked entities: what the first phase leaves
 FACT_SCHEMA = pa.schema([pa.field(name, pa.uint32()) for name in ("subject", "predicate", "object")])
 
 # Which bucket a key goes to, before the remainder: the same on every machine and with every version of the engine.
-_BUCKETS = {"surface": "md5_number_lower(surface)", "pair": "qid_a::UBIGINT * 31 + qid_b"}
-
-
-def buckets_of(group: str, num_buckets: int) -> int:
-    """How many buckets a group has: what is small is merged in one."""
-    return num_buckets if group in _BUCKETS else 1
+_SURFACE_BUCKET = "md5_number_lower(surface)"
+_IN_BUCKETS = ("surface", "pair")  # what is small is merged in one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +68,13 @@ class Spill:
         """Write the rows of a group, each to the bucket that its column `bucket` names."""
         buckets = rows.column("bucket").to_numpy().astype(np.int64)
         counts = rows.drop_columns("bucket").cast(partial_schema(group))
-        write_spill(self.folder, group, self.unit, counts, buckets, buckets_of(group, self.num_buckets))
+        write_spill(self.folder, group, self.unit, counts, buckets, self.num_buckets if group in _IN_BUCKETS else 1)
+
+    def write_pairs(self, mixed: np.ndarray, num_sentences: np.ndarray, num_documents: np.ndarray) -> None:
+        """Write counted pairs; they stand in the order of their buckets."""
+        columns = [pairs.unmixed(mixed), num_sentences, num_documents]
+        rows = pa.table([pa.array(column) for column in columns], schema=partial_schema("pair"))
+        write_runs(self.folder, "pair", self.unit, rows, pairs.bucket_bounds(mixed, self.num_buckets))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,9 +93,6 @@ CREATE TEMP TABLE in_sentence AS
 CREATE TEMP TABLE in_document AS
     SELECT document, qid, sum(mentions)::BIGINT AS mentions, count(*) AS sentences, sum(confidence)::BIGINT AS confidence
     FROM in_sentence GROUP BY ALL;
-CREATE TEMP TABLE sentences AS
-    SELECT document, sentence, count(*) AS entities FROM in_sentence GROUP BY ALL;
-CREATE TEMP TABLE documents AS SELECT document, count(*) AS entities FROM in_document GROUP BY ALL;
 CREATE TEMP TABLE near_facts AS
     SELECT DISTINCT subject, object FROM facts
     WHERE subject IN (SELECT qid FROM in_document) AND object IN (SELECT qid FROM in_document) AND subject <> object
@@ -112,22 +112,6 @@ _QUERIES = {
     "surface": """
         SELECT surface, qid, count(*) AS num_mentions FROM mentions WHERE qid IS NOT NULL GROUP BY ALL
     """,
-    "pair": """
-        WITH few_sentences AS (SELECT document, sentence FROM sentences WHERE entities BETWEEN 2 AND $sentence),
-        few_documents AS (SELECT document FROM documents WHERE entities BETWEEN 2 AND $document),
-        near AS (
-            SELECT a.qid AS qid_a, b.qid AS qid_b, a.document, count(*) AS sentences
-            FROM (SELECT * FROM in_sentence SEMI JOIN few_sentences USING (document, sentence)) a
-            JOIN in_sentence b ON b.document = a.document AND b.sentence = a.sentence AND a.qid < b.qid
-            GROUP BY ALL),
-        found AS (
-            SELECT qid_a, qid_b, sentences, 0 AS documents FROM near
-            UNION ALL SELECT qid_a, qid_b, 0, 1 FROM near ANTI JOIN few_documents USING (document)
-            UNION ALL SELECT a.qid, b.qid, 0, 1
-            FROM (SELECT * FROM in_document SEMI JOIN few_documents USING (document)) a
-            JOIN in_document b ON b.document = a.document AND a.qid < b.qid)
-        SELECT qid_a, qid_b, sum(sentences) AS num_sentences, sum(documents) AS num_documents FROM found GROUP BY ALL
-    """,
     "fact": """
         WITH found AS (
             SELECT f.subject, f.object, 1 AS sentences, 0 AS documents FROM in_sentence a
@@ -140,7 +124,8 @@ _QUERIES = {
     """,
 }
 _OVER = """
-SELECT (SELECT count(*) FROM sentences WHERE entities > $sentence), (SELECT count(*) FROM documents WHERE entities > $document)
+SELECT (SELECT count(*) FROM (SELECT 1 FROM in_sentence GROUP BY document, sentence HAVING count(*) > $sentence)),
+    (SELECT count(*) FROM (SELECT 1 FROM in_document GROUP BY document HAVING count(*) > $document))
 """
 
 
@@ -180,15 +165,18 @@ def count_unit(mentions: pa.Table, facts: pa.Table, limits: PairLimits, out: Uni
     """
     out.count("rows_in", mentions.num_rows)
     out.count("rows_out", mentions.num_rows)
-    wanted = {"sentence": limits.sentence, "document": limits.document}
     with connect() as connection:
         connection.register("mentions", mentions)
         connection.register("facts", facts)
         connection.execute(_OCCURRENCES)
-        sentences, documents = connection.execute(_OVER, wanted).fetchall()[0]
-        out.count("sentences_over_pair_limit", sentences)
-        out.count("documents_over_pair_limit", documents)
+        over = connection.execute(_OVER, {"sentence": limits.sentence, "document": limits.document}).fetchall()[0]
+        for name, number in zip(("sentences_over_pair_limit", "documents_over_pair_limit"), over, strict=True):
+            out.count(name, number)
         for group, query in _QUERIES.items():
-            bucket = _BUCKETS.get(group, "0")
-            spread = f"SELECT *, ({bucket}) % {int(spill.num_buckets)} AS bucket FROM ({query})"
-            spill.write(group, connection.sql(spread, params=wanted if group == "pair" else {}).to_arrow_table())
+            bucket = f"{_SURFACE_BUCKET} % {int(spill.num_buckets)}" if group == "surface" else "0"
+            spill.write(group, connection.sql(f"SELECT *, {bucket} AS bucket FROM ({query})").to_arrow_table())
+        found = connection.sql(
+            "SELECT document, sentence, qid FROM in_sentence ORDER BY document, sentence, qid"
+        ).fetchnumpy()
+    documents, sentences, qids = found.values()
+    spill.write_pairs(*pairs.pair_counts(documents, sentences, qids, limits.sentence, limits.document))

@@ -49,10 +49,10 @@ CASE WHEN p.{of} = 0 THEN -1.0 WHEN p.{of} = n.{of} THEN 1.0
 PAIR_QUERY = f"""
 WITH n AS (SELECT sum(value) FILTER (name = 'num_sentences') AS num_sentences,
                   sum(value) FILTER (name = 'num_documents') AS num_documents FROM corpus)
-SELECT qid_a, qid_b, p.num_sentences, p.num_documents,
+SELECT a.qid AS qid_a, b.qid AS qid_b, p.num_sentences, p.num_documents,
        {_NPMI.format(of="num_sentences")} AS npmi, {_NPMI.format(of="num_documents")} AS npmi_documents
-FROM pair p JOIN totals a ON a.qid = p.qid_a JOIN totals b ON b.qid = p.qid_b, n
-WHERE p.num_sentences >= $least OR p.num_documents >= $least ORDER BY qid_a, qid_b
+FROM pair p JOIN totals a ON a.qid = (p.pair >> 32)::UINTEGER JOIN totals b ON b.qid = (p.pair & 4294967295)::UINTEGER, n
+ORDER BY qid_a, qid_b
 """
 FACT_QUERY = """
 SELECT f.subject, f.predicate, f.object, p.num_sentences, p.num_documents
@@ -98,11 +98,12 @@ def merge_surfaces(config: StatsConfig, bucket: int, out: UnitWriter) -> None:
 
 def merge_pairs(config: StatsConfig, bucket: int, out: UnitWriter) -> None:
     """Write one bucket of `cooccurrence`."""
+    often = f"num_sentences >= {config.min_cooccurrence} OR num_documents >= {config.min_cooccurrence}"
     with connect(config.memory_gb) as connection:
-        _merge(connection, "pair", out.folder, bucket)
+        _merge(connection, "pair", out.folder, bucket, often)
         _merge(connection, "corpus", out.folder, 0)
         _totals(connection, out.folder)
-        _write(out, COOCCURRENCE, connection, PAIR_QUERY, {"least": config.min_cooccurrence})
+        _write(out, COOCCURRENCE, connection, PAIR_QUERY, {})
 
 
 def merge_facts(config: StatsConfig, out: UnitWriter) -> None:
@@ -113,14 +114,14 @@ def merge_facts(config: StatsConfig, out: UnitWriter) -> None:
         _write(out, FACT_SUPPORT, connection, FACT_QUERY, {})
 
 
-def _merge(connection: duckdb.DuckDBPyConnection, group: str, folder: str, bucket: int) -> None:
-    """Table of a group's merged counts. The units' tables are streamed through, one at a time."""
+def _merge(connection: duckdb.DuckDBPyConnection, group: str, folder: str, bucket: int, kept: str = "true") -> None:
+    """Table of a group's merged counts, of those that are kept. The units' tables are streamed through, one at a time."""
     schema = partial_schema(group)
     batches = (batch for rows in read_spill(folder, group, bucket) for batch in rows.to_batches())
     connection.register("partial", pa.RecordBatchReader.from_batches(schema, batches))
     sums = ", ".join(f"sum({name})::BIGINT AS {name}" for name in COUNTS[group])
     keys = ", ".join(KEYS[group])
-    connection.execute(f"CREATE TEMP TABLE {group} AS SELECT {keys}, {sums} FROM partial GROUP BY ALL")
+    connection.execute(f"CREATE TEMP TABLE {group} AS SELECT {keys}, {sums} FROM partial GROUP BY ALL HAVING {kept}")
     connection.unregister("partial")
 
 

@@ -24,9 +24,14 @@ def spill_folder(data: str) -> str:
 
 def write_spill(data: str, kind: str, unit: int, rows: pa.Table, buckets: Array, num_buckets: int) -> None:
     """Write a unit's rows, each to its bucket (0 to num_buckets - 1), in their order. Memory: a copy of the rows."""
-    order = np.argsort(buckets, kind="stable")
+    order = np.argsort(buckets.astype(np.uint16 if num_buckets < 1 << 16 else np.int64), kind="stable")
     bounds = np.searchsorted(buckets[order], np.arange(num_buckets + 1))
-    rows = rows.take(pa.array(order)).combine_chunks()
+    write_runs(data, kind, unit, rows.take(pa.array(order)), bounds)
+
+
+def write_runs(data: str, kind: str, unit: int, rows: pa.Table, bounds: Array) -> None:
+    """Write a unit's rows that stand in the order of their buckets; bucket i is rows bounds[i] to bounds[i + 1]."""
+    rows = rows.combine_chunks()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         for low, high in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
