@@ -27,7 +27,8 @@ COPY (SELECT qid, sum(mentions) AS num_mentions, count(*) AS num_documents, sum(
 COPY (SELECT surface, qid, count(*) AS num_mentions, num_mentions / sum(num_mentions) OVER (PARTITION BY surface) AS share
     FROM mentions GROUP BY surface, qid) TO '{out}/surface.parquet' (COMPRESSION zstd);
 COPY (
-    WITH few_sentences AS (SELECT document, sentence_start FROM in_sentence GROUP BY ALL HAVING count(*) BETWEEN 2 AND {sentence}),
+    WITH few_sentences AS (
+        SELECT document, sentence_start FROM in_sentence GROUP BY ALL HAVING count(*) BETWEEN 2 AND {sentence}),
     few AS (SELECT document FROM in_document GROUP BY ALL HAVING count(*) BETWEEN 2 AND {document}),
     near AS (SELECT a.qid AS qid_a, b.qid AS qid_b, a.document, count(*) AS sentences
         FROM (SELECT * FROM in_sentence SEMI JOIN few_sentences USING (document, sentence_start)) a
