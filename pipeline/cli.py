@@ -361,6 +361,44 @@ def sql_command(run_folder: str, kind: str, out: str, query: str) -> None:
     guarded(action)
 
 
+@main.command("ask", context_settings={"max_content_width": 110})
+@click.option("--run", "run_folder", metavar="FOLDER", default="", help="Folder of the run.")
+@click.option("--rows", type=click.IntRange(1), default=20, show_default=True, help="How many rows.")
+@click.option("--list", "list_only", is_flag=True, help="List the questions.")
+@click.option("--show-sql", is_flag=True, help="Print the question's SQL, to change it and run it with `sql`.")
+@click.option("--format", "kind", default="table", show_default=True, help="table, csv, json or parquet.")
+@click.option("--out", metavar="FILE", default="-", help="Where to write; - is the terminal.")
+@click.argument("name", default="", metavar="[QUESTION]")
+@click.argument("item", default="", metavar="[ITEM]")
+def ask_command(run_folder: str, name: str, item: str, list_only: bool, **given: Any) -> None:  # noqa: ANN401, FBT001
+    """Ask the run's statistics a named question. ITEM is an id (Q937) or an exact label, where a question takes one.
+
+    \b
+    trelm-pipeline ask --list
+    trelm-pipeline ask rarest --run runs/a
+    trelm-pipeline ask entity Q937 --run runs/a
+    trelm-pipeline ask tail "chemical element" --run runs/a --rows 50 --format csv --out tail.csv
+    The SQL, for your own DuckDB in the run's folder (run.duckdb holds the views):
+      trelm-pipeline ask unsupported --run runs/a --show-sql | (cd runs/a && duckdb run.duckdb)
+    """
+
+    def action() -> None:
+        from pipeline.output import Output, ask
+        from pipeline.questions import QUESTIONS, find_question
+
+        if list_only or not name:
+            for question in QUESTIONS:
+                click.echo(f"{f'{question.name} {question.about.upper()}'.strip():<15} {question.meaning}")
+            return
+        question = find_question(name, item)
+        if not run_folder:
+            raise ConfigError("no run folder; give --run FOLDER")
+        how = Output(kind=given["kind"], out=given["out"], show_sql=given["show_sql"])
+        ask(run_folder, question, item, given["rows"], how)
+
+    guarded(action, kept=NOTHING_WRITTEN)
+
+
 @main.command("evaluate", context_settings={"max_content_width": 110})
 @click.option("--run", "run_folder", metavar="FOLDER", required=True, help="Folder of the run.")
 @click.option("--gold", metavar="FILE", required=True, help="Gold JSONL (docs/linking.md).")

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.config import RunConfig
 from pipeline.linker_weights import weights_file
+from pipeline.run_database import write_database
 from pipeline.runner import RunnerSettings, refuse_local_paths, run_graph
 from pipeline.storage import files
 from pipeline.storage.progress_text import Work
@@ -72,6 +73,7 @@ def run_stage(stage: str, config: RunConfig, settings: RunnerSettings, *, redo: 
     run_graph(settings, build, work)
     if settings.is_dry:
         return False
+    write_database(paths)
     logger.info("%s: %s in %.1f s", stage, rows_written(paths, stage), time.monotonic() - started_s)
     return True
 

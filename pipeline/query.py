@@ -1,12 +1,13 @@
 """DuckDB over a run: one view per table, whose files come from the manifests, and macros that print ids.
 
-`qid(42)` is 'Q42', `pid(31)` is 'P31', `label(42)` the item's label.
+`qid(42)` is 'Q42', `pid(31)` is 'P31', `label(42)` the item's label, `property(31)` the property's. View `facts`: triples with
+merged items followed.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import duckdb
@@ -15,7 +16,7 @@ from pipeline.machine import threads_of_a_worker
 from pipeline.storage.errors import StageError
 from pipeline.storage.files import REMOTE_MARK
 from pipeline.storage.tables import STAGES, RunPaths, check_table
-from schemas import BY_NAME, REDIRECTS, REJECTS, TRIPLES, Table
+from schemas import BY_NAME, ENTITIES, PROPERTIES, REDIRECTS, REJECTS, TRIPLES, Table
 
 MACROS = (
     "CREATE OR REPLACE MACRO qid(number) AS 'Q' || number",
@@ -24,6 +25,21 @@ MACROS = (
 LABEL_MACRO = (
     "CREATE OR REPLACE MACRO label(number) AS (SELECT any_value(e.label) FROM entities e WHERE e.qid = number)"
 )
+
+
+PROPERTY_MACRO = (
+    "CREATE OR REPLACE MACRO property(number) AS (SELECT any_value(p.label) FROM properties p WHERE p.pid = number)"
+)
+# Triples with merged items followed to the item they became.
+FOLLOWED = """
+CREATE OR REPLACE VIEW {view} AS
+WITH merged AS (
+    SELECT TRY_CAST(source[2:] AS UINTEGER) AS source, any_value(TRY_CAST(target[2:] AS UINTEGER)) AS target
+    FROM {redirects} WHERE source[1] = 'Q' AND target[1] = 'Q' GROUP BY ALL
+)
+SELECT t.subject, t.predicate, coalesce(m.target, t.object) AS object
+FROM {triples} t LEFT JOIN merged m ON m.source = t.object
+"""
 
 
 def connect(memory_gb: float = 1.0) -> duckdb.DuckDBPyConnection:
@@ -67,37 +83,46 @@ def add_triples(connection: duckdb.DuckDBPyConnection, paths: RunPaths) -> None:
     """View `triples` with merged items followed to the item they became. The table itself is never rewritten."""
     add_view(connection, "stored_triples", paths.files("kb", TRIPLES), TRIPLES)
     add_view(connection, "stored_redirects", paths.files("kb", REDIRECTS), REDIRECTS)
-    connection.execute("""
-        CREATE OR REPLACE VIEW triples AS
-        WITH merged AS (
-            SELECT TRY_CAST(source[2:] AS UINTEGER) AS source, any_value(TRY_CAST(target[2:] AS UINTEGER)) AS target
-            FROM stored_redirects WHERE source[1] = 'Q' AND target[1] = 'Q' GROUP BY ALL
-        )
-        SELECT t.subject, t.predicate, coalesce(m.target, t.object) AS object
-        FROM stored_triples t LEFT JOIN merged m ON m.source = t.object
-    """)
+    connection.execute(FOLLOWED.format(view="triples", triples="stored_triples", redirects="stored_redirects"))
+
+
+def tables_of(paths: RunPaths) -> dict[str, tuple[Table, list[str]]]:
+    """Every table that a stage of the run has written: view name -> the table and its files.
+
+    Raises:
+        StageError: the folder holds no run.
+    """
+    if not any(paths.manifest(stage) for stage in STAGES):
+        raise StageError(f"{paths.root}: holds no finished stage of a run; check --run")
+    found: dict[str, tuple[Table, list[str]]] = {REJECTS.name: (REJECTS, [])}
+    for stage in STAGES:
+        manifest = paths.manifest(stage)
+        for name in manifest.tables if manifest else ():
+            if name == REJECTS.name:
+                found[name][1].extend(paths.files(stage, REJECTS))
+            else:
+                view = "title_redirects" if (stage, name) == ("titles", REDIRECTS.name) else name
+                found[view] = (BY_NAME[name], paths.files(stage, BY_NAME[name]))
+    return found
+
+
+def add_macros(connection: duckdb.DuckDBPyConnection, views: Container[str]) -> None:
+    """Macros, and the view `facts`, as far as the tables that they need are there."""
+    for macro in MACROS:
+        connection.execute(macro)
+    if ENTITIES.name in views:
+        connection.execute(LABEL_MACRO)
+    if PROPERTIES.name in views:
+        connection.execute(PROPERTY_MACRO)
+    if TRIPLES.name in views and REDIRECTS.name in views:
+        connection.execute(FOLLOWED.format(view="facts", triples="triples", redirects="redirects"))
 
 
 def open_run(paths: RunPaths) -> duckdb.DuckDBPyConnection:
-    """A connection with a view for every table that some stage of the run has written."""
-    if not any(paths.manifest(stage) for stage in STAGES):
-        raise StageError(f"{paths.root}: holds no finished stage of a run; check --run")
+    """A connection with a view for every table that some stage of the run has written, and with the macros."""
+    tables = tables_of(paths)
     connection = connect()
-    rejects: list[str] = []
-    for stage in STAGES:
-        manifest = paths.manifest(stage)
-        if manifest is None:
-            continue
-        for name in manifest.tables:
-            if name == REJECTS.name:
-                rejects += paths.files(stage, REJECTS)
-            elif not (stage == "titles" and name == "redirects"):
-                add_view(connection, name, paths.files(stage, BY_NAME[name]), BY_NAME[name])
-            else:
-                add_view(connection, "title_redirects", paths.files(stage, BY_NAME[name]), BY_NAME[name])
-    add_view(connection, REJECTS.name, rejects, REJECTS)
-    for macro in MACROS:
-        connection.execute(macro)
-    if paths.manifest("kb") is not None:
-        connection.execute(LABEL_MACRO)
+    for name, (table, found) in tables.items():
+        add_view(connection, name, found, table)
+    add_macros(connection, tables)
     return connection
