@@ -14,7 +14,9 @@ import pytest
 
 from pipeline.query import open_run
 from pipeline.storage.tables import RunPaths
+from tests.pipeline import naive_stats
 from tests.pipeline.cases import GOLD, ROOT, program, rows_of, sample_arguments
+from tests.pipeline.stages.test_stats import assert_equal, counted
 
 LINK_TABLES = ("sentences", "links")
 STATS_TABLES = ("entity_frequency", "surface_frequency", "cooccurrence", "fact_support", "tail_summary")
@@ -28,47 +30,17 @@ def copy_of(run: Path, target: Path, *without: str) -> Path:
 
 
 def test_counts_equal_a_naive_recount(sample_run: Path) -> None:
-    links = [row for row in rows_of(sample_run, "links")]
-    linked = [row for row in links if row[7] is not None]
-    counts: dict[int, int] = {}
-    documents: dict[int, set[str]] = {}
-    expected: dict[int, float] = {}
-    for row in linked:
-        counts[row[7]] = counts.get(row[7], 0) + 1
-        documents.setdefault(row[7], set()).add(row[0])
-        expected[row[7]] = expected.get(row[7], 0.0) + row[8]
-    found = {row[0]: row for row in rows_of(sample_run, "entity_frequency")}
-    assert {qid: row[1] for qid, row in found.items()} == counts
-    assert {qid: row[2] for qid, row in found.items()} == {qid: len(ids) for qid, ids in documents.items()}
-    assert {qid: row[3] for qid, row in found.items()} == pytest.approx(expected, abs=1e-4)
-    surfaces = {(row[0], row[1]): row[2] for row in rows_of(sample_run, "surface_frequency")}
-    assert sum(surfaces.values()) == len(linked)
-    assert {row[4] for row in found.values()} == {"head", "torso", "tail"}
-
-
-def test_pairs_and_facts_equal_a_naive_recount(sample_run: Path) -> None:
-    sentences: dict[tuple[str, int], set[int]] = {}
-    for row in rows_of(sample_run, "links"):
-        if row[7] is not None:
-            sentences.setdefault((row[0], row[3]), set()).add(row[7])
-    naive: dict[tuple[int, int], int] = {}
-    for qids in sentences.values():
-        for one in qids:
-            for other in qids:
-                if one < other:
-                    naive[one, other] = naive.get((one, other), 0) + 1
-    found = {(row[0], row[1]): row[2] for row in rows_of(sample_run, "cooccurrence")}
-    assert found == {pair: count for pair, count in naive.items() if count >= 2}
-    assert all(-1 <= row[4] <= 1 for row in rows_of(sample_run, "cooccurrence"))
     with open_run(RunPaths(root=str(sample_run))) as connection:
+        mentions = connection.sql("SELECT doc_id, sentence_start, surface, qid, confidence FROM links").fetchall()
         merged = dict(connection.sql("SELECT source, target FROM redirects").fetchall())
-    facts = {}
-    for subject, predicate, target, _ in rows_of(sample_run, "triples"):
-        target = int(merged.get(f"Q{target}", f"Q{target}")[1:])
-        pair = (min(subject, target), max(subject, target))
-        if pair in naive:
-            facts[subject, predicate, target] = naive[pair]
-    assert {row[:3]: row[3] for row in rows_of(sample_run, "fact_support")} == facts
+    triples = [
+        (subject, predicate, int(merged.get(f"Q{target}", f"Q{target}")[1:]))
+        for subject, predicate, target, _ in rows_of(sample_run, "triples")
+    ]
+    wanted = naive_stats.tables(naive_stats.count(mentions, triples, 32, 128), 2)
+    assert_equal(counted(RunPaths(root=str(sample_run))), wanted)
+    assert min(len(rows) for rows in wanted.values()) > 50
+    assert {row[5] for row in rows_of(sample_run, "entity_frequency")} == {"head", "torso", "tail"}
 
 
 def test_links_are_good_on_the_gold(sample_run: Path) -> None:
