@@ -212,7 +212,7 @@ def test_names_are_taken_literally(sample_run: Path, tmp_path: Path, name: str) 
 
 @pytest.mark.parametrize(
     "setting",
-    ["index.num_shards=-1", "stats.num_buckets=0", "kb.unit_mb=-1", "kb.unit_mb=nan", "importance.device=foo",
+    ["index.num_shards=-1", "stats.num_buckets=-1", "kb.unit_mb=-1", "kb.unit_mb=nan", "importance.device=foo",
      "importance.max_tokens=1", "link.unit_mb=nan", "shards.max_triples=-1", "index.max_candidates=0"],
 )  # fmt: skip
 def test_settings_that_cannot_work(tmp_path: Path, setting: str) -> None:
