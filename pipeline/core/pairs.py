@@ -44,7 +44,8 @@ def counted(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distinct pairs, mixed and ascending, and how often each occurs. Shapes (u,)."""
     mixed = pairs * np.uint64(_MIX)
     mixed.sort()
-    return np.unique(mixed, return_counts=True)
+    starts = np.flatnonzero(np.concatenate([np.ones(min(len(mixed), 1), bool), mixed[1:] != mixed[:-1]]))
+    return mixed[starts], np.diff(starts, append=len(mixed))
 
 
 def unmixed(mixed: np.ndarray) -> np.ndarray:
