@@ -1,4 +1,4 @@
-"""`trelm-pipeline`: one command per stage, and run, sql, evaluate. Heavy imports happen inside the commands."""
+"""`trelm-pipeline`: one command per stage, and run, sql, report, evaluate. Heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -427,6 +427,40 @@ def evaluate_command(run_folder: str, gold: str, errors: str, as_json: bool) -> 
         click.echo(json.dumps(scores, indent=1) if as_json else format_scores(scores))
 
     guarded(action)
+
+
+@main.command("report", context_settings={"max_content_width": 110})
+@click.option("--run", "run_folder", metavar="FOLDER", required=True, help="Folder of a run with finished stats.")
+@click.option("--out", metavar="FILE", default="", help="Where to write; default: report.html in the run's folder.")
+@click.option("--gold", metavar="FILE", default="", help="Gold JSONL (docs/linking.md): adds calibration.")
+@click.option(
+    "--entities",
+    "num_entities",
+    type=click.IntRange(min=0),
+    default=20_000,
+    show_default=True,
+    help="How many of the most frequent entities the search box knows.",
+)
+def report_command(run_folder: str, out: str, gold: str, num_entities: int) -> None:
+    """Write one HTML page about the run: the tail, bands, importance, links, entities, rejects, configuration.
+
+    \b
+    The page is a single file, works offline and loads nothing. What it shows: docs/report.md.
+    Semantic importance and targets appear where `importance` and `shards` have run.
+
+    \b
+    trelm-pipeline report --run runs/a
+    trelm-pipeline report --run runs/a --gold gold.jsonl --out report.html
+    """
+
+    def action() -> None:
+        from pipeline.report.build import write_report
+        from pipeline.report.markup import size
+
+        written = write_report(run_folder, out, gold, num_entities)
+        click.echo(f"{written.path}  {size(written.num_bytes)}")
+
+    guarded(action, kept=NOTHING_WRITTEN)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,9 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
         "trelm_train",
         "schemas",
     }
+    assert {"pipeline/report/report.css", "pipeline/report/report.js"} <= set(names), (
+        "what the report's page is made of"
+    )
     entry_points = next(name for name in names if name.endswith("entry_points.txt"))
     text = zipfile.ZipFile(wheel).read(entry_points).decode()
     assert "trelm-pipeline = pipeline.cli:main" in text

@@ -47,6 +47,7 @@ def _figures(confidence: np.ndarray, right: np.ndarray, num_spans: int) -> dict[
         "coverage": _rounded(len(confidence) / num_spans if num_spans else None),
         "precision": _rounded(float(precisions[-1]) if len(precisions) else None),
         "coverage_at_precision_0.95": _rounded(coverage_at_precision(precisions, num_spans, WANTED_PRECISION)),
+        "bins": reliability(confidence, right),
     }
 
 
@@ -54,12 +55,30 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
+def _bins(confidence: np.ndarray) -> np.ndarray:
+    return np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+
+
+def reliability(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:
+    """Mean confidence, accuracy and size of each of NUM_BINS bins of equal width that has a span. Shapes (n,)."""
+    bins = _bins(confidence)
+    counts = np.bincount(bins, minlength=NUM_BINS)
+    sums = [np.bincount(bins, values, NUM_BINS) for values in (confidence, right)]
+    return [
+        {
+            "count": int(counts[place]),
+            "confidence": _rounded(float(sums[0][place] / counts[place])),
+            "accuracy": _rounded(float(sums[1][place] / counts[place])),
+        }
+        for place in np.flatnonzero(counts).tolist()
+    ]
+
+
 def expected_calibration_error(confidence: np.ndarray, right: np.ndarray) -> float | None:
     """Mean distance of confidence and accuracy in NUM_BINS bins of equal width, weighted by the bins' sizes. Shapes (n,)."""
     if not len(confidence):
         return None
-    bins = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
-    gaps = np.bincount(bins, confidence - right, NUM_BINS)
+    gaps = np.bincount(_bins(confidence), confidence - right, NUM_BINS)
     return float(np.abs(gaps).sum() / len(confidence))
 
 

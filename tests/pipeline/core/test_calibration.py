@@ -94,6 +94,9 @@ def test_order_changes_nothing_and_a_loop_agrees(judged, random, num_more: int) 
     for _, confidence, right in keyed:
         gaps[min(math.floor(confidence * NUM_BINS), NUM_BINS - 1)] += confidence - right
     assert part["expected_calibration_error"] == pytest.approx(sum(map(abs, gaps)) / len(keyed), abs=1e-4)
+    assert sum(one["count"] for one in part["bins"]) == len(keyed)
+    distances = (one["count"] * abs(one["confidence"] - one["accuracy"]) for one in part["bins"])
+    assert part["expected_calibration_error"] == pytest.approx(sum(distances) / len(keyed), abs=2e-4)
     confident = [right for _, _, right in sorted(keyed, key=lambda one: (-one[1], one[0]))]
     enough = [count for count in range(1, len(keyed) + 1) if sum(confident[:count]) >= 0.95 * count]
     assert part["coverage_at_precision_0.95"] == pytest.approx(max(enough, default=0) / num_spans, abs=1e-4)
