@@ -309,8 +309,20 @@ _stage_command(
 
     \b
     trelm-pipeline shards --run runs/a --model bert-base-uncased
+    Only the bits of two ways to choose mentions for injection (docs/shards.md says what each chooses):
+      trelm-pipeline shards --run runs/a --policy long-tail-important --policy all
     """,
-    {"model": _option("--model", "shards__model", metavar="NAME", help="Model whose tokenizer is used.")},
+    {
+        "model": _option("--model", "shards__model", metavar="NAME", help="Model whose tokenizer is used."),
+        "policy": _option(
+            "--policy",
+            "shards__policies",
+            multiple=True,
+            metavar="NAME",
+            help="Injection policy to compute, one or more: all, high-frequency, low-frequency, importance, "
+            "long-tail-important, klt; none alone: no bits. Default: all six.",
+        ),
+    },
 )
 
 

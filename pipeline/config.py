@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from schemas.settings import ConfigError, at_least, build, key, load_toml, with_overrides
-from schemas.shards import POLICIES
+from schemas.shards import NO_POLICY, POLICIES
 
 LANGUAGE_CODE = re.compile(r"[a-z][a-z0-9-]*")
 
@@ -174,19 +174,22 @@ class ShardsConfig:
     r_freq: float | None = key(None, "rare = fewer mentions than this; default max(3, corpus mean)")
     klt_r_min: int = key(2, "bounds of KC, the number of neighbours within 2 hops (DKPLM)")
     klt_r_max: int = key(100, "and the upper one")
-    policies: tuple[str, ...] = key(POLICIES, "which policy bits are computed")
+    policies: tuple[str, ...] = key(POLICIES, "which policy bits are computed; none alone = no bits")
+    rows_per_file: int = key(200_000, "rows of `examples` per file, about; a file is sorted in memory")
     seed: int = key(0, "of the split and of the order of rows")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        at_least(self, max_triples=1, r_freq=0, klt_r_min=0, klt_r_max=self.klt_r_min)
+        at_least(self, max_triples=1, r_freq=0, klt_r_min=0, klt_r_max=self.klt_r_min, rows_per_file=1)
         if not 8 <= self.max_tokens <= 8192:
             raise ConfigError(f"max_tokens is {self.max_tokens}, wanted 8 to 8192")
         if not 0 <= self.validation_share < 1:
             raise ConfigError(f"validation_share is {self.validation_share}, wanted 0 to below 1")
         for policy in self.policies:
-            if policy not in POLICIES:
-                raise ConfigError(f"policies: {policy!r} is not one of {', '.join(POLICIES)}")
+            if policy not in POLICIES and self.policies != (NO_POLICY,):
+                raise ConfigError(
+                    f"policies: {policy!r} is not one of {', '.join(POLICIES)}; {NO_POLICY} stands alone, for no bits"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

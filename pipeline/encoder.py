@@ -6,7 +6,9 @@ sequence; sequences are sorted by length and batched by a budget of padded token
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core.runs import offsets_of
 from pipeline.machine import LOCAL_WORKERS
 from pipeline.storage.errors import StageError
 
 TOKENIZER_FILE = "tokenizer.json"
+CHUNK_TEXTS = 2048  # tokenized at once
+TEXT_BITS = 32  # of a key, below the number of the text: code points
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +41,31 @@ class Encoding:
         return (int(touching[0]), int(touching[-1]) + 1) if len(touching) else (0, 0)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRuns:
+    """Tokens of many texts laid end to end, no special tokens; code points of those texts only for which they were asked."""
+
+    ids: np.ndarray  # uint32 (n,)
+    offsets: np.ndarray  # int64 (texts + 1,): text i has the tokens offsets[i] to offsets[i + 1]
+    starts_word: np.ndarray  # bool (n,)
+    placed: np.ndarray  # int64 (texts + 1,): the same, counting only the p tokens with code points
+    starts: np.ndarray  # int64 (p,): text << 32 | first code point, ascending
+    ends: np.ndarray  # int64 (p,): text << 32 | one past the last one, ascending
+
+    def spans(self, texts: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens that touch the code points [starts, ends) of texts, half-open; first >= last where none does."""
+        shift = (self.offsets[:-1] - self.placed[:-1])[texts]
+        first = np.searchsorted(self.ends, (texts << TEXT_BITS) + starts, side="right") + shift
+        last = np.searchsorted(self.starts, (texts << TEXT_BITS) + ends, side="left") + shift
+        return first, last
+
+    def start_of(self, texts: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """First code points of tokens of texts."""
+        return self.starts[tokens - (self.offsets[:-1] - self.placed[:-1])[texts]] - (texts << TEXT_BITS)
+
+
 class TextTokenizer:
-    """A fast tokenizer with offsets, BERT or RoBERTa style."""
+    """A fast tokenizer with offsets, BERT or RoBERTa style. A special token's name in a text is text, not that token."""
 
     def __init__(self, model: str) -> None:
         """Load the tokenizer of a model.
@@ -47,6 +75,7 @@ class TextTokenizer:
         """
         from transformers import AutoTokenizer
 
+        _set_tokenizer_threads()
         self.model = model
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
@@ -60,7 +89,11 @@ class TextTokenizer:
             raise StageError(
                 f"{model}: its tokenizer has no mask token; use a masked language model (BERT or RoBERTa family)"
             )
-        self._tokenizer.model_max_length = 10**9  # windows are cut here, not by the tokenizer: no warning about length
+        # A copy that neither cuts nor pads, as some models' files ask for; what `save` writes stays as it was.
+        self._bare: Any = copy.deepcopy(self._tokenizer.backend_tokenizer)
+        self._bare.no_truncation()
+        self._bare.no_padding()
+        self._bare.encode_special_tokens = True
 
     @property
     def mask_id(self) -> int:
@@ -82,29 +115,73 @@ class TextTokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         """Tokens of texts, without special tokens."""
-        if not texts:
-            return []
-        batch = self._tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
         encodings = []
-        for row in range(len(texts)):
-            offsets = np.array(batch["offset_mapping"][row], np.int64).reshape(-1, 2)
-            words = np.array([-1 if word is None else word for word in batch.word_ids(row)], np.int64)
-            ids = np.array(batch["input_ids"][row], np.int64)
+        for found in self._bare.encode_batch(list(texts), add_special_tokens=False):
+            offsets = np.array(found.offsets, np.int64).reshape(-1, 2)
+            words, ids = np.array(found.word_ids, np.int64), np.array(found.ids, np.int64)
             encodings.append(Encoding(ids, offsets[:, 0], offsets[:, 1], words))
         return encodings
 
-    def label_ids(self, labels: Sequence[str]) -> list[list[int]]:
-        """Token ids of names as they stand in running text: byte-level tokenizers see a space before them."""
-        if not labels:
-            return []
-        is_byte_level = "Ġ" in "".join(self._tokenizer.convert_ids_to_tokens(self._tokenizer(" a")["input_ids"]))
-        texts = [f" {label}" if is_byte_level else label for label in labels]
-        return [list(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    def encode_runs(self, texts: Sequence[str], wanted: np.ndarray | None = None, longest: int = 0) -> TokenRuns:
+        """Tokens of texts, without special tokens. Memory: 40 bytes per token.
+
+        Args:
+            texts: any number.
+            wanted: texts whose code points are asked for, bool (texts,); none without.
+            longest: those of texts with more tokens than this are added; 0 = no others.
+        """
+        chunks = [
+            self._chunk(texts[low : low + CHUNK_TEXTS], low, wanted, longest)
+            for low in range(0, max(len(texts), 1), CHUNK_TEXTS)
+        ]
+        columns = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+        ids, sizes, starts_word, num_placed, starts, ends = columns
+        for points in (starts, ends):
+            assert (points[1:] >= points[:-1]).all(), f"{self.model}: its tokens are not in the order of the text"
+        return TokenRuns(
+            ids=ids,
+            offsets=offsets_of(sizes),
+            starts_word=starts_word,
+            placed=offsets_of(num_placed),
+            starts=starts,
+            ends=ends,
+        )
+
+    def _chunk(
+        self, texts: Sequence[str], first: int, wanted: np.ndarray | None, longest: int
+    ) -> tuple[np.ndarray, ...]:
+        found = self._bare.encode_batch(list(texts), add_special_tokens=False)
+        flat = itertools.chain.from_iterable
+        sizes = np.fromiter(map(len, found), np.int64, len(found))
+        total = int(sizes.sum())
+        ids = np.fromiter(flat(encoding.ids for encoding in found), np.uint32, total)
+        words = np.fromiter(flat(encoding.word_ids for encoding in found), np.int64, total)
+        starts_word = np.diff(words, prepend=-1) != 0
+        starts_word[offsets_of(sizes)[:-1][sizes > 0]] = True
+        places = np.zeros(len(found), np.bool_) if wanted is None else wanted[first : first + len(found)].copy()
+        places |= (sizes > longest) if longest else False
+        num_placed = np.where(places, sizes, 0)
+        pairs = flat(flat(encoding.offsets for encoding in itertools.compress(found, places.tolist())))
+        points = np.fromiter(pairs, np.int64, 2 * int(num_placed.sum())).reshape(-1, 2)
+        owner = np.repeat(np.arange(first, first + len(found)), num_placed) << TEXT_BITS
+        return ids, sizes, starts_word, num_placed, points[:, 0] + owner, points[:, 1] + owner
+
+    def label_runs(self, labels: Sequence[str]) -> TokenRuns:
+        """Tokens of names as they stand in running text: byte-level tokenizers see a space before them."""
+        is_byte_level = "Ġ" in "".join(self._bare.encode(" a", add_special_tokens=False).tokens)
+        return self.encode_runs([f" {label}" for label in labels] if is_byte_level else labels)
 
     def save(self, folder: str) -> str:
         """Write the tokenizer's files to a local folder; returns the sha256 of its tokenizer.json."""
         self._tokenizer.save_pretrained(folder)
         return hashlib.sha256((Path(folder) / TOKENIZER_FILE).read_bytes()).hexdigest()
+
+
+def _set_tokenizer_threads() -> None:
+    """Cores / local worker processes; said outright, so that a later fork of this process is no cause for a warning."""
+    threads = _threads_of_a_worker()
+    os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if threads > 1 else "false")
 
 
 def _not_loaded(what: str, model: str, error: Exception) -> str:

@@ -7,6 +7,7 @@ from schemas.table import Column, Table, list_of
 SPLITS = ("train", "validation")
 
 # One bit of examples.span_policies per injection policy; the policy `none` has no bit.
+NO_POLICY = "none"
 POLICIES = ("all", "high-frequency", "low-frequency", "importance", "long-tail-important", "klt")
 POLICY_BITS = {name: 1 << position for position, name in enumerate(POLICIES)}
 

@@ -131,6 +131,8 @@ def _build(request: RunRequest, shards: Shards, model: MaskedLm, model_name: str
     cka = Cka(config.cka, knowledge, anchor, seed=seed).to(model.device) if config.cka.enabled else None
     torch.manual_seed(seed)
     injecting = config.injection.enabled and config.injection.policy != "none"
+    if injecting:
+        shards.check_policy(config.injection.policy)
     has_bank = injecting and config.memory.enabled and knowledge.num_bank_rows > 0
     routed = config.routing.policy != "full"
     whole = whole_parameters(model, config.routing)

@@ -1,20 +1,26 @@
 """A shards folder: what the pipeline hands over, checked before anything is trained on it.
 
-Goes in: the folder with `manifest.json`. Comes out: file list, tokenizer folder, fingerprint. Opens only footers.
+Goes in: the folder with `manifest.json`. Comes out: file list, tokenizer folder, fingerprint; opens only footers. And rows, by
+`read_lists`. Needs pyarrow and numpy alone: whoever trains with something else reads shards by this module, or one like it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.manifest import MANIFEST_NAME, Manifest
-from schemas.shards import EXAMPLES, KNOWLEDGE
+from schemas.shards import EXAMPLES, KNOWLEDGE, POLICIES
 from schemas.table import SchemaError, Table
 from trelm_train.errors import ConfigError, TrelmError
 
@@ -29,6 +35,14 @@ class RowGroup:
     first_row: int
 
 
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """A list column: row i is values[offsets[i] : offsets[i + 1]]. Views of Arrow's memory: no copy, read-only."""
+
+    values: npt.NDArray[Any]  # of the column's own type
+    offsets: npt.NDArray[np.int32]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shards:
     """A checked shards folder."""
@@ -40,6 +54,19 @@ class Shards:
     tokenizer_sha256: str
     model: str
     fingerprint: str
+    policies: tuple[str, ...]  # injection policies whose bits were computed
+
+    def check_policy(self, policy: str) -> None:
+        """Refuse an injection policy that these shards have no bits for: it would choose no mention.
+
+        Raises:
+            ConfigError: names it, and those that there are.
+        """
+        if policy not in self.policies:
+            raise ConfigError(
+                f"{self.path}: made without bits for injection.policy {policy!r}, with {', '.join(self.policies)}; choose "
+                f"one of these, or make the shards again with `trelm-pipeline shards --policy {policy}`"
+            )
 
 
 def sha256_of(path: Path) -> str:
@@ -121,6 +148,7 @@ def open_shards(folder: Path) -> Shards:
         tokenizer_sha256=sha256,
         model=manifest.extra["model"],
         fingerprint=_fingerprint(manifest, sha256),
+        policies=tuple(manifest.config.get("policies", POLICIES)),
     )
 
 
@@ -143,3 +171,24 @@ def _fingerprint(manifest: Manifest, tokenizer_sha256: str) -> str:
         for part in manifest.tables[name].files
     ]
     return hashlib.sha256(json.dumps([files, tokenizer_sha256]).encode()).hexdigest()
+
+
+def read_lists(groups: Iterable[RowGroup], columns: Sequence[str]) -> Iterator[dict[str, Lists]]:
+    """Some list columns of row groups, one group at a time, in the given order; a file's groups in a row open it once.
+
+    Raises:
+        TrelmError: a file is damaged.
+    """
+    for path, chosen in itertools.groupby(groups, key=lambda group: group.path):
+        try:
+            with pq.ParquetFile(path) as file:
+                for group in chosen:
+                    rows = file.read_row_group(group.index, columns=list(columns), use_threads=False)
+                    yield {name: _lists(rows[name]) for name in columns}
+        except (pa.ArrowException, OSError) as error:
+            raise TrelmError(f"{path}: cannot be read ({error}); copy the shards again, or make them again") from error
+
+
+def _lists(column: pa.ChunkedArray) -> Lists:
+    rows = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    return Lists(rows.values.to_numpy(), rows.offsets.to_numpy())

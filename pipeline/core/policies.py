@@ -30,6 +30,16 @@ def default_r_freq(num_linked: int, num_entities: int) -> float:
     return max(MIN_R_FREQ, num_linked / max(num_entities, 1))
 
 
+def median_of_counts(values: np.ndarray, counts: np.ndarray) -> float:
+    """Median of values that occur so many times each; 0 of none, the mean of the two in the middle of an even number."""
+    if not len(values):
+        return 0.0
+    order = np.argsort(values)
+    reach = np.cumsum(counts[order].astype(np.int64))
+    middle = np.searchsorted(reach, [(reach[-1] + 1) // 2, reach[-1] // 2 + 1])
+    return float(values[order][middle].mean())
+
+
 def policy_bits(
     sentences: np.ndarray,
     cosine: np.ndarray,

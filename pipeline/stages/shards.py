@@ -1,7 +1,13 @@
 """Stage `shards`: sentences, links, importance and frequencies to `examples`; entities and relations to `knowledge`.
 
-`knowledge` and the tokenizer's files are written once, before the units. Each unit of `link` becomes one part of `examples`,
-in an order shuffled by hash. The trainer needs nothing else of the pipeline.
+Map-only, in phases: what one leaves for the next lies in files.
+
+1. knowledge: `knowledge`, the tokenizer's files, and what the units look up.
+2. shards: sentences of some units of `link` to rows, cut into equal ranges of their shuffle keys.
+3. shuffle: the rows of one range, sorted by key, to one part of `examples`.
+
+The parts one after the other are in the order of the keys, whatever the units were. The trainer needs nothing else of the
+pipeline.
 """
 
 from __future__ import annotations
@@ -14,48 +20,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.config import ShardsConfig
-from pipeline.core.examples import (
-    TokenSpan,
-    Window,
-    cut_windows,
-    facts_between,
-    shuffle_key,
-    split_of,
-    word_starts,
-)
-from pipeline.core.policies import PolicyLimits, default_r_freq, policy_bits
-from pipeline.encoder import TOKENIZER_FILE, Encoding, TextTokenizer, check_model, model_stamp
-from pipeline.knowledge import Knowledge, build_knowledge, load_knowledge
-from pipeline.linked import LinkedSentence, linked_sentences, linked_units
-from pipeline.query import add_view, connect
+from pipeline.core.examples import bucket_of
+from pipeline.core.runs import offsets_of
+from pipeline.encoder import TOKENIZER_FILE, TextTokenizer, check_model, model_stamp
+from pipeline.example_rows import KEY, KEYED_SCHEMA, RowMaker
+from pipeline.knowledge import KnowledgeBuilder
+from pipeline.knowledge_lookup import open_lookup, save_lookup
+from pipeline.linked import LinkedReader, linked_units
 from pipeline.storage import files
-from pipeline.storage.arrays import load_array, local_folder, save_array
+from pipeline.storage.errors import StageError
+from pipeline.storage.spill import concat_spill, spill_folder, write_spill
 from pipeline.storage.stage import Phase, PreparedStage, StagePlan
-from pipeline.storage.tables import RunPaths, read_rows, read_table
+from pipeline.storage.tables import RunPaths, open_table
 from pipeline.storage.units import Unit, UnitReport, UnitWriter
-from schemas import EXAMPLES, IMPORTANCE, KNOWLEDGE, TAIL_SUMMARY
+from schemas import DOCUMENTS, EXAMPLES, KNOWLEDGE, SENTENCES
 from schemas.settings import to_dict
-from schemas.shards import POLICY_BITS
 
-CHUNK_SENTENCES = 2048
-REACH_FOLDER, REACH_NAME = "reach", "entities.npy"  # look-up of the units, not read by the trainer
-
-
-@dataclass(slots=True)
-class _Resources:
-    """What a worker opens once."""
-
-    tokenizer: TextTokenizer
-    knowledge: Knowledge
-    limits: PolicyLimits
-    frame: tuple[int, int]
+LOOKUP_FOLDER, ROWS_KIND = "lookup", "rows"  # in the folder of what is spilled
+ROW_TEXT_BYTES = 256  # of documents, per row of `examples`, at most, before there are more files
+MIN_UNITS = 256  # while there are more units of `link`, several are worked on together,
+MAX_UNIT_MB = 32.0  # up to so much text
+SHUFFLE_SHARE = 0.05  # of the stage's time, for the progress bar
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnowledgeWorker:
-    """One unit, before all others: `knowledge`, and the tokenizer's files beside it."""
+    """One unit, before all others: `knowledge`, the tokenizer's files beside it, and what the units look up."""
 
     paths: RunPaths
     config: ShardsConfig
@@ -70,162 +63,68 @@ class KnowledgeWorker:
             tokenizer.save(scratch)
             for path in sorted(Path(scratch).iterdir()):
                 files.write_bytes(files.join(out.folder, "tokenizer", path.name), path.read_bytes())
-        rows, reach = build_knowledge(self.config, self.paths, tokenizer)
-        save_array(files.join(out.folder, REACH_FOLDER, REACH_NAME), reach)
-        out.write(KNOWLEDGE, rows)
+        builder = KnowledgeBuilder(self.config, self.paths, tokenizer)
+        for rows in builder.batches():
+            out.write(KNOWLEDGE, rows)
+        save_lookup(files.join(spill_folder(out.folder), LOOKUP_FOLDER), builder.lookup(), builder.limits())
 
 
 @dataclass(kw_only=True)
-class ShardsWorker:
-    """Sentences of one unit to examples."""
+class RowsWorker:
+    """Sentences to rows, in files per range of keys. A unit is a range of documents, counted over all of them."""
 
     paths: RunPaths
     config: ShardsConfig
-    _open: list[_Resources] = field(default_factory=list)
+    linked: tuple[Unit, ...]  # units of `link`
+    num_files: int  # of `examples`
+    _open: list[tuple[RowMaker, LinkedReader]] = field(default_factory=list)
 
     def __getstate__(self) -> dict[str, Any]:
         """Tokenizer and look-ups stay in their process."""
-        return {"paths": self.paths, "config": self.config, "_open": []}
+        return {**{name: getattr(self, name) for name in ("paths", "config", "linked", "num_files")}, "_open": []}
 
     def setup(self) -> None:
         """Nothing before the first unit names the folder."""
 
     def process(self, unit: Unit, out: UnitWriter) -> None:
-        """One unit."""
-        resources = self._resources(out.folder)
-        cosines = self._cosines(unit)
-        rows: list[tuple[object, ...]] = []
-        chunk: list[LinkedSentence] = []
-        for sentence in linked_sentences(self.paths, unit):
-            out.count("rows_in")
-            out.count("spans_cut", sentence.num_cut)
-            chunk.append(sentence)
-            if len(chunk) == CHUNK_SENTENCES:
-                rows += self._examples(chunk, cosines, resources, out)
-                chunk = []
-        rows += self._examples(chunk, cosines, resources, out)
-        rows.sort(key=lambda row: shuffle_key(str(row[0]), int(row[1]), self.config.seed))  # type: ignore[call-overload]
-        out.write(EXAMPLES, EXAMPLES.from_rows(rows))
-        out.advance(unit.size)
+        """One unit: some units of `link`, one after the other."""
+        maker, reader = self.resources(out.folder)
+        before = offsets_of(np.array([one.size for one in self.linked], np.int64))
+        low, high = np.searchsorted(before, [unit.start, unit.end])
+        parts = [KEYED_SCHEMA.empty_table()]
+        for one in self.linked[low:high]:
+            linked = reader.read(one)
+            parts.append(maker.rows(linked, reader.cosines(one, linked), out.counters))
+            out.advance(one.size)
+        rows = pa.concat_tables(parts)
+        buckets = bucket_of(rows[KEY].to_numpy(), self.num_files)
+        write_spill(out.folder, ROWS_KIND, unit.index, rows, buckets, self.num_files)
 
-    def _resources(self, folder: str) -> _Resources:
+    def resources(self, folder: str) -> tuple[RowMaker, LinkedReader]:
+        """What a process opens once."""
         if not self._open:
             tokenizer = TextTokenizer(self.config.model)
-            found = [metadata.path for metadata in files.list_files(files.join(folder, KNOWLEDGE.name, "*.parquet"))]
-            reach = load_array(files.join(local_folder(files.join(folder, REACH_FOLDER)), REACH_NAME))
-            knowledge = load_knowledge(read_table(found, KNOWLEDGE), reach)
-            self._open.append(_Resources(tokenizer, knowledge, self._limits(), tokenizer.frame))
+            lookup, limits = open_lookup(files.join(spill_folder(folder), LOOKUP_FOLDER))
+            maker = RowMaker(
+                config=self.config, tokenizer=tokenizer, frame=tokenizer.frame, lookup=lookup, limits=limits
+            )
+            self._open.append((maker, LinkedReader(self.paths)))
         return self._open[0]
 
-    def _limits(self) -> PolicyLimits:
-        connection = connect()
-        add_view(connection, "importance", self.paths.files("importance", IMPORTANCE), IMPORTANCE)
-        median = connection.sql("SELECT median(round(1 - cosine::DOUBLE, 4)) FROM importance").fetchall()[0][0]
-        summary = read_table(self.paths.files("stats", TAIL_SUMMARY), TAIL_SUMMARY).to_pylist()[0]
-        default = default_r_freq(summary["num_linked"], summary["num_entities"])
-        return PolicyLimits(
-            r_freq=self.config.r_freq if self.config.r_freq is not None else default,
-            median_distance=round(float(median or 0.0), 4),
-            klt_r_min=self.config.klt_r_min,
-            klt_r_max=self.config.klt_r_max,
-        )
 
-    def _cosines(self, unit: Unit) -> dict[tuple[str, int, int], float]:
-        name = f"part-{unit.index:05d}-of-{unit.of:05d}.parquet"
-        cosines: dict[tuple[str, int, int], float] = {}
-        for path in self.paths.files("importance", IMPORTANCE):
-            if path.endswith(name):
-                for rows in read_rows(path, IMPORTANCE):
-                    keys = zip(*(rows.column(key).to_pylist() for key in ("doc_id", "start", "end")), strict=True)
-                    cosines.update(zip(keys, rows.column("cosine").to_pylist(), strict=True))
-        return cosines
+@dataclass(frozen=True, kw_only=True)
+class ShuffleWorker:
+    """The rows of one range of keys, from all units, in the order of their keys. Memory: three times those rows."""
 
-    def _examples(
-        self,
-        sentences: Sequence[LinkedSentence],
-        cosines: dict[tuple[str, int, int], float],
-        resources: _Resources,
-        out: UnitWriter,
-    ) -> list[tuple[object, ...]]:
-        if not sentences:
-            return []
-        encodings = resources.tokenizer.encode([sentence.text for sentence in sentences])
-        bits = self._policy_bits(sentences, cosines, resources)
-        rows: list[tuple[object, ...]] = []
-        for sentence, encoding, sentence_bits in zip(sentences, encodings, bits, strict=True):
-            if len(encoding.ids) == 0:
-                out.count("skipped_without_tokens")
-                continue
-            out.count("rows_out")
-            spans = _token_spans(sentence, encoding, resources.knowledge)
-            windows, lost = cut_windows(len(encoding.ids), encoding.words, spans, self.config.max_tokens - 2)
-            out.count("spans_cut", lost)
-            for window in windows:
-                rows.append(self._row(sentence, encoding, window, sentence_bits, cosines, resources))
-        return rows
+    def setup(self) -> None:
+        """Nothing to open."""
 
-    def _policy_bits(
-        self, sentences: Sequence[LinkedSentence], cosines: dict[tuple[str, int, int], float], resources: _Resources
-    ) -> list[np.ndarray]:
-        knowledge = resources.knowledge
-        numbers, values, entity_rows = [], [], []
-        for number, sentence in enumerate(sentences):
-            for mention in sentence.mentions:
-                numbers.append(number)
-                values.append(cosines.get((sentence.doc_id, mention.start, mention.end), float("nan")))
-                entity_rows.append(knowledge.entity_rows.get(mention.qid, -1))
-        bits = policy_bits(
-            np.array(numbers, np.int64),
-            np.array(values, np.float32),
-            np.array([knowledge.frequency.get(row, 0) for row in entity_rows], np.int64),
-            np.array([knowledge.reach.get(row, 0) for row in entity_rows], np.int64),
-            resources.limits,
-        )
-        wanted = np.uint16(sum(POLICY_BITS[policy] for policy in self.config.policies))
-        return np.split(bits & wanted, np.cumsum([len(sentence.mentions) for sentence in sentences])[:-1])
-
-    def _row(  # noqa: PLR0913
-        self,
-        sentence: LinkedSentence,
-        encoding: Encoding,
-        window: Window,
-        bits: np.ndarray,
-        cosines: dict[tuple[str, int, int], float],
-        resources: _Resources,
-    ) -> tuple[object, ...]:
-        """One window in the order of EXAMPLES' columns; token 0 is the opening special token."""
-        knowledge = resources.knowledge
-        opening, closing = resources.frame
-        tokens = encoding.ids[window.start : window.end]
-        mentions = [sentence.mentions[span.mention] for span in window.spans]
-        rows = [knowledge.entity_rows[mention.qid] for mention in mentions]
-        start = sentence.start + (int(encoding.starts[window.start]) if window.start else 0)
-        shift = 1 - window.start
-        return (
-            sentence.doc_id,
-            start,
-            [opening, *tokens.tolist(), closing],
-            (word_starts(encoding.words[window.start : window.end]) + 1).tolist(),
-            len(tokens) + 2,
-            split_of(sentence.doc_id, self.config.seed, self.config.validation_share),
-            [span.start + shift for span in window.spans],
-            [span.end + shift for span in window.spans],
-            rows,
-            [knowledge.frequency[row] for row in rows],
-            [cosines.get((sentence.doc_id, mention.start, mention.end), float("nan")) for mention in mentions],
-            [int(bits[span.mention]) for span in window.spans],
-            *facts_between(rows, knowledge.tails),
-        )
-
-
-def _token_spans(sentence: LinkedSentence, encoding: Encoding, knowledge: Knowledge) -> list[TokenSpan]:
-    """Mentions as token spans; a span that shares a token with the one before it is left out."""
-    spans: list[TokenSpan] = []
-    for number, mention in enumerate(sentence.mentions):
-        start, end = encoding.span(mention.start - sentence.start, mention.end - sentence.start)
-        if start < end and mention.qid in knowledge.entity_rows and (not spans or start >= spans[-1].end):
-            spans.append(TokenSpan(start, end, number))
-    return spans
+    def process(self, unit: Unit, out: UnitWriter) -> None:
+        """One file. Rows with the same key stay in the order of the corpus, which no unit changes."""
+        rows = concat_spill(out.folder, ROWS_KIND, unit.index, KEYED_SCHEMA)
+        order = np.argsort(rows[KEY].to_numpy(), kind="stable")
+        out.write(EXAMPLES, rows.drop_columns([KEY]).take(pa.array(order)).cast(EXAMPLES.schema))
+        out.advance(unit.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +133,11 @@ class _Finish:
 
     model: str
 
-    def __call__(self, prepared: PreparedStage, _reports: Sequence[UnitReport]) -> dict[str, str]:
+    def __call__(self, prepared: PreparedStage, reports: Sequence[UnitReport]) -> dict[str, str]:
+        made = sum(report.counters.get("windows", 0) for report in reports)
+        written = sum(report.parts[EXAMPLES.name].rows for report in reports if EXAMPLES.name in report.parts)
+        if made != written:
+            raise StageError(f"shards: {made} rows made, {written} written; this is a fault of the program: report it")
         content = files.read_bytes(files.join(prepared.data, "tokenizer", TOKENIZER_FILE))
         return {
             "tokenizer": f"{prepared.plan.data_folder}/tokenizer",
@@ -244,19 +147,48 @@ class _Finish:
 
 
 def plan(config: ShardsConfig, paths: RunPaths) -> StagePlan:
-    """One unit per unit of `link`; checks a local model before any work."""
+    """Units of `link`, some together, between the knowledge and the files; checks a local model before any work."""
     check_model(config.model)
     inputs = {stage: paths.require(stage).fingerprint for stage in ("kb", "link", "stats", "importance")}
     inputs["model"] = model_stamp(config.model)
-    units = linked_units(paths)
-    knowledge = Unit(index=len(units), of=len(units) + 1, path="knowledge", start=0, end=0)
+    linked, num_files = tuple(linked_units(paths)), _num_files(config, paths)
+    units = _together(linked, float(paths.require("link").config["unit_mb"]), num_files + 1)
+    knowledge = Unit(index=num_files, of=num_files + 1, path="knowledge", start=0, end=0)
+    share = int(SHUFFLE_SHARE * sum(unit.size for unit in units) / num_files)
+    shuffled = [Unit(index=n, of=num_files, path="shuffle", start=0, end=share) for n in range(num_files)]
     return StagePlan(
         name="shards",
         tables=(EXAMPLES, KNOWLEDGE),
         units=units,
-        worker=ShardsWorker(paths=paths, config=config),
+        worker=RowsWorker(paths=paths, config=config, linked=linked, num_files=num_files),
         inputs=inputs,
         config=to_dict(config),
         before=(Phase(name="knowledge", units=[knowledge], worker=KnowledgeWorker(paths=paths, config=config)),),
+        then=(Phase(name="shuffle", units=shuffled, worker=ShuffleWorker()),),
         finish=_Finish(model=config.model),
+        measure="",
+        noun="sentences",
     )
+
+
+def _num_files(config: ShardsConfig, paths: RunPaths) -> int:
+    """Parts of `examples`: by sentences and bytes of text, which do not depend on how `link` was cut."""
+    num_bytes = 0
+    for path in paths.files("documents", DOCUMENTS):
+        with open_table(path, DOCUMENTS) as parquet:
+            groups = (parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups))
+            num_bytes += sum(group.total_byte_size for group in groups)
+    num_sentences = paths.require("link").tables[SENTENCES.name].rows
+    num_rows = max(num_sentences, num_bytes // ROW_TEXT_BYTES)
+    return max(-(-num_rows // config.rows_per_file), 1)
+
+
+def _together(linked: Sequence[Unit], unit_mb: float, first_index: int) -> list[Unit]:
+    """Consecutive units of `link` as one: every unit leaves a file with a batch for each range of keys."""
+    step = int(max(min(len(linked) // MIN_UNITS, MAX_UNIT_MB / unit_mb), 1))
+    before = offsets_of(np.array([unit.size for unit in linked], np.int64)).tolist()
+    ranges = [(before[low], before[min(low + step, len(linked))]) for low in range(0, len(linked), step)]
+    return [
+        Unit(index=first_index + number, of=len(ranges), path="documents", start=start, end=end)
+        for number, (start, end) in enumerate(ranges)
+    ]

@@ -14,7 +14,6 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from pipeline.encoder import SentenceEncoder, TextTokenizer, _batches, check_model
 from pipeline.storage.errors import StageError
-from schemas import ENTITIES
 from schemas.shards import POLICY_BITS
 from tests.pipeline import tiny_model
 from tests.pipeline.cases import program, rows_of, sample_arguments
@@ -113,13 +112,6 @@ def test_examples_hold_what_the_trainer_needs(shards: Path, model: Path) -> None
     assert all(len(splits) == 1 for splits in by_document.values())
     assert sum(len(row[12]) for row in examples) > 100
     assert any(bits & POLICY_BITS["long-tail-important"] for row in examples for bits in row[11])
-
-
-def test_no_span_is_lost_but_those_counted(shards: Path) -> None:
-    linked = sum(row[7] is not None for row in rows_of(shards, "links"))
-    kept = sum(len(row[6]) for row in rows_of(shards, "examples"))
-    cut = json.loads((shards / "shards" / "manifest.json").read_text())["counters"].get("spans_cut", 0)
-    assert kept + cut == linked
 
 
 def test_knowledge(shards: Path, model: Path) -> None:
@@ -224,43 +216,6 @@ def test_models_that_will_not_do(tmp_path: Path, model: Path) -> None:
     save_file(weights, headless / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(StageError, match="weights are not in it"):
         SentenceEncoder(str(headless), "cpu", 1)
-
-
-def test_byte_level_tokenizer(tmp_path: Path) -> None:
-    """RoBERTa's: offsets leave the space out, a label has the tokens that it has in running text."""
-    tokenizer = TextTokenizer(str(tiny_model.make_byte_level(tmp_path)))
-    text = "The capital of France is Paris, near São Denis 😀."
-    encoding = tokenizer.encode([text])[0]
-    assert tokenizer.frame == (0, 2)
-    for name in ("France", "Paris", "São Denis"):
-        start = text.index(name)
-        low, high = encoding.span(start, start + len(name))
-        assert encoding.ids[low:high].tolist() == tokenizer.label_ids([name])[0]
-        assert (encoding.starts[low], encoding.ends[high - 1]) == (start, start + len(name))
-    assert tokenizer.label_ids([]) == tokenizer.encode([]) == []
-
-
-def test_reach_is_the_number_of_entities_within_two_hops(shards: Path) -> None:
-    """KC of the `klt` policy, against a naive count over all usable triples."""
-    is_meta = ENTITIES.column_names.index("is_meta")
-    named = {row[0] for row in rows_of(shards, "entities") if row[1] and not row[is_meta]}
-    properties = {row[0] for row in rows_of(shards, "properties") if row[1]}
-    merged = {int(source[1:]): int(target[1:]) for source, target in rows_of(shards, "redirects")}
-    near: dict[int, set[int]] = {}
-    for subject, predicate, stored, _ in rows_of(shards, "triples"):
-        target = merged.get(stored, stored)
-        if subject in named and target in named and subject != target and predicate in properties:
-            near.setdefault(subject, set()).add(target)
-            near.setdefault(target, set()).add(subject)
-    reach = np.load(next((shards / "shards").glob("data-*/reach/entities.npy")))
-    checked = 0
-    for row in rows_of(shards, "knowledge"):
-        if row[1] == "entity" and row[5]:
-            others = near.get(row[2], set())
-            within = others.union(*(near[other] for other in others)) - {row[2]}
-            assert reach[row[0]] == min(len(within), 100)
-            checked += 1
-    assert checked > 250
 
 
 @pytest.mark.parametrize("sentences", [0, 2048])

@@ -1,16 +1,23 @@
+import contextlib
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from schemas.shards import EXAMPLES
 from tests.trelm_train import world
+from tests.trelm_train.conftest import request_for
 from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.knowledge import Knowledge, load_knowledge
-from trelm_train.shards import Shards, open_shards
+from trelm_train.session import start_run
+from trelm_train.shards import Shards, open_shards, read_lists
 
 
 @pytest.fixture
@@ -117,3 +124,72 @@ def test_rows_must_exist(tokenizer: Any, tmp_path: Path) -> None:
 def test_the_schema_travels_with_the_file(shards_path: Path) -> None:
     assert pq.read_schema(shards_path / "examples-0.parquet").equals(EXAMPLES.schema)
     assert isinstance(EXAMPLES.empty(), pa.Table)
+
+
+def test_a_policy_without_bits_is_refused(copy: Path, model_path: Path, tmp_path: Path) -> None:
+    """It would choose no mention, and nothing would say so."""
+    open_shards(copy).check_policy("klt")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["config"]["policies"] = ["all", "importance"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    open_shards(copy).check_policy("all")
+    for policy, is_wrong in (("klt", True), ("none", False)):
+        request = request_for(copy, model_path, tmp_path / policy, f"injection.policy={policy}")
+        with pytest.raises(ConfigError, match="--policy klt") if is_wrong else contextlib.nullcontext():
+            start_run(request)
+
+
+LISTS = [column.name for column in EXAMPLES.columns if pa.types.is_list(column.type)]
+
+
+def test_lists_are_views_of_every_row(shards: Shards, shards_path: Path) -> None:
+    rows = [row for number in (0, 1) for row in pq.read_table(shards_path / f"examples-{number}.parquet").to_pylist()]
+    seen = 0
+    for group, lists in zip(shards.row_groups, read_lists(shards.row_groups, LISTS), strict=True):
+        assert seen == group.first_row
+        for name, found in lists.items():
+            assert not found.values.flags.owndata
+            assert not found.values.flags.writeable
+            bounds = zip(found.offsets[:-1], found.offsets[1:], strict=True)
+            for number, (low, high) in enumerate(bounds, seen):
+                assert found.values[low:high].tolist() == rows[number][name]
+        seen += group.num_rows
+    assert seen == len(rows)
+
+
+def test_row_groups_in_any_order(shards: Shards) -> None:
+    back = list(reversed(shards.row_groups))
+    there = list(read_lists(shards.row_groups, ["input_ids"]))
+    for found, wanted in zip(read_lists(back, ["input_ids"]), reversed(there), strict=True):
+        assert found["input_ids"].values.tolist() == wanted["input_ids"].values.tolist()
+
+
+def test_a_damaged_file(copy: Path) -> None:
+    groups = open_shards(copy).row_groups
+    content = bytearray(groups[0].path.read_bytes())
+    content[4:2000] = bytes(1996)
+    groups[0].path.write_bytes(content)
+    with pytest.raises(TrelmError, match="make them again"):
+        list(read_lists(groups, ["input_ids", "span_start"]))
+
+
+def test_reading_needs_pyarrow_alone(shards_path: Path) -> None:
+    """No torch, no pandas, no tokenizer."""
+    script = (
+        "import sys; from pathlib import Path; from trelm_train.shards import open_shards, read_lists\n"
+        "groups = open_shards(Path(sys.argv[1])).row_groups\n"
+        "count = sum(len(lists['input_ids'].values) for lists in read_lists(groups, ['input_ids']))\n"
+        "print(count, *{name.split('.')[0] for name in sys.modules} & {*sys.argv[2:]})"
+    )
+    banned = ["torch", "pandas", "transformers", "tokenizers", "apache_beam", "duckdb", "spacy", "pipeline"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(shards_path), *banned],
+        check=True,
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+    total = sum(
+        pc.sum(pq.read_table(shards_path / f"examples-{number}.parquet")["n_tokens"]).as_py() for number in (0, 1)
+    )
+    assert done.stdout.split() == [str(total)]

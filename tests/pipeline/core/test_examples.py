@@ -7,71 +7,108 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.examples import TokenSpan, cut_windows, facts_between, shuffle_key, split_of, word_starts
-from pipeline.core.policies import PolicyLimits, default_r_freq, policy_bits
+from pipeline.core.examples import (
+    bucket_of,
+    document_hash,
+    first_come,
+    in_validation,
+    shuffle_keys,
+    window_bounds,
+)
+from pipeline.core.policies import PolicyLimits, default_r_freq, median_of_counts, policy_bits
 from pipeline.core.semantic_importance import cosines, replaced, semantic_importance, window
 from schemas.shards import POLICY_BITS
+from tests.pipeline import naive_shards
 
 
 @st.composite
 def sentence(draw):
-    lengths = draw(st.lists(st.integers(1, 4), min_size=1, max_size=40))
+    """Word numbers of its tokens; spans in order, none overlapping."""
+    lengths = draw(st.lists(st.integers(1, 4), max_size=40))
     words = np.repeat(np.arange(len(lengths)), lengths)
     spans, place = [], 0
     while place < len(words) and len(spans) < 6:
         start = place + draw(st.integers(0, 6))
-        end = start + draw(st.integers(1, 5))
+        end = start + draw(st.integers(1, 9))
         if end <= len(words):
-            spans.append(TokenSpan(start, end, len(spans)))
+            spans.append((start, end, len(spans)))
         place = end
     return words, spans
 
 
-@given(sentence(), st.integers(6, 30))
-def test_windows_cover_the_sentence_and_cut_no_span(case, width: int) -> None:
-    words, spans = case
-    windows, lost = cut_windows(len(words), words, spans, width)
-    assert [window.start for window in windows] == [0, *(window.end for window in windows[:-1])]
-    assert windows[-1].end == len(words)
-    assert all(0 < window.end - window.start <= width for window in windows)
-    kept = [span for window in windows for span in window.spans]
-    assert kept == [span for span in spans if span in kept]  # in order, each once
-    assert lost == len(spans) - len(kept) == 0  # every span fits into a window here
-    for piece in windows:
-        assert all(piece.start <= span.start < span.end <= piece.end for span in piece.spans)
-        inside_a_span = any(span.start < piece.end < span.end for span in spans)
-        assert not inside_a_span
-
-
-def test_a_span_longer_than_a_window_is_lost_and_counted() -> None:
-    windows, lost = cut_windows(10, np.arange(10), [TokenSpan(1, 9, 0)], 6)
-    assert lost == 1
-    assert sum(window.end - window.start for window in windows) == 10
+@given(st.lists(sentence(), max_size=5), st.integers(6, 30))
+def test_windows_equal_those_of_one_sentence_after_another(sentences, width: int) -> None:
+    """They cover every sentence, are as many as it takes, and cut no span that fits."""
+    offsets = np.cumsum([0, *(len(words) for words, _ in sentences)])
+    starts_word = np.concatenate([np.empty(0, np.bool_), *(np.diff(words, prepend=-1) != 0 for words, _ in sentences)])
+    shifted = [(low + first, high + first) for first, (_, spans) in zip(offsets, sentences, strict=False)
+               for low, high, _ in spans]  # fmt: skip
+    spans = np.array(shifted, np.int64).reshape(-1, 2)
+    bounds = window_bounds(offsets, starts_word, (spans[:, 0], spans[:, 1]), width)
+    wanted = [
+        int(first) + window.start
+        for first, (words, spans) in zip(offsets, sentences, strict=False)
+        for window in naive_shards.cut_windows(words.tolist(), spans, width)
+    ]
+    assert bounds.tolist() == [*wanted, offsets[-1]]
+    assert (np.diff(bounds) <= width).all()
+    for low, high in shifted:
+        assert high - low > width or not ((bounds > low) & (bounds < high)).any()
 
 
 def test_windows_prefer_word_starts() -> None:
-    windows, _ = cut_windows(6, np.array([0, 1, 1, 1, 2, 3]), [], 3)
-    assert [(window.start, window.end) for window in windows] == [(0, 1), (1, 4), (4, 6)]
+    starts_word = np.array([True, True, False, False, True, True])
+    none = np.empty(0, np.int64)
+    assert window_bounds(np.array([0, 6]), starts_word, (none, none), 3).tolist() == [0, 1, 4, 6]
+    assert window_bounds(np.array([0]), none.astype(bool), (none, none), 3).tolist() == [0]
 
 
-def test_word_starts() -> None:
-    assert word_starts(np.array([0, 0, 1, 2, 2])).tolist() == [0, 2, 3]
-    assert word_starts(np.array([-1, -1, 0])).tolist() == [0, 1, 2]  # a token without a word is a word
-    assert word_starts(np.empty(0, np.int64)).tolist() == []
+def test_windows_of_a_very_long_sentence_take_little_time() -> None:
+    """A book without a full stop, spans all over: linear, not a walk through all spans for each window."""
+    starts = np.arange(0, 1_000_000, 10)
+    bounds = window_bounds(np.array([0, 1_000_000]), np.ones(1_000_000, np.bool_), (starts, starts + 3), 126)
+    assert len(bounds) - 1 == pytest.approx(1_000_000 / 126, rel=0.02)
 
 
-def test_facts_are_among_the_entities_of_the_window() -> None:
-    tails = {5: [(90, 7), (91, 8), (92, 5)], 7: [(93, 5)]}
-    assert facts_between([5, 7, 5], tails) == ([0, 1], [90, 93], [1, 0])
-    assert facts_between([6], tails) == ([], [], [])
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)), max_size=25))
+def test_of_overlapping_spans_the_first_stays(drawn: list[tuple[int, int]]) -> None:
+    spans = sorted((start, start + length) for start, length in drawn)
+    starts, ends = np.array(spans, np.int64).reshape(-1, 2).T
+    assert first_come(starts, ends).tolist() == naive_shards.keep_apart(spans)
 
 
 def test_splits_are_stable_and_of_the_asked_size() -> None:
-    splits = [split_of(str(number), 0, 0.2) for number in range(4000)]
-    assert splits == [split_of(str(number), 0, 0.2) for number in range(4000)]
-    assert splits.count("validation") == pytest.approx(800, abs=80)
-    assert {split_of(str(number), 0, 0.0) for number in range(50)} == {"train"}
-    assert shuffle_key("a", 1, 0) != shuffle_key("a", 2, 0)
+    hashes = np.array([document_hash(str(number), 0) for number in range(4000)], np.uint64)
+    assert in_validation(hashes, 0.2).sum() == pytest.approx(800, abs=80)
+    assert not in_validation(hashes, 0.0).any()
+    assert document_hash("a", 0) == 4678532820768690582  # the same on every machine, in every version
+    assert document_hash("a", 0) != document_hash("a", 1)
+
+
+def test_shuffled_order_has_nothing_to_do_with_the_corpus() -> None:
+    hashes = np.repeat(np.array([document_hash(str(number), 0) for number in range(50)], np.uint64), 80)
+    keys = shuffle_keys(hashes, np.tile(np.arange(80) * 100, 50))
+    assert len(np.unique(keys)) == len(keys) == 4000
+    ranks = np.argsort(np.argsort(keys))
+    assert abs(np.corrcoef(ranks, np.arange(4000))[0, 1]) < 0.05
+    assert abs(np.corrcoef(ranks, hashes.astype(np.float64))[0, 1]) < 0.05  # nor with the split
+    assert np.bincount(bucket_of(keys, 8), minlength=8) == pytest.approx(500, abs=90)
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=50), st.integers(1, 3000))
+def test_buckets_are_ranges_of_keys(drawn: list[int], num_buckets: int) -> None:
+    keys = np.array(sorted(drawn), np.uint64)
+    buckets = bucket_of(keys, num_buckets)
+    assert (np.diff(buckets) >= 0).all()
+    assert buckets[0] >= 0
+    assert buckets[-1] < num_buckets
+
+
+@given(st.lists(st.integers(0, 20), max_size=40))
+def test_median_of_counts(values: list[int]) -> None:
+    found, counts = np.unique(np.array(values, np.float64), return_counts=True)
+    shuffled = np.random.default_rng(0).permutation(len(found))
+    assert median_of_counts(found[shuffled], counts[shuffled]) == (np.median(values) if values else 0.0)
 
 
 def test_replaced() -> None:

@@ -1,0 +1,160 @@
+"""Sentences to shards, and shards read: `python -m benchmarks.shards [--quick] [--run FOLDER] [--case read_ids …]`.
+
+Goes in: the data kit (environment variable TRELM_KIT); `shards_data` says what is made of it, `--run` names a finished run
+instead. Comes out: one JSON object per case, see benchmarks/README.md. Tokens are those of the case's tokenizer, special
+ones left out.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import (
+    Variant,
+    common_arguments,
+    emit,
+    machine,
+    measure,
+    record,
+    run_once,
+    run_program,
+    scratch_folder,
+    skipped,
+)  # fmt: skip
+from benchmarks.shards_data import finished_run, generated_rows, tokenizer_folders
+from benchmarks.shards_read import IDS, LISTS
+
+NAME = "shards"
+BATCH_SIZES = (64, 256, 1000, 4000)  # of the tokenizer's call, tried
+LIMITS = ("call", "encode_batch")
+PACKAGES = ("trelm", "tokenizers", "transformers", "numpy", "pyarrow", "duckdb", "datasets")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """Sizes and places."""
+
+    folder: Path
+    run: str  # finished; empty = made
+    copies: int  # of the corpus
+    read_tokens: int
+    rounds: int
+    quick: bool
+
+    @functools.cached_property
+    def tokenizers(self) -> dict[str, str]:
+        """Folders by family."""
+        return tokenizer_folders(self.folder)
+
+
+def build(setup: Setup, family: str) -> Iterator[dict[str, Any]]:
+    """The stage without Beam, on one core, beside the tokenizer alone."""
+    run = setup.run or finished_run(setup.folder, quick=setup.quick)
+    common = {"run": run, "model": setup.tokenizers[family], "copies": setup.copies}
+
+    def variant(name: str, **more: Any) -> Variant:  # noqa: ANN401
+        return Variant(name=name, target=f"benchmarks.shards_build:{name}", arguments={**common, **more})
+
+    best = BATCH_SIZES[0]
+    if not setup.quick:
+        tried = {size: run_once(variant("call", batch_size=size), setup.folder) for size in BATCH_SIZES}
+        best = min(BATCH_SIZES, key=lambda size: tried[size]["cpu_seconds"])
+    names = LIMITS if setup.quick else (*LIMITS, "script")
+    variants = [variant("ours"), *(variant(name, batch_size=best) for name in names)]
+    found = measure(variants, setup.rounds, setup.folder)
+    tokens = {name: one.results[0]["tokens"] for name, one in found.items()}
+    for one in found.values():
+        one.variant = replace(one.variant, work=float(one.results[0]["tokens"]))
+    limits = {name: found.pop(name) for name in LIMITS}
+    ours, last = found["ours"], found["ours"].results[-1]
+    yield {
+        **record(NAME, f"build_{family}", "tokens/s", found, limits["call"].rate),
+        "limit_is": {"call": f"offsets, batches of {best}"},
+        "limits": {name: one.rate for name, one in limits.items()},
+        "limit_cpu_rates": {name: one.cpu_rate for name, one in limits.items()},
+        "cpu_ratio_to_limits": {name: ours.cpu_rate / one.cpu_rate for name, one in limits.items()},
+        "limit_rss_mb": {name: one.rss_mb for name, one in limits.items()},
+        "tokens": tokens,
+        "bytes_per_token": last["bytes"] / last["tokens"],
+        "seconds": {name: last[name] for name in ("rows_s", "shuffle_s", "cpu_rows_s", "cpu_seconds", "knowledge_s")},
+        "counters": last["counters"],
+        "ok": len(set(tokens.values())) == 1,
+    }
+
+
+def read(setup: Setup, columns: list[str], case: str) -> Iterator[dict[str, Any]]:
+    """Every token of generated rows, on one core."""
+    files = generated_rows(setup.folder, setup.read_tokens)
+    add = functools.partial(_reader, files=files)
+    variants = [add("ours", columns=columns), add("arrow", columns=columns), add("duckdb", columns=columns)]
+    if columns == IDS:
+        variants += [add("to_pylist", columns=columns), add("datasets", needs="datasets", columns=columns)]
+    else:
+        variants.append(add("loader"))
+    found = measure(variants, setup.rounds, setup.folder)
+    tokens = found["ours"].results[0]["tokens"]
+    for one in found.values():
+        one.variant = replace(one.variant, work=float(tokens))
+    limit = found.pop("arrow")
+    num_bytes = sum(Path(path).stat().st_size for path in files)
+    yield {
+        **record(NAME, case, "tokens/s", found, limit.rate),
+        "limit_is": "Parquet decoded to Arrow",
+        "cpu_ratio_to_limit": found["ours"].cpu_rate / limit.cpu_rate,
+        "columns": len(columns),
+        "tokens": tokens,
+        "bytes_per_token": num_bytes / tokens,
+        "ok": all(one.results[0].get("tokens", tokens) == tokens for name, one in found.items() if name != "loader"),
+        **skipped(variants),
+    }
+
+
+def _reader(name: str, needs: str = "", **arguments: Any) -> Variant:  # noqa: ANN401
+    return Variant(name=name, target=f"benchmarks.shards_read:{name}", arguments=arguments, needs=needs)
+
+
+CASES: dict[str, Callable[[Setup], Iterator[dict[str, Any]]]] = {
+    "build_bert": functools.partial(build, family="bert"),
+    "build_roberta": functools.partial(build, family="roberta"),
+    "read_ids": functools.partial(read, columns=IDS, case="read_ids"),
+    "read_all": functools.partial(read, columns=LISTS, case="read_all"),
+}
+
+
+def main() -> int:
+    """Run the cases; the exit code is 1 if variants disagree on the number of tokens."""
+    parser = common_arguments(__doc__)
+    parser.add_argument(
+        "--run", default="", metavar="FOLDER", help="finished up to importance (default: made from the kit)"
+    )
+    parser.add_argument("--copies", type=int, help="of the corpus, for `build` (default: 5)")
+    parser.add_argument("--read-tokens", type=int, help="generated (default: 30 million; 3 million with --quick)")
+    parser.add_argument("--case", action="append", choices=CASES, help="only this case; may be repeated")
+    given = parser.parse_args()
+    for name in ("copies", "read_tokens", "rounds"):
+        if getattr(given, name) is not None and getattr(given, name) < 1:
+            parser.error(f"--{name.replace('_', '-')}: wanted 1 or more")
+    failed = False
+    with scratch_folder(given.keep) as folder:
+        setup = Setup(
+            folder=folder,
+            run=given.run,
+            copies=given.copies or 5,
+            read_tokens=given.read_tokens or (3_000_000 if given.quick else 30_000_000),
+            rounds=given.rounds or (1 if given.quick else 5),
+            quick=given.quick,
+        )
+        emit({"benchmark": NAME, "machine": machine(PACKAGES), "quick": given.quick})
+        for name in given.case or tuple(CASES):
+            for fields in CASES[name](setup):
+                emit(fields)
+                failed = failed or not fields["ok"]
+    return int(failed)
+
+
+if __name__ == "__main__":
+    run_program(main)

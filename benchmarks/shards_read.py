@@ -1,0 +1,86 @@
+"""Reading `examples` row group by row group: ours, and other ways to the same arrays. One thread each; nothing is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas import EXAMPLES
+from trelm_train.shards import RowGroup, read_lists
+
+Result = dict[str, Any]
+LISTS = [column.name for column in EXAMPLES.columns if pa.types.is_list(column.type)]
+IDS = ["input_ids"]
+
+
+def groups_of(files: Sequence[str]) -> list[RowGroup]:
+    """Row groups, in order."""
+    groups = []
+    for path in files:
+        metadata = pq.read_metadata(path)
+        for index in range(metadata.num_row_groups):
+            num_rows = metadata.row_group(index).num_rows
+            groups.append(RowGroup(path=Path(path), index=index, num_rows=num_rows, first_row=0))
+    return groups
+
+
+def ours(out: Path, files: list[str], columns: list[str]) -> Result:  # noqa: ARG001 - all variants get one
+    """`trelm_train.shards.read_lists`: views."""
+    return {"tokens": sum(len(lists["input_ids"].values) for lists in read_lists(groups_of(files), columns))}
+
+
+def loader(out: Path, files: list[str]) -> Result:  # noqa: ARG001
+    """What the trainer makes of them: int64 copies of one split, its columns, a row group at a time."""
+    from trelm_train.loader import read_sentences
+
+    return {"tokens": sum(len(read_sentences([group], "train").ids.values) for group in groups_of(files))}
+
+
+def arrow(out: Path, files: list[str], columns: list[str]) -> Result:  # noqa: ARG001
+    """The limit: Parquet decoded to Arrow, nothing looked at."""
+    rows = 0
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                rows += file.read_row_group(group, columns=columns, use_threads=False).num_rows
+    return {"rows": rows}
+
+
+def to_pylist(out: Path, files: list[str], columns: list[str]) -> Result:  # noqa: ARG001
+    """Python lists of rows."""
+    tokens = 0
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                rows = file.read_row_group(group, columns=columns, use_threads=False).to_pylist()
+                tokens += sum(len(row["input_ids"]) for row in rows)
+    return {"tokens": tokens}
+
+
+def duckdb(out: Path, files: list[str], columns: list[str]) -> Result:  # noqa: ARG001
+    """DuckDB's reader, Arrow out of it, flat arrays of that."""
+    import duckdb as db
+
+    connection = db.connect()
+    connection.execute("SET threads = 1")
+    query = f"SELECT {', '.join(columns)} FROM read_parquet($files)"
+    tokens = 0
+    for batch in connection.sql(query, params={"files": files}).to_arrow_reader(8192):
+        arrays = [column.flatten().to_numpy(zero_copy_only=False) for column in batch.columns]
+        tokens += len(arrays[batch.schema.names.index("input_ids")])
+    return {"tokens": tokens}
+
+
+def datasets(out: Path, files: list[str], columns: list[str]) -> Result:
+    """Hugging Face datasets, streamed, numpy out of it."""
+    from datasets import load_dataset
+
+    stream = load_dataset("parquet", data_files=files, split="train", streaming=True, cache_dir=str(out))
+    tokens = 0
+    for row in stream.select_columns(columns).with_format("numpy"):
+        tokens += len(row["input_ids"])
+    return {"tokens": tokens}
