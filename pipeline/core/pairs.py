@@ -1,8 +1,8 @@
 """Pairs of entities that share a sentence or a document, counted exactly. Pure numpy.
 
 A pair is one number, lower id << 32 | higher id. Pairs come out in the order of a mixed number, so that equal parts of its
-range are equal parts of the pairs, whatever the ids are: that is how they go to buckets. Sorting flat numbers is about
-three times as fast as hashing them.
+range are equal parts of the pairs, whatever the ids are: that is how they go to buckets. Occurrences stay occurrences until a
+bucket is complete: few pairs occur twice in a unit, and sorting flat numbers is about three times as fast as hashing them.
 """
 
 from __future__ import annotations
@@ -40,12 +40,16 @@ def group_sizes(groups: np.ndarray) -> np.ndarray:
     return np.repeat(counts, counts)
 
 
-def counted(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct pairs, mixed and ascending, and how often each occurs. Shapes (u,)."""
-    mixed = pairs * np.uint64(_MIX)
-    mixed.sort()
+def counted(mixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct numbers of an ascending array, and how often each occurs. Shapes (u,)."""
     starts = np.flatnonzero(np.concatenate([np.ones(min(len(mixed), 1), bool), mixed[1:] != mixed[:-1]]))
     return mixed[starts], np.diff(starts, append=len(mixed))
+
+
+def _mixed(pairs: np.ndarray) -> np.ndarray:
+    mixed = pairs * np.uint64(_MIX)
+    mixed.sort()
+    return mixed
 
 
 def unmixed(mixed: np.ndarray) -> np.ndarray:
@@ -59,10 +63,10 @@ def bucket_bounds(mixed: np.ndarray, num_buckets: int) -> np.ndarray:
     return np.append(np.searchsorted(mixed, np.array(starts, np.uint64)), len(mixed))
 
 
-def pair_counts(
+def pair_occurrences(
     documents: np.ndarray, sentences: np.ndarray, qids: np.ndarray, in_sentence: int, in_document: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sentences and documents of every pair.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Every occurrence of a pair in a sentence, and in a document.
 
     Args:
         documents, sentences, qids: shape (n,), the distinct linked entities of each sentence, ascending in this order.
@@ -70,7 +74,7 @@ def pair_counts(
         in_document: a document with more gives the pairs of its sentences only.
 
     Returns:
-        Mixed pairs, ascending; sentences with both; documents with both. Shapes (u,).
+        Mixed pairs, ascending: each once per sentence, shape (s,), and once per document, shape (d,).
     """
     keys = documents.astype(np.uint64) << np.uint64(32) | sentences.astype(np.uint64)
     few = group_sizes(keys) <= in_sentence
@@ -84,8 +88,19 @@ def pair_counts(
 
     of_heavy = ~np.isin(homes, owners[light])
     heavy = np.unique(np.stack([homes[of_heavy].astype(np.uint64), near[of_heavy]]), axis=1)[1]
-    pairs, num_documents = counted(np.concatenate([together, heavy]))
+    return _mixed(near), _mixed(np.concatenate([together, heavy]))
+
+
+def pair_counts(near: np.ndarray, together: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sentences and documents of every pair, from its occurrences in any order (they are sorted in place).
+
+    Returns:
+        Pairs, sentences with both, documents with both. Shapes (u,).
+    """
+    for occurrences in (near, together):
+        occurrences.sort()
+    mixed, num_documents = counted(together)
     near_pairs, num_near = counted(near)
-    num_sentences = np.zeros(len(pairs), np.int64)
-    num_sentences[np.searchsorted(pairs, near_pairs)] = num_near  # whoever shares a sentence shares its document
-    return pairs, num_sentences, num_documents
+    num_sentences = np.zeros(len(mixed), np.int64)
+    num_sentences[np.searchsorted(mixed, near_pairs)] = num_near  # whoever shares a sentence shares its document
+    return unmixed(mixed), num_sentences, num_documents

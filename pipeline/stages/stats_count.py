@@ -27,18 +27,16 @@ READ = ("doc_id", "sentence_start", "surface", "qid", "confidence")
 KEYS = {
     "entity": ("qid",),
     "surface": ("surface", "qid"),
-    "pair": ("pair",),  # packed, see core.pairs
     "fact": ("subject", "object"),
     "corpus": ("name",),
 }
 COUNTS = {
     "entity": ("num_mentions", "num_documents", "num_sentences", "confidence"),
     "surface": ("num_mentions",),
-    "pair": ("num_sentences", "num_documents"),
     "fact": ("num_sentences", "num_documents"),
     "corpus": ("value",),
 }
-_TYPES = {"surface": pa.string(), "name": pa.string(), "pair": pa.uint64(),
+_TYPES = {"surface": pa.string(), "name": pa.string(),
           **{name: pa.uint32() for name in ("qid", "subject", "object")}}  # fmt: skip
 
 
@@ -53,7 +51,9 @@ FACT_SCHEMA = pa.schema([pa.field(name, pa.uint32()) for name in ("subject", "pr
 
 # Which bucket a key goes to, before the remainder: the same on every machine and with every version of the engine.
 _SURFACE_BUCKET = "md5_number_lower(surface)"
-_IN_BUCKETS = ("surface", "pair")  # what is small is merged in one
+
+NEAR, TOGETHER = "near", "together"  # occurrences of pairs, in sentences and in documents
+PAIR_SCHEMA = pa.schema([pa.field("pair", pa.uint64())])  # mixed, see core.pairs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,13 +68,12 @@ class Spill:
         """Write the rows of a group, each to the bucket that its column `bucket` names."""
         buckets = rows.column("bucket").to_numpy().astype(np.int64)
         counts = rows.drop_columns("bucket").cast(partial_schema(group))
-        write_spill(self.folder, group, self.unit, counts, buckets, self.num_buckets if group in _IN_BUCKETS else 1)
+        write_spill(self.folder, group, self.unit, counts, buckets, self.num_buckets if group == "surface" else 1)
 
-    def write_pairs(self, mixed: np.ndarray, num_sentences: np.ndarray, num_documents: np.ndarray) -> None:
-        """Write counted pairs; they stand in the order of their buckets."""
-        columns = [pairs.unmixed(mixed), num_sentences, num_documents]
-        rows = pa.table([pa.array(column) for column in columns], schema=partial_schema("pair"))
-        write_runs(self.folder, "pair", self.unit, rows, pairs.bucket_bounds(mixed, self.num_buckets))
+    def write_pairs(self, kind: str, mixed: np.ndarray) -> None:
+        """Write occurrences of pairs; ascending, they stand in the order of their buckets."""
+        rows = pa.table([pa.array(mixed)], schema=PAIR_SCHEMA)
+        write_runs(self.folder, kind, self.unit, rows, pairs.bucket_bounds(mixed, self.num_buckets))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,4 +178,6 @@ def count_unit(mentions: pa.Table, facts: pa.Table, limits: PairLimits, out: Uni
             "SELECT document, sentence, qid FROM in_sentence ORDER BY document, sentence, qid"
         ).fetchnumpy()
     documents, sentences, qids = found.values()
-    spill.write_pairs(*pairs.pair_counts(documents, sentences, qids, limits.sentence, limits.document))
+    near, together = pairs.pair_occurrences(documents, sentences, qids, limits.sentence, limits.document)
+    spill.write_pairs(NEAR, near)
+    spill.write_pairs(TOGETHER, together)

@@ -13,10 +13,19 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import StatsConfig
-from pipeline.core import frequency
+from pipeline.core import frequency, pairs
 from pipeline.core.power_law import fit_tail, likeliest_exponents
 from pipeline.query import add_view, connect
-from pipeline.stages.stats_count import CONFIDENCE_SCALE, COUNTS, FACT_SCHEMA, FACTS, KEYS, partial_schema
+from pipeline.stages.stats_count import (
+    CONFIDENCE_SCALE,
+    COUNTS,
+    FACT_SCHEMA,
+    FACTS,
+    KEYS,
+    NEAR,
+    TOGETHER,
+    partial_schema,
+)
 from pipeline.storage.spill import concat_spill, read_spill, write_spill
 from pipeline.storage.tables import RunPaths
 from pipeline.storage.units import UnitWriter
@@ -97,13 +106,21 @@ def merge_surfaces(config: StatsConfig, bucket: int, out: UnitWriter) -> None:
 
 
 def merge_pairs(config: StatsConfig, bucket: int, out: UnitWriter) -> None:
-    """Write one bucket of `cooccurrence`."""
-    often = f"num_sentences >= {config.min_cooccurrence} OR num_documents >= {config.min_cooccurrence}"
+    """Write one bucket of `cooccurrence`. Memory: about 24 bytes per occurrence of a pair in the bucket."""
+    near, together = (_occurrences(out.folder, kind, bucket) for kind in (NEAR, TOGETHER))
+    found, num_sentences, num_documents = pairs.pair_counts(near, together)
+    often = np.maximum(num_sentences, num_documents) >= config.min_cooccurrence
     with connect(config.memory_gb) as connection:
-        _merge(connection, "pair", out.folder, bucket, often)
+        columns = {"pair": found, "num_sentences": num_sentences, "num_documents": num_documents}
+        connection.register("pair", pa.table({name: values[often] for name, values in columns.items()}))
         _merge(connection, "corpus", out.folder, 0)
         _totals(connection, out.folder)
         _write(out, COOCCURRENCE, connection, PAIR_QUERY, {})
+
+
+def _occurrences(folder: str, kind: str, bucket: int) -> np.ndarray:
+    parts = [rows.column("pair").to_numpy() for rows in read_spill(folder, kind, bucket)]
+    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 
 
 def merge_facts(config: StatsConfig, out: UnitWriter) -> None:
@@ -114,14 +131,14 @@ def merge_facts(config: StatsConfig, out: UnitWriter) -> None:
         _write(out, FACT_SUPPORT, connection, FACT_QUERY, {})
 
 
-def _merge(connection: duckdb.DuckDBPyConnection, group: str, folder: str, bucket: int, kept: str = "true") -> None:
-    """Table of a group's merged counts, of those that are kept. The units' tables are streamed through, one at a time."""
+def _merge(connection: duckdb.DuckDBPyConnection, group: str, folder: str, bucket: int) -> None:
+    """Table of a group's merged counts. The units' tables are streamed through, one at a time."""
     schema = partial_schema(group)
     batches = (batch for rows in read_spill(folder, group, bucket) for batch in rows.to_batches())
     connection.register("partial", pa.RecordBatchReader.from_batches(schema, batches))
     sums = ", ".join(f"sum({name})::BIGINT AS {name}" for name in COUNTS[group])
     keys = ", ".join(KEYS[group])
-    connection.execute(f"CREATE TEMP TABLE {group} AS SELECT {keys}, {sums} FROM partial GROUP BY ALL HAVING {kept}")
+    connection.execute(f"CREATE TEMP TABLE {group} AS SELECT {keys}, {sums} FROM partial GROUP BY ALL")
     connection.unregister("partial")
 
 
