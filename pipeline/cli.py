@@ -301,6 +301,7 @@ _stage_command(
     {
         "model": _option("--model", "importance__model", metavar="NAME", help="Masked language model, name or folder."),
         "device": _option("--device", "importance__device", help="auto, cpu or cuda."),
+        "dtype": _option("--dtype", "importance__dtype", help="auto, float32 or bfloat16."),
     },
 )
 _stage_command(

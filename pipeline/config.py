@@ -156,6 +156,9 @@ class ImportanceConfig:
     max_tokens: int = key(128, "longer sentences are cut around the mention")
     batch_tokens: int = key(4096, "tokens per forward pass")
     device: Literal["auto", "cpu", "cuda"] = key("auto", "where to compute")
+    dtype: Literal["auto", "float32", "bfloat16"] = key(
+        "auto", "of matrix products; auto = bfloat16 on processors that multiply it, the same for a whole run"
+    )
     num_threads: int = key(0, "torch threads per process; 0 = cores / processes")
 
     def __post_init__(self) -> None:

@@ -1,7 +1,6 @@
-"""The frozen encoder and the tokenizer: the only module of the pipeline that imports torch or transformers, lazily.
+"""The tokenizer, and what tells models apart: with `sentence_encoder.py` all that imports transformers, lazily.
 
-Goes in: token ids or texts. Comes out: sentence vectors as numpy, or token ids with offsets. Costs one forward pass per
-sequence; sequences are sorted by length and batched by a budget of padded tokens.
+Goes in: texts. Comes out: token ids with offsets, as numpy.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.runs import offsets_of
-from pipeline.machine import LOCAL_WORKERS
+from pipeline.machine import threads_of_a_worker
 from pipeline.storage.errors import StageError
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -80,7 +79,7 @@ class TextTokenizer:
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
         except (OSError, ValueError) as error:
-            raise StageError(_not_loaded("tokenizer", model, error)) from error
+            raise StageError(not_loaded("tokenizer", model, error)) from error
         if not getattr(self._tokenizer, "is_fast", False):
             raise StageError(
                 f"{model}: has no fast tokenizer, and offsets need one; use a model with a {TOKENIZER_FILE}"
@@ -179,107 +178,15 @@ class TextTokenizer:
 
 def _set_tokenizer_threads() -> None:
     """Cores / local worker processes; said outright, so that a later fork of this process is no cause for a warning."""
-    threads = _threads_of_a_worker()
+    threads = threads_of_a_worker()
     os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if threads > 1 else "false")
 
 
-def _not_loaded(what: str, model: str, error: Exception) -> str:
+def not_loaded(what: str, model: str, error: Exception) -> str:
+    """What to say where a part of a model cannot be loaded."""
     cause = str(error).splitlines()[0]
     return f"{model}: its {what} cannot be loaded ({cause}); give a model's name, or a folder with its files"
-
-
-def _threads_of_a_worker() -> int:
-    """Cores / local worker processes: two processes with all cores each get in each other's way, badly."""
-    return max((os.cpu_count() or 1) // int(os.environ.get(LOCAL_WORKERS, "1")), 1)
-
-
-class SentenceEncoder:
-    """The initial model, frozen: mean of its last layer over the non-special tokens."""
-
-    def __init__(self, model: str, device: str = "auto", num_threads: int = 0) -> None:
-        """Load a masked language model, float32, no dropout.
-
-        Raises:
-            StageError: no such model, or it is no masked language model.
-        """
-        import torch
-
-        self._torch = torch
-        torch.set_num_threads(num_threads or _threads_of_a_worker())
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        self.tokenizer = TextTokenizer(model)
-        self._model: Any = _load_masked_lm(model).to(self.device)
-
-    @property
-    def max_tokens(self) -> int:
-        """Positions that the model has, special tokens included."""
-        config = self._model.config
-        limit = int(config.max_position_embeddings)
-        return limit - int(config.pad_token_id) - 1 if config.model_type in ("roberta", "xlm-roberta") else limit
-
-    def encode(self, sequences: Sequence[np.ndarray], batch_tokens: int) -> np.ndarray:
-        """Vectors of token id sequences that have no special tokens yet; shape (n, d), float32."""
-        hidden = int(self._model.config.hidden_size)
-        vectors = np.zeros((len(sequences), hidden), np.float32)
-        order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]))
-        for rows in _batches(order, [len(sequence) + 2 for sequence in sequences], batch_tokens):
-            vectors[rows] = self._forward([sequences[row] for row in rows])
-        return vectors
-
-    def _forward(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
-        torch = self._torch
-        opening, closing = self.tokenizer.frame
-        width = max(len(sequence) for sequence in sequences) + 2
-        ids = np.full((len(sequences), width), self._model.config.pad_token_id or 0, np.int64)
-        mask = np.zeros((len(sequences), width), np.int64)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence) + 2] = [opening, *sequence, closing]
-            mask[row, : len(sequence) + 2] = 1
-        inner = mask.copy()
-        inner[:, 0] = 0
-        inner[np.arange(len(sequences)), mask.sum(1) - 1] = 0
-        with torch.inference_mode():
-            states = self._model.base_model(
-                input_ids=torch.from_numpy(ids).to(self.device), attention_mask=torch.from_numpy(mask).to(self.device)
-            ).last_hidden_state.float()
-            weights = torch.from_numpy(inner).to(self.device).unsqueeze(-1)
-            means = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
-        return np.asarray(means.cpu().numpy())
-
-
-def _batches(order: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Runs of rows, ascending in length, whose padded size stays within the budget (at least one row each)."""
-    batches: list[list[int]] = []
-    for row in order:
-        if batches and (len(batches[-1]) + 1) * lengths[row] <= budget:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches
-
-
-def _load_masked_lm(model: str) -> Any:  # noqa: ANN401
-    import torch
-    from transformers import AutoModelForMaskedLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        loaded, info = AutoModelForMaskedLM.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise StageError(_not_loaded("masked language model", model, error)) from error
-    finally:
-        logging.set_verbosity(before)
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise StageError(
-            f"{model}: is no masked language model ({len(missing)} weights are not in it, for example {missing[0]}); "
-            "use a checkpoint of BertForMaskedLM or RobertaForMaskedLM"
-        )
-    return loaded.eval()
 
 
 def check_model(model: str) -> None:

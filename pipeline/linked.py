@@ -60,9 +60,10 @@ class LinkedUnit:
     num_outside: int  # linked mentions that cross the end of their sentence: left out
     num_overlapping: int  # that overlap one before them: left out
 
-    def sentence_texts(self) -> list[str]:
-        """Text of each sentence."""
-        places = zip(self.document.tolist(), self.start.tolist(), self.end.tolist(), strict=True)
+    def sentence_texts(self, numbers: Array | None = None) -> list[str]:
+        """Text of each sentence, or of some."""
+        columns = (self.document, self.start, self.end)
+        places = zip(*((one if numbers is None else one[numbers]).tolist() for one in columns), strict=True)
         texts = self.texts
         return [texts[document][start:end] for document, start, end in places]
 

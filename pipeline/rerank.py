@@ -16,8 +16,10 @@ import numpy as np
 
 from pipeline.core.linking import Scored
 from pipeline.core.lru import LruCache
-from pipeline.core.semantic_importance import cosines, window
-from pipeline.encoder import Encoding, SentenceEncoder
+from pipeline.core.semantic_importance import COSINE_DECIMALS, cosines, window
+from pipeline.core.sequences import Sequences
+from pipeline.encoder import Encoding
+from pipeline.sentence_encoder import SentenceEncoder
 from pipeline.storage.entity_store import EntityStore
 
 MAX_TOKENS = 64
@@ -70,16 +72,20 @@ class Reranker:
             places = [place for place, text in enumerate(own) if _says(text)]
             if places:
                 candidates = np.stack([found[own[place]] for place in places])
-                values[places] = cosines(np.broadcast_to(windows[index], candidates.shape), candidates)
+                alike = cosines(np.broadcast_to(windows[index], candidates.shape), candidates)
+                values[places] = np.round(alike, COSINE_DECIMALS)
             similarities.append(values)
         return similarities
+
+    def _encode(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
+        return self._encoder.encode(Sequences.of(sequences), BATCH_TOKENS)
 
     def _of_contexts(self, contexts: Sequence[Context]) -> list[np.ndarray]:
         """Vectors of windows; mentions that share one share its forward pass."""
         encodings = self._encoder.tokenizer.encode([context.text for context in contexts])
         windows = [cut(encoding, context, self._width) for encoding, context in zip(encodings, contexts, strict=True)]
         distinct = {ids.tobytes(): ids for ids in windows}
-        vectors = dict(zip(distinct, self._encoder.encode(list(distinct.values()), BATCH_TOKENS), strict=True))
+        vectors = dict(zip(distinct, self._encode(list(distinct.values())), strict=True))
         return [vectors[ids.tobytes()] for ids in windows]
 
     def _of_texts(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
@@ -88,7 +94,7 @@ class Reranker:
         found = {text: vector for text, vector in remembered.items() if vector is not None}
         missing = [text for text in remembered if text not in found]
         encodings = self._encoder.tokenizer.encode(missing)
-        vectors = self._encoder.encode([encoding.ids[: self._width] for encoding in encodings], BATCH_TOKENS)
+        vectors = self._encode([encoding.ids[: self._width] for encoding in encodings])
         for text, vector in zip(missing, vectors, strict=True):
             found[text] = vector.copy()  # a row of its own: else the cache would hold the whole batch
             self._vectors.put(text, found[text])

@@ -6,7 +6,7 @@ from schemas.table import Column, Table
 
 IMPORTANCE = Table(
     name="importance",
-    version=1,
+    version=2,
     row="linked mention",
     key=("doc_id", "start", "end"),
     columns=(
@@ -16,7 +16,7 @@ IMPORTANCE = Table(
         Column(
             name="cosine",
             type=pa.float32(),
-            meaning="cosine of the sentence and of the sentence with its entity replaced, 4 decimals",
+            meaning="cosine of the sentence and of the sentence with its entity replaced; round it before selecting by it",
         ),
         Column(name="si", type=pa.float32(), meaning="semantic importance, 1 / max(cosine, 1e-4)"),
     ),

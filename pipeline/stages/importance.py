@@ -1,42 +1,36 @@
 """Stage `importance`: the semantic importance of every linked mention. Map-only, one unit per unit of `link`.
 
-Each original sentence is encoded once; its variants, one per entity, are batched by length across sentences. All mentions
-of one entity in a sentence are replaced together and share the score.
+Each original sentence is encoded once; its variants, one per entity, beside those of all sentences of a chunk, which is most
+often the unit. All mentions of one entity in a sentence are replaced together and share the score.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import dataclasses
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.config import ImportanceConfig
-from pipeline.core.semantic_importance import Span, cosines, replaced, semantic_importance, window
-from pipeline.encoder import Encoding, SentenceEncoder, check_model, model_stamp
-from pipeline.linked import LinkedSentence, linked_sentences, linked_units
+from pipeline.core.semantic_importance import cosines, semantic_importance
+from pipeline.core.sequences import Sequences
+from pipeline.core.variants import MentionTokens, Variants, plan_variants
+from pipeline.encoder import check_model, model_stamp
+from pipeline.linked import LinkedReader, LinkedUnit, linked_units
+from pipeline.sentence_encoder import NUM_SPECIAL, NumberFormat, SentenceEncoder, best_dtype
 from pipeline.storage.stage import StagePlan
 from pipeline.storage.tables import RunPaths
 from pipeline.storage.units import Unit, UnitWriter
 from schemas import IMPORTANCE
 from schemas.settings import to_dict
 
-CHUNK_SENTENCES = 1024
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Sequences to encode, and which pair of them gives which mentions their cosine."""
-
-    sequences: list[np.ndarray] = field(default_factory=list)
-    pairs: list[tuple[int, int]] = field(default_factory=list)  # original, variant
-    mentions: list[list[tuple[str, int, int]]] = field(default_factory=list)  # keys that share the pair's score
-
-    def add(self, sequence: np.ndarray) -> int:
-        self.sequences.append(sequence)
-        return len(self.sequences) - 1
+CHUNK_TOKENS = 1 << 19  # to encode at once, about: 100 MB of vectors for a model of 768
+TOKEN_CHARACTERS = 4  # of a text, on average
+MIN_TOKENS = 16  # a sequence counts as so many at least: its vector takes memory too
 
 
 @dataclass(kw_only=True)
@@ -44,100 +38,124 @@ class ImportanceWorker:
     """Scores the linked mentions of one unit."""
 
     paths: RunPaths
-    config: ImportanceConfig
-    _encoder: list[SentenceEncoder] = field(default_factory=list)
+    config: ImportanceConfig  # with a number format of its own: not auto
+    _open: list[tuple[SentenceEncoder, LinkedReader]] = field(default_factory=list)
 
     def __getstate__(self) -> dict[str, Any]:
         """The model stays in its process."""
-        return {"paths": self.paths, "config": self.config, "_encoder": []}
+        return {"paths": self.paths, "config": self.config, "_open": []}
 
     def setup(self) -> None:
         """Load the encoder."""
-        if not self._encoder:
+        if not self._open:
             config = self.config
-            self._encoder.append(SentenceEncoder(config.model, config.device, config.num_threads))
+            encoder = SentenceEncoder(config.model, config.device, config.num_threads, config.dtype)
+            self._open.append((encoder, LinkedReader(self.paths)))
 
     def process(self, unit: Unit, out: UnitWriter) -> None:
         """One unit of links."""
-        chunk: list[LinkedSentence] = []
-        for sentence in linked_sentences(self.paths, unit):
-            out.count("rows_in", len(sentence.mentions))
-            if sentence.mentions:
-                chunk.append(sentence)
-            if len(chunk) == CHUNK_SENTENCES:
-                self._score(chunk, out)
-                chunk = []
-        self._score(chunk, out)
-        out.advance(unit.size)
+        linked = self._open[0][1].read(unit)
+        progress = _Progress(unit.size, len(linked.sentence), out)
+        for chunk in _chunks(linked, self.config.max_tokens):
+            out.count("rows_in", chunk.stop - chunk.start)
+            out.write(IMPORTANCE, self._score(linked, chunk, progress, out))
+        progress.tell(len(linked.sentence))
 
-    def _score(self, sentences: list[LinkedSentence], out: UnitWriter) -> None:
-        encoder = self._encoder[0]
-        batch = _Batch()
-        encodings = encoder.tokenizer.encode([sentence.text for sentence in sentences])
-        for sentence, encoding in zip(sentences, encodings, strict=True):
-            self._plan_sentence(sentence, encoding, batch, out)
-        vectors = encoder.encode(batch.sequences, self.config.batch_tokens)
-        pairs = np.array(batch.pairs, np.int64).reshape(-1, 2)
-        values = cosines(vectors[pairs[:, 0]], vectors[pairs[:, 1]])
-        rows = [
-            (*key, float(value), float(si))
-            for keys, value, si in zip(batch.mentions, values, semantic_importance(values), strict=True)
-            for key in keys
-        ]
-        out.count("rows_out", len(rows))
-        out.count("sequences_encoded", len(batch.sequences))
-        out.write(IMPORTANCE, IMPORTANCE.from_rows(sorted(rows)))
+    def _score(self, linked: LinkedUnit, chunk: slice, progress: _Progress, out: UnitWriter) -> pa.Table:
+        """Rows of a range of mentions."""
+        plan = self._plan(linked, chunk)
+        size = chunk.stop - chunk.start
+        vectors = self._open[0][0].encode(
+            plan.sequences, self.config.batch_tokens, lambda share: progress.tell(chunk.start + share * size)
+        )
+        scores = cosines(vectors[plan.originals], vectors[plan.replaced]).astype(np.float32)
+        scored, lost = (chunk.start + np.flatnonzero(one) for one in (plan.pairs >= 0, plan.pairs < 0))
+        for key, text in _places(linked, lost):
+            out.reject(key, "no token of the mention", text)
+        out.count("rows_out", len(scored))
+        out.count("sequences", len(plan.sequences))
+        return _rows(linked, scored, scores[plan.pairs[plan.pairs >= 0]])
 
-    def _plan_sentence(self, sentence: LinkedSentence, encoding: Encoding, batch: _Batch, out: UnitWriter) -> None:
-        """Queue the original, or its windows, and one variant per entity."""
-        width = min(self.config.max_tokens, self._encoder[0].max_tokens) - 2
-        originals: dict[Span, int] = {}
-        for keys, spans in _entity_spans(sentence, encoding):
-            if not spans:
-                for key in keys:
-                    out.reject(f"{key[0]}:{key[1]}-{key[2]}", "no token of the mention", sentence.text)
-                continue
-            start, end = window(len(encoding.ids), spans[0], width)
-            ids = encoding.ids[start:end]
-            if (start, end) not in originals:
-                originals[start, end] = batch.add(ids)
-            inside = [
-                (max(low - start, 0), min(high - start, end - start))
-                for low, high in spans
-                if low < end and high > start
-            ]
-            batch.pairs.append((originals[start, end], batch.add(replaced(ids, inside, self._replacement()))))
-            batch.mentions.append(keys)
-
-    def _replacement(self) -> int | None:
-        tokenizer = self._encoder[0].tokenizer
-        return {"mask": tokenizer.mask_id, "unk": tokenizer.unk_id, "delete": None}[self.config.replacement]
+    def _plan(self, linked: LinkedUnit, chunk: slice) -> Variants:
+        encoder, config = self._open[0][0], self.config
+        numbers, own = np.unique(linked.sentence[chunk], return_inverse=True)
+        texts = linked.sentence_texts(numbers)
+        tokens = encoder.tokenizer.encode_runs(texts, np.ones(len(texts), np.bool_))
+        first = linked.start[linked.sentence[chunk]]
+        spans = tokens.spans(own, linked.mention_start[chunk] - first, linked.mention_end[chunk] - first)
+        mentions = MentionTokens(own, linked.qid[chunk].astype(np.int64), *spans)
+        width = min(config.max_tokens, encoder.max_tokens) - NUM_SPECIAL
+        tokenizer = encoder.tokenizer
+        replacement = {"mask": tokenizer.mask_id, "unk": tokenizer.unk_id, "delete": None}[config.replacement]
+        return plan_variants(Sequences(tokens.ids, tokens.offsets), mentions, width, replacement)
 
 
-def _entity_spans(
-    sentence: LinkedSentence, encoding: Encoding
-) -> Iterator[tuple[list[tuple[str, int, int]], list[Span]]]:
-    """Keys and token spans of each entity of a sentence."""
-    keys: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
-    spans: dict[int, list[Span]] = defaultdict(list)
-    for mention in sentence.mentions:
-        keys[mention.qid].append((sentence.doc_id, mention.start, mention.end))
-        low, high = encoding.span(mention.start - sentence.start, mention.end - sentence.start)
-        if low < high:
-            spans[mention.qid].append((low, high))
-    for qid, found in keys.items():
-        yield found, spans[qid]
+class _Progress:
+    """Tells how much of a unit is done, by its mentions: the time goes into them."""
+
+    def __init__(self, size: int, num_mentions: int, out: UnitWriter) -> None:
+        self._size, self._num_mentions, self._out, self._told = size, num_mentions, out, 0
+
+    def tell(self, mentions: float) -> None:
+        """So many mentions are done."""
+        done = int(self._size * mentions / self._num_mentions) if self._num_mentions else self._size
+        if done > self._told:
+            self._out.advance(done - self._told)
+            self._told = done
+
+
+def _chunks(linked: LinkedUnit, max_tokens: int) -> Iterator[slice]:
+    """Ranges of mentions, those of whole sentences, with about CHUNK_TOKENS to encode each."""
+    numbers, counts = np.unique(linked.sentence, return_counts=True)
+    lengths = (linked.end[numbers] - linked.start[numbers]) // TOKEN_CHARACTERS
+    work = np.cumsum((1 + counts) * np.clip(lengths, MIN_TOKENS, max(max_tokens, MIN_TOKENS)))
+    last = np.flatnonzero(np.diff(work // CHUNK_TOKENS, append=-1))
+    bounds = [0, *np.cumsum(counts)[last].tolist()]
+    yield from (slice(low, high) for low, high in itertools.pairwise(bounds))
+
+
+def _places(linked: LinkedUnit, mentions: np.ndarray) -> Iterator[tuple[str, str]]:
+    """Key of each mention, and the text of its sentence."""
+    sentences = linked.sentence[mentions]
+    texts = linked.sentence_texts(sentences)
+    doc_ids = linked.doc_ids.take(pa.array(linked.document[sentences])).to_pylist()
+    starts, ends = linked.mention_start[mentions].tolist(), linked.mention_end[mentions].tolist()
+    for doc_id, start, end, text in zip(doc_ids, starts, ends, texts, strict=True):
+        yield f"{doc_id}:{start}-{end}", text
+
+
+def _rows(linked: LinkedUnit, mentions: np.ndarray, cosine: np.ndarray) -> pa.Table:
+    return IMPORTANCE.from_columns(
+        {
+            "doc_id": linked.doc_ids.take(pa.array(linked.document[linked.sentence[mentions]])),
+            "start": linked.mention_start[mentions],
+            "end": linked.mention_end[mentions],
+            "cosine": cosine,
+            "si": semantic_importance(cosine),
+        }
+    )
+
+
+def _number_format(config: ImportanceConfig, paths: RunPaths) -> NumberFormat:
+    """What `auto` means: as this run was made before, else what is best on this machine. One for all units."""
+    if config.dtype != "auto":
+        return config.dtype
+    before = paths.manifest("importance")
+    recorded = before.config.get("dtype") if before is not None else None
+    return cast(NumberFormat, recorded) if recorded else best_dtype(config.device)
 
 
 def plan(config: ImportanceConfig, paths: RunPaths) -> StagePlan:
     """One unit per unit of `link`; checks a local model before any work."""
     check_model(config.model)
     link = paths.require("link")
+    units = linked_units(paths)
+    resolved = dataclasses.replace(config, dtype=_number_format(config, paths))
     return StagePlan(
         name="importance",
         tables=(IMPORTANCE,),
-        units=linked_units(paths),
-        worker=ImportanceWorker(paths=paths, config=config),
+        units=units,
+        worker=ImportanceWorker(paths=paths, config=resolved),
         inputs={"link": link.fingerprint, "model": model_stamp(config.model)},
-        config=to_dict(config),
+        config=to_dict(resolved),
     )

@@ -7,12 +7,10 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoTokenizer
 
-from pipeline.encoder import SentenceEncoder, TextTokenizer, _batches, check_model
+from pipeline.encoder import TextTokenizer, check_model
 from pipeline.storage.errors import StageError
 from schemas.shards import POLICY_BITS
 from tests.pipeline import tiny_model
@@ -31,43 +29,6 @@ def shards(sample_run: Path, model: Path, tmp_path_factory: pytest.TempPathFacto
     done = program("run", *sample_arguments(run, "--set", f"importance.model={model}", "--set", "shards.max_tokens=24"))
     assert done.returncode == 0, done.stderr
     return run
-
-
-def plain_cosine(model: Path, sentence: str, spans: list[tuple[int, int]]) -> float:
-    """The plain way: two forward passes, one sentence at a time."""
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    encoder = AutoModelForMaskedLM.from_pretrained(model).eval().base_model
-    encoded = tokenizer(sentence, return_offsets_mapping=True)
-    ids = torch.tensor(encoded["input_ids"])
-    masked = ids.clone()
-    for place, (start, end) in enumerate(encoded["offset_mapping"]):
-        if end > start and any(end > low and start < high for low, high in spans):
-            masked[place] = tokenizer.mask_token_id
-    with torch.no_grad():
-        left, right = (encoder(input_ids=row[None]).last_hidden_state[0, 1:-1].mean(0) for row in (ids, masked))
-    return float(torch.nn.functional.cosine_similarity(left, right, dim=0))
-
-
-def test_importance_equals_the_plain_way(shards: Path, model: Path) -> None:
-    texts = {row[0]: row[2] for row in rows_of(shards, "documents")}
-    ends = {(row[0], row[1]): row[2] for row in rows_of(shards, "sentences")}
-    cosines = {row[:3]: row[3:] for row in rows_of(shards, "importance")}
-    sentences: dict[tuple[str, int], list[tuple[int, int, int]]] = {}
-    for row in rows_of(shards, "links"):
-        if row[7] is not None:
-            sentences.setdefault((row[0], row[3]), []).append((row[1], row[2], row[7]))
-    checked = 0
-    for (doc_id, start), mentions in list(sentences.items())[::15]:
-        text = texts[doc_id][start : ends[doc_id, start]]
-        for qid in {mention[2] for mention in mentions}:
-            same = [(low, high) for low, high, other in mentions if other == qid]
-            expected = plain_cosine(model, text, [(low - start, high - start) for low, high in same])
-            for low, high in same:  # all mentions of one entity share the score
-                cosine, si = cosines[doc_id, low, high]
-                assert cosine == pytest.approx(expected, abs=1e-4)
-                assert si == pytest.approx(1 / max(cosine, 1e-4), rel=1e-5)
-                checked += 1
-    assert checked > 40
 
 
 def test_every_linked_mention_is_scored_once(shards: Path) -> None:
@@ -186,17 +147,6 @@ def test_other_replacements(shards: Path, model: Path, tmp_path: Path, replaceme
     assert rows_of(run, "importance") != rows_of(shards, "importance")
 
 
-def test_encoder_batches_change_nothing(model: Path) -> None:
-    encoder = SentenceEncoder(str(model), "cpu", 1)
-    random = np.random.default_rng(0)
-    sequences = [random.integers(5, 100, size=length) for length in (3, 60, 9, 1, 30)]
-    together = encoder.encode(sequences, 4096)
-    alone = np.concatenate([encoder.encode([sequence], 16) for sequence in sequences])
-    assert np.abs(together - alone).max() < 1e-5
-    assert encoder.max_tokens == 128
-    assert _batches([0, 1, 2], [4, 4, 10], 10) == [[0, 1], [2]]
-
-
 def test_models_that_will_not_do(tmp_path: Path, model: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["BertModel"]}')
     with pytest.raises(StageError, match="no masked language model"):
@@ -207,15 +157,6 @@ def test_models_that_will_not_do(tmp_path: Path, model: Path) -> None:
     with pytest.raises(StageError, match="tokenizer cannot be loaded"):
         TextTokenizer(str(tmp_path))
     check_model("bert-base-uncased")
-    # a folder that says BertForMaskedLM, but whose head was never saved
-    headless = tmp_path / "headless"
-    shutil.copytree(model, headless)
-    from safetensors.torch import load_file, save_file
-
-    weights = {name: value for name, value in load_file(headless / "model.safetensors").items() if "cls." not in name}
-    save_file(weights, headless / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(StageError, match="weights are not in it"):
-        SentenceEncoder(str(headless), "cpu", 1)
 
 
 @pytest.mark.parametrize("sentences", [0, 2048])

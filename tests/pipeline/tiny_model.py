@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 
 from tests.pipeline.cases import SAMPLE
 
@@ -40,6 +40,18 @@ def make(folder: Path) -> Path:
         max_position_embeddings=128, pad_token_id=0,
     )  # fmt: skip
     BertForMaskedLM(config).save_pretrained(folder)
+    return folder
+
+
+def make_roberta_model(folder: Path) -> Path:
+    """A RoBERTa with random weights and the tokenizer of `make_byte_level`: 126 positions for tokens, of 128."""
+    make_byte_level(folder)
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        vocab_size=800, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=128, pad_token_id=1, bos_token_id=0, eos_token_id=2, type_vocab_size=1,
+    )  # fmt: skip
+    RobertaForMaskedLM(config).save_pretrained(folder)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Windows, words, facts, splits; semantic importance; policies."""
+"""Windows, words, facts, splits; policies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from pipeline.core.examples import (
     window_bounds,
 )
 from pipeline.core.policies import PolicyLimits, default_r_freq, median_of_counts, policy_bits
-from pipeline.core.semantic_importance import cosines, replaced, semantic_importance, window
 from schemas.shards import POLICY_BITS
 from tests.pipeline import naive_shards
 
@@ -109,30 +108,6 @@ def test_median_of_counts(values: list[int]) -> None:
     found, counts = np.unique(np.array(values, np.float64), return_counts=True)
     shuffled = np.random.default_rng(0).permutation(len(found))
     assert median_of_counts(found[shuffled], counts[shuffled]) == (np.median(values) if values else 0.0)
-
-
-def test_replaced() -> None:
-    ids = np.array([5, 6, 7, 8])
-    assert replaced(ids, [(1, 3)], 99).tolist() == [5, 99, 99, 8]
-    assert replaced(ids, [(0, 1), (3, 4)], None).tolist() == [6, 7]
-
-
-@given(st.integers(1, 60), st.integers(5, 40), st.data())
-def test_window_holds_the_span(length: int, width: int, data) -> None:
-    start = data.draw(st.integers(0, length - 1))
-    end = data.draw(st.integers(start + 1, min(length, start + width)))
-    low, high = window(length, (start, end), width)
-    assert 0 <= low < high <= length
-    assert high - low == min(length, width)
-    assert low <= (start + end) // 2 <= high
-
-
-def test_cosines_are_rounded_and_si_is_bounded() -> None:
-    values = cosines(np.array([[1.0, 0], [1, 0], [1, 0], [0, 0]]), np.array([[2.0, 0], [0, 1], [-1, 0], [1, 0]]))
-    assert values.tolist() == [1.0, 0.0, -1.0, 0.0]
-    assert cosines(np.array([[1.0, 1]]), np.array([[1.0, 0.999]])).tolist() == [pytest.approx(1.0)]
-    importance = semantic_importance(values)
-    assert importance.tolist() == [1.0, 10_000.0, 10_000.0, 10_000.0]  # no pole, and no sign flip below zero
 
 
 LIMITS = PolicyLimits(r_freq=5, median_distance=0.02, klt_r_min=2, klt_r_max=10)
