@@ -21,7 +21,7 @@ from pipeline.machine import threads_of_a_worker
 from pipeline.storage.errors import StageError
 
 TOKENIZER_FILE = "tokenizer.json"
-CHUNK_TEXTS = 2048  # tokenized at once
+CHUNK_TEXTS, CHUNK_CHARACTERS = 2048, 1 << 20  # tokenized at once, at most (one text may have more)
 TEXT_BITS = 32  # of a key, below the number of the text: code points
 
 
@@ -129,10 +129,8 @@ class TextTokenizer:
             wanted: texts whose code points are asked for, bool (texts,); none without.
             longest: those of texts with more tokens than this are added; 0 = no others.
         """
-        chunks = [
-            self._chunk(texts[low : low + CHUNK_TEXTS], low, wanted, longest)
-            for low in range(0, max(len(texts), 1), CHUNK_TEXTS)
-        ]
+        bounds = _chunk_bounds(texts)
+        chunks = [self._chunk(texts[low:high], low, wanted, longest) for low, high in itertools.pairwise(bounds)]
         columns = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
         ids, sizes, starts_word, num_placed, starts, ends = columns
         for points in (starts, ends):
@@ -174,6 +172,17 @@ class TextTokenizer:
         """Write the tokenizer's files to a local folder; returns the sha256 of its tokenizer.json."""
         self._tokenizer.save_pretrained(folder)
         return hashlib.sha256((Path(folder) / TOKENIZER_FILE).read_bytes()).hexdigest()
+
+
+def _chunk_bounds(texts: Sequence[str]) -> list[int]:
+    """Where chunks of texts begin, and the end of the last: tokens take 200 bytes each until they are arrays."""
+    bounds, size = [0], 0
+    for number, text in enumerate(texts):
+        size += len(text)
+        if number - bounds[-1] == CHUNK_TEXTS or (size > CHUNK_CHARACTERS and number > bounds[-1]):
+            bounds.append(number)
+            size = len(text)
+    return [*bounds, len(texts)]
 
 
 def _set_tokenizer_threads() -> None:

@@ -108,11 +108,15 @@ def test_nothing_to_encode(tokenizers: dict[str, TextTokenizer]) -> None:
     assert first >= last
 
 
-def test_chunks_of_texts_change_nothing(tokenizers: dict[str, TextTokenizer], monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer, texts = tokenizers["roberta"], [f"Paris is {number}" for number in range(20)]
+@pytest.mark.parametrize(("texts", "characters"), [(3, 1000), (1000, 25), (1000, 5)])
+def test_chunks_of_texts_change_nothing(
+    tokenizers: dict[str, TextTokenizer], monkeypatch: pytest.MonkeyPatch, texts: int, characters: int
+) -> None:
+    tokenizer, found = tokenizers["roberta"], [f"Paris is {number}" for number in range(20)]
     wanted = np.arange(20) % 3 == 0
-    whole = tokenizer.encode_runs(texts, wanted)
-    monkeypatch.setattr("pipeline.encoder.CHUNK_TEXTS", 3)
-    cut = tokenizer.encode_runs(texts, wanted)
+    whole = tokenizer.encode_runs(found, wanted)
+    monkeypatch.setattr("pipeline.encoder.CHUNK_TEXTS", texts)
+    monkeypatch.setattr("pipeline.encoder.CHUNK_CHARACTERS", characters)
+    cut = tokenizer.encode_runs(found, wanted)
     for name in ("ids", "offsets", "starts_word", "placed", "starts", "ends"):
         assert getattr(whole, name).tolist() == getattr(cut, name).tolist()
