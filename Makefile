@@ -23,7 +23,7 @@ check: $(READY) ## style, types, import contracts
 	$(BIN)/lint-imports
 
 test: check ## check, then every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 docs: $(READY) ## write the generated reference anew
 	$(BIN)/python docs/generate.py
