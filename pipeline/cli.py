@@ -390,7 +390,7 @@ def ask_command(run_folder: str, name: str, item: str, list_only: bool, **given:
     trelm-pipeline ask --list
     trelm-pipeline ask rarest --run runs/a
     trelm-pipeline ask entity Q937 --run runs/a
-    trelm-pipeline ask tail "chemical element" --run runs/a --rows 50 --format csv --out tail.csv
+    trelm-pipeline ask tail human --run runs/a --rows 50 --format csv --out tail.csv
     The SQL, for your own DuckDB in the run's folder (run.duckdb holds the views):
       trelm-pipeline ask unsupported --run runs/a --show-sql | (cd runs/a && duckdb run.duckdb)
     """

@@ -183,7 +183,7 @@ class ShardsConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        at_least(self, max_triples=1, r_freq=0, klt_r_min=0, klt_r_max=self.klt_r_min, rows_per_file=1)
+        at_least(self, max_triples=1, r_freq=0, klt_r_min=0, klt_r_max=max(self.klt_r_min, 1), rows_per_file=1)
         if not 8 <= self.max_tokens <= 8192:
             raise ConfigError(f"max_tokens is {self.max_tokens}, wanted 8 to 8192")
         if not 0 <= self.validation_share < 1:
@@ -193,6 +193,8 @@ class ShardsConfig:
                 raise ConfigError(
                     f"policies: {policy!r} is not one of {', '.join(POLICIES)}; {NO_POLICY} stands alone, for no bits"
                 )
+        if len(set(self.policies)) < len(self.policies):
+            raise ConfigError(f"policies: one stands there twice: {', '.join(self.policies)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

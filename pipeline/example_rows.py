@@ -88,7 +88,7 @@ class RowMaker:
         frequency[is_known] = self.lookup.frequency[rows[is_known]]
         reach[is_known] = self.lookup.reach[rows[is_known]]
         bits = policy_bits(linked.sentence, cosines, frequency, reach, self.limits)
-        asked = np.uint16(sum(POLICY_BITS.get(policy, 0) for policy in self.config.policies))
+        asked = np.uint16(sum(POLICY_BITS.get(policy, 0) for policy in set(self.config.policies)))
         has_tokens = first < last
         found = np.flatnonzero(has_tokens & is_known)
         kept = found[first_come(first[found], last[found])]

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.config import RunConfig
 from pipeline.linker_weights import weights_file
-from pipeline.run_database import write_database
+from pipeline.run_database import has_database, write_database
 from pipeline.runner import RunnerSettings, refuse_local_paths, run_graph
 from pipeline.storage import files
 from pipeline.storage.progress_text import Work
@@ -51,6 +51,8 @@ def run_stage(stage: str, config: RunConfig, settings: RunnerSettings, *, redo: 
     plan = plan_stage(stage, config)
     if is_current(plan, paths) and not redo:
         logger.info("%s: up to date, skipped (%s)", stage, rows_written(paths, stage))
+        if not settings.is_dry and not has_database(paths):
+            write_database(paths)
         return False
     if redo and not settings.is_dry:
         files.remove(paths.manifest_path(stage))  # first: without its manifest an output does not exist

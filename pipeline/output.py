@@ -13,10 +13,12 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from pipeline.evaluation_errors import check_folder
 from pipeline.query import open_run
 from pipeline.questions import Question, find_item, shown
 from pipeline.storage.errors import StageError
 from pipeline.storage.tables import RunPaths
+from schemas import REJECTS
 from schemas.settings import ConfigError
 
 KINDS = ("table", "csv", "json", "parquet")
@@ -59,11 +61,14 @@ def ask(run_folder: str, question: Question, argument: str, rows: int, how: Outp
     """
     _check(how.kind, how.out)
     paths = RunPaths(root=run_folder)
+    for stage in sorted({stage_of(name) for name in question.needs if name != REJECTS.name}):
+        if paths.manifest(stage) is not None:
+            paths.require(stage)  # what is out of date would answer wrongly
     with open_run(paths) as connection:
         views = {name for (name,) in connection.sql(LISTING).fetchall()}
         missing = [name for name in question.needs if name not in views]
         if missing:
-            stage = STAGE_OF.get(missing[0], "kb")
+            stage = stage_of(missing[0])
             raise StageError(
                 f"{run_folder}: `ask {question.name}` needs {missing[0]!r}; "
                 f"run `trelm-pipeline {stage} --run {run_folder}` first"
@@ -82,6 +87,13 @@ def _check(kind: str, out: str) -> None:
         raise ConfigError(f"--format {kind!r}: one of {', '.join(KINDS)}")
     if kind == "parquet" and out == "-":
         raise ConfigError("--format parquet needs --out FILE")
+    if out != "-":
+        check_folder(out, "--out")
+
+
+def stage_of(table: str) -> str:
+    """The stage that writes a table which questions need."""
+    return STAGE_OF.get(table, "kb")
 
 
 def _answer(connection: duckdb.DuckDBPyConnection, query: str, values: dict[str, int], kind: str, out: str) -> None:

@@ -6,6 +6,7 @@ merged items followed.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Container, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipeline.storage.files import REMOTE_MARK
 from pipeline.storage.tables import STAGES, RunPaths, check_table
 from schemas import BY_NAME, ENTITIES, PROPERTIES, REDIRECTS, REJECTS, TRIPLES, Table
 
+logger = logging.getLogger("trelm")
 MACROS = (
     "CREATE OR REPLACE MACRO qid(number) AS 'Q' || number",
     "CREATE OR REPLACE MACRO pid(number) AS 'P' || number",
@@ -119,10 +121,17 @@ def add_macros(connection: duckdb.DuckDBPyConnection, views: Container[str]) -> 
 
 
 def open_run(paths: RunPaths) -> duckdb.DuckDBPyConnection:
-    """A connection with a view for every table that some stage of the run has written, and with the macros."""
-    tables = tables_of(paths)
+    """A connection with a view for every table that some stage of the run has written, and with the macros.
+
+    A table of another version is left out, with a warning.
+    """
     connection = connect()
-    for name, (table, found) in tables.items():
-        add_view(connection, name, found, table)
-    add_macros(connection, tables)
+    views = []
+    for name, (table, found) in tables_of(paths).items():
+        try:
+            add_view(connection, name, found, table)
+            views.append(name)
+        except StageError as error:  # of an older version, or damaged: the others can be asked all the same
+            logger.warning("left out: %s", error.message)
+    add_macros(connection, views)
     return connection

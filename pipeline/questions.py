@@ -28,7 +28,7 @@ class Question:
     about: str = ""  # what it takes: an item, or nothing
 
 
-# Facts whose two ends are linked, per entity.
+# Facts of the knowledge base per entity, as their subject or object.
 _FACTS_OF = """
 facts_of AS (
     SELECT qid, count(*) AS num_facts FROM (
@@ -185,7 +185,7 @@ card AS (
     UNION ALL SELECT 5, 0, 'band', band || ', rank ' || rank || ' of ' || (SELECT count(*) FROM entity_frequency) FROM me
     UNION ALL SELECT 4, 0, 'mentions', 'none' WHERE NOT EXISTS (FROM me)
     UNION ALL (SELECT 6, row_number() OVER (ORDER BY num_mentions DESC, surface), 'surface',
-        surface || ' (' || num_mentions || ', ' || round(100 * p_entity_given_surface) || ' % of this surface)'
+        surface || ' (' || num_mentions || ', ' || round(100 * p_entity_given_surface)::INTEGER || ' % of this surface)'
         FROM surface_frequency WHERE qid = $item ORDER BY 2 LIMIT $rows)
     UNION ALL (SELECT 7, row_number() OVER (ORDER BY num_sentences DESC, num_documents DESC, other), 'with',
         coalesce(label(other), '') || ' (' || qid(other) || ', ' || num_sentences || ' sentences, ' || num_documents
@@ -242,7 +242,7 @@ def find_item(connection: duckdb.DuckDBPyConnection, text: str) -> int:
     """
     match = _QID.fullmatch(text.strip())
     if match and int(match.group(1)) <= MAX_QID:
-        qid = int(match.group(1))
+        qid = _followed(connection, int(match.group(1)))
         known = "SELECT 1 FROM entities WHERE qid = $1 UNION ALL SELECT 1 FROM entity_frequency WHERE qid = $1 LIMIT 1"
         if not connection.execute(known, [qid]).fetchall():
             raise StageError(f"Q{qid} is not in this run: neither in its knowledge base nor linked")
@@ -257,6 +257,12 @@ def find_item(connection: duckdb.DuckDBPyConnection, text: str) -> int:
         raise StageError(f"{text!r}: no item has this label; give its id, like Q937")
     listed = "; ".join(f"Q{qid} ({description or 'no description'})" for qid, description in found)
     raise StageError(f"{text!r}: several items have this label: {listed}; give the id")
+
+
+def _followed(connection: duckdb.DuckDBPyConnection, qid: int) -> int:
+    """The item that a merged one became."""
+    found = connection.execute("SELECT target FROM redirects WHERE source = ? LIMIT 1", [f"Q{qid}"]).fetchall()
+    return int(found[0][0][1:]) if found and found[0][0].startswith("Q") else qid
 
 
 def shown(question: Question, values: dict[str, int]) -> str:

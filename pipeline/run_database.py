@@ -19,6 +19,11 @@ NAME = "run.duckdb"
 STORAGE_VERSION = "v1.0.0"  # of the file: DuckDB 1.0 and later read it
 
 
+def has_database(paths: RunPaths) -> bool:
+    """Whether the run has one, or cannot have one."""
+    return REMOTE_MARK in paths.root or (Path(paths.root) / NAME).exists()
+
+
 def write_database(paths: RunPaths) -> Path | None:
     """Write it anew, whole or not at all; not for runs in buckets, whose files DuckDB would need credentials for.
 

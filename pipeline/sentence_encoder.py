@@ -10,6 +10,7 @@ products and what lies between two of them are bfloat16; the residual stream, it
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -23,6 +24,10 @@ from pipeline.machine import threads_of_a_worker
 from pipeline.storage.errors import StageError
 
 NUM_SPECIAL = 2  # one opens a sequence, one closes it
+KERNELS = (
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY",
+    "64",
+)  # compiled per shape: 1024, the default, take 300 MB and save no time
 CPU_INFO = Path("/proc/cpuinfo")
 BFLOAT16_FLAGS = {
     "avx512_bf16",
@@ -48,6 +53,7 @@ class SentenceEncoder:
         Raises:
             StageError: no such model, or it is no masked language model.
         """
+        os.environ.setdefault(*KERNELS)
         import torch
 
         self._torch = torch

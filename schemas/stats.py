@@ -49,14 +49,22 @@ COOCCURRENCE = Table(
     columns=(
         Column(name="qid_a", type=pa.uint32(), meaning="item with the lower id"),
         Column(name="qid_b", type=pa.uint32(), meaning="item with the higher id"),
-        Column(name="num_sentences", type=pa.uint64(), meaning="sentences with both"),
-        Column(name="num_documents", type=pa.uint64(), meaning="documents with both, in one sentence or not"),
+        Column(name="num_sentences", type=pa.uint64(), meaning="sentences with both, those over the cap left out"),
+        Column(
+            name="num_documents",
+            type=pa.uint64(),
+            meaning="documents with both; of documents over the cap, those that have both in a sentence",
+        ),
         Column(
             name="npmi",
             type=pa.float64(),
             meaning="normalised pointwise mutual information over sentences: -1 never together, 0 as chance has it, 1 always",
         ),
-        Column(name="npmi_documents", type=pa.float64(), meaning="the same over documents"),
+        Column(
+            name="npmi_documents",
+            type=pa.float64(),
+            meaning="the same over documents; too low where documents over the cap have both",
+        ),
     ),
 )
 

@@ -63,7 +63,8 @@ def _fit(data: np.ndarray, x_min: int, ks: float) -> TailFit:
 
     # Its own range of exponents ends at 3.
     ranges = {"alpha": [1.0, MAX_EXPONENT]}
-    fit = powerlaw.Fit(data, discrete=True, xmin=x_min, parameter_ranges=ranges, verbose=0)
+    # And from a cut-off of 10 on it would take an approximation for the likeliest exponent.
+    fit = powerlaw.Fit(data, discrete=True, estimate_discrete=False, xmin=x_min, parameter_ranges=ranges, verbose=0)
     law, rival = fit.power_law, fit.lognormal
     ratio, probability = fit.distribution_compare("power_law", "lognormal", normalized_ratio=True)
     return TailFit(

@@ -55,6 +55,10 @@ class ImportanceWorker:
     def process(self, unit: Unit, out: UnitWriter) -> None:
         """One unit of links."""
         linked = self._open[0][1].read(unit)
+        lost = linked.num_outside + linked.num_overlapping
+        out.count("rows_in", lost)
+        out.count("skipped_outside_sentence", linked.num_outside)
+        out.count("skipped_overlapping", linked.num_overlapping)
         progress = _Progress(unit.size, len(linked.sentence), out)
         for chunk in _chunks(linked, self.config.max_tokens):
             out.count("rows_in", chunk.stop - chunk.start)

@@ -13,13 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from pipeline.config import StatsConfig
 from pipeline.query import add_triples, add_view, connect
-from pipeline.stages.stats_count import FACT_SCHEMA, FACTS, PairLimits, Spill, count_unit, read_mentions
+from pipeline.stages.stats_count import PairLimits, Spill, count_unit, read_mentions, write_facts
 from pipeline.stages.stats_merge import merge_entities, merge_facts, merge_pairs, merge_surfaces
-from pipeline.storage.spill import concat_spill, write_spill
 from pipeline.storage.stage import Phase, StagePlan
 from pipeline.storage.tables import RunPaths, check_table
 from pipeline.storage.units import Unit, UnitWriter, numbered_phases, sized_unit
@@ -29,6 +26,7 @@ from schemas.settings import to_dict
 TABLES = (ENTITY_FREQUENCY, SURFACE_FREQUENCY, COOCCURRENCE, FACT_SUPPORT, TAIL_SUMMARY)
 BUCKET_LINKS = 500_000
 MIN_BUCKETS = 4
+FACT_BATCH = 500_000
 FACTS_QUERY = """
 SELECT DISTINCT subject, predicate, object FROM triples
 WHERE subject IN (SELECT DISTINCT qid FROM links) AND object IN (SELECT DISTINCT qid FROM links) AND subject <> object
@@ -48,10 +46,9 @@ class CountWorker:
 
     def process(self, unit: Unit, out: UnitWriter) -> None:
         """Partial counts of one group."""
-        facts = concat_spill(out.folder, FACTS, 0, FACT_SCHEMA)
         limits = PairLimits(sentence=self.config.max_sentence_entities, document=self.config.max_document_entities)
         spill = Spill(folder=out.folder, unit=unit.index, num_buckets=self.num_buckets)
-        count_unit(read_mentions(self.link_files[unit.start : unit.end]), facts, limits, out, spill)
+        count_unit(read_mentions(self.link_files[unit.start : unit.end]), limits, out, spill)
         out.advance(unit.size)
 
 
@@ -82,8 +79,7 @@ class TableWorker:
         with connect(self.config.memory_gb) as connection:
             add_triples(connection, self.paths)
             add_view(connection, "links", self.paths.files("link", LINKS), LINKS)
-            facts = connection.sql(FACTS_QUERY).to_arrow_table().cast(FACT_SCHEMA)
-        write_spill(out.folder, FACTS, 0, facts, np.zeros(facts.num_rows, np.int64), 1)
+            write_facts(out.folder, connection.sql(FACTS_QUERY).to_arrow_reader(FACT_BATCH))
 
 
 def plan(config: StatsConfig, paths: RunPaths) -> StagePlan:

@@ -6,16 +6,21 @@ are numbered within the unit. Cost: pairs of a document grow with the square of 
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipeline.core import pairs
 from pipeline.query import connect
-from pipeline.storage.spill import write_runs, write_spill
+from pipeline.storage import files
+from pipeline.storage.arrays import local_folder
+from pipeline.storage.spill import spill_folder, write_runs, write_spill
 from pipeline.storage.tables import read_batches
 from pipeline.storage.units import UnitWriter
 from schemas import LINKS
@@ -46,12 +51,13 @@ def partial_schema(group: str) -> pa.Schema:
     return pa.schema([pa.field(name, _TYPES.get(name, pa.int64())) for name in names])
 
 
-FACTS = "facts"  # triples between linked entities: what the first phase leaves
+FACTS = "facts"  # folder of the triples between linked entities: what the first phase leaves
 FACT_SCHEMA = pa.schema([pa.field(name, pa.uint32()) for name in ("subject", "predicate", "object")])
 
 # Which bucket a key goes to, before the remainder: the same on every machine and with every version of the engine.
 _SURFACE_BUCKET = "md5_number_lower(surface)"
 
+OVER = ("sentences_over_pair_limit", "documents_over_pair_limit", "links_of_documents_over_pair_limit")
 NEAR, TOGETHER = "near", "together"  # occurrences of pairs, in sentences and in documents
 PAIR_SCHEMA = pa.schema([pa.field("pair", pa.uint64())])  # mixed, see core.pairs
 
@@ -122,10 +128,32 @@ _QUERIES = {
         SELECT subject, object, sum(sentences) AS num_sentences, sum(documents) AS num_documents FROM found GROUP BY ALL
     """,
 }
+# Sentences and documents over a limit, and the mentions in the latter.
 _OVER = """
 SELECT (SELECT count(*) FROM (SELECT 1 FROM in_sentence GROUP BY document, sentence HAVING count(*) > $sentence)),
-    (SELECT count(*) FROM (SELECT 1 FROM in_document GROUP BY document HAVING count(*) > $document))
+    (SELECT count(*) FROM (SELECT 1 FROM in_document GROUP BY document HAVING count(*) > $document)),
+    (SELECT coalesce(sum(m), 0)::BIGINT FROM (
+        SELECT sum(mentions) AS m FROM in_document GROUP BY document HAVING count(*) > $document))
 """
+
+
+def write_facts(data: str, batches: pa.RecordBatchReader) -> None:
+    """Write the triples between linked entities, whole or not at all. Memory: one batch."""
+    folder = files.join(spill_folder(data), FACTS)
+    files.make_folder(folder)
+    sink = files.HashingSink(files.join(folder, f"{uuid.uuid4().hex}.tmp"))
+    with pq.ParquetWriter(pa.PythonFile(sink, mode="w"), FACT_SCHEMA, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_table(pa.Table.from_batches([batch]).cast(FACT_SCHEMA))
+    sink.close()
+    files.rename(sink.path, files.join(folder, "facts.parquet"))
+
+
+def add_facts(connection: duckdb.DuckDBPyConnection, data: str) -> None:
+    """View `facts`: DuckDB reads the file in pieces, however many there are."""
+    path = files.join(local_folder(files.join(spill_folder(data), FACTS)), "facts.parquet")
+    quoted = path.replace("'", "''")  # a view cannot bind parameters
+    connection.execute(f"CREATE VIEW facts AS SELECT * FROM read_parquet('{quoted}')")
 
 
 def read_mentions(paths: Sequence[str]) -> pa.Table:
@@ -152,12 +180,11 @@ def _indices(encoded: pa.Array | pa.ChunkedArray) -> pa.Array:
     return chunk.indices.cast(pa.uint32())
 
 
-def count_unit(mentions: pa.Table, facts: pa.Table, limits: PairLimits, out: UnitWriter, spill: Spill) -> None:
+def count_unit(mentions: pa.Table, limits: PairLimits, out: UnitWriter, spill: Spill) -> None:
     """Spill the partial counts of one unit.
 
     Args:
         mentions: of `read_mentions`.
-        facts: distinct (subject, object) between linked entities.
         limits: of the pairs.
         out: counts the rows, and what was over a limit.
         spill: where to.
@@ -166,10 +193,10 @@ def count_unit(mentions: pa.Table, facts: pa.Table, limits: PairLimits, out: Uni
     out.count("rows_out", mentions.num_rows)
     with connect() as connection:
         connection.register("mentions", mentions)
-        connection.register("facts", facts)
+        add_facts(connection, spill.folder)
         connection.execute(_OCCURRENCES)
         over = connection.execute(_OVER, {"sentence": limits.sentence, "document": limits.document}).fetchall()[0]
-        for name, number in zip(("sentences_over_pair_limit", "documents_over_pair_limit"), over, strict=True):
+        for name, number in zip(OVER, over, strict=True):
             out.count(name, number)
         for group, query in _QUERIES.items():
             bucket = f"{_SURFACE_BUCKET} % {int(spill.num_buckets)}" if group == "surface" else "0"

@@ -19,11 +19,10 @@ from pipeline.query import add_view, connect
 from pipeline.stages.stats_count import (
     CONFIDENCE_SCALE,
     COUNTS,
-    FACT_SCHEMA,
-    FACTS,
     KEYS,
     NEAR,
     TOGETHER,
+    add_facts,
     partial_schema,
 )
 from pipeline.storage.spill import concat_spill, read_spill, write_spill
@@ -127,7 +126,7 @@ def merge_facts(config: StatsConfig, out: UnitWriter) -> None:
     """Write `fact_support`."""
     with connect(config.memory_gb) as connection:
         _merge(connection, "fact", out.folder, 0)
-        connection.register("facts", concat_spill(out.folder, FACTS, 0, FACT_SCHEMA))
+        add_facts(connection, out.folder)
         _write(out, FACT_SUPPORT, connection, FACT_QUERY, {})
 
 

@@ -166,12 +166,52 @@ def test_an_entity_that_no_sentence_names(scored_run: Path) -> None:
         (["rarest", "--format", "xml"], 2, "one of table, csv, json, parquet"),
         (["rarest", "--format", "parquet"], 2, "needs --out FILE"),
         (["rarest", "--rows", "0"], 2, "0 is not in the range"),
+        (["rarest", "--format", "csv", "--out", "/no/such/folder/a.csv"], 2, "there is no folder '/no/such/folder'"),
         (["unimportant"], 1, "run `trelm-pipeline importance --run"),
     ],
 )
 def test_wrong_questions(sample_run: Path, arguments: list[str], code: int, said: str) -> None:
     done = ask(sample_run, *arguments)
     assert (done.exit_code, said in done.output) == (code, True), done.output
+
+
+def test_stale_and_old_tables_are_not_asked(sample_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(sample_run, run)
+    manifest = run / "link" / "manifest.json"
+    fresh = manifest.read_text()
+    manifest.write_text(json.dumps({**json.loads(fresh), "fingerprint": "another"}))
+    done = ask(run, "bands")
+    assert (done.exit_code, "'stats' was made from another output of 'link'" in done.output) == (1, True), done.output
+    manifest.write_text(fresh)
+    with_old_version(run, "surface_frequency")
+    assert answered(run, "bands")
+    done = ask(run, "ambiguous")
+    assert (done.exit_code, "run `trelm-pipeline stats" in done.output) == (1, True), done.output
+
+
+def with_old_version(run: Path, table: str) -> None:
+    """Say in a table's files that they are of version 0."""
+    import pyarrow.parquet as pq
+
+    for path in (run / "stats").glob(f"data-*/{table}/*.parquet"):
+        rows = pq.read_table(path)
+        pq.write_table(rows.replace_schema_metadata({**rows.schema.metadata, b"trelm.version": b"0"}), path)
+
+
+def test_a_merged_item_is_the_item_that_it_became(scored_run: Path) -> None:
+    assert answered(scored_run, "entity", "Q4000000001") == answered(scored_run, "entity", "Q142")
+
+
+def test_a_missing_database_is_written_again(sample_run: Path, tmp_path: Path) -> None:
+    from tests.pipeline.cases import program, sample_arguments
+
+    run = tmp_path / "run"
+    shutil.copytree(sample_run, run)
+    (run / "run.duckdb").unlink()
+    done = program("stats", *sample_arguments(run))
+    assert "up to date, skipped" in done.stderr
+    assert (run / "run.duckdb").exists()
 
 
 def test_list_and_no_run() -> None:

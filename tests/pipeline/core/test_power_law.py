@@ -60,6 +60,17 @@ def test_bootstrap_covers_the_exponent() -> None:
     assert likeliest_exponents(values, entities[None], fit.x_min)[0] == pytest.approx(fit.exponent, abs=1e-3)
 
 
+def test_the_likeliest_exponent_at_a_high_cut_off() -> None:
+    """From a cut-off of 10 on the package would approximate; the interval of a million entities shows it."""
+    values, entities = spectrum(drawn(2.5, 1_000_000, x_min=10))
+    fit = fit_tail(values, entities)
+    assert fit is not None
+    assert fit.x_min >= 10
+    assert fit.exponent == pytest.approx(likeliest_exponents(values, entities[None], fit.x_min)[0], abs=2e-5)
+    low, high = interval(likeliest_exponents(values, resampled(entities, 50, seed=0), fit.x_min))
+    assert low < fit.exponent < high
+
+
 @pytest.mark.parametrize("sample", [[], [1, 2], [3] * 50, [1] * 8 + [2]])
 def test_nothing_to_fit(sample: list[int]) -> None:
     assert fit_tail(*spectrum(np.array(sample, np.int64))) is None

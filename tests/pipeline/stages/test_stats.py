@@ -106,6 +106,9 @@ def test_counts_equal_a_naive_recount(
     manifest = run_plan(stats.plan(config, paths), paths)
     naive = naive_stats.count(mentions, triples, in_sentence, in_document)
     assert_equal(counted(paths), naive_stats.tables(naive, least))
+    lists = [[mention for mention in mentions if mention[0] == document and mention[3]] for document in documents]
+    in_heavy = sum(len(one) for one in lists if len({mention[3] for mention in one}) > in_document)
+    assert manifest.counters.get("links_of_documents_over_pair_limit", 0) == in_heavy
     expected = {"rows_in": len(mentions), "rows_out": len(mentions), "sentences_over_pair_limit": naive.over_sentence}
     for counter, number in (expected | {"documents_over_pair_limit": naive.over_document}).items():
         assert manifest.counters.get(counter, 0) == number, counter

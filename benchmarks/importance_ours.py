@@ -1,0 +1,183 @@
+"""Our side of `importance`, and the encoder alone: each function runs in a process of its own (`benchmarks.child`).
+
+Loading the model and a first forward pass are not timed. `whole_stage` is all of the stage but Beam, files included. Used are
+insides of the stage's worker and of the encoder: when they change, this follows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.linking_clock import Clock
+from pipeline.config import ImportanceConfig
+from pipeline.core.sequences import Sequences
+from pipeline.linked import linked_units
+from pipeline.runner import LOCAL_WORKERS
+from pipeline.sentence_encoder import NUM_SPECIAL, SentenceEncoder
+from pipeline.stages.importance import ImportanceWorker, _chunks
+from pipeline.storage.stage import write_unit
+from pipeline.storage.tables import RunPaths, read_table
+from pipeline.storage.units import Unit
+from schemas import IMPORTANCE, REJECTS
+
+BUDGETS = (1024, 2048, 4096, 8192)  # tokens of a batch, tried for the encoder alone
+WARM = np.arange(1000, 1030)
+
+
+def whole_stage(  # noqa: PLR0913 - what a process is asked for
+    out: Path, run: str, model: str, dtype: str, *, threads: int = 0, torch_threads: int = 1, scores: bool = False
+) -> dict[str, Any]:
+    """All units of a run, one after the other.
+
+    Args:
+        out: an empty folder.
+        run: with links.
+        model: folder.
+        dtype: float32 or bfloat16.
+        threads: that take batches; 0 = one per core.
+        torch_threads: of one operation.
+        scores: whether the rows are in the answer.
+    """
+    import torch
+
+    worker = _open(run, model, dtype, threads)
+    torch.set_num_threads(torch_threads)
+    folders(out)
+    clock = Clock()
+    reports = [write_unit(str(out), "importance", unit, worker.process) for unit in linked_units(worker.paths)]
+    taken = clock.taken()
+    counters = {
+        name: sum(one.counters.get(name, 0) for one in reports) for name in ("rows_out", "sequences", "rejects")
+    }
+    paths = [str(out / one.parts[IMPORTANCE.name].path) for one in reports if IMPORTANCE.name in one.parts]
+    rows = read_table(paths, IMPORTANCE).to_pydict() if scores else {}
+    return {**taken, **counters, "rows": rows}
+
+
+def folders(out: Path) -> None:
+    """What a unit's writer needs."""
+    for name in ("_tmp", "_units", IMPORTANCE.name, REJECTS.name):
+        (out / name).mkdir(parents=True, exist_ok=True)
+
+
+def _open(run: str, model: str, dtype: str, threads: int) -> ImportanceWorker:
+    config = ImportanceConfig(model=model, dtype=dtype, num_threads=threads, device="cpu")  # type: ignore[arg-type]
+    worker = ImportanceWorker(paths=RunPaths(root=run), config=config)
+    worker.setup()
+    worker._open[0][0].encode(Sequences.of([WARM]), 4096)
+    return worker
+
+
+def processes(out: Path, run: str, model: str, dtype: str, count: int) -> dict[str, Any]:
+    """The same by several processes with their share of the cores; starting them is not timed."""
+    os.environ[LOCAL_WORKERS] = str(count)
+    folders(out)
+    units = linked_units(RunPaths(root=run))
+    started = get_context("spawn")
+    with (
+        started.Manager() as manager,
+        ProcessPoolExecutor(count, started, _start, (run, model, dtype, manager.Barrier(count))) as pool,
+    ):
+        list(pool.map(_nothing, range(count)))  # all have opened their models
+        clock = Clock()
+        list(pool.map(_one_unit, [str(out)] * len(units), units))
+        taken = clock.taken()
+    return {"seconds": taken["seconds"]}
+
+
+_workers: list[ImportanceWorker] = []  # of this process
+
+
+def _start(run: str, model: str, dtype: str, all_ready: Any) -> None:  # noqa: ANN401 - a manager's barrier
+    _workers.append(_open(run, model, dtype, 0))
+    all_ready.wait()
+
+
+def _nothing(number: int) -> int:
+    return number
+
+
+def _one_unit(out: str, unit: Unit) -> None:
+    write_unit(out, "importance", unit, _workers[0].process)
+
+
+def encoder_alone(out: Path, run: str, model: str, dtype: str, *, tune: bool) -> dict[str, Any]:  # noqa: ARG001
+    """Forward passes over the stage's sequences, each different one once: batched before, as tensors, nothing read from them.
+
+    How they are batched (padded or of one length, and how large) and whether threads share an operation or take batches is
+    tried on a quarter of them first.
+    """
+    worker = _open(run, model, dtype, 0)
+    encoder = worker._open[0][0]
+    found = _sequences(worker)
+    ways = [(budget, padded, pooled) for budget in BUDGETS for padded in (False, True) for pooled in (False, True)]
+    if encoder.num_threads == 1:
+        ways = [way for way in ways if not way[2]]
+    part = found.take(np.arange(0, len(found), 4))
+    best = min(ways, key=lambda way: _pass(encoder, part, *way)["seconds"]) if tune else (4096, False, False)
+    taken = _pass(encoder, found, *best)
+    tokens = int(len(found.ids) + NUM_SPECIAL * len(found))
+    way = dict(zip(("budget", "padded", "pooled"), best, strict=True))
+    return {**taken, "sequences": len(found), "tokens": tokens, "way": way}
+
+
+def _sequences(worker: ImportanceWorker) -> Sequences:
+    """All that the stage encodes, unit by unit."""
+    parts = []
+    for unit in linked_units(worker.paths):
+        linked = worker._open[0][1].read(unit)
+        for chunk in _chunks(linked, worker.config.max_tokens):
+            sequences = worker._plan(linked, chunk).sequences
+            parts.append(sequences.take(sequences.distinct()[0]))
+    rows = [part.ids[low:high] for part in parts for low, high in zip(part.offsets, part.offsets[1:], strict=False)]
+    return Sequences.of([row for row in rows if len(row)])
+
+
+def _pass(encoder: SentenceEncoder, sequences: Sequences, budget: int, padded: bool, pooled: bool) -> dict[str, Any]:  # noqa: FBT001
+    """One pass over all sequences, timed."""
+    import torch
+
+    tensors = list(_tensors(encoder, sequences, budget, padded))
+    threads = encoder.num_threads if pooled else 1
+    torch.set_num_threads(1 if pooled else encoder.num_threads)
+
+    def forward(batch: tuple[Any, Any]) -> None:
+        with torch.inference_mode(), encoder._number_format():
+            encoder._model(input_ids=batch[0], attention_mask=batch[1])
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(forward, tensors[:threads]))
+        clock = Clock()
+        list(pool.map(forward, tensors))
+        return clock.taken()
+
+
+def _tensors(encoder: SentenceEncoder, sequences: Sequences, budget: int, padded: bool) -> Iterator[tuple[Any, Any]]:  # noqa: FBT001
+    """Ids and attention mask (none where nothing is padded) of batches, sorted by length."""
+    import torch
+
+    if not padded:
+        for batch in sequences.batches(budget, NUM_SPECIAL):
+            ids = np.pad(sequences.matrix(batch).astype(np.int64), ((0, 0), (1, 1)))
+            ids[:, 0], ids[:, -1] = encoder.tokenizer.frame
+            yield torch.from_numpy(ids), None
+        return
+    lengths = sequences.lengths
+    order = np.argsort(-lengths, kind="stable")
+    while len(order):
+        width = int(lengths[order[0]])
+        batch, order = np.split(order, [max(budget // (width + NUM_SPECIAL), 1)])
+        inside = np.arange(width) < lengths[batch, None]
+        ids = np.zeros((len(batch), width + NUM_SPECIAL), np.int64)
+        ids[:, 1:-1][inside] = sequences.take(batch).ids
+        ids[:, 0] = encoder.tokenizer.frame[0]
+        ids[np.arange(len(batch)), lengths[batch] + 1] = encoder.tokenizer.frame[1]
+        mask = np.pad(inside, ((0, 0), (NUM_SPECIAL, 0)), constant_values=True)
+        yield torch.from_numpy(ids), None if mask.all() else torch.from_numpy(mask.astype(np.int64))
