@@ -1,7 +1,7 @@
 """The frozen encoder: token ids in, sentence vectors out, as numpy. Beside `encoder.py` the one importer of torch, lazily.
 
 A sentence's vector is the mean of the last layer over its tokens, the special ones left out. Costs one forward pass per
-distinct sequence, in batches of one length (`core.sequences`): nothing is padded, so a vector is the same to the last bit
+distinct sequence, in batches of one length (`core.sequences`): nothing is padded, so a vector of two tokens or more is the same
 in whatever batch it was computed. Threads take a batch each and share the model; torch's own threads, which share an operation,
 wait for each other actively, and where others use the machine a forward pass took ten times as long. In bfloat16 the matrix
 products and what lies between two of them are bfloat16; the residual stream, its layer norms and the mean stay float32.
