@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -118,14 +119,15 @@ def test_an_error_ends_the_threads(models: dict[str, Path], monkeypatch: pytest.
 
     def broken(ids: np.ndarray) -> np.ndarray:
         calls.append(ids)
+        time.sleep(0.01)  # or all are done before the first error is seen
         raise MemoryError("no room")
 
     monkeypatch.setattr(encoder, "_means", broken)
     before = threading.active_count()
     with pytest.raises(MemoryError, match="no room"):
         encoder.encode(sequences(), 16)
-    assert threading.active_count() == before
-    assert len(calls) < 40
+    assert threading.active_count() <= before, "threads of earlier tests may end meanwhile, ours must"
+    assert len(calls) < len(list(sequences().batches(16, 2)))
 
 
 def test_positions(models: dict[str, Path]) -> None:
