@@ -156,7 +156,7 @@ CASES: dict[str, Callable[[Setup], Iterator[dict[str, Any]]]] = {
     "agreement": agreed,
     "threads": threaded,
 }
-FULL = {"kit": 20_000, "mini": 3_000, "base": 300, "agreement": 1_000, "decisions": 80_000, "threads": 20_000}
+FULL = {"kit": 20_000, "mini": 3_000, "base": 300, "agreement": 1_100, "decisions": 80_000, "threads": 20_000}
 QUICK = {"kit": 300, "mini": 50, "base": 6, "agreement": 100, "decisions": 400, "threads": 300}
 
 
