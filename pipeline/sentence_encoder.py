@@ -13,7 +13,6 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,17 +21,13 @@ from pipeline.core.sequences import Sequences
 from pipeline.encoder import TextTokenizer, not_loaded
 from pipeline.machine import threads_of_a_worker
 from pipeline.storage.errors import StageError
+from schemas.processor import multiplies_bfloat16
 
 NUM_SPECIAL = 2  # one opens a sequence, one closes it
 KERNELS = (
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY",
     "64",
 )  # compiled per shape: 1024, the default, take 300 MB and save no time
-CPU_INFO = Path("/proc/cpuinfo")
-BFLOAT16_FLAGS = {
-    "avx512_bf16",
-    "amx_bf16",
-}  # x86 instructions that multiply bfloat16 at twice the rate of float32 or more
 
 NumberFormat = Literal["float32", "bfloat16"]
 Progress = Callable[[float], None]  # is told the share of the tokens that are done
@@ -128,14 +123,7 @@ def best_dtype(device: str) -> NumberFormat:
 
         if device == "cuda" or torch.cuda.is_available():
             return "float32"
-    return "bfloat16" if _multiplies_bfloat16() else "float32"
-
-
-def _multiplies_bfloat16() -> bool:
-    if not CPU_INFO.exists():
-        return False
-    lines = (line.split(":") for line in CPU_INFO.read_text(encoding="utf-8").splitlines() if line.startswith("flags"))
-    return any(BFLOAT16_FLAGS & set(flags.split()) for _, flags in lines)
+    return "bfloat16" if multiplies_bfloat16() else "float32"
 
 
 def _load_encoder(model: str) -> Any:  # noqa: ANN401

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM
 
 from pipeline import encoder as tokenizers
-from pipeline import sentence_encoder
 from pipeline.core.semantic_importance import cosines
 from pipeline.core.sequences import Sequences
 from pipeline.machine import LOCAL_WORKERS, threads_of_a_worker
 from pipeline.sentence_encoder import SentenceEncoder, best_dtype
 from pipeline.storage.errors import StageError
+from schemas import processor
 from tests.pipeline import tiny_model
 
 FAMILIES = ("bert", "roberta")
@@ -161,7 +161,7 @@ def test_threads_are_shared_by_the_processes(models: dict[str, Path], monkeypatc
 def test_the_number_format_of_a_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str | None, wanted: str
 ) -> None:
-    monkeypatch.setattr(sentence_encoder, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor, "CPU_INFO", tmp_path / "cpuinfo")
     if flags is not None:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}\nbugs\t: none\n")
     assert best_dtype("cpu") == wanted

@@ -1,0 +1,19 @@
+"""What the processor can do, read from the system: both programs choose number formats by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CPU_INFO = Path("/proc/cpuinfo")
+BFLOAT16_FLAGS = {
+    "avx512_bf16",
+    "amx_bf16",
+}  # x86 instructions that multiply bfloat16 at twice the rate of float32 or more; without them it is several times slower
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether matrix products are faster in bfloat16; false where the system does not say."""
+    if not CPU_INFO.exists():
+        return False
+    lines = (line.split(":") for line in CPU_INFO.read_text(encoding="utf-8").splitlines() if line.startswith("flags"))
+    return any(BFLOAT16_FLAGS & set(flags.split()) for _, flags in lines)
