@@ -34,10 +34,10 @@ def ours(out: Path, files: list[str], columns: list[str]) -> Result:  # noqa: AR
 
 
 def loader(out: Path, files: list[str]) -> Result:  # noqa: ARG001
-    """What the trainer makes of them: int64 copies of one split, its columns, a row group at a time."""
-    from trelm_train.loader import read_sentences
+    """What the trainer reads of them: the columns it needs, as views, a row group at a time."""
+    from trelm_train.sentences import read_rows
 
-    return {"tokens": sum(len(read_sentences([group], "train").ids.values) for group in groups_of(files))}
+    return {"tokens": sum(len(read_rows([group]).ids.values) for group in groups_of(files))}
 
 
 def arrow(out: Path, files: list[str], columns: list[str]) -> Result:  # noqa: ARG001

@@ -184,11 +184,14 @@ def read_lists(groups: Iterable[RowGroup], columns: Sequence[str]) -> Iterator[d
             with pq.ParquetFile(path) as file:
                 for group in chosen:
                     rows = file.read_row_group(group.index, columns=list(columns), use_threads=False)
-                    yield {name: _lists(rows[name]) for name in columns}
+                    yield {name: lists_of(rows[name]) for name in columns}
         except (pa.ArrowException, OSError) as error:
             raise TrelmError(f"{path}: cannot be read ({error}); copy the shards again, or make them again") from error
 
 
-def _lists(column: pa.ChunkedArray) -> Lists:
+def lists_of(column: pa.ChunkedArray) -> Lists:
+    """A list column without nulls; a copy only if it has several chunks."""
     rows = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    return Lists(rows.values.to_numpy(), rows.offsets.to_numpy())
+    # not `to_numpy`: that imports pandas wherever it is installed
+    offsets: npt.NDArray[Any] = np.from_dlpack(rows.offsets)
+    return Lists(np.from_dlpack(rows.values), offsets)

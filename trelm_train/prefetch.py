@@ -1,0 +1,86 @@
+"""The next items of an iterator, made by a thread while the last one is used.
+
+`with prefetch(batches, 4) as ready:`, and in it `for … in ready:`. One thread, so order and values are those of the
+iterator. It ends with the block, whatever ends that: nothing is left behind, and there is no worker process with a state
+of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Generic, TypeVar, cast
+
+T = TypeVar("T")
+_END = object()
+
+
+class Prefetch(Generic[T]):
+    """An iterator whose items were made ahead; see `prefetch`."""
+
+    def __init__(self, items: Iterable[T], depth: int) -> None:
+        if depth < 1:
+            raise ValueError(f"depth is {depth}; wanted 1 or more")
+        self._depth = depth
+        self._source: Iterator[T] = iter(items)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
+        self._ready: deque[Future[object]] = deque()
+
+    def __enter__(self) -> Prefetch[T]:
+        for _ in range(self._depth):
+            self._ask()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        """The next item; an exception of the iterator comes out where its item would have."""
+        if not self._ready:
+            raise StopIteration
+        try:
+            item = self._ready.popleft().result()
+        except BaseException:  # of the iterator, or Ctrl-C while waiting
+            self._drop()
+            raise
+        if item is _END:
+            self._drop()
+            raise StopIteration
+        self._ask()
+        return cast(T, item)
+
+    def _ask(self) -> None:
+        self._ready.append(self._thread.submit(next, self._source, _END))
+
+    def _drop(self) -> None:
+        while self._ready:
+            self._ready.pop().cancel()
+
+    def _close(self) -> None:
+        """Waits for the item that is being made, and no longer; then closes a generator."""
+        self._drop()
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        close = getattr(self._source, "close", None)
+        if close is not None:
+            close()
+
+
+def prefetch(items: Iterable[T], depth: int) -> contextlib.AbstractContextManager[Iterator[T]]:
+    """Make up to `depth` items ahead of their use.
+
+    Args:
+        items: any iterable; it is only used by the thread while the block lasts.
+        depth: 0 makes none ahead and starts no thread.
+
+    Raises:
+        ValueError: the depth is negative.
+    """
+    return Prefetch(items, depth) if depth else contextlib.nullcontext(iter(items))
