@@ -1,17 +1,19 @@
 """A trained model as a plain Hugging Face folder, with the memory bank beside it.
 
 `OUT/` holds config, weights and tokenizer, which `AutoModelForMaskedLM.from_pretrained` loads with no missing or
-unexpected key; `OUT/bank/` holds `bank.safetensors` (loadable memory-mapped) and `entities.json` (id and label of
-every row).
+unexpected key; `OUT/bank/` holds the written rows of the memory bank: `bank.safetensors` (loadable memory-mapped) and
+`entities.parquet` (bank row, id and label), both in ascending order of the row.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -25,7 +27,7 @@ from trelm_train.model import MaskedLm, load_pretrained
 INITIAL = "initial"  # the folder of a run with the model it started from
 BANK_FOLDER = "bank"
 BANK_FILE = "bank.safetensors"
-ENTITIES_FILE = "entities.json"
+ENTITIES_FILE = "entities.parquet"
 
 
 def export_model(model: MaskedLm, tokenizer_path: Path, out: Path) -> None:
@@ -44,20 +46,33 @@ def export_model(model: MaskedLm, tokenizer_path: Path, out: Path) -> None:
         raise TrelmError(f"{out}: cannot write the model ({error})") from error
 
 
-def entities_of(knowledge: Knowledge) -> list[dict[str, str]]:
-    """Id and label of every row of the memory bank."""
-    entities: list[dict[str, str]] = [{}] * knowledge.num_bank_rows
-    for row in np.flatnonzero(knowledge.bank_row >= 0).tolist():
-        entities[knowledge.bank_row[row]] = {"id": f"Q{knowledge.ids[row]}", "label": knowledge.label(row)}
-    return entities
+def entities_of(knowledge: Knowledge) -> pa.Table:
+    """Row of the memory bank, id (Q90 is 90) and label of every entity that has one, in order of the row."""
+    at = np.flatnonzero(knowledge.bank_row >= 0)
+    at = at[np.argsort(knowledge.bank_row[at])]
+    columns = {"row": knowledge.bank_row[at], "id": knowledge.ids[at], "label": knowledge.labels.take(pa.array(at))}
+    return pa.table(columns)
 
 
-def export_bank(tensors: dict[str, Tensor], entities: list[dict[str, str]], out: Path) -> None:
-    """Write the memory bank of a run beside its model."""
+def write_entities(entities: pa.Table, folder: Path) -> None:
+    """Write the names beside a run or an exported bank."""
+    pq.write_table(entities, folder / ENTITIES_FILE, compression="zstd")
+
+
+def export_bank(tensors: dict[str, Tensor], entities: pa.Table, out: Path) -> None:
+    """Write the written rows of a memory bank (its state) beside a model, with their names.
+
+    Raises:
+        TrelmError: the folder cannot be written.
+    """
     folder = out / BANK_FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / BANK_FILE)
-    (folder / ENTITIES_FILE).write_text(json.dumps(entities, ensure_ascii=False) + "\n", encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.contiguous() for name, value in tensors.items()}, folder / BANK_FILE)
+        written = pc.is_in(entities["row"], value_set=pa.array(tensors["row"].numpy()))
+        write_entities(entities.filter(written), folder)
+    except (OSError, SafetensorError) as error:
+        raise TrelmError(f"{folder}: cannot write the memory bank ({error}); make room and export again") from error
 
 
 def export_checkpoint(path: Path, out: Path) -> int:
@@ -66,7 +81,7 @@ def export_checkpoint(path: Path, out: Path) -> int:
     Raises:
         ConfigError: not a checkpoint, or not in its run's folder.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, ("model", "bank"))
     run = path.resolve().parent.parent
     if not (run / INITIAL / "config.json").is_file():
         raise ConfigError(f"{path}: outside its run (no {INITIAL} model in {run}); give OUT/checkpoints/step-…")
@@ -74,8 +89,7 @@ def export_checkpoint(path: Path, out: Path) -> int:
     load_weights(model, checkpoint.tensors["model"])
     export_model(model, run / INITIAL, out)
     if "bank" in checkpoint.tensors:
-        entities = json.loads((run / ENTITIES_FILE).read_text(encoding="utf-8"))
-        export_bank(checkpoint.tensors["bank"], entities, out)
+        export_bank(checkpoint.tensors["bank"], pq.read_table(run / ENTITIES_FILE), out)
     return int(checkpoint.state["step"])
 
 

@@ -1,0 +1,149 @@
+"""The memory bank: `python -m benchmarks.memory_bank [--quick] [--rows N …] [--case step_mini …]`.
+
+Goes in: nothing, all is generated. Comes out: one JSON object per case, see benchmarks/README.md. `rows_N`: milliseconds of
+processor time to gather and update the notes of a step with 256 mentions, of N rows of hidden size 768; `step_SHAPE`: what
+bank, injection and contrastive loss take of a training step; `query`: seconds to find the nearest entities in a stored bank.
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Measured, Variant, common_arguments, emit, machine, measure, run_program, scratch_folder
+from benchmarks.memory_bank_ways import free_memory_bytes
+
+NAME = "memory_bank"
+SIZES = (10_000, 100_000, 1_000_000, 5_000_000)
+HIDDEN, MENTIONS = 768, 256
+LOOP_SHARE = 10  # the loop takes so many times fewer steps
+NO_PEERS: dict[str, Any] = {
+    "limit": None, "peers": {}, "peer_rss_mb": {}, "ratio_to_limit": None, "ratio_to_peers": {},
+}  # fmt: skip
+PACKAGES = ("trelm", "torch", "numpy", "safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """Sizes and places."""
+
+    folder: Path
+    steps: int
+    rounds: int
+    quick: bool
+
+
+def _median(measured: Measured, name: str) -> float | None:
+    values = [result[name] for result in measured.results if name in result]
+    return statistics.median(values) if values else None
+
+
+def _details(measured: Measured) -> dict[str, Any]:
+    names = sorted({name for result in measured.results for name in result} - {"seconds"})
+    return {**{name: _median(measured, name) for name in names}, "rss_mb": measured.rss_mb}
+
+
+def bank(setup: Setup, num_rows: int) -> Iterator[dict[str, Any]]:
+    """Ours in memory and in a file, a plain tensor where it fits, a loop over mentions."""
+    common = {"num_rows": num_rows, "hidden_size": HIDDEN, "mentions": MENTIONS, "count": setup.steps}
+    ways = "benchmarks.memory_bank_ways"
+    variants = [
+        Variant(name="ram", target=f"{ways}:ours", arguments={**common, "storage": "ram"}),
+        Variant(name="file", target=f"{ways}:ours", arguments={**common, "storage": "file"}),
+        Variant(name="loop", target=f"{ways}:loop", arguments={**common, "count": max(4, setup.steps // LOOP_SHARE)}),
+    ]
+    fits = 4 * num_rows * HIDDEN < free_memory_bytes() / 2
+    if fits:
+        variants.append(Variant(name="zeros", target=f"{ways}:zeros", arguments=common))
+    found = measure(variants, setup.rounds, setup.folder)
+    step_ms = {name: 1000 * one.median_s for name, one in found.items()}
+    peers = {name: value for name, value in step_ms.items() if name in ("zeros", "loop")}
+    yield {
+        "benchmark": NAME, "case": f"rows_{num_rows}", "unit": "ms", "lower_is_better": True, "ours": step_ms["ram"],
+        "ours_in_file": step_ms["file"], "limit": None, "peers": peers,
+        "ratio_to_limit": None, "ratio_to_peers": {name: value / step_ms["ram"] for name, value in peers.items()},
+        "peer_rss_mb": {name: found[name].rss_mb for name in peers},
+        "variants": {name: _details(one) for name, one in found.items()},
+        "rss_mb": found["ram"].rss_mb, "runs": setup.rounds,
+        **({} if fits else {"skipped": {"zeros": "all rows exceed half of the free memory"}}),
+        "ok": True,
+    }  # fmt: skip
+
+
+def step(setup: Setup, shape: str) -> Iterator[dict[str, Any]]:
+    """Share of a training step, all weights trained and feed-forward layers alone."""
+    tokens = 1024 if setup.quick or shape == "base" else 4096
+    count = 3 if setup.quick else (5 if shape == "base" else 12)
+    common = {"shape": shape, "storage": "file", "batch_tokens": tokens, "count": count, "bf16": False}
+    target = "benchmarks.memory_bank_step:share"
+    variants = [
+        Variant(name="all", target=target, arguments={**common, "ffn_only": False}),
+        Variant(name="ffn", target=target, arguments={**common, "ffn_only": True}),
+    ]
+    found = measure(variants, setup.rounds, setup.folder)
+    for name, one in found.items():
+        parts = [result["parts_ms"] for result in one.results]
+        share = _median(one, "share")
+        yield {
+            "benchmark": NAME, "case": f"step_{shape}_{name}", "unit": "share of the step", "lower_is_better": True,
+            "ours": share, **NO_PEERS, "tokens": tokens,
+            "memory_share": _median(one, "memory_share"), "share_by_difference": _median(one, "share_by_difference"),
+            "step_ms": _median(one, "step_ms"), "plain_step_ms": _median(one, "plain_step_ms"),
+            "parts_ms": {part: statistics.median(each[part] for each in parts) for part in parts[0]},
+            "rss_mb": one.rss_mb, "runs": setup.rounds, "ok": True,
+        }  # fmt: skip
+
+
+def query(setup: Setup) -> Iterator[dict[str, Any]]:
+    """`inspect bank` on a bank of five million rows of which some were written."""
+    written = 20_000 if setup.quick else 500_000
+    arguments = {"num_rows": SIZES[-1], "hidden_size": HIDDEN, "written": written}
+    variants = [Variant(name="ours", target="benchmarks.memory_bank_query:nearest_of", arguments=arguments)]
+    found = measure(variants, setup.rounds, setup.folder)
+    yield {
+        "benchmark": NAME, "case": "query", "unit": "s", "lower_is_better": True, "ours": found["ours"].median_s,
+        **NO_PEERS, "rows": SIZES[-1], "written": written, **_details(found["ours"]),
+        "runs": setup.rounds, "ok": all(result["found"] for result in found["ours"].results),
+    }  # fmt: skip
+
+
+CASES: dict[str, Callable[[Setup], Iterator[dict[str, Any]]]] = {
+    **{f"rows_{size}": functools.partial(bank, num_rows=size) for size in SIZES},
+    "step_mini": functools.partial(step, shape="mini"),
+    "step_base": functools.partial(step, shape="base"),
+    "query": query,
+}
+QUICK = ("rows_10000", "rows_5000000", "step_mini", "query")
+
+
+def main() -> int:
+    """Run the cases; the exit code is 1 if one went wrong."""
+    parser = common_arguments(__doc__)
+    parser.add_argument("--steps", type=int, help="of each size (default: 400; 40 with --quick)")
+    parser.add_argument("--case", action="append", choices=CASES, help="only this case; may be repeated")
+    given = parser.parse_args()
+    for name in ("steps", "rounds"):
+        if getattr(given, name) is not None and getattr(given, name) < 1:
+            parser.error(f"--{name}: wanted 1 or more")
+    failed = False
+    with scratch_folder(given.keep) as folder:
+        setup = Setup(
+            folder=folder,
+            steps=given.steps or (40 if given.quick else 400),
+            rounds=given.rounds or (1 if given.quick else 5),
+            quick=given.quick,
+        )
+        emit({"benchmark": NAME, "machine": machine(PACKAGES), "quick": given.quick})
+        for name in given.case or (QUICK if given.quick else tuple(CASES)):
+            for fields in CASES[name](setup):
+                emit(fields)
+                failed = failed or not fields["ok"]
+    return int(failed)
+
+
+if __name__ == "__main__":
+    run_program(main)
