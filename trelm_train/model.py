@@ -1,7 +1,8 @@
-"""One face for the two model families: `BertForMaskedLM` and `RobertaForMaskedLM` of transformers.
+"""One face for the model families: `BertForMaskedLM`, `RobertaForMaskedLM` and `ModernBertForMaskedLM` of transformers.
 
 Packing needs two things that the library does not derive: a block-diagonal mask, and positions that start anew in every
-sentence (from pad_token_id + 1 in RoBERTa). The prediction head runs on asked positions only.
+sentence (from pad_token_id + 1 in RoBERTa). The prediction head runs on asked positions only. What differs between the
+families stands in `families`.
 """
 
 from __future__ import annotations
@@ -9,34 +10,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from trelm_train.arrays import I64
 from trelm_train.errors import ConfigError, TrelmError
+from trelm_train.families import FAMILIES, Packed
+from trelm_train.gold import gold_log_probabilities
 from trelm_train.loader import Batch
 from trelm_train.masking import Vocabulary
 from trelm_train.shards import Shards, sha256_of
 
-# Legend: R packed rows, S tokens per packed row, H hidden size, I inner size of an FFN, M asked positions, V vocabulary.
+# Legend: R packed rows, S tokens per packed row, H hidden size, M asked positions, V vocabulary.
 
-FAMILIES = ("bert", "roberta")
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Packed:
-    """A batch as tensors on the model's device."""
-
-    input_ids_RS: Tensor
-    position_ids_RS: Tensor
-    mask_R1SS: Tensor
 
 
 class MaskedLm:
@@ -48,15 +39,15 @@ class MaskedLm:
                 f"model type {hf.config.model_type!r} is not supported; use a masked LM of {', '.join(FAMILIES)}"
             )
         self.hf: nn.Module = hf.to(device)
+        self.family = FAMILIES[hf.config.model_type](hf)
         self.config: Any = hf.config
         self.device = device
-        self.base: Any = getattr(hf, hf.base_model_prefix)
-        self.head: Callable[[Tensor], Tensor] = hf.cls if self.config.model_type == "bert" else hf.lm_head
-        self.layers: list[Any] = list(self.base.encoder.layer)
+        self.base: Any = self.family.base
+        self.layers: list[Any] = self.family.layers
         self.num_layers: int = self.config.num_hidden_layers
         self.hidden_size: int = self.config.hidden_size
         self.inner_size: int = self.config.intermediate_size
-        self.position_offset: int = 0 if self.config.model_type == "bert" else self.config.pad_token_id + 1
+        self.position_offset: int = self.family.position_offset
         self.max_tokens: int = self.config.max_position_embeddings - self.position_offset
 
     @property
@@ -78,41 +69,16 @@ class MaskedLm:
 
     def embed(self, packed: Packed) -> Tensor:
         """Input embeddings after LayerNorm, as R x S x H."""
-        hidden_RSH: Tensor = self.base.embeddings(
-            input_ids=packed.input_ids_RS,
-            position_ids=packed.position_ids_RS,
-            token_type_ids=torch.zeros_like(packed.input_ids_RS),
-        )
-        return hidden_RSH
+        return self.family.embed(packed)
 
     def encode(self, packed: Packed) -> Tensor:
         """Last hidden states, as R x S x H."""
-        hidden_RSH: Tensor = self.base(
-            input_ids=packed.input_ids_RS,
-            attention_mask=packed.mask_R1SS,
-            position_ids=packed.position_ids_RS,
-            token_type_ids=torch.zeros_like(packed.input_ids_RS),
-        ).last_hidden_state
+        hidden_RSH: Tensor = self.base(**self.family.inputs(packed)).last_hidden_state
         return hidden_RSH
 
     def logits(self, hidden_MH: Tensor) -> Tensor:
         """Vocabulary logits at asked positions only, as M x V."""
-        return self.head(hidden_MH)
-
-    def attend(self, layer: int, hidden_RSH: Tensor, mask_R1SS: Tensor) -> Tensor:
-        """The attention block of one layer, residual and LayerNorm included."""
-        out: Tensor = self.layers[layer].attention(hidden_RSH, mask_R1SS)[0]
-        return out
-
-    def neurons(self, layer: int, attended_H: Tensor) -> Tensor:
-        """Post-activation FFN neurons of one layer, as … x I."""
-        inner_I: Tensor = self.layers[layer].intermediate(attended_H)
-        return inner_I
-
-    def from_neurons(self, layer: int, inner_I: Tensor, attended_H: Tensor) -> Tensor:
-        """The output of one layer from its neurons and its attention block, as … x H."""
-        hidden_H: Tensor = self.layers[layer].output(inner_I, attended_H)
-        return hidden_H
+        return self.family.logits(hidden_MH)
 
     def edit_embeddings(self, edit: Callable[[Tensor], Tensor] | None) -> EmbeddingEdit:
         """A `with` block in which `edit` changes the word embeddings (R x S x H) before positions are added."""
@@ -148,10 +114,10 @@ class EmbeddingEdit:
 
 def mlm_loss_sum(model: MaskedLm, hidden_RSH: Tensor, target_M: Tensor, gold_M: Tensor) -> Tensor:
     """Summed cross-entropy at the targets; 0 (with a graph) when there is none."""
-    hidden_MH = hidden_RSH.reshape(-1, model.hidden_size)[target_M]
     if not len(target_M):
         return hidden_RSH.sum() * 0.0
-    return F.cross_entropy(model.logits(hidden_MH).float(), gold_M, reduction="sum")
+    hidden_MH = hidden_RSH.reshape(-1, model.hidden_size)[target_M]
+    return -gold_log_probabilities(model.logits(hidden_MH).float(), gold_M).sum()
 
 
 def pick_device(name: str) -> torch.device:
@@ -187,7 +153,8 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
         ) from error
     if config.model_type not in FAMILIES or getattr(config, "is_decoder", False):
         raise ConfigError(
-            f"{name}: a {config.model_type!r} model is not a masked LM that this program trains; use BERT or RoBERTa"
+            f"{name}: a {config.model_type!r} model is not a masked LM that this program trains; "
+            "use BERT, RoBERTa or ModernBERT"
         )
     try:
         hf, info = AutoModelForMaskedLM.from_pretrained(
@@ -202,7 +169,7 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
     if missing:
         raise ConfigError(
             f"{name}: not a masked LM: its checkpoint lacks {len(missing)} weight(s) such as {missing[0]!r}; "
-            "use a checkpoint with its masked-LM head (BertForMaskedLM, RobertaForMaskedLM)"
+            "use a checkpoint with its masked-LM head (such as BertForMaskedLM)"
         )
     return MaskedLm(hf, device)
 

@@ -8,58 +8,49 @@ refresh; the top share of all neurons is taken, ties by summed attribution, then
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trelm_train.arrays import I64, expand, uniform
-from trelm_train.attribution import Quadrature, Targets, attribute, quadrature
+from trelm_train.arrays import I64, uniform
+from trelm_train.attribution import attribute, estimator
 from trelm_train.config import RoutingConfig
 from trelm_train.errors import TrelmError
-from trelm_train.loader import Batch, BatchStream, Position
+from trelm_train.loader import BatchStream, Position
 from trelm_train.masking import Vocabulary
 from trelm_train.model import MaskedLm
+from trelm_train.probes import Probe, chunks, upcoming_probes
 
-# Legend: L layers, I inner size, E examples, P spans.
+# Legend: L layers, I inner size, E examples.
+
+UNIT = 2.0**-30  # of summed attributions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Probe:
-    """One entity hidden in each sentence that has one: all its mentions are masked, one of them is asked."""
+class Tally:
+    """Sums over examples as whole numbers: ranks add theirs in any order and get the same bits.
 
-    input_ids_RS: I64
-    targets: Targets
+    `counts` holds the votes of every neuron, then its positive attributions in units of `UNIT`, then the examples.
+    """
+
+    counts: Tensor  # int64, 2 L I + 1
+
+    def parts(self, shape: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+        """Mean vote and mean positive attribution per example, as L x I each, and the number of examples."""
+        size, num_examples = shape[0] * shape[1], int(self.counts[-1])
+        sums = self.counts[:-1].double() / max(1, num_examples)
+        return sums[:size].view(shape).float(), (sums[size:] * UNIT).view(shape).float(), num_examples
 
 
-def make_probe(batch: Batch, vocabulary: Vocabulary, *, seed: int, limit: int) -> Probe | None:
-    """A probe of a training batch: tails of facts before other mentions; None if no sentence has a mention."""
-    if not len(batch.span_start_P):
-        return None
-    key_P = batch.key_N[batch.span_sentence_P]
-    draw_P = uniform(seed, "probe", key_P, batch.span_ordinal_P)
-    draw_P[batch.fact_tail_F] -= 1.0
-    order = np.lexsort((draw_P, batch.span_sentence_P))
-    asked = order[np.unique(batch.span_sentence_P[order], return_index=True)[1]][:limit]
-    scale = int(batch.span_entity_P.max()) + 1
-    same_P = np.isin(
-        batch.span_sentence_P * scale + batch.span_entity_P,
-        batch.span_sentence_P[asked] * scale + batch.span_entity_P[asked],
-    )
-    ids = batch.input_ids_RS.copy()
-    ids.reshape(-1)[expand(batch.span_start_P[same_P], (batch.span_end_P - batch.span_start_P)[same_P])] = (
-        vocabulary.mask_id
-    )
-    lengths = (batch.span_end_P - batch.span_start_P)[asked]
-    position = expand(batch.span_start_P[asked], lengths)
-    targets = Targets(
-        position_T=position,
-        example_T=np.repeat(np.arange(len(asked)), lengths),
-        gold_T=batch.input_ids_RS.reshape(-1)[position],
-        num_examples=len(asked),
-    )
-    return Probe(input_ids_RS=ids, targets=targets)
+def tally(attribution_ELI: Tensor, threshold: float) -> Tally:
+    """What some examples say."""
+    strength_LI = (attribution_ELI.double().clamp(min=0) / UNIT).round().long().sum(0)
+    votes_LI = votes(attribution_ELI, threshold).long()
+    return Tally(counts=torch.cat([votes_LI.flatten(), strength_LI.flatten(), torch.tensor([len(attribution_ELI)])]))
 
 
 def votes(attribution_ELI: Tensor, threshold: float) -> Tensor:
@@ -84,13 +75,42 @@ def by_layer(flat: I64, num_layers: int, inner: int) -> dict[int, Tensor]:
     return {number: torch.from_numpy(flat[layer == number] % inner) for number in range(num_layers)}
 
 
+class Sharing(Protocol):
+    """Who takes part in a refresh."""
+
+    @property
+    def rank(self) -> int:
+        """This process's number."""
+
+    @property
+    def size(self) -> int:
+        """How many processes there are."""
+
+    def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
+        """Sum of each tensor over the processes, in place."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Alone:
+    """One process."""
+
+    rank: int = 0
+    size: int = 1
+
+    def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
+        """Nothing to add."""
+
+
+ALONE = Alone()
+
+
 class Router:
     """Chooses neurons; keeps the smoothed votes of `ig`."""
 
     def __init__(self, config: RoutingConfig, model: MaskedLm, vocabulary: Vocabulary, *, seed: int) -> None:
         self.config, self.model, self.vocabulary, self.seed = config, model, vocabulary, seed
         self.first_layer = max(0, model.num_layers - config.layer_budget) if config.layer_budget else 0
-        self.rule: Quadrature = quadrature(config.rule, config.points)
+        self.how = estimator(config.rule, config.points, precision=config.precision, context=config.context)
         self.votes_LI: Tensor | None = None
         self.strength_LI: Tensor | None = None
 
@@ -105,8 +125,8 @@ class Router:
         """Whether neurons must be chosen before this step."""
         return step == 0 or (self.config.policy == "ig" and step % self.config.refresh_every == 0)
 
-    def neurons(self, stream: BatchStream, position: Position) -> dict[int, Tensor]:
-        """Sorted neuron indices by layer.
+    def neurons(self, stream: BatchStream, position: Position, ranks: Sharing = ALONE) -> dict[int, Tensor]:
+        """Sorted neuron indices by layer, the same on every rank; `position` is that of the whole run.
 
         Raises:
             TrelmError: the policy needs mentions and the shards have none.
@@ -114,36 +134,39 @@ class Router:
         layers, inner, count = self.model.num_layers, self.model.inner_size, self.count
         first = self.first_layer * inner
         if self.config.policy == "ig":
-            self.refresh(stream, position)
+            self.refresh(stream, position, ranks)
             assert self.votes_LI is not None
             assert self.strength_LI is not None
             return top_neurons([self.votes_LI, self.strength_LI], count, first_layer=self.first_layer, seed=self.seed)
         if self.config.policy == "random":
             draw = uniform(self.seed, "path", np.arange(first, layers * inner, dtype=np.int64))
-            return by_layer(np.sort(np.argsort(draw)[:count]) + first, layers, inner)
+            return by_layer(np.sort(np.argsort(draw, kind="stable")[:count]) + first, layers, inner)
         return by_layer(np.arange(layers * inner - count, layers * inner), layers, inner)
 
-    def refresh(self, stream: BatchStream, position: Position) -> None:
+    def refresh(self, stream: BatchStream, position: Position, ranks: Sharing = ALONE) -> None:
         """Attribution over a probe set from the upcoming batches, smoothed into the votes."""
-        shape = (self.model.num_layers, self.model.inner_size)
-        votes_LI, strength_LI, facts = torch.zeros(shape), torch.zeros(shape), 0
-        for batch, following in stream.iterate(position):
-            probe = make_probe(batch, self.vocabulary, seed=self.seed, limit=self.config.probe_facts - facts)
-            if probe is not None:
-                packed = self.model.pack(batch, probe.input_ids_RS)
-                attribution_ELI = attribute(self.model, packed, probe.targets, self.rule, self.first_layer)
-                votes_LI += votes(attribution_ELI, self.config.threshold)
-                strength_LI += attribution_ELI.clamp(min=0).sum(0)
-                facts += probe.targets.num_examples
-            if facts >= self.config.probe_facts or following.epoch > position.epoch + 1:
-                break
-        if not facts:
+        probes = upcoming_probes(
+            stream.iterate(position), self.vocabulary, seed=self.seed, limit=self.config.probe_facts, start=position
+        )
+        if not probes:
             raise TrelmError(
                 f"{stream.shards.path}: routing.policy = 'ig' needs linked mentions, and there are none; "
                 "use --set routing.policy=random, or full"
             )
-        self.votes_LI = self._smooth(self.votes_LI, votes_LI / facts)
-        self.strength_LI = self._smooth(self.strength_LI, strength_LI / facts)
+        counts = self.count_votes(probes, stream, ranks).counts.to(self.model.device)
+        ranks.sum_tensors([counts])
+        votes_LI, strength_LI, _ = Tally(counts=counts.cpu()).parts((self.model.num_layers, self.model.inner_size))
+        self.votes_LI = self._smooth(self.votes_LI, votes_LI)
+        self.strength_LI = self._smooth(self.strength_LI, strength_LI)
+
+    def count_votes(self, probes: list[Probe], stream: BatchStream, ranks: Sharing = ALONE) -> Tally:
+        """This rank's share of the probes, counted: every `ranks.size`-th chunk."""
+        counts = torch.zeros(2 * self.model.num_layers * self.model.inner_size + 1, dtype=torch.int64)
+        for number, (batch, targets) in enumerate(chunks(probes, stream.packing, self.vocabulary.pad_id)):
+            if number % ranks.size == ranks.rank:
+                attribution_ELI = attribute(self.model, self.model.pack(batch), targets, self.how, self.first_layer)
+                counts += tally(attribution_ELI, self.config.threshold).counts
+        return Tally(counts=counts)
 
     def _smooth(self, old: Tensor | None, new: Tensor) -> Tensor:
         return new if old is None else self.config.smoothing * old + (1 - self.config.smoothing) * new
@@ -166,20 +189,19 @@ def whole_parameters(model: MaskedLm, config: RoutingConfig) -> dict[str, torch.
     """
     chosen = {}
     for name, parameter in model.hf.named_parameters():
-        trained = config.policy == "full" or _switched_on(name, config)
+        trained = config.policy == "full" or _switched_on(model.family.kind(name), config)
         parameter.requires_grad_(trained)
         if trained:
             chosen[name] = parameter
     return chosen
 
 
-def _switched_on(name: str, config: RoutingConfig) -> bool:
-    if "LayerNorm" in name or "layer_norm" in name:
-        return config.train_layer_norm
-    if "embeddings" in name:
-        return config.train_embeddings
-    if ".attention." in name:
-        return config.train_attention
-    if ".layer." in name:
-        return config.train_head and name.endswith(".output.dense.bias")
-    return config.train_head
+def _switched_on(kind: str, config: RoutingConfig) -> bool:
+    switches = {
+        "norm": config.train_layer_norm,
+        "embeddings": config.train_embeddings,
+        "attention": config.train_attention,
+        "out_bias": config.train_head,
+        "head": config.train_head,
+    }
+    return switches.get(kind, False)

@@ -9,12 +9,15 @@ import torch
 
 from tests.trelm_train import world
 from trelm_train.config import Config, load_config
+from trelm_train.feed import Work
 from trelm_train.knowledge import Knowledge, load_knowledge
 from trelm_train.loader import Batch, BatchStream, Packing, Position
 from trelm_train.masking import Vocabulary
 from trelm_train.model import MaskedLm, load_pretrained, vocabulary_of
-from trelm_train.session import RunRequest
+from trelm_train.sentences import Sentences, read_sentences
+from trelm_train.session import RunRequest, Session
 from trelm_train.shards import Shards, open_shards
+from trelm_train.step import StepResult, train_step
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 torch.set_num_threads(1)
@@ -54,6 +57,11 @@ def knowledge(shards: Shards) -> Knowledge:
     return load_knowledge(shards)
 
 
+@pytest.fixture(scope="session")
+def vocab_size(tokenizer: Any) -> int:
+    return len(tokenizer)
+
+
 @pytest.fixture
 def model(model_path: Path) -> MaskedLm:
     loaded = load_pretrained(str(model_path), torch.device("cpu"))
@@ -81,6 +89,17 @@ def stream(shards: Shards) -> BatchStream:
 @pytest.fixture(scope="session")
 def batch(stream: BatchStream) -> Batch:
     return next(stream.iterate(Position()))[0]
+
+
+def step_on(session: Session, batch: Batch, number: int) -> StepResult:
+    """One step of a session on one batch."""
+    work = Work(micro=(session.maker(batch, 0),), following=session.position)
+    return train_step(session.parts, work, number)
+
+
+def some_sentences(stream: BatchStream) -> Sentences:
+    """The training sentences of a stream's first window."""
+    return read_sentences(stream._windows(0)[0], "train")
 
 
 def small_config(*sets: str) -> Config:

@@ -4,19 +4,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from torch import Tensor
 
+from benchmarks.shards_data import make_roberta
 from tests.trelm_train import world
 from tests.trelm_train.conftest import request_for
-from trelm_train.attribution import attribute, quadrature
+from tests.trelm_train.test_train import StopAfter
+from trelm_train.attribution import Cut, Targets, Walk, attribute, estimator, evaluating
 from trelm_train.cli import cli
-from trelm_train.loader import BatchStream, Packing, Position
-from trelm_train.model import check_tokenizer, load_pretrained, load_tokenizer
-from trelm_train.routing import make_probe
-from trelm_train.shards import open_shards
-from trelm_train.train import run
+from trelm_train.families import Packed
+from trelm_train.loader import Packing
+from trelm_train.model import MaskedLm, load_pretrained, load_tokenizer
+from trelm_train.probes import Probe, chunks
+from trelm_train.signals import InterruptedRun
+from trelm_train.train import resume, run
 
 pytestmark = pytest.mark.kit
 
@@ -54,23 +59,79 @@ def test_a_real_model_trains_and_exports(out: Path) -> None:
     assert not info["unexpected_keys"]
 
 
-def test_one_midpoint_picks_what_the_integral_picks(out: Path) -> None:
-    """Overlap of the top tenth with a 16-point integral; a real model, since a random one has no signal."""
-    shards = open_shards(Path(json.loads((out / "run.json").read_text())["shards"]))
-    model = load_pretrained(str(out / "initial"), torch.device("cpu"))
-    vocabulary = check_tokenizer(str(out / "initial"), model, shards)
-    stream = BatchStream(
-        shards, Packing(max_tokens=128, batch_tokens=1024, limit=512), seed=0, pad_id=vocabulary.pad_id
-    )
-    batch, _ = next(stream.iterate(Position()))
-    probe = make_probe(batch, vocabulary, seed=0, limit=100)
-    assert probe is not None
-    packed = model.pack(batch, probe.input_ids_RS)
-    rules = quadrature("gauss_legendre", 16), quadrature("midpoint", 1)
-    exact, quick = (attribute(model, packed, probe.targets, rule).clamp(min=0).sum(0).flatten() for rule in rules)
-    count = len(exact) // 10
-    overlap = set(exact.topk(count).indices.tolist()) & set(quick.topk(count).indices.tolist())
-    assert len(overlap) / count >= 0.85
+@pytest.fixture(scope="module")
+def facts(kit: Path, real_model: Path, real_tokenizer: Any) -> tuple[MaskedLm, Packed, Targets]:
+    """24 facts as ParaRel and LAMA put them, the object masked, for the trained model."""
+    model = load_pretrained(str(real_model), torch.device("cpu"))
+    mask = real_tokenizer.mask_token
+    probes = []
+    for relation, template in (("P17", "[X] is located in [Y] ."), ("P36", "The capital of [X] is [Y] .")):
+        for line in (kit / "probes" / "pararel_trex_lms_vocab" / f"{relation}.jsonl").read_text().splitlines()[:12]:
+            row = json.loads(line)
+            gold = real_tokenizer(row["obj_label"], add_special_tokens=False)["input_ids"]
+            text = template.replace("[X]", row["sub_label"]).replace("[Y]", mask * len(gold))
+            ids = real_tokenizer(text)["input_ids"]
+            at = np.flatnonzero(np.asarray(ids) == real_tokenizer.mask_token_id)
+            probes.append(Probe(input_ids=ids, position_T=at, gold_T=np.asarray(gold, np.int64)))
+    ((batch, targets),) = chunks(probes, Packing(max_tokens=128, batch_tokens=2048, limit=512), 0)
+    return model, model.pack(batch), targets
+
+
+def overlap(left: Tensor, right: Tensor) -> float:
+    count = left.numel() // 10
+    best = [set(scores.flatten().topk(count).indices.tolist()) for scores in (left, right)]
+    return len(best[0] & best[1]) / count
+
+
+@pytest.mark.parametrize(
+    ("rule", "points", "least", "how"),
+    [
+        ("midpoint", 1, 0.93, {}),
+        ("gauss_legendre", 2, 0.97, {}),
+        ("midpoint", 1, 0.93, {"context": "fixed"}),
+        ("gauss_legendre", 2, 0.97, {"context": "fixed"}),
+        ("midpoint", 1, 0.93, {"precision": "bfloat16"}),
+    ],
+)
+def test_few_points_pick_what_the_integral_picks(
+    rule: str, points: int, least: float, how: dict[str, str], facts: tuple[MaskedLm, Packed, Targets]
+) -> None:
+    """Top tenth against the 20-step integral, summed over facts; on a trained model, since a random one has no signal."""
+    exact = attribute(*facts, estimator("midpoint", 20)).sum(0)
+    assert overlap(attribute(*facts, estimator(rule, points, **how)).sum(0), exact) >= least
+
+
+def test_the_integral_is_complete(facts: tuple[MaskedLm, Packed, Targets]) -> None:
+    """|sum Attr - (P(v) - P(0))| <= .02 max(|P(v) - P(0)|, .01), per fact and layer, at 20 steps."""
+    model, packed, targets = facts
+    attribution = attribute(*facts, estimator("midpoint", 20))
+    with evaluating(model, "float32"), torch.no_grad():
+        walk = Walk(model, packed, targets)
+        for cut in walk.cuts():
+            gain = walk.probabilities(cut, cut.neurons_TI) - walk.probabilities(cut, torch.zeros_like(cut.neurons_TI))
+            missing = (attribution[:, cut.layer].sum(-1) - gain).abs()
+            assert (missing <= 0.02 * gain.abs().clamp(min=0.01)).all()
+
+
+def test_captum_agrees_on_a_trained_model(facts: tuple[MaskedLm, Packed, Targets]) -> None:
+    from captum.attr import IntegratedGradients
+
+    model, packed, targets = facts
+    rows = np.flatnonzero(targets.example_T == 0)
+    one = Targets(position_T=targets.position_T[rows], example_T=rows * 0, gold_T=targets.gold_T[rows], num_examples=1)
+    ours = attribute(model, packed, one, estimator("midpoint", 20))[0]
+    with evaluating(model, "float32"):
+        walk = Walk(model, packed, one)
+        for cut in walk.cuts():
+
+            def f(many: Tensor, cut: Cut = cut) -> Tensor:
+                return torch.cat([walk.probabilities(cut, v.view(cut.neurons_TI.shape)) for v in many])
+
+            oracle = IntegratedGradients(f).attribute(
+                cut.neurons_TI.reshape(1, -1), n_steps=20, method="riemann_middle"
+            )
+            wanted = oracle.view(cut.neurons_TI.shape).sum(0).float()
+            assert float((ours[cut.layer] - wanted).abs().max() / wanted.abs().max()) <= 1e-5
 
 
 def test_real_probes(kit: Path, real_model: Path) -> None:
@@ -96,3 +157,29 @@ def test_a_real_mask(real_model: Path, real_tokenizer: Any) -> None:
         ids = torch.tensor([real_tokenizer("paris is the capital of [MASK] .")["input_ids"]])
         logits = model.hf(input_ids=ids).logits[0, ids[0].tolist().index(real_tokenizer.mask_token_id)]
     assert "france" in [real_tokenizer.decode([i]).strip() for i in logits.topk(50).indices.tolist()]
+
+
+def test_roberta_on_a_byte_level_tokenizer(kit: Path, tmp_path: Path) -> None:
+    """GPT-2's vocabulary and merges behind RoBERTa's special tokens; random weights; everything on; stopped once."""
+    from transformers import AutoModelForMaskedLM
+
+    folder = tmp_path / "roberta"
+    tokenizer = load_tokenizer(str(make_roberta(folder, kit / "model" / "gpt2-bpe")))
+    world.make_roberta(len(tokenizer)).save_pretrained(folder)
+    examples, knowledge = world.example_columns(tokenizer), world.knowledge_columns(tokenizer)
+    shards = world.write_shards(tmp_path / "shards", tokenizer, examples, knowledge)
+    sets = ("train.steps=8", "train.validate=true", "evaluation.every=4", "evaluation.best=loss")
+    whole = run(request_for(shards, folder, tmp_path / "whole", *sets))
+    with pytest.raises(InterruptedRun):
+        run(request_for(shards, folder, tmp_path / "out", *sets), StopAfter(2))
+    summary = resume(tmp_path / "out")
+    for name in ("loss_last", "validation_after", "best", "weights_updated_share"):
+        assert summary[name] == whole[name]
+    assert summary["loss_last"] < summary["loss_first"]
+    assert summary["bank_rows_written"] > 0
+    assert summary["facts_per_step_last"] > 0
+    assert summary["injected_per_step_last"] > 0
+    exported, info = AutoModelForMaskedLM.from_pretrained(tmp_path / "out" / "model", output_loading_info=True)
+    assert exported.config.model_type == "roberta"
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]

@@ -4,8 +4,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.trelm_train import world
 from trelm_train.errors import ConfigError, TrelmError
@@ -21,69 +19,11 @@ from trelm_train.model import (
 from trelm_train.shards import Shards
 
 CPU = torch.device("cpu")
-ids_list = st.lists(st.lists(st.integers(5, 60), min_size=1, max_size=12), min_size=1, max_size=5)
-
-
-def states(model: MaskedLm, sentences: list[list[int]], rows: list[list[int]]) -> list[torch.Tensor]:
-    batch = assemble(sentences_from_lists({"ids": sentences}), rows, Position(), 1)
-    with torch.no_grad():
-        hidden = model.encode(model.pack(batch)).reshape(-1, model.hidden_size)
-    found = {int(key): hidden[s:e] for key, s, e in zip(batch.key_N, batch.start_N, batch.end_N, strict=True)}
-    return [found[number] for number in range(len(sentences))]
-
-
-@pytest.mark.parametrize("family", ["bert", "roberta"])
-@given(ids_list)
-@settings(max_examples=15, deadline=None)
-def test_packed_equals_one_by_one(family: str, sentences: list[list[int]]) -> None:
-    model = models()[family]
-    packed = states(model, sentences, [list(range(len(sentences)))])
-    for number, ids in enumerate(sentences):
-        with torch.no_grad():
-            alone = model.base(input_ids=torch.tensor([ids])).last_hidden_state[0]
-        assert torch.allclose(packed[number], alone, atol=1e-5)
-
-
-_MODELS: dict[str, MaskedLm] = {}
-
-
-def models() -> dict[str, MaskedLm]:
-    if not _MODELS:
-        _MODELS["bert"] = MaskedLm(world.make_bert(_Sized()), CPU)
-        _MODELS["roberta"] = MaskedLm(world.make_roberta(64), CPU)
-        for model in _MODELS.values():
-            model.hf.eval()
-    return _MODELS
-
-
-class _Sized:
-    pad_token_id = 0
-
-    def __len__(self) -> int:
-        return 64
 
 
 def test_roberta_positions_start_after_the_padding_id(roberta: MaskedLm) -> None:
     assert roberta.position_offset == 2
     assert roberta.max_tokens == 64
-
-
-@pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_the_parts_make_the_whole(family: str) -> None:
-    model = models()[family]
-    batch = assemble(sentences_from_lists({"ids": [[2, 7, 8, 3], [2, 9, 3]]}), [[0, 1]], Position(), 1)
-    packed = model.pack(batch)
-    with torch.no_grad():
-        hidden = model.embed(packed)
-        for layer in range(model.num_layers):
-            attended = model.attend(layer, hidden, packed.mask_R1SS)
-            hidden = model.from_neurons(layer, model.neurons(layer, attended), attended)
-        assert torch.allclose(hidden, model.encode(packed), atol=1e-6)
-        whole = model.hf(
-            input_ids=packed.input_ids_RS, attention_mask=packed.mask_R1SS, position_ids=packed.position_ids_RS,
-            token_type_ids=torch.zeros_like(packed.input_ids_RS),
-        ).logits  # fmt: skip
-        assert torch.allclose(model.logits(hidden[0, [1, 5]]), whole[0, [1, 5]], atol=1e-5)
 
 
 def test_an_edit_ends_with_its_block(model: MaskedLm) -> None:

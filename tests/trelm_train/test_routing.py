@@ -1,13 +1,19 @@
-import numpy as np
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
 import torch
 
+from tests.trelm_train.conftest import request_for
 from trelm_train.config import RoutingConfig
 from trelm_train.errors import TrelmError
-from trelm_train.loader import Batch, BatchStream, Packing, Position, assemble, sentences_from_lists
+from trelm_train.loader import BatchStream, Packing, Position, assemble, sentences_from_lists
 from trelm_train.masking import Vocabulary
 from trelm_train.model import MaskedLm
-from trelm_train.routing import Router, make_probe, top_neurons, votes, whole_parameters
+from trelm_train.probes import upcoming_probes
+from trelm_train.routing import Alone, Router, Tally, tally, top_neurons, votes, whole_parameters
+from trelm_train.session import start_run
 
 
 def router(model: MaskedLm, vocabulary: Vocabulary, **settings: object) -> Router:
@@ -83,25 +89,94 @@ def test_when_a_refresh_is_due(model: MaskedLm, vocabulary: Vocabulary) -> None:
     assert [step for step in range(25) if random.due(step)] == [0]
 
 
-def test_a_probe_hides_every_mention_of_what_it_asks(batch: Batch, vocabulary: Vocabulary) -> None:
-    probe = make_probe(batch, vocabulary, seed=0, limit=1000)
-    assert probe is not None
-    targets = probe.targets
-    assert targets.num_examples == len(set(batch.span_sentence_P.tolist()))
-    assert (probe.input_ids_RS.reshape(-1)[targets.position_T] == vocabulary.mask_id).all()
-    assert np.array_equal(targets.gold_T, batch.input_ids_RS.reshape(-1)[targets.position_T])
-    tails = batch.span_start_P[batch.fact_tail_F]
-    assert np.isin(tails, targets.position_T).all(), "tails of facts come first"
-    limited = make_probe(batch, vocabulary, seed=0, limit=2)
-    assert limited is not None
-    assert limited.targets.num_examples == 2
+def test_a_tally_is_whole_numbers(model: MaskedLm) -> None:
+    """Mean votes and mean positive attribution come back, to 2^-30 per example."""
+    rng = torch.Generator().manual_seed(0)
+    attribution = torch.randn(7, 3, 64, generator=rng) * 0.01
+    counted = tally(attribution, 0.2)
+    assert counted.counts.dtype == torch.int64
+    votes_LI, strength_LI, num_examples = counted.parts((3, 64))
+    assert num_examples == 7
+    assert torch.allclose(votes_LI, votes(attribution, 0.2) / 7)
+    assert torch.allclose(strength_LI, attribution.clamp(min=0).mean(0), atol=2**-30)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Others:
+    """Ranks whose counts are known beforehand."""
+
+    rank: int
+    size: int
+    counts: torch.Tensor
+
+    def sum_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
+        for tensor in tensors:
+            tensor += self.counts
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_any_number_of_ranks_gives_the_same_bits(
+    size: int, model: MaskedLm, vocabulary: Vocabulary, stream: BatchStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trelm_train.probes.CHUNK_TOKENS", 64)  # many chunks, also of so few probes
+    alone = router(model, vocabulary)
+    chosen = alone.neurons(stream, Position())
+    probes = upcoming_probes(stream.iterate(Position()), vocabulary, seed=4, limit=20, start=Position())
+    shares = [
+        router(model, vocabulary).count_votes(probes, stream, Alone(rank=rank, size=size)) for rank in range(size)
+    ]
+    assert sum(share.parts((3, 64))[2] for share in shares) == 20
+    assert all(share.parts((3, 64))[2] for share in shares), "every rank has something to do"
+    for rank in range(size):
+        others = torch.stack([share.counts for number, share in enumerate(shares) if number != rank]).sum(0)
+        mine = router(model, vocabulary)
+        ranks = Others(rank=rank, size=size, counts=others)
+        found = mine.neurons(stream, Position(), ranks)
+        assert all(torch.equal(found[layer], index) for layer, index in chosen.items())
+        assert all(torch.equal(mine.state()[name], value) for name, value in alone.state().items())
+
+
+def test_nothing_found_is_zero_not_a_division_by_it() -> None:
+    votes_LI, _, num_examples = Tally(counts=torch.zeros(2 * 6 + 1, dtype=torch.int64)).parts((2, 3))
+    assert num_examples == 0
+    assert not votes_LI.any()
+
+
+@pytest.mark.parametrize("policy", ["ig", "random", "top_layers", "ffn_all"])
+@pytest.mark.parametrize("budget", [0, 1, 2])
+@pytest.mark.parametrize("share", [0.01, 0.4, 1.0])
+def test_budgets_hold(
+    policy: str, budget: int, share: float, model: MaskedLm, vocabulary: Vocabulary, stream: BatchStream
+) -> None:
+    made = router(model, vocabulary, policy=policy, layer_budget=budget, share=share, probe_facts=4)
+    chosen = made.neurons(stream, Position())
+    layers = budget or 3
+    wanted = layers * 64 if policy == "ffn_all" else min(layers * 64, round(share * 3 * 64))
+    assert total(chosen) == wanted
+    assert not any(len(chosen[layer]) for layer in range(3 - layers))
+    assert all(len(index.unique()) == len(index) for index in chosen.values())
+
+
+def test_bfloat16_layers_choose_much_the_same(model: MaskedLm, vocabulary: Vocabulary, stream: BatchStream) -> None:
+    exact, narrow = (
+        router(model, vocabulary, precision=precision).neurons(stream, Position())
+        for precision in ("float32", "bfloat16")
+    )
+    same = sum(int(torch.isin(exact[layer], narrow[layer]).sum()) for layer in exact)
+    assert same >= 0.8 * total(exact)
+
+
+def test_full_has_no_router_and_others_have(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+    for policy, routed in (("full", False), ("top_layers", True)):
+        session = start_run(request_for(shards_path, model_path, tmp_path / policy, f"routing.policy={policy}"))
+        assert (session.router is not None) == routed
+        assert (session.parts.sparse is not None) == routed
 
 
 def test_shards_without_mentions(
     model: MaskedLm, vocabulary: Vocabulary, stream: BatchStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = assemble(sentences_from_lists({"ids": [[2, 7, 3]]}), [[0]], Position(), 0)
-    assert make_probe(plain, vocabulary, seed=0, limit=5) is None
     bare = BatchStream(stream.shards, Packing(max_tokens=48, batch_tokens=96, limit=64), seed=0, pad_id=0)
     monkeypatch.setattr(bare, "iterate", lambda _: iter([(plain, Position(epoch=2))]))
     with pytest.raises(TrelmError, match="needs linked mentions"):

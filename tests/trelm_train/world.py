@@ -200,3 +200,46 @@ def make_roberta(vocab_size: int, *, layers: int = 2, hidden: int = 32) -> Any:
             eos_token_id=2,
         )
     )
+
+
+def make_modernbert(vocab_size: int, *, layers: int = 3, hidden: int = 32, window: int = 8) -> Any:
+    """Every third layer sees the whole sentence, the others `window` / 2 tokens on either side."""
+    import torch
+    from transformers import ModernBertConfig, ModernBertForMaskedLM
+
+    torch.manual_seed(9)
+    return ModernBertForMaskedLM(
+        ModernBertConfig(
+            vocab_size=vocab_size,
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            intermediate_size=2 * hidden,
+            max_position_embeddings=64,
+            local_attention=window,
+            initializer_range=0.2,
+            initializer_cutoff_factor=3.0,
+            pad_token_id=0,
+            bos_token_id=2,
+            eos_token_id=3,
+            cls_token_id=2,
+            sep_token_id=3,
+            attn_implementation="sdpa",
+        )
+    )
+
+
+def make_family(family: str, vocab_size: int, tokenizer: Any = None) -> Any:
+    """A small random model of a family; `tokenizer` only where BERT's special ids matter."""
+    if family == "bert":
+        return make_bert(tokenizer if tokenizer is not None else _Sized(vocab_size))
+    return (make_roberta if family == "roberta" else make_modernbert)(vocab_size)
+
+
+@dataclass
+class _Sized:
+    size: int
+    pad_token_id: int = 0
+
+    def __len__(self) -> int:
+        return self.size

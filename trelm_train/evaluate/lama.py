@@ -45,7 +45,9 @@ class Item:
 
 
 @dataclass(slots=True)
-class _Questions:
+class Questions:
+    """Items by relation, and what was left out."""
+
     items: dict[str, list[Item]] = field(default_factory=dict)
     excluded: Counter[str] = field(default_factory=Counter)
     missing: list[str] = field(default_factory=list)
@@ -99,7 +101,7 @@ class Prober:
 
     def single_token(self, word: str) -> int | None:
         """The id of a word that is one known token in running text."""
-        text = f" {word}" if self.model.config.model_type == "roberta" else word
+        text = self.model.family.word_prefix + word
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return int(ids[0]) if len(ids) == 1 and ids[0] != self.tokenizer.unk_token_id else None
 
@@ -135,13 +137,13 @@ def skip_reason(row: dict[str, Any], seen: set[tuple[str, str]], *, uhn: bool) -
     return ""
 
 
-def collect(prober: Prober, options: Options) -> _Questions:
+def collect(prober: Prober, options: Options) -> Questions:
     """Every question that counts, by relation; relations without a file are named.
 
     Raises:
         ConfigError: a file is unreadable, or no relation has a file.
     """
-    questions = _Questions()
+    questions = Questions()
     for relation in read_jsonl(options.relations):
         if not {"relation", "template"} <= relation.keys():
             raise ConfigError(f"{options.relations}: a row without 'relation' or 'template': {relation}")
@@ -200,7 +202,12 @@ def scores(ranks: list[int]) -> dict[str, float]:
 def evaluate_lama(model: MaskedLm, tokenizer: Any, options: Options) -> dict[str, Any]:  # noqa: ANN401
     """Macro and micro scores, per relation, with what was excluded and which relations have no file."""
     prober = Prober(model, tokenizer, options.common_vocab)
-    questions = collect(prober, options)
+    result = score_questions(prober, collect(prober, options))
+    return result | {"uhn": "string match only" if options.uhn else "off"}
+
+
+def score_questions(prober: Prober, questions: Questions) -> dict[str, Any]:
+    """Scores of one model on collected questions."""
     relation_to_ranks = {name: gold_ranks(prober, items) for name, items in questions.items.items() if items}
     per_relation = {
         name: {"n": len(ranks), "type": questions.types[name], **scores(ranks)}
@@ -219,7 +226,6 @@ def evaluate_lama(model: MaskedLm, tokenizer: Any, options: Options) -> dict[str
         "missing_relations": questions.missing,
         "excluded": dict(sorted(questions.excluded.items())),
         "candidates": len(prober.candidates),
-        "uhn": "string match only" if options.uhn else "off",
     }
 
 
