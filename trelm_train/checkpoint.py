@@ -1,6 +1,9 @@
 """Checkpoints: a folder of safetensors and one JSON, written under another name and renamed; no pickle.
 
-A folder that bears its final name is whole. Old ones are removed after a new one stands.
+`torch.distributed.checkpoint` writes and reads the tensors, with its safetensors storage (its default one pickles). A folder
+that bears its final name is whole: a process killed while it writes leaves only a partial folder, which nothing reads and
+the next checkpoint removes. Old ones are removed after a new one stands; the best one stays. In the background a
+checkpoint costs the copy of its tensors in memory (`Writer`), and at most one is under way.
 """
 
 from __future__ import annotations
@@ -8,18 +11,31 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from trelm_train.errors import ConfigError, TrelmError
 
 STATE_NAME = "state.json"
+BEST_NAME = "best.json"
+TENSORS = "tensors"
 _PREFIX = "step-"
+_FAULTS = (OSError, RuntimeError, SafetensorError, CheckpointException, ValueError, KeyError)
+Groups = dict[str, dict[str, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,38 +43,108 @@ class Checkpoint:
     """A saved state: named groups of tensors, and plain values."""
 
     path: Path
-    tensors: dict[str, dict[str, Tensor]]
+    tensors: Groups
     state: dict[str, Any]
 
 
-def save_checkpoint(
-    folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], *, keep: int
-) -> Path:
-    """Write a checkpoint all at once and remove all but the newest `keep`.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pending:
+    step: int
+    partial: Path
+    state: str  # JSON, as it was at `save`
+    written: Future[Any] | None  # None: written already
 
-    Raises:
-        TrelmError: the disk is full or the folder is read-only.
-    """
-    final = folder / f"{_PREFIX}{step:08d}"
-    partial = folder / f".{final.name}.partial"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for name, group in tensors.items():
-            group = {key: value.detach().cpu().contiguous() for key, value in group.items()}
-            save_file(group, partial / f"{name}.safetensors")
-        (partial / STATE_NAME).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-        for path in partial.iterdir():
-            _sync(path)
-        if final.exists():
-            shutil.rmtree(final)
-        partial.rename(final)
-        _sync(folder)
-        for old in list_checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
-    except (OSError, SafetensorError) as error:
-        raise TrelmError(f"{final}: cannot write the checkpoint ({error}); the last one before it is whole") from error
-    return final
+
+class Writer:
+    """Writes the checkpoints of a run, at most one at a time."""
+
+    def __init__(self, folder: Path, *, keep: int, background: bool = False) -> None:
+        self.folder, self.keep, self.background = folder, keep, background
+        self._pending: _Pending | None = None
+
+    def save(self, step: int, tensors: Groups, state: dict[str, Any]) -> None:
+        """Write a checkpoint; in the background it is whole only after the next `save` or `finish`.
+
+        Raises:
+            TrelmError: this one, or the one that was under way, could not be written.
+        """
+        self.finish()
+        partial = self.folder / f".{name_of(step)}.partial"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for left_over in self.folder.glob(f".{_PREFIX}*.partial"):
+                shutil.rmtree(left_over)
+            partial.mkdir()
+            written = self._write(partial / TENSORS, tensors)
+        except _FAULTS as error:
+            raise _unwritable(self.folder / name_of(step), error) from error
+        self._pending = _Pending(step=step, partial=partial, state=json.dumps(state, indent=1), written=written)
+        if not self.background:
+            self.finish()
+
+    def _write(self, folder: Path, groups: Groups) -> Future[Any] | None:
+        flat = {f"{group}/{name}": value.detach() for group, named in groups.items() for name, value in named.items()}
+        flat = {name: value.cpu().contiguous() for name, value in flat.items()}
+        storage = HuggingFaceStorageWriter(str(folder))
+        _one_process()
+        if not self.background:
+            dcp_save(flat, storage_writer=storage, no_dist=True)
+            return None
+        written = dcp_async_save(flat, storage_writer=storage, no_dist=True)
+        assert isinstance(written, Future)
+        return written
+
+    def finish(self) -> None:
+        """Wait for the one under way, give it its final name, remove old ones.
+
+        Raises:
+            TrelmError: it could not be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        final = self.folder / name_of(pending.step)
+        try:
+            if pending.written is not None:
+                pending.written.result()
+            _settle(pending, final)
+            self._remove_old()
+        except _FAULTS as error:
+            raise _unwritable(final, error) from error
+
+    def mark_best(self, step: int, measure: str, value: float) -> None:
+        """Say which checkpoint is the best so far; it is kept."""
+        self.finish()
+        text = json.dumps({"checkpoint": name_of(step), "measure": measure, "value": value})
+        partial = self.folder / f".{BEST_NAME}"
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(self.folder / BEST_NAME)
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        best = best_checkpoint(self.folder)
+        for old in list_checkpoints(self.folder)[: -self.keep]:
+            if old != best:
+                shutil.rmtree(old)
+
+
+def name_of(step: int) -> str:
+    """Folder of a step's checkpoint."""
+    return f"{_PREFIX}{step:08d}"
+
+
+def _unwritable(final: Path, error: BaseException) -> TrelmError:
+    return TrelmError(f"{final}: cannot write the checkpoint ({error}); the last one before it is whole")
+
+
+def _settle(pending: _Pending, final: Path) -> None:
+    (pending.partial / STATE_NAME).write_text(pending.state + "\n", encoding="utf-8")
+    for path in (*(pending.partial / TENSORS).iterdir(), pending.partial / STATE_NAME):
+        _sync(path)
+    if final.exists():
+        shutil.rmtree(final)
+    pending.partial.rename(final)
+    _sync(final.parent)
 
 
 def _sync(path: Path) -> None:
@@ -69,6 +155,11 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def _one_process() -> None:
+    # One rank writes for all, and each reads for itself: the library remarks on it at every call, in whatever thread.
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints, oldest first."""
     if not folder.is_dir():
@@ -76,29 +167,53 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.name.startswith(_PREFIX) and (path / STATE_NAME).is_file())
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint.
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run."""
+    found = list_checkpoints(folder)
+    return found[-1] if found else None
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint that was marked as the best, if there is one."""
+    path = folder / BEST_NAME
+    if not path.is_file():
+        return None
+    named = folder / Path(str(json.loads(path.read_text(encoding="utf-8"))["checkpoint"])).name
+    return named if (named / STATE_NAME).is_file() else None
+
+
+def load_checkpoint(path: Path, groups: Sequence[str] = ()) -> Checkpoint:
+    """Read a checkpoint, or some groups of it.
 
     Raises:
-        ConfigError: this folder is not one.
+        ConfigError: this folder is not one, or it is damaged.
     """
     state_path = path / STATE_NAME
     if not state_path.is_file():
         raise ConfigError(f"{path}: not a checkpoint (no {STATE_NAME}); they are in OUT/checkpoints/{_PREFIX}…")
     try:
-        tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
-    except (OSError, SafetensorError) as error:
+        state = json.loads(state_path.read_text(encoding="utf-8"))
+        tensors = _read(path / TENSORS, groups)
+    except _FAULTS as error:
         raise ConfigError(
             f"{path}: damaged ({error}); remove this folder, and resume goes on from the one before"
         ) from error
-    return Checkpoint(
-        path=path,
-        tensors=tensors,
-        state=json.loads(state_path.read_text(encoding="utf-8")),
-    )
+    return Checkpoint(path=path, tensors=tensors, state=state)
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run."""
-    found = list_checkpoints(folder)
-    return found[-1] if found else None
+def _read(folder: Path, groups: Sequence[str]) -> Groups:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {TENSORS}")
+    found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    flat = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in found.items()
+        if isinstance(entry, TensorStorageMetadata) and (not groups or name.partition("/")[0] in groups)
+    }
+    _one_process()
+    dcp_load(flat, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    tensors: Groups = {}
+    for full_name, value in flat.items():
+        group, _, name = full_name.partition("/")
+        tensors.setdefault(group, {})[name] = value
+    return tensors

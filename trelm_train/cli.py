@@ -26,6 +26,31 @@ DEVICE_OPTION = click.option(
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
+def _run_options(command: Any) -> Any:  # noqa: ANN401
+    """What `run` and `inspect plan` both take."""
+    for option in reversed(
+        (
+            click.option("--shards", type=FOLDER, required=True, help="Folder of a finished `trelm-pipeline shards`."),
+            click.option(
+                "--model",
+                required=True,
+                help="Name or folder of the pretrained masked LM; the one the shards were made for.",
+            ),
+            click.option(
+                "--out", type=FOLDER, required=True, help="New folder for checkpoints, metrics and the exported model."
+            ),
+            click.option(
+                "--config", "config_path", type=click.Path(path_type=Path), help="TOML with sections train, masking, …"
+            ),
+            click.option(
+                "--set", "sets", multiple=True, metavar="SECTION.KEY=VALUE", help="Change one setting; may be repeated."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 class _EchoHandler(logging.Handler):
     """Log lines to whatever standard error is now."""
 
@@ -54,36 +79,46 @@ def cli(verbose: bool) -> None:  # noqa: FBT001
 
 
 @cli.command()
-@click.option("--shards", type=FOLDER, required=True, help="Folder of a finished `trelm-pipeline shards`.")
-@click.option(
-    "--model", required=True, help="Name or folder of the pretrained masked LM; the one the shards were made for."
-)
-@click.option("--out", type=FOLDER, required=True, help="New folder for checkpoints, metrics and the exported model.")
-@click.option(
-    "--config", "config_path", type=click.Path(path_type=Path), help="TOML file with sections train, masking, …"
-)
-@click.option("--set", "sets", multiple=True, metavar="SECTION.KEY=VALUE", help="Change one setting; may be repeated.")
+@_run_options
 @click.option("--steps", type=int, help="Short for --set train.steps=N.")
 @click.option("--seed", type=int, help="Short for --set train.seed=N.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Short for --set train.device=….")
-def run(config_path: Path | None, sets: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401
+@click.option(
+    "--resume",
+    "resume_mode",
+    type=click.Choice(["never", "auto"]),
+    default="never",
+    show_default=True,
+    help="auto: go on from the newest checkpoint in --out if there is one, for jobs that are started anew.",
+)
+def run(resume_mode: str, **options: Any) -> None:  # noqa: ANN401
     """Train from the beginning.
 
     \b
-    Example:
+    Examples:
       trelm-train run --shards runs/a/shards --model bert-base-uncased --out runs/a/train \\
           --steps 2000 --set routing.policy=ig --set injection.policy=long-tail-important
+    Four GPUs, eight batches per step, started anew by the batch system until it is done:
+      torchrun --nproc-per-node 4 -m trelm_train run --shards runs/a/shards --model roberta-base \\
+          --out runs/a/train --resume auto --set train.micro_batches=8
     """  # noqa: D301
+    request = _request(options)
+    from trelm_train import train
+    from trelm_train.report import readable
+
+    summary = (train.run_or_resume if resume_mode == "auto" else train.run)(request)
+    if summary:  # of the first rank
+        click.echo(readable(summary))
+
+
+def _request(options: dict[str, Any]) -> Any:  # noqa: ANN401
     from trelm_train.config import load_config
 
-    short = [f"train.{name}={options[name]}" for name in ("steps", "seed", "device") if options[name] is not None]
-    config = load_config(config_path, [*sets, *short])
-    from trelm_train.report import readable
+    short = [f"train.{name}={options[name]}" for name in ("steps", "seed", "device") if options.get(name) is not None]
+    config = load_config(options["config_path"], [*options["sets"], *short])
     from trelm_train.session import RunRequest
-    from trelm_train.train import run as start
 
-    request = RunRequest(shards=options["shards"], model=options["model"], out=options["out"], config=config)
-    click.echo(readable(start(request)))
+    return RunRequest(shards=options["shards"], model=options["model"], out=options["out"], config=config)
 
 
 @cli.command()
@@ -99,7 +134,9 @@ def resume(out: Path, shards: Path | None) -> None:
     from trelm_train.report import readable
     from trelm_train.train import resume as continue_run
 
-    click.echo(readable(continue_run(out, moved_shards=shards)))
+    summary = continue_run(out, moved_shards=shards)
+    if summary:
+        click.echo(readable(summary))
 
 
 @cli.command()
@@ -188,9 +225,12 @@ def evaluate() -> None:
 @evaluate.command("mlm")
 @click.option("--model", required=True, help="Name or folder of a masked LM.")
 @click.option("--shards", type=FOLDER, required=True, help="Folder of a finished `trelm-pipeline shards`.")
+@click.option(
+    "--sentences", type=click.IntRange(min=0), default=0, show_default=True, help="The first so many; 0: all."
+)
 @DEVICE_OPTION
 @JSON_OPTION
-def evaluate_mlm(model: str, shards: Path, device: str, as_json: bool) -> None:  # noqa: FBT001
+def evaluate_mlm(model: str, shards: Path, sentences: int, device: str, as_json: bool) -> None:  # noqa: FBT001
     """Masked-LM loss on fixed masks of the validation split, and the knowledge score.
 
     \b
@@ -199,7 +239,7 @@ def evaluate_mlm(model: str, shards: Path, device: str, as_json: bool) -> None: 
     """  # noqa: D301
     from trelm_train.evaluate.mlm import measure
 
-    result = measure(model, shards, device).to_dict()
+    result = measure(model, shards, device, max_sentences=sentences).to_dict()
     lines = [
         f"{name:18} {value:.4f}" if isinstance(value, float) else f"{name:18} {value}" for name, value in result.items()
     ]
@@ -233,12 +273,30 @@ def evaluate_lama(model: str, device: str, uhn: str | None, as_json: bool, **opt
 
 @cli.group()
 def inspect() -> None:
-    """Look into a finished run.
+    """Look into a run: what it will need, and what came of it.
 
     \b
     Example:
       trelm-train inspect path --run runs/a/train
     """  # noqa: D301
+
+
+@inspect.command("plan")
+@_run_options
+@JSON_OPTION
+def inspect_plan(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
+    """Memory and disk that a run will need, without starting it; writes nothing.
+
+    \b
+    Example:
+      trelm-train inspect plan --shards runs/a/shards --model bert-base-uncased --out runs/a/train \\
+          --set train.batch_tokens=16384
+    """  # noqa: D301
+    request = _request(options)
+    from trelm_train.plan import plan_request, readable_plan
+
+    plan = plan_request(request)
+    _show(plan.to_dict(), readable_plan(plan), as_json=as_json)
 
 
 @inspect.command("bank")

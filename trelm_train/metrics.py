@@ -1,4 +1,4 @@
-"""What a run measures: JSONL always, TensorBoard beside it, seconds per component, peak memory.
+"""What a run measures: JSONL always, other loggers beside it, seconds per component, peak memory.
 
 Numbers of a logging interval are means over its steps. On resume, lines written after the checkpoint are removed.
 """
@@ -9,10 +9,11 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+
+from trelm_train.loggers import Logger
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -54,27 +55,29 @@ class Interval:
 
 
 class MetricLog:
-    """`metrics.jsonl` and TensorBoard events in a run's folder."""
+    """`metrics.jsonl` in a run's folder, and the loggers beside it."""
 
-    def __init__(self, folder: Path, *, after_step: int = 0) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.path = folder / METRICS_NAME
+    def __init__(self, folder: Path, loggers: Sequence[Logger] = (), *, after_step: int = 0) -> None:
+        self.path, self.loggers = folder / METRICS_NAME, loggers
         keep = [line for line in _lines(self.path) if json.loads(line)["step"] <= after_step] if after_step else []
         self.path.write_text("".join(line + "\n" for line in keep), encoding="utf-8")
-        purge = after_step + 1 if after_step else None
-        self.board: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """One line, and one point per value."""
+    def write(self, step: int, values: dict[str, float], speed: dict[str, float] | None = None) -> None:
+        """One line; what depends on the machine stands apart, under `speed`."""
+        line = {"step": step, **values, **({"speed": speed} if speed else {})}
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+            file.write(json.dumps(line) + "\n")
+        self.tell(step, values | (speed or {}))
+
+    def tell(self, step: int, values: dict[str, float]) -> None:
+        """The loggers alone."""
+        for logger in self.loggers:
+            logger.log(step, values)
 
     def close(self) -> None:
-        """Flush TensorBoard."""
-        self.board.close()
+        """Let the loggers write what they hold."""
+        for logger in self.loggers:
+            logger.close()
 
 
 def _lines(path: Path) -> list[str]:
@@ -88,3 +91,11 @@ def peak_rss_mb() -> float:
     """Largest resident memory of this process so far, in MB."""
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6
+
+
+def rss_mb() -> float:
+    """Resident memory of this process now, in MB; its peak where the system does not say."""
+    path = Path("/proc/self/statm")
+    if not path.exists():
+        return peak_rss_mb()
+    return int(path.read_text(encoding="utf-8").split()[1]) * resource.getpagesize() / 1e6

@@ -6,6 +6,8 @@ without pickle.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -16,11 +18,16 @@ EPSILON = 1e-8
 
 
 def rate_factor(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then linear decay to zero; `step` counts from 0."""
+    """Share of the peak rate: linear warm-up, then the schedule's way down; `step` counts from 0."""
     warmup = max(1, round(config.warmup_share * config.steps))
     if step < warmup:
         return (step + 1) / warmup
-    return max(0.0, (config.steps - step) / max(1, config.steps - warmup))
+    if config.schedule == "constant":
+        return 1.0
+    left = max(0.0, (config.steps - step) / max(1, config.steps - warmup))
+    if config.schedule == "cosine":
+        left = 0.5 * (1 - math.cos(math.pi * left))
+    return config.final_rate_share + (1 - config.final_rate_share) * left
 
 
 class Optimiser:
@@ -32,7 +39,9 @@ class Optimiser:
         decayed = [parameter for parameter in named.values() if parameter.ndim > 1]
         plain = [parameter for parameter in named.values() if parameter.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, eps=EPSILON) if named else None
+        self.adamw = (
+            torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, eps=EPSILON, fused=True) if named else None
+        )
 
     def step(self, factor: float) -> None:
         """One update at `factor` times the base rate, then forget the gradients."""

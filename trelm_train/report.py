@@ -11,7 +11,7 @@ from trelm_train.export import INITIAL
 from trelm_train.metrics import peak_rss_mb
 from trelm_train.session import CHECKPOINTS, Session
 
-TRAINING = ("data", "masking", "injection", "forward_backward", "optimiser", "memory", "attribution")
+TRAINING = ("data", "injection", "forward_backward", "optimiser", "memory", "attribution")
 
 
 def describe(session: Session) -> str:
@@ -61,9 +61,6 @@ def summarise(session: Session, validation_after: dict[str, Any] | None) -> dict
     training = sum(seconds.get(name, 0.0) for name in TRAINING)
     first, last = session.history.get("first", {}), session.history.get("last", {})
     parts = session.parts
-    trained = sum(value.numel() for name, value in parts.optimiser.named.items() if not name.startswith("cka."))
-    trained += parts.sparse.num_trainable if parts.sparse else 0
-    total = sum(parameter.numel() for parameter in parts.model.hf.parameters())
     return {
         "steps": session.step,
         "epochs": session.position.epoch,
@@ -78,8 +75,10 @@ def summarise(session: Session, validation_after: dict[str, Any] | None) -> dict
         "facts_per_step_last": last.get("facts"),
         "validation_before": session.history.get("validation_before"),
         "validation_after": validation_after,
-        "num_weights": total,
-        "trained_per_step_share": trained / total,
+        "best": session.history.get("best"),
+        "skipped_steps": session.history.get("skipped_steps", 0),
+        "num_weights": sum(parameter.numel() for parameter in parts.model.hf.parameters()),
+        "trained_per_step_share": parts.trained_share,
         "weights_updated_share": changed_share(session),
         "tokens_per_s": session.tokens / training if training else 0.0,
         "training_s": training,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
-from dataclasses import asdict, dataclass, field
+import platform
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,22 @@ from torch import Tensor
 from schemas.settings import to_dict, to_toml
 from trelm_train.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from trelm_train.cka import Cka
-from trelm_train.config import Config, load_config
+from trelm_train.config import OPERATIONAL, Config, load_config
+from trelm_train.dropout import attention_dropout, set_dropout
+from trelm_train.encoder import encode_reads
 from trelm_train.errors import ConfigError
-from trelm_train.export import ENTITIES_FILE, INITIAL, entities_of, export_model, load_weights
+from trelm_train.export import INITIAL, entities_of, export_model, load_weights, write_entities
+from trelm_train.feed import Maker
+from trelm_train.guard import Guard
 from trelm_train.injection import Injector, make_anchor
 from trelm_train.knowledge import Knowledge, load_knowledge
-from trelm_train.loader import BatchStream, Packing, Position
+from trelm_train.loader import BatchStream, LoaderState, Packing, Position
 from trelm_train.memory_bank import MemoryBank
 from trelm_train.metrics import METRICS_NAME, Interval, Timers
 from trelm_train.model import MaskedLm, check_tokenizer, load_pretrained, pick_device
 from trelm_train.optim import Optimiser
+from trelm_train.precision import number_format
+from trelm_train.ranks import Ranks
 from trelm_train.routing import Router, whole_parameters
 from trelm_train.shards import Shards, open_shards
 from trelm_train.sparse_ffn import SparseFfn
@@ -33,6 +41,7 @@ log = logging.getLogger(__name__)
 RUN_NAME = "run.json"
 CONFIG_NAME = "config.toml"
 CHECKPOINTS = "checkpoints"
+ALONE = Ranks()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +63,7 @@ class Session:
     knowledge: Knowledge
     stream: BatchStream
     packing: Packing
+    maker: Maker
     parts: Parts
     router: Router | None
     position: Position = field(default_factory=Position)
@@ -64,8 +74,8 @@ class Session:
     history: dict[str, Any] = field(default_factory=dict)  # first and last losses, validation before
 
 
-def start_run(request: RunRequest) -> Session:
-    """Check everything, then lay out a new run's folder.
+def start_run(request: RunRequest, ranks: Ranks = ALONE) -> Session:
+    """Check everything, then lay out a new run's folder (the first rank does).
 
     Raises:
         ConfigError: the folder holds a run already, or an input is wrong.
@@ -75,10 +85,26 @@ def start_run(request: RunRequest) -> Session:
             f"{request.out}: holds a run already; continue it with `trelm-train resume --out {request.out}`, "
             "or give another --out"
         )
-    device = pick_device(request.config.train.device)
+    session = prepare_run(request, ranks)
+    if ranks.is_first:
+        _lay_out(session)
+    ranks.wait()
+    return session
+
+
+def prepare_run(request: RunRequest, ranks: Ranks = ALONE) -> Session:
+    """A session at its beginning; nothing is written.
+
+    Raises:
+        ConfigError: an input is wrong.
+    """
     shards = open_shards(request.shards)
-    model = load_pretrained(request.model, device)
-    session = _build(request, shards, model, request.model)
+    model = load_pretrained(request.model, pick_device(request.config.train.device))
+    return _build(request, shards, model, request.model, ranks)
+
+
+def _lay_out(session: Session) -> None:
+    request, shards, model = session.request, session.shards, session.parts.model
     try:
         request.out.mkdir(parents=True, exist_ok=True)
         (request.out / CONFIG_NAME).write_text(to_toml(request.config), encoding="utf-8")
@@ -87,13 +113,28 @@ def start_run(request: RunRequest) -> Session:
     (request.out / METRICS_NAME).unlink(missing_ok=True)  # of a run that ended before its first checkpoint
     export_model(model, shards.tokenizer_path, request.out / INITIAL)
     if session.parts.bank is not None:
-        (request.out / ENTITIES_FILE).write_text(json.dumps(entities_of(session.knowledge)) + "\n", encoding="utf-8")
-    run = {"shards": str(request.shards.resolve()), "model": request.model, "fingerprint": shards.fingerprint}
+        write_entities(entities_of(session.knowledge), request.out)
+    run = {
+        "shards": str(request.shards.resolve()),
+        "model": request.model,
+        "fingerprint": shards.fingerprint,
+        "versions": versions(),
+    }
     (request.out / RUN_NAME).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
-    return session
 
 
-def resume_run(out: Path, checkpoint: Path | None, moved_shards: Path | None = None) -> Session:
+def versions() -> dict[str, str]:
+    """What a run was made with."""
+    found = {"python": platform.python_version()}
+    for package in ("trelm", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "safetensors"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout
+            found[package] = "unknown"
+    return found
+
+
+def resume_run(out: Path, checkpoint: Path | None, moved_shards: Path | None = None, ranks: Ranks = ALONE) -> Session:
     """Take up a run at a checkpoint (none: at its start); the shards may lie elsewhere now.
 
     Raises:
@@ -109,21 +150,30 @@ def resume_run(out: Path, checkpoint: Path | None, moved_shards: Path | None = N
     if shards.fingerprint != run["fingerprint"]:
         raise ConfigError(f"{request.shards}: not the shards this run started with; restore them, or start a new run")
     model = load_pretrained(str(out / INITIAL), pick_device(config.train.device))
-    session = _build(request, shards, model, str(out / INITIAL))
+    session = _build(request, shards, model, str(out / INITIAL), ranks)
     if checkpoint is not None:
         restore(session, load_checkpoint(checkpoint))
     return session
 
 
-def _build(request: RunRequest, shards: Shards, model: MaskedLm, model_name: str) -> Session:
+def _build(request: RunRequest, shards: Shards, model: MaskedLm, model_name: str, ranks: Ranks) -> Session:
     config, seed = request.config, request.config.train.seed
+    if ranks.size > config.train.micro_batches:
+        raise ConfigError(
+            f"{ranks.size} ranks share {config.train.micro_batches} batch(es) of a step; "
+            f"use --set train.micro_batches={ranks.size}, or a multiple of it"
+        )
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
+    set_dropout(model.hf, config.train.dropout)
+    if config.train.attention == "varlen":
+        _check_varlen(model)
     vocabulary = check_tokenizer(model_name, model, shards)
     knowledge = load_knowledge(shards)
     packing = Packing(
         max_tokens=min(config.train.max_tokens, model.max_tokens),
         batch_tokens=config.train.batch_tokens,
+        layout=config.train.layout,
         limit=model.max_tokens,
     )
     stream = BatchStream(shards, packing, seed=seed, pad_id=vocabulary.pad_id)
@@ -138,14 +188,24 @@ def _build(request: RunRequest, shards: Shards, model: MaskedLm, model_name: str
     whole = whole_parameters(model, config.routing)
     if cka is not None:
         whole |= dict(cka.named_parameters(prefix="cka"))
+    bank = None
+    if has_bank:
+        bank = MemoryBank(
+            knowledge.num_bank_rows, model.hidden_size, config.memory, folder=request.out, device=model.device
+        )
     parts = Parts(
         config=config,
+        ranks=ranks,
+        dtype=number_format(config.train.precision, model.device),
+        attention_dropout=attention_dropout(model.hf),
+        encode=torch.compile(encode_reads, dynamic=True) if config.train.compile else encode_reads,
         model=model,
         vocabulary=vocabulary,
         knowledge=knowledge,
         optimiser=Optimiser(whole, config.train),
+        guard=Guard(config.train.skip_sigma),
         injector=Injector(config.injection, knowledge, anchor, seed=seed) if injecting else None,
-        bank=MemoryBank(knowledge.num_bank_rows, model.hidden_size, config.memory) if has_bank else None,
+        bank=bank,
         cka=cka,
         sparse=SparseFfn(model, config.train, rate_scale=config.routing.learning_rate_scale) if routed else None,
         timers=Timers(),
@@ -157,9 +217,19 @@ def _build(request: RunRequest, shards: Shards, model: MaskedLm, model_name: str
         knowledge=knowledge,
         stream=stream,
         packing=packing,
+        maker=Maker(config=config, vocabulary=vocabulary, planner=cka.planner if cka is not None else None),
         parts=parts,
         router=router,
     )
+
+
+def _check_varlen(model: MaskedLm) -> None:
+    if model.config.model_type == "modernbert":
+        raise ConfigError("train.attention = 'varlen' knows no windows, which ModernBERT's layers have; use sdpa")
+    if attention_dropout(model.hf) > 0:
+        raise ConfigError(
+            "train.attention = 'varlen' has no dropout of attention; add --set train.dropout=0, or use sdpa"
+        )
 
 
 def tensors_of(session: Session) -> dict[str, dict[str, Tensor]]:
@@ -167,9 +237,6 @@ def tensors_of(session: Session) -> dict[str, dict[str, Tensor]]:
     parts = session.parts
     groups: dict[str, dict[str, Tensor]] = {"model": dict(parts.model.hf.named_parameters())}
     groups["optimiser"] = parts.optimiser.state()
-    groups["random"] = {"cpu": torch.get_rng_state()}
-    if parts.model.device.type == "cuda":
-        groups["random"]["cuda"] = torch.cuda.get_rng_state()
     if parts.cka is not None:
         groups["cka"] = {"projection": parts.cka.projection.weight}
     if parts.bank is not None:
@@ -186,8 +253,8 @@ def state_of(session: Session) -> dict[str, Any]:
         "step": session.step,
         "tokens": session.tokens,
         "skipped": session.skipped,
-        "position": asdict(session.position),
-        "fingerprint": session.shards.fingerprint,
+        "guard": session.parts.guard.state(),
+        "loader": session.stream.state(session.position).to_dict(),
         "config": to_dict(session.request.config),
         "interval": {"sums": session.interval.sums, "steps": session.interval.steps},
         "seconds": session.parts.timers.seconds,
@@ -195,14 +262,18 @@ def state_of(session: Session) -> dict[str, Any]:
     }
 
 
-def _check_config(checkpoint: Checkpoint, now: dict[str, dict[str, Any]]) -> None:
-    before: dict[str, dict[str, Any]] = checkpoint.state["config"]
-    changed = [
-        f"{section}.{key}"
+def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Settings that differ and decide what is learned."""
+    return [
+        f"{section}.{name}"
         for section, keys in now.items()
-        for key, value in keys.items()
-        if before[section][key] != value
+        for name, value in keys.items()
+        if before.get(section, {}).get(name) != value and f"{section}.{name}" not in OPERATIONAL
     ]
+
+
+def _check_config(checkpoint: Checkpoint, now: dict[str, dict[str, Any]]) -> None:
+    changed = changed_settings(checkpoint.state["config"], now)
     if changed:
         raise ConfigError(
             f"{checkpoint.path}: made with other settings ({', '.join(changed)} changed since); "
@@ -217,9 +288,9 @@ def restore(session: Session, checkpoint: Checkpoint) -> None:
         ConfigError: the checkpoint was made from other shards.
     """
     state, tensors, parts = checkpoint.state, checkpoint.tensors, session.parts
-    if state["fingerprint"] != session.shards.fingerprint:
-        raise ConfigError(f"{checkpoint.path}: made from other shards than {session.shards.path}")
     _check_config(checkpoint, to_dict(session.request.config))
+    loader = LoaderState.from_dict(state["loader"])
+    session.stream.check(loader)
     load_weights(parts.model, tensors["model"])
     parts.optimiser.load(tensors.get("optimiser", {}))
     if parts.cka is not None:
@@ -230,11 +301,9 @@ def restore(session: Session, checkpoint: Checkpoint) -> None:
     if parts.sparse is not None and session.router is not None:
         parts.sparse.load(tensors.get("sparse", {}))
         session.router.load(tensors.get("router", {}))
-    torch.set_rng_state(tensors["random"]["cpu"])
-    if "cuda" in tensors["random"] and parts.model.device.type == "cuda":
-        torch.cuda.set_rng_state(tensors["random"]["cuda"])
+    parts.guard.load(state["guard"])
     session.step, session.tokens, session.skipped = state["step"], state["tokens"], state["skipped"]
-    session.position = Position(**state["position"])
+    session.position = loader.position
     session.interval = Interval(**state["interval"])
     session.history = state["history"]
     parts.timers.seconds.update(state["seconds"])

@@ -1,31 +1,40 @@
 """One training step, in the order that the method fixes.
 
-Mask; hide the tails of the facts that serve; read the memory bank; forward with the injected embeddings; loss
-`lambda_1 MLM + (1 - lambda_1) CKA`; backward; clip; update; write the memory bank from the states of that forward.
-A step whose loss or gradient is not finite changes nothing.
+For each batch: read the memory bank as it was before the step; forward with the injected embeddings; loss `lambda_1 MLM +
+(1 - lambda_1) CKA`; backward; take notes from the states of that forward. Then sum over ranks; clip; judge; update; write
+the notes. Losses are divided by the number of targets and facts of the whole step, over all batches and ranks, before the
+backward pass: a mean of means would weigh a target by its batch. A step that is skipped changes nothing, the bank included.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from trelm_train.arrays import I64
-from trelm_train.cka import Cka, Facts, choose_facts, hide
+from trelm_train.arrays import expand, random_bits
+from trelm_train.cka import Cka
 from trelm_train.config import Config
+from trelm_train.encoder import Attention, Reads, reads, varlen
+from trelm_train.families import Family, Packed
+from trelm_train.feed import Micro, Work
+from trelm_train.guard import Guard
 from trelm_train.injection import Injector
 from trelm_train.knowledge import Knowledge
-from trelm_train.loader import Batch
-from trelm_train.masking import Masked, Vocabulary, mask_batch
-from trelm_train.memory_bank import MemoryBank, take_notes
+from trelm_train.masking import Vocabulary
+from trelm_train.memory_bank import MemoryBank, Notes, join_notes, take_notes, window
 from trelm_train.metrics import Timers
 from trelm_train.model import MaskedLm, mlm_loss_sum
 from trelm_train.optim import Optimiser, rate_factor
+from trelm_train.precision import products
+from trelm_train.ranks import Ranks
 from trelm_train.sparse_ffn import SparseFfn
+
+Encode = Callable[[Family, Packed, Reads, Attention], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,109 +42,202 @@ class Parts:
     """What a step works with; None where a component is switched off."""
 
     config: Config
+    ranks: Ranks
+    dtype: torch.dtype  # of matrix products
+    attention_dropout: float
+    encode: Encode  # `encode_reads`, perhaps compiled
     model: MaskedLm
     vocabulary: Vocabulary
     knowledge: Knowledge
     optimiser: Optimiser
+    guard: Guard
     injector: Injector | None
     bank: MemoryBank | None
     cka: Cka | None
     sparse: SparseFfn | None
     timers: Timers
 
+    def trained(self) -> list[nn.Parameter]:
+        """Every tensor that gets a gradient now."""
+        return list(self.optimiser.named.values()) + (self.sparse.parameters() if self.sparse else [])
+
+    @property
+    def trained_share(self) -> float:
+        """Share of the model's weights that a step updates; the projection of CKA is none of them."""
+        whole = sum(value.numel() for name, value in self.optimiser.named.items() if not name.startswith("cka."))
+        gathered = self.sparse.num_trainable if self.sparse else 0
+        return (whole + gathered) / sum(parameter.numel() for parameter in self.model.hf.parameters())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Totals:
+    """Of the whole step, over all batches and ranks."""
+
+    tokens: int
+    places: int  # tokens and padding
+    targets: int
+    facts: int
+
+    def weights(self, share: float | None) -> tuple[float, float]:
+        """Of one target's and one fact's loss; `share` is lambda_1, None without CKA."""
+        if share is None:
+            return 1 / max(1, self.targets), 0.0
+        return share / max(1, self.targets), (1 - share) / max(1, self.facts)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
-    """What a step measured."""
+    """What a step measured, over all ranks."""
 
     loss: float
     mlm_loss: float
     cka_loss: float
     grad_norm: float
-    num_tokens: int
-    num_targets: int
-    num_facts: int
+    rate: float
     num_injected: int
-    applied: bool
+    totals: Totals
+    skipped: str  # why; empty: it was taken
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Inputs:
-    masked: Masked
-    input_ids_RS: I64
-    facts: Facts | None
+@dataclass(slots=True)
+class _Sums:
+    """Of this rank."""
+
+    mlm: float = 0.0
+    cka: float = 0.0
+    injected: int = 0
 
 
-def train_step(parts: Parts, batch: Batch, step: int) -> StepResult:
-    """One update of the model and of the memory bank."""
-    with parts.timers.measure("masking"):
-        inputs = _prepare(parts, batch)
-    num_injected, edit = 0, None
-    if parts.injector is not None:
-        with parts.timers.measure("injection"):
-            blocked = inputs.facts.hidden_P if inputs.facts else np.zeros(len(batch.span_start_P), np.bool_)
-            injection = parts.injector.plan(batch, inputs.masked.chosen_RS, blocked, parts.bank)
-            num_injected = len(injection.span_J)
-            edit = parts.injector.edit(batch, injection)
-    with parts.timers.measure("forward_backward"):
-        parts.model.hf.train()
-        with parts.sparse.patched() if parts.sparse else nullcontext(), parts.model.edit_embeddings(edit):
-            hidden_RSH = parts.model.encode(parts.model.pack(batch, inputs.input_ids_RS))
-            mlm, cka, loss = _losses(parts, batch, inputs, hidden_RSH, step)
-            if loss.requires_grad:
-                torch.autograd.backward(loss)
+def train_step(parts: Parts, work: Work, step: int) -> StepResult:
+    """One update of the model and of the memory bank; `step` counts from 0."""
+    totals = count(parts, work)
+    sums, notes = _Sums(), []
+    parts.model.hf.train()
+    for micro in work.micro:
+        notes += _learn(parts, micro, totals, sums, step)
     with parts.timers.measure("optimiser"):
-        grad_norm, applied = _update(parts, loss.detach(), step)
-    if parts.bank is not None and applied:
+        parts.ranks.sum_gradients(parts.trained())
+        mlm, cka, injected = parts.ranks.sum([sums.mlm, sums.cka, float(sums.injected)])
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(parts.trained(), parts.config.train.clip_norm))
+        mlm_weight, cka_weight = totals.weights(_share(parts))
+        loss = mlm_weight * mlm + cka_weight * cka
+        skipped = parts.guard.judge(loss, grad_norm)
+        rate = rate_factor(step, parts.config.train)
+        _update(parts, rate, taken=not skipped)
+    if parts.bank is not None and not skipped:
         with parts.timers.measure("memory"):
-            rows = parts.knowledge.bank_row[batch.span_entity_P]
-            parts.bank.write(take_notes(batch, hidden_RSH, rows, parts.config.memory.window))
+            parts.bank.write(_gathered(parts, notes))
     return StepResult(
-        loss=float(loss.detach()),
-        mlm_loss=float(mlm),
-        cka_loss=float(cka),
+        loss=loss,
+        mlm_loss=mlm / max(1, totals.targets),
+        cka_loss=cka / max(1, totals.facts),
         grad_norm=grad_norm,
-        num_tokens=batch.num_tokens,
-        num_targets=len(inputs.masked.target_M),
-        num_facts=len(inputs.facts) if inputs.facts else 0,
-        num_injected=num_injected,
-        applied=applied,
+        rate=parts.config.train.learning_rate * rate,
+        num_injected=int(injected),
+        totals=totals,
+        skipped=skipped,
     )
 
 
-def _prepare(parts: Parts, batch: Batch) -> _Inputs:
-    seed, epoch = parts.config.train.seed, batch.position.epoch
-    masked = mask_batch(batch, parts.config.masking, parts.vocabulary, seed=seed, epoch=epoch)
-    if parts.cka is None:
-        return _Inputs(masked=masked, input_ids_RS=masked.input_ids_RS, facts=None)
-    facts = choose_facts(batch, masked, parts.config.cka, seed=seed)
-    ids = hide(batch, masked.input_ids_RS, facts.hidden_P, parts.vocabulary.mask_id)
-    return _Inputs(masked=masked, input_ids_RS=ids, facts=facts)
+def count(parts: Parts, work: Work) -> Totals:
+    """Count what the losses are divided by, before any of them is computed."""
+    mine = [
+        float(sum(numbers))
+        for numbers in (
+            [micro.batch.num_tokens for micro in work.micro],
+            [micro.input_ids_RS.size for micro in work.micro],
+            [len(micro.masked.target_M) for micro in work.micro],
+            [micro.num_facts for micro in work.micro],
+        )
+    ]
+    tokens, places, targets, facts = (int(value) for value in parts.ranks.sum(mine))
+    return Totals(tokens=tokens, places=places, targets=targets, facts=facts)
 
 
-def _losses(
-    parts: Parts, batch: Batch, inputs: _Inputs, hidden_RSH: Tensor, step: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    target_M = torch.from_numpy(inputs.masked.target_M).to(parts.model.device)
-    gold_M = torch.from_numpy(inputs.masked.gold_M).to(parts.model.device)
-    mlm = mlm_loss_sum(parts.model, hidden_RSH, target_M, gold_M) / max(1, len(gold_M))
-    if parts.cka is None or inputs.facts is None:
-        return mlm.detach(), torch.zeros(()), mlm
-    cka = parts.cka(hidden_RSH, batch, inputs.facts, parts.model.word_embeddings, step)
-    share = parts.config.cka.mlm_share
-    return mlm.detach(), cka.detach(), share * mlm + (1 - share) * cka
+def _share(parts: Parts) -> float | None:
+    return None if parts.cka is None else parts.config.cka.mlm_share
 
 
-def _update(parts: Parts, loss: Tensor, step: int) -> tuple[float, bool]:
-    trained = list(parts.optimiser.named.values()) + (parts.sparse.parameters() if parts.sparse else [])
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(trained, parts.config.train.clip_norm))
-    applied = bool(np.isfinite(grad_norm)) and bool(torch.isfinite(loss))
-    if applied:
-        factor = rate_factor(step, parts.config.train)
-        parts.optimiser.step(factor)
+def _learn(parts: Parts, micro: Micro, totals: Totals, sums: _Sums, step: int) -> list[Notes]:
+    """Forward and backward of one batch."""
+    edit = None
+    if parts.injector is not None:
+        with parts.timers.measure("injection"):
+            injection = parts.injector.plan(micro.batch, micro.masked.chosen_RS, micro.hidden_P, parts.bank)
+            sums.injected += len(injection.span_J)
+            edit = parts.injector.edit(micro.batch, injection)
+    # Dropout is a function of the step's number and the batch's: the same for any number of ranks, and after a resume.
+    torch.manual_seed(int(random_bits(parts.config.train.seed, "dropout", step, micro.number)[0] >> np.uint64(1)))
+    with parts.timers.measure("forward_backward"), parts.model.edit_embeddings(edit), _routed(parts):
+        with products(parts.dtype, parts.model.device):
+            packed = parts.model.pack(micro.batch, micro.input_ids_RS)
+            hidden_RSH = parts.encode(parts.model.family, packed, _reads(parts, micro), _attention(parts, micro))
+            mlm = _mlm(parts, micro, hidden_RSH)
+        cka = _cka(parts, micro, hidden_RSH)
+        mlm_weight, cka_weight = totals.weights(_share(parts))
+        loss = mlm_weight * mlm + cka_weight * cka
+        if loss.requires_grad:
+            torch.autograd.backward(loss)
+    sums.mlm += float(mlm.detach())
+    sums.cka += float(cka.detach())
+    if parts.bank is None:
+        return []
+    with parts.timers.measure("memory"):
+        rows = parts.knowledge.bank_row[micro.batch.span_entity_P]
+        return [take_notes(micro.batch, hidden_RSH, rows, parts.config.memory.window)]
+
+
+def _routed(parts: Parts) -> AbstractContextManager[None]:
+    return parts.sparse.patched() if parts.sparse else nullcontext()
+
+
+def _reads(parts: Parts, micro: Micro) -> Reads:
+    """Whose last states the losses and the memory bank want."""
+    batch = micro.batch
+    learned, noted = np.zeros((2, batch.input_ids_RS.size), np.bool_)
+    learned[micro.masked.target_M] = True
+    if micro.cka is not None:
+        learned[expand(micro.cka.head_start_G, micro.cka.head_end_G - micro.cka.head_start_G)] = True
+    if parts.bank is not None:
+        rows = parts.knowledge.bank_row[batch.span_entity_P]
+        start, end = window(batch, np.flatnonzero(rows >= 0), parts.config.memory.window)
+        noted[expand(start, end - start)] = True
+    return reads(learned, noted, parts.model.device)
+
+
+def _attention(parts: Parts, micro: Micro) -> Attention:
+    if parts.config.train.attention == "varlen":
+        return varlen(micro.batch, parts.model.device)
+    return Attention(dropout=parts.attention_dropout)
+
+
+def _mlm(parts: Parts, micro: Micro, hidden_RSH: Tensor) -> Tensor:
+    target_M = torch.from_numpy(micro.masked.target_M).to(parts.model.device)
+    gold_M = torch.from_numpy(micro.masked.gold_M).to(parts.model.device)
+    return mlm_loss_sum(parts.model, hidden_RSH, target_M, gold_M)
+
+
+def _cka(parts: Parts, micro: Micro, hidden_RSH: Tensor) -> Tensor:
+    if parts.cka is None or micro.cka is None:
+        return torch.zeros((), device=hidden_RSH.device)
+    return parts.cka.loss_sum(hidden_RSH, micro.cka, parts.model.word_embeddings)
+
+
+def _gathered(parts: Parts, notes: list[Notes]) -> Notes:
+    """The notes of all ranks; a rank may have none."""
+    if notes:
+        names_O4, value_O2H = join_notes(notes).to_tensors()
+    else:
+        names_O4 = torch.zeros(0, 4, dtype=torch.int64)
+        value_O2H = torch.zeros(0, 2, parts.model.hidden_size)
+    return Notes.from_tensors(parts.ranks.gather(names_O4), parts.ranks.gather(value_O2H))
+
+
+def _update(parts: Parts, rate: float, *, taken: bool) -> None:
+    if taken:
+        parts.optimiser.step(rate)
         if parts.sparse is not None:
-            parts.sparse.step(factor)
+            parts.sparse.step(rate)
     parts.optimiser.zero_grad()
     if parts.sparse is not None:
         parts.sparse.zero_grad()
-    return grad_norm, applied

@@ -1,113 +1,164 @@
 """The loop: `run` starts, `resume` continues, both end with an exported model and `summary.json`.
 
-Per step: choose neurons anew when due; train; log; save. A first Ctrl-C or SIGTERM lets the step finish and saves.
+Per step: choose neurons anew when due; train; log; evaluate; save. Batches are made ready ahead in a thread. A first Ctrl-C,
+SIGTERM or SIGUSR1 lets the step finish and saves. All ranks go through the same steps; the first one writes.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from trelm_train.checkpoint import latest_checkpoint, save_checkpoint
-from trelm_train.errors import TrelmError
-from trelm_train.evaluate.mlm import evaluate_mlm
+import torch
+
+from schemas.settings import to_dict
+from trelm_train.checkpoint import Writer, latest_checkpoint
+from trelm_train.config import load_config
+from trelm_train.errors import ConfigError, TrelmError
+from trelm_train.evaluate.during import Evaluator, write_evaluation
 from trelm_train.export import entities_of, export_bank, export_model
+from trelm_train.feed import Work, works
+from trelm_train.loggers import make_loggers
 from trelm_train.metrics import MetricLog
+from trelm_train.plan import check_plan, make_plan
+from trelm_train.prefetch import prefetch
+from trelm_train.profiling import Profile
+from trelm_train.progress import Show, line_of, progress
+from trelm_train.ranks import joined
 from trelm_train.report import describe, path_of, summarise
 from trelm_train.session import (
     CHECKPOINTS,
+    CONFIG_NAME,
     RunRequest,
     Session,
+    changed_settings,
     resume_run,
     start_run,
     state_of,
     tensors_of,
 )
+from trelm_train.signals import InterruptedRun, Stop
 from trelm_train.step import StepResult, train_step
 
 log = logging.getLogger(__name__)
-MAX_SKIPPED = 10  # steps in a row without a finite loss
+MAX_SKIPPED = 10  # steps in a row
+AHEAD = 2  # steps whose batches are ready
 MODEL = "model"
-Show = Callable[[int, str], None]
 
 
-class InterruptedRun(TrelmError):  # noqa: N818
-    """A signal ended the run after a checkpoint; the exit code is 128 + the signal's number."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Tools:
+    """What the loop talks to."""
 
-    def __init__(self, signum: int, message: str) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + signum
-
-
-class Stop:
-    """Set by the first SIGINT or SIGTERM; the loop reads it after each step."""
-
-    def __init__(self) -> None:
-        self.signum = 0
-
-    @contextmanager
-    def listening(self) -> Iterator[Stop]:
-        """Handle the signals inside, in the main thread."""
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-        old = {number: signal.signal(number, self._set) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-
-    def _set(self, signum: int, _frame: FrameType | None) -> None:
-        if self.signum:
-            raise KeyboardInterrupt  # the second signal does not wait
-        self.signum = signum
+    metrics: MetricLog | None  # of the first rank
+    evaluator: Evaluator
+    writer: Writer
+    show: Show
+    stop: Stop
+    profile: Profile
+    clock: _Clock
 
 
 def run(request: RunRequest, stop: Stop | None = None) -> dict[str, Any]:
     """Train from the beginning; returns the summary."""
-    session = start_run(request)
-    log.info("%s", describe(session))
-    if request.config.train.validate:
-        session.history["validation_before"] = _validate(session)
-    return _train(session, stop or Stop())
+    with _algorithms(request), joined(request.config.train.device) as ranks:
+        session = start_run(request, ranks)
+        return _train(session, stop or Stop())
 
 
 def resume(out: Path, stop: Stop | None = None, moved_shards: Path | None = None) -> dict[str, Any]:
     """Continue a run from its last checkpoint, or from its start if it has none; returns the summary."""
     checkpoint = latest_checkpoint(out / CHECKPOINTS)
-    session = resume_run(out, checkpoint, moved_shards)
-    log.info("continuing %s at step %d of %d", out, session.step, session.request.config.train.steps)
-    if checkpoint is None and session.request.config.train.validate:
-        session.history["validation_before"] = _validate(session)
-    return _train(session, stop or Stop())
+    with ExitStack() as stack:
+        ranks = stack.enter_context(joined(_device_of(out)))
+        session = resume_run(out, checkpoint, moved_shards, ranks)
+        stack.enter_context(_algorithms(session.request))
+        log.info("continuing %s at step %d of %d", out, session.step, session.request.config.train.steps)
+        return _train(session, stop or Stop())
 
 
-def _validate(session: Session) -> dict[str, Any]:
-    parts = session.parts
-    with parts.timers.measure("validation"):
-        report = evaluate_mlm(parts.model, parts.vocabulary, session.shards, session.knowledge, session.packing)
-    return report.to_dict()
+def run_or_resume(request: RunRequest, stop: Stop | None = None) -> dict[str, Any]:
+    """Continue the run in `request.out` if it has a checkpoint, else start it (for batch systems that start jobs anew)."""
+    if latest_checkpoint(request.out / CHECKPOINTS) is None:
+        return run(request, stop)
+    changed = changed_settings(to_dict(load_config(request.out / CONFIG_NAME)), to_dict(request.config))
+    if changed:
+        raise ConfigError(
+            f"{request.out}: holds a run with other settings ({', '.join(changed)}); give the same ones, or another --out"
+        )
+    return resume(request.out, stop, moved_shards=request.shards)
+
+
+def _device_of(out: Path) -> str:
+    path = out / CONFIG_NAME
+    return load_config(path).train.device if path.is_file() else "auto"
+
+
+@contextmanager
+def _algorithms(request: RunRequest) -> Iterator[None]:
+    """With `train.deterministic`: only algorithms that give the same bits every time, inside."""
+    if not request.config.train.deterministic:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _train(session: Session, stop: Stop) -> dict[str, Any]:
-    out, steps = session.request.out, session.request.config.train.steps
-    metrics = MetricLog(out, after_step=session.step)
-    try:
-        with stop.listening(), _progress(session.step, steps) as show:
-            _loop(session, metrics, stop, show)
-    finally:
-        metrics.close()
-    with session.parts.timers.measure("checkpoint"):
-        _save(session)
-    validation = _validate(session) if session.request.config.train.validate else None
+    ranks = session.parts.ranks
+    if ranks.is_first:
+        log.info("%s", describe(session))
+        check_plan(make_plan(session), session.request)
+    with ExitStack() as stack:
+        tools = _tools(session, stop, stack)
+        if session.request.config.train.validate and "validation_before" not in session.history:
+            session.history["validation_before"] = _measure(session, tools)
+        stack.enter_context(stop.listening())
+        _loop(session, tools)
+        _save(session, tools)
+        tools.writer.finish()
+        validation = _measure(session, tools) if session.request.config.train.validate else None
+    if not ranks.is_first:
+        return {}
+    return _finish(session, validation)
+
+
+def _tools(session: Session, stop: Stop, stack: ExitStack) -> _Tools:
+    request, config = session.request, session.request.config
+    first = session.parts.ranks.is_first
+    metrics = None
+    if first:
+        loggers = make_loggers(config.train.loggers)
+        for logger in loggers:
+            logger.start(request.out, to_dict(config), after_step=session.step)
+        metrics = stack.enter_context(closing(MetricLog(request.out, loggers, after_step=session.step)))
+    return _Tools(
+        metrics=metrics,
+        evaluator=Evaluator(session),
+        writer=Writer(
+            request.out / CHECKPOINTS, keep=config.train.keep_checkpoints, background=config.train.async_checkpoint
+        ),
+        show=stack.enter_context(progress(session.step, config.train.steps, silent=not first)),
+        stop=stop,
+        profile=stack.enter_context(closing(Profile(config.train.profile if first else "", request.out))),
+        clock=_Clock(session.tokens),
+    )
+
+
+def _finish(session: Session, validation: dict[str, Any] | None) -> dict[str, Any]:
+    out = session.request.out
     export_model(session.parts.model, session.shards.tokenizer_path, out / MODEL)
     if session.parts.bank is not None:
         export_bank(session.parts.bank.state(), entities_of(session.knowledge), out / MODEL)
@@ -117,105 +168,140 @@ def _train(session: Session, stop: Stop) -> dict[str, Any]:
     return summary
 
 
-def _loop(session: Session, metrics: MetricLog, stop: Stop, show: Show) -> None:
-    config, timers = session.request.config.train, session.parts.timers
-    batches = session.stream.iterate(session.position)
-    while session.step < config.steps:
-        _route(session)
-        with timers.measure("data"):
-            batch, following = next(batches)
-        result = train_step(session.parts, batch, session.step)
-        session.position, session.step = following, session.step + 1
-        _account(session, result)
-        if session.step % config.log_every == 0 or session.step == config.steps:
-            _log(session, metrics, show)
-        if session.step % config.checkpoint_every == 0 or stop.signum:
-            with timers.measure("checkpoint"):
-                _save(session)
-        if stop.signum:
-            raise InterruptedRun(
-                stop.signum,
-                f"stopped after step {session.step} of {config.steps}, checkpoint saved; "
-                f"continue with `trelm-train resume --out {session.request.out}`",
-            )
+def _loop(session: Session, tools: _Tools) -> None:
+    config, parts = session.request.config, session.parts
+    steps = works(session.stream, session.position, parts.ranks, config.train.micro_batches, session.maker)
+    with prefetch(steps, depth=AHEAD) as ready:
+        while session.step < config.train.steps:
+            tools.profile.before(session.step + 1)
+            route(session)
+            with parts.timers.measure("data"):
+                work = next(ready)
+            _advance(session, work, train_step(parts, work, session.step))
+            tools.profile.after(session.step)
+            _after_step(session, tools)
 
 
-def _route(session: Session) -> None:
-    router, sparse = session.router, session.parts.sparse
-    if router is None or sparse is None or not router.due(session.step):
-        return
-    with session.parts.timers.measure("attribution"):
-        sparse.select(router.neurons(session.stream, session.position))
-    session.history["routed_at"] = session.step
-    _write_json(session.request.out / "routing.json", path_of(session))
-
-
-def _account(session: Session, result: StepResult) -> None:
-    session.skipped = 0 if result.applied else session.skipped + 1
+def _advance(session: Session, work: Work, result: StepResult) -> None:
+    session.position, session.step = work.following, session.step + 1
+    session.tokens += 0 if result.skipped else result.totals.tokens
+    session.skipped = session.skipped + 1 if result.skipped else 0
     if session.skipped >= MAX_SKIPPED:
         raise TrelmError(
-            f"step {session.step}: the loss was not finite in {MAX_SKIPPED} steps in a row; "
+            f"step {session.step}: {MAX_SKIPPED} steps in a row were skipped, the last because: {result.skipped}; "
             "lower train.learning_rate and resume from the last checkpoint"
         )
-    if not result.applied:
-        log.warning("step %d: the loss or its gradient is not finite; nothing was changed", session.step)
+    if result.skipped:
+        session.history["skipped_steps"] = session.history.get("skipped_steps", 0) + 1
+        if session.parts.ranks.is_first:
+            log.warning("step %d: skipped, nothing was changed: %s", session.step, result.skipped)
         return
-    session.tokens += result.num_tokens
-    session.interval.add(
-        {
-            "loss": result.loss,
-            "mlm_loss": result.mlm_loss,
-            "cka_loss": result.cka_loss,
-            "grad_norm": result.grad_norm,
-            "tokens": float(result.num_tokens),
-            "targets": float(result.num_targets),
-            "facts": float(result.num_facts),
-            "injected": float(result.num_injected),
-        }
-    )
+    session.interval.add(values_of(session, result))
 
 
-def _log(session: Session, metrics: MetricLog, show: Show) -> None:
+def values_of(session: Session, result: StepResult) -> dict[str, float]:
+    """What is logged of a step."""
+    totals = result.totals
+    return {
+        "loss": result.loss,
+        "mlm_loss": result.mlm_loss,
+        "cka_loss": result.cka_loss,
+        "grad_norm": result.grad_norm,
+        "learning_rate": result.rate,
+        "tokens": float(totals.tokens),
+        "padding": 1 - totals.tokens / totals.places,
+        "targets": float(totals.targets),
+        "facts": float(totals.facts),
+        "injected": float(result.num_injected),
+        "trained_share": session.parts.trained_share,
+    }
+
+
+def _after_step(session: Session, tools: _Tools) -> None:
+    config = session.request.config
+    if session.step % config.train.log_every == 0 or session.step == config.train.steps:
+        _log(session, tools)
+    improved = False
+    if config.evaluation.every and session.step % config.evaluation.every == 0:
+        improved = tools.evaluator.improves(_measure(session, tools))
+    signum = session.parts.ranks.highest(tools.stop.signum)
+    if session.step % config.train.checkpoint_every == 0 or signum or improved:
+        _save(session, tools)
+    if improved and session.parts.ranks.is_first:
+        tools.writer.mark_best(session.step, config.evaluation.best, session.history["best"]["value"])
+    if signum:
+        tools.writer.finish()
+        raise InterruptedRun(
+            signum,
+            f"stopped after step {session.step} of {config.train.steps}, checkpoint saved; "
+            f"continue with `trelm-train resume --out {session.request.out}`",
+        )
+
+
+def _log(session: Session, tools: _Tools) -> None:
     if not session.interval.steps:  # every step of the interval was skipped
         return
     means = session.interval.means()
     session.history.setdefault("first", means)
     session.history["last"] = means
-    metrics.write(session.step, means)
-    show(session.step, f"loss {means['loss']:.3f}  mlm {means['mlm_loss']:.3f}  cka {means['cka_loss']:.3f}")
+    if tools.metrics is None:
+        return
+    speed = {"tokens_per_s": tools.clock.rate(session.tokens)}
+    tools.metrics.write(session.step, means, speed)
+    tools.show(session.step, line_of(means, speed))
 
 
-def _save(session: Session) -> None:
-    save_checkpoint(
-        session.request.out / CHECKPOINTS,
-        session.step,
-        tensors_of(session),
-        state_of(session),
-        keep=session.request.config.train.keep_checkpoints,
-    )
+def _measure(session: Session, tools: _Tools) -> dict[str, Any]:
+    """Evaluate on the first rank, while the others wait."""
+    found: dict[str, Any] = {}
+    if session.parts.ranks.is_first:
+        with session.parts.timers.measure("validation"):
+            found = tools.evaluator.measure()
+        write_evaluation(session.request.out, session.step, found)
+        if tools.metrics is not None:
+            tools.metrics.tell(
+                session.step, {f"eval/{name}": value for name, value in found.items() if value is not None}
+            )
+    session.parts.ranks.wait()
+    tools.clock.restart(session.tokens)
+    return found
+
+
+def route(session: Session) -> None:
+    """Choose neurons anew if they are due."""
+    router, sparse = session.router, session.parts.sparse
+    if router is None or sparse is None or not router.due(session.step):
+        return
+    with session.parts.timers.measure("attribution"):
+        sparse.select(router.neurons(session.stream, session.position, session.parts.ranks))
+    session.history["routed_at"] = session.step
+    if session.parts.ranks.is_first:
+        _write_json(session.request.out / "routing.json", path_of(session))
+
+
+def _save(session: Session, tools: _Tools) -> None:
+    if not session.parts.ranks.is_first:
+        return
+    with session.parts.timers.measure("checkpoint"):
+        tools.writer.save(session.step, tensors_of(session), state_of(session))
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
-def _progress(done: int, steps: int) -> AbstractContextManager[Show]:
-    from rich.console import Console
+class _Clock:
+    """Tokens per second since the last time it was asked."""
 
-    console = Console(stderr=True)
-    return _bar(console, done, steps) if console.is_terminal else _lines(steps)
+    def __init__(self, tokens: int) -> None:
+        self.restart(tokens)
 
+    def restart(self, tokens: int) -> None:
+        """Count from now on."""
+        self.start, self.tokens = time.perf_counter(), tokens
 
-@contextmanager
-def _lines(steps: int) -> Iterator[Show]:
-    yield lambda step, text: log.info("step %d/%d  %s", step, steps, text)
-
-
-@contextmanager
-def _bar(console: Any, done: int, steps: int) -> Iterator[Show]:  # noqa: ANN401
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("starting", total=steps, completed=done)
-        yield lambda step, text: progress.update(task, completed=step, description=text)
+    def rate(self, tokens: int) -> float:
+        """Of the time since then, which ends."""
+        rate = (tokens - self.tokens) / max(time.perf_counter() - self.start, 1e-9)
+        self.restart(tokens)
+        return rate

@@ -15,13 +15,15 @@ from safetensors.torch import load_file
 
 from tests.trelm_train import world
 from tests.trelm_train.conftest import request_for
-from trelm_train.checkpoint import latest_checkpoint, list_checkpoints, save_checkpoint
+from trelm_train.checkpoint import latest_checkpoint, list_checkpoints, load_checkpoint
 from trelm_train.config import TrainConfig
 from trelm_train.errors import ConfigError, TrelmError
+from trelm_train.feed import works
 from trelm_train.metrics import Interval, MetricLog
 from trelm_train.optim import rate_factor
 from trelm_train.report import readable
-from trelm_train.train import InterruptedRun, Stop, resume, run
+from trelm_train.signals import InterruptedRun, Stop
+from trelm_train.train import resume, run
 
 
 class StopAfter(Stop):
@@ -43,8 +45,23 @@ def same_files(left: Path, right: Path) -> None:
         assert torch.equal(a[name], b[name]), f"{left.name}: {name}"
 
 
+def groups_of(checkpoint: Path) -> set[str]:
+    return set(load_checkpoint(checkpoint).tensors)
+
+
+def same_tensors(left: Path, right: Path) -> None:
+    a, b = load_checkpoint(left).tensors, load_checkpoint(right).tensors
+    assert {name: set(group) for name, group in a.items()} == {name: set(group) for name, group in b.items()}
+    for name, group in a.items():
+        for key, value in group.items():
+            assert torch.equal(value, b[name][key]), f"{name}/{key}"
+
+
 def metrics_of(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    """Logged lines without what depends on the machine."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert all(line.pop("speed", {"tokens_per_s": 1})["tokens_per_s"] > 0 for line in lines)
+    return lines
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +90,7 @@ def test_stop_and_resume_equals_no_stop(
         "routing.refresh_every=4",
     )
     with pytest.raises(InterruptedRun, match="trelm-train resume") as caught:
-        run(
-            request, StopAfter(2 * (after - 1) - (1 if after > 4 else 0))
-        )  # read twice a step, once when it saves anyway
+        run(request, StopAfter(after - 1))
     assert f"after step {after} of 9" in str(caught.value)
     assert caught.value.exit_code == 143
     torch.manual_seed(999)  # whatever happened meanwhile
@@ -83,11 +98,8 @@ def test_stop_and_resume_equals_no_stop(
     left, right = latest_checkpoint(whole / "checkpoints"), latest_checkpoint(request.out / "checkpoints")
     assert left is not None
     assert right is not None
-    names = sorted(path.name for path in left.glob("*.safetensors"))
-    assert names == ["bank.safetensors", "cka.safetensors", "model.safetensors", "optimiser.safetensors",
-                     "random.safetensors", "router.safetensors", "sparse.safetensors"]  # fmt: skip
-    for name in names:
-        same_files(left / name, right / name)
+    assert groups_of(left) == {"bank", "cka", "model", "optimiser", "router", "sparse"}
+    same_tensors(left, right)
     same_files(whole / "model" / "model.safetensors", request.out / "model" / "model.safetensors")
     assert metrics_of(request.out) == metrics_of(whole)
     wanted = json.loads((whole / "summary.json").read_text())
@@ -100,7 +112,7 @@ def test_a_run_leaves_everything_a_user_needs(whole: Path) -> None:
     assert summary["steps"] == 9
     assert summary["validation_before"]["loss"] != summary["validation_after"]["loss"]
     assert 0 < summary["weights_updated_share"] < 0.3
-    assert set(summary["seconds"]) >= {"attribution", "memory", "forward_backward", "optimiser", "data"}
+    assert set(summary["seconds"]) >= {"attribution", "memory", "forward_backward", "optimiser", "data", "checkpoint"}
     assert summary["bank_rows_written"] > 0
     assert [line["step"] for line in metrics_of(whole)] == [2, 4, 6, 8, 9]
     assert list((whole / "tensorboard").iterdir())
@@ -225,7 +237,7 @@ def test_a_damaged_checkpoint_is_named(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     newest = latest_checkpoint(out / "checkpoints")
-    weights = newest / "model.safetensors"
+    weights = next((newest / "tensors").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ConfigError, match="damaged.*remove this folder"):
         resume(out)
@@ -267,7 +279,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_ends_the_run(
 
     monkeypatch.setattr(step, "mlm_loss_sum", lambda model, hidden, target, gold: hidden.sum() * float("nan"))
     request = request_for(shards_path, model_path, tmp_path / "out", "train.steps=50", "train.validate=false")
-    with pytest.raises(TrelmError, match="not finite in 10 steps"):
+    with pytest.raises(TrelmError, match="10 steps in a row were skipped.*not finite"):
         run(request)
 
 
@@ -292,10 +304,11 @@ def test_nan_steps_leave_weights_and_bank_alone(
     session = start_run(request_for(shards_path, model_path, tmp_path / "out", "routing.policy=full"))
     before = {name: value.detach().clone() for name, value in session.parts.model.hf.named_parameters()}
     monkeypatch.setattr(step, "mlm_loss_sum", lambda model, hidden, target, gold: hidden.sum() * float("nan"))
-    result = step.train_step(session.parts, next(session.stream.iterate(session.position))[0], 0)
-    assert not result.applied
+    work = next(works(session.stream, session.position, session.parts.ranks, 1, session.maker))
+    result = step.train_step(session.parts, work, 0)
+    assert result.skipped == "not finite"
     assert session.parts.bank is not None
-    assert not session.parts.bank.count_B.any()
+    assert not len(session.parts.bank.state()["row"])
     for name, value in session.parts.model.hf.named_parameters():
         assert torch.equal(value, before[name])
 
@@ -336,10 +349,10 @@ def test_a_terminal_gets_a_bar() -> None:
 
     from rich.console import Console
 
-    from trelm_train.train import _bar
+    from trelm_train.progress import bar
 
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    with _bar(console, 3, 10) as show:
+    with bar(console, 3, 10) as show:
         show(4, "loss 1.234")
     assert "loss 1.234" in console.file.getvalue()  # type: ignore[attr-defined]
     assert "4/10" in console.file.getvalue()  # type: ignore[attr-defined]
@@ -359,22 +372,6 @@ def test_the_schedule() -> None:
     assert factors[10] == 1.0
     assert factors[55] == pytest.approx(0.5)
     assert factors[100] == 0.0
-
-
-def test_half_written_checkpoints_do_not_count(tmp_path: Path) -> None:
-    (tmp_path / "step-00000003").mkdir()
-    (tmp_path / ".step-00000004.partial").mkdir()
-    assert latest_checkpoint(tmp_path) is None
-    assert latest_checkpoint(tmp_path / "nowhere") is None
-    for step in (1, 2, 3, 3):
-        save_checkpoint(tmp_path, step, {"model": {"x": torch.ones(1)}}, {"step": step}, keep=2)
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000002", "step-00000003"]
-
-
-def test_a_checkpoint_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(TrelmError, match="cannot write the checkpoint"):
-        save_checkpoint(tmp_path / "file", 1, {}, {}, keep=1)
 
 
 def test_metrics_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:

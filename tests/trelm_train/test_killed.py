@@ -1,0 +1,97 @@
+"""A run that is killed, in a step or while it writes a checkpoint, goes on as if it had not been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.trelm_train.conftest import SMALL, request_for
+from trelm_train.checkpoint import latest_checkpoint, load_checkpoint
+from trelm_train.train import run, run_or_resume
+
+STEPS = 24
+SETS = ("train.checkpoint_every=1", "train.log_every=1", f"train.steps={STEPS}", "routing.refresh_every=5")
+
+
+def arguments(shards: Path, model: Path, out: Path, *sets: str) -> list[str]:
+    pairs = [part for one in (*SMALL, *SETS, *sets) for part in ("--set", one)]
+    return [sys.executable, "-m", "trelm_train", "run", "--resume", "auto", "--shards", str(shards),
+            "--model", str(model), "--out", str(out), *pairs]  # fmt: skip
+
+
+def lines_of(out: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "speed"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def whole(shards_path: Path, model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("killed") / "whole"
+    run(request_for(shards_path, model_path, out, *SETS))
+    return out
+
+
+def kill_after(process: subprocess.Popen[bytes], checkpoints: Path, count: int, *, partial: bool) -> bool:
+    """Kill at the moment when so many checkpoints stand (or while the next one is being written); False if it ended."""
+    deadline = time.monotonic() + 60
+    while process.poll() is None:
+        assert time.monotonic() < deadline
+        enough = len(list(checkpoints.glob("step-*"))) >= min(count, 2)
+        if enough and (not partial or list(checkpoints.glob(".step-*.partial"))):
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return True
+    return False
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_killed_again_and_again(
+    *, background: bool, whole: Path, shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    sets = (f"train.async_checkpoint={str(background).lower()}",)
+    in_a_checkpoint = 0
+    for partial in (False, True, True):
+        process = subprocess.Popen(
+            arguments(shards_path, model_path, out, *sets),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        kill_after(process, out / "checkpoints", 2, partial=partial)
+        in_a_checkpoint += bool(list((out / "checkpoints").glob(".step-*.partial")))
+    assert in_a_checkpoint  # a checkpoint was being written at least once
+    run_or_resume(request_for(shards_path, model_path, out, *SETS, *sets))
+    assert lines_of(out) == lines_of(whole)
+    left, right = (load_checkpoint(latest_checkpoint(path / "checkpoints") or path) for path in (whole, out))
+    assert left.state["guard"] == right.state["guard"]
+    assert left.tensors.keys() == right.tensors.keys() == {"model", "optimiser", "cka", "bank", "sparse", "router"}
+    for group, named in left.tensors.items():
+        assert named.keys() == right.tensors[group].keys()
+        for name, value in named.items():
+            assert torch.equal(value, right.tensors[group][name]), f"{group}/{name}"
+
+
+def test_resume_auto_starts_where_there_is_nothing(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+    request = request_for(shards_path, model_path, tmp_path / "out", "train.steps=2", "train.validate=false")
+    assert run_or_resume(request)["steps"] == 2
+    assert run_or_resume(request)["steps"] == 2  # done already: nothing is trained again
+
+
+def test_resume_auto_refuses_other_settings(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+    from trelm_train.errors import ConfigError
+
+    run_or_resume(request_for(shards_path, model_path, tmp_path / "out", "train.steps=2", "train.validate=false"))
+    with pytest.raises(ConfigError, match=r"other settings \(memory\.decay\)"):
+        run_or_resume(
+            request_for(shards_path, model_path, tmp_path / "out", "train.steps=2", "train.validate=false",
+                        "memory.decay=0.3")
+        )  # fmt: skip
+    allowed = request_for(shards_path, model_path, tmp_path / "out", "train.steps=2", "train.validate=false",
+                          "train.keep_checkpoints=5", "train.loggers=[]")  # fmt: skip
+    assert run_or_resume(allowed)["steps"] == 2

@@ -1,0 +1,127 @@
+"""Several processes train as one: the same losses, weights and memory bank, up to the order of sums."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.trelm_train.conftest import SMALL, request_for
+from trelm_train.checkpoint import latest_checkpoint, load_checkpoint
+from trelm_train.errors import ConfigError
+from trelm_train.ranks import Ranks, joined
+from trelm_train.session import prepare_run
+from trelm_train.train import resume, run
+
+STEPS = 6
+SETS = ("train.micro_batches=3", "train.checkpoint_every=3", "train.log_every=1", "train.loggers=[]")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def start(count: int, arguments: list[str]) -> list[subprocess.Popen[str]]:
+    """So many ranks on this machine, as torchrun would start them."""
+    common = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
+              "OMP_NUM_THREADS": "1"}  # fmt: skip
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "trelm_train", *arguments],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]  # fmt: skip
+
+
+def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    return [(process.wait(120), *process.communicate()) for process in processes]
+
+
+def arguments(shards: Path, model: Path, out: Path, *sets: str) -> list[str]:
+    return ["run", "--shards", str(shards), "--model", str(model), "--out", str(out)] + [
+        part for one in (*SMALL, *SETS, f"train.steps={STEPS}", *sets) for part in ("--set", one)
+    ]
+
+
+def lines_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def alone(shards_path: Path, model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("ranks") / "alone"
+    run(request_for(shards_path, model_path, out, *SETS, f"train.steps={STEPS}"))
+    return out
+
+
+def assert_same_run(left: Path, right: Path) -> None:
+    for a, b in zip(lines_of(left), lines_of(right), strict=True):
+        for name in ("loss", "mlm_loss", "cka_loss", "grad_norm"):
+            assert a[name] == pytest.approx(b[name], abs=1e-5, rel=1e-5), (a["step"], name)
+        for name in ("tokens", "targets", "facts", "injected", "padding"):
+            assert a[name] == b[name], (a["step"], name)
+    saved = [load_checkpoint(latest_checkpoint(out / "checkpoints") or out).tensors for out in (left, right)]
+    assert saved[0].keys() == saved[1].keys()
+    for group in ("model", "bank", "cka"):
+        assert saved[0][group].keys() == saved[1][group].keys()
+        for name, value in saved[0][group].items():
+            near = 4e-3 if value.dtype == torch.float16 else 2e-4  # of notes around 2, a unit of float16 is 2e-3
+            assert torch.allclose(value.double(), saved[1][group][name].double(), atol=near), f"{group}/{name}"
+    layers = [{k: v for k, v in one["sparse"].items() if k.endswith("/index")} for one in saved]
+    assert layers[0].keys() == layers[1].keys()
+    assert all(torch.equal(layers[0][name], layers[1][name]) for name in layers[0])
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_ranks_train_as_one(count: int, alone: Path, shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+    """Three batches per step on two ranks (one makes two of them) or on three: what one process does."""
+    found = finish(start(count, arguments(shards_path, model_path, tmp_path / "out")))
+    assert [code for code, _, _ in found] == [0] * count, found
+    assert "training loss" in found[0][1]
+    assert not any(text for _, text, _ in found[1:])  # the first rank alone speaks
+    assert_same_run(alone, tmp_path / "out")
+
+
+def test_another_number_of_ranks_goes_on(alone: Path, shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+    """Two ranks, stopped by a signal to one of them, then one process."""
+    out = tmp_path / "out"
+    processes = start(2, arguments(shards_path, model_path, out, "train.validate=false"))
+    while not (out / "metrics.jsonl").is_file() or not lines_of(out):
+        assert all(process.poll() is None for process in processes)
+    processes[1].terminate()
+    found = finish(processes)
+    assert [code for code, _, _ in found] == [143, 143], found
+    step = load_checkpoint(latest_checkpoint(out / "checkpoints") or out).state["step"]
+    assert 0 < step < STEPS
+    resume(out)
+    assert_same_run(alone, out)
+
+
+def test_more_ranks_than_batches_are_refused(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="4 ranks share 3 batch.*micro_batches=4"):
+        prepare_run(request_for(shards_path, model_path, tmp_path, *SETS), Ranks(rank=0, size=4))
+
+
+def test_half_of_torchruns_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ConfigError, match="WORLD_SIZE is 2, but 'RANK'"), joined("cpu"):
+        pass
+
+
+def test_one_rank_needs_nobody() -> None:
+    with joined("cpu") as ranks:
+        assert ranks.is_first
+        assert ranks.sum([1.5, 2.0]) == [1.5, 2.0]
+        assert ranks.highest(3) == 3
+        rows = torch.ones(2, 3)
+        assert ranks.gather(rows) is rows

@@ -1,0 +1,201 @@
+"""What a run will need, known before its first step: memory and disk, measured where that is cheap and counted elsewhere.
+
+Resident already: the process with its model, tables and memory bank. Counted: gradients, optimiser moments, the bank's file,
+checkpoints. Measured: the activations that the forward pass keeps for the backward pass, on one and on two packed rows, from
+which a batch is extrapolated; so any architecture, dropout, number format and routing is covered. On a GPU the model's own
+share lies there, and only main memory and disk are compared with what the machine has.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trelm_train.bank_store import pick_storage
+from trelm_train.errors import ConfigError
+from trelm_train.loader import Position, assemble, sentences_from_lists
+from trelm_train.metrics import rss_mb
+from trelm_train.precision import products
+from trelm_train.session import RunRequest, Session, prepare_run
+
+MB = 1e6
+FLOAT, HALF = 4, 2  # bytes
+MEMORY_INFO = Path("/proc/meminfo")
+LOGIT_COPIES = 3  # logits, log-softmax and its gradient lie side by side at the head
+SPARE = 0.03  # of the estimate: what the allocator holds but nobody uses
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Megabytes (10^6 bytes); `available` is what the machine would give."""
+
+    resident_mb: float
+    gradients_mb: float
+    optimiser_mb: float
+    activations_mb: float
+    head_mb: float
+    bank_mb: float
+    checkpoint_mb: float
+    peak_memory_mb: float
+    available_memory_mb: float
+    disk_mb: float
+    available_disk_mb: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@contextmanager
+def counted_activations(counts: list[int]) -> Iterator[None]:
+    """Inside, the bytes of what autograd keeps are added to `counts[0]`, each storage once, parameters left out."""
+    seen: set[int] = set()
+    kept: list[Tensor] = []  # so that no address is used twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if not (tensor.is_leaf and tensor.requires_grad) and storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            kept.append(tensor)
+            counts[0] += storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield
+
+
+def make_plan(session: Session) -> Plan:
+    """Estimate what training this session will need."""
+    num_trained, num_gathered = _trained(session)
+    total = sum(parameter.numel() for parameter in session.parts.model.hf.parameters())
+    copies = FLOAT * num_gathered
+    gradients, moments = FLOAT * (num_trained + num_gathered), 2 * FLOAT * (num_trained + num_gathered)
+    activations, head = _batch_bytes(session)
+    bank_memory = _bank_memory_bytes(session)
+    checkpoint = FLOAT * total + moments + _bank_bytes(session)
+    resident = rss_mb() * MB
+    lasting = resident + copies + moments + bank_memory
+    peak = max(lasting + gradients + activations + head, lasting + gradients + checkpoint)
+    kept = session.request.config.train.keep_checkpoints + 2  # the best one, and one that is being written
+    disk = checkpoint * kept + 2 * FLOAT * total + 2 * _bank_bytes(session)
+    return Plan(
+        resident_mb=resident / MB,
+        gradients_mb=(copies + gradients) / MB,
+        optimiser_mb=moments / MB,
+        activations_mb=activations / MB,
+        head_mb=head / MB,
+        bank_mb=_bank_bytes(session) / MB,
+        checkpoint_mb=checkpoint / MB,
+        peak_memory_mb=peak * (1 + SPARE) / MB,
+        available_memory_mb=resident / MB + free_memory_mb(),
+        disk_mb=disk / MB,
+        available_disk_mb=shutil.disk_usage(_existing(session.request.out)).free / MB,
+    )
+
+
+def _trained(session: Session) -> tuple[int, int]:
+    """Weights trained as a whole, and gathered ones (before the first selection their number is known already)."""
+    whole = sum(value.numel() for value in session.parts.optimiser.named.values())
+    if session.router is None:
+        return whole, 0
+    return whole, session.router.count * (2 * session.parts.model.hidden_size + 1)
+
+
+def _bank_bytes(session: Session) -> int:
+    """Both notes of every row, written."""
+    if session.parts.bank is None:
+        return 0
+    return 2 * HALF * session.knowledge.num_bank_rows * session.parts.model.hidden_size
+
+
+def _bank_memory_bytes(session: Session) -> int:
+    """What a bank in main memory may grow to: its pages are taken when rows are written."""
+    bank = session.parts.bank
+    if bank is None or pick_storage(bank.config, bank.num_rows, bank.hidden_size) != "ram":
+        return 0
+    return _bank_bytes(session)
+
+
+def _batch_bytes(session: Session) -> tuple[float, float]:
+    """Activations of a full batch, and of its head, in bytes: from a batch of one packed row and one of two."""
+    parts, train = session.parts, session.request.config.train
+    width = session.packing.max_tokens
+    rows = max(1, train.batch_tokens // width)
+    one, two = (_kept_bytes(session, count, width) for count in (1, 2))
+    targets = session.request.config.masking.probability * rows * width
+    head = LOGIT_COPIES * FLOAT * targets * parts.model.config.vocab_size
+    return one + (two - one) * (rows - 1), head
+
+
+def _kept_bytes(session: Session, rows: int, width: int) -> int:
+    """What the encoder's forward pass keeps for so many packed rows of usual sentences."""
+    parts = session.parts
+    lists = {"ids": [[parts.vocabulary.mask_id] * (width // 4)] * (4 * rows)}
+    packed = [list(range(4 * row, 4 * row + 4)) for row in range(rows)]
+    batch = assemble(sentences_from_lists(lists), packed, Position(), parts.vocabulary.pad_id)
+    counts = [0]
+    parts.model.hf.train()
+    with counted_activations(counts), products(parts.dtype, parts.model.device):
+        parts.model.encode(parts.model.pack(batch))
+    return counts[0]
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists())
+
+
+def free_memory_mb() -> float:
+    """What the system would still give, in MB; unlimited where it does not say."""
+    if not MEMORY_INFO.exists():
+        return float("inf")
+    lines = dict(line.split(":") for line in MEMORY_INFO.read_text(encoding="utf-8").splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024 / MB
+
+
+def check_plan(plan: Plan, request: RunRequest) -> None:
+    """Refuse a run that memory or disk will not do.
+
+    Raises:
+        ConfigError: says how much is missing, and what to lower.
+    """
+    if not request.config.train.check_plan:
+        return
+    if plan.peak_memory_mb > plan.available_memory_mb:
+        raise ConfigError(
+            f"this run would need about {plan.peak_memory_mb:,.0f} MB of memory, and {plan.available_memory_mb:,.0f} MB are "
+            "free; lower train.batch_tokens (with more train.micro_batches), or --set train.check_plan=false to try anyway"
+        )
+    if plan.disk_mb > plan.available_disk_mb:
+        raise ConfigError(
+            f"{request.out}: this run would need about {plan.disk_mb:,.0f} MB of disk, and {plan.available_disk_mb:,.0f} MB "
+            "are free there; lower train.keep_checkpoints, give another --out, or --set train.check_plan=false to try anyway"
+        )
+
+
+def plan_request(request: RunRequest) -> Plan:
+    """The plan of a run that is not started; writes nothing."""
+    return make_plan(prepare_run(request))
+
+
+def readable_plan(plan: Plan) -> str:
+    """The plan in a few lines."""
+    rows = [
+        ("resident already", plan.resident_mb),
+        ("gradients and copies", plan.gradients_mb),
+        ("optimiser", plan.optimiser_mb),
+        ("activations of a batch", plan.activations_mb),
+        ("head of a batch", plan.head_mb),
+        ("memory bank, full", plan.bank_mb),
+        ("peak memory", plan.peak_memory_mb),
+        ("  available", plan.available_memory_mb),
+        ("one checkpoint", plan.checkpoint_mb),
+        ("disk", plan.disk_mb),
+        ("  available", plan.available_disk_mb),
+    ]
+    return "\n".join(f"{name:24} {value:12,.0f} MB" for name, value in rows)

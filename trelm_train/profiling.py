@@ -1,0 +1,45 @@
+"""Where the time of some steps goes: `train.profile = "11:15"` writes a trace and a table for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trelm_train.config import profiled_steps
+
+FOLDER = "profile"
+ROWS = 40
+
+
+class Profile:
+    """Starts and stops torch's profiler by step numbers, counted from 1."""
+
+    def __init__(self, steps: str, out: Path) -> None:
+        self.first, self.last = profiled_steps(steps) if steps else (0, 0)
+        self.out = out / FOLDER
+        self._profiler: Any = None
+
+    def before(self, step: int) -> None:
+        """Called before each step."""
+        if step == self.first:
+            self._profiler = torch.profiler.profile(profile_memory=True)
+            self._profiler.start()
+
+    def after(self, step: int) -> None:
+        """Called after each step."""
+        if step == self.last:
+            self.close()
+
+    def close(self) -> None:
+        """Write what was recorded: at the last step, or where the run ends before it."""
+        profiler, self._profiler = self._profiler, None
+        if profiler is None:
+            return
+        profiler.stop()
+        self.out.mkdir(parents=True, exist_ok=True)
+        name = f"steps-{self.first}-{self.last}"
+        profiler.export_chrome_trace(str(self.out / f"{name}.json"))
+        table = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=ROWS, max_name_column_width=60)
+        (self.out / f"{name}.txt").write_text(table + "\n", encoding="utf-8")
