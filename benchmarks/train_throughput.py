@@ -32,7 +32,10 @@ from trelm_train.config import RoutingConfig
 
 NAME = "train_throughput"
 BATCH_TOKENS, WIDTH = 4096, 128
-ROWS = BATCH_TOKENS // WIDTH  # sentences per batch of the Trainer: as many places as ours has
+ROWS = (
+    BATCH_TOKENS // WIDTH
+)  # sentences per batch of the Trainer: as many places as ours has, if they were all that wide
+MEAN_TOKENS = 28  # of a sentence of the kit
 PACKAGES = ("trelm", "torch", "transformers", "accelerate", "numpy", "pyarrow")
 
 
@@ -92,8 +95,12 @@ def throughput(setup: Setup, shape: str) -> Iterator[dict[str, Any]]:
             _hf(f"hf_blocks{suffix}", common, steps, bf16=mixed, blocks=True),
         ]
     if not setup.quick:
-        large = BATCH_TOKENS // 28  # as many sentences as our batch has in the mean
-        variants += [_hf("hf_large", common, steps, batch_size=large), _hf("hf_8", common, 4 * steps, batch_size=8)]
+        large = BATCH_TOKENS // MEAN_TOKENS  # as many sentences as our batch has in the mean
+        variants += [
+            _hf("hf_8", common, steps, batch_size=8),  # the Trainer's own default
+            _hf("hf_large", common, max(1, steps // 3), batch_size=large),
+            _hf("hf_grouped_large", common, steps, batch_size=large, grouped=True),
+        ]
     found = measure(variants, setup.rounds, setup.folder)
     for one in found.values():  # every run of a variant works on the same batches
         one.variant = replace(one.variant, work=float(one.results[0]["tokens"]))
@@ -108,7 +115,9 @@ def throughput(setup: Setup, shape: str) -> Iterator[dict[str, Any]]:
             "float32": rates.get("ours_float32", float("nan")) / rates.get("hf", float("nan")),
             "bfloat16": rates.get("ours_bfloat16", float("nan")) / rates.get("hf_bf16", float("nan")),
         },
-        "ratio_to_best_grouped": rates["ours"] / max(rates.get("hf_grouped", 0), rates.get("hf_grouped_bf16", 0), 1e-9),
+        "ratio_to_best_grouped": rates["ours"]
+        / max([rates[name] for name in rates if "grouped" in name], default=1e-9),
+        "ratio_to_best": rates["ours"] / max([rates[name] for name in rates if name.startswith("hf")], default=1e-9),
         "tokens_per_step": {name: one.results[0]["tokens"] / one.results[0]["steps"] for name, one in found.items()},
         "padding": 1 - last["tokens"] / last["places"],
         "parts_s": last["parts_s"],

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ STATE_NAME = "state.json"
 BEST_NAME = "best.json"
 TENSORS = "tensors"
 _PREFIX = "step-"
-_FAULTS = (OSError, RuntimeError, SafetensorError, CheckpointException, ValueError, KeyError)
+_FAULTS = (OSError, RuntimeError, AssertionError, SafetensorError, CheckpointException, ValueError, KeyError)
 Groups = dict[str, dict[str, Tensor]]
 
 
@@ -55,6 +55,10 @@ class _Pending:
     written: Future[Any] | None  # None: written already
 
 
+def _no_files(_folder: Path) -> None:
+    """Nothing but tensors and state."""
+
+
 class Writer:
     """Writes the checkpoints of a run, at most one at a time."""
 
@@ -62,19 +66,26 @@ class Writer:
         self.folder, self.keep, self.background = folder, keep, background
         self._pending: _Pending | None = None
 
-    def save(self, step: int, tensors: Groups, state: dict[str, Any]) -> None:
-        """Write a checkpoint; in the background it is whole only after the next `save` or `finish`.
+    def save(
+        self, step: int, tensors: Groups, state: dict[str, Any], files: Callable[[Path], None] = _no_files
+    ) -> None:
+        """Write a checkpoint, and what `files` adds to its folder; one of the same step that stands is left as it is.
+
+        In the background it is whole only after `poll`, `save` or `finish` have seen it written.
 
         Raises:
             TrelmError: this one, or the one that was under way, could not be written.
         """
         self.finish()
+        if (self.folder / name_of(step) / STATE_NAME).is_file():
+            return
         partial = self.folder / f".{name_of(step)}.partial"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for left_over in self.folder.glob(f".{_PREFIX}*.partial"):
                 shutil.rmtree(left_over)
             partial.mkdir()
+            files(partial)
             written = self._write(partial / TENSORS, tensors)
         except _FAULTS as error:
             raise _unwritable(self.folder / name_of(step), error) from error
@@ -93,6 +104,15 @@ class Writer:
         written = dcp_async_save(flat, storage_writer=storage, no_dist=True)
         assert isinstance(written, Future)
         return written
+
+    def poll(self) -> None:
+        """Finish the one under way if it is written.
+
+        Raises:
+            TrelmError: it could not be written.
+        """
+        if self._pending is not None and (self._pending.written is None or self._pending.written.done()):
+            self.finish()
 
     def finish(self) -> None:
         """Wait for the one under way, give it its final name, remove old ones.
@@ -125,6 +145,7 @@ class Writer:
         best = best_checkpoint(self.folder)
         for old in list_checkpoints(self.folder)[: -self.keep]:
             if old != best:
+                (old / STATE_NAME).unlink()  # first: half removed, it is no checkpoint any more
                 shutil.rmtree(old)
 
 
@@ -139,9 +160,10 @@ def _unwritable(final: Path, error: BaseException) -> TrelmError:
 
 def _settle(pending: _Pending, final: Path) -> None:
     (pending.partial / STATE_NAME).write_text(pending.state + "\n", encoding="utf-8")
-    for path in (*(pending.partial / TENSORS).iterdir(), pending.partial / STATE_NAME):
-        _sync(path)
-    if final.exists():
+    for path in pending.partial.rglob("*"):
+        if path.is_file():
+            _sync(path)
+    if final.exists():  # not whole, or it would have been left as it is
         shutil.rmtree(final)
     pending.partial.rename(final)
     _sync(final.parent)

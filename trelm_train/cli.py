@@ -356,7 +356,8 @@ def main() -> None:
 
 
 def _call(command: Callable[[], Any]) -> int:
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _terminate)
     try:
         command()
     except TrelmError as error:

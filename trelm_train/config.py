@@ -21,12 +21,11 @@ STORAGES = ("auto", "ram", "file", "device")
 RULES = ("midpoint", "gauss_legendre", "left")
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 OPERATIONAL = {
-    "train.keep_checkpoints",
-    "train.async_checkpoint",
-    "train.loggers",
-    "train.profile",
-    "train.checkpoint_every",
-}  # may differ when a run is resumed: they change nothing that is learned
+    "train.keep_checkpoints", "train.async_checkpoint", "train.loggers", "train.profile", "train.checkpoint_every",
+    "train.log_every", "train.validate", "train.check_plan", "memory.storage", "memory.ram_share", "memory.folder",
+    "evaluation",
+}  # fmt: skip
+# These may differ when a run is resumed: they change nothing that is learned. A section's name stands for all of it.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,8 +41,7 @@ class TrainConfig:
     final_rate_share: float = key(0.0, "of the peak, where linear and cosine end")
     clip_norm: float = key(1.0, "largest norm of the whole gradient")
     skip_sigma: float = key(
-        6.0,
-        "a step whose loss or gradient norm lies so many standard deviations above those before is skipped; 0: never",
+        6.0, "deviations above the mean of earlier steps from which a step is skipped; 0: only if not finite"
     )
     batch_tokens: int = key(4096, "padded tokens of a batch: what memory must hold at once")
     micro_batches: int = key(1, "batches per optimiser step, over all ranks together")

@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from trelm_train.checkpoint import load_checkpoint
@@ -59,8 +58,8 @@ def write_entities(entities: pa.Table, folder: Path) -> None:
     pq.write_table(entities, folder / ENTITIES_FILE, compression="zstd")
 
 
-def export_bank(tensors: dict[str, Tensor], entities: pa.Table, out: Path) -> None:
-    """Write the written rows of a memory bank (its state) beside a model, with their names.
+def export_bank(saved: Path, entities: pa.Table, out: Path) -> None:
+    """Put a saved memory bank (its file) beside a model, with the names of its rows.
 
     Raises:
         TrelmError: the folder cannot be written.
@@ -68,8 +67,9 @@ def export_bank(tensors: dict[str, Tensor], entities: pa.Table, out: Path) -> No
     folder = out / BANK_FOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous() for name, value in tensors.items()}, folder / BANK_FILE)
-        written = pc.is_in(entities["row"], value_set=pa.array(tensors["row"].numpy()))
+        shutil.copyfile(saved, folder / BANK_FILE)
+        with safe_open(saved, framework="np") as bank:
+            written = pc.is_in(entities["row"], value_set=pa.array(bank.get_tensor("row")))
         write_entities(entities.filter(written), folder)
     except (OSError, SafetensorError) as error:
         raise TrelmError(f"{folder}: cannot write the memory bank ({error}); make room and export again") from error
@@ -81,15 +81,15 @@ def export_checkpoint(path: Path, out: Path) -> int:
     Raises:
         ConfigError: not a checkpoint, or not in its run's folder.
     """
-    checkpoint = load_checkpoint(path, ("model", "bank"))
+    checkpoint = load_checkpoint(path, ("model",))
     run = path.resolve().parent.parent
     if not (run / INITIAL / "config.json").is_file():
         raise ConfigError(f"{path}: outside its run (no {INITIAL} model in {run}); give OUT/checkpoints/step-…")
     model = load_pretrained(str(run / INITIAL), torch.device("cpu"))
     load_weights(model, checkpoint.tensors["model"])
     export_model(model, run / INITIAL, out)
-    if "bank" in checkpoint.tensors:
-        export_bank(checkpoint.tensors["bank"], pq.read_table(run / ENTITIES_FILE), out)
+    if (path / BANK_FILE).is_file():
+        export_bank(path / BANK_FILE, pq.read_table(run / ENTITIES_FILE), out)
     return int(checkpoint.state["step"])
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+VANISHED = 1e-30  # below it float32 has few digits left, or none
 # Legend: M asked positions, V vocabulary.
 
 
@@ -19,13 +20,19 @@ class GoldLogProbability(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits_MV: Tensor, gold_M: Tensor) -> Tensor:  # noqa: ANN401
-        """Nothing is divided by a vanished probability: the normaliser comes from the likeliest token."""
+        """Where the gold token's probability has vanished, its logarithm comes from the likeliest token's."""
         p_MV = torch.softmax(logits_MV, -1)
-        largest_M1, at_M1 = p_MV.max(-1, keepdim=True)
-        normaliser_M1 = logits_MV.gather(1, at_M1) - largest_M1.log()
+        p_M = p_MV.gather(1, gold_M[:, None])[:, 0]
+        log_p_M = p_M.log()
+        gone_M = p_M < VANISHED
+        if bool(gone_M.any()):
+            logits, gold, p = logits_MV[gone_M], gold_M[gone_M], p_MV[gone_M]
+            largest, at = p.max(-1, keepdim=True)
+            normaliser = logits.gather(1, at) - largest.log()
+            log_p_M[gone_M] = (logits.gather(1, gold[:, None]) - normaliser)[:, 0]
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(p_MV, gold_M)
-        return (logits_MV.gather(1, gold_M[:, None]) - normaliser_M1)[:, 0]
+        return log_p_M
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401

@@ -90,6 +90,7 @@ class BatchStream:
         self._rows = lru_cache(maxsize=2)(self._read_rows)
         self._block = lru_cache(maxsize=2)(self._make_block)
         keep_freed_memory()
+        check_lengths(np.asarray([shards.longest]), packing, shards)  # now, not when its window is read
         if not any(self._plan(0, window).num_batches for window in range(len(self._windows(0)))):
             raise TrelmError(f"{shards.path}: no training sentence in these shards; was the corpus empty?")
 

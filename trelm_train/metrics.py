@@ -60,7 +60,9 @@ class MetricLog:
     def __init__(self, folder: Path, loggers: Sequence[Logger] = (), *, after_step: int = 0) -> None:
         self.path, self.loggers = folder / METRICS_NAME, loggers
         keep = [line for line in _lines(self.path) if json.loads(line)["step"] <= after_step] if after_step else []
-        self.path.write_text("".join(line + "\n" for line in keep), encoding="utf-8")
+        partial = folder / f".{METRICS_NAME}"
+        partial.write_text("".join(line + "\n" for line in keep), encoding="utf-8")
+        partial.replace(self.path)  # at once: a kill here must not lose the lines
 
     def write(self, step: int, values: dict[str, float], speed: dict[str, float] | None = None) -> None:
         """One line; what depends on the machine stands apart, under `speed`."""

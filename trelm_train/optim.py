@@ -71,5 +71,4 @@ class Optimiser:
         for full_name, value in tensors.items():
             name, _, key = full_name.rpartition("/")
             parameter = self.named[name]
-            place = value if key == "step" else value.to(parameter.device)
-            self.adamw.state[parameter][key] = place.clone()
+            self.adamw.state[parameter][key] = value.to(parameter.device).clone()

@@ -8,26 +8,33 @@ share lies there, and only main memory and disk are compared with what the machi
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from trelm_train.bank_store import pick_storage
+from trelm_train.config import MemoryConfig
+from trelm_train.encoder import Attention, encode_reads, reads
 from trelm_train.errors import ConfigError
 from trelm_train.loader import Position, assemble, sentences_from_lists
 from trelm_train.metrics import rss_mb
 from trelm_train.precision import products
+from trelm_train.routing import Router
 from trelm_train.session import RunRequest, Session, prepare_run
 
 MB = 1e6
 FLOAT, HALF = 4, 2  # bytes
 MEMORY_INFO = Path("/proc/meminfo")
-LOGIT_COPIES = 3  # logits, log-softmax and its gradient lie side by side at the head
+LOGIT_COPIES = 3  # logits, probabilities and what becomes of them lie side by side at the head
+WRITTEN_COPIES = 2  # of tensors while a checkpoint is written: its file is put together in memory
+TOKENS_PER_MENTION = 8  # at least, in the mean
 SPARE = 0.03  # of the estimate: what the allocator holds but nobody uses
 
 
@@ -70,18 +77,24 @@ def counted_activations(counts: list[int]) -> Iterator[None]:
         yield
 
 
-def make_plan(session: Session) -> Plan:
-    """Estimate what training this session will need."""
+def make_plan(session: Session, memory: MemoryConfig | None = None) -> Plan:
+    """Estimate what training this session will need; `memory` where the session's own bank is a stand-in.
+
+    Several ranks of one machine count together.
+    """
     num_trained, num_gathered = _trained(session)
     total = sum(parameter.numel() for parameter in session.parts.model.hf.parameters())
     copies = FLOAT * num_gathered
     gradients, moments = FLOAT * (num_trained + num_gathered), 2 * FLOAT * (num_trained + num_gathered)
     activations, head = _batch_bytes(session)
-    bank_memory = _bank_memory_bytes(session)
-    checkpoint = FLOAT * total + moments + _bank_bytes(session)
+    bank_memory = _bank_memory_bytes(session, memory or session.request.config.memory)
+    tensors = FLOAT * total + moments
+    checkpoint = tensors + _bank_bytes(session)
     resident = rss_mb() * MB
     lasting = resident + copies + moments + bank_memory
-    peak = max(lasting + gradients + activations + head, lasting + gradients + checkpoint)
+    flat = gradients if session.parts.ranks.size > 1 else 0  # what ranks sum is one tensor
+    peak = max(lasting + gradients + activations + head, lasting + gradients + flat, lasting + WRITTEN_COPIES * tensors)
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     kept = session.request.config.train.keep_checkpoints + 2  # the best one, and one that is being written
     disk = checkpoint * kept + 2 * FLOAT * total + 2 * _bank_bytes(session)
     return Plan(
@@ -92,10 +105,10 @@ def make_plan(session: Session) -> Plan:
         head_mb=head / MB,
         bank_mb=_bank_bytes(session) / MB,
         checkpoint_mb=checkpoint / MB,
-        peak_memory_mb=peak * (1 + SPARE) / MB,
-        available_memory_mb=resident / MB + free_memory_mb(),
+        peak_memory_mb=together * peak * (1 + SPARE) / MB,
+        available_memory_mb=together * resident / MB + free_memory_mb(),
         disk_mb=disk / MB,
-        available_disk_mb=shutil.disk_usage(_existing(session.request.out)).free / MB,
+        available_disk_mb=(shutil.disk_usage(_existing(session.request.out)).free + _size(session.request.out)) / MB,
     )
 
 
@@ -107,17 +120,24 @@ def _trained(session: Session) -> tuple[int, int]:
     return whole, session.router.count * (2 * session.parts.model.hidden_size + 1)
 
 
+def _size(folder: Path) -> int:
+    """Bytes of a run's folder: what it holds already is part of what it needs."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+
+
 def _bank_bytes(session: Session) -> int:
-    """Both notes of every row, written."""
+    """Both notes of every row that may be written: all, or as many as the run will meet mentions at most."""
     if session.parts.bank is None:
         return 0
-    return 2 * HALF * session.knowledge.num_bank_rows * session.parts.model.hidden_size
+    train = session.request.config.train
+    met = train.steps * train.micro_batches * train.batch_tokens // TOKENS_PER_MENTION
+    return 2 * HALF * min(session.knowledge.num_bank_rows, met) * session.parts.model.hidden_size
 
 
-def _bank_memory_bytes(session: Session) -> int:
+def _bank_memory_bytes(session: Session, memory: MemoryConfig) -> int:
     """What a bank in main memory may grow to: its pages are taken when rows are written."""
     bank = session.parts.bank
-    if bank is None or pick_storage(bank.config, bank.num_rows, bank.hidden_size) != "ram":
+    if bank is None or pick_storage(memory, bank.num_rows, bank.hidden_size) != "ram":
         return 0
     return _bank_bytes(session)
 
@@ -130,7 +150,7 @@ def _batch_bytes(session: Session) -> tuple[float, float]:
     one, two = (_kept_bytes(session, count, width) for count in (1, 2))
     targets = session.request.config.masking.probability * rows * width
     head = LOGIT_COPIES * FLOAT * targets * parts.model.config.vocab_size
-    return one + (two - one) * (rows - 1), head
+    return float(one + (two - one) * (rows - 1)), head
 
 
 def _kept_bytes(session: Session, rows: int, width: int) -> int:
@@ -139,11 +159,39 @@ def _kept_bytes(session: Session, rows: int, width: int) -> int:
     lists = {"ids": [[parts.vocabulary.mask_id] * (width // 4)] * (4 * rows)}
     packed = [list(range(4 * row, 4 * row + 4)) for row in range(rows)]
     batch = assemble(sentences_from_lists(lists), packed, Position(), parts.vocabulary.pad_id)
+    noted = np.full(batch.input_ids_RS.size, parts.bank is not None)
+    learned = np.arange(len(noted)) < session.request.config.masking.probability * len(noted)
+    read, attention = reads(learned, noted, parts.model.device), Attention(dropout=parts.attention_dropout)
     counts = [0]
     parts.model.hf.train()
-    with counted_activations(counts), products(parts.dtype, parts.model.device):
-        parts.model.encode(parts.model.pack(batch))
+    with _routed(session), counted_activations(counts), products(parts.dtype, parts.model.device):
+        encode_reads(parts.model.family, parts.model.pack(batch), read, attention)
     return counts[0]
+
+
+def _stand_in(session: Session, router: Router) -> dict[int, torch.Tensor]:
+    if router.config.policy != "ig":  # known without any attribution
+        return router.neurons(session.stream, session.position)
+    layers = range(router.first_layer, session.parts.model.num_layers)
+    return {layer: torch.arange(max(1, router.count // len(layers))) for layer in layers}
+
+
+@contextmanager
+def _routed(session: Session) -> Iterator[None]:
+    """Inside, as many neurons are trained as will be; before the first selection evenly over the layers that may be."""
+    sparse, router = session.parts.sparse, session.router
+    if sparse is None or router is None:
+        yield
+        return
+    stand_in = not sparse.rows
+    if stand_in:
+        sparse.select(_stand_in(session, router))
+    try:
+        with sparse.patched():
+            yield
+    finally:
+        if stand_in:
+            sparse.select({})
 
 
 def _existing(path: Path) -> Path:
@@ -179,8 +227,10 @@ def check_plan(plan: Plan, request: RunRequest) -> None:
 
 
 def plan_request(request: RunRequest) -> Plan:
-    """The plan of a run that is not started; writes nothing."""
-    return make_plan(prepare_run(request))
+    """The plan of a run that is not started; writes nothing, so a bank in a file is stood in for by one in memory."""
+    memory = request.config.memory
+    without_file = replace(request, config=replace(request.config, memory=replace(memory, storage="ram")))
+    return make_plan(prepare_run(without_file), memory)
 
 
 def readable_plan(plan: Plan) -> str:

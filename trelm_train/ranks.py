@@ -17,8 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trelm_train.errors import ConfigError
+from trelm_train.errors import ConfigError, TrelmError
 
+_LOST = ("gloo", "nccl", "connection closed", "connection reset")  # how torch says that a peer is gone
 TIMEOUT = timedelta(minutes=30)  # a rank may wait for another's evaluation or checkpoint
 
 
@@ -39,7 +40,7 @@ class Ranks:
         """Sum of each number over all ranks, in float64."""
         if self.size == 1:
             return list(values)
-        total = torch.tensor(list(values), dtype=torch.float64, device=_device())
+        total = torch.tensor(list(values), dtype=torch.float64)
         dist.all_reduce(total)
         return [float(value) for value in total.tolist()]
 
@@ -47,16 +48,18 @@ class Ranks:
         """The largest of the ranks' numbers: a signal that any of them got."""
         if self.size == 1:
             return value
-        found = torch.tensor([value], dtype=torch.int64, device=_device())
+        found = torch.tensor([value], dtype=torch.int64)
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return int(found.item())
 
     def sum_gradients(self, tensors: Sequence[Tensor]) -> None:
-        """Add up the gradients of all ranks, in place; a tensor without one counts as zero."""
-        if self.size == 1:
+        """Add up the gradients of all ranks, in place; a tensor to which no rank has one is left without."""
+        if self.size == 1 or not tensors:
             return
-        for tensor in tensors:
-            if tensor.grad is None:
+        found = torch.tensor([tensor.grad is not None for tensor in tensors], dtype=torch.int64)
+        dist.all_reduce(found)
+        for tensor, anywhere in zip(tensors, found.tolist(), strict=True):
+            if anywhere and tensor.grad is None:
                 tensor.grad = torch.zeros_like(tensor)
         gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
         if not gradients:
@@ -78,12 +81,12 @@ class Ranks:
         """Rows (… x anything) of all ranks one after the other, in the order of the ranks; their numbers may differ."""
         if self.size == 1:
             return rows
-        counts = torch.zeros(self.size, dtype=torch.int64, device=_device())
+        counts = torch.zeros(self.size, dtype=torch.int64)
         counts[self.rank] = len(rows)
         dist.all_reduce(counts)
         longest = int(counts.max())
-        padded = torch.zeros(longest, *rows.shape[1:], dtype=rows.dtype, device=_device())
-        padded[: len(rows)] = rows
+        padded = torch.zeros(longest, *rows.shape[1:], dtype=rows.dtype)
+        padded[: len(rows)] = rows.cpu()
         parts = [torch.zeros_like(padded) for _ in range(self.size)]
         dist.all_gather(parts, padded)
         return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)]).to(rows.device)
@@ -92,10 +95,6 @@ class Ranks:
         """Until every rank is here."""
         if self.size > 1:
             dist.barrier()
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
 
 
 @contextmanager
@@ -116,8 +115,12 @@ def joined(device: str) -> Iterator[Ranks]:
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if on_gpu:
         torch.cuda.set_device(ranks.local_rank)
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
     try:
         yield ranks
+    except RuntimeError as error:
+        if any(word in str(error).lower() for word in _LOST):
+            raise TrelmError(f"rank {ranks.rank}: another rank has ended, its own message says why") from error
+        raise
     finally:
         dist.destroy_process_group()

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from schemas.settings import to_dict, to_toml
+from trelm_train.bank_file import read_bank, write_bank
 from trelm_train.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from trelm_train.cka import Cka
 from trelm_train.config import OPERATIONAL, Config, load_config
 from trelm_train.dropout import attention_dropout, set_dropout
 from trelm_train.encoder import encode_reads
 from trelm_train.errors import ConfigError
-from trelm_train.export import INITIAL, entities_of, export_model, load_weights, write_entities
+from trelm_train.export import BANK_FILE, INITIAL, entities_of, export_model, load_weights, write_entities
 from trelm_train.feed import Maker
 from trelm_train.guard import Guard
 from trelm_train.injection import Injector, make_anchor
@@ -167,7 +168,7 @@ def _build(request: RunRequest, shards: Shards, model: MaskedLm, model_name: str
         torch.set_num_threads(config.train.threads)
     set_dropout(model.hf, config.train.dropout)
     if config.train.attention == "varlen":
-        _check_varlen(model)
+        _check_varlen(model, number_format(config.train.precision, model.device))
     vocabulary = check_tokenizer(model_name, model, shards)
     knowledge = load_knowledge(shards)
     packing = Packing(
@@ -223,7 +224,11 @@ def _build(request: RunRequest, shards: Shards, model: MaskedLm, model_name: str
     )
 
 
-def _check_varlen(model: MaskedLm) -> None:
+def _check_varlen(model: MaskedLm, dtype: torch.dtype) -> None:
+    if model.device.type == "cuda" and dtype == torch.float32:
+        raise ConfigError(
+            "train.attention = 'varlen' multiplies in half formats alone; add --set train.precision=bfloat16"
+        )
     if model.config.model_type == "modernbert":
         raise ConfigError("train.attention = 'varlen' knows no windows, which ModernBERT's layers have; use sdpa")
     if attention_dropout(model.hf) > 0:
@@ -239,12 +244,16 @@ def tensors_of(session: Session) -> dict[str, dict[str, Tensor]]:
     groups["optimiser"] = parts.optimiser.state()
     if parts.cka is not None:
         groups["cka"] = {"projection": parts.cka.projection.weight}
-    if parts.bank is not None:
-        groups["bank"] = parts.bank.state()
     if parts.sparse is not None and session.router is not None:
         groups["sparse"] = parts.sparse.state()
         groups["router"] = session.router.state()
     return {name: group for name, group in groups.items() if group}
+
+
+def write_files(session: Session, folder: Path) -> None:
+    """What a checkpoint holds besides tensors: the memory bank, piece by piece."""
+    if session.parts.bank is not None:
+        write_bank(session.parts.bank, folder / BANK_FILE)
 
 
 def state_of(session: Session) -> dict[str, Any]:
@@ -254,6 +263,7 @@ def state_of(session: Session) -> dict[str, Any]:
         "tokens": session.tokens,
         "skipped": session.skipped,
         "guard": session.parts.guard.state(),
+        "number_format": str(session.parts.dtype),
         "loader": session.stream.state(session.position).to_dict(),
         "config": to_dict(session.request.config),
         "interval": {"sums": session.interval.sums, "steps": session.interval.steps},
@@ -268,7 +278,9 @@ def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         f"{section}.{name}"
         for section, keys in now.items()
         for name, value in keys.items()
-        if before.get(section, {}).get(name) != value and f"{section}.{name}" not in OPERATIONAL
+        if before.get(section, {}).get(name) != value
+        and f"{section}.{name}" not in OPERATIONAL
+        and section not in OPERATIONAL
     ]
 
 
@@ -289,6 +301,11 @@ def restore(session: Session, checkpoint: Checkpoint) -> None:
     """
     state, tensors, parts = checkpoint.state, checkpoint.tensors, session.parts
     _check_config(checkpoint, to_dict(session.request.config))
+    if state["number_format"] != str(parts.dtype):
+        raise ConfigError(
+            f"{checkpoint.path}: its steps were in {state['number_format']}, this machine would go on in {parts.dtype}; "
+            "resume on a machine like the first, or start a new run with --set train.precision=…"
+        )
     loader = LoaderState.from_dict(state["loader"])
     session.stream.check(loader)
     load_weights(parts.model, tensors["model"])
@@ -297,7 +314,7 @@ def restore(session: Session, checkpoint: Checkpoint) -> None:
         with torch.no_grad():
             parts.cka.projection.weight.copy_(tensors["cka"]["projection"])
     if parts.bank is not None:
-        parts.bank.load(tensors["bank"])
+        read_bank(parts.bank, checkpoint.path / BANK_FILE)
     if parts.sparse is not None and session.router is not None:
         parts.sparse.load(tensors.get("sparse", {}))
         session.router.load(tensors.get("router", {}))

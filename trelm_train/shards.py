@@ -55,6 +55,7 @@ class Shards:
     model: str
     fingerprint: str
     policies: tuple[str, ...]  # injection policies whose bits were computed
+    longest: int = 0  # sentence, in tokens, as the files' statistics say; 0: they do not
 
     def check_policy(self, policy: str) -> None:
         """Refuse an injection policy that these shards have no bits for: it would choose no mention.
@@ -149,6 +150,7 @@ def open_shards(folder: Path) -> Shards:
         model=manifest.extra["model"],
         fingerprint=_fingerprint(manifest, sha256),
         policies=tuple(manifest.config.get("policies", POLICIES)),
+        longest=max((_longest(path) for path in example_files), default=0),
     )
 
 
@@ -162,6 +164,14 @@ def _row_groups(paths: list[Path]) -> tuple[RowGroup, ...]:
             groups.append(RowGroup(path=path, index=index, num_rows=num_rows, first_row=first_row))
             first_row += num_rows
     return tuple(groups)
+
+
+def _longest(path: Path) -> int:
+    metadata = pq.read_metadata(path)
+    groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
+    parts = (group.column(number) for group in groups for number in range(group.num_columns))
+    known = (part.statistics for part in parts if part.path_in_schema == "n_tokens" and part.statistics is not None)
+    return max((int(statistics.max) for statistics in known if statistics.has_min_max), default=0)
 
 
 def _fingerprint(manifest: Manifest, tokenizer_sha256: str) -> str:

@@ -22,7 +22,7 @@ from trelm_train.config import Config
 from trelm_train.encoder import Attention, Reads, reads, varlen
 from trelm_train.families import Family, Packed
 from trelm_train.feed import Micro, Work
-from trelm_train.guard import Guard
+from trelm_train.guard import Guard, step_values
 from trelm_train.injection import Injector
 from trelm_train.knowledge import Knowledge
 from trelm_train.masking import Vocabulary
@@ -121,7 +121,7 @@ def train_step(parts: Parts, work: Work, step: int) -> StepResult:
         grad_norm = float(torch.nn.utils.clip_grad_norm_(parts.trained(), parts.config.train.clip_norm))
         mlm_weight, cka_weight = totals.weights(_share(parts))
         loss = mlm_weight * mlm + cka_weight * cka
-        skipped = parts.guard.judge(loss, grad_norm)
+        skipped = _judged(parts, totals, mlm, cka, grad_norm)
         rate = rate_factor(step, parts.config.train)
         _update(parts, rate, taken=not skipped)
     if parts.bank is not None and not skipped:
@@ -221,6 +221,16 @@ def _cka(parts: Parts, micro: Micro, hidden_RSH: Tensor) -> Tensor:
     if parts.cka is None or micro.cka is None:
         return torch.zeros((), device=hidden_RSH.device)
     return parts.cka.loss_sum(hidden_RSH, micro.cka, parts.model.word_embeddings)
+
+
+def _judged(parts: Parts, totals: Totals, mlm: float, cka: float, grad_norm: float) -> str:
+    """Why the step is skipped, on all ranks alike: where their processors round differently, one may see a spike alone."""
+    values = step_values(mlm / max(1, totals.targets), cka / max(1, totals.facts), grad_norm, facts=totals.facts)
+    verdict = parts.guard.judge(values)
+    if parts.ranks.highest(int(bool(verdict))):
+        return verdict or "another rank saw a spike"
+    parts.guard.took(values)
+    return ""
 
 
 def _gathered(parts: Parts, notes: list[Notes]) -> Notes:

@@ -12,18 +12,18 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from schemas.settings import to_dict
+from schemas.settings import to_dict, to_toml
 from trelm_train.checkpoint import Writer, latest_checkpoint
 from trelm_train.config import load_config
 from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.evaluate.during import Evaluator, write_evaluation
-from trelm_train.export import entities_of, export_bank, export_model
+from trelm_train.export import BANK_FILE, entities_of, export_bank, export_model
 from trelm_train.feed import Work, works
 from trelm_train.loggers import make_loggers
 from trelm_train.metrics import MetricLog
@@ -36,6 +36,7 @@ from trelm_train.report import describe, path_of, summarise
 from trelm_train.session import (
     CHECKPOINTS,
     CONFIG_NAME,
+    RUN_NAME,
     RunRequest,
     Session,
     changed_settings,
@@ -43,6 +44,7 @@ from trelm_train.session import (
     start_run,
     state_of,
     tensors_of,
+    write_files,
 )
 from trelm_train.signals import InterruptedRun, Stop
 from trelm_train.step import StepResult, train_step
@@ -64,6 +66,7 @@ class _Tools:
     stop: Stop
     profile: Profile
     clock: _Clock
+    last: dict[str, Any] = field(default_factory=dict)  # evaluation, and its step
 
 
 def run(request: RunRequest, stop: Stop | None = None) -> dict[str, Any]:
@@ -89,10 +92,15 @@ def run_or_resume(request: RunRequest, stop: Stop | None = None) -> dict[str, An
     if latest_checkpoint(request.out / CHECKPOINTS) is None:
         return run(request, stop)
     changed = changed_settings(to_dict(load_config(request.out / CONFIG_NAME)), to_dict(request.config))
+    started = json.loads((request.out / RUN_NAME).read_text(encoding="utf-8"))
+    changed += ["--model"] if started["model"] != request.model else []
     if changed:
         raise ConfigError(
             f"{request.out}: holds a run with other settings ({', '.join(changed)}); give the same ones, or another --out"
         )
+    (request.out / CONFIG_NAME).write_text(
+        to_toml(request.config), encoding="utf-8"
+    )  # what may differ counts as given now
     return resume(request.out, stop, moved_shards=request.shards)
 
 
@@ -123,12 +131,15 @@ def _train(session: Session, stop: Stop) -> dict[str, Any]:
         check_plan(make_plan(session), session.request)
     with ExitStack() as stack:
         tools = _tools(session, stop, stack)
+        stack.callback(tools.writer.finish)  # a run that fails leaves the checkpoint that was under way
         if session.request.config.train.validate and "validation_before" not in session.history:
             session.history["validation_before"] = _measure(session, tools)
         stack.enter_context(stop.listening())
         _loop(session, tools)
         _save(session, tools)
         tools.writer.finish()
+        if session.skipped and ranks.is_first:
+            log.warning("the last %d steps were skipped; look at the losses before you use this model", session.skipped)
         validation = _measure(session, tools) if session.request.config.train.validate else None
     if not ranks.is_first:
         return {}
@@ -161,7 +172,9 @@ def _finish(session: Session, validation: dict[str, Any] | None) -> dict[str, An
     out = session.request.out
     export_model(session.parts.model, session.shards.tokenizer_path, out / MODEL)
     if session.parts.bank is not None:
-        export_bank(session.parts.bank.state(), entities_of(session.knowledge), out / MODEL)
+        last = latest_checkpoint(out / CHECKPOINTS)
+        assert last is not None
+        export_bank(last / BANK_FILE, entities_of(session.knowledge), out / MODEL)
     _write_json(out / "routing.json", path_of(session))
     summary = summarise(session, validation)
     _write_json(out / "summary.json", summary)
@@ -178,6 +191,8 @@ def _loop(session: Session, tools: _Tools) -> None:
             with parts.timers.measure("data"):
                 work = next(ready)
             _advance(session, work, train_step(parts, work, session.step))
+            if session.skipped >= MAX_SKIPPED:
+                _give_up(session, tools)
             tools.profile.after(session.step)
             _after_step(session, tools)
 
@@ -186,17 +201,23 @@ def _advance(session: Session, work: Work, result: StepResult) -> None:
     session.position, session.step = work.following, session.step + 1
     session.tokens += 0 if result.skipped else result.totals.tokens
     session.skipped = session.skipped + 1 if result.skipped else 0
-    if session.skipped >= MAX_SKIPPED:
-        raise TrelmError(
-            f"step {session.step}: {MAX_SKIPPED} steps in a row were skipped, the last because: {result.skipped}; "
-            "lower train.learning_rate and resume from the last checkpoint"
-        )
     if result.skipped:
+        session.history["why_skipped"] = result.skipped
         session.history["skipped_steps"] = session.history.get("skipped_steps", 0) + 1
         if session.parts.ranks.is_first:
             log.warning("step %d: skipped, nothing was changed: %s", session.step, result.skipped)
         return
     session.interval.add(values_of(session, result))
+
+
+def _give_up(session: Session, tools: _Tools) -> None:
+    _save(session, tools)
+    tools.writer.finish()
+    raise TrelmError(
+        f"step {session.step}: {MAX_SKIPPED} steps in a row were skipped, the last because: "
+        f"{session.history['why_skipped']}; checkpoint saved; a resumed run would meet the same steps with the same weights: "
+        "start a new one with a lower train.learning_rate, or a higher train.skip_sigma where the data are to blame"
+    )
 
 
 def values_of(session: Session, result: StepResult) -> dict[str, float]:
@@ -219,6 +240,7 @@ def values_of(session: Session, result: StepResult) -> dict[str, float]:
 
 def _after_step(session: Session, tools: _Tools) -> None:
     config = session.request.config
+    tools.writer.poll()
     if session.step % config.train.log_every == 0 or session.step == config.train.steps:
         _log(session, tools)
     improved = False
@@ -253,6 +275,8 @@ def _log(session: Session, tools: _Tools) -> None:
 
 def _measure(session: Session, tools: _Tools) -> dict[str, Any]:
     """Evaluate on the first rank, while the others wait."""
+    if tools.last.get("step") == session.step:  # the last step is one of those that are evaluated anyway
+        return dict(tools.last["found"])
     found: dict[str, Any] = {}
     if session.parts.ranks.is_first:
         with session.parts.timers.measure("validation"):
@@ -264,6 +288,7 @@ def _measure(session: Session, tools: _Tools) -> dict[str, Any]:
             )
     session.parts.ranks.wait()
     tools.clock.restart(session.tokens)
+    tools.last.update(step=session.step, found=found)
     return found
 
 
@@ -283,7 +308,9 @@ def _save(session: Session, tools: _Tools) -> None:
     if not session.parts.ranks.is_first:
         return
     with session.parts.timers.measure("checkpoint"):
-        tools.writer.save(session.step, tensors_of(session), state_of(session))
+        tools.writer.save(
+            session.step, tensors_of(session), state_of(session), lambda folder: write_files(session, folder)
+        )
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

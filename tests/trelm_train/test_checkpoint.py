@@ -121,3 +121,46 @@ def test_a_folder_that_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text("{}")
     with pytest.raises(ConfigError, match="damaged.*no folder tensors"):
         load_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_that_stands_is_not_touched(tmp_path: Path) -> None:
+    """The last step is often one that was saved already: the newest checkpoint must not be taken down to be put up again."""
+    writer = Writer(tmp_path, keep=1)
+    writer.save(4, GROUPS, {"step": 4})
+    before = (tmp_path / "step-00000004").stat().st_ino
+    writer.save(4, GROUPS, {"step": 4})
+    assert (tmp_path / "step-00000004").stat().st_ino == before
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000004"]
+
+
+def test_a_checkpoint_gets_its_name_soon_after_it_is_written(tmp_path: Path) -> None:
+    import time
+
+    writer = Writer(tmp_path, keep=2, background=True)
+    writer.save(1, GROUPS, {"step": 1})
+    deadline = time.monotonic() + 30
+    while latest_checkpoint(tmp_path) is None:
+        assert time.monotonic() < deadline
+        writer.poll()
+    writer.poll()
+    assert load_checkpoint(tmp_path / "step-00000001").state == {"step": 1}
+
+
+def test_a_half_removed_checkpoint_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = Writer(tmp_path, keep=1)
+    writer.save(1, GROUPS, {"step": 1})
+
+    def stuck(_path: Path) -> None:
+        raise OSError("killed here")
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", stuck)
+    with pytest.raises(TrelmError, match="killed here"):
+        writer.save(2, GROUPS, {"step": 2})
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000002"]
+
+
+def test_more_files(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, keep=1, background=True)
+    writer.save(1, GROUPS, {}, lambda folder: (folder / "more.bin").write_bytes(b"x") and None)
+    writer.finish()
+    assert (tmp_path / "step-00000001" / "more.bin").read_bytes() == b"x"

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +12,9 @@ from tests.trelm_train import world
 from tests.trelm_train.conftest import request_for
 from tests.trelm_train.test_train import StopAfter, metrics_of, same_files
 from trelm_train.checkpoint import best_checkpoint, list_checkpoints
-from trelm_train.config import profiled_steps
+from trelm_train.config import EvaluationConfig, profiled_steps
 from trelm_train.errors import ConfigError
-from trelm_train.evaluate.during import write_evaluation
+from trelm_train.evaluate.during import Evaluator, write_evaluation
 from trelm_train.precision import number_format, products
 from trelm_train.signals import InterruptedRun
 from trelm_train.train import resume, run
@@ -110,6 +111,16 @@ def test_the_profiler(shards_path: Path, model_path: Path, tmp_path: Path) -> No
     trace = json.loads((tmp_path / "out" / "profile" / "steps-2-3.json").read_text())
     assert trace["traceEvents"]
     assert "aten::mm" in (tmp_path / "out" / "profile" / "steps-2-3.txt").read_text()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
+def test_no_number_is_no_best(value: float | None) -> None:
+    session: Any = SimpleNamespace(history={}, step=3)
+    evaluator: Any = SimpleNamespace(config=EvaluationConfig(every=1, best="loss"), session=session)
+    assert not Evaluator.improves(evaluator, {"loss": value})
+    assert Evaluator.improves(evaluator, {"loss": 2.0})
+    assert not Evaluator.improves(evaluator, {"loss": value})
+    assert session.history["best"]["value"] == 2.0
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from tests.trelm_train import world
 from tests.trelm_train.conftest import request_for
+from trelm_train.bank_file import write_bank
 from trelm_train.checkpoint import list_checkpoints, load_checkpoint
 from trelm_train.cli import cli
 from trelm_train.config import MemoryConfig
@@ -22,6 +23,13 @@ from trelm_train.knowledge import Knowledge
 from trelm_train.memory_bank import MemoryBank, Notes
 from trelm_train.model import MaskedLm
 from trelm_train.train import run
+
+
+def saved(bank: MemoryBank, folder: Path) -> Path:
+    """A bank's file as a checkpoint holds it."""
+    path = folder / "saved.safetensors"
+    write_bank(bank, path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +101,7 @@ def test_only_written_rows_are_exported(knowledge: Knowledge, tmp_path: Path) ->
     bank = MemoryBank(knowledge.num_bank_rows, 4, MemoryConfig())
     names = torch.tensor([[13, 5, 0, 0], [2, 6, 0, 0]])
     bank.write(Notes.from_tensors(names, torch.ones(2, 2, 4)))
-    export_bank(bank.state(), entities_of(knowledge), tmp_path)
+    export_bank(saved(bank, tmp_path), entities_of(knowledge), tmp_path)
     assert pq.read_table(tmp_path / "bank" / "entities.parquet")["row"].to_pylist() == [2, 13]
     asked, found = nearest(tmp_path, "Q102", top=5)
     assert (asked.label, asked.count, len(found)) == ("Genovia", 1, 1)
@@ -129,7 +137,7 @@ def test_a_disk_that_is_full(out: Path, knowledge: Knowledge, tmp_path: Path) ->
     (tmp_path / "bank").write_text("a file where a folder should be")
     bank = MemoryBank(knowledge.num_bank_rows, 4, MemoryConfig())
     with pytest.raises(TrelmError, match="cannot write the memory bank"):
-        export_bank(bank.state(), entities_of(knowledge), tmp_path)
+        export_bank(saved(bank, tmp_path), entities_of(knowledge), tmp_path)
 
 
 def test_nearest_entities(out: Path) -> None:

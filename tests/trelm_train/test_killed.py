@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def test_killed_again_and_again(
     assert lines_of(out) == lines_of(whole)
     left, right = (load_checkpoint(latest_checkpoint(path / "checkpoints") or path) for path in (whole, out))
     assert left.state["guard"] == right.state["guard"]
-    assert left.tensors.keys() == right.tensors.keys() == {"model", "optimiser", "cka", "bank", "sparse", "router"}
+    assert left.tensors.keys() == right.tensors.keys() == {"model", "optimiser", "cka", "sparse", "router"}
+    assert (left.path / "bank.safetensors").read_bytes() == (right.path / "bank.safetensors").read_bytes()
     for group, named in left.tensors.items():
         assert named.keys() == right.tensors[group].keys()
         for name, value in named.items():
@@ -95,3 +97,6 @@ def test_resume_auto_refuses_other_settings(shards_path: Path, model_path: Path,
     allowed = request_for(shards_path, model_path, tmp_path / "out", "train.steps=2", "train.validate=false",
                           "train.keep_checkpoints=5", "train.loggers=[]")  # fmt: skip
     assert run_or_resume(allowed)["steps"] == 2
+    assert "keep_checkpoints = 5" in (tmp_path / "out" / "config.toml").read_text()  # and it counts from now on
+    with pytest.raises(ConfigError, match=r"other settings \(--model\)"):
+        run_or_resume(replace(allowed, model="another/model"))

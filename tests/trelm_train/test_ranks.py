@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.trelm_train.conftest import SMALL, request_for
 from trelm_train.checkpoint import latest_checkpoint, load_checkpoint
@@ -71,6 +72,8 @@ def assert_same_run(left: Path, right: Path) -> None:
             assert a[name] == b[name], (a["step"], name)
     saved = [load_checkpoint(latest_checkpoint(out / "checkpoints") or out).tensors for out in (left, right)]
     assert saved[0].keys() == saved[1].keys()
+    for one, out in zip(saved, (left, right), strict=True):
+        one["bank"] = load_file((latest_checkpoint(out / "checkpoints") or out) / "bank.safetensors")
     for group in ("model", "bank", "cka"):
         assert saved[0][group].keys() == saved[1][group].keys()
         for name, value in saved[0][group].items():
@@ -125,3 +128,18 @@ def test_one_rank_needs_nobody() -> None:
         assert ranks.highest(3) == 3
         rows = torch.ones(2, 3)
         assert ranks.gather(rows) is rows
+
+
+def test_a_tensor_without_gradient_anywhere_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdamW skips it; zeros it would decay and move by old moments, and one rank would differ from two."""
+    from trelm_train import ranks
+
+    monkeypatch.setattr(ranks.dist, "all_reduce", lambda tensor: tensor)  # the other rank has what this one has
+    without, having = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))
+    having.grad = torch.full((3,), 2.0)
+    Ranks(rank=0, size=2).sum_gradients([without, having])
+    assert without.grad is None
+    assert torch.equal(having.grad, torch.full((3,), 2.0))
+    monkeypatch.setattr(ranks.dist, "all_reduce", lambda tensor: tensor.add_(1 if tensor.dtype == torch.int64 else 0))
+    Ranks(rank=0, size=2).sum_gradients([without, having])  # the other rank has one for both
+    assert torch.equal(without.grad, torch.zeros(2))

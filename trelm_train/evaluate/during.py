@@ -7,6 +7,7 @@ lie in random order) and `evaluation.lama_limit` (items per relation). Each ends
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class Evaluator:
     def improves(self, found: dict[str, Any]) -> bool:
         """Whether this is the best so far by the configured measure; if so it is what later ones are compared with."""
         value = found.get(self.config.best)
-        if value is None:
+        if value is None or not math.isfinite(value):
             return False
         best = self.session.history.get("best")
         sign = -1 if self.config.best in LOWER_IS_BETTER else 1
