@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,10 @@ import torch
 
 from trelm_train.config import load_config
 from trelm_train.feed import works
-from trelm_train.plan import plan_request
 from trelm_train.prefetch import prefetch
 from trelm_train.session import RunRequest, Session, start_run
 from trelm_train.step import StepResult, train_step
-from trelm_train.train import AHEAD, route, run
+from trelm_train.train import AHEAD, PLAN_NAME, route, run
 
 WARM_STEPS = 2
 PLAIN = (  # masked-LM training and nothing else: what the Trainer does
@@ -76,6 +76,6 @@ def planned(out: Path, **request: Any) -> dict[str, Any]:
         None, [*request["sets"], "train.loggers=[]", "train.steps=6", "train.validate=false", "train.threads=1"]
     )
     asked = RunRequest(shards=Path(request["shards"]), model=request["model"], out=out / "run", config=config)
-    plan = plan_request(asked)
     run(asked)
-    return {"planned_mb": plan.peak_memory_mb, "plan": plan.to_dict()}
+    plan = json.loads((out / "run" / PLAN_NAME).read_text(encoding="utf-8"))
+    return {"planned_mb": plan["peak_memory_mb"], "plan": plan}

@@ -26,13 +26,16 @@ from trelm_train.errors import ConfigError
 from trelm_train.loader import Position, assemble, sentences_from_lists
 from trelm_train.metrics import rss_mb
 from trelm_train.precision import products
+from trelm_train.probes import CHUNK_TOKENS
 from trelm_train.routing import Router
 from trelm_train.session import RunRequest, Session, prepare_run
 
 MB = 1e6
 FLOAT, HALF = 4, 2  # bytes
 MEMORY_INFO = Path("/proc/meminfo")
-LOGIT_COPIES = 3  # logits, probabilities and what becomes of them lie side by side at the head
+LOGIT_COPIES = 2  # logits and probabilities lie side by side at the head
+PASSING_LAYERS = 2  # so many layers' activations are made and dropped while the others stay
+STATES_PER_LAYER = 6  # of a token in attribution: what enters, keys, values, attention, what leaves, its mixture
 WRITTEN_COPIES = 2  # of tensors while a checkpoint is written: its file is put together in memory
 TOKENS_PER_MENTION = 8  # at least, in the mean
 SPARE = 0.03  # of the estimate: what the allocator holds but nobody uses
@@ -93,7 +96,9 @@ def make_plan(session: Session, memory: MemoryConfig | None = None) -> Plan:
     resident = rss_mb() * MB
     lasting = resident + copies + moments + bank_memory
     flat = gradients if session.parts.ranks.size > 1 else 0  # what ranks sum is one tensor
-    peak = max(lasting + gradients + activations + head, lasting + gradients + flat, lasting + WRITTEN_COPIES * tensors)
+    passing = activations * PASSING_LAYERS / _recorded_layers(session) + _attribution_bytes(session)
+    stays = lasting + gradients + flat + activations + passing  # freed memory of a step is kept for the next one
+    peak = stays + max(head, WRITTEN_COPIES * tensors)
     together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     kept = session.request.config.train.keep_checkpoints + 2  # the best one, and one that is being written
     disk = checkpoint * kept + 2 * FLOAT * total + 2 * _bank_bytes(session)
@@ -151,6 +156,21 @@ def _batch_bytes(session: Session) -> tuple[float, float]:
     targets = session.request.config.masking.probability * rows * width
     head = LOGIT_COPIES * FLOAT * targets * parts.model.config.vocab_size
     return float(one + (two - one) * (rows - 1)), head
+
+
+def _recorded_layers(session: Session) -> int:
+    """Layers whose activations are kept."""
+    return session.parts.model.num_layers - (session.router.first_layer if session.router is not None else 0)
+
+
+def _attribution_bytes(session: Session) -> float:
+    """What one chunk of probes takes: states of all layers, and the head on its answers."""
+    model, router = session.parts.model, session.router
+    if router is None or router.config.policy != "ig":
+        return 0.0
+    states = model.num_layers * CHUNK_TOKENS * STATES_PER_LAYER * model.hidden_size
+    answers = CHUNK_TOKENS / TOKENS_PER_MENTION / 2 * model.config.vocab_size * LOGIT_COPIES
+    return float(FLOAT * (states + answers))
 
 
 def _kept_bytes(session: Session, rows: int, width: int) -> int:

@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 MAX_SKIPPED = 10  # steps in a row
 AHEAD = 2  # steps whose batches are ready
 MODEL = "model"
+PLAN_NAME = "plan.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +129,9 @@ def _train(session: Session, stop: Stop) -> dict[str, Any]:
     ranks = session.parts.ranks
     if ranks.is_first:
         log.info("%s", describe(session))
-        check_plan(make_plan(session), session.request)
+        plan = make_plan(session)
+        check_plan(plan, session.request)
+        _write_json(session.request.out / PLAN_NAME, plan.to_dict())
     with ExitStack() as stack:
         tools = _tools(session, stop, stack)
         stack.callback(tools.writer.finish)  # a run that fails leaves the checkpoint that was under way

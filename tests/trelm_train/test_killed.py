@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,37 @@ STEPS = 24
 SETS = ("train.checkpoint_every=1", "train.log_every=1", f"train.steps={STEPS}", "routing.refresh_every=5")
 
 
+KILLED = """
+import os, signal, sys
+from trelm_train import checkpoint, cli, train
+
+module, name, call = {"checkpoint": checkpoint, "train": train}[sys.argv[1]], sys.argv[2], int(sys.argv[3])
+whole, calls = getattr(module, name), 0
+
+def killed(*args):
+    global calls
+    calls += 1
+    if calls == call:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(*args)
+
+setattr(module, name, killed)
+del sys.argv[1:4]
+cli.main()
+"""  # the program, which is killed where it calls a function for the n-th time
+
+
+def killed_at(place: tuple[str, str, int], arguments: list[str]) -> int:
+    """Run until it is killed there; the exit code."""
+    return subprocess.run(
+        [sys.executable, "-c", KILLED, *map(str, place), *arguments],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+    ).returncode  # fmt: skip
+
+
 def arguments(shards: Path, model: Path, out: Path, *sets: str) -> list[str]:
     pairs = [part for one in (*SMALL, *SETS, *sets) for part in ("--set", one)]
-    return [sys.executable, "-m", "trelm_train", "run", "--resume", "auto", "--shards", str(shards),
-            "--model", str(model), "--out", str(out), *pairs]  # fmt: skip
+    return ["run", "--resume", "auto", "--shards", str(shards), "--model", str(model), "--out", str(out), *pairs]
 
 
 def lines_of(out: Path) -> list[dict[str, Any]]:
@@ -39,17 +65,12 @@ def whole(shards_path: Path, model_path: Path, tmp_path_factory: pytest.TempPath
     return out
 
 
-def kill_after(process: subprocess.Popen[bytes], checkpoints: Path, count: int, *, partial: bool) -> bool:
-    """Kill at the moment when so many checkpoints stand (or while the next one is being written); False if it ended."""
-    deadline = time.monotonic() + 60
-    while process.poll() is None:
-        assert time.monotonic() < deadline
-        enough = len(list(checkpoints.glob("step-*"))) >= min(count, 2)
-        if enough and (not partial or list(checkpoints.glob(".step-*.partial"))):
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            return True
-    return False
+PLACES = (  # each run goes on where the one before was killed
+    ("train", "train_step", 4),  # before a step
+    ("checkpoint", "_settle", 3),  # tensors written, no name yet
+    ("checkpoint", "_sync", 20),  # half of the files on the disk
+    ("train", "state_of", 2),  # about to save
+)
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -58,15 +79,12 @@ def test_killed_again_and_again(
 ) -> None:
     out = tmp_path / "out"
     sets = (f"train.async_checkpoint={str(background).lower()}",)
-    in_a_checkpoint = 0
-    for partial in (False, True, True):
-        process = subprocess.Popen(
-            arguments(shards_path, model_path, out, *sets),
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        kill_after(process, out / "checkpoints", 2, partial=partial)
-        in_a_checkpoint += bool(list((out / "checkpoints").glob(".step-*.partial")))
-    assert in_a_checkpoint  # a checkpoint was being written at least once
+    partial = 0
+    for place in PLACES:
+        assert killed_at(place, arguments(shards_path, model_path, out, *sets)) == -signal.SIGKILL
+        partial += bool(list((out / "checkpoints").glob(".step-*.partial")))
+    assert partial >= 2  # checkpoints were being written
+    assert 0 < load_checkpoint(latest_checkpoint(out / "checkpoints") or out).state["step"] < STEPS
     run_or_resume(request_for(shards_path, model_path, out, *SETS, *sets))
     assert lines_of(out) == lines_of(whole)
     left, right = (load_checkpoint(latest_checkpoint(path / "checkpoints") or path) for path in (whole, out))

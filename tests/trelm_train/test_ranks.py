@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -94,19 +95,24 @@ def test_ranks_train_as_one(count: int, alone: Path, shards_path: Path, model_pa
     assert_same_run(alone, tmp_path / "out")
 
 
-def test_another_number_of_ranks_goes_on(alone: Path, shards_path: Path, model_path: Path, tmp_path: Path) -> None:
-    """Two ranks, stopped by a signal to one of them, then one process."""
+def test_another_number_of_ranks_goes_on(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+    """Two ranks, stopped by a signal to one of them, then one process: no batch twice, none left out."""
+    sets = ("train.validate=false", "train.steps=80", "train.learning_rate=0.0005")
+    run(request_for(shards_path, model_path, tmp_path / "alone", *SETS, *sets))
     out = tmp_path / "out"
-    processes = start(2, arguments(shards_path, model_path, out, "train.validate=false"))
+    processes = start(2, arguments(shards_path, model_path, out, *sets))
     while not (out / "metrics.jsonl").is_file() or not lines_of(out):
         assert all(process.poll() is None for process in processes)
+        time.sleep(0.02)
     processes[1].terminate()
     found = finish(processes)
     assert [code for code, _, _ in found] == [143, 143], found
-    step = load_checkpoint(latest_checkpoint(out / "checkpoints") or out).state["step"]
-    assert 0 < step < STEPS
+    assert 0 < load_checkpoint(latest_checkpoint(out / "checkpoints") or out).state["step"] < 80
     resume(out)
-    assert_same_run(alone, out)
+    for a, b in zip(lines_of(tmp_path / "alone"), lines_of(out), strict=True):
+        for name in ("step", "tokens", "targets", "facts", "injected"):
+            assert a[name] == b[name]
+        assert a["loss"] == pytest.approx(b["loss"], rel=0.01)  # rounding grows over the steps
 
 
 def test_more_ranks_than_batches_are_refused(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
