@@ -68,7 +68,7 @@ def whole(shards_path: Path, model_path: Path, tmp_path_factory: pytest.TempPath
 PLACES = (  # each run goes on where the one before was killed
     ("train", "train_step", 4),  # before a step
     ("checkpoint", "_settle", 3),  # tensors written, no name yet
-    ("checkpoint", "_sync", 20),  # half of the files on the disk
+    ("checkpoint", "_sync", 18),  # of five per checkpoint the third: some files are on the disk
     ("train", "state_of", 2),  # about to save
 )
 
