@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from safetensors.torch import save_file
 
 from trelm_train.export import export_bank
 from trelm_train.inspect import nearest
@@ -28,7 +29,9 @@ def nearest_of(out: Path, num_rows: int, hidden_size: int, written: int) -> dict
     every = np.arange(num_rows)
     labels = pa.array(np.char.add("entity ", every.astype("U7")))
     start = time.perf_counter()
-    export_bank(state, pa.table({"row": every, "id": every + 1, "label": labels}), out)
+    saved = out / "saved.safetensors"
+    save_file(state, saved)
+    export_bank(saved, pa.table({"row": every, "id": every + 1, "label": labels}), out)
     export_s = time.perf_counter() - start
     seconds = []
     for row in (rows[0], rows[-1]):

@@ -114,6 +114,7 @@ def slow():
         time.sleep(0.2)
         yield 1
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process is born deaf to it
 threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
     with prefetch(slow(), 8) as ready:
