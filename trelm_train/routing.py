@@ -28,6 +28,10 @@ from trelm_train.probes import Probe, chunks, upcoming_probes
 # Legend: L layers, I inner size, E examples.
 
 UNIT = 2.0**-30  # of summed attributions
+PROBE_TOKENS = 35  # of a sentence with a mention, in the mean
+FIXED_COST, EXACT_COST = 0.85, 3.4  # of a fact, in full steps of the same sentences
+ROUTED_STEP = 0.65  # of a full step
+DEAR = 0.05  # share of the training time that routing should not exceed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,6 +184,15 @@ class Router:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take up saved scores."""
         self.votes_LI, self.strength_LI = tensors.get("votes"), tensors.get("strength")
+
+
+def attribution_share(config: RoutingConfig, tokens_per_step: int) -> float:
+    """About what share of the training time attribution will take, by the figures of docs/routing.md for 12 layers."""
+    if config.policy != "ig":
+        return 0.0
+    a_fact = PROBE_TOKENS * (FIXED_COST if config.context == "fixed" else EXACT_COST) * config.points
+    refresh = config.probe_facts * a_fact / config.refresh_every
+    return refresh / (refresh + ROUTED_STEP * tokens_per_step)
 
 
 def whole_parameters(model: MaskedLm, config: RoutingConfig) -> dict[str, torch.nn.Parameter]:

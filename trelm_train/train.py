@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ import torch
 
 from schemas.settings import to_dict, to_toml
 from trelm_train.checkpoint import Writer, latest_checkpoint
-from trelm_train.config import load_config
+from trelm_train.config import Config, load_config
 from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.evaluate.during import Evaluator, write_evaluation
 from trelm_train.export import BANK_FILE, entities_of, export_bank, export_model
@@ -33,6 +34,7 @@ from trelm_train.profiling import Profile
 from trelm_train.progress import Show, line_of, progress
 from trelm_train.ranks import joined
 from trelm_train.report import describe, path_of, summarise
+from trelm_train.routing import DEAR, attribution_share
 from trelm_train.session import (
     CHECKPOINTS,
     CONFIG_NAME,
@@ -129,6 +131,7 @@ def _train(session: Session, stop: Stop) -> dict[str, Any]:
     ranks = session.parts.ranks
     if ranks.is_first:
         log.info("%s", describe(session))
+        _warn_of_dear_routing(session.request.config)
         plan = make_plan(session)
         check_plan(plan, session.request)
         _write_json(session.request.out / PLAN_NAME, plan.to_dict())
@@ -147,6 +150,17 @@ def _train(session: Session, stop: Stop) -> dict[str, Any]:
     if not ranks.is_first:
         return {}
     return _finish(session, validation)
+
+
+def _warn_of_dear_routing(config: Config) -> None:
+    share = attribution_share(config.routing, config.train.batch_tokens * config.train.micro_batches)
+    if share > DEAR:
+        enough = math.ceil(config.routing.refresh_every * share / (1 - share) * (1 - DEAR) / DEAR)
+        log.warning(
+            "attribution will take about %.0f %% of the time with such small steps; routing.refresh_every=%d keeps it at 5 %%",
+            100 * share,
+            enough,
+        )
 
 
 def _tools(session: Session, stop: Stop, stack: ExitStack) -> _Tools:

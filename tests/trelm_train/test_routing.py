@@ -6,13 +6,22 @@ import pytest
 import torch
 
 from tests.trelm_train.conftest import request_for
-from trelm_train.config import RoutingConfig
+from trelm_train.config import RoutingConfig, load_config
 from trelm_train.errors import TrelmError
 from trelm_train.loader import BatchStream, Packing, Position, assemble, sentences_from_lists
 from trelm_train.masking import Vocabulary
 from trelm_train.model import MaskedLm
 from trelm_train.probes import upcoming_probes
-from trelm_train.routing import Alone, Router, Tally, tally, top_neurons, votes, whole_parameters
+from trelm_train.routing import (
+    Alone,
+    Router,
+    Tally,
+    attribution_share,
+    tally,
+    top_neurons,
+    votes,
+    whole_parameters,
+)
 from trelm_train.session import start_run
 
 
@@ -206,3 +215,21 @@ def test_everything_else_is_frozen_but_for_its_switch(switch: str, names: set[st
 def test_full_trains_everything(model: MaskedLm) -> None:
     chosen = whole_parameters(model, RoutingConfig(policy="full"))
     assert len(chosen) == len(list(model.hf.parameters()))
+
+
+def test_what_attribution_will_take(caplog: pytest.LogCaptureFixture) -> None:
+    """The figures of docs/routing.md: cheap at the defaults, dear with small batches; the warning proposes enough."""
+    from trelm_train.train import _warn_of_dear_routing
+
+    assert attribution_share(RoutingConfig(), 4096) == pytest.approx(0.014, abs=0.002)
+    small = attribution_share(RoutingConfig(), 512)
+    assert 0.05 < small < 0.15
+    assert attribution_share(RoutingConfig(context="exact"), 4096) == pytest.approx(0.054, abs=0.005)
+    assert attribution_share(RoutingConfig(policy="random"), 512) == 0.0
+    with caplog.at_level("WARNING", logger="trelm_train.train"):
+        _warn_of_dear_routing(load_config(None, ["train.batch_tokens=512"]))
+        _warn_of_dear_routing(load_config(None))
+    (line,) = caplog.messages
+    proposed = int(line.partition("refresh_every=")[2].split()[0])
+    assert attribution_share(RoutingConfig(refresh_every=proposed), 512) <= 0.05
+    assert attribution_share(RoutingConfig(refresh_every=proposed - 2), 512) > 0.05
