@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,6 +170,22 @@ def harmonic(*rates: float) -> float:
 def emit(fields: Mapping[str, Any]) -> None:
     """Print one JSON object on a line, numbers to four digits."""
     print(json.dumps(_rounded(fields), ensure_ascii=False), flush=True)
+
+
+def emit_all(found: Iterable[Mapping[str, Any]]) -> int:
+    """Print the object of every case as it comes; 1 if one says that it is not ok, the exit code of a benchmark."""
+    failed = False
+    for fields in found:
+        emit(fields)
+        failed = failed or not fields["ok"]
+    return int(failed)
+
+
+def refuse_less_than_one(parser: argparse.ArgumentParser, given: argparse.Namespace, *names: str) -> None:
+    """End with a usage error where one of these numbers is given and below 1."""
+    for name in names:
+        if getattr(given, name) is not None and getattr(given, name) < 1:
+            parser.error(f"--{name.replace('_', '-')}: wanted 1 or more")
 
 
 def _rounded(value: Any) -> Any:  # noqa: ANN401 - any JSON

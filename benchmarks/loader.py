@@ -17,9 +17,11 @@ from benchmarks.harness import (
     Variant,
     common_arguments,
     emit,
+    emit_all,
     machine,
     measure,
     record,
+    refuse_less_than_one,
     run_program,
     scratch_folder,
     skipped,
@@ -136,10 +138,7 @@ def main() -> int:
     parser.add_argument("--case", action="append", choices=CASES, help="only this case; may be repeated")
     parser.add_argument("--no-peers", action="store_true", help="ours and the limit only")
     given = parser.parse_args()
-    for name in ("tokens", "rounds"):
-        if getattr(given, name) is not None and getattr(given, name) < 1:
-            parser.error(f"--{name}: wanted 1 or more")
-    failed = False
+    refuse_less_than_one(parser, given, "tokens", "rounds")
     with scratch_folder(given.keep) as folder:
         setup = Setup(
             folder=folder,
@@ -149,10 +148,7 @@ def main() -> int:
             peers=() if given.no_peers else tuple(PEERS),
         )
         emit({"benchmark": NAME, "machine": machine(PACKAGES), "quick": given.quick})
-        for fields in run(setup):
-            emit(fields)
-            failed = failed or not fields["ok"]
-    return int(failed)
+        return emit_all(run(setup))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Measured, Variant, common_arguments, emit, machine, measure, run_program, scratch_folder
+from benchmarks.harness import (
+    Measured,
+    Variant,
+    common_arguments,
+    emit,
+    emit_all,
+    machine,
+    measure,
+    refuse_less_than_one,
+    run_program,
+    scratch_folder,
+)
 from benchmarks.memory_bank_ways import free_memory_bytes
 
 NAME = "memory_bank"
@@ -126,10 +137,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, help="of each size (default: 400; 40 with --quick)")
     parser.add_argument("--case", action="append", choices=CASES, help="only this case; may be repeated")
     given = parser.parse_args()
-    for name in ("steps", "rounds"):
-        if getattr(given, name) is not None and getattr(given, name) < 1:
-            parser.error(f"--{name}: wanted 1 or more")
-    failed = False
+    refuse_less_than_one(parser, given, "steps", "rounds")
     with scratch_folder(given.keep) as folder:
         setup = Setup(
             folder=folder,
@@ -138,11 +146,8 @@ def main() -> int:
             quick=given.quick,
         )
         emit({"benchmark": NAME, "machine": machine(PACKAGES), "quick": given.quick})
-        for name in given.case or (QUICK if given.quick else tuple(CASES)):
-            for fields in CASES[name](setup):
-                emit(fields)
-                failed = failed or not fields["ok"]
-    return int(failed)
+        names = given.case or (QUICK if given.quick else tuple(CASES))
+        return emit_all(fields for name in names for fields in CASES[name](setup))
 
 
 if __name__ == "__main__":

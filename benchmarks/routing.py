@@ -21,8 +21,10 @@ from benchmarks.harness import (
     Variant,
     common_arguments,
     emit,
+    emit_all,
     machine,
     measure,
+    refuse_less_than_one,
     run_once,
     run_program,
     scratch_folder,
@@ -223,10 +225,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, help="timed in each process (default: 5; 2 with --quick)")
     parser.add_argument("--dropout", type=float, default=0.1, help="of the step cases' model (default: 0.1, as BERT's)")
     given = parser.parse_args()
-    for name in ("facts", "steps", "rounds"):
-        if getattr(given, name) is not None and getattr(given, name) < 1:
-            parser.error(f"--{name}: wanted 1 or more")
-    failed = False
+    refuse_less_than_one(parser, given, "facts", "steps", "rounds")
     with scratch_folder(given.keep) as folder:
         setup = Setup(
             folder=folder,
@@ -238,11 +237,8 @@ def main() -> int:
             quick=given.quick,
         )
         emit({"benchmark": NAME, "machine": machine(PACKAGES), "quick": given.quick})
-        for name in given.case or (QUICK if given.quick else tuple(CASES)):
-            for fields in CASES[name](setup):
-                emit(fields)
-                failed = failed or not fields["ok"]
-    return int(failed)
+        names = given.case or (QUICK if given.quick else tuple(CASES))
+        return emit_all(fields for name in names for fields in CASES[name](setup))
 
 
 if __name__ == "__main__":

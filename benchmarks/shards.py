@@ -17,9 +17,11 @@ from benchmarks.harness import (
     Variant,
     common_arguments,
     emit,
+    emit_all,
     machine,
     measure,
     record,
+    refuse_less_than_one,
     run_once,
     run_program,
     scratch_folder,
@@ -135,10 +137,7 @@ def main() -> int:
     parser.add_argument("--read-tokens", type=int, help="generated (default: 30 million; 3 million with --quick)")
     parser.add_argument("--case", action="append", choices=CASES, help="only this case; may be repeated")
     given = parser.parse_args()
-    for name in ("copies", "read_tokens", "rounds"):
-        if getattr(given, name) is not None and getattr(given, name) < 1:
-            parser.error(f"--{name.replace('_', '-')}: wanted 1 or more")
-    failed = False
+    refuse_less_than_one(parser, given, "copies", "read_tokens", "rounds")
     with scratch_folder(given.keep) as folder:
         setup = Setup(
             folder=folder,
@@ -149,11 +148,7 @@ def main() -> int:
             quick=given.quick,
         )
         emit({"benchmark": NAME, "machine": machine(PACKAGES), "quick": given.quick})
-        for name in given.case or tuple(CASES):
-            for fields in CASES[name](setup):
-                emit(fields)
-                failed = failed or not fields["ok"]
-    return int(failed)
+        return emit_all(fields for name in given.case or tuple(CASES) for fields in CASES[name](setup))
 
 
 if __name__ == "__main__":

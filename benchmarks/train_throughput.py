@@ -19,6 +19,7 @@ from benchmarks.harness import (
     Variant,
     common_arguments,
     emit,
+    emit_all,
     machine,
     measure,
     record,
@@ -246,7 +247,6 @@ def main() -> int:
     parser.add_argument("--case", action="append", choices=CASES, help="only this case; may be repeated")
     parser.add_argument("--precision", action="append", choices=("float32", "bfloat16"), help="of peers; default: both")
     given = parser.parse_args()
-    failed = False
     with scratch_folder(given.keep) as folder:
         setup = Setup(
             folder=folder,
@@ -260,11 +260,7 @@ def main() -> int:
         )
         emit({"benchmark": NAME, "machine": machine(PACKAGES), "quick": given.quick, "dropout": given.dropout})
         names = given.case or (("mini", "curves") if given.quick else tuple(CASES))
-        for name in names:
-            for fields in CASES[name](setup):
-                emit(fields)
-                failed = failed or not fields["ok"]
-    return int(failed)
+        return emit_all(fields for name in names for fields in CASES[name](setup))
 
 
 if __name__ == "__main__":

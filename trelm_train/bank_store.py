@@ -70,12 +70,16 @@ def main_memory_bytes() -> int:
     return min(limits)
 
 
+def ranks_here() -> int:
+    """Processes that train together on this machine, as torchrun says: each has a model and a bank."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def pick_storage(config: MemoryConfig, num_rows: int, hidden_size: int) -> str:
     """The storage asked for; `auto` is the file when all notes, of all ranks here, exceed their share of main memory."""
     if config.storage != "auto":
         return config.storage
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun: each has a bank
-    whole = ranks_here * note_bytes(num_rows, hidden_size)
+    whole = ranks_here() * note_bytes(num_rows, hidden_size)
     return "file" if whole > config.ram_share * main_memory_bytes() else "ram"
 
 

@@ -8,7 +8,6 @@ share lies there, and only main memory and disk are compared with what the machi
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trelm_train.bank_store import pick_storage
+from trelm_train.bank_store import note_bytes, pick_storage, ranks_here
 from trelm_train.config import MemoryConfig
 from trelm_train.encoder import Attention, encode_reads, reads
 from trelm_train.errors import ConfigError
@@ -31,7 +30,7 @@ from trelm_train.routing import Router
 from trelm_train.session import RunRequest, Session, prepare_run
 
 MB = 1e6
-FLOAT, HALF = 4, 2  # bytes
+FLOAT = 4  # bytes
 MEMORY_INFO = Path("/proc/meminfo")
 LOGIT_COPIES = 2  # logits and probabilities lie side by side at the head
 PASSING_LAYERS = 2  # so many layers' activations are made and dropped while the others stay
@@ -99,7 +98,7 @@ def make_plan(session: Session, memory: MemoryConfig | None = None) -> Plan:
     passing = activations * PASSING_LAYERS / _recorded_layers(session) + _attribution_bytes(session)
     stays = lasting + gradients + flat + activations + passing  # freed memory of a step is kept for the next one
     peak = stays + max(head, WRITTEN_COPIES * tensors)
-    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    together = ranks_here()
     kept = session.request.config.train.keep_checkpoints + 2  # the best one, and one that is being written
     disk = checkpoint * kept + 2 * FLOAT * total + 2 * _bank_bytes(session)
     return Plan(
@@ -136,7 +135,7 @@ def _bank_bytes(session: Session) -> int:
         return 0
     train = session.request.config.train
     met = train.steps * train.micro_batches * train.batch_tokens // TOKENS_PER_MENTION
-    return 2 * HALF * min(session.knowledge.num_bank_rows, met) * session.parts.model.hidden_size
+    return note_bytes(min(session.knowledge.num_bank_rows, met), session.parts.model.hidden_size)
 
 
 def _bank_memory_bytes(session: Session, memory: MemoryConfig) -> int:

@@ -97,6 +97,9 @@ class Ranks:
             dist.barrier()
 
 
+ALONE = Ranks()
+
+
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
     """The ranks that `torchrun` started, connected inside; alone where it did not.
@@ -106,7 +109,7 @@ def joined(device: str) -> Iterator[Ranks]:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Ranks()
+        yield ALONE
         return
     try:
         ranks = Ranks(rank=int(os.environ["RANK"]), size=size, local_rank=int(os.environ["LOCAL_RANK"]))

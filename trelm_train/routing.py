@@ -8,9 +8,7 @@ refresh; the top share of all neurons is taken, ties by summed attribution, then
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,6 +22,7 @@ from trelm_train.loader import BatchStream, Position
 from trelm_train.masking import Vocabulary
 from trelm_train.model import MaskedLm
 from trelm_train.probes import Probe, chunks, upcoming_probes
+from trelm_train.ranks import ALONE, Ranks
 
 # Legend: L layers, I inner size, E examples.
 
@@ -79,35 +78,6 @@ def by_layer(flat: I64, num_layers: int, inner: int) -> dict[int, Tensor]:
     return {number: torch.from_numpy(flat[layer == number] % inner) for number in range(num_layers)}
 
 
-class Sharing(Protocol):
-    """Who takes part in a refresh."""
-
-    @property
-    def rank(self) -> int:
-        """This process's number."""
-
-    @property
-    def size(self) -> int:
-        """How many processes there are."""
-
-    def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
-        """Sum of each tensor over the processes, in place."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Alone:
-    """One process."""
-
-    rank: int = 0
-    size: int = 1
-
-    def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
-        """Nothing to add."""
-
-
-ALONE = Alone()
-
-
 class Router:
     """Chooses neurons; keeps the smoothed votes of `ig`."""
 
@@ -129,7 +99,7 @@ class Router:
         """Whether neurons must be chosen before this step."""
         return step == 0 or (self.config.policy == "ig" and step % self.config.refresh_every == 0)
 
-    def neurons(self, stream: BatchStream, position: Position, ranks: Sharing = ALONE) -> dict[int, Tensor]:
+    def neurons(self, stream: BatchStream, position: Position, ranks: Ranks = ALONE) -> dict[int, Tensor]:
         """Sorted neuron indices by layer, the same on every rank; `position` is that of the whole run.
 
         Raises:
@@ -147,7 +117,7 @@ class Router:
             return by_layer(np.sort(np.argsort(draw, kind="stable")[:count]) + first, layers, inner)
         return by_layer(np.arange(layers * inner - count, layers * inner), layers, inner)
 
-    def refresh(self, stream: BatchStream, position: Position, ranks: Sharing = ALONE) -> None:
+    def refresh(self, stream: BatchStream, position: Position, ranks: Ranks = ALONE) -> None:
         """Attribution over a probe set from the upcoming batches, smoothed into the votes."""
         probes = upcoming_probes(
             stream.iterate(position), self.vocabulary, seed=self.seed, limit=self.config.probe_facts, start=position
@@ -163,7 +133,7 @@ class Router:
         self.votes_LI = self._smooth(self.votes_LI, votes_LI)
         self.strength_LI = self._smooth(self.strength_LI, strength_LI)
 
-    def count_votes(self, probes: list[Probe], stream: BatchStream, ranks: Sharing = ALONE) -> Tally:
+    def count_votes(self, probes: list[Probe], stream: BatchStream, ranks: Ranks = ALONE) -> Tally:
         """This rank's share of the probes, counted: every `ranks.size`-th chunk."""
         counts = torch.zeros(2 * self.model.num_layers * self.model.inner_size + 1, dtype=torch.int64)
         for number, (batch, targets) in enumerate(chunks(probes, stream.packing, self.vocabulary.pad_id)):

@@ -32,7 +32,7 @@ from trelm_train.metrics import METRICS_NAME, Interval, Timers
 from trelm_train.model import MaskedLm, check_tokenizer, load_pretrained, pick_device
 from trelm_train.optim import Optimiser
 from trelm_train.precision import number_format
-from trelm_train.ranks import Ranks
+from trelm_train.ranks import ALONE, Ranks
 from trelm_train.routing import Router, whole_parameters
 from trelm_train.shards import Shards, open_shards
 from trelm_train.sparse_ffn import SparseFfn
@@ -42,7 +42,6 @@ log = logging.getLogger(__name__)
 RUN_NAME = "run.json"
 CONFIG_NAME = "config.toml"
 CHECKPOINTS = "checkpoints"
-ALONE = Ranks()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

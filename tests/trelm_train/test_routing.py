@@ -12,8 +12,8 @@ from trelm_train.loader import BatchStream, Packing, Position, assemble, sentenc
 from trelm_train.masking import Vocabulary
 from trelm_train.model import MaskedLm
 from trelm_train.probes import upcoming_probes
+from trelm_train.ranks import Ranks
 from trelm_train.routing import (
-    Alone,
     Router,
     Tally,
     attribution_share,
@@ -132,7 +132,7 @@ def test_any_number_of_ranks_gives_the_same_bits(
     chosen = alone.neurons(stream, Position())
     probes = upcoming_probes(stream.iterate(Position()), vocabulary, seed=4, limit=20, start=Position())
     shares = [
-        router(model, vocabulary).count_votes(probes, stream, Alone(rank=rank, size=size)) for rank in range(size)
+        router(model, vocabulary).count_votes(probes, stream, Ranks(rank=rank, size=size)) for rank in range(size)
     ]
     assert sum(share.parts((3, 64))[2] for share in shares) == 20
     assert all(share.parts((3, 64))[2] for share in shares), "every rank has something to do"
