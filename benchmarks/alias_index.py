@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.alias_names import make_kb
-from pipeline.core.candidates import fuzzy_candidates
-from pipeline.stages.index import plan
-from pipeline.storage.alias_index import AliasIndex
-from pipeline.storage.sections import map_sections
-from pipeline.storage.stage import StagePlan, finish_stage, prepare, write_unit
-from pipeline.storage.tables import RunPaths
-from pipeline.storage.units import Unit, UnitReport, UnitWorker
+from pipeline.arrays.sections import map_sections
+from pipeline.engine.stage import StagePlan, finish_stage, prepare, write_unit
+from pipeline.engine.tables import RunPaths
+from pipeline.engine.units import Unit, UnitReport, UnitWorker
+from pipeline.index.alias_index import AliasIndex
+from pipeline.index.stage import plan
+from pipeline.link.candidates import fuzzy_candidates
 from schemas import ALIASES
 
 RUNS = 3

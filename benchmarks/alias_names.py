@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import RunConfig, load_config
-from pipeline.execution import run_stage
-from pipeline.runner import RunnerSettings
-from pipeline.storage.tables import RunPaths, read_table
+from pipeline.engine.beam_runner import RunnerSettings
+from pipeline.engine.tables import RunPaths, read_table
+from pipeline.run_stage import run_stage
 from schemas import ALIASES, ENTITIES, TRIPLES, Table
 
 Array = np.ndarray[Any, Any]

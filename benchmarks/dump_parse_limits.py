@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from isal import igzip
 
-from pipeline.core.wikidata_model import ItemValue, entity_decoder
+from pipeline.kb.model import ItemValue, entity_decoder
 
 READ_BYTES = 1 << 20
 BATCH_LINES = 4096

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.dump_parse_limits import open_stdlib
-from pipeline.core.wikidata import INSTANCE_OF, INVERSE_PROPERTY, META_CLASSES, NOT_WIKIPEDIA
-from pipeline.core.wikidata_names import NAME_PROPERTIES
-from pipeline.core.wikidata_terms import MAX_SURFACE_CHARACTERS, clean
+from pipeline.kb.entity_rows import INSTANCE_OF, INVERSE_PROPERTY, META_CLASSES, NOT_WIKIPEDIA
+from pipeline.kb.names import NAME_PROPERTIES
+from pipeline.kb.terms import MAX_SURFACE_CHARACTERS, clean
 from schemas import ALIASES, ENTITIES, PROPERTIES, TRIPLES
 from schemas.table import Table
 

@@ -23,8 +23,8 @@ from benchmarks.dump_parse_peers import (
     first_of,
     stated_names,
 )
-from pipeline.core.wikidata import INVERSE_PROPERTY
-from pipeline.core.wikidata_terms import clean
+from pipeline.kb.entity_rows import INVERSE_PROPERTY
+from pipeline.kb.terms import clean
 
 
 def qwikidata_loop(out: Path, path: str) -> dict[str, Any]:

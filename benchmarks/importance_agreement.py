@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.compute as pc
 from scipy.stats import spearmanr
 
-from pipeline.core.policies import DISTANCE_DECIMALS, PolicyLimits, default_r_freq, policy_bits
-from pipeline.storage.tables import RunPaths, read_table
+from pipeline.engine.tables import RunPaths, read_table
+from pipeline.shards.policies import DISTANCE_DECIMALS, PolicyLimits, default_r_freq, policy_bits
 from schemas import LINKS
 from schemas.shards import POLICY_BITS
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.linking_data import kit_folder
 from benchmarks.shards_data import SMALL_BERT
-from pipeline.storage.tables import RunPaths, read_table
+from pipeline.engine.tables import RunPaths, read_table
 from schemas import DOCUMENTS, LINKS, SENTENCES, Table
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
 

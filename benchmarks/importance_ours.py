@@ -17,14 +17,14 @@ import numpy as np
 
 from benchmarks.linking_clock import Clock
 from pipeline.config import ImportanceConfig
-from pipeline.core.sequences import Sequences
-from pipeline.linked import linked_units
-from pipeline.runner import LOCAL_WORKERS
-from pipeline.sentence_encoder import NUM_SPECIAL, SentenceEncoder
-from pipeline.stages.importance import ImportanceWorker, _chunks
-from pipeline.storage.stage import write_unit
-from pipeline.storage.tables import RunPaths, read_table
-from pipeline.storage.units import Unit
+from pipeline.encoder.sentence_encoder import NUM_SPECIAL, SentenceEncoder
+from pipeline.encoder.sequences import Sequences
+from pipeline.engine.beam_runner import LOCAL_WORKERS
+from pipeline.engine.stage import write_unit
+from pipeline.engine.tables import RunPaths, read_table
+from pipeline.engine.units import Unit
+from pipeline.importance.stage import ImportanceWorker, _chunks
+from pipeline.link.linked_sentences import linked_units
 from schemas import IMPORTANCE, REJECTS
 
 BUDGETS = (1024, 2048, 4096, 8192)  # tokens of a batch, tried for the encoder alone

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.linking_clock import Clock
-from pipeline.linked import LinkedReader, linked_units
-from pipeline.storage.tables import RunPaths
+from pipeline.engine.tables import RunPaths
+from pipeline.link.linked_sentences import LinkedReader, linked_units
 
 TUNING_MENTIONS = 8  # the share of the mentions on which batch sizes are tried is one in so many
 

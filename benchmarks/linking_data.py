@@ -21,8 +21,8 @@ from benchmarks.linking_names import names_of
 from benchmarks.linking_ours import write_documents
 from benchmarks.linking_tables import read_documents, read_items
 from benchmarks.linking_texts import Misspelt, misspelt, new_words, place, unrelated
-from pipeline.core.aliases import normalise
-from pipeline.core.inflections import inflections
+from pipeline.index.name_keys import normalise
+from pipeline.link.inflections import inflections
 
 ARTICLES = "text/enwiki-gensim-106articles.xml.bz2"
 GOLD = ("ernie", "fewrel")

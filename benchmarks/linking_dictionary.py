@@ -15,7 +15,7 @@ from benchmarks.linking_clock import Clock
 from benchmarks.linking_names import names_of
 from benchmarks.linking_spacy import annotate, load, pieces, read_texts
 from benchmarks.linking_tables import read_items
-from pipeline.core.aliases import normalise
+from pipeline.index.name_keys import normalise
 
 Links = list[tuple[int, int, int]]
 MIN_CHARACTERS = 3

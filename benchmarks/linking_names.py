@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.linking_tables import Found, Item, read_jsonl
-from pipeline.core.aliases import normalise
-from pipeline.gold import parse_qid
+from pipeline.index.name_keys import normalise
+from pipeline.link.gold import parse_qid
 
 Place = tuple[str, int, int]  # document, start, end
 Names = dict[str, list[int]]

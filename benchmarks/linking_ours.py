@@ -14,10 +14,10 @@ from benchmarks.linking_clock import Clock, rss_mb
 from benchmarks.linking_steps import timed_steps
 from benchmarks.linking_tables import read_jsonl, read_links
 from pipeline.config import LinkConfig
-from pipeline.stages.link import LinkWorker
-from pipeline.storage.stage import write_unit
-from pipeline.storage.tables import RunPaths, sized_units
-from pipeline.storage.units import Unit, UnitWriter
+from pipeline.engine.stage import write_unit
+from pipeline.engine.tables import RunPaths, sized_units
+from pipeline.engine.units import Unit, UnitWriter
+from pipeline.link.stage import LinkWorker
 from schemas import DOCUMENTS
 
 MEGABYTE = 1e6

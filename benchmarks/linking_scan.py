@@ -13,7 +13,7 @@ from rapidfuzz.distance import OSA
 from benchmarks.linking_clock import Clock
 from benchmarks.linking_names import Names, names_of
 from benchmarks.linking_tables import read_items, read_jsonl
-from pipeline.core.aliases import normalise
+from pipeline.index.name_keys import normalise
 
 QUERIES = 200  # at a time: a matrix of so many rows
 ONE_EDIT = 100.0

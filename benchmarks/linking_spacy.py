@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.linking_clock import Clock, rss_mb
 from benchmarks.linking_names import Gold, names_of, read_gold
 from benchmarks.linking_tables import Item, read_items, read_jsonl
-from pipeline.core.aliases import normalise
+from pipeline.index.name_keys import normalise
 
 BLANK = "blank:"
 ZONE_DOCS = 512  # spaCy forgets new words after so many

@@ -25,17 +25,17 @@ class Step(NamedTuple):
 
 # Time inside a nested function of the table counts for that one alone.
 STEPS = (
-    Step("annotation", "pipeline.annotate", "Annotator.annotate"),
-    Step("detection", "pipeline.stages.link", "detect"),
-    Step("features", "pipeline.stages.link", "batch_of"),
-    Step("features", "pipeline.core.linking", "Linker.score"),
-    Step("candidates", "pipeline.core.linking", "Linker._look_up"),
-    Step("fuzzy", "pipeline.core.candidates", "fuzzy_candidates"),
-    Step("disambiguation", "pipeline.core.linking", "Linker.decide"),
-    Step("writing", "pipeline.stages.link", "sentence_rows"),
-    Step("writing", "pipeline.stages.link", "link_rows"),
-    Step("writing", "pipeline.storage.units", "UnitWriter.write"),
-    Step("writing", "pipeline.storage.units", "UnitWriter.finish"),
+    Step("annotation", "pipeline.link.spacy_annotator", "Annotator.annotate"),
+    Step("detection", "pipeline.link.stage", "detect"),
+    Step("features", "pipeline.link.stage", "batch_of"),
+    Step("features", "pipeline.link.linker", "Linker.score"),
+    Step("candidates", "pipeline.link.linker", "Linker._look_up"),
+    Step("fuzzy", "pipeline.link.candidates", "fuzzy_candidates"),
+    Step("disambiguation", "pipeline.link.linker", "Linker.decide"),
+    Step("writing", "pipeline.link.stage", "sentence_rows"),
+    Step("writing", "pipeline.link.stage", "link_rows"),
+    Step("writing", "pipeline.engine.units", "UnitWriter.write"),
+    Step("writing", "pipeline.engine.units", "UnitWriter.finish"),
 )
 
 

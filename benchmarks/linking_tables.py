@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.storage.tables import RunPaths, read_rows, read_table
+from pipeline.engine.tables import RunPaths, read_rows, read_table
 from schemas import ALIASES, DOCUMENTS, ENTITIES, LINKS, TRIPLES
 
 

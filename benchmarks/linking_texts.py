@@ -7,7 +7,7 @@ import string
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from pipeline.core.aliases import normalise, query_keys
+from pipeline.index.name_keys import normalise, query_keys
 
 EDITS = ("insert", "delete", "substitute", "transpose")
 MIN_CHARACTERS = 5

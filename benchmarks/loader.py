@@ -27,7 +27,7 @@ from benchmarks.harness import (
     skipped,
 )  # fmt: skip
 from benchmarks.shards_data import generated_rows
-from trelm_train.sentences import COLUMNS
+from trelm_train.data.sentences import COLUMNS
 
 NAME = "loader"
 PACKAGES = ("trelm", "numpy", "pyarrow", "datasets")

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from schemas.shards import POLICIES
 from trelm_train.config import MaskingConfig
-from trelm_train.loader import Batch, BatchStream, Packing, Position, windows_of
-from trelm_train.masking import Vocabulary, mask_batch
-from trelm_train.sentences import read_rows
-from trelm_train.shards import RowGroup, Shards
+from trelm_train.data.loader import Batch, BatchStream, Packing, Position, windows_of
+from trelm_train.data.masking import Vocabulary, mask_batch
+from trelm_train.data.sentences import read_rows
+from trelm_train.data.shards import RowGroup, Shards
 
 Result = dict[str, Any]
 VOCABULARY = Vocabulary(size=30_000, mask_id=4, pad_id=0, special_ids=(0, 1, 2, 3, 4))

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import __version__
-from pipeline.storage.units import Unit, UnitWriter
+from pipeline.engine.units import Unit, UnitWriter
 from schemas import REJECTS
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
 from schemas.table import Table

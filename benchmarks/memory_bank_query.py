@@ -11,8 +11,8 @@ import pyarrow as pa
 import torch
 from safetensors.torch import save_file
 
-from trelm_train.export import export_bank
-from trelm_train.inspect import nearest
+from trelm_train.checkpoints.export import export_bank
+from trelm_train.training.inspect import nearest
 
 
 def nearest_of(out: Path, num_rows: int, hidden_size: int, written: int) -> dict[str, Any]:

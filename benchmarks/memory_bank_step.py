@@ -19,16 +19,16 @@ import torch
 from torch import Tensor
 
 from schemas.shards import POLICY_BITS
-from trelm_train.arrays import from_lengths
-from trelm_train.cka import Cka
-from trelm_train.cka_plan import CkaPlan, hide
+from trelm_train.cka.loss import Cka
+from trelm_train.cka.plan import CkaPlan, hide
 from trelm_train.config import CkaConfig, InjectionConfig, MaskingConfig, MemoryConfig
-from trelm_train.injection import Injector, make_anchor
-from trelm_train.knowledge import Knowledge
-from trelm_train.loader import Batch, Packing, Position, Sentences, assemble, plan_batches
-from trelm_train.masking import Masked, Vocabulary, mask_batch
-from trelm_train.memory_bank import MemoryBank, take_notes
-from trelm_train.model import MaskedLm, mlm_loss_sum
+from trelm_train.data.arrays import from_lengths
+from trelm_train.data.knowledge import Knowledge
+from trelm_train.data.loader import Batch, Packing, Position, Sentences, assemble, plan_batches
+from trelm_train.data.masking import Masked, Vocabulary, mask_batch
+from trelm_train.memory.injection import Injector, make_anchor
+from trelm_train.memory.memory_bank import MemoryBank, take_notes
+from trelm_train.model.masked_lm import MaskedLm, mlm_loss_sum
 
 VOCABULARY = Vocabulary(size=30_522, mask_id=103, pad_id=0, special_ids=(0, 100, 101, 102, 103))
 SHAPES = {"mini": (4, 256), "base": (12, 768)}

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trelm_train.config import MemoryConfig
-from trelm_train.memory_bank import MemoryBank, Notes
+from trelm_train.memory.memory_bank import MemoryBank, Notes
 
 # Legend: B rows of the bank, O mentions of a step, H hidden size; the 2 are the local and the global note.
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from benchmarks.routing_data import Work, generated_probes, kit_facts, probe_chunks, random_bert, trained_model
 from benchmarks.routing_step import full
-from trelm_train.attribution import Cut, Estimator, Targets, Walk, attribute, estimator, evaluating
-from trelm_train.model import MaskedLm
-from trelm_train.probes import Probe
+from trelm_train.model.masked_lm import MaskedLm
+from trelm_train.routing.attribution import Cut, Estimator, Targets, Walk, attribute, estimator, evaluating
+from trelm_train.routing.probes import Probe
 
 REFERENCE = ("midpoint", 20)
 METHODS: dict[str, tuple[str, int, str, str]] = {  # rule, points, precision, context

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trelm_train.attribution import Targets
-from trelm_train.loader import Packing, Position, assemble, plan_batches, sentences_from_lists
-from trelm_train.model import MaskedLm, load_pretrained, load_tokenizer
-from trelm_train.probes import Probe, chunks
+from trelm_train.data.loader import Packing, Position, assemble, plan_batches, sentences_from_lists
+from trelm_train.model.masked_lm import MaskedLm, load_pretrained, load_tokenizer
+from trelm_train.routing.attribution import Targets
+from trelm_train.routing.probes import Probe, chunks
 
 SHAPES = {"mini": (4, 256), "base": (12, 768)}  # layers, hidden size; four times as many neurons, heads of 64
 VOCABULARY = 30522

@@ -15,10 +15,10 @@ from torch import nn
 
 from benchmarks.routing_data import Work, generated_work, random_bert
 from trelm_train.config import RoutingConfig, TrainConfig
-from trelm_train.model import MaskedLm, mlm_loss_sum
+from trelm_train.model.masked_lm import MaskedLm, mlm_loss_sum
 from trelm_train.optim import BETAS
-from trelm_train.routing import by_layer, whole_parameters
-from trelm_train.sparse_ffn import SparseFfn
+from trelm_train.routing.router import by_layer, whole_parameters
+from trelm_train.routing.sparse_ffn import SparseFfn
 
 WARM_UP = 1
 

@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import ShardsConfig
-from pipeline.linked import LinkedReader, linked_units
-from pipeline.stages import shards
-from pipeline.storage.stage import StagePlan, write_unit
-from pipeline.storage.tables import RunPaths
-from pipeline.storage.units import UnitReport
+from pipeline.engine.stage import StagePlan, write_unit
+from pipeline.engine.tables import RunPaths
+from pipeline.engine.units import UnitReport
+from pipeline.link.linked_sentences import LinkedReader, linked_units
+from pipeline.shards import stage as shards
 from schemas import EXAMPLES, KNOWLEDGE, REJECTS
 
 Result = dict[str, Any]

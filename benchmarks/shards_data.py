@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from benchmarks.harness import ROOT
 from benchmarks.linking_data import command, kit_folder
-from pipeline.storage.stage import write_unit
-from pipeline.storage.units import Unit, UnitWriter
+from pipeline.engine.stage import write_unit
+from pipeline.engine.units import Unit, UnitWriter
 from schemas import EXAMPLES
 from schemas.table import list_of
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas import EXAMPLES
-from trelm_train.shards import RowGroup, read_lists
+from trelm_train.data.shards import RowGroup, read_lists
 
 Result = dict[str, Any]
 LISTS = [column.name for column in EXAMPLES.columns if pa.types.is_list(column.type)]
@@ -29,13 +29,13 @@ def groups_of(files: Sequence[str]) -> list[RowGroup]:
 
 
 def ours(out: Path, files: list[str], columns: list[str]) -> Result:  # noqa: ARG001 - all variants get one
-    """`trelm_train.shards.read_lists`: views."""
+    """`trelm_train.data.shards.read_lists`: views."""
     return {"tokens": sum(len(lists["input_ids"].values) for lists in read_lists(groups_of(files), columns))}
 
 
 def loader(out: Path, files: list[str]) -> Result:  # noqa: ARG001
     """What the trainer reads of them: the columns it needs, as views, a row group at a time."""
-    from trelm_train.sentences import read_rows
+    from trelm_train.data.sentences import read_rows
 
     return {"tokens": sum(len(read_rows([group]).ids.values) for group in groups_of(files))}
 

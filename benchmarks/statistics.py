@@ -90,7 +90,7 @@ def fits(setup: Setup) -> Iterator[dict[str, Any]]:
     """Exponent of the fit on synthetic frequencies of a known one, and what the fit takes."""
     import numpy as np
 
-    from pipeline.core.power_law import fit_tail
+    from pipeline.stats.power_law import fit_tail
 
     for exponent in (1.8, 2.0, 2.5):
         drawn = np.random.default_rng(0).zipf(exponent, max(setup.rows // 8, 20_000))

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import load_config
-from pipeline.execution import run_stage
-from pipeline.query import open_run
-from pipeline.runner import RunnerSettings
-from pipeline.storage.tables import RunPaths
+from pipeline.database.connection import open_run
+from pipeline.engine.beam_runner import RunnerSettings
+from pipeline.engine.tables import RunPaths
+from pipeline.run_stage import run_stage
 
 BAND_QUERY = """
 SELECT band, count(*) AS entities, sum(num_mentions) AS mentions, avg(num_documents) AS documents

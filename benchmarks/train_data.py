@@ -33,9 +33,9 @@ def random_model(folder: Path, shape: str, shards: str, *, dropout: float) -> st
     import torch
     from transformers import BertConfig, BertForMaskedLM
 
-    from trelm_train.export import export_model
-    from trelm_train.model import MaskedLm, load_tokenizer
-    from trelm_train.shards import open_shards
+    from trelm_train.checkpoints.export import export_model
+    from trelm_train.data.shards import open_shards
+    from trelm_train.model.masked_lm import MaskedLm, load_tokenizer
 
     made = folder / f"model-{shape}-{dropout:g}"
     if not (made / "model.safetensors").exists():
@@ -59,8 +59,8 @@ def random_model(folder: Path, shape: str, shards: str, *, dropout: float) -> st
 
 def training_rows(shards: str) -> list[Any]:
     """Token ids of every training sentence, in file order."""
-    from trelm_train.loader import read_sentences
-    from trelm_train.shards import open_shards
+    from trelm_train.data.loader import read_sentences
+    from trelm_train.data.shards import open_shards
 
     sentences = read_sentences(list(open_shards(Path(shards)).row_groups), "train")
     return np.split(np.asarray(sentences.ids.values, np.int64), sentences.ids.offsets[1:-1])

@@ -23,13 +23,13 @@ from transformers import (
 )
 
 from benchmarks.train_data import training_rows
-from trelm_train.arrays import expand
 from trelm_train.config import load_config
-from trelm_train.feed import Maker, Micro
-from trelm_train.loader import BatchStream, Packing, Position
-from trelm_train.model import load_tokenizer, vocabulary_of
+from trelm_train.data.arrays import expand
+from trelm_train.data.loader import BatchStream, Packing, Position
+from trelm_train.data.shards import open_shards
+from trelm_train.model.masked_lm import load_tokenizer, vocabulary_of
 from trelm_train.optim import BETAS, EPSILON, rate_factor
-from trelm_train.shards import open_shards
+from trelm_train.training.step_inputs import Maker, Micro
 
 NOT_A_TARGET = -100
 WARM_STEPS = 2  # not timed: the first steps fill caches and allocate

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from trelm_train.config import load_config
-from trelm_train.feed import works
-from trelm_train.prefetch import prefetch
-from trelm_train.session import RunRequest, Session, start_run
-from trelm_train.step import StepResult, train_step
-from trelm_train.train import AHEAD, PLAN_NAME, route, run
+from trelm_train.data.prefetch import prefetch
+from trelm_train.training.session import RunRequest, Session, start_run
+from trelm_train.training.step import StepResult, train_step
+from trelm_train.training.step_inputs import works
+from trelm_train.training.train import AHEAD, PLAN_NAME, route, run
 
 WARM_STEPS = 2
 PLAIN = (  # masked-LM training and nothing else: what the Trainer does

@@ -16,7 +16,7 @@ from schemas.settings import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
-    from pipeline.runner import RunnerSettings
+    from pipeline.engine.beam_runner import RunnerSettings
 
 PASS_BEAM = {"ignore_unknown_options": True, "allow_extra_args": True, "max_content_width": 110}
 INTERRUPTED = 130
@@ -106,7 +106,7 @@ def _load(given: Common, **flags: Any) -> RunConfig:  # noqa: ANN401
 
 
 def _settings(given: Common) -> RunnerSettings:
-    from pipeline.runner import RunnerSettings, beam_options
+    from pipeline.engine.beam_runner import RunnerSettings, beam_options
 
     settings = RunnerSettings(runner=given.runner, workers=given.workers, beam_flags=given.beam_flags)
     beam_options(settings)  # a wrong flag fails before any work
@@ -118,8 +118,8 @@ def guarded(action: Callable[[], None], *, verbose: bool = False, kept: str = UN
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("trelm").setLevel(logging.INFO)
     logging.getLogger("apache_beam").setLevel(logging.INFO if verbose else logging.CRITICAL)
-    from pipeline.runner import TERMINATED, Terminated, leave
-    from pipeline.storage.errors import StageError
+    from pipeline.engine.beam_runner import TERMINATED, Terminated, leave
+    from pipeline.engine.errors import StageError
 
     try:
         action()
@@ -145,7 +145,7 @@ def _stage_command(stage: str, doc: str, flags: dict[str, click.Option]) -> None
             settings = _settings(given)
             loaded = _load(given, **own)
             from pipeline import flow
-            from pipeline.execution import run_stage
+            from pipeline.run_stage import run_stage
 
             if stage == "documents" and flow.reads_wiki(loaded):
                 run_stage("titles", loaded, settings, redo=given.redo)
@@ -265,10 +265,10 @@ def link_train_command(out: str, config: str, overrides: tuple[str, ...], as_jso
 
     def action() -> None:
         from pipeline.config import load_config
-        from pipeline.evaluation_errors import check_folder
-        from pipeline.storage import files
-        from pipeline.training import Training, train
-        from pipeline.training_text import format_training
+        from pipeline.engine import files
+        from pipeline.link.evaluation.errors_file import check_folder
+        from pipeline.link.training.report_text import format_training
+        from pipeline.link.training.train import Training, train
 
         check_folder(out, "--out")
         link = load_config(config, overrides).link
@@ -367,7 +367,7 @@ def sql_command(run_folder: str, kind: str, out: str, query: str) -> None:
     """
 
     def action() -> None:
-        from pipeline.output import run_query
+        from pipeline.database.answers import run_query
 
         run_query(run_folder, query, kind, out)
 
@@ -396,8 +396,8 @@ def ask_command(run_folder: str, name: str, item: str, list_only: bool, **given:
     """
 
     def action() -> None:
-        from pipeline.output import Output, ask
-        from pipeline.questions import QUESTIONS, find_question
+        from pipeline.database.answers import Output, ask
+        from pipeline.database.questions import QUESTIONS, find_question
 
         if list_only or not name:
             for question in QUESTIONS:
@@ -433,8 +433,8 @@ def evaluate_command(run_folder: str, gold: str, errors: str, as_json: bool) -> 
     """
 
     def action() -> None:
-        from pipeline.evaluation import evaluate_run
-        from pipeline.evaluation_text import format_scores
+        from pipeline.link.evaluation.evaluate import evaluate_run
+        from pipeline.link.evaluation.scores_text import format_scores
 
         scores = evaluate_run(run_folder, gold, errors)
         click.echo(json.dumps(scores, indent=1) if as_json else format_scores(scores))

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.config import RunConfig
-from pipeline.execution import run_stage
-from pipeline.runner import RunnerSettings
-from pipeline.storage import files
+from pipeline.engine import files
+from pipeline.engine.beam_runner import RunnerSettings
+from pipeline.run_stage import run_stage
 
 FLOW = ("kb", "titles", "documents", "index", "link", "stats", "importance", "shards")
 
@@ -30,7 +30,7 @@ def run_missing(config: RunConfig, settings: RunnerSettings, last: str = FLOW[-1
 
 def reads_wiki(config: RunConfig) -> bool:
     """Whether the corpus has MediaWiki pages, whose titles lead to items."""
-    from pipeline.sources.corpus import kind_of
+    from pipeline.documents.corpus import kind_of
 
     wanted = config.documents.format
     return any(kind_of(path, wanted) == "wiki-xml" for path in files.expand(config.documents.inputs))

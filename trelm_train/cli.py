@@ -103,8 +103,8 @@ def run(resume_mode: str, **options: Any) -> None:  # noqa: ANN401
           --out runs/a/train --resume auto --set train.micro_batches=8
     """  # noqa: D301
     request = _request(options)
-    from trelm_train import train
-    from trelm_train.report import readable
+    from trelm_train.training import train
+    from trelm_train.training.report import readable
 
     summary = (train.run_or_resume if resume_mode == "auto" else train.run)(request)
     if summary:  # of the first rank
@@ -116,7 +116,7 @@ def _request(options: dict[str, Any]) -> Any:  # noqa: ANN401
 
     short = [f"train.{name}={options[name]}" for name in ("steps", "seed", "device") if options.get(name) is not None]
     config = load_config(options["config_path"], [*options["sets"], *short])
-    from trelm_train.session import RunRequest
+    from trelm_train.training.session import RunRequest
 
     return RunRequest(shards=options["shards"], model=options["model"], out=options["out"], config=config)
 
@@ -131,8 +131,8 @@ def resume(out: Path, shards: Path | None) -> None:
     Example:
       trelm-train resume --out runs/a/train
     """  # noqa: D301
-    from trelm_train.report import readable
-    from trelm_train.train import resume as continue_run
+    from trelm_train.training.report import readable
+    from trelm_train.training.train import resume as continue_run
 
     summary = continue_run(out, moved_shards=shards)
     if summary:
@@ -207,7 +207,7 @@ def export(checkpoint: Path, out: Path) -> None:
     Example:
       trelm-train export --checkpoint runs/a/train/checkpoints/step-00000500 --out model-500
     """  # noqa: D301
-    from trelm_train.export import export_checkpoint
+    from trelm_train.checkpoints.export import export_checkpoint
 
     click.echo(f"{out}: model of step {export_checkpoint(checkpoint, out)}")
 
@@ -293,7 +293,7 @@ def inspect_plan(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
           --set train.batch_tokens=16384
     """  # noqa: D301
     request = _request(options)
-    from trelm_train.plan import plan_request, readable_plan
+    from trelm_train.training.resource_estimate import plan_request, readable_plan
 
     plan = plan_request(request)
     _show(plan.to_dict(), readable_plan(plan), as_json=as_json)
@@ -313,7 +313,7 @@ def inspect_bank(run_path: Path, entity: str, top: int, as_json: bool) -> None: 
     """  # noqa: D301
     from dataclasses import asdict
 
-    from trelm_train.inspect import nearest
+    from trelm_train.training.inspect import nearest
 
     asked, found = nearest(run_path, entity, top=top)
     lines = [f"{asked.id} {asked.label}: written {asked.count} times"]
@@ -331,7 +331,7 @@ def inspect_path(run_path: Path, as_json: bool) -> None:  # noqa: FBT001
     Example:
       trelm-train inspect path --run runs/a/train
     """  # noqa: D301
-    from trelm_train.inspect import knowledge_path
+    from trelm_train.training.inspect import knowledge_path
 
     path = knowledge_path(run_path)
     lines = [f"policy {path['policy']}, chosen before step {path['step']}"]

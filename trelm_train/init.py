@@ -23,8 +23,8 @@ from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
 from schemas.shards import EXAMPLES, KNOWLEDGE
 from schemas.table import Table
 from trelm_train.config import CkaConfig, Config, InjectionConfig, MemoryConfig, RoutingConfig, TrainConfig
+from trelm_train.data.shards import read_manifest, sha256_of, table_files
 from trelm_train.errors import ConfigError, TrelmError
-from trelm_train.shards import read_manifest, sha256_of, table_files
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_POSITIONS = 512
@@ -216,8 +216,8 @@ def _files(table: Table, path: Path, rows: int) -> TableFiles:
 
 
 def _warm_up(request: InitRequest, scratch: Path) -> dict[str, Any]:
-    from trelm_train.session import RunRequest
-    from trelm_train.train import run
+    from trelm_train.training.session import RunRequest
+    from trelm_train.training.train import run
 
     config = Config(
         train=replace(request.warmup, validate=False),

@@ -28,12 +28,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import LinkConfig
-from pipeline.core.crossval import fold_of
-from pipeline.core.features import FEATURES
-from pipeline.core.fitting import fit
-from pipeline.query import open_run
-from pipeline.storage.tables import RunPaths
-from pipeline.training import Training, collect
+from pipeline.database.connection import open_run
+from pipeline.engine.tables import RunPaths
+from pipeline.link.features import FEATURES
+from pipeline.link.training.crossval import fold_of
+from pipeline.link.training.fitting import fit
+from pipeline.link.training.train import Training, collect
 
 Json = dict[str, Any]
 FOLDS = 5

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import duckdb
 
-from pipeline.evaluation import evaluate_run
-from pipeline.query import open_run
+from pipeline.database.connection import open_run
+from pipeline.engine import files
+from pipeline.engine.errors import StageError
+from pipeline.engine.tables import STAGES, RunPaths
+from pipeline.link.evaluation.evaluate import evaluate_run
 from pipeline.report import data, entities
 from pipeline.report.facts import Calibration, Facts
 from pipeline.report.page import page
-from pipeline.storage import files
-from pipeline.storage.errors import StageError
-from pipeline.storage.tables import STAGES, RunPaths
 from schemas.settings import ConfigError
 
 CONFIG_NAME = "config.toml"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from pipeline.storage.errors import StageError
+from pipeline.engine.errors import StageError
 
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 64

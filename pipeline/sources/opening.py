@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 
+from pipeline.engine import files
 from pipeline.sources.bz2_blocks import bz2_chunks
 from pipeline.sources.chunks import Chunk, ChunkReader, LossHandler, Span, format_of, plain_chunks
 from pipeline.sources.gz import GzipMembers
 from pipeline.sources.members import MemberFormat, member_chunks
 from pipeline.sources.zstd_frames import ZstdFrames
-from pipeline.storage import files
 
 MEMBER_FORMATS: dict[str, MemberFormat] = {"gz": GzipMembers(), "zst": ZstdFrames()}
 READERS: dict[str, ChunkReader] = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 
+from pipeline.engine import files
 from pipeline.sources.chunks import SourceError, Span, format_of
 from pipeline.sources.members import has_one_member
 from pipeline.sources.opening import MEMBER_FORMATS, read_chunks
-from pipeline.storage import files
 
 MEMBER_SEARCH_BYTES = 1 << 30  # Wikidata's members have about 70 MB
 logger = logging.getLogger("trelm")

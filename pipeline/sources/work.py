@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipeline.engine.units import Unit, UnitWriter
 from pipeline.sources.chunks import LossHandler, SourceError, Span
-from pipeline.storage.units import Unit, UnitWriter
 
 LOST = "corrupt block or member"
 

@@ -19,7 +19,7 @@ from benchmarks.linking_names import Gold, baseline, is_rare, names_of, read_gol
 from benchmarks.linking_steps import STEPS, Watch, timed_steps
 from benchmarks.linking_tables import Found, Item, read_items
 from benchmarks.linking_texts import EDITS, misspelt, new_words, place, unrelated
-from pipeline.core.aliases import normalise
+from pipeline.index.name_keys import normalise
 from tests.benchmarks.test_dump_parse import DOCUMENTED
 from tests.conftest import SAMPLE
 
@@ -130,17 +130,17 @@ def test_time_inside_a_nested_step_counts_for_that_one_alone() -> None:
 
 
 def test_the_stop_watches_fit_the_stage_and_are_taken_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.core import linking as core
+    from pipeline.link import linker as core
 
     before = core.Linker.score
     with timed_steps() as watch:
         assert watch.missing == []
         assert core.Linker.score is not before
     assert core.Linker.score is before
-    gone = linking_steps.Step("none", "pipeline.core.linking", "no_such_function")
+    gone = linking_steps.Step("none", "pipeline.link.linker", "no_such_function")
     monkeypatch.setattr(linking_steps, "STEPS", (*STEPS, gone))
     with timed_steps() as watch:
-        assert watch.missing == ["pipeline.core.linking:no_such_function"]
+        assert watch.missing == ["pipeline.link.linker:no_such_function"]
 
 
 def test_a_missing_kit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

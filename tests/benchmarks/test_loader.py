@@ -14,7 +14,7 @@ from benchmarks import harness, loader, loader_ours, loader_peers, shards_data
 from benchmarks.harness import run_once
 from tests.benchmarks.test_dump_parse import DOCUMENTED
 from tests.benchmarks.test_shards import in_this_process
-from trelm_train.sentences import COLUMNS
+from trelm_train.data.sentences import COLUMNS
 
 
 @pytest.fixture

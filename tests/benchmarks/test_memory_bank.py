@@ -14,7 +14,7 @@ from benchmarks import child, harness, memory_bank, memory_bank_step
 from benchmarks.memory_bank_ways import Plain, steps
 from tests.benchmarks.test_dump_parse import DOCUMENTED
 from trelm_train.config import MemoryConfig
-from trelm_train.memory_bank import MemoryBank
+from trelm_train.memory.memory_bank import MemoryBank
 
 DETAILS = {"create_s", "gather_ms", "update_ms", "save_s", "load_s", "disk_mb", "checkpoint_mb", "rows", "rss_mb"}
 

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import child, harness, routing, routing_attribution, routing_data, routing_step
 from tests.benchmarks.test_dump_parse import DOCUMENTED
-from trelm_train.attribution import attribute, estimator
+from trelm_train.routing.attribution import attribute, estimator
 
 TINY = {"mini": (3, 64), "base": (4, 64)}
 

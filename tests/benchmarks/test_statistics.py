@@ -12,11 +12,11 @@ import pytest
 from benchmarks.statistics_data import NIL_SHARE, make_run
 from benchmarks.statistics_sql import count_by_sql
 from pipeline.config import StatsConfig
-from pipeline.query import open_run
-from pipeline.stages import stats
-from pipeline.storage.tables import RunPaths
+from pipeline.database.connection import open_run
+from pipeline.engine.tables import RunPaths
+from pipeline.stats import stage as stats
 from tests.conftest import ROOT
-from tests.pipeline.stages.inputs_run import run_plan
+from tests.pipeline.inputs_run import run_plan
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import pytest
 from benchmarks import train_hf, train_ours
 from tests.trelm_train import world
 from trelm_train.config import load_config
-from trelm_train.feed import Maker
-from trelm_train.loader import BatchStream, Packing, Position
-from trelm_train.model import vocabulary_of
-from trelm_train.shards import open_shards
+from trelm_train.data.loader import BatchStream, Packing, Position
+from trelm_train.data.shards import open_shards
+from trelm_train.model.masked_lm import vocabulary_of
+from trelm_train.training.step_inputs import Maker
 
 SETS = [
     "train.batch_tokens=256",

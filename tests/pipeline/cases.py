@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.query import open_run
-from pipeline.storage.tables import RunPaths
+from pipeline.database.connection import open_run
+from pipeline.engine.tables import RunPaths
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "examples" / "tiny"

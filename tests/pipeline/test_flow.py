@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.query import open_run
-from pipeline.storage.tables import RunPaths
-from tests.pipeline import naive_stats
+from pipeline.database.connection import open_run
+from pipeline.engine.tables import RunPaths
 from tests.pipeline.cases import GOLD, ROOT, program, rows_of, sample_arguments
-from tests.pipeline.stages.test_stats import assert_equal, counted
+from tests.pipeline.stats import naive_stats
+from tests.pipeline.stats.test_stats import assert_equal, counted
 
 LINK_TABLES = ("sentences", "links")
 STATS_TABLES = ("entity_frequency", "surface_frequency", "cooccurrence", "fact_support", "tail_summary")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from pipeline.encoder import TextTokenizer, check_model
-from pipeline.storage.errors import StageError
+from pipeline.encoder.tokenizer import TextTokenizer, check_model
+from pipeline.engine.errors import StageError
 from schemas.shards import POLICY_BITS
 from tests.pipeline import tiny_model
 from tests.pipeline.cases import program, rows_of, sample_arguments

@@ -13,8 +13,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.storage.errors import StageError
-from pipeline.storage.files import HashingSink
+from pipeline.engine.errors import StageError
+from pipeline.engine.files import HashingSink
 from schemas import DOCUMENTS
 from tests.pipeline.cases import ROOT, SAMPLE, program
 

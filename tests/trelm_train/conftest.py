@@ -9,15 +9,15 @@ import torch
 
 from tests.trelm_train import world
 from trelm_train.config import Config, load_config
-from trelm_train.feed import Work
-from trelm_train.knowledge import Knowledge, load_knowledge
-from trelm_train.loader import Batch, BatchStream, Packing, Position
-from trelm_train.masking import Vocabulary
-from trelm_train.model import MaskedLm, load_pretrained, vocabulary_of
-from trelm_train.sentences import Sentences, read_sentences
-from trelm_train.session import RunRequest, Session
-from trelm_train.shards import Shards, open_shards
-from trelm_train.step import StepResult, train_step
+from trelm_train.data.knowledge import Knowledge, load_knowledge
+from trelm_train.data.loader import Batch, BatchStream, Packing, Position
+from trelm_train.data.masking import Vocabulary
+from trelm_train.data.sentences import Sentences, read_sentences
+from trelm_train.data.shards import Shards, open_shards
+from trelm_train.model.masked_lm import MaskedLm, load_pretrained, vocabulary_of
+from trelm_train.training.session import RunRequest, Session
+from trelm_train.training.step import StepResult, train_step
+from trelm_train.training.step_inputs import Work
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 torch.set_num_threads(1)

@@ -10,9 +10,9 @@ from schemas.manifest import Manifest, PartFile, TableFiles
 from tests.trelm_train import world
 from trelm_train.cli import cli
 from trelm_train.config import TrainConfig
+from trelm_train.data.shards import sha256_of
 from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.init import InitRequest, init, sentence_windows, train_tokenizer
-from trelm_train.shards import sha256_of
 
 
 def write_documents(folder: Path, texts: list[str]) -> Path:

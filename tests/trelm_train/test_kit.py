@@ -13,15 +13,15 @@ from torch import Tensor
 from benchmarks.shards_data import make_roberta
 from tests.trelm_train import world
 from tests.trelm_train.conftest import request_for
-from tests.trelm_train.test_train import StopAfter
-from trelm_train.attribution import Cut, Targets, Walk, attribute, estimator, evaluating
+from tests.trelm_train.training.test_train import StopAfter
 from trelm_train.cli import cli
-from trelm_train.families import Packed
-from trelm_train.loader import Packing
-from trelm_train.model import MaskedLm, load_pretrained, load_tokenizer
-from trelm_train.probes import Probe, chunks
-from trelm_train.signals import InterruptedRun
-from trelm_train.train import resume, run
+from trelm_train.data.loader import Packing
+from trelm_train.model.families import Packed
+from trelm_train.model.masked_lm import MaskedLm, load_pretrained, load_tokenizer
+from trelm_train.routing.attribution import Cut, Targets, Walk, attribute, estimator, evaluating
+from trelm_train.routing.probes import Probe, chunks
+from trelm_train.training.signals import InterruptedRun
+from trelm_train.training.train import resume, run
 
 pytestmark = pytest.mark.kit
 

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from tests.trelm_train.conftest import SMALL, request_for
-from trelm_train.checkpoint import latest_checkpoint, load_checkpoint
+from trelm_train.checkpoints.checkpoint import latest_checkpoint, load_checkpoint
 from trelm_train.errors import ConfigError
 from trelm_train.ranks import Ranks, joined
-from trelm_train.session import prepare_run
-from trelm_train.train import resume, run
+from trelm_train.training.session import prepare_run
+from trelm_train.training.train import resume, run
 
 STEPS = 6
 SETS = ("train.micro_batches=3", "train.checkpoint_every=3", "train.log_every=1", "train.loggers=[]")

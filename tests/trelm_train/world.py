@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from schemas.manifest import Manifest, PartFile, TableFiles
 from schemas.shards import EXAMPLES, KNOWLEDGE, POLICY_BITS
+from trelm_train.data.shards import sha256_of
 from trelm_train.init import train_tokenizer
-from trelm_train.shards import sha256_of
 
 COUNTRIES = ["Ruritania", "San Lorenzo", "Genovia", "Wakanda"]
 TOWNS = ["Strelsau", "Bolivar Town", "Pyrus", "Golden City", "Zenda", "Port Saint Luis", "Mertz", "North Falls"]

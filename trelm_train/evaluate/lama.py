@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from trelm_train.data.loader import Packing, Position, assemble, plan_batches, sentences_from_lists
 from trelm_train.errors import ConfigError
-from trelm_train.loader import Packing, Position, assemble, plan_batches, sentences_from_lists
-from trelm_train.model import MaskedLm, load_pretrained, load_tokenizer, pick_device
+from trelm_train.model.masked_lm import MaskedLm, load_pretrained, load_tokenizer, pick_device
 
 BATCH = Packing(max_tokens=128, batch_tokens=4096, limit=512)
 

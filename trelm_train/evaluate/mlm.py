@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trelm_train.arrays import I64, Bools, expand
 from trelm_train.config import MaskingConfig
-from trelm_train.knowledge import Knowledge, load_knowledge
-from trelm_train.loader import Batch, Packing, split_batches
-from trelm_train.masking import Masked, Vocabulary, mask_batch
-from trelm_train.model import MaskedLm, check_tokenizer, load_pretrained, pick_device
-from trelm_train.shards import Shards, open_shards
+from trelm_train.data.arrays import I64, Bools, expand
+from trelm_train.data.knowledge import Knowledge, load_knowledge
+from trelm_train.data.loader import Batch, Packing, split_batches
+from trelm_train.data.masking import Masked, Vocabulary, mask_batch
+from trelm_train.data.shards import Shards, open_shards
+from trelm_train.model.masked_lm import MaskedLm, check_tokenizer, load_pretrained, pick_device
 
 MASK_SEED = 20240520
 SMOOTHING = 0.001

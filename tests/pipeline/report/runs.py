@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.query import open_run
-from pipeline.storage.tables import RunPaths
+from pipeline.database.connection import open_run
+from pipeline.engine.tables import RunPaths
 from schemas import ENTITIES, EXAMPLES, IMPORTANCE, KNOWLEDGE, REJECTS, SURFACE_FREQUENCY, Table
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
 from schemas.shards import ENTITY, POLICIES, POLICY_BITS

@@ -14,12 +14,12 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli import main
-from pipeline.query import open_run
+from pipeline.database.connection import open_run
+from pipeline.engine.errors import StageError
+from pipeline.engine.tables import RunPaths
 from pipeline.report import data, entities
 from pipeline.report.build import write_report
 from pipeline.report.tail_sections import fit_in_words
-from pipeline.storage.errors import StageError
-from pipeline.storage.tables import RunPaths
 from schemas import TAIL_SUMMARY
 from schemas.manifest import MANIFEST_NAME
 from schemas.settings import ConfigError

@@ -1,1 +1,0 @@
-"""Pure functions: no Beam, no spaCy, no input or output."""

@@ -1,0 +1,137 @@
+"""DuckDB over a run: one view per table, whose files come from the manifests, and macros that print ids.
+
+`qid(42)` is 'Q42', `pid(31)` is 'P31', `label(42)` the item's label, `property(31)` the property's. View `facts`: triples with
+merged items followed.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Container, Sequence
+from pathlib import Path
+
+import duckdb
+
+from pipeline.engine.errors import StageError
+from pipeline.engine.files import REMOTE_MARK
+from pipeline.engine.tables import STAGES, RunPaths, check_table
+from pipeline.engine.worker_threads import threads_of_a_worker
+from schemas import BY_NAME, ENTITIES, PROPERTIES, REDIRECTS, REJECTS, TRIPLES, Table
+
+logger = logging.getLogger("trelm")
+MACROS = (
+    "CREATE OR REPLACE MACRO qid(number) AS 'Q' || number",
+    "CREATE OR REPLACE MACRO pid(number) AS 'P' || number",
+)
+LABEL_MACRO = (
+    "CREATE OR REPLACE MACRO label(number) AS (SELECT any_value(e.label) FROM entities e WHERE e.qid = number)"
+)
+
+
+PROPERTY_MACRO = (
+    "CREATE OR REPLACE MACRO property(number) AS (SELECT any_value(p.label) FROM properties p WHERE p.pid = number)"
+)
+# Triples with merged items followed to the item they became.
+FOLLOWED = """
+CREATE OR REPLACE VIEW {view} AS
+WITH merged AS (
+    SELECT TRY_CAST(source[2:] AS UINTEGER) AS source, any_value(TRY_CAST(target[2:] AS UINTEGER)) AS target
+    FROM {redirects} WHERE source[1] = 'Q' AND target[1] = 'Q' GROUP BY ALL
+)
+SELECT t.subject, t.predicate, coalesce(m.target, t.object) AS object
+FROM {triples} t LEFT JOIN merged m ON m.source = t.object
+"""
+
+
+def connect(memory_gb: float = 1.0) -> duckdb.DuckDBPyConnection:
+    """An in-memory connection with bounded memory (what does not fit goes to the disk) and this process's share of cores."""
+    connection = duckdb.connect()
+    connection.execute(f"SET memory_limit = '{float(memory_gb):.2f}GB'")
+    connection.execute(f"SET threads = {threads_of_a_worker()}")
+    connection.execute("SET preserve_insertion_order = false")
+    # Not the folder where the command runs, which may be read-only.
+    connection.execute("SET temp_directory = $folder", {"folder": str(Path(tempfile.gettempdir()) / "trelm-duckdb")})
+    return connection
+
+
+def add_view(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[str], table: Table) -> None:
+    """A view over checked Parquet files; an empty relation of the right shape where there are none."""
+    for path in paths:
+        check_table(path, table)
+    if not paths:
+        connection.register(f"_{name}_empty", table.empty())
+        connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT * FROM "_{name}_empty"')
+        return
+    if any(REMOTE_MARK in path for path in paths):
+        _add_remote(connection, name, paths)
+        return
+    quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)  # a view cannot bind parameters
+    connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT * FROM read_parquet([{quoted}])')
+
+
+def _add_remote(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[str]) -> None:
+    """Buckets are read through Arrow's own file systems, row group by row group."""
+    import pyarrow.dataset as ds
+    from pyarrow import fs
+
+    file_system, _ = fs.FileSystem.from_uri(paths[0])
+    bare = [fs.FileSystem.from_uri(path)[1] for path in paths]
+    connection.register(f"_{name}_files", ds.dataset(bare, filesystem=file_system, format="parquet"))
+    connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT * FROM "_{name}_files"')
+
+
+def add_triples(connection: duckdb.DuckDBPyConnection, paths: RunPaths) -> None:
+    """View `triples` with merged items followed to the item they became. The table itself is never rewritten."""
+    add_view(connection, "stored_triples", paths.files("kb", TRIPLES), TRIPLES)
+    add_view(connection, "stored_redirects", paths.files("kb", REDIRECTS), REDIRECTS)
+    connection.execute(FOLLOWED.format(view="triples", triples="stored_triples", redirects="stored_redirects"))
+
+
+def tables_of(paths: RunPaths) -> dict[str, tuple[Table, list[str]]]:
+    """Every table that a stage of the run has written: view name -> the table and its files.
+
+    Raises:
+        StageError: the folder holds no run.
+    """
+    if not any(paths.manifest(stage) for stage in STAGES):
+        raise StageError(f"{paths.root}: holds no finished stage of a run; check --run")
+    found: dict[str, tuple[Table, list[str]]] = {REJECTS.name: (REJECTS, [])}
+    for stage in STAGES:
+        manifest = paths.manifest(stage)
+        for name in manifest.tables if manifest else ():
+            if name == REJECTS.name:
+                found[name][1].extend(paths.files(stage, REJECTS))
+            else:
+                view = "title_redirects" if (stage, name) == ("titles", REDIRECTS.name) else name
+                found[view] = (BY_NAME[name], paths.files(stage, BY_NAME[name]))
+    return found
+
+
+def add_macros(connection: duckdb.DuckDBPyConnection, views: Container[str]) -> None:
+    """Macros, and the view `facts`, as far as the tables that they need are there."""
+    for macro in MACROS:
+        connection.execute(macro)
+    if ENTITIES.name in views:
+        connection.execute(LABEL_MACRO)
+    if PROPERTIES.name in views:
+        connection.execute(PROPERTY_MACRO)
+    if TRIPLES.name in views and REDIRECTS.name in views:
+        connection.execute(FOLLOWED.format(view="facts", triples="triples", redirects="redirects"))
+
+
+def open_run(paths: RunPaths) -> duckdb.DuckDBPyConnection:
+    """A connection with a view for every table that some stage of the run has written, and with the macros.
+
+    A table of another version is left out, with a warning.
+    """
+    connection = connect()
+    views = []
+    for name, (table, found) in tables_of(paths).items():
+        try:
+            add_view(connection, name, found, table)
+            views.append(name)
+        except StageError as error:  # of an older version, or damaged: the others can be asked all the same
+            logger.warning("left out: %s", error.message)
+    add_macros(connection, views)
+    return connection

@@ -1,0 +1,1 @@
+"""Stages `titles` and `documents`: a corpus becomes documents and anchors."""

@@ -1,0 +1,165 @@
+"""Stage `titles`: redirect pages of a MediaWiki export to `redirects`, and all titles to items, as two sorted arrays.
+
+The arrays (`titles/hashes.npy`, uint64; `titles/qids.npy`, uint32) are built once, after the units, from the items'
+English Wikipedia titles, from these redirects and from those of `kb` (merged items included).
+Memory then: 16 bytes per title and redirect; readers map the arrays.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.arrays.mapped_files import load_array, local_folder, save_array
+from pipeline.config import DocumentsConfig
+from pipeline.documents.corpus import kind_of, redirect_target
+from pipeline.documents.title_hashes import SortedMap, hash_titles, resolve_titles, sorted_map
+from pipeline.documents.wikitext_titles import link_target, normalise_title
+from pipeline.engine import files
+from pipeline.engine.row_buffer import RowBuffer
+from pipeline.engine.stage import PreparedStage, StagePlan
+from pipeline.engine.tables import RunPaths, read_batches
+from pipeline.engine.units import Unit, UnitReport, UnitWriter
+from pipeline.sources.pages import parse_page, read_pages
+from pipeline.sources.ranges import plan_ranges
+from pipeline.sources.work import RangeProgress, loss_handler, number_units, span_of
+from schemas import ENTITIES, REDIRECTS
+from schemas.settings import to_dict
+from schemas.table import Table
+
+FOLDER, HASHES, QIDS = "titles", "hashes.npy", "qids.npy"
+ITEM_ID = re.compile(r"Q[1-9]\d*")
+NO_ITEM = 0
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TitlesWorker:
+    """Reads the redirect pages of one range."""
+
+    config: DocumentsConfig
+
+    def setup(self) -> None:
+        """Nothing to open."""
+
+    def process(self, unit: Unit, out: UnitWriter) -> None:
+        """Redirects of articles; all other pages are skipped and counted."""
+        buffer, progress = RowBuffer(REDIRECTS), RangeProgress(unit, out)
+        seen: set[str] = set()
+        on_loss = loss_handler(out, skip_corrupt=self.config.skip_corrupt)
+        for position, xml in read_pages(span_of(unit), on_loss, progress.at_byte):
+            out.count("rows_in")
+            try:
+                page = parse_page(xml)
+            except ValueError as error:
+                out.reject(
+                    f"{unit.path}:{position}", str(error).partition(":")[0], xml[:2000].decode("utf-8", "replace")
+                )
+                continue
+            target = redirect_target(page)
+            source, leads_to = normalise_title(page.title), link_target(target or "")
+            if page.namespace != 0 or not leads_to or source == leads_to or source in seen:
+                out.count("skipped_page" if target is None else "skipped_redirect")
+                continue
+            seen.add(source)
+            out.count("rows_out")
+            buffer.append((source, leads_to))
+        out.write(REDIRECTS, buffer.take())
+        progress.finish()
+
+
+def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
+    """Units of the corpus's MediaWiki exports; none where it has none: the titles of the items remain.
+
+    Raises:
+        StageError: `kb` has not run, or an input cannot be read.
+    """
+    kb = paths.require("kb")
+    exports = [path for path in files.expand(config.inputs) if kind_of(path, config.format) == "wiki-xml"]
+    spans = [span for path in exports for span in plan_ranges(path, int(config.unit_mb * 2**20))]
+    return StagePlan(
+        name="titles",
+        tables=(REDIRECTS,),
+        units=number_units([(span.path, span.start, span.end) for span in spans]),
+        worker=TitlesWorker(config=config),
+        inputs={path: files.stamp(path) for path in exports} | {"kb": kb.fingerprint},
+        config=to_dict(config),
+        finish=functools.partial(finish, paths),
+        measure="bytes",
+        noun="pages",
+    )
+
+
+def finish(paths: RunPaths, prepared: PreparedStage, reports: Sequence[UnitReport]) -> dict[str, str]:
+    """Build the title map from the tables of `kb` and the redirects of this stage."""
+    own = [report.parts[REDIRECTS.name].path for report in reports if REDIRECTS.name in report.parts]
+    own_paths = [files.join(prepared.data, *path.split("/")) for path in own]
+    titles = build_title_map(paths.files("kb", ENTITIES), [*paths.files("kb", REDIRECTS), *own_paths])
+    folder = files.join(prepared.data, FOLDER)
+    save_array(files.join(folder, HASHES), titles.keys)
+    save_array(files.join(folder, QIDS), titles.values)
+    return {FOLDER: f"{prepared.plan.data_folder}/{FOLDER}", "num_titles": str(len(titles.keys))}
+
+
+def build_title_map(entity_paths: Sequence[str], redirect_paths: Sequence[str]) -> SortedMap:
+    """Hash of every title that leads to an item, and the item."""
+    titles, qids = [np.empty(0, np.uint64)], [np.empty(0, np.uint32)]
+    for batch in _batches(entity_paths, ENTITIES, ["qid", "enwiki_title"]):
+        batch = batch.filter(batch.column("enwiki_title").is_valid())
+        titles.append(hash_titles(batch.column("enwiki_title").to_pylist()))
+        qids.append(batch.column("qid").to_numpy())
+    sources, targets = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+    merged: list[tuple[int, int]] = []
+    for batch in _batches(redirect_paths, REDIRECTS, ["source", "target"]):
+        pairs = list(zip(batch.column("source").to_pylist(), batch.column("target").to_pylist(), strict=True))
+        merged += [(int(source[1:]), int(target[1:])) for source, target in pairs if _are_items(source, target)]
+        sources.append(hash_titles(source for source, _ in pairs))
+        targets.append(hash_titles(target for _, target in pairs))
+    from_items = np.array([source for source, _ in merged], dtype=np.uint32)
+    to_items = np.array([target for _, target in merged], dtype=np.uint32)
+    return resolve_titles(
+        sorted_map(np.concatenate(titles), np.concatenate(qids)),
+        sorted_map(np.concatenate(sources), np.concatenate(targets)),
+        sorted_map(from_items, to_items),
+    )
+
+
+def _are_items(source: str, target: str) -> bool:
+    return bool(ITEM_ID.fullmatch(source) and ITEM_ID.fullmatch(target))
+
+
+def _batches(paths: Sequence[str], table: Table, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    return chain.from_iterable(read_batches(path, table, columns) for path in paths)
+
+
+class TitleMap:
+    """Titles to items, memory-mapped: shared by the processes of a machine."""
+
+    def __init__(self, folder: str) -> None:
+        local = local_folder(folder)
+        keys, values = (load_array(files.join(local, name)) for name in (HASHES, QIDS))
+        self._titles = SortedMap(keys=keys, values=values)
+
+    def __len__(self) -> int:
+        return len(self._titles.keys)
+
+    def find(self, titles: Sequence[str]) -> list[int]:
+        """Item of each title, through redirects; 0 where it leads to none. About 2 µs per title."""
+        if not titles:
+            return []
+        known, qids = self._titles.find(hash_titles(titles))
+        found: list[int] = np.where(known, qids, NO_ITEM).tolist()
+        return found
+
+
+@functools.lru_cache(maxsize=2)
+def open_title_map(folder: str) -> TitleMap:
+    """The title map of a folder, opened once per process."""
+    return TitleMap(folder)

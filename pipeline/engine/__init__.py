@@ -1,0 +1,1 @@
+"""Run stages as units of work on Beam: the only folder that imports apache_beam."""

@@ -1,0 +1,228 @@
+"""From command-line flags to a running graph, on any Beam runner.
+
+`--runner=DirectRunner` (and nothing) means FnApiRunner, Beam's in-process runner: plain DirectRunner may download and
+start another engine. Unknown flags are refused: Beam alone would only warn and run locally.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+
+from pipeline.engine.errors import StageError, message_in
+from pipeline.engine.progress import MetricsPoller, ProgressAddress, ProgressReceiver, counts_in
+from pipeline.engine.progress_text import Work, final_line
+from pipeline.engine.worker_threads import LOCAL_WORKERS
+from schemas.settings import ConfigError
+
+LOCAL_RUNNERS = {"", "directrunner", "direct", "switchingdirectrunner", "bundlebaseddirectrunner", "fnapirunner"}
+IN_PROCESS = "FnApiRunner"
+REMOTE_SCHEMES = ("gs://", "s3://", "hdfs://")
+GRACE_S = 5.0  # between the request to stop and the end
+TERMINATED = 143
+logger = logging.getLogger("trelm")
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to stop by SIGTERM."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunnerSettings:
+    """Which runner, how many local processes, and Beam's own flags."""
+
+    runner: str = ""
+    workers: int = 1
+    beam_flags: tuple[str, ...] = ()
+
+    @property
+    def is_dry(self) -> bool:
+        """Whether the job is only built (Dataflow's --dry_run)."""
+        return any(flag.lower() in ("--dry_run", "--dry_run=true") for flag in self.beam_flags)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the graph runs in this process and its children."""
+        return self.runner.lower() in LOCAL_RUNNERS
+
+
+class _StrictParser(_BeamArgumentParser):  # type: ignore[misc]
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"Beam options: {message}")
+
+
+def beam_options(settings: RunnerSettings) -> PipelineOptions:
+    """Beam's options; every flag must be one that Beam knows.
+
+    Raises:
+        ConfigError: an unknown flag (with the nearest known one), a stray word, a bad value.
+    """
+    if settings.workers < 0:
+        raise ConfigError(f"--workers {settings.workers}: wanted 0 (one per core) or more")
+    flags = list(settings.beam_flags)
+    _refuse_unknown(flags)
+    runner = IN_PROCESS if settings.is_local else settings.runner
+    flags.append(f"--runner={runner}")
+    if settings.is_local:
+        if settings.workers != 1:
+            workers = settings.workers or os.cpu_count() or 1
+            os.environ[LOCAL_WORKERS] = str(workers)
+            flags += ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"]
+    elif "--save_main_session" not in flags:
+        flags.append("--no_save_main_session")  # our code is installed on the workers; pickling it would hide a lack
+    return PipelineOptions(flags)
+
+
+def _refuse_unknown(flags: Sequence[str]) -> None:
+    parser = _StrictParser(allow_abbrev=False, add_help=False)
+    for options in PipelineOptions.__subclasses__():
+        options._add_argparse_args(parser)
+    known = sorted({name for action in parser._actions for name in action.option_strings})
+    _, unknown = parser.parse_known_args(list(flags))
+    for flag in unknown:
+        name = flag.split("=")[0]
+        near = difflib.get_close_matches(name, [*known, "--runner", "--workers", "--run", "--config", "--set"], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"unknown option {name!r}{hint} (neither this program nor Beam knows it)")
+
+
+def refuse_local_paths(settings: RunnerSettings, paths: Sequence[str]) -> None:
+    """A cluster cannot read this machine's disk.
+
+    Raises:
+        ConfigError: a local path with a remote runner that has no workers here.
+    """
+    if settings.is_dry or settings.runner.lower() != "dataflowrunner":
+        return  # a dry run rehearses on a local run: nothing is submitted
+    for path in paths:
+        if path and not path.startswith(REMOTE_SCHEMES):
+            raise ConfigError(
+                f"--runner={settings.runner} reads and writes shared storage, and {path!r} is a local path; "
+                "copy it to a bucket and give gs://…"
+            )
+
+
+def run_graph(
+    settings: RunnerSettings, build: Callable[[beam.Pipeline, ProgressAddress | None], None], work: Work
+) -> None:
+    """Build and run a graph, wait for its end, show its progress, and log a last line of it.
+
+    Raises:
+        StageError: with the worker's message.
+        KeyboardInterrupt: the user stopped it.
+    """
+    options = beam_options(settings)
+    previous, started_s = signal.signal(signal.SIGTERM, _terminate), time.monotonic()
+    try:
+        if settings.is_local:
+            with ProgressReceiver(work) as progress:
+                result = _run(options, lambda pipeline: build(pipeline, progress.address), work)
+        elif settings.is_dry:
+            _rehearse(options, lambda pipeline: build(pipeline, None))
+            return
+        else:
+            result = _run(options, lambda pipeline: build(pipeline, None), work)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    if counts := counts_in(result):
+        logger.info("%s", final_line(work, counts, time.monotonic() - started_s))
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    # Raised inside a lock of Beam's start-up the exception may be swallowed: then the timer ends the process.
+    last_resort = threading.Timer(GRACE_S, _end_now)
+    last_resort.daemon = True
+    last_resort.start()
+    kill_workers()
+    raise Terminated(f"signal {number} at {frame.f_lineno if frame else 0}")
+
+
+def _end_now() -> None:
+    kill_workers()
+    sys.stderr.write("stopped; finished units are kept, the same command goes on\n")
+    sys.stderr.flush()
+    os._exit(TERMINATED)
+
+
+def kill_workers() -> None:
+    """End every process that this one has started, and theirs. What they had half written is never read."""
+    for process in _descendants(os.getpid()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def _descendants(parent: int) -> list[int]:
+    """Worker processes of this machine, parents first (a shell may stand between); none where the system does not tell."""
+    children = []
+    for listing in Path(f"/proc/{parent}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            children += [int(number) for number in listing.read_text().split()]
+    return [*children, *(process for child in children for process in _descendants(child))]
+
+
+def leave(code: int) -> NoReturn:
+    """End the program after an interruption: no worker is left, and no thread of Beam's is waited for.
+
+    Raises:
+        SystemExit: where no thread would hold the program.
+    """
+    kill_workers()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+        os._exit(code)
+    sys.exit(code)
+
+
+def _rehearse(options: PipelineOptions, build: Callable[[beam.Pipeline], None]) -> None:
+    """Dataflow's --dry_run: the graph is built and translated, nothing runs."""
+    pipeline = beam.Pipeline(options=options)
+    build(pipeline)
+    pipeline.run()
+    graph = pipeline.runner.proto_pipeline
+    logger.info("dry run: %d steps, %d bytes, nothing submitted", len(graph.components.transforms), graph.ByteSize())
+
+
+def _run(options: PipelineOptions, build: Callable[[beam.Pipeline], None], work: Work) -> Any:  # noqa: ANN401
+    """Run a graph to its end; comes back with Beam's result."""
+    pipeline = beam.Pipeline(options=options)
+    try:
+        build(pipeline)
+        result = pipeline.run()  # locally this is all; elsewhere the job has only begun
+        with MetricsPoller(result, work):
+            result.wait_until_finish()
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        text = "".join(str(part) for part in (error, *_causes(error)))
+        if "Terminated" in text:
+            raise Terminated from error
+        if "KeyboardInterrupt" in text:
+            raise KeyboardInterrupt from error
+        message = message_in(text)
+        if message is None:
+            raise
+        raise StageError(message) from error
+    return result
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    causes = []
+    while error.__cause__ is not None:
+        error = error.__cause__
+        causes.append(error)
+    return causes

@@ -1,0 +1,230 @@
+"""Files on any file system that Beam reads: local, gs://, s3://.
+
+Everything here goes through `FileSystems`, never through `open()`, so a stage runs the same on a
+laptop and on a cluster.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import logging
+import posixpath
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, cast
+
+from apache_beam.io.filesystem import CompressionTypes, FileMetadata
+from apache_beam.io.filesystems import FileSystems
+
+from pipeline.engine.errors import StageError
+
+GLOB_CHARACTERS = "*?[]"
+REMOTE_MARK = "://"
+logger = logging.getLogger("trelm")
+
+
+def join(folder: str, *parts: str) -> str:
+    """Join path parts, on a file system or a bucket."""
+    return cast(str, FileSystems.join(folder, *parts))
+
+
+def open_read(path: str) -> IO[bytes]:
+    """Open a file as it is (no decompression), seekable.
+
+    Raises:
+        StageError: no such file, or not readable.
+    """
+    try:
+        return cast(IO[bytes], FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED))
+    except (OSError, ValueError) as error:
+        raise StageError(f"{path}: cannot be read ({_cause(error)}); check the path and its permissions") from error
+
+
+def open_write(path: str) -> IO[bytes]:
+    """Create a file; it is complete only after close.
+
+    Raises:
+        StageError: the folder cannot be written (read-only, no permission, disk full).
+    """
+    try:
+        return cast(IO[bytes], FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED))
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: str, error: Exception) -> StageError:
+    return StageError(f"{path}: cannot be written ({_cause(error)}); free space or choose another --run folder")
+
+
+def _cause(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def read_bytes(path: str) -> bytes:
+    """A whole small file."""
+    with open_read(path) as file:
+        return file.read()
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Write a small file so that it appears whole or not at all."""
+    write_stream(path, [content])
+
+
+def write_stream(path: str, chunks: Iterable[bytes]) -> None:
+    """Write a file from chunks so that it appears whole or not at all. Memory: one chunk."""
+    make_folder(posixpath.dirname(path))
+    temporary = f"{path}.tmp"
+    try:
+        with open_write(temporary) as file:
+            for chunk in chunks:
+                file.write(chunk)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    rename(temporary, path)
+
+
+def exists(path: str) -> bool:
+    """Whether a file or folder is there."""
+    return bool(FileSystems.exists(path))
+
+
+def make_folder(path: str) -> None:
+    """Make a folder and its parents, if it is missing.
+
+    Raises:
+        StageError: it cannot be made.
+    """
+    if not path or exists(path):
+        return
+    try:
+        FileSystems.mkdirs(path)
+    except OSError as error:
+        if not exists(path):  # another worker may have made it meanwhile
+            raise _unwritable(path, error) from error
+
+
+def rename(source: str, target: str) -> None:
+    """Move a file over its final name."""
+    try:
+        FileSystems.rename([source], [target])
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+def remove(path: str) -> None:
+    """Remove a file or a folder, if it is there."""
+    if exists(path):
+        FileSystems.delete([path])
+
+
+def list_files(pattern: str) -> list[FileMetadata]:
+    """What a pattern matches: path and size, sorted by path."""
+    matched = FileSystems.match([pattern])[0].metadata_list
+    return sorted(matched, key=lambda metadata: cast(str, metadata.path))
+
+
+def _metadata_of(path: str) -> FileMetadata:
+    """A file by its literal name, wildcards or not.
+
+    Raises:
+        StageError: no such file.
+    """
+    found = list_files(glob.escape(path))
+    if not found:
+        raise StageError(f"{path}: no such file; check the path")
+    return found[0]
+
+
+def size_of(path: str) -> int:
+    """Bytes of a file.
+
+    Raises:
+        StageError: no such file.
+    """
+    return int(_metadata_of(path).size_in_bytes)
+
+
+def stamp(path: str) -> str:
+    """What tells one version of an input file from another: name, size and time of change."""
+    metadata = _metadata_of(path)
+    return f"{metadata.path}:{metadata.size_in_bytes}:{metadata.last_updated_in_seconds or 0:.0f}"
+
+
+def expand(patterns: tuple[str, ...]) -> list[str]:
+    """Files of paths, folders (their files, not their folders) and globs, each once, sorted per pattern.
+
+    A path that exists is taken literally, whatever characters it has.
+
+    Raises:
+        StageError: a pattern without a file.
+    """
+    paths: dict[str, None] = {}
+    for pattern in patterns:
+        literal = glob.escape(pattern) if exists(pattern) else pattern
+        inside = [metadata.path for metadata in list_files(join(literal, "*"))] if exists(pattern) else []
+        found = inside or [metadata.path for metadata in list_files(literal)]
+        found = [path for path in found if REMOTE_MARK in path or not Path(path).is_dir()]
+        if not found:
+            problem = "a folder without files" if exists(pattern) else "no such file or folder"
+            raise StageError(f"{pattern}: {problem}; check the path")
+        paths.update(dict.fromkeys(found))
+    return list(paths)
+
+
+class HashingSink:
+    """A binary file that counts and hashes what is written to it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file = open_write(path)
+        self._hash = hashlib.sha256()
+        self.num_bytes = 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._file.closed
+
+    def write(self, content: bytes) -> int:
+        """Write and count.
+
+        Raises:
+            StageError: the disk is full.
+        """
+        try:
+            self._file.write(content)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        self._hash.update(content)
+        self.num_bytes += len(content)
+        return len(content)
+
+    def tell(self) -> int:
+        """Bytes written."""
+        return self.num_bytes
+
+    def flush(self) -> None:
+        """Nothing to do: `close` flushes."""
+
+    def close(self) -> None:
+        """Finish the file."""
+        try:
+            self._file.close()
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def abandon(self) -> None:
+        """Close as far as that goes, and remove the file."""
+        try:
+            self._file.close()
+        except (
+            OSError
+        ) as error:  # what could not be written before cannot be now: the first failure is the one to report
+            logger.debug("%s: %s", self.path, error)
+        remove(self.path)
+
+    def sha256(self) -> str:
+        """Hash of what was written, hex."""
+        return self._hash.hexdigest()

@@ -1,0 +1,1 @@
+"""Stage `importance`: links get their semantic importance."""

@@ -1,0 +1,1 @@
+"""Stage `index`: names and entities become memory-mapped look-ups."""

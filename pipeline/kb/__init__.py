@@ -1,0 +1,1 @@
+"""Stage `kb`: a Wikidata dump becomes entities, aliases, properties, triples and redirects."""

@@ -1,0 +1,271 @@
+"""Wikidata dump lines to rows of entities, aliases, properties, triples and (asked for) statements.
+
+Goes in: lines of a JSON dump, in any order, with or without brackets and commas. Comes out: Arrow batches, and per
+entity what became of it. Costs about 3 ms per MB of JSON. Memory: the batch, and one number per entity for the repeats.
+A repeated id is kept once per builder, that is once per work unit; stage `kb` drops repeats across units afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from pipeline.engine.row_buffer import RowBuffer
+from pipeline.kb.claims import Claims, best_targets, claims_in, item_claims, statement_values
+from pipeline.kb.ids import UINT32_END, parse_id
+from pipeline.kb.model import Entity, EntityData, EntityHead, ItemValue, entity_decoder
+from pipeline.kb.names import statement_names
+from pipeline.kb.terms import first_name, label_languages, page_title, surfaces, terms_in
+from schemas import ALIASES, ENTITIES, PROPERTIES, STATEMENTS, TRIPLES
+from schemas.table import Table
+
+INSTANCE_OF, INVERSE_PROPERTY = 31, 1696
+# Classes of pages about pages: disambiguation, category, template, list, module, project page, duplicate.
+META_CLASSES = frozenset(
+    (4167410, 22808320, 15407973, 4167836, 15647814, 20010800, 24046192, 30432511)
+    + (11266439, 11753321, 19887878, 15184295, 14204246, 13406463, 17362920, 21286738, 21528878)
+)
+# Scholarly article, review article, academic journal article, preprint, conference paper, retracted paper.
+SCHOLARLY_CLASSES = frozenset((13442814, 7318358, 18918145, 580922, 23927052, 45182324))
+# Sites whose names end in "wiki" and that are no Wikipedia.
+NOT_WIKIPEDIA = frozenset(
+    ("commonswiki", "specieswiki", "metawiki", "wikidatawiki", "mediawikiwiki", "sourceswiki", "incubatorwiki")
+    + ("outreachwiki", "wikimaniawiki", "foundationwiki", "wikifunctionswiki", "testwiki", "betawikiversitywiki")
+)
+
+
+class _Wikipedias(dict[str, int]):
+    """1 for the name of a Wikipedia, else 0; each name is looked at once."""
+
+    def __missing__(self, site: str) -> int:
+        self[site] = int(site.endswith("wiki") and site not in NOT_WIKIPEDIA)
+        return self[site]
+
+
+WIKIPEDIAS = _Wikipedias()
+SKIPPED_KINDS = {"L": "skipped_lexeme", "M": "skipped_mediainfo", "E": "skipped_entity_schema"}
+AROUND_ENTITY = b" \t\r\n,[]\xef\xbb\xbf"  # what may stand before and after an entity on its line
+ENTITY_DATA_START, ENTITY_DATA_KEY = b'{"entities"', b'"entities"'
+NO_ID, NOT_JSON = "no entity id that fits 32 bits", "not JSON in UTF-8"
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+MAX_REVISION = (1 << 63) - 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KbRules:
+    """What of a dump is kept."""
+
+    languages: tuple[str, ...] = ("en", "mul")
+    statements: bool = False
+    exclude_scholarly: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What became of one record: the counter to add to, and for `rejects` the reason and the record."""
+
+    counter: str
+    reason: str = ""
+    record: bytes = b""
+
+
+KEPT = Outcome(counter="rows_out")
+_ID_FIRST = re.compile(rb'\{(?:"type":"item",)?"id":"Q([1-9]\d{0,9})",')
+_REVISION_LAST = re.compile(rb',"lastrevid":(\d{1,18})\}$')
+_MISSING = re.compile(rb'"missing":')  # what the web API says of an id that is none
+_HEAD = msgspec.json.Decoder(EntityHead)
+
+
+class KbBuilder:
+    """Collects rows of many entities."""
+
+    def __init__(self, rules: KbRules, is_unchanged: Callable[[int, int], bool] | None = None) -> None:
+        """Collect under these rules.
+
+        Args:
+            rules: what is kept.
+            is_unchanged: whether an item (QID) has the revision that an older output holds: then it gets no rows, and
+                its QID goes to `unchanged`.
+        """
+        self._rules = rules
+        self._is_unchanged = is_unchanged
+        self.unchanged: list[int] = []
+        self.excluded: list[int] = []  # QIDs of scholarly articles that were left out
+        languages = label_languages(rules.languages)
+        self._languages = frozenset(languages)
+        self._lenient = entity_decoder(languages, msgspec.Raw)  # takes values of any shape, decodes items again
+        self._decoder = self._lenient if rules.statements else entity_decoder(languages, ItemValue)
+        tables = (ENTITIES, ALIASES, PROPERTIES, TRIPLES, *((STATEMENTS,) if rules.statements else ()))
+        self._buffers = {table.name: RowBuffer(table) for table in tables}
+        self._seen: set[tuple[str, int]] = set()
+        self.counts: Counter[str] = Counter()  # oddities, beside the outcomes
+
+    def take(self) -> Iterator[tuple[Table, pa.Table]]:
+        """The rows so far, per table that has any."""
+        for buffer in self._buffers.values():
+            if len(buffer):
+                yield buffer.table, buffer.take()
+
+    def add_line(self, line: bytes) -> list[Outcome]:
+        """Rows of a line; comes back with one outcome per record in it, none for a bracket."""
+        record = line.strip(AROUND_ENTITY)
+        if not record:
+            return []
+        outcomes = self._add_record(record)
+        if outcomes[:1] and outcomes[0].counter == "rejects" and len(parts := split_objects(record)) > 1:
+            return [outcome for part in parts for outcome in self._add_record(part)]
+        return outcomes
+
+    def _add_record(self, record: bytes) -> list[Outcome]:
+        """An entity, or a document of entities."""
+        if record.startswith(ENTITY_DATA_START):
+            return self._add_entity_data(record)
+        outcome = self._add(record)
+        if outcome.reason == NO_ID and ENTITY_DATA_KEY in record:
+            return self._add_entity_data(record)
+        return [outcome]
+
+    def _add_entity_data(self, record: bytes) -> list[Outcome]:
+        try:
+            entities = msgspec.json.decode(record, type=EntityData).entities
+        except UNREADABLE as error:
+            return [_reject(error, record)]
+        return [
+            Outcome(counter="skipped_missing") if _MISSING.search(raw, 0, 60) else self._add(bytes(raw))
+            for raw in map(bytes, entities.values())
+        ]
+
+    def _add(self, record: bytes) -> Outcome:
+        try:
+            if self._is_unchanged is not None and (qid := self._unchanged_item(record)):
+                return self._keep_unchanged(qid)
+            entity = self._decode(record)
+        except UNREADABLE as error:
+            return _reject(error, record)
+        parsed = parse_id(entity.id)
+        if parsed is None:
+            return Outcome(counter="rejects", reason=NO_ID, record=record)
+        letter, number = parsed
+        if letter not in "QP":
+            return Outcome(counter=SKIPPED_KINDS.get(letter, "skipped_other_entity"))
+        if parsed in self._seen:
+            return Outcome(counter="skipped_repeated")
+        self._seen.add(parsed)
+        claims = claims_in(entity.claims)
+        if letter == "P":
+            self._add_property(number, entity, claims)
+            return KEPT
+        return self._add_item(number, entity, claims)
+
+    def _unchanged_item(self, record: bytes) -> int:
+        """QID of an item that has not changed; 0 for any other record."""
+        qid, revision = _item_and_revision(record)
+        if self._is_unchanged is None or revision is None or not 0 < qid < UINT32_END:
+            return 0
+        return qid if self._is_unchanged(qid, revision) else 0
+
+    def _keep_unchanged(self, qid: int) -> Outcome:
+        if ("Q", qid) in self._seen:
+            return Outcome(counter="skipped_repeated")
+        self._seen.add(("Q", qid))
+        self.unchanged.append(qid)
+        self.counts["items_unchanged"] += 1
+        self.counts["items_with_revision"] += 1
+        return KEPT
+
+    def _decode(self, record: bytes) -> Entity[Any, Any, Any]:
+        try:
+            return self._decoder.decode(record)
+        except msgspec.ValidationError:
+            return self._lenient.decode(record)
+
+    def _add_property(self, pid: int, entity: Entity[Any, Any, Any], claims: Claims) -> None:
+        _, inverse = best_targets(claims.get(f"P{INVERSE_PROPERTY}", []), "P")
+        label, description = first_name(terms_in(entity.labels)), first_name(terms_in(entity.descriptions))
+        self._buffers[PROPERTIES.name].append((pid, label, description, entity.datatype, inverse))
+
+    def _add_item(self, qid: int, entity: Entity[Any, Any, Any], claims: Claims) -> Outcome:
+        num_statements, targets = item_claims(claims, self.counts)
+        instance_of = next((values for pid, _, values in targets if pid == INSTANCE_OF), [])
+        if self._rules.exclude_scholarly and not SCHOLARLY_CLASSES.isdisjoint(instance_of):
+            self.excluded.append(qid)
+            return Outcome(counter="skipped_scholarly")
+        labels, sitelinks = terms_in(entity.labels), entity.sitelinks if isinstance(entity.sitelinks, dict) else {}
+        title = page_title(sitelinks.get("enwiki"))
+        revision = entity.lastrevid if entity.lastrevid and 0 < entity.lastrevid <= MAX_REVISION else None
+        self._buffers[ENTITIES.name].append(
+            (
+                qid,
+                first_name(labels),
+                first_name(terms_in(entity.descriptions)),
+                title or None,
+                sum(map(WIKIPEDIAS.__getitem__, sitelinks)),
+                len(sitelinks),
+                num_statements,
+                instance_of,
+                not META_CLASSES.isdisjoint(instance_of),
+                revision,
+            )
+        )
+        add_alias, add_triple = self._buffers[ALIASES.name].append, self._buffers[TRIPLES.name].append
+        others = ((title, "title"),) if title else ()
+        names = statement_names(claims, self._languages, self.counts)
+        for surface, source in surfaces(labels, terms_in(entity.aliases), (*others, *names), self.counts):
+            add_alias((surface, qid, source, 1))
+        for pid, rank, values in targets:
+            for target in values:
+                add_triple((qid, pid, target, rank))
+        if revision is not None:
+            self.counts["items_with_revision"] += 1
+        if self._rules.statements:
+            self._add_statements(qid, claims)
+        return KEPT
+
+    def _add_statements(self, qid: int, claims: Claims) -> None:
+        add = self._buffers[STATEMENTS.name].append
+        for pid, ordinal, statement, value in statement_values(claims):
+            snak = statement.mainsnak
+            add((qid, pid, ordinal, statement.rank, snak.snaktype, snak.datatype, *value))
+
+
+def _item_and_revision(record: bytes) -> tuple[int, int | None]:
+    """QID (0: none) and revision of a record.
+
+    Dumps write the id first and the revision last, where they can only be the entity's own: then the rest is passed over
+    unread. A revision belongs to one entity alone, so two entities on a line do not seem to be one.
+    """
+    start, end = _ID_FIRST.match(record), _REVISION_LAST.search(record, max(len(record) - 40, 0))
+    if start and end:
+        return int(start.group(1)), int(end.group(1))
+    head = _HEAD.decode(record)
+    parsed = parse_id(head.id)
+    return (parsed[1], head.lastrevid) if parsed and parsed[0] == "Q" else (0, None)
+
+
+def _reject(error: Exception, record: bytes) -> Outcome:
+    """The decoder's reason without its place in the record, so that equal faults have equal reasons."""
+    reason = f"not the shape of an entity: {error}" if isinstance(error, msgspec.ValidationError) else NOT_JSON
+    if isinstance(error, RecursionError):
+        reason = "nested too deeply"
+    return Outcome(counter="rejects", reason=reason, record=record)
+
+
+def split_objects(record: bytes) -> list[bytes]:
+    """JSON objects that share a line, as where two dump parts were joined without a newline; none if it is not that."""
+    decoder, at, objects = json.JSONDecoder(), 0, []
+    try:
+        text = record.decode()
+        while at < len(text):
+            _, end = decoder.raw_decode(text, at)
+            objects.append(text[at:end].encode())
+            at = end + len(text[end:]) - len(text[end:].lstrip(" ,\t"))
+    except (ValueError, RecursionError):
+        return []
+    return objects

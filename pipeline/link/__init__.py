@@ -1,0 +1,1 @@
+"""Stage `link`: documents become sentences and links."""

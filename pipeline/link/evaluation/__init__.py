@@ -1,0 +1,1 @@
+"""Score links against gold links."""

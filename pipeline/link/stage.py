@@ -1,0 +1,326 @@
+"""Stage `link`: documents to sentences and links. Map-only: a unit is a range of documents.
+
+Mentions are found by the recogniser, by dictionary probes and by the corpus's own links, or given by a gold file. The mentions
+of a batch of documents are linked together; each is an item or NIL, with its best candidates and what speaks for them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.arrays.mapped_files import local_folder
+from pipeline.config import LinkConfig
+from pipeline.documents.anchors import AnchorReader
+from pipeline.encoder.tokenizer import check_model as check_model_files
+from pipeline.encoder.tokenizer import model_stamp
+from pipeline.engine import files
+from pipeline.engine.stage import StagePlan
+from pipeline.engine.tables import RunPaths, read_rows, sized_units
+from pipeline.engine.units import Unit, UnitWriter
+from pipeline.index.alias_index import AliasIndex
+from pipeline.index.entity_store import EntityStore
+from pipeline.link import features
+from pipeline.link.candidates import MATCHES, Reach
+from pipeline.link.gold import GoldDocument, load_gold
+from pipeline.link.known_names import IndexNames
+from pipeline.link.linker import Linker, Links, Mention
+from pipeline.link.mentions import detect
+from pipeline.link.probes import Document
+from pipeline.link.reranker import CandidateReranker, Context
+from pipeline.link.short_forms import longer_names
+from pipeline.link.spacy_annotator import Annotated, Annotator, check_model, model_version
+from pipeline.link.spans import Span
+from pipeline.link.weights import load_weights, weights_stamp
+from schemas import DOCUMENTS, LINKS, SENTENCES
+from schemas.link import CANDIDATE, PARTS
+from schemas.settings import ConfigError, to_dict
+
+BATCH_DOCUMENTS = 128
+BATCH_CHARACTERS = 200_000
+PART_DECIMALS = 4
+CONTEXT_CHARACTERS = 300  # each side of a mention, for the re-ranker
+Rows = Sequence[tuple[str, str]]
+
+
+@dataclass(slots=True)
+class LinkResources:
+    """What a worker opens once."""
+
+    annotator: Annotator
+    index: AliasIndex
+    entities: EntityStore
+    names: IndexNames
+    linker: Linker
+    gold: dict[str, GoldDocument] | None
+    anchors: AnchorReader | None
+    rerank: CandidateReranker | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The mentions of one document."""
+
+    doc_id: str
+    text: str
+    notes: Annotated
+    spans: list[Span]
+
+
+def open_resources(config: LinkConfig, aliases: str, entities: str) -> LinkResources:
+    """Load the spaCy pipeline, map index and store.
+
+    Raises:
+        StageError: one of them is not there, or another version.
+    """
+    index, store = AliasIndex(local_folder(aliases)), EntityStore(local_folder(entities))
+    reach = Reach(fuzzy_cutoff=config.fuzzy_cutoff, max_partial=config.max_partial)
+    rerank: CandidateReranker | None = None
+    if config.rerank_model:
+        rerank = CandidateReranker(config.rerank_model, store)
+    return LinkResources(
+        annotator=Annotator(config.spacy_model),
+        index=index,
+        entities=store,
+        names=IndexNames(index, store, config.word_links),
+        linker=Linker(index, store, load_weights(config.weights), reach),
+        gold=load_gold(config.gold_spans) if config.gold_spans else None,
+        anchors=AnchorReader() if config.anchors and not config.gold_spans else None,
+        rerank=rerank,
+    )
+
+
+@dataclass(kw_only=True)
+class LinkWorker:
+    """Annotates and links one unit of documents."""
+
+    config: LinkConfig
+    aliases: str  # folder of the alias index
+    entities: str  # folder of the entity store
+    _open: list[LinkResources] = field(default_factory=list)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Models and maps stay in their process."""
+        return {"config": self.config, "aliases": self.aliases, "entities": self.entities, "_open": []}
+
+    def setup(self) -> None:
+        """Open models and maps, once."""
+        if not self._open:
+            self._open.append(open_resources(self.config, self.aliases, self.entities))
+
+    def process(self, unit: Unit, out: UnitWriter) -> None:
+        """One range of documents."""
+        anchors = self._open[0].anchors
+        if anchors is not None:
+            anchors.open_part(unit.path)
+        for rows in read_rows(unit.path, DOCUMENTS, unit.start, unit.end):
+            documents = list(zip(rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True))
+            for batch in batches(documents):
+                self._batch(batch, out)
+                out.advance(len(batch))
+
+    def _batch(self, documents: Rows, out: UnitWriter) -> None:
+        out.count("rows_in", len(documents))
+        kept = [document for document in documents if self._is_usable(document, out)]
+        found = find_mentions(self._open[0], kept, self.config)
+        links = link_mentions(self._open[0], found, self.config)
+        out.count("rows_out", len(kept))
+        out.count("mentions", len(links.qids))
+        out.count("linked", int(np.count_nonzero(links.qids)))
+        out.write(SENTENCES, sentence_rows(found))
+        out.write(LINKS, link_rows(found, links))
+
+    def _is_usable(self, document: tuple[str, str], out: UnitWriter) -> bool:
+        gold = self._open[0].gold
+        if gold is None:
+            return True
+        doc_id, text = document
+        if doc_id not in gold:
+            out.count("skipped_without_gold_spans")
+            return False
+        if gold[doc_id].text != text:
+            out.reject(doc_id, "the gold file has another text for this document", gold[doc_id].text)
+            return False
+        return True
+
+
+def batches(documents: Rows) -> list[Rows]:
+    """Documents in batches of about BATCH_CHARACTERS, in their order."""
+    found: list[list[tuple[str, str]]] = []
+    size = 0
+    for document in documents:
+        if not found or size >= BATCH_CHARACTERS or len(found[-1]) >= BATCH_DOCUMENTS:
+            found.append([])
+            size = 0
+        found[-1].append(document)
+        size += len(document[1])
+    return list(found)
+
+
+def find_mentions(resources: LinkResources, documents: Rows, config: LinkConfig) -> list[Found]:
+    """Mentions of a batch of documents."""
+    annotated = resources.annotator.annotate([text for _, text in documents])
+    table = resources.annotator.table
+    found = []
+    for (doc_id, text), notes in zip(documents, annotated, strict=True):
+        if resources.gold is not None:
+            spans = gold_spans(resources.gold[doc_id], notes)
+        else:
+            anchors = resources.anchors.of(doc_id) if resources.anchors else {}
+            document = Document(text=text, tokens=notes.tokens, table=table, max_ngram=config.max_ngram)
+            spans = detect(document, notes.named, anchors, resources.names)
+        found.append(Found(doc_id, text, notes, spans))
+    return found
+
+
+def gold_spans(gold: GoldDocument, notes: Annotated) -> list[Span]:
+    """The spans of a gold document, with the recogniser's labels."""
+    labels = {(entity.start, entity.end): entity.label for entity in notes.named}
+    ranges = sorted({(mention.start, mention.end) for mention in gold.mentions})
+    return [Span(start, end, "gold", labels.get((start, end)), known=True) for start, end in ranges]
+
+
+def link_mentions(resources: LinkResources, found: Sequence[Found], config: LinkConfig) -> Links:
+    """Links of a batch, in the order of the documents and their mentions."""
+    mentions, tokens = batch_of(found, resources.annotator, fuzzy=config.fuzzy)
+    scored = resources.linker.score(mentions, tokens)
+    if resources.rerank is not None:
+        scored.features["semantic"] = resources.rerank(contexts_of(found), scored)
+    links = resources.linker.decide(scored, len(mentions), top_k=config.top_k, min_confidence=config.min_confidence)
+    if resources.anchors is not None:
+        _follow_anchors(found, links, resources.anchors, resources.entities)
+    return links
+
+
+def contexts_of(found: Sequence[Found]) -> list[Context]:
+    """The text around each mention of a batch."""
+    contexts = []
+    for document in found:
+        for span in document.spans:
+            low, high = max(span.start - CONTEXT_CHARACTERS, 0), span.end + CONTEXT_CHARACTERS
+            contexts.append(Context(document.text[low:high], span.start - low, span.end - low))
+    return contexts
+
+
+def _follow_anchors(found: Sequence[Found], links: Links, anchors: AnchorReader, entities: EntityStore) -> None:
+    """Where the corpus itself says what a mention means, that is its link, if the knowledge base has it."""
+    spans = [(document.doc_id, span) for document in found for span in document.spans]
+    said = [anchors.of(doc_id).get((span.start, span.end), 0) for doc_id, span in spans]
+    items = np.array(said, np.uint32)
+    rows = entities.rows(items)
+    is_said = (items > 0) & (rows >= 0)
+    is_said[is_said] &= ~entities.is_meta(rows[is_said])
+    links.qids[is_said], links.confidence[is_said] = items[is_said], 1.0
+
+
+def batch_of(found: Sequence[Found], annotator: Annotator, *, fuzzy: bool) -> tuple[list[Mention], features.Tokens]:
+    """Mentions and tokens of a batch as the linker wants them."""
+    mentions: list[Mention] = []
+    first = 0
+    for number, document in enumerate(found):
+        tokens = document.notes.tokens
+        starts = np.fromiter((span.start for span in document.spans), np.int64, len(document.spans))
+        ends = np.fromiter((span.end for span in document.spans), np.int64, len(document.spans))
+        firsts = np.searchsorted(tokens.ends, starts, "right") + first
+        lasts = np.searchsorted(tokens.starts, ends, "left") + first
+        surfaces = [document.text[span.start : span.end] for span in document.spans]
+        length = max(len(document.text), 1)
+        for span, surface, low, high, longer in zip(
+            document.spans, surfaces, firsts.tolist(), lasts.tolist(), longer_names(surfaces), strict=True
+        ):
+            # A fuzzy match needs better grounds than a capital letter: the recogniser's or the annotator's word.
+            mentions.append(
+                Mention(
+                    document=number,
+                    first_token=low,
+                    end_token=high,
+                    surface=surface,
+                    ner_type=span.ner_type,
+                    position=span.start / length,
+                    allow_fuzzy=fuzzy and span.detector != "dictionary",
+                    longer=longer,
+                )
+            )
+        first += len(tokens)
+    terms = annotator.table.terms
+    words = np.concatenate([np.empty(0, np.int64), *(document.notes.tokens.words for document in found)])
+    sizes = [len(document.notes.tokens) for document in found]
+    owners = np.repeat(np.arange(len(found)), sizes)
+    return mentions, features.Tokens(terms=terms[words], documents=owners)
+
+
+def sentence_rows(found: Sequence[Found]) -> pa.Table:
+    """Rows of `sentences`."""
+    rows: list[tuple[object, ...]] = [
+        (document.doc_id, start, end) for document in found for start, end in document.notes.sentences
+    ]
+    return SENTENCES.from_rows(rows)
+
+
+def link_rows(found: Sequence[Found], links: Links) -> pa.Table:
+    """Rows of `links`."""
+    spans = [(document, span) for document in found for span in document.spans]
+    sentence_starts: list[int] = []
+    for document in found:
+        starts = [start for start, _ in document.notes.sentences]
+        for span in document.spans:
+            sentence_starts.append(starts[max(bisect_right(starts, span.start) - 1, 0)] if starts else 0)
+    columns = {
+        "doc_id": [document.doc_id for document, _ in spans],
+        "start": [span.start for _, span in spans],
+        "end": [span.end for _, span in spans],
+        "sentence_start": sentence_starts,
+        "surface": [document.text[span.start : span.end] for document, span in spans],
+        "detector": [span.detector for _, span in spans],
+        "ner_type": [span.ner_type for _, span in spans],
+        "qid": pa.array(links.qids, mask=links.qids == 0),
+        "confidence": links.confidence,
+        "candidates": _candidate_lists(links),
+    }
+    return LINKS.from_columns(columns)
+
+
+def _candidate_lists(links: Links) -> pa.Array:
+    best = links.candidates
+    matches = pa.DictionaryArray.from_arrays(pa.array(best.matches, pa.uint8()), pa.array(MATCHES)).cast(pa.string())
+    parts = [pa.array(np.round(links.parts[name], PART_DECIMALS).astype(np.float32)) for name in PARTS]
+    structs = pa.StructArray.from_arrays([best.qids, links.probability, matches, *parts], fields=list(CANDIDATE))
+    offsets = pa.array(links.offsets.astype(np.int32))
+    return pa.ListArray.from_arrays(offsets, structs, type=LINKS.schema.field("candidates").type)
+
+
+def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
+    """Units of documents; checks the spaCy pipeline and the weights before any work."""
+    documents, index = paths.require("documents"), paths.require("index")
+    check_model(config.spacy_model)
+    model = load_weights(config.weights)
+    if config.rerank_model and not model.weights.get("semantic"):
+        raise ConfigError(
+            f"link.rerank_model: the weights {config.weights!r} give it none, so it would change nothing; fit some with "
+            f"`trelm-pipeline link train --set link.rerank_model={config.rerank_model} …`, or use link.weights=by-hand"
+        )
+    inputs = {"documents": documents.fingerprint, "index": index.fingerprint}
+    inputs["spacy_model"] = model_version(config.spacy_model)
+    inputs["weights"] = weights_stamp(config.weights)
+    if config.rerank_model:
+        check_model_files(config.rerank_model)
+        inputs["rerank_model"] = model_stamp(config.rerank_model)
+    if config.gold_spans:
+        inputs["gold_spans"] = files.stamp(config.gold_spans)
+    return StagePlan(
+        name="link",
+        tables=(SENTENCES, LINKS),
+        units=sized_units(paths.files("documents", DOCUMENTS), int(config.unit_mb * 1e6), DOCUMENTS),
+        worker=LinkWorker(
+            config=config,
+            aliases=paths.artefact("index", "aliases"),
+            entities=paths.artefact("index", "entities"),
+        ),
+        inputs=inputs,
+        config=to_dict(config),
+    )

@@ -1,0 +1,1 @@
+"""Fit the linker's weights to gold links."""

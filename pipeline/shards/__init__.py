@@ -1,0 +1,1 @@
+"""Stage `shards`: everything together becomes training examples and knowledge."""

@@ -1,1 +1,0 @@
-"""One file per stage: how its units are planned and what happens to one."""

@@ -1,0 +1,1 @@
+"""Stage `stats`: links become frequencies, co-occurrence, supported facts and the tail's summary."""

@@ -1,1 +1,0 @@
-"""Reading and writing: file systems, tables, work units, manifests."""

@@ -1,0 +1,115 @@
+"""What training must not see: the index without the links of the gold's own documents."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import IndexConfig
+from pipeline.engine.tables import RunPaths
+from pipeline.index import stage as index_stage
+from pipeline.index.alias_index import AliasIndex
+from pipeline.index.name_keys import SOURCE_BITS, index_keys
+from pipeline.link.gold import GoldDocument
+from pipeline.link.training.train import FoldLinks, HeldOutIndex, fold_of, own_links
+from schemas import ANCHORS, DOCUMENTS
+from tests.pipeline.index.test_alias_index import build
+from tests.pipeline.inputs_run import rows_of, run_plan
+
+ANCHOR = SOURCE_BITS["anchor"]
+SURFACE = st.sampled_from([f"{first} {last}" for first in ("Ann", "Zoë", "(x)") for last in ("Lee", "")])
+NAME = st.tuples(SURFACE, st.integers(1, 30), st.sampled_from(["label", "title", "alias"]))
+LINK = st.tuples(SURFACE, st.integers(1, 30))
+Names = list[tuple[str, int, str]]
+Links = list[tuple[str, int]]
+
+
+def index_of(folder: Path, names: Names, links: Links) -> AliasIndex:
+    """The real index of names and links; no bound on candidates is met."""
+    anchors = [(surface, qid, "anchor", count) for (surface, qid), count in Counter(links).items()]
+    return build(folder, [*((*name, 1) for name in names), *anchors], units=2, shards=2)
+
+
+def counted(links: Links) -> FoldLinks:
+    found: FoldLinks = {}
+    for surface, qid in links:
+        for key in index_keys(surface, "anchor"):
+            found.setdefault(key, Counter())[qid] += 1
+    return found
+
+
+def postings(index: AliasIndex | HeldOutIndex, key: str) -> dict[int, tuple[int, int]]:
+    """By item: count, and sources without the anchors, which say nothing once they are not counted."""
+    columns = (column.tolist() for column in index.postings(key))
+    return {qid: (count, flags & ~ANCHOR) for qid, count, flags in zip(*columns, strict=True)}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(NAME, max_size=15), st.lists(LINK, max_size=15), st.lists(LINK, max_size=15))
+def test_equals_an_index_that_never_saw_the_links(tmp_path_factory, names: Names, own: Links, others: Links) -> None:
+    held_out = HeldOutIndex(index_of(tmp_path_factory.mktemp("all"), names, [*own, *others]), counted(own))
+    without = index_of(tmp_path_factory.mktemp("others"), names, others)
+    keys = {
+        key
+        for surface, *_ in [*names, *own, *others]
+        for source in ("anchor", "title")
+        for key in index_keys(surface, source)
+    }
+    for key in [*keys, "nowhere"]:
+        assert postings(held_out, key) == postings(without, key), key
+        assert {column.dtype for column in held_out.postings(key)} == {np.dtype("uint32"), np.dtype("uint8")}
+
+
+def test_folds_are_the_same_everywhere() -> None:
+    ids = [f"doc-{number}" for number in range(1_000)]
+    assert [fold_of(name, 5) for name in ("doc-0", "doc-1", "Zoë", "")] == [3, 1, 3, 0]
+    sizes = np.bincount([fold_of(name, 5) for name in ids], minlength=5)
+    assert sizes.min() > 150, "folds of like sizes"
+    assert {fold_of(name, 1) for name in ids} == {0}
+
+
+def gold(doc_ids: set[str]) -> dict[str, GoldDocument]:
+    return {doc_id: GoldDocument(doc_id, "", ()) for doc_id in doc_ids}
+
+
+@pytest.mark.parametrize("folds", [1, 3])
+def test_links_of_the_gold_documents_by_fold(sample_run: Path, folds: int) -> None:
+    paths = RunPaths(root=str(sample_run))
+    anchors = rows_of(paths, "documents", ANCHORS)
+    texts = {row["doc_id"]: row["text"] for row in rows_of(paths, "documents", DOCUMENTS)}
+    some = set(sorted({row["doc_id"] for row in anchors})[::2])
+    wanted: list[Counter[tuple[str, int]]] = [Counter() for _ in range(folds)]
+    for row in anchors:
+        if row["doc_id"] in some:
+            for key in index_keys(texts[row["doc_id"]][row["start"] : row["end"]], "anchor"):
+                wanted[fold_of(row["doc_id"], folds)][key, row["qid"]] += 1
+    found = own_links(paths, gold(some | {"not in the corpus"}), folds)
+    assert [
+        Counter({(key, qid): count for key, counts in own.items() for qid, count in counts.items()}) for own in found
+    ] == wanted
+    assert sum(map(Counter.total, wanted)) > 20
+
+
+def test_without_all_documents_no_link_counts(sample_run: Path) -> None:
+    paths = RunPaths(root=str(sample_run))
+    texts = {row["doc_id"]: row["text"] for row in rows_of(paths, "documents", DOCUMENTS)}
+    (own,) = own_links(paths, gold(set(texts)), 1)
+    index = AliasIndex(paths.artefact("index", "aliases"))
+    held_out = HeldOutIndex(index, own)
+    assert sum(int(index.postings(key).counts.sum()) for key in own) > 50
+    assert sum(int(held_out.postings(key).counts.sum()) for key in own) == 0
+    assert own_links(paths, {}, 2) == [{}, {}]
+
+
+def test_an_index_without_links_has_none_to_hold_out(sample_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(sample_run, tmp_path / "run")
+    paths = RunPaths(root=str(tmp_path / "run"))
+    run_plan(index_stage.plan(IndexConfig(anchors=False), paths), paths)
+    texts = {row["doc_id"]: row["text"] for row in rows_of(paths, "documents", DOCUMENTS)}
+    assert own_links(paths, gold(set(texts)), 2) == [{}, {}]

@@ -1,0 +1,187 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from tests.trelm_train.world import ROW
+from trelm_train.cli import cli
+from trelm_train.data.knowledge import Knowledge
+from trelm_train.data.loader import Batch, Packing
+from trelm_train.data.masking import Vocabulary
+from trelm_train.data.shards import Shards
+from trelm_train.errors import ConfigError
+from trelm_train.evaluate.lama import Options, Prober, evaluate_lama, gold_ranks, readable, scores, skip_reason
+from trelm_train.evaluate.mlm import SMOOTHING, _score, evaluate_mlm, measure
+from trelm_train.model.masked_lm import MaskedLm
+
+
+def test_masks_are_fixed_whatever_the_packing(
+    model: MaskedLm, vocabulary: Vocabulary, shards: Shards, knowledge: Knowledge
+) -> None:
+    wide = evaluate_mlm(model, vocabulary, shards, knowledge, Packing(max_tokens=64, batch_tokens=256, limit=64))
+    narrow = evaluate_mlm(model, vocabulary, shards, knowledge, Packing(max_tokens=20, batch_tokens=20, limit=64))
+    assert wide.num_sentences == 6
+    assert wide.num_masked == narrow.num_masked > 0
+    assert wide.loss == pytest.approx(narrow.loss, abs=1e-4)
+    assert wide.entity_loss == pytest.approx(narrow.entity_loss, abs=1e-4)
+    assert wide.num_facts == narrow.num_facts > 0
+    assert wide.cka_score == pytest.approx(narrow.cka_score, abs=1e-3)
+
+
+def test_the_knowledge_score_by_hand(batch: Batch, knowledge: Knowledge, tokenizer: Any) -> None:
+    fact = int(np.flatnonzero(batch.span_entity_P[batch.fact_tail_F] == ROW["Zenda"])[0])
+    length = len(knowledge.label_ids.of(ROW["Zenda"]))
+    logits = torch.full((length, len(tokenizer)), -20.0)
+    for position, token in enumerate(knowledge.label_ids.of(ROW["Zenda"]).tolist()):
+        logits[position, token] = 0.0
+    found = _score(logits, batch, fact, knowledge)
+    others = [row for row in knowledge.tails.of(ROW["lives in"]) if len(knowledge.label_ids.of(row)) == length]
+    if len(others) < 2:
+        assert found is None
+    else:
+        assert found == pytest.approx((1 + SMOOTHING) / SMOOTHING, rel=0.01)
+    assert _score(logits[:1].repeat(40, 1), batch, fact, knowledge) is None, "another number of tokens"
+
+
+def test_mlm_command(model_path: Path, shards_path: Path) -> None:
+    command = ["evaluate", "mlm", "--model", str(model_path), "--shards", str(shards_path), "--device", "cpu"]
+    data = json.loads(CliRunner().invoke(cli, [*command, "--json"], catch_exceptions=False).stdout)
+    assert data == measure(str(model_path), shards_path, "cpu").to_dict()
+    assert "entity_loss" in CliRunner().invoke(cli, command, catch_exceptions=False).output
+
+
+@pytest.fixture
+def probes(tmp_path: Path) -> Path:
+    folder = tmp_path / "probes"
+    folder.mkdir()
+    rows = [
+        {"sub_label": "Rudolf Rassendyll", "obj_label": "Zenda", "uuid": "1"},
+        {"sub_label": "Flavia", "obj_label": "town"},
+        {"sub_label": "Flavia", "obj_label": "town"},  # twice
+        {"sub_label": "the king", "obj_label": "king"},  # the object is in the subject
+        {"sub_label": "Joseph", "obj_label": "Timbuktu by the sea"},  # more than one token
+        {
+            "sub_label": "Shuri",
+            "obj_label": "rain",
+            "judgments": [{"judgment": "no"}, {"judgment": "no"}, {"judgment": "yes"}],
+        },
+        {"sub_label": "king " * 80, "obj_label": "town"},
+        {"sub_label": "[MASK]", "obj_label": "town"},
+        {"uuid": "nothing"},
+    ]
+    (folder / "P1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "\n")
+    (folder / "P2.jsonl").write_text(json.dumps({"sub_label": "Mona", "obj_label": "Timbuktu by the sea"}) + "\n")
+    relations = [
+        {"relation": "P1", "template": "[X] lives in [Y] .", "label": "lives in", "type": "N-1"},
+        {"relation": "P2", "template": "[X] saw [Y] .", "label": "saw", "type": "N-M"},
+        {"relation": "P3", "template": "[X] is [Y] .", "label": "is", "type": "1-1"},
+    ]
+    (folder / "relations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in relations))
+    (folder / "common.txt").write_text("town\nking\nZenda\nrain\nnosuchwordatall\n\nlast\n")
+    return folder
+
+
+def test_lama_counts_and_names_what_it_leaves_out(model: MaskedLm, tokenizer: Any, probes: Path) -> None:
+    options = Options(probes=probes, relations=probes / "relations.jsonl", common_vocab=probes / "common.txt", uhn=True)
+    result = evaluate_lama(model, tokenizer, options)
+    single = len(tokenizer("Zenda", add_special_tokens=False)["input_ids"]) == 1
+    assert result["relations"]["P1"]["n"] == result["num_items"] == 1 + single
+    assert result["relations"]["P1"]["type"] == "N-1"
+    assert result["excluded"]["duplicate"] == 1
+    assert result["excluded"]["uhn_string"] == 1
+    assert result["excluded"]["judged_wrong"] == 1
+    assert result["excluded"]["no_label"] == 1
+    assert result["excluded"]["too_long"] == 1
+    assert result["excluded"]["not_one_mask"] == 1
+    assert result["excluded"]["object_not_one_token"] == 3 - single
+    assert result["missing_relations"] == ["P3"]
+    assert result["relations_without_items"] == ["P2"]
+    assert result["uhn"] == "string match only"
+    text = readable(result)
+    assert "relations without a probe file: P3" in text
+    assert "1 duplicate" in text
+
+
+def test_ranks_equal_a_plain_forward(model: MaskedLm, tokenizer: Any, probes: Path) -> None:
+    prober = Prober(model, tokenizer, None)
+    assert len(prober.candidates) == len(tokenizer) - 5
+    items = [
+        prober.item("[X] lives in [Y] .", {"sub_label": name, "obj_label": "town"})
+        for name in ("Flavia", "Mia of Pyrus")
+    ]
+    ranks = gold_ranks(prober, items)  # type: ignore[arg-type]
+    for item, rank in zip(items, ranks, strict=True):
+        assert not isinstance(item, str)
+        with torch.no_grad():
+            logits = model.hf(input_ids=torch.tensor([item.ids])).logits[0, item.mask_position]
+        better = int((logits[prober.candidates] > logits[item.gold] + 1e-6).sum())
+        assert rank == better + 1
+
+
+def test_roberta_objects_follow_a_space(roberta: MaskedLm) -> None:
+    seen: list[str] = []
+
+    class Spy:
+        all_special_ids: tuple[int, ...] = ()
+        unk_token_id = 0
+
+        def __len__(self) -> int:
+            return 10
+
+        def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+            seen.append(text)
+            return {"input_ids": [5]}
+
+    assert Prober(roberta, Spy(), None).single_token("Paris") == 5
+    assert seen == [" Paris"]
+
+
+def test_scores_by_hand() -> None:
+    assert scores([1, 2, 20, 1]) == {"p_at_1": 0.5, "p_at_10": 0.75, "mrr": pytest.approx((1 + 0.5 + 0.05 + 1) / 4)}
+
+
+def test_macro_is_the_mean_over_relations(model: MaskedLm, tokenizer: Any, probes: Path) -> None:
+    (probes / "P2.jsonl").write_text('{"sub_label": "Mona", "obj_label": "king"}\n')
+    result = evaluate_lama(model, tokenizer, Options(probes=probes, relations=probes / "relations.jsonl"))
+    rows = result["relations"]
+    assert result["macro"]["mrr"] == pytest.approx((rows["P1"]["mrr"] + rows["P2"]["mrr"]) / 2)
+    total = rows["P1"]["n"] * rows["P1"]["mrr"] + rows["P2"]["mrr"]
+    assert result["micro"]["mrr"] == pytest.approx(total / result["num_items"])
+
+
+def test_judgments_need_a_majority() -> None:
+    row = {"sub_label": "a", "obj_label": "b", "judgments": [{"judgment": "no"}, {"judgment": "yes"}]}
+    assert skip_reason(row, set(), uhn=False) == ""
+
+
+def test_wrong_probe_files(model: MaskedLm, tokenizer: Any, probes: Path, tmp_path: Path) -> None:
+    relations = probes / "relations.jsonl"
+    with pytest.raises(ConfigError, match=r"no file P….jsonl"):
+        evaluate_lama(model, tokenizer, Options(probes=tmp_path, relations=relations))
+    with pytest.raises(ConfigError, match="cannot read"):
+        evaluate_lama(model, tokenizer, Options(probes=probes, relations=tmp_path / "none.jsonl"))
+    with pytest.raises(ConfigError, match="cannot read"):
+        evaluate_lama(model, tokenizer, Options(probes=probes, relations=relations, common_vocab=tmp_path / "none"))
+    (tmp_path / "odd.txt").write_text("nosuchwordatall\n")
+    with pytest.raises(ConfigError, match="holds no single token"):
+        evaluate_lama(model, tokenizer, Options(probes=probes, relations=relations, common_vocab=tmp_path / "odd.txt"))
+    for text, message in (
+        ("{", "1: not JSON"),
+        ("[1]", "not a JSON object"),
+        ('{"relation": "P1"}', "without 'relation'"),
+    ):
+        relations.write_text(text + "\n")
+        with pytest.raises(ConfigError, match=message):
+            evaluate_lama(model, tokenizer, Options(probes=probes, relations=relations))
+
+
+def test_lama_command(model_path: Path, probes: Path) -> None:
+    command = ["evaluate", "lama", "--model", str(model_path), "--probes", str(probes), "--relations",
+               str(probes / "relations.jsonl"), "--limit", "1"]  # fmt: skip
+    result = CliRunner().invoke(cli, [*command, "--json"], catch_exceptions=False)
+    assert json.loads(result.stdout)["num_items"] == 1
+    assert "macro" in CliRunner().invoke(cli, command, catch_exceptions=False).output

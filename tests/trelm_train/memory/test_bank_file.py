@@ -1,0 +1,84 @@
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from trelm_train.config import MemoryConfig
+from trelm_train.errors import ConfigError, TrelmError
+from trelm_train.memory import bank_file
+from trelm_train.memory.bank_file import read_bank, write_bank
+from trelm_train.memory.memory_bank import MemoryBank, Notes
+
+H = 4
+
+
+def filled(num_rows: int = 50, storage: str = "ram", folder: Path | None = None) -> MemoryBank:
+    """Every third row written."""
+    bank = MemoryBank(num_rows, H, MemoryConfig(storage=storage), folder=folder)
+    rows = np.arange(0, num_rows, 3)
+    names = torch.from_numpy(np.stack([rows, rows + 7, 0 * rows, 0 * rows], axis=1))
+    bank.write(Notes.from_tensors(names, torch.randn(len(rows), 2, H, generator=torch.Generator().manual_seed(0))))
+    return bank
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("piece", [1, 5, 1000])
+def test_the_file_is_the_state(piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bank_file, "PIECE", piece)
+    bank = filled()
+    write_bank(bank, tmp_path / "bank.safetensors")
+    assert same(load_file(tmp_path / "bank.safetensors"), bank.state())
+    with safe_open(tmp_path / "bank.safetensors", framework="np") as file:
+        assert file.get_slice("note").get_shape() == [17, 2, H]
+
+
+@pytest.mark.parametrize("storage", ["ram", "file", "device"])
+def test_a_bank_is_taken_up_from_its_file(storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trelm_train.memory.memory_bank.PIECE", 5)
+    bank, other = filled(), filled(50, storage, tmp_path)
+    write_bank(bank, tmp_path / "bank.safetensors")
+    other.write(Notes.from_tensors(torch.tensor([[1, 1, 0, 0], [3, 1, 0, 0]]), torch.ones(2, 2, H)))
+    read_bank(other, tmp_path / "bank.safetensors")
+    assert same(other.state(), bank.state())
+    assert other.count_B[1] == 0
+
+
+def test_an_empty_bank(tmp_path: Path) -> None:
+    write_bank(MemoryBank(5, H, MemoryConfig()), tmp_path / "bank.safetensors")
+    bank = filled(5)
+    read_bank(bank, tmp_path / "bank.safetensors")
+    assert not bank.count_B.any()
+
+
+def test_the_same_bank_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in "ab":
+        write_bank(filled(), tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_what_cannot_be_read_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="no memory bank there"):
+        read_bank(filled(), tmp_path / "none")
+    (tmp_path / "damaged").write_bytes(b"12345678" * 4)
+    with pytest.raises(ConfigError, match="a damaged one"):
+        read_bank(filled(), tmp_path / "damaged")
+    write_bank(filled(), tmp_path / "good")
+    with pytest.raises(ConfigError, match="fewer than 5 rows"):
+        read_bank(filled(5), tmp_path / "good")
+    with pytest.raises(TrelmError, match="cannot write the memory bank"):
+        write_bank(filled(), tmp_path / "missing" / "bank")
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TrelmError, match=r"\(No space left on device\); make room"):
+        write_bank(filled(), tmp_path / "full")

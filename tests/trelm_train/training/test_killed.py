@@ -1,0 +1,120 @@
+"""A run that is killed, in a step or while it writes a checkpoint, goes on as if it had not been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.trelm_train.conftest import SMALL, request_for
+from trelm_train.checkpoints.checkpoint import latest_checkpoint, load_checkpoint
+from trelm_train.training.train import run, run_or_resume
+
+STEPS = 24
+SETS = ("train.checkpoint_every=1", "train.log_every=1", f"train.steps={STEPS}", "routing.refresh_every=5")
+
+
+KILLED = """
+import os, signal, sys
+from trelm_train import checkpoint, cli, train
+
+module, name, call = {"checkpoint": checkpoint, "train": train}[sys.argv[1]], sys.argv[2], int(sys.argv[3])
+whole, calls = getattr(module, name), 0
+
+def killed(*args):
+    global calls
+    calls += 1
+    if calls == call:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(*args)
+
+setattr(module, name, killed)
+del sys.argv[1:4]
+cli.main()
+"""  # the program, which is killed where it calls a function for the n-th time
+
+
+def killed_at(place: tuple[str, str, int], arguments: list[str]) -> int:
+    """Run until it is killed there; the exit code."""
+    return subprocess.run(
+        [sys.executable, "-c", KILLED, *map(str, place), *arguments],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+    ).returncode  # fmt: skip
+
+
+def arguments(shards: Path, model: Path, out: Path, *sets: str) -> list[str]:
+    pairs = [part for one in (*SMALL, *SETS, *sets) for part in ("--set", one)]
+    return ["run", "--resume", "auto", "--shards", str(shards), "--model", str(model), "--out", str(out), *pairs]
+
+
+def lines_of(out: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "speed"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def whole(shards_path: Path, model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("killed") / "whole"
+    run(request_for(shards_path, model_path, out, *SETS))
+    return out
+
+
+PLACES = (  # each run goes on where the one before was killed
+    ("train", "train_step", 4),  # before a step
+    ("checkpoint", "_settle", 3),  # tensors written, no name yet
+    ("checkpoint", "_sync", 18),  # of five per checkpoint the third: some files are on the disk
+    ("train", "state_of", 2),  # about to save
+)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_killed_again_and_again(
+    *, background: bool, whole: Path, shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    sets = (f"train.async_checkpoint={str(background).lower()}",)
+    partial = 0
+    for place in PLACES:
+        assert killed_at(place, arguments(shards_path, model_path, out, *sets)) == -signal.SIGKILL
+        partial += bool(list((out / "checkpoints").glob(".step-*.partial")))
+    assert partial >= 2  # checkpoints were being written
+    assert 0 < load_checkpoint(latest_checkpoint(out / "checkpoints") or out).state["step"] < STEPS
+    run_or_resume(request_for(shards_path, model_path, out, *SETS, *sets))
+    assert lines_of(out) == lines_of(whole)
+    left, right = (load_checkpoint(latest_checkpoint(path / "checkpoints") or path) for path in (whole, out))
+    assert left.state["guard"] == right.state["guard"]
+    assert left.tensors.keys() == right.tensors.keys() == {"model", "optimiser", "cka", "sparse", "router"}
+    assert (left.path / "bank.safetensors").read_bytes() == (right.path / "bank.safetensors").read_bytes()
+    for group, named in left.tensors.items():
+        assert named.keys() == right.tensors[group].keys()
+        for name, value in named.items():
+            assert torch.equal(value, right.tensors[group][name]), f"{group}/{name}"
+
+
+def test_resume_auto_starts_where_there_is_nothing(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+    request = request_for(shards_path, model_path, tmp_path / "out", "train.steps=2", "train.validate=false")
+    assert run_or_resume(request)["steps"] == 2
+    assert run_or_resume(request)["steps"] == 2  # done already: nothing is trained again
+
+
+def test_resume_auto_refuses_other_settings(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+    from trelm_train.errors import ConfigError
+
+    run_or_resume(request_for(shards_path, model_path, tmp_path / "out", "train.steps=2", "train.validate=false"))
+    with pytest.raises(ConfigError, match=r"other settings \(memory\.decay\)"):
+        run_or_resume(
+            request_for(shards_path, model_path, tmp_path / "out", "train.steps=2", "train.validate=false",
+                        "memory.decay=0.3")
+        )  # fmt: skip
+    allowed = request_for(shards_path, model_path, tmp_path / "out", "train.steps=2", "train.validate=false",
+                          "train.keep_checkpoints=5", "train.loggers=[]")  # fmt: skip
+    assert run_or_resume(allowed)["steps"] == 2
+    assert "keep_checkpoints = 5" in (tmp_path / "out" / "config.toml").read_text()  # and it counts from now on
+    with pytest.raises(ConfigError, match=r"other settings \(--model\)"):
+        run_or_resume(replace(allowed, model="another/model"))

@@ -1,0 +1,1 @@
+"""Save a run, go on from it, and export its model."""

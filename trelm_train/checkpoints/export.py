@@ -1,0 +1,121 @@
+"""A trained model as a plain Hugging Face folder, with the memory bank beside it.
+
+`OUT/` holds config, weights and tokenizer, which `AutoModelForMaskedLM.from_pretrained` loads with no missing or
+unexpected key; `OUT/bank/` holds the written rows of the memory bank: `bank.safetensors` (loadable memory-mapped) and
+`entities.parquet` (bank row, id and label), both in ascending order of the row.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from trelm_train.checkpoints.checkpoint import load_checkpoint
+from trelm_train.data.knowledge import Knowledge
+from trelm_train.errors import ConfigError, TrelmError
+from trelm_train.model.masked_lm import MaskedLm, load_pretrained
+
+INITIAL = "initial"  # the folder of a run with the model it started from
+BANK_FOLDER = "bank"
+BANK_FILE = "bank.safetensors"
+ENTITIES_FILE = "entities.parquet"
+
+
+def export_model(model: MaskedLm, tokenizer_path: Path, out: Path) -> None:
+    """Write the plain model and its tokenizer.
+
+    Raises:
+        TrelmError: the folder cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        model.hf.save_pretrained(out)  # type: ignore[operator]
+        for path in sorted(tokenizer_path.iterdir()):
+            if path.is_file() and ("token" in path.name or "vocab" in path.name or path.name == "merges.txt"):
+                shutil.copyfile(path, out / path.name)
+    except (OSError, SafetensorError) as error:
+        raise TrelmError(f"{out}: cannot write the model ({error})") from error
+
+
+def entities_of(knowledge: Knowledge) -> pa.Table:
+    """Row of the memory bank, id (Q90 is 90) and label of every entity that has one, in order of the row."""
+    at = np.flatnonzero(knowledge.bank_row >= 0)
+    at = at[np.argsort(knowledge.bank_row[at])]
+    columns = {"row": knowledge.bank_row[at], "id": knowledge.ids[at], "label": knowledge.labels.take(pa.array(at))}
+    return pa.table(columns)
+
+
+def write_entities(entities: pa.Table, folder: Path) -> None:
+    """Write the names beside a run or an exported bank."""
+    pq.write_table(entities, folder / ENTITIES_FILE, compression="zstd")
+
+
+def export_bank(saved: Path, entities: pa.Table, out: Path) -> None:
+    """Put a saved memory bank (its file) beside a model, with the names of its rows.
+
+    Raises:
+        TrelmError: the folder cannot be written.
+    """
+    folder = out / BANK_FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(saved, folder / BANK_FILE)
+        with safe_open(saved, framework="np") as bank:
+            written = pc.is_in(entities["row"], value_set=pa.array(bank.get_tensor("row")))
+        write_entities(entities.filter(written), folder)
+    except (OSError, SafetensorError) as error:
+        raise TrelmError(f"{folder}: cannot write the memory bank ({error}); make room and export again") from error
+
+
+def export_checkpoint(path: Path, out: Path) -> int:
+    """Turn a checkpoint of a run into a model folder; needs no shards. Returns its step.
+
+    Raises:
+        ConfigError: not a checkpoint, or not in its run's folder.
+    """
+    checkpoint = load_checkpoint(path, ("model",))
+    run = path.resolve().parent.parent
+    if not (run / INITIAL / "config.json").is_file():
+        raise ConfigError(f"{path}: outside its run (no {INITIAL} model in {run}); give OUT/checkpoints/step-…")
+    model = load_pretrained(str(run / INITIAL), torch.device("cpu"))
+    load_weights(model, checkpoint.tensors["model"])
+    export_model(model, run / INITIAL, out)
+    if (path / BANK_FILE).is_file():
+        export_bank(path / BANK_FILE, pq.read_table(run / ENTITIES_FILE), out)
+    return int(checkpoint.state["step"])
+
+
+def find_bank(run: Path) -> Path:
+    """The bank's folder of a run or of an exported model.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for folder in (run / "model" / BANK_FOLDER, run / BANK_FOLDER):
+        if (folder / BANK_FILE).is_file():
+            return folder
+    raise ConfigError(
+        f"{run}: no memory bank there; give the --out folder of a finished `trelm-train run` with memory on"
+    )
+
+
+@torch.no_grad()
+def load_weights(model: MaskedLm, tensors: dict[str, Tensor]) -> None:
+    """Put saved weights into a model of the same shape.
+
+    Raises:
+        ConfigError: the names differ.
+    """
+    named = dict(model.hf.named_parameters())
+    if named.keys() != tensors.keys():
+        raise ConfigError(f"weights of another model: {sorted(named.keys() ^ tensors.keys())[:3]}")
+    for name, parameter in named.items():
+        parameter.copy_(tensors[name])

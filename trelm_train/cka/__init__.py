@@ -1,0 +1,1 @@
+"""Contrastive knowledge assessing: which facts a batch asks for, and their loss."""

@@ -1,0 +1,253 @@
+"""Planned sentences to batches: token ids in padded rows; words, spans and facts moved to flat positions.
+
+Several consecutive batches are assembled at once and handed out as views, so that the cost per token hardly depends on the
+size of a batch. A padded row is its sentences and one more piece, the
+padding: then a single gather fills all rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from trelm_train.data.arrays import I64, expand
+from trelm_train.data.packing import Plan
+from trelm_train.data.sentences import Sentences
+
+# Legend: R rows, S tokens per row, N sentences, W words, P spans, F facts, B batches, K pieces (sentences and paddings),
+# T tokens of all rows; "flat" = row * S + column.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, order=True)
+class Position:
+    """Names one batch of the endless stream."""
+
+    epoch: int = 0
+    window: int = 0
+    index: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Packed sentences; every start, end and position is flat, half-open where it is a pair.
+
+    The arrays may be views of those of its neighbours: copy before you write.
+    """
+
+    position: Position
+    input_ids_RS: I64
+    segment_RS: I64  # which sentence a token belongs to; -1: padding
+    offset_RS: I64  # token number within its sentence
+    key_N: I64
+    start_N: I64  # opening special token
+    end_N: I64  # one past the closing special token
+    word_start_W: I64
+    span_start_P: I64
+    span_end_P: I64
+    span_sentence_P: I64
+    span_entity_P: I64
+    span_policies_P: I64
+    fact_head_F: I64  # index of a span
+    fact_relation_F: I64
+    fact_tail_F: I64  # index of a span
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are not padding."""
+        return int((self.end_N - self.start_N).sum())
+
+    @property
+    def num_padded(self) -> int:
+        """Tokens with padding: what a step computes."""
+        return self.input_ids_RS.size
+
+    @property
+    def span_ordinal_P(self) -> I64:
+        """Number of each span within its sentence, for random numbers that do not depend on the packing."""
+        first = np.searchsorted(self.span_sentence_P, self.span_sentence_P)
+        return np.arange(len(self.span_sentence_P), dtype=np.int64) - first
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Layout:
+    """Where everything of some batches lies, in the order of the plan."""
+
+    length_N: I64
+    row_N: I64
+    width_R: I64
+    total_R: I64  # tokens of a row that are not padding
+    start_N: I64  # over all batches
+    batch_N: I64
+    origin_B: I64  # where each batch starts
+    first_B: I64  # its first sentence
+
+    @property
+    def flat_N(self) -> I64:
+        """Start of each sentence within its batch."""
+        return self.start_N - self.origin_B[self.batch_N]
+
+    @property
+    def number_N(self) -> I64:
+        """Of each sentence within its batch."""
+        return np.arange(len(self.row_N), dtype=np.int64) - self.first_B[self.batch_N]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Lists:
+    """Parallel columns of all batches, and the part of each batch."""
+
+    columns: tuple[I64, ...]
+    slice_B: list[slice]
+
+
+def keep_freed_memory() -> None:
+    """Have the allocator keep the memory of freed arrays.
+
+    glibc gives arrays of 128 kB and more back to the system as soon as they are freed; to have their pages made again was
+    10 to 14 % of the time of assembling. Once a larger array was freed, up to 32 MB, it keeps what is smaller. Elsewhere
+    nothing happens.
+    """
+    np.empty(3 << 20, np.int64)
+
+
+def assemble(sentences: Sentences, rows: list[list[int]], position: Position, pad_id: int) -> Batch:
+    """One batch from rows of sentence numbers."""
+    sizes = np.asarray([len(row) for row in rows], np.int64)
+    plan = Plan(
+        sentence_N=np.asarray([item for row in rows for item in row], np.int64),
+        row_begin_Q=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
+        batch_begin_C=np.asarray([0, len(rows)], np.int64),
+    )
+    return assemble_plan(sentences, plan, position, pad_id)[0]
+
+
+def assemble_plan(sentences: Sentences, plan: Plan, first: Position, pad_id: int) -> list[Batch]:
+    """All batches of a plan.
+
+    Args:
+        sentences: that the plan's numbers count.
+        plan: with at least one batch; no row and no batch is empty.
+        first: the position of the first batch; the others follow in the same window.
+        pad_id: what fills the rows.
+    """
+    layout = _lay_out(sentences, plan)
+    ids_T, segment_T, offset_T = _tokens(sentences, plan.sentence_N, layout, pad_id)
+    words, spans, facts = _lists(sentences, plan.sentence_N, layout)
+    (word_start_W,) = words.columns
+    span_start_P, span_end_P, span_sentence_P, entity_P, policies_P = spans.columns
+    head_F, relation_F, tail_F = facts.columns
+    key_N, flat_N = sentences.key_N[plan.sentence_N], layout.flat_N
+    end_N = flat_N + layout.length_N
+    borders = (_slices(layout.first_B, len(key_N)), _slices(layout.origin_B, len(ids_T)))
+    parts = zip(
+        *borders, words.slice_B, spans.slice_B, facts.slice_B, np.diff(plan.batch_begin_C).tolist(), strict=True
+    )
+    return [
+        Batch(
+            position=Position(epoch=first.epoch, window=first.window, index=first.index + number),
+            input_ids_RS=ids_T[token].reshape(rows, -1),
+            segment_RS=segment_T[token].reshape(rows, -1),
+            offset_RS=offset_T[token].reshape(rows, -1),
+            key_N=key_N[sentence],
+            start_N=flat_N[sentence],
+            end_N=end_N[sentence],
+            word_start_W=word_start_W[word],
+            span_start_P=span_start_P[span],
+            span_end_P=span_end_P[span],
+            span_sentence_P=span_sentence_P[span],
+            span_entity_P=entity_P[span],
+            span_policies_P=policies_P[span],
+            fact_head_F=head_F[fact],
+            fact_relation_F=relation_F[fact],
+            fact_tail_F=tail_F[fact],
+        )
+        for number, (sentence, token, word, span, fact, rows) in enumerate(parts)
+    ]
+
+
+def _slices(begin_B: I64, end: int) -> list[slice]:
+    borders = [*begin_B.tolist(), end]
+    return [slice(low, high) for low, high in zip(borders[:-1], borders[1:], strict=True)]
+
+
+def _lay_out(sentences: Sentences, plan: Plan) -> _Layout:
+    row_begin_R, batch_begin_B = plan.row_begin_Q[:-1], plan.batch_begin_C[:-1]
+    length_N = sentences.ids.lengths(plan.sentence_N)
+    row_N = np.repeat(np.arange(len(row_begin_R)), np.diff(plan.row_begin_Q))
+    total_R = np.add.reduceat(length_N, row_begin_R)
+    rows_B = np.diff(plan.batch_begin_C)
+    batch_R = np.repeat(np.arange(plan.num_batches), rows_B)
+    width_R = np.maximum.reduceat(total_R, batch_begin_B)[batch_R]
+    padding_R = width_R - total_R
+    padded_before_R = np.cumsum(padding_R) - padding_R
+    start_N = np.cumsum(length_N) - length_N + padded_before_R[row_N]
+    origin_R = np.cumsum(width_R) - width_R
+    return _Layout(
+        length_N=length_N,
+        row_N=row_N,
+        width_R=width_R,
+        total_R=total_R,
+        start_N=start_N,
+        batch_N=batch_R[row_N],
+        origin_B=origin_R[batch_begin_B],
+        first_B=row_begin_R[batch_begin_B],
+    )
+
+
+def _tokens(sentences: Sentences, sentence_N: I64, layout: _Layout, pad_id: int) -> tuple[I64, I64, I64]:
+    """Token ids, sentence numbers and offsets of all rows, one after the other."""
+    num_rows = len(layout.width_R)
+    place_N = np.arange(len(sentence_N)) + layout.row_N  # among the pieces: a padding ends each row
+    padding_R = layout.width_R - layout.total_R
+    place_R = np.cumsum(np.bincount(layout.row_N, minlength=num_rows)) + np.arange(num_rows)
+    length_K = np.empty(len(sentence_N) + num_rows, np.int64)
+    length_K[place_N], length_K[place_R] = layout.length_N, padding_R
+    start_K, source_K, number_K = (np.zeros(len(length_K), np.int64) for _ in range(3))
+    start_K[place_N], source_K[place_N] = layout.start_N, sentences.ids.starts(sentence_N) - layout.start_N
+    number_K[place_N] = layout.number_N
+    token_T = np.arange(int(layout.width_R.sum()), dtype=np.int64)
+    source_T = np.repeat(source_K, length_K)
+    source_T += token_T
+    ids_T = sentences.ids.values.take(source_T, mode="clip").astype(np.int64)  # a padding's source is anything
+    segment_T = np.repeat(number_K, length_K)
+    token_T -= np.repeat(start_K, length_K)
+    if padding_R.any():
+        padding = expand(np.cumsum(layout.width_R) - padding_R, padding_R)
+        ids_T[padding], segment_T[padding], token_T[padding] = pad_id, -1, 0
+    return ids_T, segment_T, token_T
+
+
+def _lists(sentences: Sentences, sentence_N: I64, layout: _Layout) -> tuple[_Lists, _Lists, _Lists]:
+    """Words, spans and facts, in the order of the fields of `Batch`."""
+    flat_N, number_N = layout.flat_N, layout.number_N
+    words_N, spans_N, facts_N = (
+        column.lengths(sentence_N) for column in (sentences.words, sentences.span_start, sentences.fact_head)
+    )
+    word_W = sentences.words.at(expand(sentences.words.starts(sentence_N), words_N))
+    word_W += np.repeat(flat_N, words_N)
+    span_P = expand(sentences.span_start.starts(sentence_N), spans_N)
+    fact_F = expand(sentences.fact_head.starts(sentence_N), facts_N)
+    flat_P = np.repeat(flat_N, spans_N)
+    before_N = np.cumsum(spans_N) - spans_N
+    before_F = np.repeat(before_N - before_N[layout.first_B][layout.batch_N], facts_N)
+    spans = (
+        sentences.span_start.at(span_P) + flat_P,
+        sentences.span_end.at(span_P) + flat_P,
+        np.repeat(number_N, spans_N),
+        sentences.span_entity.at(span_P),
+        sentences.span_policies.at(span_P),
+    )
+    facts = (
+        sentences.fact_head.at(fact_F) + before_F,
+        sentences.fact_relation.at(fact_F),
+        sentences.fact_tail.at(fact_F) + before_F,
+    )
+    words_B, spans_B, facts_B = (
+        _slices((np.cumsum(sizes) - sizes)[layout.first_B], int(sizes.sum())) for sizes in (words_N, spans_N, facts_N)
+    )
+    return (
+        _Lists(columns=(word_W,), slice_B=words_B),
+        _Lists(columns=spans, slice_B=spans_B),
+        _Lists(columns=facts, slice_B=facts_B),
+    )

@@ -1,0 +1,227 @@
+"""Shards to batches, in an order that is a pure function of (seed, epoch, window, index).
+
+1. Row groups are shuffled per epoch and read in windows of about `window_rows` rows, as flat columns (never row by row).
+2. A window's sentences are shuffled and planned into rows and batches (`packing`), which needs their lengths alone.
+3. Planned sentences are assembled, some batches at a time (`batches`).
+
+All that is random is a hash, so a position (epoch, window, index) names a batch: a run resumes at any batch without saved
+reader state, and any number of ranks can share one stream. Cost: the columns of one window in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from trelm_train.data.arrays import I64, by_bits, random_bits
+from trelm_train.data.batches import Batch, Position, assemble, assemble_plan, keep_freed_memory
+from trelm_train.data.packing import WINDOW_ROWS, Packing, Plan, make_plan, pack, plan_batches
+from trelm_train.data.sentences import (
+    Sentences,
+    in_file_order,
+    read_outline,
+    read_rows,
+    read_sentences,
+    sentences_from_lists,
+)
+from trelm_train.data.shards import RowGroup, Shards
+from trelm_train.errors import ConfigError, TrelmError
+
+BLOCK_TOKENS = 65536  # assembled at once: few enough for a core's cache, enough for the cost of a call not to matter
+ORDER_VERSION = 2  # raised when the same settings give another order of batches
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoaderState:
+    """Where a run stands in its stream, and what the stream depends on."""
+
+    fingerprint: str  # of the shards
+    seed: int
+    layout: str
+    max_tokens: int
+    batch_tokens: int
+    window_rows: int
+    order_version: int
+    position: Position
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LoaderState:
+        """The opposite of `to_dict`.
+
+        Raises:
+            ConfigError: keys are missing or unknown.
+        """
+        try:
+            return cls(**{**values, "position": Position(**values["position"])})
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"loader state: {error}; it was saved by another version, start a new run") from error
+
+
+def windows_of(groups: Iterable[RowGroup], window_rows: int) -> list[list[RowGroup]]:
+    """Consecutive row groups, together at least `window_rows` rows."""
+    windows: list[list[RowGroup]] = []
+    room = 0
+    for group in groups:
+        if room <= 0:
+            windows.append([])
+            room = window_rows
+        windows[-1].append(group)
+        room -= group.num_rows
+    return windows
+
+
+class BatchStream:
+    """The endless stream of training batches of one shards folder. Threads may share it."""
+
+    def __init__(self, shards: Shards, packing: Packing, *, seed: int, pad_id: int) -> None:
+        self.shards, self.packing, self.seed, self.pad_id = shards, packing, seed, pad_id
+        # The training loop, a look ahead of the router, and both across a border of windows.
+        self._windows = lru_cache(maxsize=2)(self._make_windows)
+        self._plan = lru_cache(maxsize=4)(self._make_plan)
+        self._rows = lru_cache(maxsize=2)(self._read_rows)
+        self._block = lru_cache(maxsize=2)(self._make_block)
+        keep_freed_memory()
+        check_lengths(np.asarray([shards.longest]), packing, shards)  # now, not when its window is read
+        if not any(self._plan(0, window).num_batches for window in range(len(self._windows(0)))):
+            raise TrelmError(f"{shards.path}: no training sentence in these shards; was the corpus empty?")
+
+    def positions(self, start: Position) -> Iterator[tuple[Position, Position]]:
+        """Positions of the batches from `start` on, each with the one to start at after it; nothing is assembled."""
+        epoch, window, index = start.epoch, start.window, start.index
+        while True:
+            if window >= len(self._windows(epoch)):
+                epoch, window, index = epoch + 1, 0, 0
+            for number in range(index, self._plan(epoch, window).num_batches):
+                here = Position(epoch=epoch, window=window, index=number)
+                yield here, Position(epoch=epoch, window=window, index=number + 1)
+            window, index = window + 1, 0
+
+    def at(self, position: Position) -> Batch:
+        """The batch at a position that `positions` has named; ValueError if there is none."""
+        epoch, window = position.epoch, position.window
+        known = window < len(self._windows(epoch)) and 0 <= position.index < self._plan(epoch, window).num_batches
+        if not known:
+            raise ValueError(f"no batch at {position}")
+        block, number = divmod(position.index, self._per_block)
+        return self._block(epoch, window, block)[number]
+
+    def iterate(self, position: Position) -> Iterator[tuple[Batch, Position]]:
+        """Batches from `position` on, each with the position that follows it."""
+        for here, following in self.positions(position):
+            yield self.at(here), following
+
+    def state(self, position: Position) -> LoaderState:
+        """What to save with a checkpoint, to go on at `position`."""
+        return LoaderState(
+            fingerprint=self.shards.fingerprint,
+            seed=self.seed,
+            layout=self.packing.layout,
+            max_tokens=self.packing.max_tokens,
+            batch_tokens=self.packing.batch_tokens,
+            window_rows=self.packing.rows_per_window,
+            order_version=ORDER_VERSION,
+            position=position,
+        )
+
+    def check(self, state: LoaderState) -> None:
+        """Refuse a saved state of another stream: its position would name other sentences here.
+
+        Raises:
+            ConfigError: names every setting that differs.
+        """
+        saved, own = state.to_dict(), self.state(state.position).to_dict()
+        if saved["fingerprint"] != own["fingerprint"]:
+            raise ConfigError(
+                f"{self.shards.path}: not the shards that this run was started with (fingerprint "
+                f"{own['fingerprint'][:12]}, the run's is {saved['fingerprint'][:12]}); restore them, or start a new run"
+            )
+        changed = [f"{name} = {own[name]!r} (was {saved[name]!r})" for name in own if own[name] != saved[name]]
+        if changed:
+            raise ConfigError(
+                f"{self.shards.path}: batches would not be those this run was started with: {', '.join(changed)}; "
+                "set them back, or start a new run"
+            )
+
+    @property
+    def _per_block(self) -> int:
+        return max(1, BLOCK_TOKENS // self.packing.batch_tokens)
+
+    def _make_windows(self, epoch: int) -> list[list[RowGroup]]:
+        groups = self.shards.row_groups
+        order = by_bits(random_bits(self.seed, "groups", epoch, np.arange(len(groups), dtype=np.int64)))
+        return windows_of((groups[number] for number in order.tolist()), self.packing.rows_per_window)
+
+    def _make_plan(self, epoch: int, window: int) -> Plan:
+        outline = read_outline(self._windows(epoch)[window], "train")
+        check_lengths(outline.length_N, self.packing, self.shards)
+        bits_N = random_bits(self.seed, "order", epoch, outline.key_N)
+        return make_plan(outline.length_N, self.packing, bits_N).of_rows(outline.row_N)
+
+    def _read_rows(self, epoch: int, window: int) -> Sentences:
+        return read_rows(self._windows(epoch)[window])
+
+    def _make_block(self, epoch: int, window: int, block: int) -> list[Batch]:
+        plan, low = self._plan(epoch, window), block * self._per_block
+        part = plan.batches(low, min(low + self._per_block, plan.num_batches))
+        first = Position(epoch=epoch, window=window, index=low)
+        return assemble_plan(self._rows(epoch, window), part, first, self.pad_id)
+
+
+def in_steps(positions: Iterable[tuple[Position, Position]], size: int) -> Iterator[tuple[list[Position], Position]]:
+    """Consecutive positions in groups of `size`, each group with the position to start at after it.
+
+    One group is one optimiser step of all ranks, whatever their number.
+    """
+    remaining = iter(positions)
+    while group := list(islice(remaining, size)):
+        yield [here for here, _ in group], group[-1][1]
+
+
+def share(positions: Iterable[Position], rank: int, world: int) -> Iterator[Position]:
+    """The part of one rank: every `world`-th position. The parts of all ranks together are the positions, once each.
+
+    Raises:
+        ValueError: there is no such rank.
+    """
+    if not 0 <= rank < world:
+        raise ValueError(f"rank {rank} of {world}; wanted 0 to {world - 1}")
+    return islice(positions, rank, None, world)
+
+
+def check_lengths(lengths: I64, packing: Packing, shards: Shards) -> None:
+    """Refuse sentences that the model has no positions for.
+
+    Raises:
+        TrelmError: names the longest sentence and the limit.
+    """
+    longest = int(lengths.max(initial=0))
+    if longest > packing.limit:
+        raise TrelmError(
+            f"{shards.path}: a sentence of {longest} tokens, but the model takes {packing.limit}; "
+            "make the shards again with this model, or with shorter windows"
+        )
+
+
+def split_batches(shards: Shards, packing: Packing, split: str, pad_id: int) -> Iterator[Batch]:
+    """Every sentence of a split once, windows in file order."""
+    for window, groups in enumerate(windows_of(in_file_order(shards.row_groups), packing.rows_per_window)):
+        outline = read_outline(groups, split)
+        check_lengths(outline.length_N, packing, shards)
+        plan = make_plan(outline.length_N, packing).of_rows(outline.row_N)
+        if plan.num_batches:
+            yield from assemble_plan(read_rows(groups), plan, Position(window=window), pad_id)
+
+
+__all__ = [
+    "WINDOW_ROWS", "Batch", "BatchStream", "LoaderState", "Packing", "Position", "Sentences", "assemble", "check_lengths",
+    "in_steps", "pack", "plan_batches", "read_sentences", "sentences_from_lists", "share", "split_batches", "windows_of",
+]  # fmt: skip

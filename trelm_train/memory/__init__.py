@@ -1,0 +1,1 @@
+"""The memory bank of notes, and their injection into input embeddings."""

@@ -1,0 +1,89 @@
+"""A memory bank in a safetensors file, written and read piece by piece: the state of `MemoryBank.state`, never all in memory.
+
+Goes in: a bank. Comes out: one file with the written rows alone (row, note, count, source), the same bytes for the same bank.
+For banks whose written rows would not fit into memory a second time; the file is an ordinary one, which any reader of
+safetensors can map.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from trelm_train.data.arrays import I64
+from trelm_train.errors import ConfigError, TrelmError
+from trelm_train.memory.memory_bank import PIECE, MemoryBank
+
+# Legend: T written rows; the 2 are the local and the global note.
+
+ALIGNMENT = 8  # of the header's end, so that a mapped number is aligned
+
+
+def write_bank(bank: MemoryBank, path: Path) -> None:
+    """Write the rows that were written, and wait until they are on the disk.
+
+    Raises:
+        TrelmError: the disk is full, or the folder cannot be written.
+    """
+    row_T = np.flatnonzero(bank.count_B)
+    try:
+        with path.open("wb") as file:
+            file.write(_header(len(row_T), bank.hidden_size))
+            for part in _parts(bank, row_T):
+                file.write(np.ascontiguousarray(part).data)
+            _sync(file)
+    except OSError as error:
+        raise TrelmError(f"{path}: cannot write the memory bank ({error.strerror}); make room, and resume") from error
+
+
+def _header(num_rows: int, hidden_size: int) -> bytes:
+    shapes = {
+        "note": ("F16", [num_rows, 2, hidden_size], 4 * hidden_size),
+        "row": ("I64", [num_rows], 8),
+        "count": ("I64", [num_rows], 8),
+        "source": ("I64", [num_rows], 8),
+    }
+    fields, at = {}, 0
+    for name, (dtype, shape, row_bytes) in shapes.items():
+        fields[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + num_rows * row_bytes]}
+        at += num_rows * row_bytes
+    text = json.dumps(fields, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _parts(bank: MemoryBank, row_T: I64) -> Iterator[npt.NDArray[np.generic]]:
+    """The data in the header's order."""
+    for first in range(0, len(row_T), PIECE):
+        yield bank.store.gather(row_T[first : first + PIECE]).cpu().numpy()
+    yield row_T
+    yield bank.count_B[row_T]
+    yield bank.source_B[row_T]
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def read_bank(bank: MemoryBank, path: Path) -> None:
+    """Take up a saved bank, forgetting everything that was written into this one.
+
+    Raises:
+        ConfigError: no such file, a damaged one, or a bank of another size.
+        TrelmError: the disk of the bank is full.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            bank.load(
+                {name: file.get_tensor(name) for name in ("row", "count", "source")}, notes=file.get_slice("note")
+            )
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path}: no memory bank there, or a damaged one ({error})") from error

@@ -1,0 +1,1 @@
+"""BERT, RoBERTa and ModernBERT as the trainer runs them."""

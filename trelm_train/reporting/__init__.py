@@ -1,0 +1,1 @@
+"""Metrics, loggers, progress and profiles of a run."""

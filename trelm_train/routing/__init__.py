@@ -1,0 +1,1 @@
+"""Choose the neurons that hold knowledge, and train them alone."""

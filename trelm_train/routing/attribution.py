@@ -1,0 +1,252 @@
+"""Knowledge attribution: how much each FFN neuron adds to the probability of a masked entity (Knowledge Neurons, Dai 2022).
+
+`Attr_i = v_i * integral over a in [0, 1] of dP(a v) / dv_i`, one layer at a time, v the neurons (after the activation, or
+the gated product) at the masked positions, P the probability of the gold tokens (their product). P, not log P; no dropout,
+no injection.
+
+One walk up the layers serves all of them. What lies above layer l is computed again with its neurons scaled:
+- context "exact": for all tokens of the sentences, as each other token sees the changed target tokens. Queries, keys and
+  values of layer l + 1 are computed for the target rows only and put into the walk's own; the last layer is computed for
+  the target rows alone. About L (L - 1) / 2 passes through one layer, backward without weight gradients.
+- context "fixed": for the target rows alone; keys and values of the other tokens stay those of the walk. Costs about the
+  walk, and the vocabulary once per layer. Exact in the top two layers; docs/routing.md says what it changes below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trelm_train.data.arrays import I64
+from trelm_train.model.families import Packed, Rotation
+from trelm_train.model.masked_lm import MaskedLm
+from trelm_train.model.token_log_probability import gold_log_probabilities
+
+# Legend: R packed rows, S tokens per row, N = R S tokens, H hidden size, I inner size, T target tokens, Q slots for target
+# tokens in each row, E examples, L layers.
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Targets:
+    """What is asked: flat positions, the example each belongs to (one per sentence), and the gold ids."""
+
+    position_T: I64
+    example_T: I64
+    gold_T: I64
+    num_examples: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimator:
+    """Points in [0, 1] and their weights; number format of the layers; whether other tokens follow a change."""
+
+    points: tuple[float, ...]
+    weights: tuple[float, ...]
+    precision: str = "float32"  # or bfloat16; P and the products with it are float32
+    context: str = "exact"  # or fixed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cut:
+    """The forward pass cut open at the neurons of one layer: what a changed copy of them needs to go on."""
+
+    layer: int
+    attended_TH: Tensor
+    neurons_TI: Tensor
+    output_NH: Tensor | None = None  # None: the last layer
+    queries_NH: Tensor | None = None  # of the next layer; None: it is the last, where only target rows ask
+    keys_values: tuple[Tensor, Tensor] | None = None  # of the next layer
+
+
+def estimator(rule: str, points: int, *, precision: str = "float32", context: str = "exact") -> Estimator:
+    """An estimator by a rule: midpoint, gauss_legendre or left (the last as in published code)."""
+    if rule == "gauss_legendre":
+        nodes, weights = np.polynomial.legendre.leggauss(points)
+        at, share = tuple((nodes + 1) / 2), tuple(weights / 2)
+    else:
+        shift = 0.5 if rule == "midpoint" else 0.0
+        at, share = tuple((number + shift) / points for number in range(points)), (1 / points,) * points
+    return Estimator(points=at, weights=share, precision=precision, context=context)
+
+
+def attribute(model: MaskedLm, packed: Packed, targets: Targets, how: Estimator, first_layer: int = 0) -> Tensor:
+    """Attribution of every neuron from `first_layer` up, summed over an example's tokens, as E x L x I (zeros below)."""
+    attribution_ELI = torch.zeros(targets.num_examples, model.num_layers, model.inner_size)
+    if not len(targets.position_T):
+        return attribution_ELI
+    example_T = torch.from_numpy(targets.example_T)
+    with evaluating(model, how.precision):
+        walk = Walk(model, packed, targets, context=how.context)
+        for cut in walk.cuts(first_layer):
+            total_TI = torch.zeros_like(cut.neurons_TI)
+            for point, weight in zip(how.points, how.weights, strict=True):
+                scaled_TI = (cut.neurons_TI * point).requires_grad_()
+                with torch.enable_grad():
+                    probability_E = walk.probabilities(cut, scaled_TI)
+                    total_TI += weight * torch.autograd.grad(probability_E.sum(), scaled_TI)[0]
+            attribution_ELI[:, cut.layer].index_add_(0, example_T, (total_TI * cut.neurons_TI).cpu())
+    return attribution_ELI
+
+
+class Walk:
+    """One batch of probes on its way up the layers; use it inside `evaluating`."""
+
+    def __init__(self, model: MaskedLm, packed: Packed, targets: Targets, *, context: str = "exact") -> None:
+        self.model, self.family, self.packed, self.context = model, model.family, packed, context
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values by layer, where the context is fixed
+        self.last = model.num_layers - 1
+        self.num_examples = targets.num_examples
+        self.at_T, self.gold_T, self.example_T = (
+            torch.from_numpy(array).to(model.device)
+            for array in (targets.position_T, targets.gold_T, targets.example_T)
+        )
+        rows, width = packed.input_ids_RS.shape
+        row_T = self.at_T // width
+        count_R = torch.bincount(row_T, minlength=rows)
+        self.num_slots = int(count_R.max())
+        order_T = torch.argsort(row_T, stable=True)
+        slot_T = torch.empty_like(row_T)
+        slot_T[order_T] = torch.arange(len(row_T), device=model.device) - (count_R.cumsum(0) - count_R)[row_T[order_T]]
+        self.slot_T = row_T * self.num_slots + slot_T
+
+    def cuts(self, first_layer: int = 0) -> Iterator[Cut]:
+        """Every layer from `first_layer` up, cut open; in an exact context as soon as the walk has what it needs."""
+        if self.context == "exact":
+            yield from self._walk(first_layer)
+            return
+        found = []
+        for cut in self._walk(first_layer):
+            if cut.keys_values is not None:
+                self.kept[cut.layer + 1] = cut.keys_values
+            found.append(Cut(layer=cut.layer, attended_TH=cut.attended_TH, neurons_TI=cut.neurons_TI))
+        yield from found
+
+    @torch.no_grad()
+    def _walk(self, first_layer: int) -> Iterator[Cut]:
+        family, at_T = self.family, self.at_T
+        hidden_NH = self.model.embed(self.packed).flatten(0, 1)
+        entered: tuple[Tensor, Tensor] | None = None
+        for layer in range(self.last + 1):
+            rotation = self._rotation(layer)
+            keys_values = family.keys_values(layer, hidden_NH, rotation)
+            queries_NH = family.queries(layer, hidden_NH, rotation) if layer < self.last else None
+            if entered is not None:
+                yield Cut(
+                    layer=layer - 1,
+                    attended_TH=entered[0],
+                    neurons_TI=entered[1],
+                    output_NH=hidden_NH,
+                    queries_NH=queries_NH,
+                    keys_values=keys_values,
+                )
+            if queries_NH is None:
+                states_TH = hidden_NH[at_T]
+                queries_TH = self._queries_of_targets(states_TH)
+                attended_TH = self._attend_targets(layer, queries_TH, keys_values, states_TH)
+                yield Cut(layer=layer, attended_TH=attended_TH, neurons_TI=family.neurons(layer, attended_TH).float())
+                return
+            attended_NH = self._attend(layer, queries_NH, keys_values, hidden_NH)
+            neurons_NI = family.neurons(layer, attended_NH)
+            entered = (attended_NH[at_T], neurons_NI[at_T].float()) if layer >= first_layer else None
+            hidden_NH = family.from_neurons(layer, neurons_NI, attended_NH)
+
+    def probabilities(self, cut: Cut, neurons_TI: Tensor) -> Tensor:
+        """P of each example's gold tokens when the neurons of the cut are these, as E."""
+        states_TH = self.family.from_neurons(cut.layer, neurons_TI, cut.attended_TH)
+        if self.context == "fixed":
+            for above in range(cut.layer + 1, self.last + 1):
+                queries_TH, keys_values = self._entering(above, states_TH, self.kept[above])
+                states_TH = self._target_layer(above, queries_TH, keys_values, states_TH)
+        elif cut.layer < self.last:
+            states_TH = self._to_the_top(cut, states_TH)
+        with torch.autocast(states_TH.device.type, enabled=False):
+            logits_TV = self.model.logits(self.family.finish(states_TH.float()))
+            log_p_T = gold_log_probabilities(logits_TV, self.gold_T)
+            return log_p_T.new_zeros(self.num_examples).index_add(0, self.example_T, log_p_T).exp()
+
+    def _to_the_top(self, cut: Cut, states_TH: Tensor) -> Tensor:
+        """From changed target rows that leave the cut's layer to the last layer's output there, as T x H."""
+        family, at_T, above = self.family, self.at_T, cut.layer + 1
+        assert cut.keys_values is not None
+        assert cut.output_NH is not None
+        queries_TH, keys_values = self._entering(above, states_TH, cut.keys_values)
+        if cut.queries_NH is not None:  # at least one layer between the next and the last
+            queries_NH = cut.queries_NH.index_copy(0, at_T, queries_TH)
+            hidden_NH = cut.output_NH.index_copy(0, at_T, states_TH)
+            hidden_NH = self._layer(above, queries_NH, keys_values, hidden_NH)
+            for layer in range(above + 1, self.last):
+                rotation = self._rotation(layer)
+                mixed = family.queries(layer, hidden_NH, rotation), family.keys_values(layer, hidden_NH, rotation)
+                hidden_NH = self._layer(layer, *mixed, hidden_NH)
+            states_TH = hidden_NH[at_T]
+            keys_values = family.keys_values(self.last, hidden_NH, self._rotation(self.last))
+            queries_TH = self._queries_of_targets(states_TH)
+        return self._target_layer(self.last, queries_TH, keys_values, states_TH)
+
+    def _entering(
+        self, layer: int, states_TH: Tensor, keys_values: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Queries of changed target rows that enter a layer, and the keys and values with theirs put in."""
+        turned = self._rotation_of_targets(layer)
+        changed = self.family.keys_values(layer, states_TH, turned)
+        keys, values = (old.index_copy(0, self.at_T, new) for old, new in zip(keys_values, changed, strict=True))
+        return self.family.queries(layer, states_TH, turned), (keys, values)
+
+    def _rotation(self, layer: int) -> Rotation:
+        return self.family.rotation(layer, self.packed)
+
+    def _rotation_of_targets(self, layer: int) -> Rotation:
+        rotation = self._rotation(layer)
+        return None if rotation is None else (rotation[0][self.at_T], rotation[1][self.at_T])
+
+    def _queries_of_targets(self, states_TH: Tensor) -> Tensor:
+        return self.family.queries(self.last, states_TH, self._rotation_of_targets(self.last))
+
+    def _attend(self, layer: int, queries_NH: Tensor, keys_values: tuple[Tensor, Tensor], hidden_NH: Tensor) -> Tensor:
+        mixed_NH = self.family.mix(queries_NH, keys_values, self.family.mask(layer, self.packed))
+        return self.family.join(layer, mixed_NH, hidden_NH)
+
+    def _layer(self, layer: int, queries_NH: Tensor, keys_values: tuple[Tensor, Tensor], hidden_NH: Tensor) -> Tensor:
+        attended_NH = self._attend(layer, queries_NH, keys_values, hidden_NH)
+        return self.family.from_neurons(layer, self.family.neurons(layer, attended_NH), attended_NH)
+
+    def _target_layer(
+        self, layer: int, queries_TH: Tensor, keys_values: tuple[Tensor, Tensor], states_TH: Tensor
+    ) -> Tensor:
+        attended_TH = self._attend_targets(layer, queries_TH, keys_values, states_TH)
+        return self.family.from_neurons(layer, self.family.neurons(layer, attended_TH), attended_TH)
+
+    def _attend_targets(
+        self, layer: int, queries_TH: Tensor, keys_values: tuple[Tensor, Tensor], states_TH: Tensor
+    ) -> Tensor:
+        """An attention block for the target rows alone: each packed row asks from as many slots as it needs."""
+        rows, width = self.packed.input_ids_RS.shape
+        row_T, column_T = self.at_T // width, self.at_T % width
+        mask_QS = self.at_T.new_ones((rows * self.num_slots, width), dtype=torch.bool)  # an empty slot sees everything
+        mask_QS[self.slot_T] = self.family.mask(layer, self.packed)[row_T, 0, column_T]
+        queries_QH = queries_TH.new_zeros(rows * self.num_slots, queries_TH.shape[-1])
+        queries_QH = queries_QH.index_copy(0, self.slot_T, queries_TH)
+        mixed_QH = self.family.mix(queries_QH, keys_values, mask_QS.view(rows, 1, self.num_slots, width))
+        return self.family.join(layer, mixed_QH[self.slot_T], states_TH)
+
+
+@contextmanager
+def evaluating(model: MaskedLm, precision: str) -> Iterator[None]:
+    """No dropout, no weight gradients, and the number format asked for, inside."""
+    trained = [parameter for parameter in model.hf.parameters() if parameter.requires_grad]
+    kind, dtype = model.device.type, PRECISIONS[precision]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        with model.evaluating(), torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32):
+            yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_()

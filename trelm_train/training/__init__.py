@@ -1,0 +1,1 @@
+"""The training loop: steps, sessions, estimates, evaluation, reports."""

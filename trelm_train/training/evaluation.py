@@ -1,0 +1,98 @@
+"""Evaluation while a run goes on: the plain model, without memory and injection, always on the same questions.
+
+What one costs is bounded by `evaluation.sentences` (masked-LM loss on the first so many of the validation split, whose rows
+lie in random order) and `evaluation.lama_limit` (items per relation). Each ends as a line of `evaluations.jsonl`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from trelm_train.config import EvaluationConfig
+from trelm_train.errors import ConfigError
+from trelm_train.evaluate.lama import Options, Prober, collect, score_questions
+from trelm_train.evaluate.mlm import evaluate_mlm
+from trelm_train.model.masked_lm import load_tokenizer
+from trelm_train.training.session import Session
+
+EVALUATIONS = "evaluations.jsonl"
+LOWER_IS_BETTER = ("loss", "entity_loss")
+MLM_MEASURES = ("loss", "accuracy", "entity_loss", "cka_score")
+LAMA_MEASURES = ("lama_p_at_1", "lama_p_at_10", "lama_mrr")
+
+
+class Evaluator:
+    """Asks a session's model the questions that its configuration names.
+
+    Raises:
+        ConfigError: `evaluation.best` names no measure that there is, or a probe file is unreadable.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.config = session, session.request.config.evaluation
+        measures = MLM_MEASURES + (LAMA_MEASURES if self.config.lama_probes else ())
+        if self.config.best and self.config.best not in measures:
+            raise ConfigError(f"evaluation.best = {self.config.best!r} must be one of {', '.join(measures)}")
+        self.prober: Prober | None = None
+        if self.config.lama_probes:
+            options = lama_options(self.config)
+            tokenizer = load_tokenizer(str(session.shards.tokenizer_path))
+            self.prober = Prober(session.parts.model, tokenizer, options.common_vocab)
+            self.questions = collect(self.prober, options)
+
+    def measure(self) -> dict[str, Any]:
+        """All measures of the model as it is now."""
+        session, parts = self.session, self.session.parts
+        report = evaluate_mlm(
+            parts.model,
+            parts.vocabulary,
+            session.shards,
+            session.knowledge,
+            session.packing,
+            max_sentences=self.config.sentences,
+        )
+        found: dict[str, Any] = report.to_dict()
+        if self.prober is not None:
+            scored = score_questions(self.prober, self.questions)
+            found |= {f"lama_{name}": value for name, value in (scored["macro"] or {}).items()}
+        return found
+
+    def improves(self, found: dict[str, Any]) -> bool:
+        """Whether this is the best so far by the configured measure; if so it is what later ones are compared with."""
+        value = found.get(self.config.best)
+        if value is None or not math.isfinite(value):
+            return False
+        best = self.session.history.get("best")
+        sign = -1 if self.config.best in LOWER_IS_BETTER else 1
+        if best is not None and sign * value <= sign * best["value"]:
+            return False
+        self.session.history["best"] = {"measure": self.config.best, "value": value, "step": self.session.step}
+        return True
+
+
+def lama_options(config: EvaluationConfig) -> Options:
+    """Where the probes are."""
+    return Options(
+        probes=Path(config.lama_probes),
+        relations=Path(config.lama_relations),
+        common_vocab=Path(config.lama_common_vocab) if config.lama_common_vocab else None,
+        limit=config.lama_limit,
+    )
+
+
+def write_evaluation(folder: Path, step: int, found: dict[str, Any]) -> None:
+    """Add a line; lines of later steps, left by a run that was killed after them, go."""
+    path = folder / EVALUATIONS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() and step else []
+    kept = [line for line in lines if _step_of(line) < step]
+    text = "\n".join([*kept, json.dumps({"step": step, **found})]) + "\n"
+    partial = folder / f".{EVALUATIONS}"
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _step_of(line: str) -> int:
+    return int(json.loads(line)["step"])

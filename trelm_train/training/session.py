@@ -1,0 +1,325 @@
+"""Everything that a run consists of, built once, and its state as tensors and plain values."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from schemas.settings import to_dict, to_toml
+from trelm_train.checkpoints.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
+from trelm_train.checkpoints.export import BANK_FILE, INITIAL, entities_of, export_model, load_weights, write_entities
+from trelm_train.cka.loss import Cka
+from trelm_train.config import OPERATIONAL, Config, load_config
+from trelm_train.data.knowledge import Knowledge, load_knowledge
+from trelm_train.data.loader import BatchStream, LoaderState, Packing, Position
+from trelm_train.data.shards import Shards, open_shards
+from trelm_train.errors import ConfigError
+from trelm_train.memory.bank_file import read_bank, write_bank
+from trelm_train.memory.injection import Injector, make_anchor
+from trelm_train.memory.memory_bank import MemoryBank
+from trelm_train.model.dropout import attention_dropout, set_dropout
+from trelm_train.model.encoder import encode_reads
+from trelm_train.model.masked_lm import MaskedLm, check_tokenizer, load_pretrained, pick_device
+from trelm_train.model.precision import number_format
+from trelm_train.optim import Optimiser
+from trelm_train.ranks import ALONE, Ranks
+from trelm_train.reporting.metrics import METRICS_NAME, Interval, Timers
+from trelm_train.routing.router import Router, whole_parameters
+from trelm_train.routing.sparse_ffn import SparseFfn
+from trelm_train.training.spike_guard import Guard
+from trelm_train.training.step import Parts
+from trelm_train.training.step_inputs import Maker
+
+log = logging.getLogger(__name__)
+RUN_NAME = "run.json"
+CONFIG_NAME = "config.toml"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRequest:
+    """What `trelm-train run` was asked for."""
+
+    shards: Path
+    model: str
+    out: Path
+    config: Config
+
+
+@dataclass(kw_only=True, slots=True)
+class Session:
+    """A run in progress: its parts, and where it stands."""
+
+    request: RunRequest
+    shards: Shards
+    knowledge: Knowledge
+    stream: BatchStream
+    packing: Packing
+    maker: Maker
+    parts: Parts
+    router: Router | None
+    position: Position = field(default_factory=Position)
+    step: int = 0
+    tokens: int = 0
+    skipped: int = 0
+    interval: Interval = field(default_factory=Interval)
+    history: dict[str, Any] = field(default_factory=dict)  # first and last losses, validation before
+
+
+def start_run(request: RunRequest, ranks: Ranks = ALONE) -> Session:
+    """Check everything, then lay out a new run's folder (the first rank does).
+
+    Raises:
+        ConfigError: the folder holds a run already, or an input is wrong.
+    """
+    if (request.out / RUN_NAME).exists() and latest_checkpoint(request.out / CHECKPOINTS) is not None:
+        raise ConfigError(
+            f"{request.out}: holds a run already; continue it with `trelm-train resume --out {request.out}`, "
+            "or give another --out"
+        )
+    session = prepare_run(request, ranks)
+    if ranks.is_first:
+        _lay_out(session)
+    ranks.wait()
+    return session
+
+
+def prepare_run(request: RunRequest, ranks: Ranks = ALONE) -> Session:
+    """A session at its beginning; nothing is written.
+
+    Raises:
+        ConfigError: an input is wrong.
+    """
+    shards = open_shards(request.shards)
+    model = load_pretrained(request.model, pick_device(request.config.train.device))
+    return _build(request, shards, model, request.model, ranks)
+
+
+def _lay_out(session: Session) -> None:
+    request, shards, model = session.request, session.shards, session.parts.model
+    try:
+        request.out.mkdir(parents=True, exist_ok=True)
+        (request.out / CONFIG_NAME).write_text(to_toml(request.config), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{request.out}: cannot write there ({error.strerror}); give another --out") from error
+    (request.out / METRICS_NAME).unlink(missing_ok=True)  # of a run that ended before its first checkpoint
+    export_model(model, shards.tokenizer_path, request.out / INITIAL)
+    if session.parts.bank is not None:
+        write_entities(entities_of(session.knowledge), request.out)
+    run = {
+        "shards": str(request.shards.resolve()),
+        "model": request.model,
+        "fingerprint": shards.fingerprint,
+        "versions": versions(),
+    }
+    (request.out / RUN_NAME).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """What a run was made with."""
+    found = {"python": platform.python_version()}
+    for package in ("trelm", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "safetensors"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout
+            found[package] = "unknown"
+    return found
+
+
+def resume_run(out: Path, checkpoint: Path | None, moved_shards: Path | None = None, ranks: Ranks = ALONE) -> Session:
+    """Take up a run at a checkpoint (none: at its start); the shards may lie elsewhere now.
+
+    Raises:
+        ConfigError: no run there, or its shards have changed.
+    """
+    if not (out / RUN_NAME).is_file():
+        raise ConfigError(f"{out}: no run there; start one with `trelm-train run --out {out} …`")
+    run = json.loads((out / RUN_NAME).read_text(encoding="utf-8"))
+    config = load_config(out / CONFIG_NAME)
+    shards_path = moved_shards or Path(run["shards"])
+    request = RunRequest(shards=shards_path, model=run["model"], out=out, config=config)
+    shards = open_shards(request.shards)
+    if shards.fingerprint != run["fingerprint"]:
+        raise ConfigError(f"{request.shards}: not the shards this run started with; restore them, or start a new run")
+    model = load_pretrained(str(out / INITIAL), pick_device(config.train.device))
+    session = _build(request, shards, model, str(out / INITIAL), ranks)
+    if checkpoint is not None:
+        restore(session, load_checkpoint(checkpoint))
+    return session
+
+
+def _build(request: RunRequest, shards: Shards, model: MaskedLm, model_name: str, ranks: Ranks) -> Session:
+    config, seed = request.config, request.config.train.seed
+    if ranks.size > config.train.micro_batches:
+        raise ConfigError(
+            f"{ranks.size} ranks share {config.train.micro_batches} batch(es) of a step; "
+            f"use --set train.micro_batches={ranks.size}, or a multiple of it"
+        )
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    set_dropout(model.hf, config.train.dropout)
+    if config.train.attention == "varlen":
+        _check_varlen(model, number_format(config.train.precision, model.device))
+    vocabulary = check_tokenizer(model_name, model, shards)
+    knowledge = load_knowledge(shards)
+    packing = Packing(
+        max_tokens=min(config.train.max_tokens, model.max_tokens),
+        batch_tokens=config.train.batch_tokens,
+        layout=config.train.layout,
+        limit=model.max_tokens,
+    )
+    stream = BatchStream(shards, packing, seed=seed, pad_id=vocabulary.pad_id)
+    anchor = make_anchor(model.word_embeddings.weight, knowledge)
+    cka = Cka(config.cka, knowledge, anchor, seed=seed).to(model.device) if config.cka.enabled else None
+    torch.manual_seed(seed)
+    injecting = config.injection.enabled and config.injection.policy != "none"
+    if injecting:
+        shards.check_policy(config.injection.policy)
+    has_bank = injecting and config.memory.enabled and knowledge.num_bank_rows > 0
+    routed = config.routing.policy != "full"
+    whole = whole_parameters(model, config.routing)
+    if cka is not None:
+        whole |= dict(cka.named_parameters(prefix="cka"))
+    bank = None
+    if has_bank:
+        bank = MemoryBank(
+            knowledge.num_bank_rows, model.hidden_size, config.memory, folder=request.out, device=model.device
+        )
+    parts = Parts(
+        config=config,
+        ranks=ranks,
+        dtype=number_format(config.train.precision, model.device),
+        attention_dropout=attention_dropout(model.hf),
+        encode=torch.compile(encode_reads, dynamic=True) if config.train.compile else encode_reads,
+        model=model,
+        vocabulary=vocabulary,
+        knowledge=knowledge,
+        optimiser=Optimiser(whole, config.train),
+        guard=Guard(config.train.skip_sigma),
+        injector=Injector(config.injection, knowledge, anchor, seed=seed) if injecting else None,
+        bank=bank,
+        cka=cka,
+        sparse=SparseFfn(model, config.train, rate_scale=config.routing.learning_rate_scale) if routed else None,
+        timers=Timers(),
+    )
+    router = Router(config.routing, model, vocabulary, seed=seed) if routed else None
+    return Session(
+        request=request,
+        shards=shards,
+        knowledge=knowledge,
+        stream=stream,
+        packing=packing,
+        maker=Maker(config=config, vocabulary=vocabulary, planner=cka.planner if cka is not None else None),
+        parts=parts,
+        router=router,
+    )
+
+
+def _check_varlen(model: MaskedLm, dtype: torch.dtype) -> None:
+    if model.device.type == "cuda" and dtype == torch.float32:
+        raise ConfigError(
+            "train.attention = 'varlen' multiplies in half formats alone; add --set train.precision=bfloat16"
+        )
+    if model.config.model_type == "modernbert":
+        raise ConfigError("train.attention = 'varlen' knows no windows, which ModernBERT's layers have; use sdpa")
+    if attention_dropout(model.hf) > 0:
+        raise ConfigError(
+            "train.attention = 'varlen' has no dropout of attention; add --set train.dropout=0, or use sdpa"
+        )
+
+
+def tensors_of(session: Session) -> dict[str, dict[str, Tensor]]:
+    """Every tensor that a resumed run needs, in named groups."""
+    parts = session.parts
+    groups: dict[str, dict[str, Tensor]] = {"model": dict(parts.model.hf.named_parameters())}
+    groups["optimiser"] = parts.optimiser.state()
+    if parts.cka is not None:
+        groups["cka"] = {"projection": parts.cka.projection.weight}
+    if parts.sparse is not None and session.router is not None:
+        groups["sparse"] = parts.sparse.state()
+        groups["router"] = session.router.state()
+    return {name: group for name, group in groups.items() if group}
+
+
+def write_files(session: Session, folder: Path) -> None:
+    """What a checkpoint holds besides tensors: the memory bank, piece by piece."""
+    if session.parts.bank is not None:
+        write_bank(session.parts.bank, folder / BANK_FILE)
+
+
+def state_of(session: Session) -> dict[str, Any]:
+    """Every plain value that a resumed run needs."""
+    return {
+        "step": session.step,
+        "tokens": session.tokens,
+        "skipped": session.skipped,
+        "guard": session.parts.guard.state(),
+        "number_format": str(session.parts.dtype),
+        "loader": session.stream.state(session.position).to_dict(),
+        "config": to_dict(session.request.config),
+        "interval": {"sums": session.interval.sums, "steps": session.interval.steps},
+        "seconds": session.parts.timers.seconds,
+        "history": session.history,
+    }
+
+
+def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Settings that differ and decide what is learned."""
+    return [
+        f"{section}.{name}"
+        for section, keys in now.items()
+        for name, value in keys.items()
+        if before.get(section, {}).get(name) != value
+        and f"{section}.{name}" not in OPERATIONAL
+        and section not in OPERATIONAL
+    ]
+
+
+def _check_config(checkpoint: Checkpoint, now: dict[str, dict[str, Any]]) -> None:
+    changed = changed_settings(checkpoint.state["config"], now)
+    if changed:
+        raise ConfigError(
+            f"{checkpoint.path}: made with other settings ({', '.join(changed)} changed since); "
+            f"restore them in {CONFIG_NAME}, or start a new run"
+        )
+
+
+def restore(session: Session, checkpoint: Checkpoint) -> None:
+    """Put a session where a checkpoint left it.
+
+    Raises:
+        ConfigError: the checkpoint was made from other shards.
+    """
+    state, tensors, parts = checkpoint.state, checkpoint.tensors, session.parts
+    _check_config(checkpoint, to_dict(session.request.config))
+    if state["number_format"] != str(parts.dtype):
+        raise ConfigError(
+            f"{checkpoint.path}: its steps were in {state['number_format']}, this machine would go on in {parts.dtype}; "
+            "resume on a machine like the first, or start a new run with --set train.precision=…"
+        )
+    loader = LoaderState.from_dict(state["loader"])
+    session.stream.check(loader)
+    load_weights(parts.model, tensors["model"])
+    parts.optimiser.load(tensors.get("optimiser", {}))
+    if parts.cka is not None:
+        with torch.no_grad():
+            parts.cka.projection.weight.copy_(tensors["cka"]["projection"])
+    if parts.bank is not None:
+        read_bank(parts.bank, checkpoint.path / BANK_FILE)
+    if parts.sparse is not None and session.router is not None:
+        parts.sparse.load(tensors.get("sparse", {}))
+        session.router.load(tensors.get("router", {}))
+    parts.guard.load(state["guard"])
+    session.step, session.tokens, session.skipped = state["step"], state["tokens"], state["skipped"]
+    session.position = loader.position
+    session.interval = Interval(**state["interval"])
+    session.history = state["history"]
+    parts.timers.seconds.update(state["seconds"])

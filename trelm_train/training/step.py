@@ -1,0 +1,253 @@
+"""One training step, in the order that the method fixes.
+
+For each batch: read the memory bank as it was before the step; forward with the injected embeddings; loss `lambda_1 MLM +
+(1 - lambda_1) CKA`; backward; take notes from the states of that forward. Then sum over ranks; clip; judge; update; write
+the notes. Losses are divided by the number of targets and facts of the whole step, over all batches and ranks, before the
+backward pass: a mean of means would weigh a target by its batch. A step that is skipped changes nothing, the bank included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trelm_train.cka.loss import Cka
+from trelm_train.config import Config
+from trelm_train.data.arrays import expand, random_bits
+from trelm_train.data.knowledge import Knowledge
+from trelm_train.data.masking import Vocabulary
+from trelm_train.memory.injection import Injector
+from trelm_train.memory.memory_bank import MemoryBank, Notes, join_notes, take_notes, window
+from trelm_train.model.encoder import Attention, Reads, reads, varlen
+from trelm_train.model.families import Family, Packed
+from trelm_train.model.masked_lm import MaskedLm, mlm_loss_sum
+from trelm_train.model.precision import products
+from trelm_train.optim import Optimiser, rate_factor
+from trelm_train.ranks import Ranks
+from trelm_train.reporting.metrics import Timers
+from trelm_train.routing.sparse_ffn import SparseFfn
+from trelm_train.training.spike_guard import Guard, step_values
+from trelm_train.training.step_inputs import Micro, Work
+
+Encode = Callable[[Family, Packed, Reads, Attention], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """What a step works with; None where a component is switched off."""
+
+    config: Config
+    ranks: Ranks
+    dtype: torch.dtype  # of matrix products
+    attention_dropout: float
+    encode: Encode  # `encode_reads`, perhaps compiled
+    model: MaskedLm
+    vocabulary: Vocabulary
+    knowledge: Knowledge
+    optimiser: Optimiser
+    guard: Guard
+    injector: Injector | None
+    bank: MemoryBank | None
+    cka: Cka | None
+    sparse: SparseFfn | None
+    timers: Timers
+
+    def trained(self) -> list[nn.Parameter]:
+        """Every tensor that gets a gradient now."""
+        return list(self.optimiser.named.values()) + (self.sparse.parameters() if self.sparse else [])
+
+    @property
+    def trained_share(self) -> float:
+        """Share of the model's weights that a step updates; the projection of CKA is none of them."""
+        whole = sum(value.numel() for name, value in self.optimiser.named.items() if not name.startswith("cka."))
+        gathered = self.sparse.num_trainable if self.sparse else 0
+        return (whole + gathered) / sum(parameter.numel() for parameter in self.model.hf.parameters())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Totals:
+    """Of the whole step, over all batches and ranks."""
+
+    tokens: int
+    places: int  # tokens and padding
+    targets: int
+    facts: int
+
+    def weights(self, share: float | None) -> tuple[float, float]:
+        """Of one target's and one fact's loss; `share` is lambda_1, None without CKA."""
+        if share is None:
+            return 1 / max(1, self.targets), 0.0
+        return share / max(1, self.targets), (1 - share) / max(1, self.facts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepResult:
+    """What a step measured, over all ranks."""
+
+    loss: float
+    mlm_loss: float
+    cka_loss: float
+    grad_norm: float
+    rate: float
+    num_injected: int
+    totals: Totals
+    skipped: str  # why; empty: it was taken
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Of this rank."""
+
+    mlm: float = 0.0
+    cka: float = 0.0
+    injected: int = 0
+
+
+def train_step(parts: Parts, work: Work, step: int) -> StepResult:
+    """One update of the model and of the memory bank; `step` counts from 0."""
+    totals = count(parts, work)
+    sums, notes = _Sums(), []
+    parts.model.hf.train()
+    for micro in work.micro:
+        notes += _learn(parts, micro, totals, sums, step)
+    with parts.timers.measure("optimiser"):
+        parts.ranks.sum_gradients(parts.trained())
+        mlm, cka, injected = parts.ranks.sum([sums.mlm, sums.cka, float(sums.injected)])
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(parts.trained(), parts.config.train.clip_norm))
+        mlm_weight, cka_weight = totals.weights(_share(parts))
+        loss = mlm_weight * mlm + cka_weight * cka
+        skipped = _judged(parts, totals, mlm, cka, grad_norm)
+        rate = rate_factor(step, parts.config.train)
+        _update(parts, rate, taken=not skipped)
+    if parts.bank is not None and not skipped:
+        with parts.timers.measure("memory"):
+            parts.bank.write(_gathered(parts, notes))
+    return StepResult(
+        loss=loss,
+        mlm_loss=mlm / max(1, totals.targets),
+        cka_loss=cka / max(1, totals.facts),
+        grad_norm=grad_norm,
+        rate=parts.config.train.learning_rate * rate,
+        num_injected=int(injected),
+        totals=totals,
+        skipped=skipped,
+    )
+
+
+def count(parts: Parts, work: Work) -> Totals:
+    """Count what the losses are divided by, before any of them is computed."""
+    mine = [
+        float(sum(numbers))
+        for numbers in (
+            [micro.batch.num_tokens for micro in work.micro],
+            [micro.input_ids_RS.size for micro in work.micro],
+            [len(micro.masked.target_M) for micro in work.micro],
+            [micro.num_facts for micro in work.micro],
+        )
+    ]
+    tokens, places, targets, facts = (int(value) for value in parts.ranks.sum(mine))
+    return Totals(tokens=tokens, places=places, targets=targets, facts=facts)
+
+
+def _share(parts: Parts) -> float | None:
+    return None if parts.cka is None else parts.config.cka.mlm_share
+
+
+def _learn(parts: Parts, micro: Micro, totals: Totals, sums: _Sums, step: int) -> list[Notes]:
+    """Forward and backward of one batch."""
+    edit = None
+    if parts.injector is not None:
+        with parts.timers.measure("injection"):
+            injection = parts.injector.plan(micro.batch, micro.masked.chosen_RS, micro.hidden_P, parts.bank)
+            sums.injected += len(injection.span_J)
+            edit = parts.injector.edit(micro.batch, injection)
+    # Dropout is a function of the step's number and the batch's: the same for any number of ranks, and after a resume.
+    torch.manual_seed(int(random_bits(parts.config.train.seed, "dropout", step, micro.number)[0] >> np.uint64(1)))
+    with parts.timers.measure("forward_backward"), parts.model.edit_embeddings(edit), _routed(parts):
+        with products(parts.dtype, parts.model.device):
+            packed = parts.model.pack(micro.batch, micro.input_ids_RS)
+            hidden_RSH = parts.encode(parts.model.family, packed, _reads(parts, micro), _attention(parts, micro))
+            mlm = _mlm(parts, micro, hidden_RSH)
+        cka = _cka(parts, micro, hidden_RSH)
+        mlm_weight, cka_weight = totals.weights(_share(parts))
+        loss = mlm_weight * mlm + cka_weight * cka
+        if loss.requires_grad:
+            torch.autograd.backward(loss)
+    sums.mlm += float(mlm.detach())
+    sums.cka += float(cka.detach())
+    if parts.bank is None:
+        return []
+    with parts.timers.measure("memory"):
+        rows = parts.knowledge.bank_row[micro.batch.span_entity_P]
+        return [take_notes(micro.batch, hidden_RSH, rows, parts.config.memory.window)]
+
+
+def _routed(parts: Parts) -> AbstractContextManager[None]:
+    return parts.sparse.patched() if parts.sparse else nullcontext()
+
+
+def _reads(parts: Parts, micro: Micro) -> Reads:
+    """Whose last states the losses and the memory bank want."""
+    batch = micro.batch
+    learned, noted = np.zeros((2, batch.input_ids_RS.size), np.bool_)
+    learned[micro.masked.target_M] = True
+    if micro.cka is not None:
+        learned[expand(micro.cka.head_start_G, micro.cka.head_end_G - micro.cka.head_start_G)] = True
+    if parts.bank is not None:
+        rows = parts.knowledge.bank_row[batch.span_entity_P]
+        start, end = window(batch, np.flatnonzero(rows >= 0), parts.config.memory.window)
+        noted[expand(start, end - start)] = True
+    return reads(learned, noted, parts.model.device)
+
+
+def _attention(parts: Parts, micro: Micro) -> Attention:
+    if parts.config.train.attention == "varlen":
+        return varlen(micro.batch, parts.model.device)
+    return Attention(dropout=parts.attention_dropout)
+
+
+def _mlm(parts: Parts, micro: Micro, hidden_RSH: Tensor) -> Tensor:
+    target_M = torch.from_numpy(micro.masked.target_M).to(parts.model.device)
+    gold_M = torch.from_numpy(micro.masked.gold_M).to(parts.model.device)
+    return mlm_loss_sum(parts.model, hidden_RSH, target_M, gold_M)
+
+
+def _cka(parts: Parts, micro: Micro, hidden_RSH: Tensor) -> Tensor:
+    if parts.cka is None or micro.cka is None:
+        return torch.zeros((), device=hidden_RSH.device)
+    return parts.cka.loss_sum(hidden_RSH, micro.cka, parts.model.word_embeddings)
+
+
+def _judged(parts: Parts, totals: Totals, mlm: float, cka: float, grad_norm: float) -> str:
+    """Why the step is skipped, on all ranks alike: where their processors round differently, one may see a spike alone."""
+    values = step_values(mlm / max(1, totals.targets), cka / max(1, totals.facts), grad_norm, facts=totals.facts)
+    verdict = parts.guard.judge(values)
+    if parts.ranks.highest(int(bool(verdict))):
+        return verdict or "another rank saw a spike"
+    parts.guard.took(values)
+    return ""
+
+
+def _gathered(parts: Parts, notes: list[Notes]) -> Notes:
+    """The notes of all ranks; a rank may have none."""
+    if notes:
+        names_O4, value_O2H = join_notes(notes).to_tensors()
+    else:
+        names_O4 = torch.zeros(0, 4, dtype=torch.int64)
+        value_O2H = torch.zeros(0, 2, parts.model.hidden_size)
+    return Notes.from_tensors(parts.ranks.gather(names_O4), parts.ranks.gather(value_O2H))
+
+
+def _update(parts: Parts, rate: float, *, taken: bool) -> None:
+    if taken:
+        parts.optimiser.step(rate)
+        if parts.sparse is not None:
+            parts.sparse.step(rate)
+    parts.optimiser.zero_grad()
+    if parts.sparse is not None:
+        parts.sparse.zero_grad()

@@ -1,0 +1,351 @@
+"""The loop: `run` starts, `resume` continues, both end with an exported model and `summary.json`.
+
+Per step: choose neurons anew when due; train; log; evaluate; save. Batches are made ready ahead in a thread. A first Ctrl-C,
+SIGTERM or SIGUSR1 lets the step finish and saves. All ranks go through the same steps; the first one writes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from schemas.settings import to_dict, to_toml
+from trelm_train.checkpoints.checkpoint import Writer, latest_checkpoint
+from trelm_train.checkpoints.export import BANK_FILE, entities_of, export_bank, export_model
+from trelm_train.config import Config, load_config
+from trelm_train.data.prefetch import prefetch
+from trelm_train.errors import ConfigError, TrelmError
+from trelm_train.ranks import joined
+from trelm_train.reporting.loggers import make_loggers
+from trelm_train.reporting.metrics import MetricLog
+from trelm_train.reporting.profiling import Profile
+from trelm_train.reporting.progress import Show, line_of, progress
+from trelm_train.routing.router import DEAR, attribution_share
+from trelm_train.training.evaluation import Evaluator, write_evaluation
+from trelm_train.training.report import describe, path_of, summarise
+from trelm_train.training.resource_estimate import check_plan, make_plan
+from trelm_train.training.session import (
+    CHECKPOINTS,
+    CONFIG_NAME,
+    RUN_NAME,
+    RunRequest,
+    Session,
+    changed_settings,
+    resume_run,
+    start_run,
+    state_of,
+    tensors_of,
+    write_files,
+)
+from trelm_train.training.signals import InterruptedRun, Stop
+from trelm_train.training.step import StepResult, train_step
+from trelm_train.training.step_inputs import Work, works
+
+log = logging.getLogger(__name__)
+MAX_SKIPPED = 10  # steps in a row
+AHEAD = 2  # steps whose batches are ready
+MODEL = "model"
+PLAN_NAME = "plan.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Tools:
+    """What the loop talks to."""
+
+    metrics: MetricLog | None  # of the first rank
+    evaluator: Evaluator
+    writer: Writer
+    show: Show
+    stop: Stop
+    profile: Profile
+    clock: _Clock
+    last: dict[str, Any] = field(default_factory=dict)  # evaluation, and its step
+
+
+def run(request: RunRequest, stop: Stop | None = None) -> dict[str, Any]:
+    """Train from the beginning; returns the summary."""
+    with _algorithms(request), joined(request.config.train.device) as ranks:
+        session = start_run(request, ranks)
+        return _train(session, stop or Stop())
+
+
+def resume(out: Path, stop: Stop | None = None, moved_shards: Path | None = None) -> dict[str, Any]:
+    """Continue a run from its last checkpoint, or from its start if it has none; returns the summary."""
+    checkpoint = latest_checkpoint(out / CHECKPOINTS)
+    with ExitStack() as stack:
+        ranks = stack.enter_context(joined(_device_of(out)))
+        session = resume_run(out, checkpoint, moved_shards, ranks)
+        stack.enter_context(_algorithms(session.request))
+        log.info("continuing %s at step %d of %d", out, session.step, session.request.config.train.steps)
+        return _train(session, stop or Stop())
+
+
+def run_or_resume(request: RunRequest, stop: Stop | None = None) -> dict[str, Any]:
+    """Continue the run in `request.out` if it has a checkpoint, else start it (for batch systems that start jobs anew)."""
+    if latest_checkpoint(request.out / CHECKPOINTS) is None:
+        return run(request, stop)
+    changed = changed_settings(to_dict(load_config(request.out / CONFIG_NAME)), to_dict(request.config))
+    started = json.loads((request.out / RUN_NAME).read_text(encoding="utf-8"))
+    changed += ["--model"] if started["model"] != request.model else []
+    if changed:
+        raise ConfigError(
+            f"{request.out}: holds a run with other settings ({', '.join(changed)}); give the same ones, or another --out"
+        )
+    (request.out / CONFIG_NAME).write_text(
+        to_toml(request.config), encoding="utf-8"
+    )  # what may differ counts as given now
+    return resume(request.out, stop, moved_shards=request.shards)
+
+
+def _device_of(out: Path) -> str:
+    path = out / CONFIG_NAME
+    return load_config(path).train.device if path.is_file() else "auto"
+
+
+@contextmanager
+def _algorithms(request: RunRequest) -> Iterator[None]:
+    """With `train.deterministic`: only algorithms that give the same bits every time, inside."""
+    if not request.config.train.deterministic:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def _train(session: Session, stop: Stop) -> dict[str, Any]:
+    ranks = session.parts.ranks
+    if ranks.is_first:
+        log.info("%s", describe(session))
+        _warn_of_dear_routing(session.request.config)
+        plan = make_plan(session)
+        check_plan(plan, session.request)
+        _write_json(session.request.out / PLAN_NAME, plan.to_dict())
+    with ExitStack() as stack:
+        tools = _tools(session, stop, stack)
+        stack.callback(tools.writer.finish)  # a run that fails leaves the checkpoint that was under way
+        if session.request.config.train.validate and "validation_before" not in session.history:
+            session.history["validation_before"] = _measure(session, tools)
+        stack.enter_context(stop.listening())
+        _loop(session, tools)
+        _save(session, tools)
+        tools.writer.finish()
+        if session.skipped and ranks.is_first:
+            log.warning("the last %d steps were skipped; look at the losses before you use this model", session.skipped)
+        validation = _measure(session, tools) if session.request.config.train.validate else None
+    if not ranks.is_first:
+        return {}
+    return _finish(session, validation)
+
+
+def _warn_of_dear_routing(config: Config) -> None:
+    share = attribution_share(config.routing, config.train.batch_tokens * config.train.micro_batches)
+    if share > DEAR:
+        enough = math.ceil(config.routing.refresh_every * share / (1 - share) * (1 - DEAR) / DEAR)
+        log.warning(
+            "attribution will take about %.0f %% of the time with such small steps; routing.refresh_every=%d keeps it at 5 %%",
+            100 * share,
+            enough,
+        )
+
+
+def _tools(session: Session, stop: Stop, stack: ExitStack) -> _Tools:
+    request, config = session.request, session.request.config
+    first = session.parts.ranks.is_first
+    metrics = None
+    if first:
+        loggers = make_loggers(config.train.loggers)
+        for logger in loggers:
+            logger.start(request.out, to_dict(config), after_step=session.step)
+        metrics = stack.enter_context(closing(MetricLog(request.out, loggers, after_step=session.step)))
+    return _Tools(
+        metrics=metrics,
+        evaluator=Evaluator(session),
+        writer=Writer(
+            request.out / CHECKPOINTS, keep=config.train.keep_checkpoints, background=config.train.async_checkpoint
+        ),
+        show=stack.enter_context(progress(session.step, config.train.steps, silent=not first)),
+        stop=stop,
+        profile=stack.enter_context(closing(Profile(config.train.profile if first else "", request.out))),
+        clock=_Clock(session.tokens),
+    )
+
+
+def _finish(session: Session, validation: dict[str, Any] | None) -> dict[str, Any]:
+    out = session.request.out
+    export_model(session.parts.model, session.shards.tokenizer_path, out / MODEL)
+    if session.parts.bank is not None:
+        last = latest_checkpoint(out / CHECKPOINTS)
+        assert last is not None
+        export_bank(last / BANK_FILE, entities_of(session.knowledge), out / MODEL)
+    _write_json(out / "routing.json", path_of(session))
+    summary = summarise(session, validation)
+    _write_json(out / "summary.json", summary)
+    return summary
+
+
+def _loop(session: Session, tools: _Tools) -> None:
+    config, parts = session.request.config, session.parts
+    steps = works(session.stream, session.position, parts.ranks, config.train.micro_batches, session.maker)
+    with prefetch(steps, depth=AHEAD) as ready:
+        while session.step < config.train.steps:
+            tools.profile.before(session.step + 1)
+            route(session)
+            with parts.timers.measure("data"):
+                work = next(ready)
+            _advance(session, work, train_step(parts, work, session.step))
+            if session.skipped >= MAX_SKIPPED:
+                _give_up(session, tools)
+            tools.profile.after(session.step)
+            _after_step(session, tools)
+
+
+def _advance(session: Session, work: Work, result: StepResult) -> None:
+    session.position, session.step = work.following, session.step + 1
+    session.tokens += 0 if result.skipped else result.totals.tokens
+    session.skipped = session.skipped + 1 if result.skipped else 0
+    if result.skipped:
+        session.history["why_skipped"] = result.skipped
+        session.history["skipped_steps"] = session.history.get("skipped_steps", 0) + 1
+        if session.parts.ranks.is_first:
+            log.warning("step %d: skipped, nothing was changed: %s", session.step, result.skipped)
+        return
+    session.interval.add(values_of(session, result))
+
+
+def _give_up(session: Session, tools: _Tools) -> None:
+    _save(session, tools)
+    tools.writer.finish()
+    raise TrelmError(
+        f"step {session.step}: {MAX_SKIPPED} steps in a row were skipped, the last because: "
+        f"{session.history['why_skipped']}; checkpoint saved; a resumed run would meet the same steps with the same weights: "
+        "start a new one with a lower train.learning_rate, or a higher train.skip_sigma where the data are to blame"
+    )
+
+
+def values_of(session: Session, result: StepResult) -> dict[str, float]:
+    """What is logged of a step."""
+    totals = result.totals
+    return {
+        "loss": result.loss,
+        "mlm_loss": result.mlm_loss,
+        "cka_loss": result.cka_loss,
+        "grad_norm": result.grad_norm,
+        "learning_rate": result.rate,
+        "tokens": float(totals.tokens),
+        "padding": 1 - totals.tokens / totals.places,
+        "targets": float(totals.targets),
+        "facts": float(totals.facts),
+        "injected": float(result.num_injected),
+        "trained_share": session.parts.trained_share,
+    }
+
+
+def _after_step(session: Session, tools: _Tools) -> None:
+    config = session.request.config
+    tools.writer.poll()
+    if session.step % config.train.log_every == 0 or session.step == config.train.steps:
+        _log(session, tools)
+    improved = False
+    if config.evaluation.every and session.step % config.evaluation.every == 0:
+        improved = tools.evaluator.improves(_measure(session, tools))
+    signum = session.parts.ranks.highest(tools.stop.signum)
+    if session.step % config.train.checkpoint_every == 0 or signum or improved:
+        _save(session, tools)
+    if improved and session.parts.ranks.is_first:
+        tools.writer.mark_best(session.step, config.evaluation.best, session.history["best"]["value"])
+    if signum:
+        tools.writer.finish()
+        raise InterruptedRun(
+            signum,
+            f"stopped after step {session.step} of {config.train.steps}, checkpoint saved; "
+            f"continue with `trelm-train resume --out {session.request.out}`",
+        )
+
+
+def _log(session: Session, tools: _Tools) -> None:
+    if not session.interval.steps:  # every step of the interval was skipped
+        return
+    means = session.interval.means()
+    session.history.setdefault("first", means)
+    session.history["last"] = means
+    if tools.metrics is None:
+        return
+    speed = {"tokens_per_s": tools.clock.rate(session.tokens)}
+    tools.metrics.write(session.step, means, speed)
+    tools.show(session.step, line_of(means, speed))
+
+
+def _measure(session: Session, tools: _Tools) -> dict[str, Any]:
+    """Evaluate on the first rank, while the others wait."""
+    if tools.last.get("step") == session.step:  # the last step is one of those that are evaluated anyway
+        return dict(tools.last["found"])
+    found: dict[str, Any] = {}
+    if session.parts.ranks.is_first:
+        with session.parts.timers.measure("validation"):
+            found = tools.evaluator.measure()
+        write_evaluation(session.request.out, session.step, found)
+        if tools.metrics is not None:
+            tools.metrics.tell(
+                session.step, {f"eval/{name}": value for name, value in found.items() if value is not None}
+            )
+    session.parts.ranks.wait()
+    tools.clock.restart(session.tokens)
+    tools.last.update(step=session.step, found=found)
+    return found
+
+
+def route(session: Session) -> None:
+    """Choose neurons anew if they are due."""
+    router, sparse = session.router, session.parts.sparse
+    if router is None or sparse is None or not router.due(session.step):
+        return
+    with session.parts.timers.measure("attribution"):
+        sparse.select(router.neurons(session.stream, session.position, session.parts.ranks))
+    session.history["routed_at"] = session.step
+    if session.parts.ranks.is_first:
+        _write_json(session.request.out / "routing.json", path_of(session))
+
+
+def _save(session: Session, tools: _Tools) -> None:
+    if not session.parts.ranks.is_first:
+        return
+    with session.parts.timers.measure("checkpoint"):
+        tools.writer.save(
+            session.step, tensors_of(session), state_of(session), lambda folder: write_files(session, folder)
+        )
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+class _Clock:
+    """Tokens per second since the last time it was asked."""
+
+    def __init__(self, tokens: int) -> None:
+        self.restart(tokens)
+
+    def restart(self, tokens: int) -> None:
+        """Count from now on."""
+        self.start, self.tokens = time.perf_counter(), tokens
+
+    def rate(self, tokens: int) -> float:
+        """Of the time since then, which ends."""
+        rate = (tokens - self.tokens) / max(time.perf_counter() - self.start, 1e-9)
+        self.restart(tokens)
+        return rate
