@@ -266,7 +266,7 @@ def link_train_command(out: str, config: str, overrides: tuple[str, ...], as_jso
     def action() -> None:
         from pipeline.config import load_config
         from pipeline.engine import files
-        from pipeline.link.evaluation.errors_file import check_folder
+        from pipeline.engine.files import check_folder
         from pipeline.link.training.report_text import format_training
         from pipeline.link.training.train import Training, train
 

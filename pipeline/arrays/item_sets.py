@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from pipeline.arrays.mapped_files import save_array
 from pipeline.engine import files
+from schemas.array_types import Array
 
-Array = np.ndarray[Any, Any]
 ALL_IDS = 1 << 32
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from schemas.array_types import Array
 
 
 def spread(starts: Array, sizes: Array) -> Array:
@@ -40,3 +39,23 @@ def first_per_owner(owners: Array, limit: int) -> Array:
     """Which of these rows, sorted by owner, are among the first so many of their owner."""
     starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]])) if len(owners) else owners
     return np.arange(len(owners)) - np.repeat(starts, np.diff(starts, append=len(owners))) < limit
+
+
+def first_come(starts: Array, ends: Array) -> Array:
+    """Which half-open spans stay where they overlap: each that begins after all that stay before it. Bool (n,).
+
+    Args:
+        starts: ascending, shape (n,).
+        ends: each after its start, shape (n,).
+    """
+    reach = np.maximum.accumulate(ends)
+    apart = np.append(True, starts[1:] >= reach[:-1])[: len(starts)]  # begins a group of spans that hang together
+    stays = apart.copy()
+    first = np.flatnonzero(apart)
+    sizes = np.diff(first, append=len(starts))
+    for group, size in zip(first[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
+        end = ends[group]
+        for place in range(group + 1, group + size):
+            if starts[place] >= end:
+                stays[place], end = True, ends[place]
+    return stays

@@ -13,8 +13,8 @@ from safetensors.numpy import save
 
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
+from schemas.array_types import Array
 
-Array = np.ndarray[Any, Any]
 KINDS = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64, "I64": np.int64, "F32": np.float32}
 _LENGTH_BYTES = 8
 

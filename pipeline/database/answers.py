@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from pipeline.database.connection import open_run
 from pipeline.database.questions import Question, find_item, shown
 from pipeline.engine.errors import StageError
+from pipeline.engine.files import check_folder
 from pipeline.engine.tables import RunPaths
-from pipeline.link.evaluation.errors_file import check_folder
 from schemas import REJECTS
 from schemas.settings import ConfigError
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.arrays.hashing import hash64, hash_texts
 from pipeline.config import DocumentsConfig
 from pipeline.documents import corpus
 from pipeline.documents.corpus import RawDocument
-from pipeline.documents.title_hashes import hash_texts
 from pipeline.documents.titles_stage import FOLDER, NO_ITEM, TitleMap, open_title_map
 from pipeline.documents.wikitext import Anchor
 from pipeline.engine import files
@@ -28,7 +28,6 @@ from pipeline.engine.row_buffer import RowBuffer
 from pipeline.engine.stage import PreparedStage, StagePlan
 from pipeline.engine.tables import RunPaths, read_batches
 from pipeline.engine.units import Unit, UnitReport, UnitWriter
-from pipeline.index.name_keys import hash64
 from pipeline.sources.ranges import plan_ranges
 from pipeline.sources.work import RangeProgress, loss_handler, number_units, span_of
 from schemas import ANCHORS, DOCUMENTS

@@ -12,15 +12,15 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.arrays.mapped_files import load_array, local_folder, save_array
+from pipeline.arrays.sorted_map import SortedMap, sorted_map
 from pipeline.config import DocumentsConfig
 from pipeline.documents.corpus import kind_of, redirect_target
-from pipeline.documents.title_hashes import SortedMap, hash_titles, resolve_titles, sorted_map
+from pipeline.documents.title_hashes import hash_titles, resolve_titles
 from pipeline.documents.wikitext_titles import link_target, normalise_title
 from pipeline.engine import files
 from pipeline.engine.row_buffer import RowBuffer
@@ -37,7 +37,6 @@ from schemas.table import Table
 FOLDER, HASHES, QIDS = "titles", "hashes.npy", "qids.npy"
 ITEM_ID = re.compile(r"Q[1-9]\d*")
 NO_ITEM = 0
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from pipeline.arrays.runs import offsets_of, spread
+
+COSINE_DECIMALS = 4  # batching changes the last bits: whoever selects by a cosine rounds it first
+
+Span = tuple[Any, Any]  # ints, or arrays of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +75,21 @@ class Sequences:
             if len(rows):
                 fitting = max(budget // (int(lengths[rows[0]]) + extra), 1)
                 yield from np.array_split(rows, -(-len(rows) // fitting))
+
+
+def window(length: Any, span: Span, width: int) -> Span:  # noqa: ANN401 - as Span
+    """At most `width` tokens of a sentence of `length`, with the span in the middle where the ends allow."""
+    middle = (span[0] + span[1]) // 2
+    start = np.clip(middle - width // 2, 0, np.maximum(length - width, 0))
+    return start, np.minimum(start + width, length)
+
+
+def cosines(originals: np.ndarray, variants: np.ndarray) -> np.ndarray:
+    """Row-wise cosines of two (n, d) arrays, float64 (n,); 0 where a vector is zero.
+
+    A zero vector is a sentence of which nothing is left: all its meaning is gone.
+    """
+    left, right = originals.astype(np.float64), variants.astype(np.float64)
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    products = np.sum(left * right, axis=1)
+    return np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)

@@ -18,6 +18,7 @@ from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline.engine.errors import StageError
+from schemas.settings import ConfigError
 
 GLOB_CHARACTERS = "*?[]"
 REMOTE_MARK = "://"
@@ -228,3 +229,17 @@ class HashingSink:
     def sha256(self) -> str:
         """Hash of what was written, hex."""
         return self._hash.hexdigest()
+
+
+def check_folder(path: str, option: str = "--errors") -> None:
+    """Refuse a file that cannot be written, before any work.
+
+    Raises:
+        ConfigError: its folder does not exist, or it is a folder itself.
+    """
+    if not path or REMOTE_MARK in path:
+        return
+    if not Path(path).parent.is_dir():
+        raise ConfigError(f"{option} {path!r}: there is no folder {str(Path(path).parent)!r}; make it first")
+    if Path(path).is_dir():
+        raise ConfigError(f"{option} {path!r} is a folder; give the name of a file")

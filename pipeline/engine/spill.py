@@ -6,15 +6,13 @@ A unit of the next phase reads its own batch of every file, so files grow with t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.engine import files
 from pipeline.engine.stage import SPILL
-
-Array = np.ndarray[Any, Any]
+from schemas.array_types import Array
 
 
 def spill_folder(data: str) -> str:

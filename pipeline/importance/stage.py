@@ -17,12 +17,12 @@ import pyarrow as pa
 
 from pipeline.config import ImportanceConfig
 from pipeline.encoder.sentence_encoder import NUM_SPECIAL, NumberFormat, SentenceEncoder, best_dtype
-from pipeline.encoder.sequences import Sequences
+from pipeline.encoder.sequences import Sequences, cosines
 from pipeline.encoder.tokenizer import check_model, model_stamp
 from pipeline.engine.stage import StagePlan
 from pipeline.engine.tables import RunPaths
 from pipeline.engine.units import Unit, UnitWriter
-from pipeline.importance.semantic_importance import cosines, semantic_importance
+from pipeline.importance.semantic_importance import semantic_importance
 from pipeline.importance.variants import MentionTokens, Variants, plan_variants
 from pipeline.link.linked_sentences import LinkedReader, LinkedUnit, linked_units
 from schemas import IMPORTANCE

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.arrays.runs import offsets_of, spread
-from pipeline.encoder.sequences import Sequences
-from pipeline.importance.semantic_importance import window
+from pipeline.encoder.sequences import Sequences, window
 
 
 @dataclass(frozen=True, slots=True)

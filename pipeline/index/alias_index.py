@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import marisa_trie
 import numpy as np
@@ -23,8 +23,7 @@ from pipeline.index.fuzzy_blocks import FuzzyBlocks
 from pipeline.index.fuzzy_keys import query_hashes, reorderings
 from pipeline.index.name_keys import NORMALISATION_VERSION, bucket_of
 from pipeline.index.name_words import NameWords
-
-Array = np.ndarray[Any, Any]
+from schemas.array_types import Array
 
 
 class Postings(NamedTuple):

@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import marisa_trie
 import numpy as np
@@ -29,8 +28,8 @@ from pipeline.index.fuzzy_keys import block_hashes
 from pipeline.index.name_keys import NORMALISATION_VERSION, bucket_of
 from pipeline.index.name_words import spill_words
 from pipeline.index.postings import Rows, best_of_each, partial_rows, united
+from schemas.array_types import Array
 
-Array = np.ndarray[Any, Any]
 DESCRIPTION = "index.json"
 FORMAT = 3
 SEVERAL = 128  # above the source bits

@@ -7,7 +7,6 @@ Neighbours' labels are read, as hashed words, from the memory-mapped parts of th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +14,7 @@ import pyarrow as pa
 from pipeline.arrays.mapped_files import local_folder, save_joined
 from pipeline.arrays.runs import offsets_of, owners_of, runs_of, spread
 from pipeline.arrays.sections import map_sections, save_sections
-from pipeline.documents.title_hashes import SortedMap
+from pipeline.arrays.sorted_map import SortedMap
 from pipeline.engine import files
 from pipeline.engine.spill import concat_spill, spill_folder
 from pipeline.index.entity_parts import EntityParts, part_path
@@ -25,8 +24,8 @@ from pipeline.index.entity_types import class_types
 from pipeline.index.name_keys import disambiguator
 from pipeline.index.neighbours import Pairs, nearest
 from pipeline.index.words import TERM_BITS, text_terms
+from schemas.array_types import Array
 
-Array = np.ndarray[Any, Any]
 CHUNK_ROWS = 50_000
 CLASSES = "classes"
 KINDS: dict[str, type[np.generic]] = {

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from pipeline.arrays.mapped_files import local_folder
 from pipeline.arrays.runs import spread
 from pipeline.arrays.sections import map_sections
-from pipeline.documents.title_hashes import SortedMap
+from pipeline.arrays.sorted_map import SortedMap
 from pipeline.engine import files
 from pipeline.engine.spill import spill_folder
-
-Array = np.ndarray[Any, Any]
+from schemas.array_types import Array
 
 
 def part_path(data: str, kind: str, bucket: int) -> str:

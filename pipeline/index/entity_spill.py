@@ -7,7 +7,6 @@ item at most MAX_NEIGHBOURS neighbours, and a number: no bucket grows with the t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,15 +14,15 @@ import pyarrow.compute as pc
 
 from pipeline.arrays.mapped_files import local_folder
 from pipeline.arrays.sections import map_sections, save_sections
-from pipeline.documents.title_hashes import SortedMap, follow, sorted_map
+from pipeline.arrays.sorted_map import SortedMap, follow, sorted_map
 from pipeline.engine import files
 from pipeline.engine.spill import spill_folder, write_spill
 from pipeline.engine.tables import open_table, read_batches, read_rows
 from pipeline.engine.units import Unit
 from pipeline.index.neighbours import Pairs, both_ways, nearest
 from schemas import ENTITIES, REDIRECTS, TRIPLES
+from schemas.array_types import Array
 
-Array = np.ndarray[Any, Any]
 SUBCLASS_OF = 279
 MAX_QID = (1 << 32) - 1
 SAMPLED_FILES = 32

@@ -8,14 +8,13 @@ entry. 5.1 bytes per entry; about one foreign key in ten: whoever asks compares 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from typing import Any
 
 import numpy as np
 
 from pipeline.arrays.sections import map_sections, save_sections
 from pipeline.engine import files
+from schemas.array_types import Array
 
-Array = np.ndarray[Any, Any]
 CELL_ENTRIES = 32
 MAX_BLOCK = 500
 HASH_BITS = 32

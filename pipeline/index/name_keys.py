@@ -11,7 +11,6 @@ import itertools
 import re
 import unicodedata
 import zlib
-from hashlib import blake2b
 
 NORMALISATION_VERSION = 2  # 2: marks stay on their letters
 SOURCE_BITS = {"label": 1, "alias": 2, "title": 4, "redirect": 8, "anchor": 16, "demonym": 32, "name": 64}
@@ -109,8 +108,3 @@ def query_keys(surface: str) -> list[str]:
 def bucket_of(key: str, num_buckets: int) -> int:
     """The shard of a key: the same on every machine and in every run."""
     return zlib.crc32(key.encode()) % num_buckets
-
-
-def hash64(text: str) -> int:
-    """A fixed 64-bit hash, the same on every machine."""
-    return int.from_bytes(blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "little")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import marisa_trie
 import numpy as np
@@ -25,8 +24,8 @@ from pipeline.engine.spill import concat_spill, write_spill
 from pipeline.index.name_keys import SOURCE_BITS, bucket_of
 from pipeline.index.postings import Rows
 from pipeline.index.words import is_listed, pair_hashes, word_hash
+from schemas.array_types import Array
 
-Array = np.ndarray[Any, Any]
 WORD_ITEMS = 128  # items listed per word, most popular first
 ITEMS_PER_KEY = 4  # of an ambiguous name: its most popular ones
 BITS_PER_PAIR = 8  # one pair in eight that opens no name seems to

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from pipeline.arrays.runs import first_per_owner
+from schemas.array_types import Array
 
-Array = np.ndarray[Any, Any]
 MAX_NEIGHBOURS = 32
 
 

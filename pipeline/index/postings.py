@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.arrays.runs import first_per_owner, spread
 from pipeline.index.name_keys import SOURCE_BITS, TITLE_SOURCES, index_keys
-
-Array = np.ndarray[Any, Any]
+from schemas.array_types import Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.index.name_keys import normalise
+from schemas.array_types import Array
 
-Array = np.ndarray[Any, Any]
 STOP_WORDS = frozenset(
     "a an and are as at be by for from has he her his in is it its of on or she that the their they this to was were "
     "which who with".split()

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +20,9 @@ from pipeline.engine.stage import SPILL
 from pipeline.engine.tables import read_batches, read_rows
 from pipeline.engine.units import Unit, UnitReport, UnitWriter, finished_units
 from schemas import BY_NAME, ENTITIES, PROPERTIES
+from schemas.array_types import Array
 from schemas.table import Table
 
-Array = np.ndarray[Any, Any]
 OWNERS = {"entities": "qid", "aliases": "qid", "triples": "subject", "statements": "subject"}  # columns of the item
 UNCHANGED = "unchanged"  # folder of the items that a unit did not parse, in an update
 EXCLUDED = "excluded"  # of the items that it left out

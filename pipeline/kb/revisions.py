@@ -8,18 +8,17 @@ processes of a machine. 32 bits of a revision are enough to tell two revisions o
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.arrays.mapped_files import load_array, local_folder, save_array
 from pipeline.engine import files
+from schemas.array_types import Array
 
 BLOCK_IDS = 1 << 16
 BLOCKS_PER_FILE = 256
 REVISION_BITS = (1 << 32) - 1
-Array = np.ndarray[Any, Any]
 
 
 def write_revisions(folder: str, batches: Iterable[pa.RecordBatch]) -> int:

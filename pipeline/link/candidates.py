@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-import numpy as np
 from rapidfuzz import fuzz
 
 from pipeline.index.fuzzy_keys import Similar, differing, nearest, similar
 from pipeline.index.name_keys import SOURCE_BITS, normalise, query_keys
 from pipeline.index.words import STOP_WORDS
 from pipeline.link.inflections import inflections
+from schemas.array_types import Array
 
-Array = np.ndarray[Any, Any]
 # How a candidate was found, the surest first.
 MATCHES = ("exact", "variant", "inflected", "reused", "partial", "fuzzy")
 EXACT, VARIANT, INFLECTED, REUSED, PARTIAL, FUZZY = range(len(MATCHES))

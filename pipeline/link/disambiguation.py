@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.link.features import FEATURES, GROUPS
+from schemas.array_types import Array
 
-Array = np.ndarray[Any, Any]
 ROUND_DECIMALS = 5  # model floats are rounded before they select anything
 FORMAT = "trelm linker weights 1"
 

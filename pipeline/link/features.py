@@ -7,14 +7,14 @@ no Python per candidate. Legend: c candidates, m mentions, e distinct (document,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from pipeline.arrays.runs import spread
 from pipeline.index.words import TERM_BITS
+from schemas.array_types import Array
 
-Array = np.ndarray[Any, Any]
 PRIOR_STRENGTH = 3.0  # anchors that the popularity prior is worth
 NEAR_TOKENS, WINDOW_TOKENS = 20, 100  # text around a mention, each side
 

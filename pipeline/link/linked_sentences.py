@@ -6,42 +6,20 @@ sentence and mention, and the decoding of the row group that the unit's document
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.arrays.runs import offsets_of
+from pipeline.arrays.runs import first_come, offsets_of
 from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths, open_table, read_table, sized_units
 from pipeline.engine.units import Unit
-from pipeline.shards.windows import first_come
 from schemas import DOCUMENTS, IMPORTANCE, LINKS, SENTENCES, Table
+from schemas.array_types import Array
 
-Array = np.ndarray[Any, Any]
 PLACE_BITS = 20  # of a key: the length of a mention, longer ones count as of this length
-
-
-@dataclass(frozen=True, slots=True)
-class LinkedMention:
-    """A linked mention; offsets are code points of the document."""
-
-    start: int
-    end: int
-    qid: int
-
-
-@dataclass(frozen=True, slots=True)
-class LinkedSentence:
-    """A sentence with its linked mentions (whole inside it, in order, none overlapping)."""
-
-    doc_id: str
-    start: int
-    text: str
-    mentions: tuple[LinkedMention, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,19 +155,6 @@ def join_linked(doc_ids: pa.Array, texts: list[str], sentences: pa.Table, links:
 def _before(texts: list[str]) -> Array:
     """Code points before each document, were they one text with a space between two."""
     return offsets_of(np.fromiter((len(text) + 1 for text in texts), np.int64, len(texts)))
-
-
-def linked_sentences(paths: RunPaths, unit: Unit) -> Iterator[LinkedSentence]:
-    """Every sentence of a unit, in order, those without a linked mention too."""
-    linked = LinkedReader(paths).read(unit)
-    columns = (linked.mention_start, linked.mention_end, linked.qid)
-    mentions = [LinkedMention(*one) for one in zip(*(column.tolist() for column in columns), strict=True)]
-    bounds = np.searchsorted(linked.sentence, np.arange(len(linked.start) + 1)).tolist()
-    doc_ids = linked.doc_ids.to_pylist()
-    places = zip(linked.document.tolist(), linked.start.tolist(), linked.sentence_texts(), strict=True)
-    for number, (document, start, text) in enumerate(places):
-        inside = tuple(mentions[bounds[number] : bounds[number + 1]])
-        yield LinkedSentence(doc_ids[document], start, text, inside)
 
 
 def _places(rows: pa.Table, doc_ids: pa.Array) -> tuple[Array, Array, Array]:

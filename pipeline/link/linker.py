@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from rapidfuzz import fuzz
@@ -34,8 +34,8 @@ from pipeline.link.candidates import (
 from pipeline.link.disambiguation import Model, contributions, probabilities, ranked
 from pipeline.link.features import STATIC, Flat, Tokens, dynamic_features, log_prior
 from pipeline.link.lru import LruCache
+from schemas.array_types import Array
 
-Array = np.ndarray[Any, Any]
 Key = tuple[str, bool, tuple[str, ...]]  # surface, whether it may be misspelt, longer names of the document
 CACHE_SIZE = 20_000  # surfaces: 5 KB each
 MAX_SCORED = 64

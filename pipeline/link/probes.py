@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -27,8 +27,8 @@ from pipeline.index.words import (
     WordTable,
 )
 from pipeline.link.spans import trim
+from schemas.array_types import Array
 
-Array = np.ndarray[Any, Any]
 CASELESS_SHARE = 0.02  # of capitalised words: below it capitals say nothing
 SHOUTED_SHARE = 0.8  # of words in capitals in a sentence: above it too
 MIN_SHOUTED = 3

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.encoder.sentence_encoder import SentenceEncoder
-from pipeline.encoder.sequences import Sequences
+from pipeline.encoder.sequences import COSINE_DECIMALS, Sequences, cosines, window
 from pipeline.encoder.tokenizer import Encoding
-from pipeline.importance.semantic_importance import COSINE_DECIMALS, cosines, window
 from pipeline.index.entity_store import EntityStore
 from pipeline.link.linker import Scored
 from pipeline.link.lru import LruCache

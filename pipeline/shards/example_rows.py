@@ -10,23 +10,23 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline.arrays.runs import first_come
 from pipeline.config import ShardsConfig
 from pipeline.encoder.tokenizer import TextTokenizer, TokenRuns
 from pipeline.link.linked_sentences import LinkedUnit
 from pipeline.shards.facts import facts_between
 from pipeline.shards.knowledge_lookup import KnowledgeLookup
 from pipeline.shards.policies import PolicyLimits, policy_bits
-from pipeline.shards.windows import document_hash, first_come, in_validation, shuffle_keys, window_bounds
+from pipeline.shards.windows import document_hash, in_validation, shuffle_keys, window_bounds
 from schemas import EXAMPLES
+from schemas.array_types import Array
 from schemas.shards import POLICY_BITS, SPLITS
 from schemas.table import list_of
 
-Array = np.ndarray[Any, Any]
 KEY = "shuffle_key"
 KEYED_SCHEMA = pa.schema([*EXAMPLES.schema, pa.field(KEY, pa.uint64(), nullable=False)])
 SPECIAL_TOKENS = 2  # the opening one and the closing one of each row

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from pipeline.arrays.runs import spread
+from schemas.array_types import Array
 
-Array = np.ndarray[Any, Any]
 MAX_PAIRS = 1 << 21
 _HIGH = np.uint64(32)
 

@@ -8,7 +8,6 @@ batch of rows, and 12 bytes per fact between linked entities.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -22,10 +21,10 @@ from pipeline.engine.tables import RunPaths, read_table
 from pipeline.shards.knowledge_lookup import KnowledgeLookup, make_lookup
 from pipeline.shards.policies import PolicyLimits, default_r_freq, median_of_counts
 from schemas import ENTITIES, ENTITY_FREQUENCY, IMPORTANCE, KNOWLEDGE, PROPERTIES, TAIL_SUMMARY
+from schemas.array_types import Array
 from schemas.shards import ENTITY, RELATION
 from schemas.table import list_of
 
-Array = np.ndarray[Any, Any]
 Columns = dict[str, Array]
 MAX_TAILS = 1024  # tails listed per relation as a pool of negatives
 BATCH_ROWS = 65_536

@@ -9,7 +9,6 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,8 +16,8 @@ from pipeline.arrays.mapped_files import load_array, local_folder, save_array
 from pipeline.engine import files
 from pipeline.shards.facts import FactIndex, pair_keys
 from pipeline.shards.policies import PolicyLimits
+from schemas.array_types import Array
 
-Array = np.ndarray[Any, Any]
 LIMITS_NAME = "limits.json"
 
 

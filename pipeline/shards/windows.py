@@ -7,36 +7,11 @@ counted over all of them. Comes out: windows, counted the same way.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
-from pipeline.index.name_keys import hash64
-
-Array = np.ndarray[Any, Any]
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-
-
-def first_come(starts: Array, ends: Array) -> Array:
-    """Which half-open spans stay where they overlap: each that begins after all that stay before it. Bool (n,).
-
-    Args:
-        starts: ascending, shape (n,).
-        ends: each after its start, shape (n,).
-    """
-    reach = np.maximum.accumulate(ends)
-    apart = np.append(True, starts[1:] >= reach[:-1])[: len(starts)]  # begins a group of spans that hang together
-    stays = apart.copy()
-    first = np.flatnonzero(apart)
-    sizes = np.diff(first, append=len(starts))
-    for group, size in zip(first[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
-        end = ends[group]
-        for place in range(group + 1, group + size):
-            if starts[place] >= end:
-                stays[place], end = True, ends[place]
-    return stays
+from pipeline.arrays.hashing import GOLDEN, hash64, splitmix64
+from schemas.array_types import Array
 
 
 def window_bounds(offsets: Array, starts_word: Array, spans: tuple[Array, Array], width: int) -> Array:
@@ -100,14 +75,7 @@ def in_validation(document_hashes: Array, validation_share: float) -> Array:
 def shuffle_keys(document_hashes: Array, starts: Array) -> Array:
     """Where rows go in the shuffled order: 64 bits of a document's hash and the row's start in it. uint64 (n,)."""
     with np.errstate(over="ignore"):
-        return _mixed(_mixed(document_hashes + _GOLDEN) + (starts.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
-
-
-def _mixed(state: Array) -> Array:
-    """The last steps of splitmix64: every bit of the state moves every bit of the result."""
-    state = (state ^ (state >> np.uint64(30))) * _MIX[0]
-    state = (state ^ (state >> np.uint64(27))) * _MIX[1]
-    return state ^ (state >> np.uint64(31))
+        return splitmix64(splitmix64(document_hashes + GOLDEN) + (starts.astype(np.uint64) + np.uint64(1)) * GOLDEN)
 
 
 def bucket_of(keys: Array, num_buckets: int) -> Array:

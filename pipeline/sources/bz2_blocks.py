@@ -12,16 +12,16 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from pipeline.sources.chunks import CHUNK_BYTES, Chunk, LossHandler, SourceError, Span, source_error
+from schemas.array_types import Array
 
 BLOCK_MAGIC = 0x314159265359
 END_MAGIC = 0x177245385090
 MAGIC_BITS, CRC_BITS, HEADER_BYTES = 48, 32, 4
-Array = np.ndarray[Any, Any]
 HEADER = re.compile(rb"BZh[1-9]")
 MAX_BLOCK_BITS = 16 << 20  # 2 MB: a block of 900 KB of noise takes less
 ADVICE = "the file is damaged or incomplete: download it again, or set skip_corrupt to lose only this block"

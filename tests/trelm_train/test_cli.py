@@ -82,7 +82,10 @@ sys.exit(any(name in sys.modules for name in {FORBIDDEN!r}))
 
 
 def test_importing_changes_nothing() -> None:
-    code = "import torch; a = torch.get_rng_state(); import trelm_train.training.train; assert torch.equal(a, torch.get_rng_state())"
+    code = (
+        "import torch; a = torch.get_rng_state(); import trelm_train.training.train; "
+        "assert torch.equal(a, torch.get_rng_state())"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 

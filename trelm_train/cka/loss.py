@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from schemas.array_types import I64
 from trelm_train.cka.plan import CkaPlan, CkaPlanner
 from trelm_train.config import CkaConfig
-from trelm_train.data.arrays import I64
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.memory.injection import Anchor
 from trelm_train.memory.memory_bank import range_means

@@ -14,8 +14,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from schemas.array_types import I64, Bools
 from trelm_train.config import CkaConfig
-from trelm_train.data.arrays import I64, Bools, among, expand, uniform
+from trelm_train.data.arrays import among, expand, uniform
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.loader import Batch
 from trelm_train.data.masking import Masked

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trelm_train.data.arrays import I64, expand
+from schemas.array_types import I64
+from trelm_train.data.arrays import expand
 from trelm_train.data.packing import Plan
 from trelm_train.data.sentences import Sentences
 

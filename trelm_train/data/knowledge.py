@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from schemas.array_types import I64, Bools
 from schemas.shards import ENTITY, KNOWLEDGE
-from trelm_train.data.arrays import I64, Bools, Ragged, from_lengths
+from trelm_train.data.arrays import Ragged, from_lengths
 from trelm_train.data.shards import Shards
 from trelm_train.errors import TrelmError
 

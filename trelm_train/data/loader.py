@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from trelm_train.data.arrays import I64, by_bits, random_bits
+from schemas.array_types import I64
+from trelm_train.data.arrays import by_bits, random_bits
 from trelm_train.data.batches import Batch, Position, assemble, assemble_plan, keep_freed_memory
 from trelm_train.data.packing import WINDOW_ROWS, Packing, Plan, make_plan, pack, plan_batches
 from trelm_train.data.sentences import (

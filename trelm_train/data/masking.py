@@ -12,8 +12,9 @@ from functools import cache
 
 import numpy as np
 
+from schemas.array_types import I64, U64, Bools
 from trelm_train.config import MaskingConfig
-from trelm_train.data.arrays import I64, U64, Bools, expand, fractions, generators, happens, next_bits
+from trelm_train.data.arrays import expand, fractions, generators, happens, next_bits
 from trelm_train.data.loader import Batch
 
 # Legend: R rows, S tokens per row, M targets, N sentences, U units, C chosen units.

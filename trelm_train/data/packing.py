@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from trelm_train.data.arrays import I64, U64, by_bits, expand, grouped, remixed
+from schemas.array_types import I64, U64
+from trelm_train.data.arrays import by_bits, expand, grouped, remixed
 from trelm_train.errors import ConfigError
 
 # Legend: N sentences, R rows, B batches; Q and C are R + 1 and B + 1 borders.

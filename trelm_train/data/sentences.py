@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemas.array_types import I64
 from schemas.shards import EXAMPLES
-from trelm_train.data.arrays import I64, Ragged, expand, from_lengths
+from trelm_train.data.arrays import Ragged, expand, from_lengths
 from trelm_train.data.shards import RowGroup, lists_of
 from trelm_train.errors import TrelmError
 

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from schemas.array_types import I64, Bools
 from trelm_train.config import MaskingConfig
-from trelm_train.data.arrays import I64, Bools, expand
+from trelm_train.data.arrays import expand
 from trelm_train.data.knowledge import Knowledge, load_knowledge
 from trelm_train.data.loader import Batch, Packing, split_batches
 from trelm_train.data.masking import Masked, Vocabulary, mask_batch

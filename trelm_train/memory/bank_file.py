@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from trelm_train.data.arrays import I64
+from schemas.array_types import I64
 from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.memory.memory_bank import PIECE, MemoryBank
 

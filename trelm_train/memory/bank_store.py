@@ -24,8 +24,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from schemas.array_types import I64
 from trelm_train.config import MemoryConfig
-from trelm_train.data.arrays import I64
 from trelm_train.errors import ConfigError, TrelmError
 
 # Legend: B rows of the bank, U distinct rows, H hidden size; the 2 are the local and the global note.

@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from schemas.array_types import F64, I64, Bools
 from schemas.shards import POLICY_BITS
 from trelm_train.config import InjectionConfig
-from trelm_train.data.arrays import F64, I64, Bools, Ragged, among, expand, uniform
+from trelm_train.data.arrays import Ragged, among, expand, uniform
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.loader import Batch
 from trelm_train.memory.memory_bank import MemoryBank

@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from schemas.array_types import I64, Bools
 from trelm_train.config import MemoryConfig
-from trelm_train.data.arrays import I64, Bools, expand
+from trelm_train.data.arrays import expand
 from trelm_train.data.loader import Batch
 from trelm_train.errors import ConfigError
 from trelm_train.memory.bank_store import make_store

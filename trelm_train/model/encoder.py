@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trelm_train.data.arrays import I64, Bools
+from schemas.array_types import I64, Bools
 from trelm_train.data.batches import Batch
 from trelm_train.model.dropout import drop
 from trelm_train.model.families import Family, Packed

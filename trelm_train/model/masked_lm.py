@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from trelm_train.data.arrays import I64
+from schemas.array_types import I64
 from trelm_train.data.loader import Batch
 from trelm_train.data.masking import Vocabulary
 from trelm_train.data.shards import Shards, sha256_of

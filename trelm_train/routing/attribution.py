@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trelm_train.data.arrays import I64
+from schemas.array_types import I64
 from trelm_train.model.families import Packed, Rotation
 from trelm_train.model.masked_lm import MaskedLm
 from trelm_train.model.token_log_probability import gold_log_probabilities

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trelm_train.data.arrays import I64, expand, uniform
+from schemas.array_types import I64
+from trelm_train.data.arrays import expand, uniform
 from trelm_train.data.loader import Batch, Packing, Position, assemble, plan_batches, sentences_from_lists
 from trelm_train.data.masking import Vocabulary
 from trelm_train.routing.attribution import Targets

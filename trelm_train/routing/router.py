@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from schemas.array_types import I64
 from trelm_train.config import RoutingConfig
-from trelm_train.data.arrays import I64, uniform
+from trelm_train.data.arrays import uniform
 from trelm_train.data.loader import BatchStream, Position
 from trelm_train.data.masking import Vocabulary
 from trelm_train.errors import TrelmError

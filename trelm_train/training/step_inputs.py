@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from schemas.array_types import I64, Bools
 from trelm_train.cka.plan import CkaPlan, CkaPlanner, hide
 from trelm_train.config import Config
-from trelm_train.data.arrays import I64, Bools
 from trelm_train.data.loader import Batch, BatchStream, Position, in_steps, share
 from trelm_train.data.masking import Masked, Vocabulary, mask_batch
 from trelm_train.ranks import Ranks

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,24 +12,9 @@ from pipeline.engine import files
 from pipeline.index.entity_store import EntityStore
 from pipeline.link.evaluation.scores import Key, LinkError, Outcome, place_of
 from pipeline.link.gold import GoldDocument
-from schemas.settings import ConfigError
 
 CONTEXT_CHARACTERS = 60
 SHOWN_CANDIDATES = 5
-
-
-def check_folder(path: str, option: str = "--errors") -> None:
-    """Refuse a file that cannot be written, before any work.
-
-    Raises:
-        ConfigError: its folder does not exist, or it is a folder itself.
-    """
-    if not path or files.REMOTE_MARK in path:
-        return
-    if not Path(path).parent.is_dir():
-        raise ConfigError(f"{option} {path!r}: there is no folder {str(Path(path).parent)!r}; make it first")
-    if Path(path).is_dir():
-        raise ConfigError(f"{option} {path!r} is a folder; give the name of a file")
 
 
 def write_errors(

@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.arrays.mapped_files import local_folder
-from pipeline.database.connection import add_triples, connect
+from pipeline.database.kb_lookups import in_degrees, matching, redirects_of
 from pipeline.engine.errors import StageError
-from pipeline.engine.tables import RunPaths, read_batches
+from pipeline.engine.files import check_folder
+from pipeline.engine.tables import RunPaths
 from pipeline.index.entity_store import EntityStore
 from pipeline.link.evaluation.calibration import calibration
-from pipeline.link.evaluation.errors_file import check_folder, write_errors
+from pipeline.link.evaluation.errors_file import write_errors
 from pipeline.link.evaluation.scores import (
     Facts,
     Gold,
@@ -35,7 +36,7 @@ from pipeline.link.evaluation.scores import (
     is_rare,
 )
 from pipeline.link.gold import GoldDocument, load_gold
-from schemas import DOCUMENTS, ENTITY_FREQUENCY, LINKS, REDIRECTS, Table
+from schemas import DOCUMENTS, ENTITY_FREQUENCY, LINKS
 
 NOT_LINKED = "not linked"
 LINK_COLUMNS = ("doc_id", "start", "end", "qid", "confidence", "detector", "candidates")
@@ -110,7 +111,7 @@ def _compare(paths: RunPaths, documents: dict[str, GoldDocument], store: EntityS
 
 def _check_texts(paths: RunPaths, documents: dict[str, GoldDocument], gold_path: str) -> None:
     missing = set(documents)
-    for rows in _matching(paths.files("documents", DOCUMENTS), DOCUMENTS, ("doc_id", "text"), sorted(documents)):
+    for rows in matching(paths.files("documents", DOCUMENTS), DOCUMENTS, ("doc_id", "text"), sorted(documents)):
         for doc_id, text in zip(rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True):
             missing.discard(doc_id)
             if text != documents[doc_id].text:
@@ -120,21 +121,9 @@ def _check_texts(paths: RunPaths, documents: dict[str, GoldDocument], gold_path:
         raise StageError(f"{gold_path}: {len(missing)} of its documents are not in the run (for example {some})")
 
 
-def _matching(
-    paths: Iterable[str], table: Table, columns: Sequence[str], wanted: Sequence[object]
-) -> Iterator[pa.RecordBatch]:
-    """Rows whose first column is one of the wanted values. Memory: one batch."""
-    values = pa.array(wanted, table.schema.field(columns[0]).type)
-    for path in paths:
-        for batch in read_batches(path, table, columns):
-            kept = batch.filter(pc.is_in(batch.column(columns[0]), value_set=values))
-            if kept.num_rows:
-                yield kept
-
-
 def _links(paths: RunPaths, doc_ids: Sequence[str]) -> dict[Key, Outcome]:
     links: dict[Key, Outcome] = {}
-    for rows in _matching(paths.files("link", LINKS), LINKS, LINK_COLUMNS, doc_ids):
+    for rows in matching(paths.files("link", LINKS), LINKS, LINK_COLUMNS, doc_ids):
         columns = (rows.column(name).to_pylist() for name in LINK_COLUMNS[:-1])
         for row, (qids, scores) in zip(zip(*columns, strict=True), _candidates(rows.column("candidates")), strict=True):
             doc_id, start, end, qid, confidence, detector = row
@@ -164,16 +153,6 @@ def _golds(paths: RunPaths, documents: Iterable[GoldDocument], store: EntityStor
     return golds
 
 
-def redirects_of(paths: RunPaths, qids: set[int]) -> dict[int, int]:
-    """What each item is called now: itself, or the item it was merged into."""
-    moved = {qid: qid for qid in qids}
-    sources = sorted(f"Q{qid}" for qid in qids)
-    for rows in _matching(paths.files("kb", REDIRECTS), REDIRECTS, ("source", "target"), sources):
-        for source, target in zip(rows.column("source").to_pylist(), rows.column("target").to_pylist(), strict=True):
-            moved[int(source[1:])] = int(target[1:])
-    return moved
-
-
 def _types(store: EntityStore, items: set[int]) -> dict[int, int]:
     """Coarse type bits of the items that the KB has, and of no other."""
     qids = np.array(sorted(qid for qid in items if 0 < qid < 1 << 32), np.uint32)
@@ -182,24 +161,12 @@ def _types(store: EntityStore, items: set[int]) -> dict[int, int]:
     return dict(zip(qids[known].tolist(), store.types(rows[known]).tolist(), strict=True))
 
 
-def in_degrees(paths: RunPaths, items: Iterable[int]) -> dict[int, int]:
-    """Triples that point to each of the items, redirects followed; items without one are left out."""
-    wanted = pa.table({"qid": pa.array(sorted(items), pa.uint32())})
-    with connect() as connection:
-        add_triples(connection, paths)
-        connection.register("wanted", wanted)
-        counted = connection.execute(
-            "SELECT object, count(*) FROM triples SEMI JOIN wanted ON triples.object = wanted.qid GROUP BY object"
-        )
-        return dict(counted.fetchall())
-
-
 def _bands(paths: RunPaths, items: Iterable[int]) -> dict[int, str] | None:
     """Frequency bands of the items that the run has linked; None where the run has no statistics."""
     if paths.manifest("stats") is None:
         return None
     bands: dict[int, str] = {}
     found = paths.files("stats", ENTITY_FREQUENCY)
-    for rows in _matching(found, ENTITY_FREQUENCY, ("qid", "band"), sorted(items)):
+    for rows in matching(found, ENTITY_FREQUENCY, ("qid", "band"), sorted(items)):
         bands.update(zip(rows.column("qid").to_pylist(), rows.column("band").to_pylist(), strict=True))
     return bands

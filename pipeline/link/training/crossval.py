@@ -17,8 +17,8 @@ from pipeline.link.candidates import VARIANT
 from pipeline.link.disambiguation import Model, contributions, probabilities
 from pipeline.link.evaluation.calibration import expected_calibration_error, precision_at_coverage, precision_by_count
 from pipeline.link.training.fitting import Examples, fit
+from schemas.array_types import Array
 
-Array = np.ndarray[Any, Any]
 RECALL_AT = (1, 5, 20)
 
 

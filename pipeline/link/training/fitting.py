@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
 
 from pipeline.link.disambiguation import Model
 from pipeline.link.features import GROUPS
+from schemas.array_types import Array
 
-Array = np.ndarray[Any, Any]
 PENALTY = 1e-4
 # Evidence for a candidate never counts against it: what looks so in one corpus (a sentence alone has no coherence) is wrong
 # in the next. The others may have either sign.

@@ -18,6 +18,7 @@ import numpy as np
 
 from pipeline import __version__
 from pipeline.config import LinkConfig
+from pipeline.database.kb_lookups import in_degrees, redirects_of
 from pipeline.documents.anchors import anchor_texts
 from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths
@@ -25,7 +26,6 @@ from pipeline.index.alias_index import AliasIndex, Postings
 from pipeline.index.name_keys import SOURCE_BITS, index_keys
 from pipeline.link.candidates import KeyPostings
 from pipeline.link.disambiguation import Model
-from pipeline.link.evaluation.evaluate import in_degrees, redirects_of
 from pipeline.link.features import FEATURES, GROUPS
 from pipeline.link.gold import GoldDocument, load_gold
 from pipeline.link.linker import Linker, Mention
@@ -35,8 +35,8 @@ from pipeline.link.training.fitting import Examples, fit
 from pipeline.link.training.misspell import misspelt
 from pipeline.link.weights import HAND
 from schemas import ANCHORS
+from schemas.array_types import Array
 
-Array = np.ndarray[Any, Any]
 FoldLinks = dict[str, Counter[int]]  # key -> item -> links of one fold
 MISSPELT_SHARE = 0.1  # of the gold mentions: copies with one edit, so that fuzzy candidates have a weight
 logger = logging.getLogger("trelm")

@@ -15,10 +15,9 @@ from transformers import AutoModelForMaskedLM
 
 from pipeline.encoder import tokenizer as tokenizers
 from pipeline.encoder.sentence_encoder import SentenceEncoder, best_dtype
-from pipeline.encoder.sequences import Sequences
+from pipeline.encoder.sequences import Sequences, cosines
 from pipeline.engine.errors import StageError
 from pipeline.engine.worker_threads import LOCAL_WORKERS, threads_of_a_worker
-from pipeline.importance.semantic_importance import cosines
 from schemas import processor
 from tests.pipeline import tiny_model
 

@@ -20,11 +20,11 @@ from scipy.stats import spearmanr
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from pipeline.config import ImportanceConfig
+from pipeline.encoder.sequences import window
 from pipeline.engine.stage import finish_stage, is_current, prepare, write_unit
 from pipeline.engine.tables import RunPaths
 from pipeline.engine.units import Unit, UnitReport, UnitWriter
 from pipeline.importance import stage as importance
-from pipeline.importance.semantic_importance import window
 from pipeline.link.linked_sentences import LinkedReader, LinkedUnit, join_linked, linked_units
 from schemas import IMPORTANCE, REJECTS
 from schemas.manifest import Manifest

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.importance.semantic_importance import cosines, semantic_importance, window
+from pipeline.encoder.sequences import cosines, window
+from pipeline.importance.semantic_importance import semantic_importance
 
 
 @given(st.integers(1, 60), st.integers(5, 40), st.data())

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.encoder.sequences import Sequences
-from pipeline.importance.semantic_importance import window
+from pipeline.encoder.sequences import Sequences, window
 from pipeline.importance.variants import MentionTokens, Variants, plan_variants
 
 MASK = 99

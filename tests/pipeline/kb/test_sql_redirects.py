@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.documents.title_hashes import MAX_HOPS, hash_titles, resolve_titles, sorted_map
+from pipeline.arrays.sorted_map import MAX_HOPS, sorted_map
+from pipeline.documents.title_hashes import hash_titles, resolve_titles
 from pipeline.kb.sql_redirects import PAGE_COLUMNS, RedirectJoin, SqlRows, database_and_table, unquote
 
 CREATE = [

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.arrays.hashing import hash64
 from pipeline.encoder.tokenizer import Encoding, TextTokenizer
-from pipeline.index.name_keys import hash64
 from pipeline.shards.policies import PolicyLimits, policy_bits
 from tests.pipeline.cases import Row, rows_of
 

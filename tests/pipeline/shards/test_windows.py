@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.arrays.runs import first_come
 from pipeline.shards.policies import PolicyLimits, default_r_freq, median_of_counts, policy_bits
-from pipeline.shards.windows import bucket_of, document_hash, first_come, in_validation, shuffle_keys, window_bounds
+from pipeline.shards.windows import bucket_of, document_hash, in_validation, shuffle_keys, window_bounds
 from schemas.shards import POLICY_BITS
 from tests.pipeline.shards import naive_shards
 

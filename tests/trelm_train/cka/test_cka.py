@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from schemas.array_types import I64
 from tests.trelm_train.conftest import some_sentences
 from tests.trelm_train.world import COUNTRIES, ROW, TOWNS
 from trelm_train.cka.loss import Cka, info_nce_sum, label_means
@@ -20,7 +21,7 @@ from trelm_train.cka.plan import (
     tail_contrast,
 )
 from trelm_train.config import CkaConfig, MaskingConfig
-from trelm_train.data.arrays import I64, among, from_lengths, uniform
+from trelm_train.data.arrays import among, from_lengths, uniform
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.loader import Batch, BatchStream, Position, assemble
 from trelm_train.data.masking import Masked, Vocabulary, mask_batch

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trelm_train.data.arrays import I64, U64, random_bits
+from schemas.array_types import I64, U64
+from trelm_train.data.arrays import random_bits
 from trelm_train.data.packing import LAYOUTS, Packing, Plan, fill_rows, make_plan, pack, plan_batches
 from trelm_train.errors import ConfigError
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.database.kb_lookups import in_degrees
 from pipeline.engine.tables import RunPaths
-from pipeline.link.evaluation.evaluate import evaluate_run, in_degrees
+from pipeline.link.evaluation.evaluate import evaluate_run
 from pipeline.link.evaluation.scores import CUTOFFS, ERROR_CLASSES, NIL_LINKED
 from pipeline.link.evaluation.scores_text import format_scores
 from pipeline.link.gold import load_gold
