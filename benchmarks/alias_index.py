@@ -52,7 +52,10 @@ def in_fresh_process(task: Callable[..., Any], *arguments: object) -> Any:  # no
 
 def emit(case: str, unit: str, ours: float, **more: object) -> None:
     """Print one case."""
-    print(json.dumps({"benchmark": "alias_index", "case": case, "unit": unit, "ours": ours, **more}), flush=True)
+    print(
+        json.dumps({"benchmark": "alias_index", "case": case, "unit": unit, "ours": ours, **more}),
+        flush=True,
+    )
 
 
 def rss_mb() -> dict[str, float]:
@@ -91,7 +94,9 @@ def build(stage: StagePlan, paths: RunPaths) -> dict[str, Figures]:
         groups: dict[str, list[Unit]] = {}
         for unit in phase.units:
             is_file = unit.path.endswith(".parquet")
-            groups.setdefault(Path(unit.path).parent.name if is_file else unit.path.split("/")[0], []).append(unit)
+            groups.setdefault(
+                Path(unit.path).parent.name if is_file else unit.path.split("/")[0], []
+            ).append(unit)
         for kind, units in groups.items():
             done, figures[kind] = in_fresh_process(run_units, prepared.data, phase.worker, units)
             reports += done
@@ -109,7 +114,9 @@ def sample_keys(folder: str, num_probes: int) -> tuple[list[str], list[str]]:
 
 def _misspelt(key: str, rng: random.Random) -> str:
     place = rng.randrange(len(key))
-    return key[:place] + rng.choice("abcdefghijklmnopqrstuvwxyz") + key[place + rng.choice([0, 1]) :]
+    return (
+        key[:place] + rng.choice("abcdefghijklmnopqrstuvwxyz") + key[place + rng.choice([0, 1]) :]
+    )
 
 
 def probe(folder: str, hits: list[str], misses: list[str]) -> Figures:
@@ -125,9 +132,13 @@ def probe(folder: str, hits: list[str], misses: list[str]) -> Figures:
     figures["hit"] = _rate(index.postings, hits)
     figures["miss"] = _rate(index.postings, misses)
     figures["fuzzy"] = _rate(lambda key: fuzzy_candidates(key, index, CUTOFF), misses[:5_000])
-    wanted = list(zip(hits, (_misspelt(key, random.Random(1)) for key in hits), strict=True))[:5_000]
+    wanted = list(zip(hits, (_misspelt(key, random.Random(1)) for key in hits), strict=True))[
+        :5_000
+    ]
     wanted = [(key, edited) for key, edited in wanted if len(edited) >= 5]
-    figures["fuzzy_recall"] = sum(key in index.similar_keys(edited) for key, edited in wanted) / len(wanted)
+    figures["fuzzy_recall"] = sum(
+        key in index.similar_keys(edited) for key, edited in wanted
+    ) / len(wanted)
     return figures
 
 
@@ -152,7 +163,12 @@ def probe_dict(folder: str, hits: list[str], misses: list[str]) -> Figures:
     before = rss_mb()
     names = {key: tuple(found) for key, found in rows_of(folder)}
     added = rss_mb()["anon"] - before["anon"]  # without the index it is made from
-    return {"hit": _rate(names.get, hits), "miss": _rate(names.get, misses), "rss_mb": added, "bytes": added * 1e6}
+    return {
+        "hit": _rate(names.get, hits),
+        "miss": _rate(names.get, misses),
+        "rss_mb": added,
+        "bytes": added * 1e6,
+    }
 
 
 def probe_sqlite(folder: str, hits: list[str], misses: list[str]) -> Figures:
@@ -163,10 +179,16 @@ def probe_sqlite(folder: str, hits: list[str], misses: list[str]) -> Figures:
         with sqlite3.connect(path) as connection:
             columns = "key TEXT, place INT, qid INT, count INT, flags INT, PRIMARY KEY (key, place)"
             connection.execute(f"CREATE TABLE names ({columns}) WITHOUT ROWID")
-            rows = ((key, place, *row) for key, found in rows_of(folder) for place, row in enumerate(found))
+            rows = (
+                (key, place, *row)
+                for key, found in rows_of(folder)
+                for place, row in enumerate(found)
+            )
             connection.executemany("INSERT INTO names VALUES (?, ?, ?, ?, ?)", rows)
         connection.close()
-        return {"bytes": path.stat().st_size} | in_fresh_process(_ask_sqlite, str(path), hits, misses)
+        return {"bytes": path.stat().st_size} | in_fresh_process(
+            _ask_sqlite, str(path), hits, misses
+        )
 
 
 def _ask_sqlite(path: str, hits: list[str], misses: list[str]) -> Figures:
@@ -203,7 +225,14 @@ def report_build(figures: dict[str, Figures], num_rows: int) -> None:
     emit("build aliases", "aliases/s", round(rate), seconds=round(aliases_s, 1), rows=num_rows)
     emit("spill aliases", "aliases/s", round(num_rows / figures["aliases"]["s"]))
     peak_mb = max(kind["peak_rss_mb"] for kind in figures.values())
-    emit("build memory", "MB", peak_mb, lower_is_better=True, seconds=round(total_s, 1), phases=figures)
+    emit(
+        "build memory",
+        "MB",
+        peak_mb,
+        lower_is_better=True,
+        seconds=round(total_s, 1),
+        phases=figures,
+    )
     hours = HUNDRED_MILLION / rate / 3600
     emit("build aliases, 100 M (extrapolated)", "core-hours", round(hours, 2), lower_is_better=True)
 
@@ -243,9 +272,15 @@ def report_probes(runs: list[Figures], peers: dict[str, Figures], num_probes: in
 def main() -> None:
     """Build, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="200,000 aliases, fewer probes: within a minute")
-    parser.add_argument("--aliases", type=int, default=5_000_000, help="synthetic aliases beside the kit's")
-    parser.add_argument("--kit", default=os.environ.get("TRELM_KIT", ""), help="the data kit (default: $TRELM_KIT)")
+    parser.add_argument(
+        "--quick", action="store_true", help="200,000 aliases, fewer probes: within a minute"
+    )
+    parser.add_argument(
+        "--aliases", type=int, default=5_000_000, help="synthetic aliases beside the kit's"
+    )
+    parser.add_argument(
+        "--kit", default=os.environ.get("TRELM_KIT", ""), help="the data kit (default: $TRELM_KIT)"
+    )
     given = parser.parse_args()
     if not given.kit:
         parser.error("wanted --kit FOLDER or the environment variable TRELM_KIT")
@@ -257,7 +292,9 @@ def main() -> None:
         num_rows = paths.finished("kb").tables[ALIASES.name].rows
         report_build(build(plan(config.index, paths), paths), num_rows)
         folder = paths.artefact("index", "aliases")
-        hits, misses = in_fresh_process(sample_keys, folder, QUICK_PROBES if given.quick else PROBES)
+        hits, misses = in_fresh_process(
+            sample_keys, folder, QUICK_PROBES if given.quick else PROBES
+        )
         runs = [in_fresh_process(probe, folder, hits, misses) for _ in range(RUNS)]
         tasks = {"dict": probe_dict, "sqlite": probe_sqlite}
         peers = {name: in_fresh_process(task, folder, hits, misses) for name, task in tasks.items()}

@@ -88,14 +88,18 @@ def _chunks(words: Words, num_rows: int) -> Iterator[list[tuple[Table, pa.Table]
         rng = np.random.default_rng(number + 1)
         qids = (np.arange(labels) + int(low * LABELS)) * step + 7
         names = words.draw(rng, count - anchors)
-        owners = np.concatenate([np.arange(labels), rng.integers(0, labels, count - anchors - labels)])
+        owners = np.concatenate(
+            [np.arange(labels), rng.integers(0, labels, count - anchors - labels)]
+        )
         is_anchor = rng.integers(0, count - anchors, anchors)
         sources = ["label"] * labels + ["alias"] * (count - anchors - labels) + ["anchor"] * anchors
         aliases = {
             "surface": np.concatenate([names, names[is_anchor]]),
             "qid": np.concatenate([qids[owners], qids[owners[is_anchor]]]),
             "source": sources,
-            "count": np.concatenate([np.ones(count - anchors, np.int64), rng.integers(1, 50, anchors)]),
+            "count": np.concatenate(
+                [np.ones(count - anchors, np.int64), rng.integers(1, 50, anchors)]
+            ),
         }
         yield [
             (ALIASES, ALIASES.from_columns(aliases)),
@@ -141,5 +145,7 @@ def _add(run: Path, manifest: dict[str, Any], table: Table, rows: pa.Table, numb
     path = folder / f"synthetic-{number:05d}.parquet"
     pq.write_table(rows, path, row_group_size=65_536, compression="zstd")
     relative = path.relative_to(run / "kb").as_posix()
-    entry["files"].append({"path": relative, "rows": rows.num_rows, "num_bytes": path.stat().st_size, "sha256": ""})
+    entry["files"].append(
+        {"path": relative, "rows": rows.num_rows, "num_bytes": path.stat().st_size, "sha256": ""}
+    )
     entry["rows"] += rows.num_rows

@@ -26,7 +26,11 @@ class SingleStream:
     def add(self, part: bytes) -> None:
         """Append the blocks of a stream."""
         bits = int.from_bytes(part, "big")
-        padding = next(shift for shift in range(8) if bits >> (shift + CRC_BITS) & ((1 << MAGIC_BITS) - 1) == END_MAGIC)
+        padding = next(
+            shift
+            for shift in range(8)
+            if bits >> (shift + CRC_BITS) & ((1 << MAGIC_BITS) - 1) == END_MAGIC
+        )
         crc = bits >> padding & CRC_MASK
         num_bits = len(part) * 8 - HEADER_BITS - MAGIC_BITS - CRC_BITS - padding
         blocks = bits >> (padding + CRC_BITS + MAGIC_BITS) & ((1 << num_bits) - 1)
@@ -52,7 +56,11 @@ def count_blocks(bits: int, num_bits: int) -> int:
     data = (bits << (-num_bits % 8)).to_bytes((num_bits + 7) // 8, "big")
     found = 0
     for shift in range(8):
-        shifted = data if shift == 0 else (int.from_bytes(data, "big") << shift).to_bytes(len(data) + 1, "big")
+        shifted = (
+            data
+            if shift == 0
+            else (int.from_bytes(data, "big") << shift).to_bytes(len(data) + 1, "big")
+        )
         found += shifted.count(magic)
     return found
 

@@ -79,7 +79,9 @@ class Setup:
 
     def dump(self, suffix: str, raw_mb: float | None = None) -> Dump:
         """The generated dump, or another of its kind."""
-        return make_dump(self.templates, self.folder, raw_mb or self.raw_mb, suffix, self.batch_entities)
+        return make_dump(
+            self.templates, self.folder, raw_mb or self.raw_mb, suffix, self.batch_entities
+        )
 
     def measure(self, variants: Sequence[Variant]) -> dict[str, Measured]:
         """Run them, interleaved."""
@@ -95,7 +97,9 @@ def ours(dump: Dump, unit_mb: float, name: str = "ours", **options: Any) -> Vari
 def peer(name: str, dump: Dump) -> Variant:
     """A peer on a dump."""
     target, needs = PEERS[name]
-    return Variant(name=name, target=target, arguments={"path": dump.path}, work=dump.raw_mb, needs=needs)
+    return Variant(
+        name=name, target=target, arguments={"path": dump.path}, work=dump.raw_mb, needs=needs
+    )
 
 
 def limit(name: str, dump: Dump) -> Variant:
@@ -107,7 +111,11 @@ def limit(name: str, dump: Dump) -> Variant:
 
 def compared(setup: Setup, suffix: str) -> Iterator[dict[str, Any]]:
     """Ours, the peers and the limits on one core."""
-    full, part, plain = setup.dump(suffix), setup.dump(suffix, setup.slice_mb), setup.dump("", setup.slice_mb)
+    full, part, plain = (
+        setup.dump(suffix),
+        setup.dump(suffix, setup.slice_mb),
+        setup.dump("", setup.slice_mb),
+    )
     peers = [peer("orjson", full), peer("qwikidata", part)]
     if suffix == ".gz":
         peers.append(peer("beam_json", part))
@@ -118,14 +126,18 @@ def compared(setup: Setup, suffix: str) -> Iterator[dict[str, Any]]:
     by_limit = {variant.name: found.pop(variant.name) for variant in limits}
     rates = {name: measured.rate for name, measured in by_limit.items()}
     rates["both"] = harmonic(rates[libraries[0]], rates["msgspec"])
-    bound = "both" if suffix == ".gz" else "bz2"  # bz2: decoding JSON is a small part, decompression is the limit
+    bound = (
+        "both" if suffix == ".gz" else "bz2"
+    )  # bz2: decoding JSON is a small part, decompression is the limit
     yield {
         **record(NAME, suffix[1:], UNIT, found, rates[bound]),
         "limit_is": bound,
         "limits": rates,
         "limit_cpu_rates": {name: measured.cpu_rate for name, measured in by_limit.items()},
         "raw_mb": full.raw_mb,
-        "peer_raw_mb": {name: measured.variant.work for name, measured in found.items() if name != "ours"},
+        "peer_raw_mb": {
+            name: measured.variant.work for name, measured in found.items() if name != "ours"
+        },
         "stored_ratio": full.raw_bytes / full.stored_bytes,
         **_refused(found),
         **skipped(variants),
@@ -152,8 +164,14 @@ def in_processes(setup: Setup, suffix: str) -> Iterator[dict[str, Any]]:
     variants = [_many(POOL, full, setup, {"processes": count}) for count in WORKERS]
     found = setup.measure(variants)
     for count, variant in zip(WORKERS, variants, strict=True):
-        fields = record(NAME, f"{suffix[1:]}_processes_{count}", UNIT, {"ours": found[variant.name]}, None)
-        yield {**fields, "scaling": found[variant.name].rate / found[variants[0].name].rate, "raw_mb": full.raw_mb}
+        fields = record(
+            NAME, f"{suffix[1:]}_processes_{count}", UNIT, {"ours": found[variant.name]}, None
+        )
+        yield {
+            **fields,
+            "scaling": found[variant.name].rate / found[variants[0].name].rate,
+            "raw_mb": full.raw_mb,
+        }
 
 
 def in_runner(setup: Setup) -> Iterator[dict[str, Any]]:
@@ -161,9 +179,14 @@ def in_runner(setup: Setup) -> Iterator[dict[str, Any]]:
     suffixes, tiny = (".gz",) if setup.quick else (".gz", ".bz2"), setup.dump(".gz", TINY_MB)
     full = {suffix: setup.dump(suffix) for suffix in suffixes}
     workers = [{"workers": count} for count in WORKERS]
-    runs = {suffix: [_many(COMMAND, dump, setup, count, suffix) for count in workers] for suffix, dump in full.items()}
+    runs = {
+        suffix: [_many(COMMAND, dump, setup, count, suffix) for count in workers]
+        for suffix, dump in full.items()
+    }
     starts = [_many(COMMAND, tiny, setup, count, "start") for count in workers]
-    found = setup.measure([*starts, *(variant for variants in runs.values() for variant in variants)])
+    found = setup.measure(
+        [*starts, *(variant for variants in runs.values() for variant in variants)]
+    )
     for suffix, variants in runs.items():
         for count, variant, start in zip(WORKERS, variants, starts, strict=True):
             measured, startup_s = found[variant.name], found[start.name].median_s
@@ -176,7 +199,9 @@ def in_runner(setup: Setup) -> Iterator[dict[str, Any]]:
             }
 
 
-def _many(target: str, dump: Dump, setup: Setup, count: dict[str, int], prefix: str = "") -> Variant:
+def _many(
+    target: str, dump: Dump, setup: Setup, count: dict[str, int], prefix: str = ""
+) -> Variant:
     arguments = {"path": dump.path, "unit_mb": setup.unit_mb, **count}
     name = f"{prefix}_{next(iter(count.values()))}"
     return Variant(name=name, target=target, arguments=arguments, work=dump.raw_mb, pinned=False)
@@ -201,23 +226,44 @@ def same_rows(setup: Setup) -> Iterator[dict[str, Any]]:
     """Whether every peer makes our rows, in all columns, of a slice; and ours of gz, bz2 and plain JSON."""
     gz = setup.dump(".gz", setup.rows_mb)
     others = [
-        ours(setup.dump(suffix, setup.rows_mb), setup.unit_mb, name) for suffix, name in ((".bz2", "bz2"), ("", "json"))
+        ours(setup.dump(suffix, setup.rows_mb), setup.unit_mb, name)
+        for suffix, name in ((".bz2", "bz2"), ("", "json"))
     ]
     peers = [peer(name, gz) for name in PEERS]
-    wanted = [variant for variant in (ours(gz, setup.unit_mb), *others, *peers) if not variant.is_missing]
-    targets = {variant.name: {"target": variant.target, "arguments": dict(variant.arguments)} for variant in wanted}
-    answer = run_once(Variant(name="rows", target=COMPARE, arguments={"targets": targets}), setup.folder)["result"]
-    fields = {"benchmark": NAME, "case": "rows", "raw_mb": gz.raw_mb, "ok": all(answer["same"].values())}
+    wanted = [
+        variant for variant in (ours(gz, setup.unit_mb), *others, *peers) if not variant.is_missing
+    ]
+    targets = {
+        variant.name: {"target": variant.target, "arguments": dict(variant.arguments)}
+        for variant in wanted
+    }
+    answer = run_once(
+        Variant(name="rows", target=COMPARE, arguments={"targets": targets}), setup.folder
+    )["result"]
+    fields = {
+        "benchmark": NAME,
+        "case": "rows",
+        "raw_mb": gz.raw_mb,
+        "ok": all(answer["same"].values()),
+    }
     yield {**fields, "same_as_ours": answer["same"], "tables": answer["tables"], **skipped(peers)}
 
 
 def kit_files(setup: Setup) -> Iterator[dict[str, Any]]:
     """Each genuine dump of the kit: what went in, what came out."""
     paths = {name: str(kit_dumps()[0].parent / name) for name in KIT_FILES}
-    answer = run_once(Variant(name="kit", target=KIT, arguments={"paths": list(paths.values())}), setup.folder)
+    answer = run_once(
+        Variant(name="kit", target=KIT, arguments={"paths": list(paths.values())}), setup.folder
+    )
     for name, path in paths.items():
         found = answer["result"][path]
-        yield {"benchmark": NAME, "case": "kit", "file": name, "ok": found["all_accounted_for"], **found}
+        yield {
+            "benchmark": NAME,
+            "case": "kit",
+            "file": name,
+            "ok": found["all_accounted_for"],
+            **found,
+        }
 
 
 CASES: dict[str, Callable[[Setup], Iterator[dict[str, Any]]]] = {
@@ -253,14 +299,27 @@ def setup_of(folder: Path, gb: float | None, rounds: int | None, *, quick: bool)
 def main() -> int:
     """Run the cases; the exit code is 1 if rows differ or an entity is lost."""
     parser = common_arguments(__doc__)
-    parser.add_argument("--gb", type=float, help="GB of JSON to generate (default: 1.0; 0.02 with --quick)")
-    parser.add_argument("--case", action="append", choices=CASES, help="only this case; may be repeated")
+    parser.add_argument(
+        "--gb", type=float, help="GB of JSON to generate (default: 1.0; 0.02 with --quick)"
+    )
+    parser.add_argument(
+        "--case", action="append", choices=CASES, help="only this case; may be repeated"
+    )
     given = parser.parse_args()
     failed = False
     with scratch_folder(given.keep) as folder:
         setup = setup_of(folder, given.gb, given.rounds, quick=given.quick)
-        emit({"benchmark": NAME, "machine": machine(PACKAGES), "raw_mb": setup.raw_mb, "quick": given.quick})
-        for case in given.case or [name for name in CASES if not given.quick or name not in NOT_QUICK]:
+        emit(
+            {
+                "benchmark": NAME,
+                "machine": machine(PACKAGES),
+                "raw_mb": setup.raw_mb,
+                "quick": given.quick,
+            }
+        )
+        for case in given.case or [
+            name for name in CASES if not given.quick or name not in NOT_QUICK
+        ]:
             for fields in CASES[case](setup):
                 emit(fields)
                 failed = failed or not fields.get("ok", True)

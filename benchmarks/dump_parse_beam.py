@@ -20,7 +20,9 @@ def beam_json(out: Path, path: str) -> dict[str, Any]:
         rows = lines | beam.FlatMap(rows_of).with_outputs(*(table.name for table in TABLES))
         for table in TABLES:
             prefix = str(out / table.name / "part")
-            write = beam.io.WriteToParquet(prefix, table.schema, codec="zstd", file_name_suffix=".parquet")
+            write = beam.io.WriteToParquet(
+                prefix, table.schema, codec="zstd", file_name_suffix=".parquet"
+            )
             _ = rows[table.name] | f"Write {table.name}" >> write
     return {}
 
@@ -33,4 +35,6 @@ def rows_of(line: str) -> Iterator[beam.pvalue.TaggedOutput]:
         add_entity(json.loads(record), rows)
         for table in TABLES:
             for row in rows[table.name]:
-                yield beam.pvalue.TaggedOutput(table.name, dict(zip(table.column_names, row, strict=True)))
+                yield beam.pvalue.TaggedOutput(
+                    table.name, dict(zip(table.column_names, row, strict=True))
+                )

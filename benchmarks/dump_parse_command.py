@@ -18,7 +18,16 @@ def run_command(out: Path, path: str, unit_mb: float, workers: int) -> dict[str,
     Raises:
         RuntimeError: it failed; carries what it wrote.
     """
-    command = [sys.executable, "-m", "pipeline.cli", "kb", "--run", str(out / "run"), "--dump", path]
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.cli",
+        "kb",
+        "--run",
+        str(out / "run"),
+        "--dump",
+        path,
+    ]
     command += ["--workers", str(workers), "--set", f"kb.unit_mb={unit_mb}"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode != 0:

@@ -25,7 +25,9 @@ from pipeline.kb import stage as kb
 KIT_UNIT_MB = 0.0  # the stage's own choice
 
 
-def process_units(out: Path, path: str, unit_mb: float, options: dict[str, Any] | None = None) -> dict[str, Any]:
+def process_units(
+    out: Path, path: str, unit_mb: float, options: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Plan the stage and run its units one after the other."""
     prepared = _prepared(out, path, unit_mb, options)
     reports = _run(prepared)
@@ -34,7 +36,9 @@ def process_units(out: Path, path: str, unit_mb: float, options: dict[str, Any] 
 
 def process_units_in_pool(out: Path, path: str, unit_mb: float, processes: int) -> dict[str, Any]:
     """The same by several processes, which take a unit when they are free; their start is not timed."""
-    context = multiprocessing.get_context("spawn")  # Beam's and Arrow's threads do not survive a fork
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # Beam's and Arrow's threads do not survive a fork
     barrier = context.Barrier(processes + 1)
     with context.Pool(processes, initializer=_wait, initargs=(barrier,)) as pool:
         barrier.wait()
@@ -46,7 +50,12 @@ def process_units_in_pool(out: Path, path: str, unit_mb: float, processes: int) 
             taken += pool.imap_unordered(write, phase.units)
         seconds = time.perf_counter() - start
     peaks, cpu_seconds = zip(*taken, strict=True)
-    return {"seconds": seconds, "cpu_seconds": sum(cpu_seconds), "rss_mb": max(peaks), "units": len(peaks)}
+    return {
+        "seconds": seconds,
+        "cpu_seconds": sum(cpu_seconds),
+        "rss_mb": max(peaks),
+        "units": len(peaks),
+    }
 
 
 def kit_files(out: Path, paths: list[str]) -> dict[str, Any]:
@@ -62,7 +71,12 @@ def _kit_file(out: Path, path: str) -> dict[str, Any]:
     try:
         reports = _run(prepared)
     except Exception as error:  # noqa: BLE001 - a crash is a figure here
-        return {"entities_in": entities_in, "crashes": 1, "error": repr(error), "all_accounted_for": False}
+        return {
+            "entities_in": entities_in,
+            "crashes": 1,
+            "error": repr(error),
+            "all_accounted_for": False,
+        }
     counters, rows = _counters(reports), Counter[str]()
     for report in reports:
         rows.update({name: part.rows for name, part in report.parts.items()})
@@ -79,7 +93,9 @@ def _kit_file(out: Path, path: str) -> dict[str, Any]:
     }
 
 
-def _prepared(out: Path, path: str, unit_mb: float, options: dict[str, Any] | None = None) -> PreparedStage:
+def _prepared(
+    out: Path, path: str, unit_mb: float, options: dict[str, Any] | None = None
+) -> PreparedStage:
     paths = RunPaths(root=str(out))
     config = KbConfig(dumps=(path,), unit_mb=unit_mb, **(options or {}))
     return prepare(kb.plan(config, paths), paths)
@@ -89,7 +105,9 @@ def _run(prepared: PreparedStage) -> list[UnitReport]:
     reports = []
     for phase in prepared.plan.phases:
         phase.worker.setup()
-        reports += [write_unit(prepared.data, "kb", unit, phase.worker.process) for unit in phase.units]
+        reports += [
+            write_unit(prepared.data, "kb", unit, phase.worker.process) for unit in phase.units
+        ]
     replaced = {index for report in reports for index in report.replaces}
     return [report for report in reports if report.index not in replaced]
 

@@ -61,7 +61,10 @@ class TableWriter:
     def _flush(self, table: Table) -> None:
         rows, self._rows[table.name] = self._rows[table.name], []
         columns = list(zip(*rows, strict=True)) or [()] * len(table.columns)
-        arrays = [pa.array(values, type=column.type) for values, column in zip(columns, table.columns, strict=True)]
+        arrays = [
+            pa.array(values, type=column.type)
+            for values, column in zip(columns, table.columns, strict=True)
+        ]
         self._writers[table.name].write_table(pa.Table.from_arrays(arrays, schema=table.schema))
 
 
@@ -94,8 +97,13 @@ def add_entity(entity: dict[str, Any], rows: Rows) -> None:
     aliases = [alias["value"] for language in LANGUAGES for alias in found.get(language, ())]
     triples = {pid: _best(statements, "item") for pid, statements in claims.items()}
     num_statements = sum(map(len, claims.values()))
-    names, surfaces = (label, description, title), labels + as_aliases(aliases) + stated_names(claims)
-    add_item_rows(rows, number, names, surfaces, (sitelinks, num_statements, entity.get("lastrevid")), triples)
+    names, surfaces = (
+        (label, description, title),
+        labels + as_aliases(aliases) + stated_names(claims),
+    )
+    add_item_rows(
+        rows, number, names, surfaces, (sitelinks, num_statements, entity.get("lastrevid")), triples
+    )
 
 
 def add_item_rows(
@@ -117,8 +125,12 @@ def add_item_rows(
     wikis = sum(1 for site in sitelinks if site.endswith("wiki") and site not in NOT_WIKIPEDIA)
     is_meta = not META_CLASSES.isdisjoint(instance_of)
     counts = (wikis, len(sitelinks), num_statements)
-    rows["entities"].append((qid, label, description, title or None, *counts, instance_of, is_meta, revision))
-    cleaned = [(clean(name), source) for name, source in surfaces] + ([(title, "title")] if title else [])
+    rows["entities"].append(
+        (qid, label, description, title or None, *counts, instance_of, is_meta, revision)
+    )
+    cleaned = [(clean(name), source) for name, source in surfaces] + (
+        [(title, "title")] if title else []
+    )
     for surface, source in dict.fromkeys(cleaned):
         if surface and len(surface) <= MAX_SURFACE_CHARACTERS:
             rows["aliases"].append((surface, qid, source, 1))
@@ -147,7 +159,11 @@ def stated_names(claims: dict[str, Any]) -> list[tuple[str, str]]:
     found = []
     for pid in claims.keys() & NAME_PROPERTIES.keys():
         for data in _best_values(claims[pid])[1]:
-            value = data["value"] if data["type"] == "monolingualtext" else {"text": data["value"], "language": "mul"}
+            value = (
+                data["value"]
+                if data["type"] == "monolingualtext"
+                else {"text": data["value"], "language": "mul"}
+            )
             if value["language"] in LANGUAGES:
                 found.append((value["text"], NAME_PROPERTIES[pid]))
     return found
@@ -155,8 +171,16 @@ def stated_names(claims: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _best_values(statements: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
     """Best rank of a property's statements, and the values that have it."""
-    rank = "preferred" if any(statement["rank"] == "preferred" for statement in statements) else "normal"
-    found = [statement["mainsnak"].get("datavalue") for statement in statements if statement["rank"] == rank]
+    rank = (
+        "preferred"
+        if any(statement["rank"] == "preferred" for statement in statements)
+        else "normal"
+    )
+    found = [
+        statement["mainsnak"].get("datavalue")
+        for statement in statements
+        if statement["rank"] == rank
+    ]
     return rank, [data for data in found if data]
 
 

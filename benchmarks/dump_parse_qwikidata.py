@@ -46,7 +46,9 @@ def qwikidata_loop(out: Path, path: str) -> dict[str, Any]:
 def _mend(entity: dict[str, Any]) -> None:
     for key in ("labels", "descriptions", "aliases", "claims", "sitelinks"):
         entity.setdefault(key, {})
-    for statement in (statement for statements in entity["claims"].values() for statement in statements):
+    for statement in (
+        statement for statements in entity["claims"].values() for statement in statements
+    ):
         parts = [statement, *statement.get("references", ())]
         maps = [part[key] for part in parts for key in ("qualifiers", "snaks") if key in part]
         for snak in (snak for found in maps for snaks in found.values() for snak in snaks):
@@ -58,7 +60,9 @@ def _add(entity: dict[str, Any], rows: Rows) -> None:
     made: Any = WikidataProperty(entity) if is_property else WikidataItem(entity)
     number = int(made.entity_id[1:])
     labels = [(name, "label") for language in LANGUAGES if (name := made.get_label(language))]
-    descriptions = [(name, "") for language in LANGUAGES if (name := made.get_description(language))]
+    descriptions = [
+        (name, "") for language in LANGUAGES if (name := made.get_description(language))
+    ]
     label, description = first_of(labels), first_of(descriptions)
     if is_property:
         inverse = _best(made.get_truthy_claim_group(f"P{INVERSE_PROPERTY}"), "property")[1]
@@ -76,6 +80,8 @@ def _add(entity: dict[str, Any], rows: Rows) -> None:
 def _best(group: Any, kind: str) -> tuple[str, list[int]]:  # noqa: ANN401 - optional package
     rank = group[0].rank if len(group) else "normal"
     data = [claim.mainsnak.datavalue for claim in group]
-    entities = [value.value for value in data if value is not None and value.datatype == "wikibase-entityid"]
+    entities = [
+        value.value for value in data if value is not None and value.datatype == "wikibase-entityid"
+    ]
     numbers = [entity_number(value, kind) for value in entities]
     return rank, list(dict.fromkeys(number for number in numbers if number))

@@ -36,4 +36,7 @@ def compare(out: Path, targets: dict[str, dict[str, Any]]) -> dict[str, Any]:
         getattr(importlib.import_module(module), function)(out=folder, **variant["arguments"])
         facts[name] = {table.name: table_facts(folder, table) for table in COMPARED}
     ours = facts["ours"]
-    return {"tables": facts, "same": {name: found == ours for name, found in facts.items() if name != "ours"}}
+    return {
+        "tables": facts,
+        "same": {name: found == ours for name, found in facts.items() if name != "ours"},
+    }

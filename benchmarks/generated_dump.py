@@ -99,10 +99,14 @@ def kit_dumps() -> list[Path]:
         FileNotFoundError: the kit is not at hand.
     """
     folder = Path(os.environ.get("TRELM_KIT", "")) / "wikidata"
-    found = [folder / f"{name}.json.bz2" for name in ("wikibrain-testDump", "qrank-twenty_entities")]
+    found = [
+        folder / f"{name}.json.bz2" for name in ("wikibrain-testDump", "qrank-twenty_entities")
+    ]
     for path in found:
         if not path.exists():
-            raise FileNotFoundError(f"{path} is missing: set TRELM_KIT to the folder of the data kit")
+            raise FileNotFoundError(
+                f"{path} is missing: set TRELM_KIT to the folder of the data kit"
+            )
     return found
 
 
@@ -143,14 +147,20 @@ def _vary(key: str, value: Any) -> Any:  # noqa: ANN401 - any JSON
     if not isinstance(value, dict):
         return None
     if key in ("labels", "descriptions"):
-        return {name: _marked(term, "value") if name in VARIED_LANGUAGES else term for name, term in value.items()}
+        return {
+            name: _marked(term, "value") if name in VARIED_LANGUAGES else term
+            for name, term in value.items()
+        }
     if key == "aliases":
         return {
             name: [_marked(term, "value") for term in terms] if name in VARIED_LANGUAGES else terms
             for name, terms in value.items()
         }
     if key == "sitelinks":
-        return {site: _marked(page, "title") if site == "enwiki" else page for site, page in value.items()}
+        return {
+            site: _marked(page, "title") if site == "enwiki" else page
+            for site, page in value.items()
+        }
     return None
 
 
@@ -159,7 +169,11 @@ def _marked(term: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def make_dump(
-    templates: Templates, folder: Path, raw_mb: float, suffix: str, batch_entities: int = BATCH_ENTITIES
+    templates: Templates,
+    folder: Path,
+    raw_mb: float,
+    suffix: str,
+    batch_entities: int = BATCH_ENTITIES,
 ) -> Dump:
     """A dump of at least so many MB of JSON, with suffix "", ".gz" or ".bz2"; one made before is used again."""
     num_entities, raw_bytes = _size(templates, int(raw_mb * 1e6))
@@ -169,7 +183,8 @@ def make_dump(
     if not path.exists():
         partial = folder / f"{name}.partial"
         batches = [
-            range(first, min(first + batch_entities, num_entities)) for first in range(0, num_entities, batch_entities)
+            range(first, min(first + batch_entities, num_entities))
+            for first in range(0, num_entities, batch_entities)
         ]
         _write(templates, batches, partial, suffix)
         partial.rename(path)
@@ -180,7 +195,11 @@ def _size(templates: Templates, wanted: int) -> tuple[int, int]:
     """Number of entities and bytes of the smallest dump of so many bytes."""
     frame = len(OPEN) - len(COMMA) + len(CLOSE)
     lengths = accumulate(templates.num_bytes(place) + len(COMMA) for place in count())
-    return next((number, length + frame) for number, length in enumerate(lengths, 1) if length + frame >= wanted)
+    return next(
+        (number, length + frame)
+        for number, length in enumerate(lengths, 1)
+        if length + frame >= wanted
+    )
 
 
 def _write(templates: Templates, batches: Sequence[range], path: Path, suffix: str) -> None:
@@ -203,7 +222,9 @@ def _write(templates: Templates, batches: Sequence[range], path: Path, suffix: s
 
 def _encoded(templates: Templates, batches: Sequence[range], encode: Any) -> Iterator[bytes]:  # noqa: ANN401
     """Compressed batches, in order, by all cores."""
-    context = multiprocessing.get_context("spawn")  # fork would copy the threads' locks of whoever imported us
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # fork would copy the threads' locks of whoever imported us
     with context.Pool(initializer=_remember, initargs=(templates,)) as pool:
         yield from pool.imap(encode, batches)
 

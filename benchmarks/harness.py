@@ -84,7 +84,9 @@ class VariantError(RuntimeError):
 
 def measure(variants: Sequence[Variant], rounds: int, scratch: Path) -> dict[str, Measured]:
     """Run all variants `rounds` times, interleaved; those whose package is missing are left out."""
-    found = {variant.name: Measured(variant=variant) for variant in variants if not variant.is_missing}
+    found = {
+        variant.name: Measured(variant=variant) for variant in variants if not variant.is_missing
+    }
     for _ in range(rounds):
         for measured in found.values():
             answer = run_once(measured.variant, scratch)
@@ -103,7 +105,11 @@ def run_once(variant: Variant, scratch: Path) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(dir=scratch, prefix="answer-") as folder:
         answer = Path(folder) / "answer.json"
-        core = max(os.sched_getaffinity(0)) if variant.pinned and hasattr(os, "sched_getaffinity") else None
+        core = (
+            max(os.sched_getaffinity(0))
+            if variant.pinned and hasattr(os, "sched_getaffinity")
+            else None
+        )
         request = {
             "target": variant.target,
             "arguments": dict(variant.arguments),
@@ -133,12 +139,17 @@ def _end_group(process: subprocess.Popen[str]) -> None:
             process.wait(timeout=GRACE_S)
 
 
-def record(benchmark: str, case: str, unit: str, found: Mapping[str, Measured], limit: float | None) -> dict[str, Any]:
+def record(
+    benchmark: str, case: str, unit: str, found: Mapping[str, Measured], limit: float | None
+) -> dict[str, Any]:
     """The documented object of a case: the variant `ours`, its limit, and every other variant as a peer.
 
     Rates are medians; higher is better.
     """
-    ours, peers = found["ours"], {name: measured for name, measured in found.items() if name != "ours"}
+    ours, peers = (
+        found["ours"],
+        {name: measured for name, measured in found.items() if name != "ours"},
+    )
     return {
         "benchmark": benchmark,
         "case": case,
@@ -158,7 +169,9 @@ def record(benchmark: str, case: str, unit: str, found: Mapping[str, Measured], 
 
 def skipped(variants: Sequence[Variant]) -> dict[str, dict[str, str]]:
     """What was left out, and what would bring it in; empty if nothing was."""
-    names = {variant.name: f"pip install {variant.needs}" for variant in variants if variant.is_missing}
+    names = {
+        variant.name: f"pip install {variant.needs}" for variant in variants if variant.is_missing
+    }
     return {"skipped": names} if names else {}
 
 
@@ -181,7 +194,9 @@ def emit_all(found: Iterable[Mapping[str, Any]]) -> int:
     return int(failed)
 
 
-def refuse_less_than_one(parser: argparse.ArgumentParser, given: argparse.Namespace, *names: str) -> None:
+def refuse_less_than_one(
+    parser: argparse.ArgumentParser, given: argparse.Namespace, *names: str
+) -> None:
     """End with a usage error where one of these numbers is given and below 1."""
     for name in names:
         if getattr(given, name) is not None and getattr(given, name) < 1:
@@ -202,7 +217,10 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
     """The machine, Python and the versions of packages: what the figures depend on."""
     cpu_info = Path("/proc/cpuinfo")
     lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    model = next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
     versions: dict[str, str | None] = {}
     for package in packages:
         try:
@@ -229,10 +247,18 @@ def scratch_folder(keep: str | None) -> Iterator[Path]:
 
 def common_arguments(description: str | None) -> argparse.ArgumentParser:
     """The parser with what every benchmark has."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small data, one round: within 60 s on 2 cores")
-    parser.add_argument("--rounds", type=int, help="runs of each variant (default: 5; 1 with --quick)")
-    parser.add_argument("--keep", metavar="FOLDER", help="keep generated data here, and use what is there")
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small data, one round: within 60 s on 2 cores"
+    )
+    parser.add_argument(
+        "--rounds", type=int, help="runs of each variant (default: 5; 1 with --quick)"
+    )
+    parser.add_argument(
+        "--keep", metavar="FOLDER", help="keep generated data here, and use what is there"
+    )
     return parser
 
 

@@ -80,7 +80,10 @@ def compared(setup: Setup, shape: str) -> Iterator[dict[str, Any]]:
     sizes = BATCH_SIZES[1:2] if setup.quick else BATCH_SIZES
     variants = [
         *(add(f"ours_{dtype}", "ours:whole_stage", dtype=dtype) for dtype in dtypes),
-        *(add(f"limit_{dtype}", "ours:encoder_alone", dtype=dtype, tune=not setup.quick) for dtype in dtypes),
+        *(
+            add(f"limit_{dtype}", "ours:encoder_alone", dtype=dtype, tune=not setup.quick)
+            for dtype in dtypes
+        ),
         add("plain", "plain:plain", batch_sizes=sizes),
     ]
     found = measure(variants, setup.rounds, setup.folder)
@@ -98,12 +101,18 @@ def _speed(case: str, dtype: str, found: dict[str, Measured]) -> dict[str, Any]:
         "limit_rss_mb": limit.rss_mb,
         "cpu_ratio_to_limit": ours.cpu_rate / limit.cpu_rate,
         "cpu_ratio_to_peers": {"plain": ours.cpu_rate / plain.cpu_rate},
-        "tokens_per_s": {name: one.rate * tokens / mentions for name, one in (("ours", ours), ("limit", limit))},
+        "tokens_per_s": {
+            name: one.rate * tokens / mentions for name, one in (("ours", ours), ("limit", limit))
+        },
         "mentions": mentions,
-        "sequences": {"planned": ours.results[0]["sequences"], "different": limit.results[0]["sequences"]},
+        "sequences": {
+            "planned": ours.results[0]["sequences"],
+            "different": limit.results[0]["sequences"],
+        },
         "tokens": tokens,
         "plain_batch_size": [result["batch_size"] for result in plain.results],
-        "ok": ours.results[0]["rows_out"] + ours.results[0]["rejects"] == plain.results[0]["mentions"],
+        "ok": ours.results[0]["rows_out"] + ours.results[0]["rejects"]
+        == plain.results[0]["mentions"],
     }
 
 
@@ -111,15 +120,21 @@ def agreed(setup: Setup) -> Iterator[dict[str, Any]]:
     """Cosines against the plain way; ranks and decisions of bfloat16 against float32."""
     few = functools.partial(setup.variant, case="agreement", shape="kit", scores=True)
     plain = run_once(few("plain", "plain:plain", batch_sizes=[8]), setup.folder)["result"]["rows"]
-    ours = run_once(few("ours", "ours:whole_stage", dtype="float32"), setup.folder)["result"]["rows"]
+    ours = run_once(few("ours", "ours:whole_stage", dtype="float32"), setup.folder)["result"][
+        "rows"
+    ]
     apart, compared_mentions = largest_difference(plain, ours)
     base = {"benchmark": NAME, "case": "agreement", "peers": {}, "runs": 1}
     yield {
         **base, "dtype": "float32", "unit": "largest |cosine - plain|", "lower_is_better": True, "ours": apart,
         "limit": MOST_APART, "mentions": compared_mentions, "ok": apart <= MOST_APART,
     }  # fmt: skip
-    many = functools.partial(setup.variant, target="ours:whole_stage", case="decisions", shape="kit", scores=True)
-    full, half = (run_once(many(dtype, dtype=dtype), setup.folder)["result"]["rows"] for dtype in DTYPES)
+    many = functools.partial(
+        setup.variant, target="ours:whole_stage", case="decisions", shape="kit", scores=True
+    )
+    full, half = (
+        run_once(many(dtype, dtype=dtype), setup.folder)["result"]["rows"] for dtype in DTYPES
+    )
     found = agreement(many("ours", dtype="float32").arguments["run"], full, half)
     least = min(found["policies"][policy]["agreement"] for policy in POLICIES)
     yield {
@@ -131,7 +146,9 @@ def agreed(setup: Setup) -> Iterator[dict[str, Any]]:
 
 def threaded(setup: Setup) -> Iterator[dict[str, Any]]:
     """The stage on all cores: by threads that take batches, by torch's own, by processes of one thread; and on one core."""
-    stage = functools.partial(setup.variant, target="ours:whole_stage", case="threads", shape="kit", dtype="float32")
+    stage = functools.partial(
+        setup.variant, target="ours:whole_stage", case="threads", shape="kit", dtype="float32"
+    )
     cores = len(_cores())
     variants = [
         stage("ours", threads=cores),
@@ -142,11 +159,20 @@ def threaded(setup: Setup) -> Iterator[dict[str, Any]]:
         share = {"case": "threads", "shape": "kit", "dtype": "float32", "count": cores}
         variants.append(setup.variant("processes", "ours:processes", **share))
     found = measure(variants, setup.rounds, setup.folder)
-    yield {**record(NAME, "threads", UNIT, found, None), "cores": cores, "dtype": "float32", "ok": True}
+    yield {
+        **record(NAME, "threads", UNIT, found, None),
+        "cores": cores,
+        "dtype": "float32",
+        "ok": True,
+    }
 
 
 def _cores() -> set[int]:
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    return (
+        os.sched_getaffinity(0)
+        if hasattr(os, "sched_getaffinity")
+        else set(range(os.cpu_count() or 1))
+    )
 
 
 CASES: dict[str, Callable[[Setup], Iterator[dict[str, Any]]]] = {
@@ -156,7 +182,14 @@ CASES: dict[str, Callable[[Setup], Iterator[dict[str, Any]]]] = {
     "agreement": agreed,
     "threads": threaded,
 }
-FULL = {"kit": 20_000, "mini": 3_000, "base": 300, "agreement": 1_100, "decisions": 80_000, "threads": 20_000}
+FULL = {
+    "kit": 20_000,
+    "mini": 3_000,
+    "base": 300,
+    "agreement": 1_100,
+    "decisions": 80_000,
+    "threads": 20_000,
+}
 QUICK = {"kit": 300, "mini": 50, "base": 6, "agreement": 100, "decisions": 400, "threads": 300}
 
 
@@ -166,7 +199,9 @@ def run_cases(setup: Setup, names: list[str]) -> Iterator[dict[str, Any]]:
         for name in names:
             yield from CASES[name](setup)
         return
-    os.environ["OMP_NUM_THREADS"] = "1"  # torch's own threads of two variants at once would wait for each other
+    os.environ["OMP_NUM_THREADS"] = (
+        "1"  # torch's own threads of two variants at once would wait for each other
+    )
     _ = setup.linked  # what they share
     with ThreadPoolExecutor(2) as pool:
         for rows in pool.map(lambda name: list(CASES[name](setup)), names):
@@ -176,9 +211,15 @@ def run_cases(setup: Setup, names: list[str]) -> Iterator[dict[str, Any]]:
 def main() -> int:
     """Run the cases; the exit code is 1 if formats or sides disagree."""
     parser = common_arguments(__doc__)
-    parser.add_argument("--run", default="", metavar="FOLDER", help="with links (default: made from the kit)")
-    parser.add_argument("--all-cores", action="store_true", help="do not hold a variant on one core")
-    parser.add_argument("--case", action="append", choices=CASES, help="only this case; may be repeated")
+    parser.add_argument(
+        "--run", default="", metavar="FOLDER", help="with links (default: made from the kit)"
+    )
+    parser.add_argument(
+        "--all-cores", action="store_true", help="do not hold a variant on one core"
+    )
+    parser.add_argument(
+        "--case", action="append", choices=CASES, help="only this case; may be repeated"
+    )
     given = parser.parse_args()
     if given.rounds is not None and given.rounds < 1:
         parser.error("--rounds: wanted 1 or more")
@@ -192,7 +233,14 @@ def main() -> int:
             quick=given.quick,
             pinned=not (given.all_cores or given.quick),
         )
-        emit({"benchmark": NAME, "machine": machine(PACKAGES), "quick": given.quick, "pinned": setup.pinned})
+        emit(
+            {
+                "benchmark": NAME,
+                "machine": machine(PACKAGES),
+                "quick": given.quick,
+                "pinned": setup.pinned,
+            }
+        )
         for fields in run_cases(setup, given.case or list(CASES)):
             emit(fields)
             failed = failed or not fields["ok"]

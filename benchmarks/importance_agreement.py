@@ -26,13 +26,18 @@ def agreement(run: str, full: Rows, half: Rows) -> dict[str, Any]:
     sentences, frequency, limits = _corpus(run, full)
     found = [np.array(rows["cosine"], np.float32) for rows in (full, half)]
     reach = np.ones(len(sentences))
-    bits = [policy_bits(sentences, cosine, frequency, reach, _with_median(limits, cosine)) for cosine in found]
+    bits = [
+        policy_bits(sentences, cosine, frequency, reach, _with_median(limits, cosine))
+        for cosine in found
+    ]
     return {
         "spearman": float(spearmanr(1 - found[0], 1 - found[1]).statistic),
         "max_difference": float(np.abs(found[0] - found[1]).max()),
         "mean_difference": float(np.abs(found[0] - found[1]).mean()),
         "median_distance": float(np.median(1 - found[0])),
-        "policies": {name: _decisions(*((one & POLICY_BITS[name]) > 0 for one in bits)) for name in POLICIES},
+        "policies": {
+            name: _decisions(*((one & POLICY_BITS[name]) > 0 for one in bits)) for name in POLICIES
+        },
     }
 
 
@@ -48,12 +53,16 @@ def _decisions(left: np.ndarray, right: np.ndarray) -> dict[str, float]:
 def _corpus(run: str, rows: Rows) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     """Sentence and frequency of each mention; linked mentions and entities in all."""
     links = read_table(
-        RunPaths(root=run).files("link", LINKS), LINKS, ["doc_id", "start", "end", "sentence_start", "qid"]
+        RunPaths(root=run).files("link", LINKS),
+        LINKS,
+        ["doc_id", "start", "end", "sentence_start", "qid"],
     )
     links = links.filter(pc.is_valid(links["qid"])).to_pydict()
     counts = Counter(links["qid"])
     places = zip(links["doc_id"], links["start"], links["end"], strict=True)
-    of_place = dict(zip(places, zip(links["sentence_start"], links["qid"], strict=True), strict=True))
+    of_place = dict(
+        zip(places, zip(links["sentence_start"], links["qid"], strict=True), strict=True)
+    )
     numbers: dict[tuple[str, int], int] = {}
     sentences, frequency = [], []
     for doc_id, start, end in zip(rows["doc_id"], rows["start"], rows["end"], strict=True):
@@ -66,5 +75,8 @@ def _corpus(run: str, rows: Rows) -> tuple[np.ndarray, np.ndarray, tuple[int, in
 def _with_median(sizes: tuple[int, int], cosine: np.ndarray) -> PolicyLimits:
     distance = np.round(1 - cosine.astype(np.float64), DISTANCE_DECIMALS)
     return PolicyLimits(
-        r_freq=default_r_freq(*sizes), median_distance=round(float(np.median(distance)), 4), klt_r_min=2, klt_r_max=100
+        r_freq=default_r_freq(*sizes),
+        median_distance=round(float(np.median(distance)), 4),
+        klt_r_min=2,
+        klt_r_max=100,
     )

@@ -73,7 +73,10 @@ def slice_of(run: str, folder: Path, mentions: int, units: int = 1) -> str:
     if not (made / "link" / MANIFEST_NAME).exists():
         parts = _in_units(_drawn(RunPaths(root=run), mentions), units)
         _write(made, "documents", [(DOCUMENTS, [part.documents for part in parts])], {})
-        tables = [(SENTENCES, [part.sentences for part in parts]), (LINKS, [part.links for part in parts])]
+        tables = [
+            (SENTENCES, [part.sentences for part in parts]),
+            (LINKS, [part.links for part in parts]),
+        ]
         _write(made, "link", tables, {"unit_mb": 1e9})  # one unit per file of documents
     return str(made)
 
@@ -94,7 +97,9 @@ def _drawn(paths: RunPaths, mentions: int) -> Linked:
 
 def _in_units(linked: Linked, units: int) -> list[Linked]:
     """Ranges of documents with about as many mentions each."""
-    before = np.cumsum(np.bincount(_places(linked.links, linked.documents), minlength=len(linked.documents)))
+    before = np.cumsum(
+        np.bincount(_places(linked.links, linked.documents), minlength=len(linked.documents))
+    )
     unit = np.minimum((before - 1).clip(0) * units // max(before[-1], 1), units - 1)
     parts = [linked.documents.filter(pa.array(unit == number)) for number in range(units)]
     return [Linked(part, _of(linked.sentences, part), _of(linked.links, part)) for part in parts]
@@ -110,7 +115,9 @@ def _of(rows: pa.Table, documents: pa.Table) -> pa.Table:
     return rows.filter(pa.array(_places(rows, documents) >= 0))
 
 
-def _write(made: Path, stage: str, tables: Sequence[tuple[Table, list[pa.Table]]], config: dict[str, float]) -> None:
+def _write(
+    made: Path, stage: str, tables: Sequence[tuple[Table, list[pa.Table]]], config: dict[str, float]
+) -> None:
     """A stage's parts and manifest."""
     listed = {}
     for table, parts in tables:
@@ -119,7 +126,18 @@ def _write(made: Path, stage: str, tables: Sequence[tuple[Table, list[pa.Table]]
         for number, rows in enumerate(parts):
             path = f"data/{table.name}/part-{number:05d}-of-{len(parts):05d}.parquet"
             pq.write_table(rows.cast(table.schema), made / stage / path)
-            files.append(PartFile(path=path, rows=len(rows), num_bytes=(made / stage / path).stat().st_size, sha256=""))
-        listed[table.name] = TableFiles(version=table.version, rows=sum(map(len, parts)), files=tuple(files))
-    manifest = Manifest(stage=stage, fingerprint="slice", code_version="", tables=listed, config=dict(config))
+            files.append(
+                PartFile(
+                    path=path,
+                    rows=len(rows),
+                    num_bytes=(made / stage / path).stat().st_size,
+                    sha256="",
+                )
+            )
+        listed[table.name] = TableFiles(
+            version=table.version, rows=sum(map(len, parts)), files=tuple(files)
+        )
+    manifest = Manifest(
+        stage=stage, fingerprint="slice", code_version="", tables=listed, config=dict(config)
+    )
     (made / stage / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")

@@ -32,7 +32,14 @@ WARM = np.arange(1000, 1030)
 
 
 def whole_stage(  # noqa: PLR0913 - what a process is asked for
-    out: Path, run: str, model: str, dtype: str, *, threads: int = 0, torch_threads: int = 1, scores: bool = False
+    out: Path,
+    run: str,
+    model: str,
+    dtype: str,
+    *,
+    threads: int = 0,
+    torch_threads: int = 1,
+    scores: bool = False,
 ) -> dict[str, Any]:
     """All units of a run, one after the other.
 
@@ -51,12 +58,20 @@ def whole_stage(  # noqa: PLR0913 - what a process is asked for
     torch.set_num_threads(torch_threads)
     folders(out)
     clock = Clock()
-    reports = [write_unit(str(out), "importance", unit, worker.process) for unit in linked_units(worker.paths)]
+    reports = [
+        write_unit(str(out), "importance", unit, worker.process)
+        for unit in linked_units(worker.paths)
+    ]
     taken = clock.taken()
     counters = {
-        name: sum(one.counters.get(name, 0) for one in reports) for name in ("rows_out", "sequences", "rejects")
+        name: sum(one.counters.get(name, 0) for one in reports)
+        for name in ("rows_out", "sequences", "rejects")
     }
-    paths = [str(out / one.parts[IMPORTANCE.name].path) for one in reports if IMPORTANCE.name in one.parts]
+    paths = [
+        str(out / one.parts[IMPORTANCE.name].path)
+        for one in reports
+        if IMPORTANCE.name in one.parts
+    ]
     rows = read_table(paths, IMPORTANCE).to_pydict() if scores else {}
     return {**taken, **counters, "rows": rows}
 
@@ -83,7 +98,9 @@ def processes(out: Path, run: str, model: str, dtype: str, count: int) -> dict[s
     started = get_context("spawn")
     with (
         started.Manager() as manager,
-        ProcessPoolExecutor(count, started, _start, (run, model, dtype, manager.Barrier(count))) as pool,
+        ProcessPoolExecutor(
+            count, started, _start, (run, model, dtype, manager.Barrier(count))
+        ) as pool,
     ):
         list(pool.map(_nothing, range(count)))  # all have opened their models
         clock = Clock()
@@ -117,11 +134,20 @@ def encoder_alone(out: Path, run: str, model: str, dtype: str, *, tune: bool) ->
     worker = _open(run, model, dtype, 0)
     encoder = worker._open[0][0]
     found = _sequences(worker)
-    ways = [(budget, padded, pooled) for budget in BUDGETS for padded in (False, True) for pooled in (False, True)]
+    ways = [
+        (budget, padded, pooled)
+        for budget in BUDGETS
+        for padded in (False, True)
+        for pooled in (False, True)
+    ]
     if encoder.num_threads == 1:
         ways = [way for way in ways if not way[2]]
     part = found.take(np.arange(0, len(found), 4))
-    best = min(ways, key=lambda way: _pass(encoder, part, *way)["seconds"]) if tune else (4096, False, False)
+    best = (
+        min(ways, key=lambda way: _pass(encoder, part, *way)["seconds"])
+        if tune
+        else (4096, False, False)
+    )
     taken = _pass(encoder, found, *best)
     tokens = int(len(found.ids) + NUM_SPECIAL * len(found))
     way = dict(zip(("budget", "padded", "pooled"), best, strict=True))
@@ -136,11 +162,17 @@ def _sequences(worker: ImportanceWorker) -> Sequences:
         for chunk in _chunks(linked, worker.config.max_tokens):
             sequences = worker._plan(linked, chunk).sequences
             parts.append(sequences.take(sequences.distinct()[0]))
-    rows = [part.ids[low:high] for part in parts for low, high in zip(part.offsets, part.offsets[1:], strict=False)]
+    rows = [
+        part.ids[low:high]
+        for part in parts
+        for low, high in zip(part.offsets, part.offsets[1:], strict=False)
+    ]
     return Sequences.of([row for row in rows if len(row)])
 
 
-def _pass(encoder: SentenceEncoder, sequences: Sequences, budget: int, padded: bool, pooled: bool) -> dict[str, Any]:  # noqa: FBT001
+def _pass(
+    encoder: SentenceEncoder, sequences: Sequences, budget: int, padded: bool, pooled: bool
+) -> dict[str, Any]:  # noqa: FBT001
     """One pass over all sequences, timed."""
     import torch
 
@@ -159,7 +191,9 @@ def _pass(encoder: SentenceEncoder, sequences: Sequences, budget: int, padded: b
         return clock.taken()
 
 
-def _tensors(encoder: SentenceEncoder, sequences: Sequences, budget: int, padded: bool) -> Iterator[tuple[Any, Any]]:  # noqa: FBT001
+def _tensors(
+    encoder: SentenceEncoder, sequences: Sequences, budget: int, padded: bool
+) -> Iterator[tuple[Any, Any]]:  # noqa: FBT001
     """Ids and attention mask (none where nothing is padded) of batches, sorted by length."""
     import torch
 

@@ -29,7 +29,9 @@ class Mention:
     spans: tuple[tuple[int, int], ...]
 
 
-def plain(out: Path, run: str, model: str, batch_sizes: Sequence[int], *, scores: bool = False) -> dict[str, Any]:  # noqa: ARG001
+def plain(
+    out: Path, run: str, model: str, batch_sizes: Sequence[int], *, scores: bool = False
+) -> dict[str, Any]:  # noqa: ARG001
     """All mentions of a run."""
     way, mentions = Plain(model), read_mentions(run)
     way.cosines(mentions[: batch_sizes[0]], batch_sizes[0])
@@ -40,7 +42,11 @@ def plain(out: Path, run: str, model: str, batch_sizes: Sequence[int], *, scores
     clock = Clock()
     cosines, cut = way.cosines(mentions, best)
     taken = clock.taken()
-    rows = [(*mention.key, *row) for mention, *row in zip(mentions, cosines, cut, strict=True)] if scores else []
+    rows = (
+        [(*mention.key, *row) for mention, *row in zip(mentions, cosines, cut, strict=True)]
+        if scores
+        else []
+    )
     return {**taken, "mentions": len(mentions), "batch_size": best, "rows": rows}
 
 
@@ -82,7 +88,9 @@ class Plain:
         )  # without the head: as AutoModel
         self._max_tokens = max_tokens
 
-    def cosines(self, mentions: Sequence[Mention], batch_size: int) -> tuple[list[float], list[bool]]:
+    def cosines(
+        self, mentions: Sequence[Mention], batch_size: int
+    ) -> tuple[list[float], list[bool]]:
         """Cosine of each, and whether its sentence was cut."""
         values: list[float] = []
         cut: list[bool] = []
@@ -108,11 +116,14 @@ class Plain:
         offsets = encoded["offset_mapping"]
         for row, mention in enumerate(mentions):
             for start, end in mention.spans:
-                variants[row][(offsets[row, :, 1] > start) & (offsets[row, :, 0] < end)] = self._tokenizer.mask_token_id
+                variants[row][(offsets[row, :, 1] > start) & (offsets[row, :, 0] < end)] = (
+                    self._tokenizer.mask_token_id
+                )
         inner = (encoded["special_tokens_mask"] == 0).unsqueeze(-1)
         with torch.inference_mode():
             left, right = (
-                self._means(ids, encoded["attention_mask"], inner) for ids in (encoded["input_ids"], variants)
+                self._means(ids, encoded["attention_mask"], inner)
+                for ids in (encoded["input_ids"], variants)
             )
             found = torch.nn.functional.cosine_similarity(left, right)
         return found.tolist(), [bool(one.overflowing) for one in encoded.encodings]
@@ -122,9 +133,15 @@ class Plain:
         return (states * inner).sum(1) / inner.sum(1)
 
 
-def largest_difference(plain_rows: Sequence[Sequence[Any]], ours: dict[str, list[Any]]) -> tuple[float, int]:
+def largest_difference(
+    plain_rows: Sequence[Sequence[Any]], ours: dict[str, list[Any]]
+) -> tuple[float, int]:
     """Of cosines that both sides have, those of sentences that the plain way did not cut; and their number."""
     keys = zip(ours["doc_id"], ours["start"], ours["end"], strict=True)
     by_key = dict(zip(keys, ours["cosine"], strict=True))
-    apart = [abs(by_key[doc_id, start, end] - cosine) for doc_id, start, end, cosine, cut in plain_rows if not cut]
+    apart = [
+        abs(by_key[doc_id, start, end] - cosine)
+        for doc_id, start, end, cosine, cut in plain_rows
+        if not cut
+    ]
     return float(np.max(apart)), len(apart)

@@ -63,18 +63,32 @@ class Setup:
         return prepare(self.folder, every_ernie=self.every_ernie, every_fewrel=self.every_fewrel)
 
     def variant(
-        self, name: str, target: str, arguments: Mapping[str, Any], needs: str = "", work: float = 1.0
+        self,
+        name: str,
+        target: str,
+        arguments: Mapping[str, Any],
+        needs: str = "",
+        work: float = 1.0,
     ) -> Variant:
         """A function of a module beside this one, on one core; --quick leaves the choice of cores to the system."""
         full = f"benchmarks.linking_{target}"
-        return Variant(name=name, target=full, arguments=arguments, work=work, needs=needs, pinned=not self.quick)
+        return Variant(
+            name=name,
+            target=full,
+            arguments=arguments,
+            work=work,
+            needs=needs,
+            pinned=not self.quick,
+        )
 
     def once(self, target: str, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401 - the function's own
         """A function that is run but once."""
         return run_once(self.variant(target, target, arguments), self.folder)
 
 
-def compared(setup: Setup, case: str, model: str, ways: dict[str, list[int]]) -> Iterator[dict[str, Any]]:
+def compared(
+    setup: Setup, case: str, model: str, ways: dict[str, list[int]]
+) -> Iterator[dict[str, Any]]:
     """Ours and peers on one core, beside spaCy that does nothing but recognise, or tokenise."""
     run, corpus = setup.made.run, setup.made.corpus(setup.tokens)
     way: dict[str, Any] = {"by": "4000", "batch_size": 16}
@@ -82,12 +96,21 @@ def compared(setup: Setup, case: str, model: str, ways: dict[str, list[int]]) ->
         tuning = setup.made.corpus(min(TUNING_TOKENS, setup.tokens))
         way = setup.once("spacy:tune", texts=tuning.texts, model=model, ways=ways)["result"]
     common = {"run": run, "texts": corpus.texts}
-    limit = {"texts": corpus.texts, "model": model, "by": way["by"], "batch_size": way["batch_size"]}
+    limit = {
+        "texts": corpus.texts,
+        "model": model,
+        "by": way["by"],
+        "batch_size": way["batch_size"],
+    }
     add = functools.partial(setup.variant, work=corpus.tokens)
-    peers = _dictionaries(add, common) if model == BLANK else _linkers(add, {**common, "model": model})
+    peers = (
+        _dictionaries(add, common) if model == BLANK else _linkers(add, {**common, "model": model})
+    )
     limits = LIMITS if not setup.quick else {"with zone": LIMITS["with zone"]}
     variants = [
-        add("ours", "ours:whole_stage", {"run": run, "documents": corpus.documents, "model": model}),
+        add(
+            "ours", "ours:whole_stage", {"run": run, "documents": corpus.documents, "model": model}
+        ),
         *(add(name, f"spacy:{function}", limit) for name, function in limits.items()),
         *(peers[: int(model == MODEL)] if setup.quick else peers),
     ]
@@ -128,7 +151,9 @@ def in_steps(setup: Setup) -> Iterator[dict[str, Any]]:
     """Shares of the stage's processor time by step, and tokens a second of each step alone; with and without the recogniser."""
     corpus = setup.made.corpus(setup.tokens)
     for model in (MODEL,) if setup.quick else (MODEL, BLANK):
-        answer = setup.once("ours:steps", run=setup.made.run, documents=corpus.documents, model=model)
+        answer = setup.once(
+            "ours:steps", run=setup.made.run, documents=corpus.documents, model=model
+        )
         result, total = answer["result"], answer["cpu_seconds"]
         seconds = {**result["steps"], "other": total - sum(result["steps"].values())}
         yield {
@@ -147,7 +172,9 @@ def in_memory(setup: Setup) -> Iterator[dict[str, Any]]:
         answer = setup.once("ours:memory", run=setup.made.run, parts=list(words.parts), model=model)
         curve, peer = answer["result"]["curve"], {}
         if model == BLANK and not setup.quick:
-            spoken = setup.once("spacy:memory_without_zone", texts=words.texts, num_parts=len(words.parts))
+            spoken = setup.once(
+                "spacy:memory_without_zone", texts=words.texts, num_parts=len(words.parts)
+            )
             peer = {"spacy_without_zone": spoken["result"]["curve"]}
         yield {
             "benchmark": NAME, "case": "memory", "model": model, "unit": "MB", "lower_is_better": True,
@@ -170,8 +197,13 @@ def fuzzy(setup: Setup) -> Iterator[dict[str, Any]]:
     for where, weights in ways[:1] if setup.quick else ways:
         settings = {"spacy_model": MODEL, "weights": weights}
         given = where == "given"
-        answer = setup.once("ours:named_spans", run=setup.made.run, spans=spans, given=given, **settings)
-        found, wrong = answer["result"]["found"][: len(made)], answer["result"]["found"][len(made) :]
+        answer = setup.once(
+            "ours:named_spans", run=setup.made.run, spans=spans, given=given, **settings
+        )
+        found, wrong = (
+            answer["result"]["found"][: len(made)],
+            answer["result"]["found"][len(made) :],
+        )
         recovered = _recovered(found, made)
         pairs = list(zip(found, made, strict=True))
         listed = [row is not None and one.qid in row[1] for row, one in pairs]
@@ -225,7 +257,10 @@ def accuracy(setup: Setup) -> Iterator[dict[str, Any]]:
         scored = {
             "ours": scores(golds, ours, rare),
             "baseline": scores(golds, baseline(golds, names), rare),
-            **{peer: scores(golds, _found(answer["result"]["found"]), rare) for peer, answer in answers.items()},
+            **{
+                peer: scores(golds, _found(answer["result"]["found"]), rare)
+                for peer, answer in answers.items()
+            },
         }
         yield {
             "benchmark": NAME, "case": "accuracy", "gold": name, "unit": "share", "ours": scored["ours"]["accuracy"],
@@ -244,12 +279,16 @@ def _at_gold_spans(setup: Setup, name: str) -> list[Variant]:
     common = {"run": setup.made.run, "gold": setup.made.gold(name), "model": MODEL}
     prior = setup.variant("spacy_prior", "spacy:at_gold_spans", {**common, "trained": False})
     trained = setup.variant("spacy_trained", "spacy:at_gold_spans", {**common, "trained": True})
-    package = setup.variant("spacy_entity_linker", "sel:at_gold_spans", common, "spacy_entity_linker")
+    package = setup.variant(
+        "spacy_entity_linker", "sel:at_gold_spans", common, "spacy_entity_linker"
+    )
     return [prior] if setup.quick else [prior, trained, package]
 
 
 def _found(rows: Sequence[Sequence[Any]]) -> dict[Place, Found]:
-    return {(doc_id, start, end): Found(qid, tuple(listed)) for doc_id, start, end, qid, listed in rows}
+    return {
+        (doc_id, start, end): Found(qid, tuple(listed)) for doc_id, start, end, qid, listed in rows
+    }
 
 
 CASES: dict[str, Callable[[Setup], Iterator[dict[str, Any]]]] = {
@@ -291,13 +330,24 @@ def run_cases(setup: Setup, names: Sequence[str]) -> Iterator[dict[str, Any]]:
 def main() -> int:
     """Run the cases; the exit code is 1 if a figure cannot be trusted."""
     parser = common_arguments(__doc__)
-    parser.add_argument("--tokens", type=int, help="of the corpus, for speed (default: 200,000; 4,000 with --quick)")
-    parser.add_argument("--case", action="append", choices=CASES, help="only this case; may be repeated")
+    parser.add_argument(
+        "--tokens", type=int, help="of the corpus, for speed (default: 200,000; 4,000 with --quick)"
+    )
+    parser.add_argument(
+        "--case", action="append", choices=CASES, help="only this case; may be repeated"
+    )
     given = parser.parse_args()
     failed = False
     with scratch_folder(given.keep) as folder:
         setup = setup_of(folder, given.tokens, given.rounds, quick=given.quick)
-        emit({"benchmark": NAME, "machine": machine(PACKAGES), "tokens": setup.tokens, "quick": given.quick})
+        emit(
+            {
+                "benchmark": NAME,
+                "machine": machine(PACKAGES),
+                "tokens": setup.tokens,
+                "quick": given.quick,
+            }
+        )
         for fields in run_cases(setup, given.case or tuple(CASES)):
             emit(fields)
             failed = failed or not fields.get("ok", True)

@@ -15,7 +15,10 @@ class Clock:
 
     def taken(self) -> dict[str, float]:
         """As `benchmarks.child` expects it in a result."""
-        return {"seconds": time.perf_counter() - self._start, "cpu_seconds": _cpu_seconds() - self._cpu_start}
+        return {
+            "seconds": time.perf_counter() - self._start,
+            "cpu_seconds": _cpu_seconds() - self._cpu_start,
+        }
 
 
 def _cpu_seconds() -> float:

@@ -56,7 +56,9 @@ def kit_folder() -> Path:
     """
     kit = Path(os.environ.get("TRELM_KIT", ""))
     if not (kit / ARTICLES).is_file():
-        raise FileNotFoundError(f"{kit / ARTICLES} is missing: set TRELM_KIT to the folder of the data kit")
+        raise FileNotFoundError(
+            f"{kit / ARTICLES} is missing: set TRELM_KIT to the folder of the data kit"
+        )
     return kit
 
 
@@ -66,7 +68,9 @@ def command(*arguments: str) -> str:
     Raises:
         VariantError: it failed.
     """
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         raise VariantError(f"{' '.join(arguments)} failed:\n{done.stderr[-4000:]}")
     return done.stdout
@@ -123,13 +127,20 @@ class Prepared:
         items = read_items(self.run)
         names = names_of(items)
         alone = {key: qids[0] for key, qids in names.items() if len(qids) == 1}
-        labels = {item.label: item.qid for item in items if alone.get(normalise(item.label)) == item.qid}
+        labels = {
+            item.label: item.qid for item in items if alone.get(normalise(item.label)) == item.qid
+        }
         made = misspelt(labels, names, count)
         texts = [text for doc_id, text in read_documents(self.run) if not doc_id.startswith(GOLD)]
-        of_nothing = unrelated(texts, lambda key: any(form in names for form in (key, *inflections(key))), len(made))
+        of_nothing = unrelated(
+            texts, lambda key: any(form in names for form in (key, *inflections(key))), len(made)
+        )
         qids = [*(one.qid for one in made), *(None for _ in of_nothing)]
         placed = place([*(one.name for one in made), *of_nothing])
-        lines = [json.dumps(one.line(qid), ensure_ascii=False) for one, qid in zip(placed, qids, strict=True)]
+        lines = [
+            json.dumps(one.line(qid), ensure_ascii=False)
+            for one, qid in zip(placed, qids, strict=True)
+        ]
         return self._write(f"names-{count}.jsonl", "".join(f"{line}\n" for line in lines)), made
 
     def _write(self, name: str, text: str) -> str:
@@ -151,7 +162,16 @@ def prepare(folder: Path, *, every_ernie: int, every_fewrel: int) -> Prepared:
             both += lines
             (made / f"{name}.gold.jsonl").write_text("".join(lines), encoding="utf-8")
         (made / "both.gold.jsonl").write_text("".join(both), encoding="utf-8")
-        command("-m", "pipeline.cli", "run", "--until", "index", "--run", str(made / "run"), *settings(made, kit))
+        command(
+            "-m",
+            "pipeline.cli",
+            "run",
+            "--until",
+            "index",
+            "--run",
+            str(made / "run"),
+            *settings(made, kit),
+        )
         done.touch()
     return Prepared(folder=made)
 
@@ -164,17 +184,28 @@ def settings(made: Path, kit: Path) -> list[str]:
         "documents.inputs": inputs,
         "index.anchors": False,
     }
-    flags = [flag for key, value in changed.items() for flag in ("--set", f"{key}={json.dumps(value)}")]
+    flags = [
+        flag for key, value in changed.items() for flag in ("--set", f"{key}={json.dumps(value)}")
+    ]
     return ["--config", str(GOLD_CONFIG), *flags]
 
 
 def link_gold(made: Prepared, names: Sequence[str]) -> dict[str, Any]:
     """The command `link` at all gold spans, and what `evaluate` says of each gold file."""
     both = made.folder / "both.gold.jsonl"
-    given = ["--gold-spans", str(both), "--redo", "--run", made.run, *settings(made.folder, kit_folder())]
+    given = [
+        "--gold-spans",
+        str(both),
+        "--redo",
+        "--run",
+        made.run,
+        *settings(made.folder, kit_folder()),
+    ]
     command("-m", "pipeline.cli", "link", *given)
     said = {
-        name: command("-m", "pipeline.cli", "evaluate", "--json", "--run", made.run, "--gold", made.gold(name))
+        name: command(
+            "-m", "pipeline.cli", "evaluate", "--json", "--run", made.run, "--gold", made.gold(name)
+        )
         for name in names
     }
     return {name: json.loads(text) for name, text in said.items()}

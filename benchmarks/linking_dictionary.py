@@ -26,7 +26,11 @@ def surfaces_of(run: str) -> dict[str, int]:
     items = read_items(run)
     names = names_of(items)
     written = {surface for item in items for surface in item.surfaces}
-    fit = {surface for surface in written if len(surface) >= MIN_CHARACTERS and surface != surface.lower()}
+    fit = {
+        surface
+        for surface in written
+        if len(surface) >= MIN_CHARACTERS and surface != surface.lower()
+    }
     return {surface: names[key][0] for surface in sorted(fit) if (key := normalise(surface))}
 
 
@@ -65,7 +69,10 @@ def flashtext(out: Path, run: str, texts: str) -> dict[str, Any]:  # noqa: ARG00
         processor.add_keyword(surface, qid)
 
     def find(text: str) -> Links:
-        return [(start, end, qid) for qid, start, end in processor.extract_keywords(text, span_info=True)]
+        return [
+            (start, end, qid)
+            for qid, start, end in processor.extract_keywords(text, span_info=True)
+        ]
 
     return _run(texts, "text", find)
 

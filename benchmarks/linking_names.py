@@ -34,7 +34,9 @@ def names_of(items: Sequence[Item]) -> Names:
             if key := normalise(surface):
                 by_key.setdefault(key, set()).add(item.qid)
     pointed_to = {item.qid: item.pointed_to for item in items}
-    return {key: sorted(qids, key=lambda qid: (-pointed_to[qid], qid)) for key, qids in by_key.items()}
+    return {
+        key: sorted(qids, key=lambda qid: (-pointed_to[qid], qid)) for key, qids in by_key.items()
+    }
 
 
 def read_gold(path: str, items: Sequence[Item]) -> tuple[list[Gold], int]:
@@ -46,7 +48,9 @@ def read_gold(path: str, items: Sequence[Item]) -> tuple[list[Gold], int]:
             num_all += 1
             start, end, qid = mention["start"], mention["end"], parse_qid(mention["qid"])
             if qid is not None and qid in known:
-                golds.append(Gold((document["doc_id"], start, end), document["text"][start:end], qid))
+                golds.append(
+                    Gold((document["doc_id"], start, end), document["text"][start:end], qid)
+                )
     return golds, num_all
 
 
@@ -65,11 +69,17 @@ def is_rare(gold: Gold, names: Names, pointed_to: Mapping[int, int]) -> bool:
     return gold.qid in qids and pointed_to[gold.qid] < pointed_to[qids[0]]
 
 
-def scores(golds: Sequence[Gold], found: Mapping[Place, Found], rare: Sequence[Gold]) -> dict[str, Any]:
+def scores(
+    golds: Sequence[Gold], found: Mapping[Place, Found], rare: Sequence[Gold]
+) -> dict[str, Any]:
     """Accuracy and candidate recall at gold spans, of all and of the rare ones."""
 
     def share(of: Sequence[Gold]) -> float | None:
-        return sum(found[gold.place].qid == gold.qid for gold in of if gold.place in found) / len(of) if of else None
+        return (
+            sum(found[gold.place].qid == gold.qid for gold in of if gold.place in found) / len(of)
+            if of
+            else None
+        )
 
     listed = sum(gold.qid in found[gold.place].candidates for gold in golds if gold.place in found)
     return {"accuracy": share(golds), "candidate_recall": listed / len(golds), "rare": share(rare)}

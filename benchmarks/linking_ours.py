@@ -28,18 +28,25 @@ def write_documents(folder: Path, documents: Sequence[tuple[str, str]]) -> str:
     unit = Unit(index=0, of=1, path="", start=0, end=0)
 
     def write(_unit: Unit, out: UnitWriter) -> None:
-        out.write(DOCUMENTS, DOCUMENTS.from_rows([(doc_id, "", text, "benchmark") for doc_id, text in documents]))
+        out.write(
+            DOCUMENTS,
+            DOCUMENTS.from_rows([(doc_id, "", text, "benchmark") for doc_id, text in documents]),
+        )
 
     for name in ("_tmp", "_units", DOCUMENTS.name):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    return str(folder / write_unit(str(folder), "documents", unit, write).parts[DOCUMENTS.name].path)
+    return str(
+        folder / write_unit(str(folder), "documents", unit, write).parts[DOCUMENTS.name].path
+    )
 
 
 class Stage:
     """The stage's worker, set up, on documents of ours; its files go to a folder of ours."""
 
     def __init__(self, out: Path, run: str, **settings: Any) -> None:  # noqa: ANN401 - keys of LinkConfig
-        self._config = LinkConfig(**{"anchors": False, **settings})  # these documents have no links of their own
+        self._config = LinkConfig(
+            **{"anchors": False, **settings}
+        )  # these documents have no links of their own
         paths = RunPaths(root=run)
         self._worker = LinkWorker(
             config=self._config,
@@ -57,7 +64,9 @@ class Stage:
 
     def run(self, units: Iterable[Unit]) -> int:
         """Link and write some units; returns the mentions."""
-        reports = [write_unit(str(self.folder), "link", unit, self._worker.process) for unit in units]
+        reports = [
+            write_unit(str(self.folder), "link", unit, self._worker.process) for unit in units
+        ]
         return sum(report.counters["mentions"] for report in reports)
 
 
@@ -98,5 +107,7 @@ def named_spans(out: Path, run: str, spans: str, *, given: bool, **settings: Any
     stage.run(stage.units([path]))
     taken = clock.taken()
     links = read_links(str(stage.folder))
-    places = [(line["doc_id"], line["mentions"][0]["start"], line["mentions"][0]["end"]) for line in lines]
+    places = [
+        (line["doc_id"], line["mentions"][0]["start"], line["mentions"][0]["end"]) for line in lines
+    ]
     return {**taken, "found": [links.get(place) for place in places]}

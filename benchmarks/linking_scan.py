@@ -35,8 +35,12 @@ def _queries(path: str) -> list[str]:
 def _scores(queries: list[str], keys: list[str], cutoff: float) -> Iterator[np.ndarray]:
     for first in range(0, len(queries), QUERIES):
         batch = queries[first : first + QUERIES]
-        ratios = process.cdist(batch, keys, scorer=fuzz.ratio, score_cutoff=cutoff, dtype=np.float32, workers=1)
-        edits = process.cdist(batch, keys, scorer=OSA.distance, score_cutoff=1, dtype=np.uint8, workers=1)
+        ratios = process.cdist(
+            batch, keys, scorer=fuzz.ratio, score_cutoff=cutoff, dtype=np.float32, workers=1
+        )
+        edits = process.cdist(
+            batch, keys, scorer=OSA.distance, score_cutoff=1, dtype=np.uint8, workers=1
+        )
         yield from np.where(edits <= 1, ONE_EDIT + ratios, ratios)
 
 

@@ -14,7 +14,13 @@ from benchmarks.linking_names import read_gold
 from benchmarks.linking_spacy import annotate, load, pieces, read_texts, sentences_of
 from benchmarks.linking_tables import read_items
 
-NEEDS = ("tok2vec", "tagger", "parser", "attribute_ruler", "lemmatizer")  # it walks the parse and asks for lemmas
+NEEDS = (
+    "tok2vec",
+    "tagger",
+    "parser",
+    "attribute_ruler",
+    "lemmatizer",
+)  # it walks the parse and asks for lemmas
 
 
 def _open(out: Path, run: str) -> None:
@@ -33,7 +39,9 @@ def _open(out: Path, run: str) -> None:
         connection.executemany("INSERT INTO aliases VALUES (?, ?, ?)", names)
     connection.execute("CREATE INDEX by_name ON aliases (en_alias_lowercase)")
     connection.commit()
-    controller = object.__new__(DatabaseConnection.WikidataQueryController)  # its own __init__ downloads
+    controller = object.__new__(
+        DatabaseConnection.WikidataQueryController
+    )  # its own __init__ downloads
     controller.conn, controller.cache = connection, {"entity": {}, "chain": {}, "name": {}}
     DatabaseConnection.wikidata_instance = controller
 
@@ -59,11 +67,18 @@ def at_gold_spans(out: Path, run: str, gold: str, model: str) -> dict[str, Any]:
 
     _open(out, run)
     golds, _ = read_gold(gold, read_items(run))
-    nlp, choose = load(model, ("tok2vec", "tagger", "attribute_ruler", "lemmatizer")), EntityClassifier()
+    nlp, choose = (
+        load(model, ("tok2vec", "tagger", "attribute_ruler", "lemmatizer")),
+        EntityClassifier(),
+    )
     sentences, clock, found = sentences_of(gold, golds), Clock(), []
-    for doc, (doc_id, offset, _, mentions) in zip(annotate(nlp, [s[2] for s in sentences], 64), sentences, strict=True):
+    for doc, (doc_id, offset, _, mentions) in zip(
+        annotate(nlp, [s[2] for s in sentences], 64), sentences, strict=True
+    ):
         for start, end, _qid in mentions:
-            candidates = TermCandidate(doc.char_span(start, end, alignment_mode="expand")).get_entity_candidates()
+            candidates = TermCandidate(
+                doc.char_span(start, end, alignment_mode="expand")
+            ).get_entity_candidates()
             listed = [entity.get_id() for entity in candidates]
             best = choose(list(candidates)).get_id() if listed else None
             found.append((doc_id, offset + start, offset + end, best, listed))

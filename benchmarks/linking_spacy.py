@@ -82,7 +82,9 @@ def recognise(out: Path, texts: str, model: str, by: str, batch_size: int) -> di
     return {**clock.taken(), "tokens": tokens}
 
 
-def recognise_without_zone(out: Path, texts: str, model: str, by: str, batch_size: int) -> dict[str, Any]:  # noqa: ARG001
+def recognise_without_zone(
+    out: Path, texts: str, model: str, by: str, batch_size: int
+) -> dict[str, Any]:  # noqa: ARG001
     """The same, and no word is ever forgotten: faster, while memory lasts."""
     nlp, stream = load(model), list(pieces(read_texts(texts), by))
     clock = Clock()
@@ -100,7 +102,9 @@ def tune(out: Path, texts: str, model: str, ways: dict[str, list[int]]) -> dict[
                 clock = Clock()
                 for _doc in annotate(nlp, list(pieces(corpus, by)), size):
                     pass
-                seconds[by, size] = min(seconds.get((by, size), float("inf")), clock.taken()["cpu_seconds"])
+                seconds[by, size] = min(
+                    seconds.get((by, size), float("inf")), clock.taken()["cpu_seconds"]
+                )
     by, size = min(seconds, key=lambda way: seconds[way])
     return {
         "by": by,
@@ -126,8 +130,16 @@ def link(out: Path, run: str, texts: str, model: str, *, context: bool) -> dict[
     _add_linker(nlp, read_items(run), context=context)
     stream = list(pieces(read_texts(texts), "4000"))
     clock = Clock()
-    found = [(entity.start_char, entity.kb_id_) for doc in annotate(nlp, stream, 64) for entity in doc.ents]
-    return {**clock.taken(), "mentions": len(found), "linked": sum(qid.startswith("Q") for _, qid in found)}
+    found = [
+        (entity.start_char, entity.kb_id_)
+        for doc in annotate(nlp, stream, 64)
+        for entity in doc.ents
+    ]
+    return {
+        **clock.taken(),
+        "mentions": len(found),
+        "linked": sum(qid.startswith("Q") for _, qid in found),
+    }
 
 
 def at_gold_spans(out: Path, run: str, gold: str, model: str, *, trained: bool) -> dict[str, Any]:  # noqa: ARG001
@@ -135,9 +147,14 @@ def at_gold_spans(out: Path, run: str, gold: str, model: str, *, trained: bool) 
     items = read_items(run)
     golds, _ = read_gold(gold, items)
     sentences = sentences_of(gold, golds)
-    order = {doc_id: number for number, doc_id in enumerate(dict.fromkeys(sentence[0] for sentence in sentences))}
+    order = {
+        doc_id: number
+        for number, doc_id in enumerate(dict.fromkeys(sentence[0] for sentence in sentences))
+    }
     halves = (
-        [[one for one in sentences if order[one[0]] % 2 == half] for half in (0, 1)] if trained else [[], sentences]
+        [[one for one in sentences if order[one[0]] % 2 == half] for half in (0, 1)]
+        if trained
+        else [[], sentences]
     )
     clock, found = Clock(), []
     for learn, apply in (halves, halves[::-1])[: 2 if trained else 1]:
@@ -203,7 +220,10 @@ def _vectors(nlp: Any, items: Sequence[Item]) -> dict[int, np.ndarray]:  # noqa:
     for first in range(0, len(items), ZONE_DOCS):
         batch = items[first : first + ZONE_DOCS]
         with nlp.memory_zone():
-            docs = [nlp.make_doc(f"{item.label}: {item.description}"[:VECTOR_CHARACTERS]) for item in batch]
+            docs = [
+                nlp.make_doc(f"{item.label}: {item.description}"[:VECTOR_CHARACTERS])
+                for item in batch
+            ]
             ends = np.cumsum([len(doc) for doc in docs])[:-1]
             for item, rows in zip(batch, np.split(encode.predict(docs), ends), strict=True):
                 vectors[item.qid] = rows.mean(axis=0) + 1e-6
@@ -223,7 +243,9 @@ def sentences_of(path: str, golds: Sequence[Gold]) -> list[tuple[str, int, str, 
             end = start + len(line)
             inside = [gold for gold in mentions if start <= gold.place[1] and gold.place[2] <= end]
             if inside:
-                spans = [(gold.place[1] - start, gold.place[2] - start, gold.qid) for gold in inside]
+                spans = [
+                    (gold.place[1] - start, gold.place[2] - start, gold.qid) for gold in inside
+                ]
                 sentences.append((document["doc_id"], start, line, spans))
             start = end + 1
     return sentences
@@ -232,7 +254,10 @@ def sentences_of(path: str, golds: Sequence[Gold]) -> list[tuple[str, int, str, 
 def _example(nlp: Any, text: str, mentions: Sequence[Triple]) -> Any:  # noqa: ANN401
     from spacy.training import Example
 
-    gold, predicted = _with_spans(nlp, text, mentions, linked=True), _with_spans(nlp, text, mentions, linked=False)
+    gold, predicted = (
+        _with_spans(nlp, text, mentions, linked=True),
+        _with_spans(nlp, text, mentions, linked=False),
+    )
     return Example(predicted, gold)
 
 
@@ -241,7 +266,9 @@ def _with_spans(nlp: Any, text: str, mentions: Sequence[Triple], *, linked: bool
 
     doc = nlp.make_doc(text)
     spans = [
-        doc.char_span(start, end, label="NAME", kb_id=f"Q{qid}" if linked else "", alignment_mode="expand")
+        doc.char_span(
+            start, end, label="NAME", kb_id=f"Q{qid}" if linked else "", alignment_mode="expand"
+        )
         for start, end, qid in mentions
     ]
     doc.set_ents(filter_spans([span for span in spans if span is not None]))
@@ -258,22 +285,38 @@ def _train(nlp: Any, linker: Any, sentences: Sequence[tuple[str, int, str, list[
     for _ in range(EPOCHS):
         rng.shuffle(order)
         for first in range(0, len(order), BATCH_DOCS):
-            batch = [_example(nlp, text, mentions) for _, _, text, mentions in order[first : first + BATCH_DOCS]]
+            batch = [
+                _example(nlp, text, mentions)
+                for _, _, text, mentions in order[first : first + BATCH_DOCS]
+            ]
             with _quiet():
                 linker.update(batch, drop=DROPOUT, sgd=optimizer)
 
 
-def _apply(nlp: Any, linker: Any, sentences: Sequence[tuple[str, int, str, list[Triple]]]) -> list[Any]:  # noqa: ANN401
+def _apply(
+    nlp: Any, linker: Any, sentences: Sequence[tuple[str, int, str, list[Triple]]]
+) -> list[Any]:  # noqa: ANN401
     random.seed(5)  # spaCy shuffles candidates
     found = []
     for doc_id, offset, text, mentions in sentences:
         doc = _with_spans(nlp, text, mentions, linked=False)
-        qids = {(e.start_char, e.end_char): qid for e, qid in zip(doc.ents, linker.predict([doc]), strict=True)}
+        qids = {
+            (e.start_char, e.end_char): qid
+            for e, qid in zip(doc.ents, linker.predict([doc]), strict=True)
+        }
         for start, end, _ in mentions:
             span = doc.char_span(start, end, alignment_mode="expand")
             qid = qids.get((span.start_char, span.end_char), "NIL")
             listed = [int(one.entity_[1:]) for one in linker.get_candidates(linker.kb, span)]
-            found.append((doc_id, offset + start, offset + end, int(qid[1:]) if qid[0] == "Q" else None, listed))
+            found.append(
+                (
+                    doc_id,
+                    offset + start,
+                    offset + end,
+                    int(qid[1:]) if qid[0] == "Q" else None,
+                    listed,
+                )
+            )
     return found
 
 

@@ -31,7 +31,9 @@ class Item(NamedTuple):
 
 def read_jsonl(path: str) -> Iterator[dict[str, Any]]:
     """The objects of a file of lines."""
-    with Path(path).open(encoding="utf-8") as lines:  # not splitlines(): texts may have other line ends in them
+    with Path(path).open(
+        encoding="utf-8"
+    ) as lines:  # not splitlines(): texts may have other line ends in them
         yield from map(json.loads, lines)
 
 
@@ -40,18 +42,24 @@ def read_documents(run: str) -> Iterator[tuple[str, str]]:
     paths = RunPaths(root=run)
     for path in paths.files("documents", DOCUMENTS):
         for rows in read_rows(path, DOCUMENTS):
-            yield from zip(rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True)
+            yield from zip(
+                rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True
+            )
 
 
 def read_items(run: str) -> list[Item]:
     """The KB of a run."""
     paths = RunPaths(root=run)
     pointed_to: dict[int, int] = {}
-    for qid in read_table(paths.files("kb", TRIPLES), TRIPLES, ["object"]).column("object").to_pylist():
+    for qid in (
+        read_table(paths.files("kb", TRIPLES), TRIPLES, ["object"]).column("object").to_pylist()
+    ):
         pointed_to[qid] = pointed_to.get(qid, 0) + 1
     names: dict[int, list[str]] = {}
     aliases = read_table(paths.files("kb", ALIASES), ALIASES, ["surface", "qid"])
-    for surface, qid in zip(aliases.column("surface").to_pylist(), aliases.column("qid").to_pylist(), strict=True):
+    for surface, qid in zip(
+        aliases.column("surface").to_pylist(), aliases.column("qid").to_pylist(), strict=True
+    ):
         names.setdefault(qid, []).append(surface)
     wanted = ["qid", "label", "description"]
     entities = read_table(paths.files("kb", ENTITIES), ENTITIES, wanted)
@@ -67,8 +75,13 @@ def read_links(run_or_folder: str) -> dict[tuple[str, int, int], Found]:
     found = {}
     for path in sorted(Path(run_or_folder).rglob(f"{LINKS.name}/*.parquet")):
         for rows in read_rows(str(path), LINKS):
-            columns = (rows.column(name).to_pylist() for name in ("doc_id", "start", "end", "qid", "candidates"))
+            columns = (
+                rows.column(name).to_pylist()
+                for name in ("doc_id", "start", "end", "qid", "candidates")
+            )
             for doc_id, start, end, qid, candidates in zip(*columns, strict=True):
-                qids, matches = (tuple(one[name] for one in candidates) for name in ("qid", "match"))
+                qids, matches = (
+                    tuple(one[name] for one in candidates) for name in ("qid", "match")
+                )
                 found[doc_id, start, end] = Found(qid, qids, matches)
     return found

@@ -55,20 +55,28 @@ def place(names: Sequence[str]) -> list[Placed]:
     placed = []
     for number, name in enumerate(names):
         before, after = SENTENCES[number % len(SENTENCES)].split("{}")
-        placed.append(Placed(f"name:{number}", f"{before}{name}{after}", len(before), len(before) + len(name)))
+        placed.append(
+            Placed(f"name:{number}", f"{before}{name}{after}", len(before), len(before) + len(name))
+        )
     return placed
 
 
-def misspelt(labels: Mapping[str, int], names: Collection[str], count: int, seed: int = 1) -> list[Misspelt]:
+def misspelt(
+    labels: Mapping[str, int], names: Collection[str], count: int, seed: int = 1
+) -> list[Misspelt]:
     """Labels with one edit each, the four kinds in turn; an edit that gives a known name is drawn again."""
     rng = random.Random(seed)
-    fit = sorted(label for label in labels if len(normalise(label)) >= MIN_CHARACTERS and not label.isdigit())
+    fit = sorted(
+        label for label in labels if len(normalise(label)) >= MIN_CHARACTERS and not label.isdigit()
+    )
     made: list[Misspelt] = []
     for label in rng.sample(fit, len(fit)):
         kind = EDITS[len(made) % len(EDITS)]
         drawn = (_edited(label, kind, rng) for _ in range(MAX_DRAWS))
         known = {normalise(label)}
-        fresh = (name for name in drawn if normalise(name) not in known and normalise(name) not in names)
+        fresh = (
+            name for name in drawn if normalise(name) not in known and normalise(name) not in names
+        )
         if (name := next(fresh, None)) is not None:
             made.append(Misspelt(name, kind, labels[label]))
         if len(made) == count:
@@ -95,7 +103,9 @@ def _cased(char: str, like: str) -> str:
     return char.upper() if like.isupper() else char.lower()
 
 
-def unrelated(texts: Sequence[str], is_name: Callable[[str], bool], count: int, seed: int = 2) -> list[str]:
+def unrelated(
+    texts: Sequence[str], is_name: Callable[[str], bool], count: int, seed: int = 2
+) -> list[str]:
     """Capitalised words of the texts (not those that begin a sentence), shuffled into names of 1 to 3 words of nothing."""
     rng = random.Random(seed)
     words = sorted({word for text in texts for word in _capitalised(text)})
@@ -112,7 +122,12 @@ def unrelated(texts: Sequence[str], is_name: Callable[[str], bool], count: int, 
 def _capitalised(text: str) -> Iterator[str]:
     before = "."
     for word in text.split():
-        if before[-1] not in ".!?:" and word.isalpha() and word.istitle() and len(word) >= MIN_CHARACTERS:
+        if (
+            before[-1] not in ".!?:"
+            and word.isalpha()
+            and word.istitle()
+            and len(word) >= MIN_CHARACTERS
+        ):
             yield word
         before = word
 
@@ -125,7 +140,10 @@ def new_words(num_tokens: int, seed: int = 3) -> Iterator[tuple[str, str]]:
 
 
 def _sentence(rng: random.Random) -> str:
-    words = ["".join(rng.choices(string.ascii_lowercase, k=rng.randint(*WORD_LENGTHS))) for _ in range(SENTENCE_WORDS)]
+    words = [
+        "".join(rng.choices(string.ascii_lowercase, k=rng.randint(*WORD_LENGTHS)))
+        for _ in range(SENTENCE_WORDS)
+    ]
     for first in range(SENTENCE_WORDS):
         if first == 0 or rng.random() < CAPITALISED / 2:
             for at in range(first, min(first + rng.randint(1, MAX_WORDS), SENTENCE_WORDS)):

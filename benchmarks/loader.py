@@ -42,7 +42,12 @@ CASES: dict[str, dict[str, Any]] = {  # arguments besides the files
     "masks_large": {"layout": "packed", "batch_tokens": LARGE},
     "masks_buckets_large": {"layout": "buckets", "batch_tokens": LARGE},
 }
-AIMS = {"batches": 20e6, "batches_large": 30e6, "masks": 10e6, "masks_large": 20e6}  # tokens/s per core
+AIMS = {
+    "batches": 20e6,
+    "batches_large": 30e6,
+    "masks": 10e6,
+    "masks_large": 20e6,
+}  # tokens/s per core
 HF_AIM, PADDING_AIM, SEEK_AIM_MS = 15, 0.95, 100
 
 
@@ -70,7 +75,9 @@ def variants_of(setup: Setup) -> list[Variant]:
         for case in setup.cases
     ]
     limit = Variant(
-        name="decode", target="benchmarks.loader_peers:decode", arguments={"files": files, "columns": columns}
+        name="decode",
+        target="benchmarks.loader_peers:decode",
+        arguments={"files": files, "columns": columns},
     )
     peers = [
         Variant(
@@ -87,17 +94,23 @@ def variants_of(setup: Setup) -> list[Variant]:
 def run(setup: Setup) -> Iterator[dict[str, Any]]:
     """All cases."""
     variants = variants_of(setup)
-    found = {name: _by_tokens(one) for name, one in measure(variants, setup.rounds, setup.folder).items()}
+    found = {
+        name: _by_tokens(one) for name, one in measure(variants, setup.rounds, setup.folder).items()
+    }
     limit = found.pop("decode")
     peers = {name: found[name] for name in PEERS if name in found}
     for case in setup.cases:
         ours = found[case]
-        limit.variant = _with_work(limit.variant, ours.variant.work)  # the same rows, whatever is used of them
+        limit.variant = _with_work(
+            limit.variant, ours.variant.work
+        )  # the same rows, whatever is used of them
         yield {
             **record(NAME, case, "tokens/s", {"ours": ours, **peers}, limit.rate),
             "limit_is": "Parquet decoded to Arrow, the same rows and columns",
             "cpu_ratio_to_limit": ours.cpu_rate / limit.cpu_rate,
-            "cpu_ratio_to_peers": {name: ours.cpu_rate / peer.cpu_rate for name, peer in peers.items()},
+            "cpu_ratio_to_peers": {
+                name: ours.cpu_rate / peer.cpu_rate for name, peer in peers.items()
+            },
             **_details(case, ours),
             **skipped(variants),
         }
@@ -110,7 +123,11 @@ def _by_tokens(measured: Measured) -> Measured:
 
 def _with_work(variant: Variant, work: float) -> Variant:
     return Variant(
-        name=variant.name, target=variant.target, arguments=variant.arguments, work=work, needs=variant.needs
+        name=variant.name,
+        target=variant.target,
+        arguments=variant.arguments,
+        work=work,
+        needs=variant.needs,
     )
 
 
@@ -126,7 +143,11 @@ def _details(case: str, ours: Measured) -> dict[str, Any]:
         "padding_efficiency": last["padding_efficiency"],
         "batches": last["batches"],
         "seek_ms": seek_ms,
-        "aims": {"padding_efficiency": PADDING_AIM, "seek_ms": SEEK_AIM_MS, "cpu_ratio_to_peers.hf_rows": HF_AIM},
+        "aims": {
+            "padding_efficiency": PADDING_AIM,
+            "seek_ms": SEEK_AIM_MS,
+            "cpu_ratio_to_peers.hf_rows": HF_AIM,
+        },
         "ok": last["padding_efficiency"] >= PADDING_AIM,
     }
 
@@ -134,8 +155,12 @@ def _details(case: str, ours: Measured) -> dict[str, Any]:
 def main() -> int:
     """Run the cases; the exit code is 1 if too much is padded."""
     parser = common_arguments(__doc__)
-    parser.add_argument("--tokens", type=int, help="generated (default: 30 million; 3 million with --quick)")
-    parser.add_argument("--case", action="append", choices=CASES, help="only this case; may be repeated")
+    parser.add_argument(
+        "--tokens", type=int, help="generated (default: 30 million; 3 million with --quick)"
+    )
+    parser.add_argument(
+        "--case", action="append", choices=CASES, help="only this case; may be repeated"
+    )
     parser.add_argument("--no-peers", action="store_true", help="ours and the limit only")
     given = parser.parse_args()
     refuse_less_than_one(parser, given, "tokens", "rounds")

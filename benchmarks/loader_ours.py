@@ -33,7 +33,9 @@ def shards_of(files: Sequence[str]) -> Shards:
         metadata = pq.read_metadata(path)
         for index in range(metadata.num_row_groups):
             num_rows = metadata.row_group(index).num_rows
-            groups.append(RowGroup(path=Path(path), index=index, num_rows=num_rows, first_row=first_row))
+            groups.append(
+                RowGroup(path=Path(path), index=index, num_rows=num_rows, first_row=first_row)
+            )
             first_row += num_rows
     return Shards(
         path=Path(files[0]).parent, row_groups=tuple(groups), knowledge_files=(), tokenizer_path=Path(),
@@ -43,7 +45,9 @@ def shards_of(files: Sequence[str]) -> Shards:
 
 def read(out: Path, files: list[str]) -> Result:  # noqa: ARG001 - all variants get one
     """The columns that the loader needs, as arrays; both splits."""
-    return {"tokens": sum(len(read_rows([group]).ids.values) for group in shards_of(files).row_groups)}
+    return {
+        "tokens": sum(len(read_rows([group]).ids.values) for group in shards_of(files).row_groups)
+    }
 
 
 def batches(out: Path, files: list[str], layout: str, batch_tokens: int) -> Result:  # noqa: ARG001
@@ -54,17 +58,28 @@ def batches(out: Path, files: list[str], layout: str, batch_tokens: int) -> Resu
 def masks(out: Path, files: list[str], layout: str, batch_tokens: int) -> Result:  # noqa: ARG001
     """And their masks."""
     config = MaskingConfig()
-    return _epoch(files, layout, batch_tokens, lambda batch: mask_batch(batch, config, VOCABULARY, seed=0, epoch=0))
+    return _epoch(
+        files,
+        layout,
+        batch_tokens,
+        lambda batch: mask_batch(batch, config, VOCABULARY, seed=0, epoch=0),
+    )
 
 
-def _epoch(files: list[str], layout: str, batch_tokens: int, use: Callable[[Batch], object]) -> Result:
+def _epoch(
+    files: list[str], layout: str, batch_tokens: int, use: Callable[[Batch], object]
+) -> Result:
     packing = Packing(max_tokens=128, batch_tokens=batch_tokens, limit=512, layout=layout)
     shards = shards_of(files)
     start, cpu_start = time.perf_counter(), time.process_time()
     tokens = padded = num_batches = 0
     for batch in _of_epoch(BatchStream(shards, packing, seed=0, pad_id=0)):
         use(batch)
-        tokens, padded, num_batches = tokens + batch.num_tokens, padded + batch.num_padded, num_batches + 1
+        tokens, padded, num_batches = (
+            tokens + batch.num_tokens,
+            padded + batch.num_padded,
+            num_batches + 1,
+        )
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     return {
         "seconds": seconds, "cpu_seconds": cpu_seconds, "tokens": tokens, "padding_efficiency": tokens / padded,
@@ -85,7 +100,9 @@ def _seek_ms(shards: Shards, packing: Packing) -> list[float]:
     for seed in range(SEEKS):
         stream = BatchStream(shards, packing, seed=seed, pad_id=0)
         last = Position(
-            epoch=SEEK_EPOCH, window=len(windows_of(shards.row_groups, packing.rows_per_window)) - 1, index=3
+            epoch=SEEK_EPOCH,
+            window=len(windows_of(shards.row_groups, packing.rows_per_window)) - 1,
+            index=3,
         )
         start = time.perf_counter()
         batch, _ = next(stream.iterate(last))

@@ -42,7 +42,9 @@ def to_pylist(out: Path, files: list[str], columns: list[str]) -> Result:  # noq
         for path in files:
             with pq.ParquetFile(path) as file:
                 for group in range(file.num_row_groups):
-                    rows = file.read_row_group(group, columns=columns, use_threads=False).to_pylist()
+                    rows = file.read_row_group(
+                        group, columns=columns, use_threads=False
+                    ).to_pylist()
                     tokens += sum(len(row["input_ids"]) for row in rows)
         return tokens
 
@@ -61,7 +63,9 @@ def hf_arrow(out: Path, files: list[str], columns: list[str]) -> Result:
 
     def read() -> int:
         tables = stream.iter(batch_size=ARROW_ROWS)
-        return sum(len(pa.chunked_array(table["input_ids"]).combine_chunks().flatten()) for table in tables)
+        return sum(
+            len(pa.chunked_array(table["input_ids"]).combine_chunks().flatten()) for table in tables
+        )
 
     return _timed(read)
 
@@ -70,12 +74,17 @@ def hf_random(out: Path, files: list[str], columns: list[str]) -> Result:
     """Map-style: rows at random, 64 at a time, from its own memory-mapped files, which are made before."""
     from datasets import load_dataset
 
-    rows = load_dataset("parquet", data_files=files, split="train", cache_dir=str(out)).select_columns(columns)
+    rows = load_dataset(
+        "parquet", data_files=files, split="train", cache_dir=str(out)
+    ).select_columns(columns)
     order = np.random.default_rng(0).permutation(len(rows))
 
     def read() -> int:
         starts = range(0, min(len(order), RANDOM_BATCHES * RANDOM_BATCH), RANDOM_BATCH)
-        return sum(sum(map(len, rows[order[start : start + RANDOM_BATCH]]["input_ids"])) for start in starts)
+        return sum(
+            sum(map(len, rows[order[start : start + RANDOM_BATCH]]["input_ids"]))
+            for start in starts
+        )
 
     return _timed(read)
 
@@ -83,7 +92,9 @@ def hf_random(out: Path, files: list[str], columns: list[str]) -> Result:
 def _stream(out: Path, files: list[str], columns: list[str]) -> Any:  # noqa: ANN401
     from datasets import load_dataset
 
-    stream = load_dataset("parquet", data_files=files, split="train", streaming=True, cache_dir=str(out))
+    stream = load_dataset(
+        "parquet", data_files=files, split="train", streaming=True, cache_dir=str(out)
+    )
     return stream.select_columns(columns)
 
 

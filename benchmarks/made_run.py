@@ -18,7 +18,10 @@ DATA = "data-made"
 
 
 def write_stage(
-    root: Path, stage: str, tables: Mapping[str, tuple[Table, Iterable[pa.Table]]], config: dict[str, Any] | None = None
+    root: Path,
+    stage: str,
+    tables: Mapping[str, tuple[Table, Iterable[pa.Table]]],
+    config: dict[str, Any] | None = None,
 ) -> None:
     """Write a finished stage.
 
@@ -38,7 +41,9 @@ def write_stage(
             out = UnitWriter(str(data), stage, Unit(index=index, of=0, path="", start=0, end=0))
             out.write(table, rows)
             found[name] += out.finish().parts.values()
-    versions = {name: table.version for name, (table, _) in tables.items()} | {REJECTS.name: REJECTS.version}
+    versions = {name: table.version for name, (table, _) in tables.items()} | {
+        REJECTS.name: REJECTS.version
+    }
     manifest = Manifest(
         stage=stage,
         fingerprint=f"made-{stage}",
@@ -48,7 +53,12 @@ def write_stage(
                 version=versions[name],
                 rows=sum(part.rows for part in parts),
                 files=tuple(
-                    PartFile(path=f"{DATA}/{part.path}", rows=part.rows, num_bytes=part.num_bytes, sha256=part.sha256)
+                    PartFile(
+                        path=f"{DATA}/{part.path}",
+                        rows=part.rows,
+                        num_bytes=part.num_bytes,
+                        sha256=part.sha256,
+                    )
                     for part in parts
                 ),
             )

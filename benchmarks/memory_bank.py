@@ -60,12 +60,21 @@ def _details(measured: Measured) -> dict[str, Any]:
 
 def bank(setup: Setup, num_rows: int) -> Iterator[dict[str, Any]]:
     """Ours in memory and in a file, a plain tensor where it fits, a loop over mentions."""
-    common = {"num_rows": num_rows, "hidden_size": HIDDEN, "mentions": MENTIONS, "count": setup.steps}
+    common = {
+        "num_rows": num_rows,
+        "hidden_size": HIDDEN,
+        "mentions": MENTIONS,
+        "count": setup.steps,
+    }
     ways = "benchmarks.memory_bank_ways"
     variants = [
         Variant(name="ram", target=f"{ways}:ours", arguments={**common, "storage": "ram"}),
         Variant(name="file", target=f"{ways}:ours", arguments={**common, "storage": "file"}),
-        Variant(name="loop", target=f"{ways}:loop", arguments={**common, "count": max(4, setup.steps // LOOP_SHARE)}),
+        Variant(
+            name="loop",
+            target=f"{ways}:loop",
+            arguments={**common, "count": max(4, setup.steps // LOOP_SHARE)},
+        ),
     ]
     fits = 4 * num_rows * HIDDEN < free_memory_bytes() / 2
     if fits:
@@ -89,7 +98,13 @@ def step(setup: Setup, shape: str) -> Iterator[dict[str, Any]]:
     """Share of a training step, all weights trained and feed-forward layers alone."""
     tokens = 1024 if setup.quick or shape == "base" else 4096
     count = 3 if setup.quick else (5 if shape == "base" else 12)
-    common = {"shape": shape, "storage": "file", "batch_tokens": tokens, "count": count, "bf16": False}
+    common = {
+        "shape": shape,
+        "storage": "file",
+        "batch_tokens": tokens,
+        "count": count,
+        "bf16": False,
+    }
     target = "benchmarks.memory_bank_step:share"
     variants = [
         Variant(name="all", target=target, arguments={**common, "ffn_only": False}),
@@ -113,7 +128,9 @@ def query(setup: Setup) -> Iterator[dict[str, Any]]:
     """`inspect bank` on a bank of five million rows of which some were written."""
     written = 20_000 if setup.quick else 500_000
     arguments = {"num_rows": SIZES[-1], "hidden_size": HIDDEN, "written": written}
-    variants = [Variant(name="ours", target="benchmarks.memory_bank_query:nearest_of", arguments=arguments)]
+    variants = [
+        Variant(name="ours", target="benchmarks.memory_bank_query:nearest_of", arguments=arguments)
+    ]
     found = measure(variants, setup.rounds, setup.folder)
     yield {
         "benchmark": NAME, "case": "query", "unit": "s", "lower_is_better": True, "ours": found["ours"].median_s,
@@ -135,7 +152,9 @@ def main() -> int:
     """Run the cases; the exit code is 1 if one went wrong."""
     parser = common_arguments(__doc__)
     parser.add_argument("--steps", type=int, help="of each size (default: 400; 40 with --quick)")
-    parser.add_argument("--case", action="append", choices=CASES, help="only this case; may be repeated")
+    parser.add_argument(
+        "--case", action="append", choices=CASES, help="only this case; may be repeated"
+    )
     given = parser.parse_args()
     refuse_less_than_one(parser, given, "steps", "rounds")
     with scratch_folder(given.keep) as folder:

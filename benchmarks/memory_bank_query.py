@@ -22,7 +22,9 @@ def nearest_of(out: Path, num_rows: int, hidden_size: int, written: int) -> dict
     rows = np.sort(rng.choice(num_rows, written, replace=False))
     state = {
         "row": torch.from_numpy(rows),
-        "note": torch.randn(written, 2, hidden_size, generator=torch.Generator().manual_seed(0)).half(),
+        "note": torch.randn(
+            written, 2, hidden_size, generator=torch.Generator().manual_seed(0)
+        ).half(),
         "count": torch.ones(written, dtype=torch.int64),
         "source": torch.ones(written, dtype=torch.int64),
     }

@@ -72,7 +72,9 @@ def made_batches(batch_tokens: int, count: int) -> list[Batch]:
     sentences = Sentences(
         key_N=np.arange(number),
         ids=from_lengths(rng.integers(1000, VOCABULARY.size, lengths.sum()), lengths),
-        words=from_lengths(np.concatenate([np.arange(1, length - 1) for length in lengths]), lengths - 2),
+        words=from_lengths(
+            np.concatenate([np.arange(1, length - 1) for length in lengths]), lengths - 2
+        ),
         span_start=from_lengths(np.tile([2, 8], number), two),
         span_end=from_lengths(np.tile([5, 11], number), two),
         span_entity=from_lengths((rng.random(2 * number) ** 3 * ENTITIES).astype(np.int64), two),
@@ -140,7 +142,9 @@ class Setting:
         plan = self.cka.planner.plan(batch, masked)
         ids = hide(batch, masked.input_ids_RS, plan.hidden_P, VOCABULARY.mask_id)
         clock.lap("cka_plan")
-        edit = self.injector.edit(batch, self.injector.plan(batch, masked.chosen_RS, plan.hidden_P, self.bank))
+        edit = self.injector.edit(
+            batch, self.injector.plan(batch, masked.chosen_RS, plan.hidden_P, self.bank)
+        )
         clock.lap("injection")
         hidden, loss = self.states(batch, ids, edit)
         self.update(hidden, loss, masked, plan, clock)
@@ -151,11 +155,16 @@ class Setting:
 
     def states(self, batch: Batch, ids: Any, edit: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
         """Forward; the states as a leaf, so that the losses' own backward can be timed, and as they are."""
-        with torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext(), self.model.edit_embeddings(edit):
+        with (
+            torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext(),
+            self.model.edit_embeddings(edit),
+        ):
             hidden = self.model.encode(self.model.pack(batch, ids))
         return hidden.detach().requires_grad_(), hidden
 
-    def update(self, leaf: Tensor, hidden: Tensor, masked: Masked, plan: CkaPlan | None, clock: Clock) -> None:
+    def update(
+        self, leaf: Tensor, hidden: Tensor, masked: Masked, plan: CkaPlan | None, clock: Clock
+    ) -> None:
         """Losses, backward, AdamW."""
         target, gold = torch.from_numpy(masked.target_M), torch.from_numpy(masked.gold_M)
         with torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext():
@@ -166,7 +175,9 @@ class Setting:
             torch.autograd.backward(self.cka(leaf, plan, self.model.word_embeddings))
             clock.lap("cka_loss")
         torch.autograd.backward(hidden, leaf.grad)
-        torch.nn.utils.clip_grad_norm_([p for group in self.optimiser.param_groups for p in group["params"]], 1.0)
+        torch.nn.utils.clip_grad_norm_(
+            [p for group in self.optimiser.param_groups for p in group["params"]], 1.0
+        )
         self.optimiser.step()
         self.optimiser.zero_grad()
 
@@ -176,7 +187,9 @@ def make_setting(shape: str, storage: str, folder: Path, *, bf16: bool, ffn_only
     model, knowledge = made_model(shape), made_knowledge()
     if ffn_only:
         for name, parameter in model.hf.named_parameters():
-            parameter.requires_grad_("intermediate" in name or ("output" in name and "attention" not in name))
+            parameter.requires_grad_(
+                "intermediate" in name or ("output" in name and "attention" not in name)
+            )
     anchor = make_anchor(model.word_embeddings.weight, knowledge)
     cka = Cka(CkaConfig(), knowledge, anchor, seed=0)
     trained = [p for p in [*model.hf.parameters(), *cka.parameters()] if p.requires_grad]
@@ -192,7 +205,14 @@ def make_setting(shape: str, storage: str, folder: Path, *, bf16: bool, ffn_only
 
 
 def share(  # noqa: PLR0913
-    out: Path, shape: str, storage: str, batch_tokens: int, count: int, *, bf16: bool, ffn_only: bool
+    out: Path,
+    shape: str,
+    storage: str,
+    batch_tokens: int,
+    count: int,
+    *,
+    bf16: bool,
+    ffn_only: bool,
 ) -> dict[str, Any]:
     """Steps with all and with none, in turn; medians in milliseconds of processor time."""
     torch.set_num_threads(1)

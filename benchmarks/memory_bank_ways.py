@@ -35,9 +35,14 @@ def steps(num_rows: int, hidden_size: int, mentions: int, count: int) -> Iterato
     often = rng.integers(0, num_rows, min(1000, num_rows))
     for _ in range(count):
         rows = np.where(
-            rng.random(mentions) < REPEATED, rng.choice(often, mentions), rng.integers(0, num_rows, mentions)
+            rng.random(mentions) < REPEATED,
+            rng.choice(often, mentions),
+            rng.integers(0, num_rows, mentions),
         )
-        names = np.stack([rows, rng.integers(0, 10**6, mentions), 0 * rows, rng.integers(0, 30, mentions)], axis=1)
+        names = np.stack(
+            [rows, rng.integers(0, 10**6, mentions), 0 * rows, rng.integers(0, 30, mentions)],
+            axis=1,
+        )
         yield Notes.from_tensors(torch.from_numpy(names), values)
 
 
@@ -53,12 +58,16 @@ def _result(gather: list[float], update: list[float], **more: Any) -> Result:  #
     return {
         "gather_ms": 1000 * statistics.median(gather[warm:]),
         "update_ms": 1000 * statistics.median(update[warm:]),
-        "seconds": statistics.median(g + u for g, u in zip(gather[warm:], update[warm:], strict=True)),
+        "seconds": statistics.median(
+            g + u for g, u in zip(gather[warm:], update[warm:], strict=True)
+        ),
         **more,
     }
 
 
-def ours(out: Path, storage: str, num_rows: int, hidden_size: int, mentions: int, count: int) -> Result:  # noqa: PLR0913
+def ours(
+    out: Path, storage: str, num_rows: int, hidden_size: int, mentions: int, count: int
+) -> Result:  # noqa: PLR0913
     """`MemoryBank` in main memory or in a sparse file."""
     torch.set_num_threads(1)
     start = time.perf_counter()
@@ -99,13 +108,19 @@ class Plain:
 
     def write(self, notes: Notes) -> None:
         """Sums by `index_add_`, one write per row."""
-        rows, inverse, times = torch.from_numpy(notes.row_O).unique(return_inverse=True, return_counts=True)
-        mean = torch.zeros(len(rows), *notes.value_O2H.shape[1:]).index_add_(0, inverse, notes.value_O2H)
+        rows, inverse, times = torch.from_numpy(notes.row_O).unique(
+            return_inverse=True, return_counts=True
+        )
+        mean = torch.zeros(len(rows), *notes.value_O2H.shape[1:]).index_add_(
+            0, inverse, notes.value_O2H
+        )
         mean /= times[:, None, None]
         old_count = self.count_B[rows]
         local = torch.where(old_count > 0, 1 - (1 - DECAY) ** times.float(), 1.0)
         weight = torch.stack([local, times / (old_count + times)], dim=1)[:, :, None]
-        self.note_B2H.index_copy_(0, rows, torch.lerp(self.note_B2H[rows].float(), mean, weight).half())
+        self.note_B2H.index_copy_(
+            0, rows, torch.lerp(self.note_B2H[rows].float(), mean, weight).half()
+        )
         self.count_B[rows] = old_count + times
 
     def write_one_by_one(self, notes: Notes) -> None:

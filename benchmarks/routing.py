@@ -65,14 +65,20 @@ def step_variants(setup: Setup, shape: str, tokens: int, precision: str) -> list
     common = {
         "shape": shape, "tokens": tokens, "precision": precision, "dropout": setup.dropout, "steps": setup.steps
     }  # fmt: skip
-    shares, depths = (SHARES, DEPTHS) if not setup.quick else (SHARES[-1:], {"all": 1.0, "half": 0.5})
+    shares, depths = (
+        (SHARES, DEPTHS) if not setup.quick else (SHARES[-1:], {"all": 1.0, "half": 0.5})
+    )
     plain = ("full", "ffn", "forward") if not setup.quick else ("full",)
     arguments = {name: {"kind": name} for name in plain}
     arguments["masks"] = {"kind": "masks", "share": 0.1}
     for share in shares:
         for name, depth in depths.items():
             layers = round(depth * LAYERS[shape])
-            arguments[f"ours_{share:g}_{name}".replace("0.", ".")] = {"kind": "ours", "share": share, "layers": layers}
+            arguments[f"ours_{share:g}_{name}".replace("0.", ".")] = {
+                "kind": "ours",
+                "share": share,
+                "layers": layers,
+            }
     return [
         Variant(name=name, target="benchmarks.routing_step:step", arguments={**common, **more})
         for name, more in arguments.items()
@@ -93,7 +99,10 @@ def beside(values: Mapping[str, float], ours: str, limit: float | None) -> dict[
 
 def medians(found: Mapping[str, Measured], kind: str) -> dict[str, float]:
     """Median over the rounds of what each variant's process measured; `kind` is seconds or cpu_seconds."""
-    return {name: statistics.median(result[kind] for result in one.results) for name, one in found.items()}
+    return {
+        name: statistics.median(result[kind] for result in one.results)
+        for name, one in found.items()
+    }
 
 
 def step(setup: Setup, shape: str, tokens: int, precision: str) -> Iterator[dict[str, Any]]:
@@ -118,7 +127,11 @@ def step(setup: Setup, shape: str, tokens: int, precision: str) -> Iterator[dict
         "cpu_s": cpu,
         "rss_mb": found[OURS].rss_mb,
         "peer_rss_mb": {name: one.rss_mb for name, one in found.items() if name != OURS},
-        "trained": {name: one.results[0]["trained"] for name, one in found.items() if not name.startswith("ours")},
+        "trained": {
+            name: one.results[0]["trained"]
+            for name, one in found.items()
+            if not name.startswith("ours")
+        },
         "tokens": found["full"].results[0]["tokens"],
         "dropout": setup.dropout,
         "runs": setup.rounds * setup.steps,
@@ -183,11 +196,18 @@ def attribution_variants(setup: Setup, shape: str) -> list[Variant]:
 def fidelity(setup: Setup) -> Iterator[dict[str, Any]]:
     """Top-10 % overlap with the 20-step integral on a trained model, summed over the facts."""
     if not setup.model and "TRELM_KIT" not in os.environ:
-        yield {"benchmark": NAME, "case": "fidelity", "skipped": "set TRELM_KIT to the data kit", "ok": True}
+        yield {
+            "benchmark": NAME,
+            "case": "fidelity",
+            "skipped": "set TRELM_KIT to the data kit",
+            "ok": True,
+        }
         return
     arguments = {"model": setup.model, "facts": setup.facts}
     target = "benchmarks.routing_attribution:fidelity"
-    result = run_once(Variant(name="ours", target=target, arguments=arguments), setup.folder)["result"]
+    result = run_once(Variant(name="ours", target=target, arguments=arguments), setup.folder)[
+        "result"
+    ]
     table = result["table"]
     least = {**dict.fromkeys(ONE_POINT, 0.93), **dict.fromkeys(TWO_POINTS, 0.97)}
     yield {
@@ -205,7 +225,9 @@ def fidelity(setup: Setup) -> Iterator[dict[str, Any]]:
 
 CASES: dict[str, Callable[[Setup], Iterator[dict[str, Any]]]] = {
     **{
-        f"step_{shape}_{tokens}_{precision}": functools.partial(step, shape=shape, tokens=tokens, precision=precision)
+        f"step_{shape}_{tokens}_{precision}": functools.partial(
+            step, shape=shape, tokens=tokens, precision=precision
+        )
         for shape in LAYERS
         for tokens in (4096, 512)
         for precision in ("float32", "bfloat16")
@@ -219,11 +241,22 @@ QUICK = ("step_mini_512_float32", "attribution_mini", "fidelity")
 def main() -> int:
     """Run the cases; the exit code is 1 if the fidelity table misses its bounds."""
     parser = common_arguments(__doc__)
-    parser.add_argument("--case", action="append", choices=CASES, help="only this case; may be repeated")
-    parser.add_argument("--model", default="", metavar="FOLDER", help="a trained masked LM (default: the kit's)")
+    parser.add_argument(
+        "--case", action="append", choices=CASES, help="only this case; may be repeated"
+    )
+    parser.add_argument(
+        "--model", default="", metavar="FOLDER", help="a trained masked LM (default: the kit's)"
+    )
     parser.add_argument("--facts", type=int, help="attributed (default: 256; 32 with --quick)")
-    parser.add_argument("--steps", type=int, help="timed in each process (default: 5; 2 with --quick)")
-    parser.add_argument("--dropout", type=float, default=0.1, help="of the step cases' model (default: 0.1, as BERT's)")
+    parser.add_argument(
+        "--steps", type=int, help="timed in each process (default: 5; 2 with --quick)"
+    )
+    parser.add_argument(
+        "--dropout",
+        type=float,
+        default=0.1,
+        help="of the step cases' model (default: 0.1, as BERT's)",
+    )
     given = parser.parse_args()
     refuse_less_than_one(parser, given, "facts", "steps", "rounds")
     with scratch_folder(given.keep) as folder:

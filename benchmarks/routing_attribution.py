@@ -11,10 +11,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.routing_data import Work, generated_probes, kit_facts, probe_chunks, random_bert, trained_model
+from benchmarks.routing_data import (
+    Work,
+    generated_probes,
+    kit_facts,
+    probe_chunks,
+    random_bert,
+    trained_model,
+)
 from benchmarks.routing_step import full
 from trelm_train.model.masked_lm import MaskedLm
-from trelm_train.routing.attribution import Cut, Estimator, Targets, Walk, attribute, estimator, evaluating
+from trelm_train.routing.attribution import (
+    Cut,
+    Estimator,
+    Targets,
+    Walk,
+    attribute,
+    estimator,
+    evaluating,
+)
 from trelm_train.routing.probes import Probe
 
 REFERENCE = ("midpoint", 20)
@@ -49,7 +64,10 @@ def cost(  # noqa: PLR0913
     run = {
         "step": lambda: _steps(model, probes, precision),
         "ours": lambda: _ours(
-            model, probes, estimator("midpoint", points, precision=precision, context=context), first_layer
+            model,
+            probes,
+            estimator("midpoint", points, precision=precision, context=context),
+            first_layer,
         ),
         "published": lambda: _each(model, probes, published),
         "captum": lambda: _each(model, probes, captum),
@@ -82,7 +100,9 @@ def _steps(model: MaskedLm, probes: list[Probe], precision: str) -> Callable[[],
     return run
 
 
-def _ours(model: MaskedLm, probes: list[Probe], how: Estimator, first_layer: int) -> Callable[[], None]:
+def _ours(
+    model: MaskedLm, probes: list[Probe], how: Estimator, first_layer: int
+) -> Callable[[], None]:
     made = probe_chunks(model, probes)
     attribute(model, *made[-1], how, first_layer)
 
@@ -93,7 +113,9 @@ def _ours(model: MaskedLm, probes: list[Probe], how: Estimator, first_layer: int
     return run
 
 
-def _each(model: MaskedLm, probes: list[Probe], one: Callable[[MaskedLm, Any, Targets], Tensor]) -> Callable[[], None]:
+def _each(
+    model: MaskedLm, probes: list[Probe], one: Callable[[MaskedLm, Any, Targets], Tensor]
+) -> Callable[[], None]:
     made = [probe_chunks(model, [probe])[0] for probe in probes]
     one(model, *made[0])
 
@@ -122,7 +144,9 @@ def published(model: MaskedLm, packed: Any, targets: Targets) -> Tensor:  # noqa
         for layer in range(model.num_layers):
             kept: list[Tensor] = []
 
-            def scale(_module: object, inputs: tuple[Tensor], kept: list[Tensor] = kept) -> tuple[Tensor]:
+            def scale(
+                _module: object, inputs: tuple[Tensor], kept: list[Tensor] = kept
+            ) -> tuple[Tensor]:
                 neurons = inputs[0][0, at].detach()
                 scaled = (alpha * neurons).requires_grad_()
                 kept.extend((neurons, scaled))
@@ -131,7 +155,9 @@ def published(model: MaskedLm, packed: Any, targets: Targets) -> Tensor:  # noqa
             handle = model.family.ffn(layer).w_out.register_forward_pre_hook(scale)
             try:
                 hidden = model.encode(many)[:, at]
-                log_p = torch.log_softmax(model.logits(hidden), -1).gather(2, gold.expand(copies, -1)[..., None])
+                log_p = torch.log_softmax(model.logits(hidden), -1).gather(
+                    2, gold.expand(copies, -1)[..., None]
+                )
                 gradient = torch.autograd.grad(log_p.sum((1, 2)).exp().sum(), kept[1])[0]
             finally:
                 handle.remove()
@@ -149,10 +175,15 @@ def captum(model: MaskedLm, packed: Any, targets: Targets) -> Tensor:  # noqa: A
         for cut in walk.cuts():
 
             def f(many: Tensor, cut: Cut = cut) -> Tensor:
-                return torch.cat([walk.probabilities(cut, v.view(cut.neurons_TI.shape)) for v in many])
+                return torch.cat(
+                    [walk.probabilities(cut, v.view(cut.neurons_TI.shape)) for v in many]
+                )
 
             found = IntegratedGradients(f).attribute(
-                cut.neurons_TI.reshape(1, -1), n_steps=20, method="riemann_middle", internal_batch_size=1
+                cut.neurons_TI.reshape(1, -1),
+                n_steps=20,
+                method="riemann_middle",
+                internal_batch_size=1,
             )
             layers.append(found.view(cut.neurons_TI.shape).sum(0).float())
     return torch.stack(layers)
@@ -166,12 +197,16 @@ def fidelity(out: Path, model: str, facts: int) -> dict[str, Any]:  # noqa: ARG0
     exact = attributions(loaded, made, estimator(*REFERENCE))
     table = {}
     for name, (rule, points, precision, context) in METHODS.items():
-        found = attributions(loaded, made, estimator(rule, points, precision=precision, context=context))
+        found = attributions(
+            loaded, made, estimator(rule, points, precision=precision, context=context)
+        )
         table[name] = {
             "top_1": overlap(found.sum(0), exact.sum(0), 0.01),
             "top_10": overlap(found.sum(0), exact.sum(0), 0.1),
             "per_fact_top_10": float(
-                np.mean([overlap(left, right, 0.1) for left, right in zip(found, exact, strict=True)])
+                np.mean(
+                    [overlap(left, right, 0.1) for left, right in zip(found, exact, strict=True)]
+                )
             ),
         }
     half = len(exact) // 2
@@ -239,5 +274,7 @@ def captum_difference(model: MaskedLm, made: list[tuple[Any, Targets]]) -> float
             num_examples=1,
         )
         ours = attribute(model, packed, one, estimator(*REFERENCE))[0]
-        worst = max(worst, float((captum(model, packed, one) - ours).abs().max() / ours.abs().max()))
+        worst = max(
+            worst, float((captum(model, packed, one) - ours).abs().max() / ours.abs().max())
+        )
     return worst

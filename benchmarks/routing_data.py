@@ -17,7 +17,10 @@ from trelm_train.model.masked_lm import MaskedLm, load_pretrained, load_tokenize
 from trelm_train.routing.attribution import Targets
 from trelm_train.routing.probes import Probe, chunks
 
-SHAPES = {"mini": (4, 256), "base": (12, 768)}  # layers, hidden size; four times as many neurons, heads of 64
+SHAPES = {
+    "mini": (4, 256),
+    "base": (12, 768),
+}  # layers, hidden size; four times as many neurons, heads of 64
 VOCABULARY = 30522
 MASK, PAD, ORDINARY = 103, 0, 1000
 MAX_TOKENS = 128
@@ -55,7 +58,9 @@ def random_bert(shape: str, dropout: float) -> MaskedLm:
 
 def sentence_lengths(count: int, seed: int = 0) -> Any:  # noqa: ANN401
     """Like Wikipedia's sentences in a 30k vocabulary: median 33 tokens, mean 35, 95 % below 70."""
-    return np.clip(np.random.default_rng(seed).lognormal(np.log(33), 0.42, count), 6, MAX_TOKENS).astype(np.int64)
+    return np.clip(
+        np.random.default_rng(seed).lognormal(np.log(33), 0.42, count), 6, MAX_TOKENS
+    ).astype(np.int64)
 
 
 def generated_probes(count: int) -> list[Probe]:
@@ -80,7 +85,9 @@ def generated_work(model: MaskedLm, tokens: int) -> Work:
     """A packed batch of about `tokens` padded tokens, 15 % of them targets."""
     lengths = sentence_lengths(tokens // 30 + 8)
     rng = np.random.default_rng(2)
-    sentences = sentences_from_lists({"ids": [rng.integers(ORDINARY, VOCABULARY, n).tolist() for n in lengths]})
+    sentences = sentences_from_lists(
+        {"ids": [rng.integers(ORDINARY, VOCABULARY, n).tolist() for n in lengths]}
+    )
     batch = assemble(sentences, plan_batches(lengths, packing(tokens))[0], Position(), PAD)
     ids = batch.input_ids_RS.copy()
     real = np.flatnonzero(batch.segment_RS.reshape(-1) >= 0)
@@ -107,7 +114,9 @@ def kit() -> Path:
         SystemExit: TRELM_KIT is not set.
     """
     if "TRELM_KIT" not in os.environ:
-        raise SystemExit("set TRELM_KIT to the data kit: the facts of the fidelity table are its ParaRel probes")
+        raise SystemExit(
+            "set TRELM_KIT to the data kit: the facts of the fidelity table are its ParaRel probes"
+        )
     return Path(os.environ["TRELM_KIT"])
 
 
@@ -135,11 +144,15 @@ def kit_facts(tokenizer: Any, count: int) -> list[Probe]:  # noqa: ANN401
     for number in order.tolist():
         template, row = rows[number]
         gold = tokenizer(row["obj_label"], add_special_tokens=False)["input_ids"]
-        text = template.replace("[X]", row["sub_label"]).replace("[Y]", tokenizer.mask_token * len(gold))
+        text = template.replace("[X]", row["sub_label"]).replace(
+            "[Y]", tokenizer.mask_token * len(gold)
+        )
         ids = np.asarray(tokenizer(text)["input_ids"], np.int64)
         at = np.flatnonzero(ids == tokenizer.mask_token_id)
         if len(at) == len(gold) and len(ids) <= MAX_TOKENS:
-            probes.append(Probe(input_ids=ids.tolist(), position_T=at, gold_T=np.asarray(gold, np.int64)))
+            probes.append(
+                Probe(input_ids=ids.tolist(), position_T=at, gold_T=np.asarray(gold, np.int64))
+            )
         if len(probes) == count:
             break
     return probes

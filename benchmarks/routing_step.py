@@ -73,7 +73,9 @@ def loss_of(model: MaskedLm, work: Work, precision: str) -> torch.Tensor:
     if precision == "bfloat16":
         narrow = torch.autocast("cpu", dtype=torch.bfloat16)
     with narrow:
-        return mlm_loss_sum(model, model.encode(work.packed), work.target, work.gold) / len(work.gold)
+        return mlm_loss_sum(model, model.encode(work.packed), work.target, work.gold) / len(
+            work.gold
+        )
 
 
 Step = Callable[[], None]
@@ -111,7 +113,10 @@ def ffn(model: MaskedLm, work: Work, precision: str, chosen: Chosen) -> Step:
 def masks(model: MaskedLm, work: Work, precision: str, chosen: Chosen) -> Step:
     """The same, then the gradients of the neurons that are not chosen are set to zero."""
     _only_ffn(model)
-    keep = {layer: torch.zeros(model.inner_size).index_fill(0, index_K, 1.0) for layer, index_K in chosen.items()}
+    keep = {
+        layer: torch.zeros(model.inner_size).index_fill(0, index_K, 1.0)
+        for layer, index_K in chosen.items()
+    }
 
     def mask() -> None:
         for layer, kept in keep.items():

@@ -59,11 +59,15 @@ def build(setup: Setup, family: str) -> Iterator[dict[str, Any]]:
     common = {"run": run, "model": setup.tokenizers[family], "copies": setup.copies}
 
     def variant(name: str, **more: Any) -> Variant:  # noqa: ANN401
-        return Variant(name=name, target=f"benchmarks.shards_build:{name}", arguments={**common, **more})
+        return Variant(
+            name=name, target=f"benchmarks.shards_build:{name}", arguments={**common, **more}
+        )
 
     best = BATCH_SIZES[0]
     if not setup.quick:
-        tried = {size: run_once(variant("call", batch_size=size), setup.folder) for size in BATCH_SIZES}
+        tried = {
+            size: run_once(variant("call", batch_size=size), setup.folder) for size in BATCH_SIZES
+        }
         best = min(BATCH_SIZES, key=lambda size: tried[size]["cpu_seconds"])
     names = LIMITS if setup.quick else (*LIMITS, "script")
     variants = [variant("ours"), *(variant(name, batch_size=best) for name in names)]
@@ -82,7 +86,10 @@ def build(setup: Setup, family: str) -> Iterator[dict[str, Any]]:
         "limit_rss_mb": {name: one.rss_mb for name, one in limits.items()},
         "tokens": tokens,
         "bytes_per_token": last["bytes"] / last["tokens"],
-        "seconds": {name: last[name] for name in ("rows_s", "shuffle_s", "cpu_rows_s", "cpu_seconds", "knowledge_s")},
+        "seconds": {
+            name: last[name]
+            for name in ("rows_s", "shuffle_s", "cpu_rows_s", "cpu_seconds", "knowledge_s")
+        },
         "counters": last["counters"],
         "ok": len(set(tokens.values())) == 1,
     }
@@ -92,9 +99,16 @@ def read(setup: Setup, columns: list[str], case: str) -> Iterator[dict[str, Any]
     """Every token of generated rows, on one core."""
     files = generated_rows(setup.folder, setup.read_tokens)
     add = functools.partial(_reader, files=files)
-    variants = [add("ours", columns=columns), add("arrow", columns=columns), add("duckdb", columns=columns)]
+    variants = [
+        add("ours", columns=columns),
+        add("arrow", columns=columns),
+        add("duckdb", columns=columns),
+    ]
     if columns == IDS:
-        variants += [add("to_pylist", columns=columns), add("datasets", needs="datasets", columns=columns)]
+        variants += [
+            add("to_pylist", columns=columns),
+            add("datasets", needs="datasets", columns=columns),
+        ]
     else:
         variants.append(add("loader"))
     found = measure(variants, setup.rounds, setup.folder)
@@ -110,13 +124,19 @@ def read(setup: Setup, columns: list[str], case: str) -> Iterator[dict[str, Any]
         "columns": len(columns),
         "tokens": tokens,
         "bytes_per_token": num_bytes / tokens,
-        "ok": all(one.results[0].get("tokens", tokens) == tokens for name, one in found.items() if name != "loader"),
+        "ok": all(
+            one.results[0].get("tokens", tokens) == tokens
+            for name, one in found.items()
+            if name != "loader"
+        ),
         **skipped(variants),
     }
 
 
 def _reader(name: str, needs: str = "", **arguments: Any) -> Variant:  # noqa: ANN401
-    return Variant(name=name, target=f"benchmarks.shards_read:{name}", arguments=arguments, needs=needs)
+    return Variant(
+        name=name, target=f"benchmarks.shards_read:{name}", arguments=arguments, needs=needs
+    )
 
 
 CASES: dict[str, Callable[[Setup], Iterator[dict[str, Any]]]] = {
@@ -131,11 +151,18 @@ def main() -> int:
     """Run the cases; the exit code is 1 if variants disagree on the number of tokens."""
     parser = common_arguments(__doc__)
     parser.add_argument(
-        "--run", default="", metavar="FOLDER", help="finished up to importance (default: made from the kit)"
+        "--run",
+        default="",
+        metavar="FOLDER",
+        help="finished up to importance (default: made from the kit)",
     )
     parser.add_argument("--copies", type=int, help="of the corpus, for `build` (default: 5)")
-    parser.add_argument("--read-tokens", type=int, help="generated (default: 30 million; 3 million with --quick)")
-    parser.add_argument("--case", action="append", choices=CASES, help="only this case; may be repeated")
+    parser.add_argument(
+        "--read-tokens", type=int, help="generated (default: 30 million; 3 million with --quick)"
+    )
+    parser.add_argument(
+        "--case", action="append", choices=CASES, help="only this case; may be repeated"
+    )
     given = parser.parse_args()
     refuse_less_than_one(parser, given, "copies", "read_tokens", "rounds")
     with scratch_folder(given.keep) as folder:
@@ -148,7 +175,9 @@ def main() -> int:
             quick=given.quick,
         )
         emit({"benchmark": NAME, "machine": machine(PACKAGES), "quick": given.quick})
-        return emit_all(fields for name in given.case or tuple(CASES) for fields in CASES[name](setup))
+        return emit_all(
+            fields for name in given.case or tuple(CASES) for fields in CASES[name](setup)
+        )
 
 
 if __name__ == "__main__":

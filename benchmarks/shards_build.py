@@ -41,7 +41,9 @@ def ours(out: Path, run: str, model: str, copies: int) -> Result:
     rows_s, reports = _phase(out, plan, 1)
     cpu_rows_s = time.process_time() - cpu_start
     shuffle_s, written = _phase(out, plan, 2)
-    counters = {name: sum(report.counters[name] for report in reports) for name in reports[0].counters}
+    counters = {
+        name: sum(report.counters[name] for report in reports) for name in reports[0].counters
+    }
     num_bytes = sum(report.parts[EXAMPLES.name].num_bytes for report in written if report.parts)
     return {
         "seconds": rows_s + shuffle_s, "cpu_seconds": time.process_time() - cpu_start, "rows_s": rows_s,
@@ -74,7 +76,12 @@ def call(out: Path, run: str, model: str, copies: int, batch_size: int) -> Resul
     tokenizer = _tokenizer(model)
     return _timed(
         lambda texts: sum(
-            map(len, tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, **_LEAN)["input_ids"])
+            map(
+                len,
+                tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, **_LEAN)[
+                    "input_ids"
+                ],
+            )
         ),
         run,
         copies,
@@ -88,7 +95,10 @@ def encode_batch(out: Path, run: str, model: str, copies: int, batch_size: int) 
     bare.no_padding()
     bare.no_truncation()
     return _timed(
-        lambda texts: sum(map(len, bare.encode_batch(texts, add_special_tokens=False))), run, copies, batch_size
+        lambda texts: sum(map(len, bare.encode_batch(texts, add_special_tokens=False))),
+        run,
+        copies,
+        batch_size,
     )
 
 
@@ -103,7 +113,9 @@ def script(out: Path, run: str, model: str, copies: int, batch_size: int) -> Res
             columns = {
                 "input_ids": batch["input_ids"],
                 "words": [batch.word_ids(row) for row in range(len(texts))],
-                "offsets": [[point for pair in row for point in pair] for row in batch["offset_mapping"]],
+                "offsets": [
+                    [point for pair in row for point in pair] for row in batch["offset_mapping"]
+                ],
             }
             writer.write_table(pa.table(columns, schema=schema))
             return sum(map(len, batch["input_ids"]))

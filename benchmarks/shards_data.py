@@ -33,13 +33,29 @@ def finished_run(folder: Path, *, quick: bool) -> str:
     run, model = folder / "run", kit_folder() / SMALL_BERT
     if (run / "importance" / "manifest.json").exists():
         return str(run)
-    arguments = ["run", "--until", "importance", "--run", str(run), "--set", f"importance.model={model}"]
+    arguments = [
+        "run",
+        "--until",
+        "importance",
+        "--run",
+        str(run),
+        "--set",
+        f"importance.model={model}",
+    ]
     if quick:
-        arguments += ["--config", str(ROOT / "examples/tiny/pipeline.toml"), "--set", "link.spacy_model=blank:en"]
+        arguments += [
+            "--config",
+            str(ROOT / "examples/tiny/pipeline.toml"),
+            "--set",
+            "link.spacy_model=blank:en",
+        ]
     else:
         made = folder / "kit-input"
         command(str(ROOT / "examples/kit/prepare.py"), "--out", str(made))
-        inputs = [str(kit_folder() / "text/enwiki-gensim-106articles.xml.bz2"), str(made / "extracts")]
+        inputs = [
+            str(kit_folder() / "text/enwiki-gensim-106articles.xml.bz2"),
+            str(made / "extracts"),
+        ]
         arguments += ["--config", str(ROOT / "examples/kit.toml"), "--workers", "2"]
         arguments += ["--set", f"kb.dumps={json.dumps([str(made / 'subset-A-typed.json.gz')])}"]
         arguments += ["--set", f"documents.inputs={json.dumps(inputs)}"]
@@ -66,11 +82,23 @@ def make_roberta(folder: Path, bpe: Path) -> Path:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True)
-    names = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), trim_offsets=True
+    )
+    names = {
+        "bos": "<s>",
+        "pad": "<pad>",
+        "eos": "</s>",
+        "unk": "<unk>",
+        "cls": "<s>",
+        "sep": "</s>",
+        "mask": "<mask>",
+    }
     tokens = {f"{name}_token": token for name, token in names.items()}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **tokens).save_pretrained(folder)
-    (folder / "config.json").write_text('{"model_type": "roberta", "architectures": ["RobertaForMaskedLM"]}')
+    (folder / "config.json").write_text(
+        '{"model_type": "roberta", "architectures": ["RobertaForMaskedLM"]}'
+    )
     return folder
 
 
@@ -91,17 +119,24 @@ def generated_rows(folder: Path, num_tokens: int) -> list[str]:
 def _generate(unit: Unit, out: UnitWriter) -> None:
     rng = np.random.default_rng(unit.index)
     sizes = np.clip(rng.lognormal(3.15, 0.55, FILE_ROWS).astype(np.int64) + 2, 3, 128)
-    words, spans = np.maximum((sizes - 2) * 5 // 6, 1), np.minimum(rng.poisson(2, FILE_ROWS), (sizes - 2) // 3)
+    words, spans = (
+        np.maximum((sizes - 2) * 5 // 6, 1),
+        np.minimum(rng.poisson(2, FILE_ROWS), (sizes - 2) // 3),
+    )
     facts = np.minimum(rng.poisson(0.2, FILE_ROWS), spans // 2)
     starts = _ordinals(spans) * 3 + 1
     numbers = np.arange(FILE_ROWS) + unit.index * FILE_ROWS
     columns: dict[str, Any] = {
         "doc_id": pa.array([f"generated-{number}" for number in (numbers * 7919) % 5_000_000]),
         "sentence_start": (numbers * 104_729) % 60_000,
-        "input_ids": _lists(sizes, np.minimum(rng.zipf(1.2, sizes.sum()), VOCABULARY - 1), pa.uint32()),
+        "input_ids": _lists(
+            sizes, np.minimum(rng.zipf(1.2, sizes.sum()), VOCABULARY - 1), pa.uint32()
+        ),
         "word_starts": _lists(words, _ordinals(words) * 6 // 5 + 1, pa.uint16()),
         "n_tokens": sizes,
-        "split": pa.array(["train", "validation"]).take(pa.array((rng.random(FILE_ROWS) < 0.1).astype(np.int8))),
+        "split": pa.array(["train", "validation"]).take(
+            pa.array((rng.random(FILE_ROWS) < 0.1).astype(np.int8))
+        ),
         "span_start": _lists(spans, starts, pa.uint16()),
         "span_end": _lists(spans, starts + rng.integers(1, 4, spans.sum()), pa.uint16()),
         "span_entity_row": _lists(spans, rng.zipf(1.3, spans.sum()) % 1_000_000, pa.uint32()),
@@ -109,7 +144,9 @@ def _generate(unit: Unit, out: UnitWriter) -> None:
         "span_cosine": _lists(spans, np.round(1 - rng.random(spans.sum()) / 10, 4), pa.float32()),
         "span_policies": _lists(spans, rng.integers(0, 64, spans.sum()), pa.uint16()),
         "fact_head_span": _lists(facts, _ordinals(facts) * 2, pa.uint16()),
-        "fact_relation_row": _lists(facts, 1_000_000 + rng.integers(0, 900, facts.sum()), pa.uint32()),
+        "fact_relation_row": _lists(
+            facts, 1_000_000 + rng.integers(0, 900, facts.sum()), pa.uint32()
+        ),
         "fact_tail_span": _lists(facts, _ordinals(facts) * 2 + 1, pa.uint16()),
     }
     out.write(EXAMPLES, EXAMPLES.from_columns(columns))
@@ -122,4 +159,6 @@ def _ordinals(sizes: np.ndarray) -> np.ndarray:
 
 def _lists(sizes: np.ndarray, values: np.ndarray, kind: pa.DataType) -> pa.Array:
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, kind), type=list_of(kind))
+    return pa.ListArray.from_arrays(
+        pa.array(offsets, pa.int32()), pa.array(values, kind), type=list_of(kind)
+    )

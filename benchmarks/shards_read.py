@@ -30,7 +30,11 @@ def groups_of(files: Sequence[str]) -> list[RowGroup]:
 
 def ours(out: Path, files: list[str], columns: list[str]) -> Result:  # noqa: ARG001 - all variants get one
     """`trelm_train.data.shards.read_lists`: views."""
-    return {"tokens": sum(len(lists["input_ids"].values) for lists in read_lists(groups_of(files), columns))}
+    return {
+        "tokens": sum(
+            len(lists["input_ids"].values) for lists in read_lists(groups_of(files), columns)
+        )
+    }
 
 
 def loader(out: Path, files: list[str]) -> Result:  # noqa: ARG001
@@ -79,7 +83,9 @@ def datasets(out: Path, files: list[str], columns: list[str]) -> Result:
     """Hugging Face datasets, streamed, numpy out of it."""
     from datasets import load_dataset
 
-    stream = load_dataset("parquet", data_files=files, split="train", streaming=True, cache_dir=str(out))
+    stream = load_dataset(
+        "parquet", data_files=files, split="train", streaming=True, cache_dir=str(out)
+    )
     tokens = 0
     for row in stream.select_columns(columns).with_format("numpy"):
         tokens += len(row["input_ids"])

@@ -51,19 +51,34 @@ def counts(setup: Setup) -> Iterator[dict[str, Any]]:
     make_run(run, setup.rows)
     limits = {"run": str(run), "sentence": IN_SENTENCE, "document": IN_DOCUMENT}
     variants = [
-        Variant(name="ours", target=OURS, arguments={"run": str(run), "workers": 1}, work=setup.rows, pinned=False),
         Variant(
-            name="2_workers", target=OURS, arguments={"run": str(run), "workers": 2}, work=setup.rows, pinned=False
+            name="ours",
+            target=OURS,
+            arguments={"run": str(run), "workers": 1},
+            work=setup.rows,
+            pinned=False,
+        ),
+        Variant(
+            name="2_workers",
+            target=OURS,
+            arguments={"run": str(run), "workers": 2},
+            work=setup.rows,
+            pinned=False,
         ),
         Variant(name="duckdb_sql", target=SQL, arguments=limits, work=setup.rows, pinned=False),
         Variant(
-            name="duckdb_sql_1.5_GB", target=SQL, arguments={**limits, "memory_gb": 1.5}, work=setup.rows, pinned=False
+            name="duckdb_sql_1.5_GB",
+            target=SQL,
+            arguments={**limits, "memory_gb": 1.5},
+            work=setup.rows,
+            pinned=False,
         ),
     ]
     found = measure(variants, setup.rounds, setup.folder)
     results = {name: measured.results[0] for name, measured in found.items()}
     tables = {
-        name: {table: result[table] for table in ("entity", "surface", "pair")} for name, result in results.items()
+        name: {table: result[table] for table in ("entity", "surface", "pair")}
+        for name, result in results.items()
     }
     yield {
         **record(NAME, "counts", UNIT, found, found["duckdb_sql"].rate),
@@ -112,14 +127,27 @@ CASES: dict[str, Callable[[Setup], Iterator[dict[str, Any]]]] = {"counts": count
 def main() -> int:
     """Run the cases; the exit code is 1 if counts or fits are wrong."""
     parser = common_arguments(__doc__)
-    parser.add_argument("--rows", type=int, help=f"links to generate (default: {ROWS:,}; {QUICK_ROWS:,} with --quick)")
-    parser.add_argument("--case", action="append", choices=CASES, help="only this case; may be repeated")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        help=f"links to generate (default: {ROWS:,}; {QUICK_ROWS:,} with --quick)",
+    )
+    parser.add_argument(
+        "--case", action="append", choices=CASES, help="only this case; may be repeated"
+    )
     given = parser.parse_args()
     failed = False
     with scratch_folder(given.keep) as folder:
         rows = given.rows or (QUICK_ROWS if given.quick else ROWS)
         setup = Setup(folder=folder, rows=rows, rounds=given.rounds or (1 if given.quick else 3))
-        emit({"benchmark": NAME, "machine": machine(PACKAGES), "rows": setup.rows, "quick": given.quick})
+        emit(
+            {
+                "benchmark": NAME,
+                "machine": machine(PACKAGES),
+                "rows": setup.rows,
+                "quick": given.quick,
+            }
+        )
         for case in given.case or CASES:
             for fields in CASES[case](setup):
                 emit(fields)

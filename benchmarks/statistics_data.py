@@ -29,13 +29,17 @@ def make_run(root: Path, num_rows: int, seed: int = 0) -> None:
         return
     random = np.random.default_rng(seed)
     num_entities = max(num_rows // 8, 1_000)
-    ids = random.permutation(np.arange(1, 120 * num_entities, 120, dtype=np.uint32))  # as scattered as QIDs are
+    ids = random.permutation(
+        np.arange(1, 120 * num_entities, 120, dtype=np.uint32)
+    )  # as scattered as QIDs are
     ranks = np.arange(1, num_entities + 1) ** -ZIPF
     cumulative = np.cumsum(ranks / ranks.sum())
     write_stage(root, "link", {"links": (LINKS, _files(random, num_rows, ids, cumulative))})
     rows = random.integers(0, num_entities, FACTS_PER_ENTITY * num_entities)
     near = np.minimum(rows + random.integers(1, TOPIC_ENTITIES, len(rows)), num_entities - 1)
-    facts = pa.table({"subject": ids[rows], "predicate": random.integers(1, 50, len(rows)), "object": ids[near]})
+    facts = pa.table(
+        {"subject": ids[rows], "predicate": random.integers(1, 50, len(rows)), "object": ids[near]}
+    )
     triples = TRIPLES.from_columns({**dict(zip(facts.column_names, facts.columns, strict=True)),
                                     "rank": pa.array(["normal"] * facts.num_rows)})  # fmt: skip
     write_stage(
@@ -60,11 +64,16 @@ def _entities(ids: np.ndarray) -> pa.Table:
     return ENTITIES.from_columns(columns)
 
 
-def _files(random: np.random.Generator, num_rows: int, ids: np.ndarray, cumulative: np.ndarray) -> Iterator[pa.Table]:
+def _files(
+    random: np.random.Generator, num_rows: int, ids: np.ndarray, cumulative: np.ndarray
+) -> Iterator[pa.Table]:
     done, first = 0, 0
     while done < num_rows:
         count = min(FILE_ROWS, num_rows - done)
-        sizes = np.maximum(random.lognormal(np.log(MEAN_DOCUMENT) - 0.32, 0.8, count // 20 + 50).astype(np.int64), 1)
+        sizes = np.maximum(
+            random.lognormal(np.log(MEAN_DOCUMENT) - 0.32, 0.8, count // 20 + 50).astype(np.int64),
+            1,
+        )
         sizes = sizes[: np.searchsorted(np.cumsum(sizes), count) + 1]
         yield _links(random, sizes, first, ids, cumulative)
         done += int(sizes.sum())
@@ -72,11 +81,17 @@ def _files(random: np.random.Generator, num_rows: int, ids: np.ndarray, cumulati
 
 
 def _links(
-    random: np.random.Generator, sizes: np.ndarray, first: int, ids: np.ndarray, cumulative: np.ndarray
+    random: np.random.Generator,
+    sizes: np.ndarray,
+    first: int,
+    ids: np.ndarray,
+    cumulative: np.ndarray,
 ) -> pa.Table:
     count = int(sizes.sum())
     documents = np.repeat(np.arange(first, first + len(sizes)), sizes)
-    place = np.arange(count) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # of the mention in its document
+    place = np.arange(count) - np.repeat(
+        np.cumsum(sizes) - sizes, sizes
+    )  # of the mention in its document
     topics = np.repeat(random.integers(0, len(ids), len(sizes)), sizes)
     anywhere = np.searchsorted(cumulative, random.random(count))
     nearby = (topics + (TOPIC_ENTITIES * random.random(count) ** 3).astype(np.int64)) % len(ids)
@@ -89,7 +104,9 @@ def _links(
         "start": starts,
         "end": starts + np.uint32(9),
         "sentence_start": (place // 4 * 120).astype(np.uint32),
-        "surface": [f"name {qid}.{form}" for qid, form in zip(qids.tolist(), forms.tolist(), strict=True)],
+        "surface": [
+            f"name {qid}.{form}" for qid, form in zip(qids.tolist(), forms.tolist(), strict=True)
+        ],
         "detector": pa.array(["dictionary"] * count),
         "ner_type": pa.nulls(count, pa.string()),
         "qid": pa.array(qids, mask=random.random(count) < NIL_SHARE),

@@ -56,7 +56,9 @@ COPY (
 """
 
 
-def count_by_sql(out: Path, run: str, sentence: int, document: int, memory_gb: float = 0.0) -> dict[str, Any]:
+def count_by_sql(
+    out: Path, run: str, sentence: int, document: int, memory_gb: float = 0.0
+) -> dict[str, Any]:
     """Run the script; returns the rows of each table."""
     connection = duckdb.connect()
     connection.execute("SET preserve_insertion_order = false")
@@ -64,7 +66,9 @@ def count_by_sql(out: Path, run: str, sentence: int, document: int, memory_gb: f
     if memory_gb:
         connection.execute(f"SET memory_limit = '{memory_gb}GB'")
     for name, stage in (("links", "link"), ("triples", "kb")):
-        connection.execute(f"CREATE VIEW {name} AS FROM read_parquet('{run}/{stage}/data-made/{name}/*.parquet')")
+        connection.execute(
+            f"CREATE VIEW {name} AS FROM read_parquet('{run}/{stage}/data-made/{name}/*.parquet')"
+        )
     connection.execute(SCRIPT.format(out=out, sentence=sentence, document=document))
     return {
         name: connection.sql(f"SELECT count(*) FROM '{out}/{name}.parquet'").fetchall()[0][0]

@@ -11,7 +11,10 @@ from benchmarks.harness import ROOT
 from benchmarks.linking_data import command
 from benchmarks.shards_data import finished_run, tokenizer_folders
 
-SHAPES = {"mini": (256, 4), "base": (768, 12)}  # hidden size, layers; heads of 64, FFN four times as wide
+SHAPES = {
+    "mini": (256, 4),
+    "base": (768, 12),
+}  # hidden size, layers; heads of 64, FFN four times as wide
 
 
 def kit_shards(folder: Path, family: str = "bert", *, quick: bool = False) -> str:
@@ -23,7 +26,13 @@ def kit_shards(folder: Path, family: str = "bert", *, quick: bool = False) -> st
         if not (made / "run").exists():
             command("-c", f"import shutil; shutil.copytree({str(run)!r}, {str(made / 'run')!r})")
         command(
-            "-m", "pipeline.cli", "shards", "--run", str(made / "run"), "--model", tokenizer_folders(folder)[family]
+            "-m",
+            "pipeline.cli",
+            "shards",
+            "--run",
+            str(made / "run"),
+            "--model",
+            tokenizer_folders(folder)[family],
         )
     return str(made / "run" / "shards")
 

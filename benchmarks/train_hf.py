@@ -104,10 +104,17 @@ def trainer(out: Path, **request: Any) -> dict[str, Any]:
         out, steps, request["batch_size"], bf16=request["bf16"], train_sampling_strategy=strategy,
         remove_unused_columns=False,
     )  # fmt: skip
-    Trainer(model=model, args=args, train_dataset=rows, data_collator=collate, callbacks=[clock]).train()
+    Trainer(
+        model=model, args=args, train_dataset=rows, data_collator=collate, callbacks=[clock]
+    ).train()
     (wall, cpu), (wall_end, cpu_end) = clock.ends[WARM_STEPS - 1], clock.ends[-1]
     tokens = sum(collate.tokens[WARM_STEPS:steps])
-    return {"seconds": wall_end - wall, "cpu_seconds": cpu_end - cpu, "tokens": tokens, "steps": request["steps"]}
+    return {
+        "seconds": wall_end - wall,
+        "cpu_seconds": cpu_end - cpu,
+        "tokens": tokens,
+        "steps": request["steps"],
+    }
 
 
 class OurBatches(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
@@ -188,7 +195,9 @@ def same_batches(out: Path, **request: Any) -> dict[str, Any]:
         data_collator=lambda rows: rows[0],
     )
     made.losses = []
-    optimiser = made.create_optimizer()  # theirs; our schedule: their linear one starts with a step at rate 0
+    optimiser = (
+        made.create_optimizer()
+    )  # theirs; our schedule: their linear one starts with a step at rate 0
     made.lr_scheduler = LambdaLR(optimiser, lambda step: rate_factor(step, config))
     made.train()
     return {"losses": made.losses}

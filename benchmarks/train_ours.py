@@ -24,19 +24,29 @@ PLAIN = (  # masked-LM training and nothing else: what the Trainer does
 
 def start(out: Path, request: dict[str, Any]) -> Session:
     """A session as `trelm-train run` would start it."""
-    config = load_config(None, [*request["sets"], "train.loggers=[]", f"train.threads={request['threads']}"])
-    return start_run(RunRequest(shards=Path(request["shards"]), model=request["model"], out=out / "run", config=config))
+    config = load_config(
+        None, [*request["sets"], "train.loggers=[]", f"train.threads={request['threads']}"]
+    )
+    return start_run(
+        RunRequest(
+            shards=Path(request["shards"]), model=request["model"], out=out / "run", config=config
+        )
+    )
 
 
 def steps_of(session: Session, count: int) -> list[tuple[float, float, StepResult]]:
     """Wall clock and processor time at the end of each step, and what it measured."""
     config, ends = session.request.config.train, []
-    source = works(session.stream, session.position, session.parts.ranks, config.micro_batches, session.maker)
+    source = works(
+        session.stream, session.position, session.parts.ranks, config.micro_batches, session.maker
+    )
     with prefetch(source, depth=AHEAD) as ready:
         for _ in range(count):
             before = time.process_time()
             route(session)
-            session.history["refresh_cpu_s"] = session.history.get("refresh_cpu_s", 0.0) + time.process_time() - before
+            session.history["refresh_cpu_s"] = (
+                session.history.get("refresh_cpu_s", 0.0) + time.process_time() - before
+            )
             work = next(ready)
             result = train_step(session.parts, work, session.step)
             session.position, session.step = work.following, session.step + 1
@@ -66,16 +76,30 @@ def losses(out: Path, **request: Any) -> dict[str, Any]:
     """The loss of every step."""
     torch.set_num_threads(request["threads"])
     session = start(out, request)
-    return {"losses": [result.mlm_loss for _, _, result in steps_of(session, session.request.config.train.steps)]}
+    return {
+        "losses": [
+            result.mlm_loss
+            for _, _, result in steps_of(session, session.request.config.train.steps)
+        ]
+    }
 
 
 def planned(out: Path, **request: Any) -> dict[str, Any]:
     """The plan of a short run, and the run."""
     torch.set_num_threads(request["threads"])
     config = load_config(
-        None, [*request["sets"], "train.loggers=[]", "train.steps=6", "train.validate=false", "train.threads=1"]
+        None,
+        [
+            *request["sets"],
+            "train.loggers=[]",
+            "train.steps=6",
+            "train.validate=false",
+            "train.threads=1",
+        ],
     )
-    asked = RunRequest(shards=Path(request["shards"]), model=request["model"], out=out / "run", config=config)
+    asked = RunRequest(
+        shards=Path(request["shards"]), model=request["model"], out=out / "run", config=config
+    )
     run(asked)
     plan = json.loads((out / "run" / PLAN_NAME).read_text(encoding="utf-8"))
     return {"planned_mb": plan["peak_memory_mb"], "plan": plan}

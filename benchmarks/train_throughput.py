@@ -60,7 +60,14 @@ class Setup:
 
 
 def _hf(name: str, common: dict[str, Any], steps: int, **options: Any) -> Variant:  # noqa: ANN401
-    settings = {"bf16": False, "grouped": False, "blocks": False, "batch_size": ROWS, "width": WIDTH, **options}
+    settings = {
+        "bf16": False,
+        "grouped": False,
+        "blocks": False,
+        "batch_size": ROWS,
+        "width": WIDTH,
+        **options,
+    }
     return Variant(
         name=name,
         target="benchmarks.train_hf:trainer",
@@ -114,12 +121,16 @@ def throughput(setup: Setup, shape: str) -> Iterator[dict[str, Any]]:
         "ratio_to_default": rates["ours"] / rates.get("hf", float("nan")),
         "ratio_same_precision": {
             "float32": rates.get("ours_float32", float("nan")) / rates.get("hf", float("nan")),
-            "bfloat16": rates.get("ours_bfloat16", float("nan")) / rates.get("hf_bf16", float("nan")),
+            "bfloat16": rates.get("ours_bfloat16", float("nan"))
+            / rates.get("hf_bf16", float("nan")),
         },
         "ratio_to_best_grouped": rates["ours"]
         / max([rates[name] for name in rates if "grouped" in name], default=1e-9),
-        "ratio_to_best": rates["ours"] / max([rates[name] for name in rates if name.startswith("hf")], default=1e-9),
-        "tokens_per_step": {name: one.results[0]["tokens"] / one.results[0]["steps"] for name, one in found.items()},
+        "ratio_to_best": rates["ours"]
+        / max([rates[name] for name in rates if name.startswith("hf")], default=1e-9),
+        "tokens_per_step": {
+            name: one.results[0]["tokens"] / one.results[0]["steps"] for name, one in found.items()
+        },
         "padding": 1 - last["tokens"] / last["places"],
         "parts_s": last["parts_s"],
         "ok": True,
@@ -151,7 +162,10 @@ def trelm(setup: Setup, shape: str) -> Iterator[dict[str, Any]]:
         cost[name] = step + refresh
         parts = one.results[-1]["parts_s"]
         notes = (parts.get("injection", 0.0) + parts.get("memory", 0.0)) / (steps + WARM_STEPS)
-        shares[name] = {"attribution": refresh / cost[name], "bank_and_injection_host": notes / cost[name]}
+        shares[name] = {
+            "attribution": refresh / cost[name],
+            "bank_and_injection_host": notes / cost[name],
+        }
     yield {
         "benchmark": NAME,
         "case": f"trelm_{shape}",
@@ -179,7 +193,10 @@ def memory(setup: Setup, shape: str) -> Iterator[dict[str, Any]]:
         variant = Variant(
             name=name,
             target="benchmarks.train_ours:planned",
-            arguments={**setup.common(shape, setup.dropout), "sets": [*sets, f"train.batch_tokens={BATCH_TOKENS}"]},
+            arguments={
+                **setup.common(shape, setup.dropout),
+                "sets": [*sets, f"train.batch_tokens={BATCH_TOKENS}"],
+            },
         )
         found = measure([variant], 1, setup.folder)[name]
         planned, peak = found.results[0]["planned_mb"], found.rss_mb
@@ -197,7 +214,9 @@ def curves(setup: Setup, dropout: float) -> Iterator[dict[str, Any]]:
         "train.learning_rate=0.0005", "train.precision=float32", *PLAIN,
     ]  # fmt: skip
     variants = [
-        Variant(name="ours", target="benchmarks.train_ours:losses", arguments={**common, "sets": sets}),
+        Variant(
+            name="ours", target="benchmarks.train_ours:losses", arguments={**common, "sets": sets}
+        ),
         Variant(
             name="hf",
             target="benchmarks.train_hf:same_batches",
@@ -207,7 +226,11 @@ def curves(setup: Setup, dropout: float) -> Iterator[dict[str, Any]]:
     ]
     found = measure(variants, 1, setup.folder)
     ours = np.asarray(found["ours"].results[0]["losses"])
-    theirs = np.asarray(found["hf"].results[0]["losses"]) if "hf" in found else np.full_like(ours, np.nan)
+    theirs = (
+        np.asarray(found["hf"].results[0]["losses"])
+        if "hf" in found
+        else np.full_like(ours, np.nan)
+    )
     difference = np.abs(ours - theirs)
     yield {
         "benchmark": NAME,
@@ -219,7 +242,8 @@ def curves(setup: Setup, dropout: float) -> Iterator[dict[str, Any]]:
         "largest_difference": float(difference.max()),
         "mean_difference": float((ours - theirs).mean()),
         "step_to_step_noise": float(np.abs(np.diff(ours)).mean()),
-        "ok": not np.isfinite(difference).all() or bool(difference.max() < (0.001 if not dropout else 0.5)),
+        "ok": not np.isfinite(difference).all()
+        or bool(difference.max() < (0.001 if not dropout else 0.5)),
         **skipped(variants),
     }
 
@@ -240,12 +264,26 @@ def main() -> int:
     """Run the cases; the exit code is 1 if the curves differ."""
     parser = common_arguments(__doc__)
     parser.add_argument(
-        "--shards", default="", metavar="FOLDER", help="finished, for a BERT (default: made from the kit)"
+        "--shards",
+        default="",
+        metavar="FOLDER",
+        help="finished, for a BERT (default: made from the kit)",
     )
-    parser.add_argument("--steps", type=int, help="timed steps of each run (default: 8; 2 with --quick)")
-    parser.add_argument("--dropout", type=float, default=0.1, help="of the model, in all variants (default: 0.1)")
-    parser.add_argument("--case", action="append", choices=CASES, help="only this case; may be repeated")
-    parser.add_argument("--precision", action="append", choices=("float32", "bfloat16"), help="of peers; default: both")
+    parser.add_argument(
+        "--steps", type=int, help="timed steps of each run (default: 8; 2 with --quick)"
+    )
+    parser.add_argument(
+        "--dropout", type=float, default=0.1, help="of the model, in all variants (default: 0.1)"
+    )
+    parser.add_argument(
+        "--case", action="append", choices=CASES, help="only this case; may be repeated"
+    )
+    parser.add_argument(
+        "--precision",
+        action="append",
+        choices=("float32", "bfloat16"),
+        help="of peers; default: both",
+    )
     given = parser.parse_args()
     with scratch_folder(given.keep) as folder:
         setup = Setup(
@@ -256,9 +294,18 @@ def main() -> int:
             rounds=given.rounds or (1 if given.quick else 3),
             quick=given.quick,
             dropout=given.dropout,
-            precisions=tuple(given.precision or (("float32",) if given.quick else ("float32", "bfloat16"))),
+            precisions=tuple(
+                given.precision or (("float32",) if given.quick else ("float32", "bfloat16"))
+            ),
         )
-        emit({"benchmark": NAME, "machine": machine(PACKAGES), "quick": given.quick, "dropout": given.dropout})
+        emit(
+            {
+                "benchmark": NAME,
+                "machine": machine(PACKAGES),
+                "quick": given.quick,
+                "dropout": given.dropout,
+            }
+        )
         names = given.case or (("mini", "curves") if given.quick else tuple(CASES))
         return emit_all(fields for name in names for fields in CASES[name](setup))
 

@@ -48,7 +48,9 @@ def commands(title: str, group: click.Group) -> str:
     """Help of every command of a program."""
     parts = [f"## {title}\n"]
     for path, command in _walk(title, group):
-        with click.Context(command, info_name=path, max_content_width=110, terminal_width=110) as context:
+        with click.Context(
+            command, info_name=path, max_content_width=110, terminal_width=110
+        ) as context:
             parts.append(f"### {path}\n\n```text\n{command.get_help(context).rstrip()}\n```\n")
     return "\n".join(parts)
 
@@ -63,7 +65,10 @@ def _walk(path: str, command: click.Command) -> typing.Iterator[tuple[str, click
 def settings(title: str, config: type) -> str:
     """Every key of a configuration, with its default and what it means."""
     lines = [f"## Settings of {title}\n", "| key | default | meaning |", "|---|---|---|"]
-    lines += [f"| `{name}` | `{default}` | {meaning} |" for name, default, meaning in _settings(config, "")]
+    lines += [
+        f"| `{name}` | `{default}` | {meaning} |"
+        for name, default, meaning in _settings(config, "")
+    ]
     return "\n".join(lines) + "\n"
 
 

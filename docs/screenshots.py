@@ -35,7 +35,9 @@ def main() -> None:
             page.run("document.activeElement.blur(); window.scrollTo(0, 0)")
             page.settle()
             height = round(
-                page.run("return document.querySelector('#rank figcaption').getBoundingClientRect().bottom + 16")
+                page.run(
+                    "return document.querySelector('#rank figcaption').getBoundingClientRect().bottom + 16"
+                )
             )
             page.picture(Path(__file__).parent / name, width, height)
 

@@ -47,12 +47,34 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
         command(Common(**{name: options.pop(name) for name in names}), **options)
 
     options = (
-        click.option("--run", "run_folder", metavar="FOLDER", help="Folder of the run (local, gs://, s3://)."),
-        click.option("--config", metavar="FILE.toml", default="", help="Configuration; flags go before it."),
-        click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Any key: --set link.top_k=5."),
-        click.option("--runner", default="", help="Beam runner; DirectRunner (the default) is local, in process."),
-        click.option("--workers", type=int, default=1, show_default=True, help="Local processes; 0 = one per core."),
-        click.option("--redo", is_flag=True, help="Run even where the stage's output is up to date."),
+        click.option(
+            "--run", "run_folder", metavar="FOLDER", help="Folder of the run (local, gs://, s3://)."
+        ),
+        click.option(
+            "--config", metavar="FILE.toml", default="", help="Configuration; flags go before it."
+        ),
+        click.option(
+            "--set",
+            "overrides",
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="Any key: --set link.top_k=5.",
+        ),
+        click.option(
+            "--runner",
+            default="",
+            help="Beam runner; DirectRunner (the default) is local, in process.",
+        ),
+        click.option(
+            "--workers",
+            type=int,
+            default=1,
+            show_default=True,
+            help="Local processes; 0 = one per core.",
+        ),
+        click.option(
+            "--redo", is_flag=True, help="Run even where the stage's output is up to date."
+        ),
         click.option("-v", "--verbose", is_flag=True, help="Full tracebacks and Beam's log."),
         click.argument("beam_flags", nargs=-1, type=click.UNPROCESSED, metavar="[BEAM OPTIONS]"),
     )
@@ -99,7 +121,9 @@ def _load(given: Common, **flags: Any) -> RunConfig:  # noqa: ANN401
         if value not in (None, ()):
             section, _, key = place.partition("__")
             changed = build(
-                type(getattr(loaded, section)), to_dict(getattr(loaded, section)) | {key: value}, f"--{key}"
+                type(getattr(loaded, section)),
+                to_dict(getattr(loaded, section)) | {key: value},
+                f"--{key}",
             )
             loaded = dataclasses.replace(loaded, **{section: changed})
     return dataclasses.replace(loaded, run=given.run_folder or loaded.run)
@@ -108,7 +132,9 @@ def _load(given: Common, **flags: Any) -> RunConfig:  # noqa: ANN401
 def _settings(given: Common) -> RunnerSettings:
     from pipeline.engine.beam_runner import RunnerSettings, beam_options
 
-    settings = RunnerSettings(runner=given.runner, workers=given.workers, beam_flags=given.beam_flags)
+    settings = RunnerSettings(
+        runner=given.runner, workers=given.workers, beam_flags=given.beam_flags
+    )
     beam_options(settings)  # a wrong flag fails before any work
     return settings
 
@@ -159,7 +185,9 @@ def _stage_command(stage: str, doc: str, flags: dict[str, click.Option]) -> None
     main.add_command(made)
 
 
-def _comma_separated(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...]:
+def _comma_separated(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> tuple[str, ...]:
     return tuple(part.strip() for part in (value or "").split(",") if part.strip())
 
 
@@ -179,22 +207,47 @@ _stage_command(
     """,
     {
         "dump": _option(
-            "--dump", "kb__dumps", multiple=True, metavar="FILE", help="JSON dump: .json, .gz, .bz2 or .zst."
+            "--dump",
+            "kb__dumps",
+            multiple=True,
+            metavar="FILE",
+            help="JSON dump: .json, .gz, .bz2 or .zst.",
         ),
         "redirects": _option(
-            "--redirects", "kb__redirects", multiple=True, metavar="FILE", help="SQL dumps redirect, page."
+            "--redirects",
+            "kb__redirects",
+            multiple=True,
+            metavar="FILE",
+            help="SQL dumps redirect, page.",
         ),
         "skip": _option(
-            "--skip-corrupt", "kb__skip_corrupt", is_flag=True, help="Lose a corrupt block or member, and count it."
+            "--skip-corrupt",
+            "kb__skip_corrupt",
+            is_flag=True,
+            help="Lose a corrupt block or member, and count it.",
         ),
-        "statements": _option("--statements", "kb__statements", is_flag=True, help="Keep every statement, in a table."),
+        "statements": _option(
+            "--statements", "kb__statements", is_flag=True, help="Keep every statement, in a table."
+        ),
         "languages": _option(
-            "--languages", "kb__languages", metavar="de,fr", callback=_comma_separated, help="After English and mul."
+            "--languages",
+            "kb__languages",
+            metavar="de,fr",
+            callback=_comma_separated,
+            help="After English and mul.",
         ),
         "scholarly": _option(
-            "--exclude-scholarly", "kb__exclude_scholarly", is_flag=True, help="Leave out scholarly articles."
+            "--exclude-scholarly",
+            "kb__exclude_scholarly",
+            is_flag=True,
+            help="Leave out scholarly articles.",
         ),
-        "update": _option("--update", "kb__update", metavar="RUN", help="Older run; its unchanged items are copied."),
+        "update": _option(
+            "--update",
+            "kb__update",
+            metavar="RUN",
+            help="Older run; its unchanged items are copied.",
+        ),
     },
 )
 _stage_command(
@@ -205,14 +258,22 @@ _stage_command(
     trelm-pipeline documents --run runs/a --input corpus.jsonl --input enwiki-pages-articles.xml.bz2
     """,
     {
-        "input": _option("--input", "documents__inputs", multiple=True, metavar="PATH", help="File, folder or glob."),
+        "input": _option(
+            "--input",
+            "documents__inputs",
+            multiple=True,
+            metavar="PATH",
+            help="File, folder or glob.",
+        ),
         "skip": _option(
             "--skip-corrupt",
             "documents__skip_corrupt",
             is_flag=True,
             help="Lose a corrupt block or member, and count it.",
         ),
-        "format": _option("--format", "documents__format", help="auto, text, jsonl, parquet or wiki-xml."),
+        "format": _option(
+            "--format", "documents__format", help="auto, text, jsonl, parquet or wiki-xml."
+        ),
     },
 )
 _stage_command(
@@ -234,27 +295,78 @@ _stage_command(
     Weights of your own: trelm-pipeline link train --help
     """,
     {
-        "spacy": _option("--spacy-model", "link__spacy_model", help="Installed pipeline, its folder, or blank:en."),
-        "gold": _option("--gold-spans", "link__gold_spans", metavar="FILE", help="Disambiguate these spans only."),
-        "weights": _option("--weights", "link__weights", metavar="FILE", help="trained, by-hand, or of `link train`."),
-        "rerank": _option(
-            "--rerank-model", "link__rerank_model", metavar="NAME", help="Compare contexts, descriptions."
+        "spacy": _option(
+            "--spacy-model",
+            "link__spacy_model",
+            help="Installed pipeline, its folder, or blank:en.",
         ),
-        "nil": _option("--min-confidence", "link__min_confidence", type=float, help="Below it a mention is NIL."),
+        "gold": _option(
+            "--gold-spans",
+            "link__gold_spans",
+            metavar="FILE",
+            help="Disambiguate these spans only.",
+        ),
+        "weights": _option(
+            "--weights",
+            "link__weights",
+            metavar="FILE",
+            help="trained, by-hand, or of `link train`.",
+        ),
+        "rerank": _option(
+            "--rerank-model",
+            "link__rerank_model",
+            metavar="NAME",
+            help="Compare contexts, descriptions.",
+        ),
+        "nil": _option(
+            "--min-confidence",
+            "link__min_confidence",
+            type=float,
+            help="Below it a mention is NIL.",
+        ),
     },
 )
 
 
 @main.command("link train", context_settings={"max_content_width": 110})
-@click.option("--run", "run_folder", metavar="FOLDER", required=True, help="Run with a finished index.")
-@click.option("--gold", "gold_files", metavar="FILE", required=True, multiple=True, help="Gold JSONL, one or more.")
+@click.option(
+    "--run", "run_folder", metavar="FOLDER", required=True, help="Run with a finished index."
+)
+@click.option(
+    "--gold",
+    "gold_files",
+    metavar="FILE",
+    required=True,
+    multiple=True,
+    help="Gold JSONL, one or more.",
+)
 @click.option("--out", metavar="FILE.json", required=True, help="Where to write the weights.")
-@click.option("--folds", type=click.IntRange(2, 100), default=5, show_default=True, help="Of the cross-validation.")
-@click.option("--ablate", is_flag=True, help="Also cross-validate without each group of features and each feature.")
-@click.option("--config", metavar="FILE.toml", default="", help="Configuration; only its section link counts.")
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Any key: --set link.rerank_model=….")
+@click.option(
+    "--folds",
+    type=click.IntRange(2, 100),
+    default=5,
+    show_default=True,
+    help="Of the cross-validation.",
+)
+@click.option(
+    "--ablate",
+    is_flag=True,
+    help="Also cross-validate without each group of features and each feature.",
+)
+@click.option(
+    "--config", metavar="FILE.toml", default="", help="Configuration; only its section link counts."
+)
+@click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Any key: --set link.rerank_model=….",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def link_train_command(out: str, config: str, overrides: tuple[str, ...], as_json: bool, **given: Any) -> None:  # noqa: ANN401, FBT001
+def link_train_command(
+    out: str, config: str, overrides: tuple[str, ...], as_json: bool, **given: Any
+) -> None:  # noqa: ANN401, FBT001
     """Fit the linker's weights to gold links, and say how well they do on documents that they have not seen.
 
     \b
@@ -273,7 +385,10 @@ def link_train_command(out: str, config: str, overrides: tuple[str, ...], as_jso
         check_folder(out, "--out")
         link = load_config(config, overrides).link
         training = Training(
-            run=given["run_folder"], gold_files=given["gold_files"], folds=given["folds"], ablate=given["ablate"]
+            run=given["run_folder"],
+            gold_files=given["gold_files"],
+            folds=given["folds"],
+            ablate=given["ablate"],
         )
         model, report = train(training, link)
         files.write_bytes(out, model.to_json().encode())
@@ -299,7 +414,12 @@ _stage_command(
     trelm-pipeline importance --run runs/a --model bert-base-uncased
     """,
     {
-        "model": _option("--model", "importance__model", metavar="NAME", help="Masked language model, name or folder."),
+        "model": _option(
+            "--model",
+            "importance__model",
+            metavar="NAME",
+            help="Masked language model, name or folder.",
+        ),
         "device": _option("--device", "importance__device", help="auto, cpu or cuda."),
         "dtype": _option("--dtype", "importance__dtype", help="auto, float32 or bfloat16."),
     },
@@ -314,7 +434,9 @@ _stage_command(
       trelm-pipeline shards --run runs/a --policy long-tail-important --policy all
     """,
     {
-        "model": _option("--model", "shards__model", metavar="NAME", help="Model whose tokenizer is used."),
+        "model": _option(
+            "--model", "shards__model", metavar="NAME", help="Model whose tokenizer is used."
+        ),
         "policy": _option(
             "--policy",
             "shards__policies",
@@ -355,7 +477,9 @@ def run_command(given: Common, until: str) -> None:
 
 @main.command("sql", context_settings={"max_content_width": 110})
 @click.option("--run", "run_folder", metavar="FOLDER", required=True, help="Folder of the run.")
-@click.option("--format", "kind", default="table", show_default=True, help="table, csv, json or parquet.")
+@click.option(
+    "--format", "kind", default="table", show_default=True, help="table, csv, json or parquet."
+)
 @click.option("--out", metavar="FILE", default="-", help="Where to write; - is the terminal.")
 @click.argument("query", default="")
 def sql_command(run_folder: str, kind: str, out: str, query: str) -> None:
@@ -376,10 +500,16 @@ def sql_command(run_folder: str, kind: str, out: str, query: str) -> None:
 
 @main.command("ask", context_settings={"max_content_width": 110})
 @click.option("--run", "run_folder", metavar="FOLDER", default="", help="Folder of the run.")
-@click.option("--rows", type=click.IntRange(1), default=20, show_default=True, help="How many rows.")
+@click.option(
+    "--rows", type=click.IntRange(1), default=20, show_default=True, help="How many rows."
+)
 @click.option("--list", "list_only", is_flag=True, help="List the questions.")
-@click.option("--show-sql", is_flag=True, help="Print the question's SQL, to change it and run it with `sql`.")
-@click.option("--format", "kind", default="table", show_default=True, help="table, csv, json or parquet.")
+@click.option(
+    "--show-sql", is_flag=True, help="Print the question's SQL, to change it and run it with `sql`."
+)
+@click.option(
+    "--format", "kind", default="table", show_default=True, help="table, csv, json or parquet."
+)
 @click.option("--out", metavar="FILE", default="-", help="Where to write; - is the terminal.")
 @click.argument("name", default="", metavar="[QUESTION]")
 @click.argument("item", default="", metavar="[ITEM]")
@@ -401,7 +531,9 @@ def ask_command(run_folder: str, name: str, item: str, list_only: bool, **given:
 
         if list_only or not name:
             for question in QUESTIONS:
-                click.echo(f"{f'{question.name} {question.about.upper()}'.strip():<15} {question.meaning}")
+                click.echo(
+                    f"{f'{question.name} {question.about.upper()}'.strip():<15} {question.meaning}"
+                )
             return
         question = find_question(name, item)
         if not run_folder:
@@ -415,7 +547,9 @@ def ask_command(run_folder: str, name: str, item: str, list_only: bool, **given:
 @main.command("evaluate", context_settings={"max_content_width": 110})
 @click.option("--run", "run_folder", metavar="FOLDER", required=True, help="Folder of the run.")
 @click.option("--gold", metavar="FILE", required=True, help="Gold JSONL (docs/linking.md).")
-@click.option("--errors", metavar="FILE", default="", help="Write every wrong gold mention here, as JSONL.")
+@click.option(
+    "--errors", metavar="FILE", default="", help="Write every wrong gold mention here, as JSONL."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def evaluate_command(run_folder: str, gold: str, errors: str, as_json: bool) -> None:  # noqa: FBT001
     """Score the run's links against gold links.
@@ -443,9 +577,22 @@ def evaluate_command(run_folder: str, gold: str, errors: str, as_json: bool) -> 
 
 
 @main.command("report", context_settings={"max_content_width": 110})
-@click.option("--run", "run_folder", metavar="FOLDER", required=True, help="Folder of a run with finished stats.")
-@click.option("--out", metavar="FILE", default="", help="Where to write; default: report.html in the run's folder.")
-@click.option("--gold", metavar="FILE", default="", help="Gold JSONL (docs/linking.md): adds calibration.")
+@click.option(
+    "--run",
+    "run_folder",
+    metavar="FOLDER",
+    required=True,
+    help="Folder of a run with finished stats.",
+)
+@click.option(
+    "--out",
+    metavar="FILE",
+    default="",
+    help="Where to write; default: report.html in the run's folder.",
+)
+@click.option(
+    "--gold", metavar="FILE", default="", help="Gold JSONL (docs/linking.md): adds calibration."
+)
 @click.option(
     "--entities",
     "num_entities",

@@ -28,16 +28,22 @@ class KbConfig:
     )
     statements: bool = key(False, "keep every statement, of any rank and value, in `statements`")
     exclude_scholarly: bool = key(False, "leave out scholarly articles")
-    update: str = key("", "folder of an older run: items whose revision is the same are copied from it")
+    update: str = key(
+        "", "folder of an older run: items whose revision is the same are copied from it"
+    )
     skip_corrupt: bool = key(False, "lose a corrupt block, member or frame instead of failing")
-    unit_mb: float = key(0.0, "MB of input per work unit, compressed; 0 = a 64th of all dumps, 8 to 128")
+    unit_mb: float = key(
+        0.0, "MB of input per work unit, compressed; 0 = a 64th of all dumps, 8 to 128"
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         at_least(self, unit_mb=0)
         for language in self.languages:
             if not LANGUAGE_CODE.fullmatch(language):
-                raise ConfigError(f"kb.languages: {language!r} is no language code; write --languages de,fr")
+                raise ConfigError(
+                    f"kb.languages: {language!r} is no language code; write --languages de,fr"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +57,9 @@ class DocumentsConfig:
     id_field: str = key("id", "JSONL and Parquet: field or column of the id")
     title_field: str = key("title", "the same for the title")
     text_field: str = key("text", "the same for the text")
-    links_field: str = key("", 'JSONL: field with known links, [{"start", "end", "qid"}, …]; they become anchors')
+    links_field: str = key(
+        "", 'JSONL: field with known links, [{"start", "end", "qid"}, …]; they become anchors'
+    )
     skip_corrupt: bool = key(False, "lose a corrupt block, member or frame instead of failing")
     unit_mb: float = key(16.0, "MB of input per work unit")
 
@@ -64,7 +72,9 @@ class DocumentsConfig:
 class IndexConfig:
     """Stage `index`: the alias index and the entity store."""
 
-    num_shards: int = key(0, "tries; more keep each one's build smaller; 0 = one per 1.5 million rows")
+    num_shards: int = key(
+        0, "tries; more keep each one's build smaller; 0 = one per 1.5 million rows"
+    )
     max_candidates: int = key(64, "entities kept per alias, most popular first")
     anchors: bool = key(True, "learn aliases and priors from the corpus's own gold links")
     unit_rows: int = key(250_000, "rows per work unit")
@@ -86,16 +96,20 @@ class LinkConfig:
     top_k: int = key(8, "candidates kept per mention")
     max_ngram: int = key(10, "tokens of the longest dictionary probe")
     word_links: float = key(
-        1e-4, "a word in lower case is a mention too where it has this share of the corpus's own links; 0 = never"
+        1e-4,
+        "a word in lower case is a mention too where it has this share of the corpus's own links; 0 = never",
     )
     anchors: bool = key(True, "the corpus's own links are mentions, and their items the links")
     weights: str = key("trained", "trained (shipped), by-hand, or a file that `link train` wrote")
     min_confidence: float = key(0.3, "below it a mention is NIL")
-    max_partial: int = key(12, "candidates with a longer name that has all words of the mention; 0 = none")
+    max_partial: int = key(
+        12, "candidates with a longer name that has all words of the mention; 0 = none"
+    )
     fuzzy: bool = key(True, "look for misspelt names among those that share a half with them")
     fuzzy_cutoff: float = key(88.0, "rapidfuzz ratio, 0 to 100, of names more than one edit away")
     rerank_model: str = key(
-        "", "model, name or folder, that compares a mention's context with descriptions; empty = none"
+        "",
+        "model, name or folder, that compares a mention's context with descriptions; empty = none",
     )
     unit_mb: float = key(1.0, "MB of text per work unit, of this stage and of those that follow")
 
@@ -118,29 +132,43 @@ class StatsConfig:
         "mass", "what makes head and torso: a share of all mentions, or their own number"
     )
     head_mass: float = key(
-        0.5, "bands by mass: the most frequent entities with this share of the mentions are the head"
+        0.5,
+        "bands by mass: the most frequent entities with this share of the mentions are the head",
     )
     torso_mass: float = key(0.8, "those up to this share are the torso, the rest is the tail")
     head_min_mentions: int = key(100, "bands by count: entities with so many mentions are the head")
     torso_min_mentions: int = key(10, "those with so many are the torso, the rest is the tail")
-    min_cooccurrence: int = key(2, "pairs in fewer sentences and in fewer documents are left out of `cooccurrence`")
+    min_cooccurrence: int = key(
+        2, "pairs in fewer sentences and in fewer documents are left out of `cooccurrence`"
+    )
     max_sentence_entities: int = key(
         32, "a sentence with more distinct entities gives no pairs; counted in the manifest"
     )
     max_document_entities: int = key(
-        128, "a document with more gives the pairs of its sentences only; 0 = no document does more than that"
+        128,
+        "a document with more gives the pairs of its sentences only; 0 = no document does more than that",
     )
     num_bootstrap: int = key(200, "resamples behind the intervals of `tail_summary`")
     unit_rows: int = key(250_000, "links counted at a time, about: whole files of `links`")
-    num_buckets: int = key(0, "parts in which counts are merged; 0 = one per 500,000 links, at least 4")
+    num_buckets: int = key(
+        0, "parts in which counts are merged; 0 = one per 500,000 links, at least 4"
+    )
     memory_gb: float = key(0.7, "memory of the merging, beyond it goes to disk")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        at_least(self, num_buckets=0, min_cooccurrence=1, max_sentence_entities=2, max_document_entities=0)
+        at_least(
+            self,
+            num_buckets=0,
+            min_cooccurrence=1,
+            max_sentence_entities=2,
+            max_document_entities=0,
+        )
         at_least(self, num_bootstrap=10, unit_rows=1, memory_gb=0.1, torso_min_mentions=1)
         if not 0 < self.head_mass < self.torso_mass < 1:
-            raise ConfigError(f"wanted 0 < head_mass < torso_mass < 1, found {self.head_mass} and {self.torso_mass}")
+            raise ConfigError(
+                f"wanted 0 < head_mass < torso_mass < 1, found {self.head_mass} and {self.torso_mass}"
+            )
         if not self.torso_min_mentions < self.head_min_mentions:
             raise ConfigError(
                 f"wanted torso_min_mentions < head_min_mentions, found {self.torso_min_mentions} and {self.head_min_mentions}"
@@ -157,7 +185,8 @@ class ImportanceConfig:
     batch_tokens: int = key(4096, "tokens per forward pass")
     device: Literal["auto", "cpu", "cuda"] = key("auto", "where to compute")
     dtype: Literal["auto", "float32", "bfloat16"] = key(
-        "auto", "of matrix products; auto = bfloat16 on processors that multiply it, the same for a whole run"
+        "auto",
+        "of matrix products; auto = bfloat16 on processors that multiply it, the same for a whole run",
     )
     num_threads: int = key(0, "torch threads per process; 0 = cores / processes")
 
@@ -177,13 +206,24 @@ class ShardsConfig:
     r_freq: float | None = key(None, "rare = fewer mentions than this; default max(3, corpus mean)")
     klt_r_min: int = key(2, "bounds of KC, the number of neighbours within 2 hops (DKPLM)")
     klt_r_max: int = key(100, "and the upper one")
-    policies: tuple[str, ...] = key(POLICIES, "which policy bits are computed; none alone = no bits")
-    rows_per_file: int = key(200_000, "rows of `examples` per file, about; a file is sorted in memory")
+    policies: tuple[str, ...] = key(
+        POLICIES, "which policy bits are computed; none alone = no bits"
+    )
+    rows_per_file: int = key(
+        200_000, "rows of `examples` per file, about; a file is sorted in memory"
+    )
     seed: int = key(0, "of the split and of the order of rows")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        at_least(self, max_triples=1, r_freq=0, klt_r_min=0, klt_r_max=max(self.klt_r_min, 1), rows_per_file=1)
+        at_least(
+            self,
+            max_triples=1,
+            r_freq=0,
+            klt_r_min=0,
+            klt_r_max=max(self.klt_r_min, 1),
+            rows_per_file=1,
+        )
         if not 8 <= self.max_tokens <= 8192:
             raise ConfigError(f"max_tokens is {self.max_tokens}, wanted 8 to 8192")
         if not 0 <= self.validation_share < 1:

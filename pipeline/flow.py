@@ -21,7 +21,9 @@ from pipeline.run_stage import run_stage
 FLOW = ("kb", "titles", "documents", "index", "link", "stats", "importance", "shards")
 
 
-def run_missing(config: RunConfig, settings: RunnerSettings, last: str = FLOW[-1]) -> Iterator[tuple[str, bool]]:
+def run_missing(
+    config: RunConfig, settings: RunnerSettings, last: str = FLOW[-1]
+) -> Iterator[tuple[str, bool]]:
     """Every stage up to `last`, in order; each says whether it ran or was there already."""
     for stage in FLOW[: FLOW.index(last) + 1]:
         if stage != "titles" or reads_wiki(config):
@@ -33,4 +35,6 @@ def reads_wiki(config: RunConfig) -> bool:
     from pipeline.documents.corpus import kind_of
 
     wanted = config.documents.format
-    return any(kind_of(path, wanted) == "wiki-xml" for path in files.expand(config.documents.inputs))
+    return any(
+        kind_of(path, wanted) == "wiki-xml" for path in files.expand(config.documents.inputs)
+    )

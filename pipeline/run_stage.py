@@ -26,7 +26,9 @@ logger = logging.getLogger("trelm")
 
 def plan_stage(stage: str, config: RunConfig) -> StagePlan:
     """The plan of one stage: inputs checked, units counted, nothing done yet."""
-    make_plan: Callable[..., StagePlan] = importlib.import_module(MODULES.get(stage, f"pipeline.{stage}.stage")).plan
+    make_plan: Callable[..., StagePlan] = importlib.import_module(
+        MODULES.get(stage, f"pipeline.{stage}.stage")
+    ).plan
     section: Any = getattr(config, SECTIONS.get(stage, stage))
     if stage == "shards":
         section = replace(section, model=section.model or config.importance.model)
@@ -34,7 +36,9 @@ def plan_stage(stage: str, config: RunConfig) -> StagePlan:
     return replace(plan, max_reject_rate=config.max_reject_rate, root=config.run)
 
 
-def run_stage(stage: str, config: RunConfig, settings: RunnerSettings, *, redo: bool = False) -> bool:
+def run_stage(
+    stage: str, config: RunConfig, settings: RunnerSettings, *, redo: bool = False
+) -> bool:
     """Run one stage unless it is there already; says whether it ran.
 
     Raises:
@@ -47,8 +51,12 @@ def run_stage(stage: str, config: RunConfig, settings: RunnerSettings, *, redo: 
             f"--run {config.run!r}: a run's folder may not have any of {files.GLOB_CHARACTERS} in its name"
         )
     paths = RunPaths(root=config.run)
-    own_files = [path for path in (config.link.gold_spans, weights_file(config.link.weights)) if path]
-    refuse_local_paths(settings, [config.run, *config.kb.dumps, *config.documents.inputs, *own_files])
+    own_files = [
+        path for path in (config.link.gold_spans, weights_file(config.link.weights)) if path
+    ]
+    refuse_local_paths(
+        settings, [config.run, *config.kb.dumps, *config.documents.inputs, *own_files]
+    )
     plan = plan_stage(stage, config)
     if is_current(plan, paths) and not redo:
         logger.info("%s: up to date, skipped (%s)", stage, rows_written(paths, stage))
@@ -56,7 +64,9 @@ def run_stage(stage: str, config: RunConfig, settings: RunnerSettings, *, redo: 
             write_database(paths)
         return False
     if redo and not settings.is_dry:
-        files.remove(paths.manifest_path(stage))  # first: without its manifest an output does not exist
+        files.remove(
+            paths.manifest_path(stage)
+        )  # first: without its manifest an output does not exist
         files.remove(files.join(paths.stage(stage), plan.data_folder))
     started_s = time.monotonic()
     files.make_folder(config.run)
@@ -86,5 +96,9 @@ def rows_written(paths: RunPaths, stage: str) -> str:
     manifest = paths.manifest(stage)
     if manifest is None:
         return "not finished"
-    counted = [f"{name} {table.rows:,}" for name, table in manifest.tables.items() if table.rows or name != "rejects"]
+    counted = [
+        f"{name} {table.rows:,}"
+        for name, table in manifest.tables.items()
+        if table.rows or name != "rejects"
+    ]
     return ", ".join(counted) or "index written"

@@ -6,7 +6,13 @@ from schemas.kb import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, STATEMENTS, TRI
 from schemas.link import LINKS, SENTENCES
 from schemas.rejects import REJECTS
 from schemas.shards import EXAMPLES, KNOWLEDGE
-from schemas.stats import COOCCURRENCE, ENTITY_FREQUENCY, FACT_SUPPORT, SURFACE_FREQUENCY, TAIL_SUMMARY
+from schemas.stats import (
+    COOCCURRENCE,
+    ENTITY_FREQUENCY,
+    FACT_SUPPORT,
+    SURFACE_FREQUENCY,
+    TAIL_SUMMARY,
+)
 from schemas.table import Column, SchemaError, Table
 
 TABLES: tuple[Table, ...] = (

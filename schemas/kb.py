@@ -20,7 +20,9 @@ ENTITIES = Table(
             meaning="first label found: en, then mul, then the languages asked for; empty if none",
         ),
         Column(
-            name="description", type=pa.string(), meaning="description in the label's order of languages; empty if none"
+            name="description",
+            type=pa.string(),
+            meaning="description in the label's order of languages; empty if none",
         ),
         Column(
             name="enwiki_title",
@@ -29,11 +31,19 @@ ENTITIES = Table(
             null_means="no such article",
         ),
         Column(
-            name="num_sitelinks", type=pa.uint32(), meaning="Wikipedia sitelinks (commons, species, meta not counted)"
+            name="num_sitelinks",
+            type=pa.uint32(),
+            meaning="Wikipedia sitelinks (commons, species, meta not counted)",
         ),
-        Column(name="num_all_sitelinks", type=pa.uint32(), meaning="sitelinks to any Wikimedia site"),
+        Column(
+            name="num_all_sitelinks", type=pa.uint32(), meaning="sitelinks to any Wikimedia site"
+        ),
         Column(name="num_statements", type=pa.uint32(), meaning="statements of any rank and type"),
-        Column(name="instance_of", type=list_of(pa.uint32()), meaning="QIDs of its best-rank P31 values"),
+        Column(
+            name="instance_of",
+            type=list_of(pa.uint32()),
+            meaning="QIDs of its best-rank P31 values",
+        ),
         Column(
             name="is_meta",
             type=pa.bool_(),
@@ -72,13 +82,21 @@ PROPERTIES = Table(
     key=("pid",),
     columns=(
         Column(name="pid", type=pa.uint32(), meaning="property id"),
-        Column(name="label", type=pa.string(), meaning="label by the same rule as entities; empty if none"),
+        Column(
+            name="label",
+            type=pa.string(),
+            meaning="label by the same rule as entities; empty if none",
+        ),
         Column(name="description", type=pa.string(), meaning="description; empty if none"),
         Column(
-            name="datatype", type=pa.string(), meaning="Wikidata datatype of its values; empty if the dump does not say"
+            name="datatype",
+            type=pa.string(),
+            meaning="Wikidata datatype of its values; empty if the dump does not say",
         ),
         Column(
-            name="inverse", type=list_of(pa.uint32()), meaning="PIDs of its best-rank P1696 (inverse property) values"
+            name="inverse",
+            type=list_of(pa.uint32()),
+            meaning="PIDs of its best-rank P1696 (inverse property) values",
         ),
     ),
 )
@@ -93,7 +111,9 @@ TRIPLES = Table(
         Column(name="predicate", type=pa.uint32(), meaning="PID"),
         Column(name="object", type=pa.uint32(), meaning="QID"),
         Column(
-            name="rank", type=pa.string(), meaning="preferred or normal; deprecated statements are counted, never kept"
+            name="rank",
+            type=pa.string(),
+            meaning="preferred or normal; deprecated statements are counted, never kept",
         ),
     ),
 )
@@ -117,10 +137,18 @@ STATEMENTS = Table(
     columns=(
         Column(name="subject", type=pa.uint32(), meaning="QID"),
         Column(name="predicate", type=pa.uint32(), meaning="PID"),
-        Column(name="ordinal", type=pa.uint32(), meaning="position among the subject's statements of that predicate"),
+        Column(
+            name="ordinal",
+            type=pa.uint32(),
+            meaning="position among the subject's statements of that predicate",
+        ),
         Column(name="rank", type=pa.string(), meaning=", ".join(RANKS)),
         Column(name="snaktype", type=pa.string(), meaning="value, somevalue or novalue"),
-        Column(name="datatype", type=pa.string(), meaning="Wikidata datatype; empty if the dump does not say"),
+        Column(
+            name="datatype",
+            type=pa.string(),
+            meaning="Wikidata datatype; empty if the dump does not say",
+        ),
         Column(name="item", type=pa.uint32(), meaning="QID", null_means="not an item"),
         Column(
             name="text",
@@ -128,9 +156,24 @@ STATEMENTS = Table(
             meaning="string, id, URL, or text of a monolingual text",
             null_means="another type",
         ),
-        Column(name="language", type=pa.string(), meaning="language of a monolingual text", null_means="another type"),
-        Column(name="amount", type=pa.string(), meaning="decimal amount, digit for digit", null_means="not a quantity"),
-        Column(name="unit", type=pa.string(), meaning="unit id, or 1 for none", null_means="not a quantity"),
+        Column(
+            name="language",
+            type=pa.string(),
+            meaning="language of a monolingual text",
+            null_means="another type",
+        ),
+        Column(
+            name="amount",
+            type=pa.string(),
+            meaning="decimal amount, digit for digit",
+            null_means="not a quantity",
+        ),
+        Column(
+            name="unit",
+            type=pa.string(),
+            meaning="unit id, or 1 for none",
+            null_means="not a quantity",
+        ),
         Column(
             name="year",
             type=pa.int64(),
@@ -138,10 +181,16 @@ STATEMENTS = Table(
             null_means="not a time",
         ),
         Column(
-            name="month", type=pa.uint8(), meaning="1 to 12", null_means="not a time, or precision coarser than a month"
+            name="month",
+            type=pa.uint8(),
+            meaning="1 to 12",
+            null_means="not a time, or precision coarser than a month",
         ),
         Column(
-            name="day", type=pa.uint8(), meaning="1 to 31", null_means="not a time, or precision coarser than a day"
+            name="day",
+            type=pa.uint8(),
+            meaning="1 to 31",
+            null_means="not a time, or precision coarser than a day",
         ),
         Column(
             name="precision",
@@ -149,9 +198,18 @@ STATEMENTS = Table(
             meaning="Wikidata time precision (9 year, 11 day)",
             null_means="not a time",
         ),
-        Column(name="calendar", type=pa.uint32(), meaning="QID of the calendar model", null_means="not a time"),
-        Column(name="latitude", type=pa.float64(), meaning="degrees", null_means="not a coordinate"),
-        Column(name="longitude", type=pa.float64(), meaning="degrees", null_means="not a coordinate"),
+        Column(
+            name="calendar",
+            type=pa.uint32(),
+            meaning="QID of the calendar model",
+            null_means="not a time",
+        ),
+        Column(
+            name="latitude", type=pa.float64(), meaning="degrees", null_means="not a coordinate"
+        ),
+        Column(
+            name="longitude", type=pa.float64(), meaning="degrees", null_means="not a coordinate"
+        ),
         Column(
             name="raw",
             type=pa.string(),

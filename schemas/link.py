@@ -24,7 +24,11 @@ SENTENCES = Table(
     columns=(
         Column(name="doc_id", type=pa.string(), meaning="document"),
         Column(name="start", type=pa.uint32(), meaning="first code point in documents.text"),
-        Column(name="end", type=pa.uint32(), meaning="one past the last code point, surrounding space left out"),
+        Column(
+            name="end",
+            type=pa.uint32(),
+            meaning="one past the last code point, surrounding space left out",
+        ),
     ),
 )
 
@@ -40,7 +44,9 @@ LINKS = Table(
         Column(name="sentence_start", type=pa.uint32(), meaning="start of its sentence"),
         Column(name="surface", type=pa.string(), meaning="the text between start and end"),
         Column(
-            name="detector", type=pa.string(), meaning=f"what found it, several joined by +: {', '.join(DETECTORS)}"
+            name="detector",
+            type=pa.string(),
+            meaning=f"what found it, several joined by +: {', '.join(DETECTORS)}",
         ),
         Column(
             name="ner_type",
@@ -49,7 +55,10 @@ LINKS = Table(
             null_means="not found by it",
         ),
         Column(
-            name="qid", type=pa.uint32(), meaning="linked item", null_means="NIL: no candidate, or none good enough"
+            name="qid",
+            type=pa.uint32(),
+            meaning="linked item",
+            null_means="NIL: no candidate, or none good enough",
         ),
         Column(
             name="confidence",

@@ -40,10 +40,14 @@ class Manifest:
     fingerprint: str  # hash of stage, configuration, code version and the inputs' fingerprints
     code_version: str
     tables: dict[str, TableFiles]
-    counters: dict[str, int] = field(default_factory=dict)  # rows in, rows out, rejects, what was skipped
+    counters: dict[str, int] = field(
+        default_factory=dict
+    )  # rows in, rows out, rejects, what was skipped
     inputs: dict[str, str] = field(default_factory=dict)  # stage or file -> fingerprint
     config: dict[str, Any] = field(default_factory=dict)
-    extra: dict[str, str] = field(default_factory=dict)  # other artefacts: name -> relative path or value
+    extra: dict[str, str] = field(
+        default_factory=dict
+    )  # other artefacts: name -> relative path or value
     created: str = ""
 
     def to_json(self) -> str:

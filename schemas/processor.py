@@ -15,5 +15,9 @@ def multiplies_bfloat16() -> bool:
     """Whether matrix products are faster in bfloat16; false where the system does not say."""
     if not CPU_INFO.exists():
         return False
-    lines = (line.split(":") for line in CPU_INFO.read_text(encoding="utf-8").splitlines() if line.startswith("flags"))
+    lines = (
+        line.split(":")
+        for line in CPU_INFO.read_text(encoding="utf-8").splitlines()
+        if line.startswith("flags")
+    )
     return any(BFLOAT16_FLAGS & set(flags.split()) for _, flags in lines)

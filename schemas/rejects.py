@@ -12,7 +12,11 @@ REJECTS = Table(
     columns=(
         Column(name="stage", type=pa.string(), meaning="stage that rejected it"),
         Column(name="key", type=pa.string(), meaning="id of the input, or file and byte offset"),
-        Column(name="reason", type=pa.string(), meaning="short reason, the same words for the same fault"),
+        Column(
+            name="reason",
+            type=pa.string(),
+            meaning="short reason, the same words for the same fault",
+        ),
         Column(name="payload", type=pa.string(), meaning="the first 500 characters of the input"),
     ),
 )

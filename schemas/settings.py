@@ -57,7 +57,9 @@ def with_overrides(raw: dict[str, Any], overrides: typing.Iterable[str]) -> dict
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key.strip():
-            raise ConfigError(f"--set {override!r}: wanted KEY=VALUE, for example --set link.top_k=5")
+            raise ConfigError(
+                f"--set {override!r}: wanted KEY=VALUE, for example --set link.top_k=5"
+            )
         *parents, last = key.strip().split(".")
         place = merged
         for parent in parents:
@@ -139,7 +141,9 @@ def expand_variables(text: str, where: str) -> str:
     def value_of(match: re.Match[str]) -> str:
         name = match.group(1)
         if name not in os.environ:
-            raise ConfigError(f"{where}: environment variable {name} is not set; set it, or write the path out")
+            raise ConfigError(
+                f"{where}: environment variable {name} is not set; set it, or write the path out"
+            )
         return os.environ[name]
 
     return VARIABLE.sub(value_of, text)

@@ -21,9 +21,15 @@ EXAMPLES = Table(
     key=("doc_id", "sentence_start"),
     columns=(
         Column(name="doc_id", type=pa.string(), meaning="document"),
-        Column(name="sentence_start", type=pa.uint32(), meaning="code point where the sentence or window starts"),
         Column(
-            name="input_ids", type=list_of(pa.uint32()), meaning="token ids, opening and closing special token included"
+            name="sentence_start",
+            type=pa.uint32(),
+            meaning="code point where the sentence or window starts",
+        ),
+        Column(
+            name="input_ids",
+            type=list_of(pa.uint32()),
+            meaning="token ids, opening and closing special token included",
         ),
         Column(
             name="word_starts",
@@ -31,16 +37,32 @@ EXAMPLES = Table(
             meaning="index of each word's first token; it ends where the next starts, the last before the final token",
         ),
         Column(name="n_tokens", type=pa.uint16(), meaning="length of input_ids"),
-        Column(name="split", type=pa.string(), meaning=f"{' or '.join(SPLITS)}; whole documents go to one split"),
+        Column(
+            name="split",
+            type=pa.string(),
+            meaning=f"{' or '.join(SPLITS)}; whole documents go to one split",
+        ),
         Column(
             name="span_start",
             type=list_of(pa.uint16()),
             meaning="first token of each linked mention, in order, none overlap",
         ),
         Column(name="span_end", type=list_of(pa.uint16()), meaning="one past its last token"),
-        Column(name="span_entity_row", type=list_of(pa.uint32()), meaning="its entity's row in `knowledge`"),
-        Column(name="span_frequency", type=list_of(pa.uint32()), meaning="mentions of its entity in the corpus"),
-        Column(name="span_cosine", type=list_of(pa.float32()), meaning="importance.cosine of the mention"),
+        Column(
+            name="span_entity_row",
+            type=list_of(pa.uint32()),
+            meaning="its entity's row in `knowledge`",
+        ),
+        Column(
+            name="span_frequency",
+            type=list_of(pa.uint32()),
+            meaning="mentions of its entity in the corpus",
+        ),
+        Column(
+            name="span_cosine",
+            type=list_of(pa.float32()),
+            meaning="importance.cosine of the mention",
+        ),
         Column(
             name="span_policies",
             type=list_of(pa.uint16()),
@@ -52,7 +74,11 @@ EXAMPLES = Table(
             type=list_of(pa.uint16()),
             meaning="for each fact in the sentence: span index of its head",
         ),
-        Column(name="fact_relation_row", type=list_of(pa.uint32()), meaning="its relation's row in `knowledge`"),
+        Column(
+            name="fact_relation_row",
+            type=list_of(pa.uint32()),
+            meaning="its relation's row in `knowledge`",
+        ),
         Column(name="fact_tail_span", type=list_of(pa.uint16()), meaning="span index of its tail"),
     ),
 )
@@ -63,7 +89,11 @@ KNOWLEDGE = Table(
     row="entity or relation of the shards",
     key=("row",),
     columns=(
-        Column(name="row", type=pa.uint32(), meaning="0, 1, 2, … in file order: what the examples point to"),
+        Column(
+            name="row",
+            type=pa.uint32(),
+            meaning="0, 1, 2, … in file order: what the examples point to",
+        ),
         Column(name="kind", type=pa.string(), meaning=f"{ENTITY} or {RELATION}"),
         Column(name="id", type=pa.uint32(), meaning="QID of an entity, PID of a relation"),
         Column(name="label", type=pa.string(), meaning="label"),
@@ -77,7 +107,12 @@ KNOWLEDGE = Table(
             type=pa.uint32(),
             meaning="mentions in the corpus; 0 for a relation or an entity only named by triples",
         ),
-        Column(name="band", type=pa.string(), meaning="head, torso or tail", null_means="not linked in the corpus"),
+        Column(
+            name="band",
+            type=pa.string(),
+            meaning="head, torso or tail",
+            null_means="not linked in the corpus",
+        ),
         Column(
             name="bank_row",
             type=pa.uint32(),
@@ -89,8 +124,16 @@ KNOWLEDGE = Table(
             type=list_of(pa.uint32()),
             meaning="of each usable triple of an entity: the relation's row",
         ),
-        Column(name="triple_other_row", type=list_of(pa.uint32()), meaning="the row of the entity at its other end"),
-        Column(name="triple_is_head", type=list_of(pa.bool_()), meaning="true where this entity is the head"),
+        Column(
+            name="triple_other_row",
+            type=list_of(pa.uint32()),
+            meaning="the row of the entity at its other end",
+        ),
+        Column(
+            name="triple_is_head",
+            type=list_of(pa.bool_()),
+            meaning="true where this entity is the head",
+        ),
         Column(
             name="true_tail_relation_row",
             type=list_of(pa.uint32()),

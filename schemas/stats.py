@@ -16,7 +16,11 @@ ENTITY_FREQUENCY = Table(
         Column(name="num_mentions", type=pa.uint64(), meaning="mentions linked to it"),
         Column(name="num_documents", type=pa.uint64(), meaning="documents with such a mention"),
         Column(name="num_sentences", type=pa.uint64(), meaning="sentences with such a mention"),
-        Column(name="expected_mentions", type=pa.float64(), meaning="sum of the confidences of those mentions"),
+        Column(
+            name="expected_mentions",
+            type=pa.float64(),
+            meaning="sum of the confidences of those mentions",
+        ),
         Column(
             name="band",
             type=pa.string(),
@@ -33,11 +37,19 @@ SURFACE_FREQUENCY = Table(
     columns=(
         Column(name="surface", type=pa.string(), meaning="text of the mention"),
         Column(name="qid", type=pa.uint32(), meaning="item"),
-        Column(name="num_mentions", type=pa.uint64(), meaning="mentions with this text and this item"),
         Column(
-            name="p_entity_given_surface", type=pa.float64(), meaning="share among the linked mentions of this text"
+            name="num_mentions", type=pa.uint64(), meaning="mentions with this text and this item"
         ),
-        Column(name="p_surface_given_entity", type=pa.float64(), meaning="share among the mentions of this item"),
+        Column(
+            name="p_entity_given_surface",
+            type=pa.float64(),
+            meaning="share among the linked mentions of this text",
+        ),
+        Column(
+            name="p_surface_given_entity",
+            type=pa.float64(),
+            meaning="share among the mentions of this item",
+        ),
     ),
 )
 
@@ -49,7 +61,11 @@ COOCCURRENCE = Table(
     columns=(
         Column(name="qid_a", type=pa.uint32(), meaning="item with the lower id"),
         Column(name="qid_b", type=pa.uint32(), meaning="item with the higher id"),
-        Column(name="num_sentences", type=pa.uint64(), meaning="sentences with both, those over the cap left out"),
+        Column(
+            name="num_sentences",
+            type=pa.uint64(),
+            meaning="sentences with both, those over the cap left out",
+        ),
         Column(
             name="num_documents",
             type=pa.uint64(),
@@ -77,8 +93,16 @@ FACT_SUPPORT = Table(
         Column(name="subject", type=pa.uint32(), meaning="QID"),
         Column(name="predicate", type=pa.uint32(), meaning="PID"),
         Column(name="object", type=pa.uint32(), meaning="QID"),
-        Column(name="num_sentences", type=pa.uint64(), meaning="sentences with both; 0 where they never share one"),
-        Column(name="num_documents", type=pa.uint64(), meaning="documents with both, in one sentence or not"),
+        Column(
+            name="num_sentences",
+            type=pa.uint64(),
+            meaning="sentences with both; 0 where they never share one",
+        ),
+        Column(
+            name="num_documents",
+            type=pa.uint64(),
+            meaning="documents with both, in one sentence or not",
+        ),
     ),
 )
 
@@ -112,13 +136,30 @@ TAIL_SUMMARY = Table(
         Column(name="num_mentions", type=pa.uint64(), meaning="mentions, NIL included"),
         Column(name="num_linked", type=pa.uint64(), meaning="mentions linked to an item"),
         Column(name="num_entities", type=pa.uint64(), meaning="distinct linked items"),
-        Column(name="head_min_mentions", type=pa.uint64(), meaning="an item with so many mentions is in the head"),
-        Column(name="torso_min_mentions", type=pa.uint64(), meaning="one with so many, and fewer, is in the torso"),
+        Column(
+            name="head_min_mentions",
+            type=pa.uint64(),
+            meaning="an item with so many mentions is in the head",
+        ),
+        Column(
+            name="torso_min_mentions",
+            type=pa.uint64(),
+            meaning="one with so many, and fewer, is in the torso",
+        ),
         *_measured("nil_share", "share of mentions without an item", _NO_MENTION),
         *_measured("hapax_share", "share of linked items seen once", _NO_MENTION),
-        Column(name="dis_share", type=pa.float64(), meaning="share of linked items seen twice", null_means=_NO_MENTION),
+        Column(
+            name="dis_share",
+            type=pa.float64(),
+            meaning="share of linked items seen twice",
+            null_means=_NO_MENTION,
+        ),
         *_measured("gini", "Gini coefficient of mentions over linked items, 0 to 1", _NO_MENTION),
-        *_measured("good_turing_unseen", "Good-Turing mass of unseen items: hapaxes / linked mentions", _NO_MENTION),
+        *_measured(
+            "good_turing_unseen",
+            "Good-Turing mass of unseen items: hapaxes / linked mentions",
+            _NO_MENTION,
+        ),
         Column(
             name="kb_coverage",
             type=pa.float64(),
@@ -132,7 +173,9 @@ TAIL_SUMMARY = Table(
         ),
         _fitted("zipf_exponent", "1 / (power_law_exponent - 1): slope of the rank plot"),
         _fitted(
-            "power_law_x_min", "smallest frequency of the fit, of the least Kolmogorov-Smirnov distance", pa.uint64()
+            "power_law_x_min",
+            "smallest frequency of the fit, of the least Kolmogorov-Smirnov distance",
+            pa.uint64(),
         ),
         _fitted("power_law_entities", "items of that frequency or above", pa.uint64()),
         _fitted("power_law_ks", "Kolmogorov-Smirnov distance of the fit"),
@@ -142,7 +185,9 @@ TAIL_SUMMARY = Table(
             "power_law_vs_lognormal",
             "Vuong's normalised log likelihood ratio: above 0 the power law fits better, below the lognormal does",
         ),
-        _fitted("power_law_vs_lognormal_p", "probability of a ratio so far from 0 where both fit alike"),
+        _fitted(
+            "power_law_vs_lognormal_p", "probability of a ratio so far from 0 where both fit alike"
+        ),
         Column(name="num_bootstrap", type=pa.uint32(), meaning="resamples of the intervals"),
     ),
 )

@@ -56,7 +56,12 @@ class Table:
     def schema(self) -> pa.Schema:
         """The Arrow schema, with table name, version and key in its metadata."""
         fields = [
-            pa.field(column.name, column.type, nullable=column.nullable, metadata={b"meaning": column.meaning.encode()})
+            pa.field(
+                column.name,
+                column.type,
+                nullable=column.nullable,
+                metadata={b"meaning": column.meaning.encode()},
+            )
             for column in self.columns
         ]
         metadata = {
@@ -84,7 +89,9 @@ class Table:
                 f"{where}: not a TRELM table (no {TABLE_KEY.decode()!r} in its metadata); wanted {self.name!r}"
             )
         if found != self.name:
-            raise SchemaError(f"{where}: holds table {found!r}, but {self.name!r} was wanted; check the path")
+            raise SchemaError(
+                f"{where}: holds table {found!r}, but {self.name!r} was wanted; check the path"
+            )
         version = metadata.get(VERSION_KEY, b"").decode()
         if version != str(self.version):
             raise SchemaError(
@@ -96,11 +103,15 @@ class Table:
     def _check_columns(self, schema: pa.Schema, where: str) -> None:
         missing = [name for name in self.column_names if schema.get_field_index(name) < 0]
         if missing:
-            raise SchemaError(f"{where}: table {self.name!r} lacks the column(s) {', '.join(missing)}")
+            raise SchemaError(
+                f"{where}: table {self.name!r} lacks the column(s) {', '.join(missing)}"
+            )
         for column in self.columns:
             found = schema.field(column.name).type
             if not found.equals(column.type):
-                raise SchemaError(f"{where}: {self.name}.{column.name} is {found}, wanted {column.type}")
+                raise SchemaError(
+                    f"{where}: {self.name}.{column.name} is {found}, wanted {column.type}"
+                )
 
     def from_columns(self, columns: Mapping[str, Any]) -> pa.Table:
         """Build rows from one sequence or Arrow array per column; every column must be there, and no other.
@@ -110,12 +121,18 @@ class Table:
         """
         if set(columns) != set(self.column_names):
             wrong = sorted(set(columns) ^ set(self.column_names))
-            raise SchemaError(f"table {self.name!r}: missing or unknown column(s) {', '.join(wrong)}")
+            raise SchemaError(
+                f"table {self.name!r}: missing or unknown column(s) {', '.join(wrong)}"
+            )
         arrays = []
         for column in self.columns:
             values: Any = columns[column.name]
             try:
-                array = values.cast(column.type) if _is_arrow(values) else pa.array(values, type=column.type)
+                array = (
+                    values.cast(column.type)
+                    if _is_arrow(values)
+                    else pa.array(values, type=column.type)
+                )
             except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
                 raise SchemaError(f"{self.name}.{column.name}: {error}") from error
             if array.null_count and not column.nullable:
@@ -129,8 +146,12 @@ class Table:
         """Build rows from tuples in declared column order (for small tables and tests)."""
         for row in rows:
             if len(row) != len(self.columns):
-                raise SchemaError(f"table {self.name!r}: {len(row)} values in {row!r}, wanted {len(self.columns)}")
-        return self.from_columns({name: [row[i] for row in rows] for i, name in enumerate(self.column_names)})
+                raise SchemaError(
+                    f"table {self.name!r}: {len(row)} values in {row!r}, wanted {len(self.columns)}"
+                )
+        return self.from_columns(
+            {name: [row[i] for row in rows] for i, name in enumerate(self.column_names)}
+        )
 
     def empty(self) -> pa.Table:
         """No rows, right schema."""

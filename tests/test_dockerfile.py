@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[1]
 def read_stages() -> dict[str, list[tuple[str, str]]]:
     """Stage → its (instruction, argument) pairs, first the FROM; lines joined and comments dropped."""
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    lines = [line for line in text.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
+    lines = [
+        line for line in text.replace("\\\n", " ").splitlines() if line and not line.startswith("#")
+    ]
     stages: dict[str, list[tuple[str, str]]] = {}
     name = ""
     for line in lines:
@@ -35,7 +37,9 @@ def argument(stage: str, instruction: str) -> str:
 
 def constraint(package: str) -> str:
     text = (ROOT / "requirements" / "constraints.txt").read_text(encoding="utf-8")
-    return next(line.partition("==")[2] for line in text.splitlines() if line.startswith(f"{package}=="))
+    return next(
+        line.partition("==")[2] for line in text.splitlines() if line.startswith(f"{package}==")
+    )
 
 
 def extras(stage: str) -> set[str]:

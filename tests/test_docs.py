@@ -47,7 +47,9 @@ def test_every_command_has_help_and_an_example() -> None:
             is_group = hasattr(command, "commands")
             assert is_group or "trelm-" in command.help, f"{path} shows no example"
             for option in command.params:
-                assert getattr(option, "help", None) or option.param_type_name == "argument", f"{path} {option.name}"
+                assert getattr(option, "help", None) or option.param_type_name == "argument", (
+                    f"{path} {option.name}"
+                )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

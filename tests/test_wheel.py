@@ -17,9 +17,21 @@ ROOT = Path(__file__).parent.parent
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built without isolation: the build backend is a development dependency."""
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+    ]
     done = subprocess.run(
-        [*command, "--wheel-dir", str(folder), str(ROOT)], check=False, capture_output=True, text=True
+        [*command, "--wheel-dir", str(folder), str(ROOT)],
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     return next(folder.glob("trelm-*.whl"))
@@ -48,15 +60,24 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
         ("trelm_train", ["init", "--documents", "run/documents", "--out", "model"], "documents"),
     ],
 )
-def test_program_runs_outside_the_checkout(wheel: Path, tmp_path: Path, module: str, arguments, said: str) -> None:
+def test_program_runs_outside_the_checkout(
+    wheel: Path, tmp_path: Path, module: str, arguments, said: str
+) -> None:
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
-    (tmp_path / "entities.json").write_bytes((ROOT / "examples" / "tiny" / "entities.json").read_bytes())
+    (tmp_path / "entities.json").write_bytes(
+        (ROOT / "examples" / "tiny" / "entities.json").read_bytes()
+    )
     # -P and a path of its own: neither the checkout nor its editable install is found first
     env = {**os.environ, "PYTHONPATH": str(site)}
     where = f"import {module.split('.')[0]} as package; print(package.__file__)"
     found = subprocess.run(
-        [sys.executable, "-P", "-c", where], check=True, capture_output=True, text=True, cwd=tmp_path, env=env
+        [sys.executable, "-P", "-c", where],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=env,
     )
     assert found.stdout.startswith(str(site))
     done = subprocess.run(

@@ -21,7 +21,11 @@ from trelm_train.errors import TrelmError
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 DEVICE_OPTION = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute.",
 )
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -30,20 +34,35 @@ def _run_options(command: Any) -> Any:  # noqa: ANN401
     """What `run` and `inspect plan` both take."""
     for option in reversed(
         (
-            click.option("--shards", type=FOLDER, required=True, help="Folder of a finished `trelm-pipeline shards`."),
+            click.option(
+                "--shards",
+                type=FOLDER,
+                required=True,
+                help="Folder of a finished `trelm-pipeline shards`.",
+            ),
             click.option(
                 "--model",
                 required=True,
                 help="Name or folder of the pretrained masked LM; the one the shards were made for.",
             ),
             click.option(
-                "--out", type=FOLDER, required=True, help="New folder for checkpoints, metrics and the exported model."
+                "--out",
+                type=FOLDER,
+                required=True,
+                help="New folder for checkpoints, metrics and the exported model.",
             ),
             click.option(
-                "--config", "config_path", type=click.Path(path_type=Path), help="TOML with sections train, masking, …"
+                "--config",
+                "config_path",
+                type=click.Path(path_type=Path),
+                help="TOML with sections train, masking, …",
             ),
             click.option(
-                "--set", "sets", multiple=True, metavar="SECTION.KEY=VALUE", help="Change one setting; may be repeated."
+                "--set",
+                "sets",
+                multiple=True,
+                metavar="SECTION.KEY=VALUE",
+                help="Change one setting; may be repeated.",
             ),
         )
     ):
@@ -82,7 +101,9 @@ def cli(verbose: bool) -> None:  # noqa: FBT001
 @_run_options
 @click.option("--steps", type=int, help="Short for --set train.steps=N.")
 @click.option("--seed", type=int, help="Short for --set train.seed=N.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Short for --set train.device=….")
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Short for --set train.device=…."
+)
 @click.option(
     "--resume",
     "resume_mode",
@@ -114,15 +135,23 @@ def run(resume_mode: str, **options: Any) -> None:  # noqa: ANN401
 def _request(options: dict[str, Any]) -> Any:  # noqa: ANN401
     from trelm_train.config import load_config
 
-    short = [f"train.{name}={options[name]}" for name in ("steps", "seed", "device") if options.get(name) is not None]
+    short = [
+        f"train.{name}={options[name]}"
+        for name in ("steps", "seed", "device")
+        if options.get(name) is not None
+    ]
     config = load_config(options["config_path"], [*options["sets"], *short])
     from trelm_train.training.session import RunRequest
 
-    return RunRequest(shards=options["shards"], model=options["model"], out=options["out"], config=config)
+    return RunRequest(
+        shards=options["shards"], model=options["model"], out=options["out"], config=config
+    )
 
 
 @cli.command()
-@click.option("--out", type=FOLDER, required=True, help="Folder of an interrupted `trelm-train run`.")
+@click.option(
+    "--out", type=FOLDER, required=True, help="Folder of an interrupted `trelm-train run`."
+)
 @click.option("--shards", type=FOLDER, help="Where the same shards lie now, if they have moved.")
 def resume(out: Path, shards: Path | None) -> None:
     """Continue a run from its last checkpoint, bit for bit as if it had not stopped.
@@ -140,7 +169,12 @@ def resume(out: Path, shards: Path | None) -> None:
 
 
 @cli.command()
-@click.option("--documents", type=FOLDER, required=True, help="Folder of a finished `trelm-pipeline documents`.")
+@click.option(
+    "--documents",
+    type=FOLDER,
+    required=True,
+    help="Folder of a finished `trelm-pipeline documents`.",
+)
 @click.option("--out", type=FOLDER, required=True, help="Folder for the model.")
 @click.option(
     "--vocab-size",
@@ -149,7 +183,9 @@ def resume(out: Path, shards: Path | None) -> None:
     show_default=True,
     help="Entries of the WordPiece vocabulary.",
 )
-@click.option("--layers", type=click.IntRange(min=1), default=4, show_default=True, help="Transformer layers.")
+@click.option(
+    "--layers", type=click.IntRange(min=1), default=4, show_default=True, help="Transformer layers."
+)
 @click.option(
     "--hidden",
     type=click.IntRange(min=1),
@@ -157,15 +193,29 @@ def resume(out: Path, shards: Path | None) -> None:
     show_default=True,
     help="Hidden size; the FFN has four times as many neurons.",
 )
-@click.option("--heads", type=click.IntRange(min=1), default=2, show_default=True, help="Attention heads.")
 @click.option(
-    "--warmup-steps", type=click.IntRange(min=0), default=500, show_default=True, help="Plain masked-LM steps; 0: none."
+    "--heads", type=click.IntRange(min=1), default=2, show_default=True, help="Attention heads."
 )
 @click.option(
-    "--batch-tokens", type=click.IntRange(min=1), default=4096, show_default=True, help="Padded tokens per step."
+    "--warmup-steps",
+    type=click.IntRange(min=0),
+    default=500,
+    show_default=True,
+    help="Plain masked-LM steps; 0: none.",
 )
-@click.option("--learning-rate", type=float, default=5e-4, show_default=True, help="Peak learning rate.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, masks and order.")
+@click.option(
+    "--batch-tokens",
+    type=click.IntRange(min=1),
+    default=4096,
+    show_default=True,
+    help="Padded tokens per step.",
+)
+@click.option(
+    "--learning-rate", type=float, default=5e-4, show_default=True, help="Peak learning rate."
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of weights, masks and order."
+)
 @JSON_OPTION
 def init(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     """Make a small pretrained model from a run's own documents.
@@ -189,7 +239,11 @@ def init(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     if steps:
         check(Config(train=warmup))
     result = make(InitRequest(warmup=warmup, **options))
-    losses = "" if result["loss_last"] is None else f", loss {result['loss_first']:.3f} -> {result['loss_last']:.3f}"
+    losses = (
+        ""
+        if result["loss_last"] is None
+        else f", loss {result['loss_first']:.3f} -> {result['loss_last']:.3f}"
+    )
     _show(
         result,
         f"{result['model']}: {result['vocabulary']} tokens, {result['sentences']} sentences, {steps} steps{losses}",
@@ -198,7 +252,9 @@ def init(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
 
 
 @cli.command()
-@click.option("--checkpoint", type=FOLDER, required=True, help="A folder OUT/checkpoints/step-… of a run.")
+@click.option(
+    "--checkpoint", type=FOLDER, required=True, help="A folder OUT/checkpoints/step-… of a run."
+)
 @click.option("--out", type=FOLDER, required=True, help="Folder for the model.")
 def export(checkpoint: Path, out: Path) -> None:
     """Turn a checkpoint into a plain model folder, with the memory bank beside it.
@@ -224,9 +280,15 @@ def evaluate() -> None:
 
 @evaluate.command("mlm")
 @click.option("--model", required=True, help="Name or folder of a masked LM.")
-@click.option("--shards", type=FOLDER, required=True, help="Folder of a finished `trelm-pipeline shards`.")
 @click.option(
-    "--sentences", type=click.IntRange(min=0), default=0, show_default=True, help="The first so many; 0: all."
+    "--shards", type=FOLDER, required=True, help="Folder of a finished `trelm-pipeline shards`."
+)
+@click.option(
+    "--sentences",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="The first so many; 0: all.",
 )
 @DEVICE_OPTION
 @JSON_OPTION
@@ -241,20 +303,41 @@ def evaluate_mlm(model: str, shards: Path, sentences: int, device: str, as_json:
 
     result = measure(model, shards, device, max_sentences=sentences).to_dict()
     lines = [
-        f"{name:18} {value:.4f}" if isinstance(value, float) else f"{name:18} {value}" for name, value in result.items()
+        f"{name:18} {value:.4f}" if isinstance(value, float) else f"{name:18} {value}"
+        for name, value in result.items()
     ]
     _show(result, "\n".join(lines), as_json=as_json)
 
 
 @evaluate.command("lama")
 @click.option("--model", required=True, help="Name or folder of a masked LM.")
-@click.option("--probes", type=FOLDER, required=True, help="Folder with P….jsonl files (sub_label, obj_label).")
-@click.option("--relations", type=FILE, required=True, help="relations.jsonl: relation, template, label, type.")
 @click.option(
-    "--common-vocab", type=FILE, help="One word per line: the vocabulary subset that answers are ranked over."
+    "--probes",
+    type=FOLDER,
+    required=True,
+    help="Folder with P….jsonl files (sub_label, obj_label).",
 )
-@click.option("--uhn", type=click.Choice(["string"]), help="Drop items whose object is part of the subject.")
-@click.option("--limit", type=click.IntRange(min=0), default=0, show_default=True, help="Items per relation; 0: all.")
+@click.option(
+    "--relations",
+    type=FILE,
+    required=True,
+    help="relations.jsonl: relation, template, label, type.",
+)
+@click.option(
+    "--common-vocab",
+    type=FILE,
+    help="One word per line: the vocabulary subset that answers are ranked over.",
+)
+@click.option(
+    "--uhn", type=click.Choice(["string"]), help="Drop items whose object is part of the subject."
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Items per relation; 0: all.",
+)
 @DEVICE_OPTION
 @JSON_OPTION
 def evaluate_lama(model: str, device: str, uhn: str | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
@@ -300,7 +383,13 @@ def inspect_plan(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
 
 
 @inspect.command("bank")
-@click.option("--run", "run_path", type=FOLDER, required=True, help="The --out folder of a run, or an exported model.")
+@click.option(
+    "--run",
+    "run_path",
+    type=FOLDER,
+    required=True,
+    help="The --out folder of a run, or an exported model.",
+)
 @click.option("--entity", required=True, help="QID or label.")
 @click.option("--top", type=int, default=10, show_default=True, help="How many neighbours.")
 @JSON_OPTION
@@ -318,7 +407,11 @@ def inspect_bank(run_path: Path, entity: str, top: int, as_json: bool) -> None: 
     asked, found = nearest(run_path, entity, top=top)
     lines = [f"{asked.id} {asked.label}: written {asked.count} times"]
     lines += [f"  {item.cosine:+.3f}  {item.id:10} {item.label} ({item.count})" for item in found]
-    _show({"entity": asdict(asked), "nearest": [asdict(item) for item in found]}, "\n".join(lines), as_json=as_json)
+    _show(
+        {"entity": asdict(asked), "nearest": [asdict(item) for item in found]},
+        "\n".join(lines),
+        as_json=as_json,
+    )
 
 
 @inspect.command("path")
@@ -340,7 +433,9 @@ def inspect_path(run_path: Path, as_json: bool) -> None:  # noqa: FBT001
     for layer, neurons in enumerate(path["layers"] if path["policy"] != "full" else []):
         bar = "#" * round(40 * len(neurons) / path["inner_size"])
         shown = ", ".join(map(str, neurons[:8])) + (", …" if len(neurons) > 8 else "")
-        lines.append(f"layer {layer:2}  {len(neurons):5} of {path['inner_size']}  {bar:40}  {shown}")
+        lines.append(
+            f"layer {layer:2}  {len(neurons):5} of {path['inner_size']}  {bar:40}  {shown}"
+        )
     _show(path, "\n".join(lines), as_json=as_json)
 
 
@@ -371,7 +466,8 @@ def _call(command: Callable[[], Any]) -> int:
         return 130
     except ModuleNotFoundError as error:
         click.echo(
-            f"error: {error.name} is not installed; install the trainer with: pip install 'trelm[train]'", err=True
+            f"error: {error.name} is not installed; install the trainer with: pip install 'trelm[train]'",
+            err=True,
         )
         return 1
     except OSError as error:

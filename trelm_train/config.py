@@ -41,27 +41,44 @@ class TrainConfig:
     final_rate_share: float = key(0.0, "of the peak, where linear and cosine end")
     clip_norm: float = key(1.0, "largest norm of the whole gradient")
     skip_sigma: float = key(
-        6.0, "deviations above the mean of earlier steps from which a step is skipped; 0: only if not finite"
+        6.0,
+        "deviations above the mean of earlier steps from which a step is skipped; 0: only if not finite",
     )
     batch_tokens: int = key(4096, "padded tokens of a batch: what memory must hold at once")
     micro_batches: int = key(1, "batches per optimiser step, over all ranks together")
     max_tokens: int = key(128, "width of a packed row; a longer sentence gets a row of its own")
-    layout: str = key("packed", "of a batch: packed rows, or buckets of rows with one sentence each, of similar length")
-    precision: str = key(
-        "auto", "of matrix products: float32, bfloat16, or auto (bfloat16 where the processor or GPU multiplies it)"
+    layout: str = key(
+        "packed",
+        "of a batch: packed rows, or buckets of rows with one sentence each, of similar length",
     )
-    dropout: float = key(-1.0, "of hidden states and attention; -1: as the model's own configuration says")
-    attention: str = key("sdpa", "sdpa: block-diagonal mask; varlen: no mask, lengths instead (CUDA)")
+    precision: str = key(
+        "auto",
+        "of matrix products: float32, bfloat16, or auto (bfloat16 where the processor or GPU multiplies it)",
+    )
+    dropout: float = key(
+        -1.0, "of hidden states and attention; -1: as the model's own configuration says"
+    )
+    attention: str = key(
+        "sdpa", "sdpa: block-diagonal mask; varlen: no mask, lengths instead (CUDA)"
+    )
     compile: bool = key(False, "torch.compile of the encoder; gains on GPUs, nothing on processors")
-    deterministic: bool = key(False, "only algorithms that give the same bits every time (GPUs are slower by it)")
+    deterministic: bool = key(
+        False, "only algorithms that give the same bits every time (GPUs are slower by it)"
+    )
     checkpoint_every: int = key(500, "steps")
     keep_checkpoints: int = key(2, "so many of the newest, and the best one")
     async_checkpoint: bool = key(False, "write checkpoints in a thread while training goes on")
     log_every: int = key(10, "steps")
-    loggers: tuple[str, ...] = key(("tensorboard",), "beside metrics.jsonl: tensorboard, wandb, mlflow")
-    profile: str = key("", "FIRST:LAST step to profile, written for a trace viewer to profile/; empty: none")
+    loggers: tuple[str, ...] = key(
+        ("tensorboard",), "beside metrics.jsonl: tensorboard, wandb, mlflow"
+    )
+    profile: str = key(
+        "", "FIRST:LAST step to profile, written for a trace viewer to profile/; empty: none"
+    )
     validate: bool = key(True, "evaluate before and after too")
-    check_plan: bool = key(True, "refuse to start where memory or disk will not do (trelm-train inspect plan)")
+    check_plan: bool = key(
+        True, "refuse to start where memory or disk will not do (trelm-train inspect plan)"
+    )
     device: str = key("auto", "auto, cpu or cuda")
     threads: int = key(0, "0: as torch decides")
 
@@ -71,8 +88,13 @@ class EvaluationConfig:
     """What is measured while training goes on, each time the same questions."""
 
     every: int = key(0, "steps between evaluations; 0: none but those before and after")
-    sentences: int = key(4096, "of the validation split, the first so many; bounds what an evaluation costs")
-    best: str = key("", "measure whose best checkpoint is kept: loss, entity_loss, accuracy, cka_score, lama_p_at_1, …")
+    sentences: int = key(
+        4096, "of the validation split, the first so many; bounds what an evaluation costs"
+    )
+    best: str = key(
+        "",
+        "measure whose best checkpoint is kept: loss, entity_loss, accuracy, cka_score, lama_p_at_1, …",
+    )
     lama_probes: str = key("", "folder with P….jsonl; empty: no LAMA")
     lama_relations: str = key("", "relations.jsonl of the probes")
     lama_common_vocab: str = key("", "one word per line; empty: the whole vocabulary")
@@ -98,9 +120,13 @@ class InjectionConfig:
         "which mentions: none, all, high-frequency, low-frequency, importance, long-tail-important or klt",
     )
     strength: float = key(0.5, "lambda: share of the injected vector in the input embedding")
-    triple_share: float = key(0.5, "alpha: share of the triple's vector, the rest comes from the memory bank")
+    triple_share: float = key(
+        0.5, "alpha: share of the triple's vector, the rest comes from the memory bank"
+    )
     masked_probability: float = key(0.5, "a span that is being predicted is injected this often")
-    dropout: float = key(0.15, "sentences without any injection, as at fine-tuning and probing time")
+    dropout: float = key(
+        0.15, "sentences without any injection, as at fine-tuning and probing time"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,9 +138,12 @@ class MemoryConfig:
     window: int = key(8, "k tokens on either side of the mention")
     global_share: float = key(0.5, "beta: weight of the global note, the rest is the local one")
     storage: str = key(
-        "auto", "of the notes: ram, file (sparse, in the run's folder), device, or auto: ram or file by size"
+        "auto",
+        "of the notes: ram, file (sparse, in the run's folder), device, or auto: ram or file by size",
     )
-    ram_share: float = key(0.25, "auto: a file when the notes of all rows exceed this share of main memory")
+    ram_share: float = key(
+        0.25, "auto: a file when the notes of all rows exceed this share of main memory"
+    )
     folder: str = key("", "of the file; empty: the run's folder")
 
 
@@ -141,8 +170,13 @@ class RoutingConfig:
     probe_facts: int = key(256, "examples per refresh")
     points: int = key(1, "evaluations per layer")
     rule: str = key("midpoint", "midpoint, gauss_legendre or left")
-    context: str = key("fixed", "other tokens' states while a neuron is scaled: fixed, or exact (several times dearer)")
-    precision: str = key("float32", "of attribution's layers: float32 or bfloat16; the probability is always float32")
+    context: str = key(
+        "fixed",
+        "other tokens' states while a neuron is scaled: fixed, or exact (several times dearer)",
+    )
+    precision: str = key(
+        "float32", "of attribution's layers: float32 or bfloat16; the probability is always float32"
+    )
     threshold: float = key(0.2, "of the largest attribution of an example")
     smoothing: float = key(0.9, "of the votes from refresh to refresh")
     learning_rate_scale: float = key(5.0, "small sets want more")
@@ -173,7 +207,9 @@ def load_config(path: Path | None, sets: Sequence[str] = ()) -> Config:
     """
     try:
         raw = load_toml(str(path)) if path is not None else {}
-        config = build(Config, with_overrides(raw, sets), str(path) if path is not None else "settings")
+        config = build(
+            Config, with_overrides(raw, sets), str(path) if path is not None else "settings"
+        )
     except settings.ConfigError as error:
         raise ConfigError(str(error)) from error
     check(config)
@@ -229,7 +265,9 @@ def check(config: Config) -> None:
                 raise ConfigError(f"{name} = {value_of(config, name)!r} must {wanted}")
     for name, choices in _CHOICES.items():
         if value_of(config, name) not in choices:
-            raise ConfigError(f"{name} = {value_of(config, name)!r} must be one of {', '.join(choices)}")
+            raise ConfigError(
+                f"{name} = {value_of(config, name)!r} must be one of {', '.join(choices)}"
+            )
     if config.masking.mask_share + config.masking.random_share > 1:
         raise ConfigError("masking.mask_share + masking.random_share must not exceed 1")
     _check_train(config.train)
@@ -238,7 +276,9 @@ def check(config: Config) -> None:
 
 def _check_train(train: TrainConfig) -> None:
     if train.dropout != -1.0 and not 0 <= train.dropout < 1:
-        raise ConfigError(f"train.dropout = {train.dropout!r} must be -1 (the model's own), or lie from 0 to below 1")
+        raise ConfigError(
+            f"train.dropout = {train.dropout!r} must be -1 (the model's own), or lie from 0 to below 1"
+        )
     for name in train.loggers:
         if name not in LOGGERS:
             raise ConfigError(f"train.loggers names {name!r}; known are {', '.join(LOGGERS)}")
@@ -250,9 +290,13 @@ def _check_evaluation(evaluation: EvaluationConfig) -> None:
     if evaluation.sentences < 1:
         raise ConfigError(f"evaluation.sentences = {evaluation.sentences!r} must be greater than 0")
     if bool(evaluation.lama_probes) != bool(evaluation.lama_relations):
-        raise ConfigError("evaluation.lama_probes and evaluation.lama_relations are given together, or not at all")
+        raise ConfigError(
+            "evaluation.lama_probes and evaluation.lama_relations are given together, or not at all"
+        )
     if evaluation.best and not evaluation.every:
-        raise ConfigError("evaluation.best needs evaluation.every: without evaluations no checkpoint is the best")
+        raise ConfigError(
+            "evaluation.best needs evaluation.every: without evaluations no checkpoint is the best"
+        )
 
 
 def profiled_steps(text: str) -> tuple[int, int]:

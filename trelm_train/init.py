@@ -22,7 +22,14 @@ from schemas.documents import DOCUMENTS
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
 from schemas.shards import EXAMPLES, KNOWLEDGE
 from schemas.table import Table
-from trelm_train.config import CkaConfig, Config, InjectionConfig, MemoryConfig, RoutingConfig, TrainConfig
+from trelm_train.config import (
+    CkaConfig,
+    Config,
+    InjectionConfig,
+    MemoryConfig,
+    RoutingConfig,
+    TrainConfig,
+)
 from trelm_train.data.shards import read_manifest, sha256_of, table_files
 from trelm_train.errors import ConfigError, TrelmError
 
@@ -53,7 +60,9 @@ def check_request(request: InitRequest) -> None:
         ConfigError: names the option.
     """
     if request.hidden % request.heads:
-        raise ConfigError(f"--hidden {request.hidden} must be a multiple of --heads {request.heads}")
+        raise ConfigError(
+            f"--hidden {request.hidden} must be a multiple of --heads {request.heads}"
+        )
     if request.vocab_size < 100:
         raise ConfigError(f"--vocab-size {request.vocab_size} must be at least 100")
     if (request.out / "config.json").exists():
@@ -101,20 +110,36 @@ def texts(files: list[Path]) -> Iterator[str]:
 
 def train_tokenizer(make_texts: Any, vocab_size: int) -> Any:  # noqa: ANN401
     """A lower-cased WordPiece tokenizer with BERT's special tokens."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import (
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
     from transformers import PreTrainedTokenizerFast
 
-    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    normalizer, splitter = (
+        normalizers.BertNormalizer(lowercase=True),
+        pre_tokenizers.BertPreTokenizer(),
+    )
     learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     learner.normalizer, learner.pre_tokenizer = normalizer, splitter
     # The trainer numbers pieces in the order of a hash table and breaks ties between merges by those numbers. Pieces that
     # are there from the start, in a fixed order, make the same texts give the same vocabulary.
     counts = Counter(
-        letter for text in make_texts() for letter in normalizer.normalize_str(text) if not letter.isspace()
+        letter
+        for text in make_texts()
+        for letter in normalizer.normalize_str(text)
+        if not letter.isspace()
     )
     letters = sorted(sorted(counts, key=lambda letter: (-counts[letter], letter))[:MAX_LETTERS])
     first = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters)]
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=first, show_progress=False)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=first, show_progress=False
+    )
     learner.train_from_iterator(make_texts(), trainer)
     tokenizer = Tokenizer(models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))
     tokenizer.add_special_tokens(list(SPECIAL))
@@ -185,7 +210,10 @@ def write_plain_shards(folder: Path, tokenizer: Any, corpus: Iterator[str]) -> i
         stage="shards",
         fingerprint="init",
         code_version="init",
-        tables={"examples": _files(EXAMPLES, examples, num_sentences), "knowledge": _files(KNOWLEDGE, knowledge, 0)},
+        tables={
+            "examples": _files(EXAMPLES, examples, num_sentences),
+            "knowledge": _files(KNOWLEDGE, knowledge, 0),
+        },
         extra={
             "tokenizer": "tokenizer",
             "tokenizer_sha256": sha256_of(folder / "tokenizer" / "tokenizer.json"),
@@ -198,7 +226,9 @@ def write_plain_shards(folder: Path, tokenizer: Any, corpus: Iterator[str]) -> i
 
 def _plain_rows(doc_id: str, windows: list[tuple[list[int], list[int]]]) -> pa.Table:
     count = len(windows)
-    columns: dict[str, list[Any]] = {name: [[] for _ in range(count)] for name in EXAMPLES.column_names}
+    columns: dict[str, list[Any]] = {
+        name: [[] for _ in range(count)] for name in EXAMPLES.column_names
+    }
     columns |= {
         "doc_id": [doc_id] * count,
         "sentence_start": list(range(count)),
@@ -211,7 +241,9 @@ def _plain_rows(doc_id: str, windows: list[tuple[list[int], list[int]]]) -> pa.T
 
 
 def _files(table: Table, path: Path, rows: int) -> TableFiles:
-    part = PartFile(path=path.name, rows=rows, num_bytes=path.stat().st_size, sha256=sha256_of(path))
+    part = PartFile(
+        path=path.name, rows=rows, num_bytes=path.stat().st_size, sha256=sha256_of(path)
+    )
     return TableFiles(version=table.version, rows=rows, files=(part,))
 
 

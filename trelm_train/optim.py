@@ -38,9 +38,14 @@ class Optimiser:
         self.config = config
         decayed = [parameter for parameter in named.values() if parameter.ndim > 1]
         plain = [parameter for parameter in named.values() if parameter.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
         self.adamw = (
-            torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, eps=EPSILON, fused=True) if named else None
+            torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, eps=EPSILON, fused=True)
+            if named
+            else None
         )
 
     def step(self, factor: float) -> None:
@@ -61,7 +66,9 @@ class Optimiser:
         tensors: dict[str, Tensor] = {}
         if self.adamw is not None:
             for name, parameter in self.named.items():
-                tensors |= {f"{name}/{key}": value for key, value in self.adamw.state[parameter].items()}
+                tensors |= {
+                    f"{name}/{key}": value for key, value in self.adamw.state[parameter].items()
+                }
         return tensors
 
     def load(self, tensors: dict[str, Tensor]) -> None:

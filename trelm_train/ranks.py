@@ -19,7 +19,12 @@ from torch import Tensor
 
 from trelm_train.errors import ConfigError, TrelmError
 
-_LOST = ("gloo", "nccl", "connection closed", "connection reset")  # how torch says that a peer is gone
+_LOST = (
+    "gloo",
+    "nccl",
+    "connection closed",
+    "connection reset",
+)  # how torch says that a peer is gone
 TIMEOUT = timedelta(minutes=30)  # a rank may wait for another's evaluation or checkpoint
 
 
@@ -89,7 +94,9 @@ class Ranks:
         padded[: len(rows)] = rows.cpu()
         parts = [torch.zeros_like(padded) for _ in range(self.size)]
         dist.all_gather(parts, padded)
-        return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)]).to(rows.device)
+        return torch.cat(
+            [part[:count] for part, count in zip(parts, counts.tolist(), strict=True)]
+        ).to(rows.device)
 
     def wait(self) -> None:
         """Until every rank is here."""
@@ -112,9 +119,13 @@ def joined(device: str) -> Iterator[Ranks]:
         yield ALONE
         return
     try:
-        ranks = Ranks(rank=int(os.environ["RANK"]), size=size, local_rank=int(os.environ["LOCAL_RANK"]))
+        ranks = Ranks(
+            rank=int(os.environ["RANK"]), size=size, local_rank=int(os.environ["LOCAL_RANK"])
+        )
     except (KeyError, ValueError) as error:
-        raise ConfigError(f"WORLD_SIZE is {size}, but {error} is wrong; start the ranks with torchrun") from error
+        raise ConfigError(
+            f"WORLD_SIZE is {size}, but {error} is wrong; start the ranks with torchrun"
+        ) from error
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if on_gpu:
         torch.cuda.set_device(ranks.local_rank)
@@ -123,7 +134,9 @@ def joined(device: str) -> Iterator[Ranks]:
         yield ranks
     except RuntimeError as error:
         if any(word in str(error).lower() for word in _LOST):
-            raise TrelmError(f"rank {ranks.rank}: another rank has ended, its own message says why") from error
+            raise TrelmError(
+                f"rank {ranks.rank}: another rank has ended, its own message says why"
+            ) from error
         raise
     finally:
         dist.destroy_process_group()

@@ -55,13 +55,20 @@ def read_articles(kit_run: str) -> list[Json]:
     """The gensim articles with their resolved links."""
     with open_run(RunPaths(root=kit_run)) as connection:
         documents = connection.execute(
-            "SELECT doc_id, text FROM documents WHERE starts_with(source, ?) ORDER BY doc_id", [ARTICLES]
+            "SELECT doc_id, text FROM documents WHERE starts_with(source, ?) ORDER BY doc_id",
+            [ARTICLES],
         ).fetchall()
         links: dict[str, list[Json]] = {}
-        rows = connection.execute('SELECT doc_id, start, "end", qid FROM anchors ORDER BY doc_id, start').fetchall()
+        rows = connection.execute(
+            'SELECT doc_id, start, "end", qid FROM anchors ORDER BY doc_id, start'
+        ).fetchall()
     for doc_id, start, end, qid in rows:
         links.setdefault(doc_id, []).append({"start": start, "end": end, "qid": qid})
-    return [{"doc_id": name, "text": text, "mentions": links[name]} for name, text in documents if name in links]
+    return [
+        {"doc_id": name, "text": text, "mentions": links[name]}
+        for name, text in documents
+        if name in links
+    ]
 
 
 def links_alone(document: Json) -> Json:
@@ -69,14 +76,18 @@ def links_alone(document: Json) -> Json:
     text, mentions = "", []
     for mention in document["mentions"]:
         surface = document["text"][mention["start"] : mention["end"]]
-        mentions.append({"start": len(text), "end": len(text) + len(surface), "qid": mention["qid"]})
+        mentions.append(
+            {"start": len(text), "end": len(text) + len(surface), "qid": mention["qid"]}
+        )
         text += f"{surface}\n"
     return {"doc_id": f"links of {document['doc_id']}", "text": text, "mentions": mentions}
 
 
 def write_jsonl(path: Path, rows: list[Json]) -> str:
     """Write one JSON object a line; the path."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
     return str(path)
 
 
@@ -96,7 +107,9 @@ def twins(ernie: list[Json], articles: list[Json]) -> dict[str, str]:
     found = {}
     for document in ernie:
         own = opening_words(document["text"])
-        found[document["doc_id"]] = max(words, key=lambda name: len(own & words[name]) / len(own | words[name]))
+        found[document["doc_id"]] = max(
+            words, key=lambda name: len(own & words[name]) / len(own | words[name])
+        )
     return found
 
 
@@ -104,7 +117,9 @@ def prepared_run(folder: Path, kit_run: str, corpus: list[str]) -> str:
     """A run on some corpus with the kit's knowledge base, up to its index."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(Path(kit_run) / "kb", folder / "kb", dirs_exist_ok=True)
-    dumps = json.loads((folder / "kb" / "manifest.json").read_text(encoding="utf-8"))["config"]["dumps"]
+    dumps = json.loads((folder / "kb" / "manifest.json").read_text(encoding="utf-8"))["config"][
+        "dumps"
+    ]
     program(
         "run", "--until", "index", "--config", str(CONFIG), "--run", str(folder), "--set", f"kb.dumps={json.dumps(dumps)}",
         "--set", f"documents.inputs={json.dumps(corpus)}", "--set", "documents.links_field=mentions",
@@ -118,7 +133,16 @@ def fold_weights(arguments: argparse.Namespace, articles: list[Json]) -> tuple[l
     run = prepared_run(arguments.out / "spans", arguments.kit_run, gold)
     out = arguments.out / "weights.json"
     report = json.loads(
-        program("link", "train", "--run", run, "--out", str(out), "--json", *(a for g in gold for a in ("--gold", g)))
+        program(
+            "link",
+            "train",
+            "--run",
+            run,
+            "--out",
+            str(out),
+            "--json",
+            *(a for g in gold for a in ("--gold", g)),
+        )
     )
     twin_of = twins(read_jsonl(Path(gold[0])), articles)
     mentions = collect(Training(run=run, gold_files=tuple(gold)), LinkConfig())
@@ -143,7 +167,9 @@ def known_weights(arguments: argparse.Namespace) -> tuple[list[str], Json]:
 def link_fold(arguments: argparse.Namespace, articles: list[Json], fold: int, weights: str) -> Json:
     """Scores of one fold's articles."""
     own = [article for article in articles if fold_of(article["doc_id"], FOLDS) == fold]
-    rest = [links_alone(article) for article in articles if fold_of(article["doc_id"], FOLDS) != fold]
+    rest = [
+        links_alone(article) for article in articles if fold_of(article["doc_id"], FOLDS) != fold
+    ]
     texts = [{"doc_id": article["doc_id"], "text": article["text"]} for article in own]
     corpus = write_jsonl(arguments.out / f"corpus-{fold}.jsonl", [*texts, *rest])
     gold = write_jsonl(arguments.out / f"gold-{fold}.jsonl", own)
@@ -153,7 +179,9 @@ def link_fold(arguments: argparse.Namespace, articles: list[Json], fold: int, we
         "link.min_confidence=0.3", "--set", "documents.links_field=mentions",
     )  # fmt: skip
     errors = str(arguments.out / f"errors-{fold}.jsonl")
-    return json.loads(program("evaluate", "--run", run, "--gold", gold, "--json", "--errors", errors))
+    return json.loads(
+        program("evaluate", "--run", run, "--gold", gold, "--json", "--errors", errors)
+    )
 
 
 def pooled(scores: list[Json]) -> Iterator[tuple[str, float | int]]:
@@ -168,12 +196,17 @@ def pooled(scores: list[Json]) -> Iterator[tuple[str, float | int]]:
             counts[f"found, {name}"] += round((part["recall"] or 0) * part["gold"])
         for name, part in score["errors"]["classes"].items():
             counts[f"error {name}"] += part["count"]
-    right = counts["gold"] - sum(count for name, count in counts.items() if name.startswith("error "))
+    right = counts["gold"] - sum(
+        count for name, count in counts.items() if name.startswith("error ")
+    )
     yield "gold_in_kb", counts["gold"]
     yield "span_recall", round(counts["found"] / counts["gold"], 4)
     for name in ("capital", "digit", "lower case"):
         if counts[f"gold, {name}"]:
-            yield f"span_recall, {name}", round(counts[f"found, {name}"] / counts[f"gold, {name}"], 4)
+            yield (
+                f"span_recall, {name}",
+                round(counts[f"found, {name}"] / counts[f"gold, {name}"], 4),
+            )
     yield "item_accuracy_at_found_spans", round(right / counts["found"], 4)
     yield from ((name, count) for name, count in counts.items() if name.startswith("error "))
 
@@ -181,22 +214,34 @@ def pooled(scores: list[Json]) -> Iterator[tuple[str, float | int]]:
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--kit-run", required=True, help="run of examples/kit.toml, at least up to documents")
-    parser.add_argument("--inputs", type=Path, required=True, help="what prepare.py wrote")
-    parser.add_argument("--out", type=Path, required=True, help="folder for runs, gold files and errors")
     parser.add_argument(
-        "--weights-from", type=Path, help="--out of an earlier time: only the articles, with its weights"
+        "--kit-run", required=True, help="run of examples/kit.toml, at least up to documents"
+    )
+    parser.add_argument("--inputs", type=Path, required=True, help="what prepare.py wrote")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for runs, gold files and errors"
+    )
+    parser.add_argument(
+        "--weights-from",
+        type=Path,
+        help="--out of an earlier time: only the articles, with its weights",
     )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     articles = read_articles(arguments.kit_run)
-    weights, spans = fold_weights(arguments, articles) if not arguments.weights_from else known_weights(arguments)
+    weights, spans = (
+        fold_weights(arguments, articles)
+        if not arguments.weights_from
+        else known_weights(arguments)
+    )
     for name, figures in spans.items():
         sys.stdout.write(json.dumps({"part": "spans", "gold": name, **figures}) + "\n")
     scores = []
     for fold in range(FOLDS):
         scores.append(link_fold(arguments, articles, fold, weights[fold]))
-        sys.stdout.write(json.dumps({"part": "articles", "fold": fold, **scores[-1]["detection"]}) + "\n")
+        sys.stdout.write(
+            json.dumps({"part": "articles", "fold": fold, **scores[-1]["detection"]}) + "\n"
+        )
         sys.stdout.flush()
     sys.stdout.write(json.dumps({"part": "articles", "fold": "all", **dict(pooled(scores))}) + "\n")
     return 0

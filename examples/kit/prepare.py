@@ -69,7 +69,11 @@ def discard(path: Path) -> None:
 def write_gzip(path: Path, lines: Iterable[str]) -> int:
     """Write lines as gzip with no name and no time in its header, so that equal content gives equal bytes."""
     num_lines = 0
-    with replacing(path) as part, part.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as out:
+    with (
+        replacing(path) as part,
+        part.open("wb") as raw,
+        gzip.GzipFile("", "wb", 6, raw, mtime=0) as out,
+    ):
         for line in lines:
             out.write(f"{line}\n".encode())
             num_lines += 1
@@ -115,7 +119,9 @@ def instance_of(qid: str, type_qid: str) -> Json:
 def with_types(entity: Json, type_qids: Iterable[str]) -> Json:
     """The entity with one more P31 statement per type it does not have yet."""
     claims = dict(entity.get("claims") or {})
-    present = {statement["mainsnak"]["datavalue"]["value"]["id"] for statement in claims.get("P31", [])}
+    present = {
+        statement["mainsnak"]["datavalue"]["value"]["id"] for statement in claims.get("P31", [])
+    }
     new = [instance_of(entity["id"], qid) for qid in dict.fromkeys(type_qids) if qid not in present]
     if not new:
         return entity
@@ -135,7 +141,9 @@ def type_item(qid: str, described: Json) -> Json:
 
 def typed_entities(kit: Path) -> Iterator[Json]:
     """Subset A with its types, then the types that it lacks (by id), then the property P31."""
-    entity_types: dict[str, list[str]] = json.loads((kit / ENTITY_TYPES).read_text(encoding="utf-8"))
+    entity_types: dict[str, list[str]] = json.loads(
+        (kit / ENTITY_TYPES).read_text(encoding="utf-8")
+    )
     types: dict[str, Json] = json.loads((kit / TYPES).read_text(encoding="utf-8"))
     present: set[str] = set()
     for entity in read_subset(kit / SUBSET):
@@ -214,7 +222,10 @@ def prepare(kit: Path, out: Path) -> dict[str, int]:
     """Write everything; returns the number of lines or files of each output."""
     out.mkdir(parents=True, exist_ok=True)
     return {
-        "subset-A-typed.json.gz": write_gzip(out / "subset-A-typed.json.gz", dump_lines(typed_entities(kit))) - 2,
+        "subset-A-typed.json.gz": write_gzip(
+            out / "subset-A-typed.json.gz", dump_lines(typed_entities(kit))
+        )
+        - 2,
         "extracts": unzip_extracts(kit / EXTRACTS, out / "extracts"),
         "ernie.gold.jsonl": write_jsonl(out / "ernie.gold.jsonl", ernie_gold(kit / ERNIE)),
         "fewrel.gold.jsonl": write_jsonl(out / "fewrel.gold.jsonl", fewrel_gold(kit / FEWREL)),
@@ -225,10 +236,14 @@ def kit_folder() -> Path:
     """The kit named by TRELM_KIT, checked for every file that is read."""
     name = os.environ.get("TRELM_KIT")
     if not name:
-        raise ValueError("the environment variable TRELM_KIT is not set; set it to the folder of the data kit")
+        raise ValueError(
+            "the environment variable TRELM_KIT is not set; set it to the folder of the data kit"
+        )
     kit = Path(name)
     if missing := [
-        path for path in (SUBSET, ENTITY_TYPES, TYPES, EXTRACTS, ERNIE, FEWREL) if not (kit / path).is_file()
+        path
+        for path in (SUBSET, ENTITY_TYPES, TYPES, EXTRACTS, ERNIE, FEWREL)
+        if not (kit / path).is_file()
     ]:
         raise ValueError(f"TRELM_KIT={name} is not a data kit: it has no {', '.join(missing)}")
     return kit
@@ -237,7 +252,9 @@ def kit_folder() -> Path:
 def main() -> int:
     """Command line: 0 done, 2 bad usage."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to, made when missing")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder to write to, made when missing"
+    )
     arguments = parser.parse_args()
     try:
         kit = kit_folder()

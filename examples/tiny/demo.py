@@ -19,7 +19,13 @@ RUN = "demo/run"
 PRETRAINED = "demo/pretrained"
 TRAINED = "demo/train"
 CONFIG = str(HERE / "pipeline.toml")
-PROBES = ["--probes", str(HERE / "probes"), "--relations", str(HERE / "probes" / "relations.jsonl"), "--json"]
+PROBES = [
+    "--probes",
+    str(HERE / "probes"),
+    "--relations",
+    str(HERE / "probes" / "relations.jsonl"),
+    "--json",
+]
 
 RAREST = "SELECT label(qid) AS label, num_mentions FROM entity_frequency ORDER BY num_mentions, expected_mentions, qid LIMIT 5"
 MOST_IMPORTANT = """
@@ -32,7 +38,9 @@ def run(program: str, *arguments: str, capture: bool = False) -> str:
     """Print a command and run it; stops the demo where it fails."""
     command = [str(Path(sys.executable).parent / program), *arguments]
     say(f"\n$ {program} {shlex.join(arguments)}")
-    done = subprocess.run(command, check=False, text=True, stdout=subprocess.PIPE if capture else None)  # noqa: S603
+    done = subprocess.run(
+        command, check=False, text=True, stdout=subprocess.PIPE if capture else None
+    )  # noqa: S603
     if done.returncode:
         sys.exit(done.returncode)
     return done.stdout or ""
@@ -53,7 +61,9 @@ def query(sql: str) -> list[dict[str, Any]]:
 
 def probe(model: str) -> dict[str, Any]:
     """LAMA-format probes of a model."""
-    found: dict[str, Any] = json.loads(run("trelm-train", "evaluate", "lama", "--model", model, *PROBES, capture=True))
+    found: dict[str, Any] = json.loads(
+        run("trelm-train", "evaluate", "lama", "--model", model, *PROBES, capture=True)
+    )
     return found
 
 
@@ -68,7 +78,16 @@ def main() -> None:
         )  # fmt: skip
     run("trelm-pipeline", "run", "--config", CONFIG)
     links = json.loads(
-        run("trelm-pipeline", "evaluate", "--run", RUN, "--gold", str(HERE / "gold.jsonl"), "--json", capture=True)
+        run(
+            "trelm-pipeline",
+            "evaluate",
+            "--run",
+            RUN,
+            "--gold",
+            str(HERE / "gold.jsonl"),
+            "--json",
+            capture=True,
+        )
     )
     before = probe(PRETRAINED)
     if not (Path(TRAINED) / "summary.json").exists():
@@ -81,7 +100,9 @@ def main() -> None:
     report(links, before, after, summary, time.monotonic() - started_s)
 
 
-def report(links: dict[str, Any], before: Any, after: Any, summary: dict[str, Any], seconds: float) -> None:  # noqa: ANN401
+def report(
+    links: dict[str, Any], before: Any, after: Any, summary: dict[str, Any], seconds: float
+) -> None:  # noqa: ANN401
     """The readable summary."""
     tail = query("FROM tail_summary")[0]
     rarest = ", ".join(f"{row['label']} ({row['num_mentions']})" for row in query(RAREST))

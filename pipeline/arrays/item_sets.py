@@ -29,14 +29,18 @@ class ItemSet:
         new = np.unique(ids)
         new = new[~self.contains(new)]
         self._size += len(new)
-        np.bitwise_or.at(self._bits, new >> 3, np.left_shift(np.uint8(1), (new & 7).astype(np.uint8)))
+        np.bitwise_or.at(
+            self._bits, new >> 3, np.left_shift(np.uint8(1), (new & 7).astype(np.uint8))
+        )
 
     def discard(self, ids: Array) -> None:
         """Take many ids out."""
         old = np.unique(ids)
         old = old[self.contains(old)]
         self._size -= len(old)
-        np.bitwise_and.at(self._bits, old >> 3, ~np.left_shift(np.uint8(1), (old & 7).astype(np.uint8)))
+        np.bitwise_and.at(
+            self._bits, old >> 3, ~np.left_shift(np.uint8(1), (old & 7).astype(np.uint8))
+        )
 
     def contains(self, ids: Array) -> Array:
         """Which of many ids are in the set. Shape (n,) in and out."""

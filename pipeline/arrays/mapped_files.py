@@ -23,10 +23,16 @@ def save_array(path: str, values: np.ndarray[Any, Any]) -> None:
     files.write_bytes(path, buffer.getvalue())
 
 
-def save_joined(path: str, kind: type[np.generic], length: int, parts: Iterable[np.ndarray[Any, Any]]) -> None:
+def save_joined(
+    path: str, kind: type[np.generic], length: int, parts: Iterable[np.ndarray[Any, Any]]
+) -> None:
     """Write parts, `length` values together, as one .npy of a kind, whole or not at all. Memory: one part."""
     header = io.BytesIO()
-    description = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": (length,)}
+    description = {
+        "descr": np.lib.format.dtype_to_descr(np.dtype(kind)),
+        "fortran_order": False,
+        "shape": (length,),
+    }
     np.lib.format.write_array_header_1_0(header, description)
     content = (np.ascontiguousarray(part, kind).tobytes() for part in parts)
     files.write_stream(path, itertools.chain([header.getvalue()], content))
@@ -47,12 +53,17 @@ def local_folder(folder: str) -> str:
     """
     if files.REMOTE_MARK not in folder:
         return folder
-    target = Path(tempfile.gettempdir()) / f"trelm-{hashlib.sha256(folder.encode()).hexdigest()[:16]}"
+    target = (
+        Path(tempfile.gettempdir()) / f"trelm-{hashlib.sha256(folder.encode()).hexdigest()[:16]}"
+    )
     if target.exists():
         return str(target)
     scratch = Path(tempfile.mkdtemp(prefix="trelm-copy-"))
     for metadata in files.list_files(files.join(folder, "*")):
-        with files.open_read(metadata.path) as source, (scratch / Path(metadata.path).name).open("wb") as copy:
+        with (
+            files.open_read(metadata.path) as source,
+            (scratch / Path(metadata.path).name).open("wb") as copy,
+        ):
             shutil.copyfileobj(source, copy)
     try:
         scratch.rename(target)

@@ -37,7 +37,11 @@ def owners_of(offsets: Array) -> Array:
 
 def first_per_owner(owners: Array, limit: int) -> Array:
     """Which of these rows, sorted by owner, are among the first so many of their owner."""
-    starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]])) if len(owners) else owners
+    starts = (
+        np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]]))
+        if len(owners)
+        else owners
+    )
     return np.arange(len(owners)) - np.repeat(starts, np.diff(starts, append=len(owners))) < limit
 
 
@@ -49,7 +53,9 @@ def first_come(starts: Array, ends: Array) -> Array:
         ends: each after its start, shape (n,).
     """
     reach = np.maximum.accumulate(ends)
-    apart = np.append(True, starts[1:] >= reach[:-1])[: len(starts)]  # begins a group of spans that hang together
+    apart = np.append(True, starts[1:] >= reach[:-1])[
+        : len(starts)
+    ]  # begins a group of spans that hang together
     stays = apart.copy()
     first = np.flatnonzero(apart)
     sizes = np.diff(first, append=len(starts))

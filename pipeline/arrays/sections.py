@@ -15,13 +15,22 @@ from pipeline.engine import files
 from pipeline.engine.errors import StageError
 from schemas.array_types import Array
 
-KINDS = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64, "I64": np.int64, "F32": np.float32}
+KINDS = {
+    "U8": np.uint8,
+    "U16": np.uint16,
+    "U32": np.uint32,
+    "U64": np.uint64,
+    "I64": np.int64,
+    "F32": np.float32,
+}
 _LENGTH_BYTES = 8
 
 
 def save_sections(path: str, arrays: Mapping[str, Array]) -> None:
     """Write arrays as one file. Memory: a copy of them all."""
-    files.write_bytes(path, save({name: np.ascontiguousarray(values) for name, values in arrays.items()}))
+    files.write_bytes(
+        path, save({name: np.ascontiguousarray(values) for name, values in arrays.items()})
+    )
 
 
 def map_sections(path: str) -> dict[str, Array]:
@@ -35,7 +44,11 @@ def map_sections(path: str) -> dict[str, Array]:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         start = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")
         header = json.loads(content[_LENGTH_BYTES:start])
-        return {name: _view(content, start, entry) for name, entry in header.items() if name != "__metadata__"}
+        return {
+            name: _view(content, start, entry)
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
     except (OSError, ValueError, KeyError) as error:
         raise StageError(
             f"{path}: cannot be read or is not whole ({error}); run `trelm-pipeline index --redo`"

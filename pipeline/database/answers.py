@@ -24,7 +24,10 @@ from schemas.settings import ConfigError
 KINDS = ("table", "csv", "json", "parquet")
 MAX_SHOWN = 1000  # rows of a table on the terminal; files and the other formats have all
 STAGE_OF = {
-    **dict.fromkeys(("entity_frequency", "surface_frequency", "cooccurrence", "fact_support", "tail_summary"), "stats"),
+    **dict.fromkeys(
+        ("entity_frequency", "surface_frequency", "cooccurrence", "fact_support", "tail_summary"),
+        "stats",
+    ),
     "links": "link",
     "importance": "importance",
 }  # of tables that questions need; the others are those of `kb`
@@ -96,7 +99,9 @@ def stage_of(table: str) -> str:
     return STAGE_OF.get(table, "kb")
 
 
-def _answer(connection: duckdb.DuckDBPyConnection, query: str, values: dict[str, int], kind: str, out: str) -> None:
+def _answer(
+    connection: duckdb.DuckDBPyConnection, query: str, values: dict[str, int], kind: str, out: str
+) -> None:
     try:
         relation = connection.sql(query, params=values) if values else connection.sql(query)
         if relation is None:  # a statement without rows

@@ -24,14 +24,10 @@ MACROS = (
     "CREATE OR REPLACE MACRO qid(number) AS 'Q' || number",
     "CREATE OR REPLACE MACRO pid(number) AS 'P' || number",
 )
-LABEL_MACRO = (
-    "CREATE OR REPLACE MACRO label(number) AS (SELECT any_value(e.label) FROM entities e WHERE e.qid = number)"
-)
+LABEL_MACRO = "CREATE OR REPLACE MACRO label(number) AS (SELECT any_value(e.label) FROM entities e WHERE e.qid = number)"
 
 
-PROPERTY_MACRO = (
-    "CREATE OR REPLACE MACRO property(number) AS (SELECT any_value(p.label) FROM properties p WHERE p.pid = number)"
-)
+PROPERTY_MACRO = "CREATE OR REPLACE MACRO property(number) AS (SELECT any_value(p.label) FROM properties p WHERE p.pid = number)"
 # Triples with merged items followed to the item they became.
 FOLLOWED = """
 CREATE OR REPLACE VIEW {view} AS
@@ -51,11 +47,16 @@ def connect(memory_gb: float = 1.0) -> duckdb.DuckDBPyConnection:
     connection.execute(f"SET threads = {threads_of_a_worker()}")
     connection.execute("SET preserve_insertion_order = false")
     # Not the folder where the command runs, which may be read-only.
-    connection.execute("SET temp_directory = $folder", {"folder": str(Path(tempfile.gettempdir()) / "trelm-duckdb")})
+    connection.execute(
+        "SET temp_directory = $folder",
+        {"folder": str(Path(tempfile.gettempdir()) / "trelm-duckdb")},
+    )
     return connection
 
 
-def add_view(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[str], table: Table) -> None:
+def add_view(
+    connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[str], table: Table
+) -> None:
     """A view over checked Parquet files; an empty relation of the right shape where there are none."""
     for path in paths:
         check_table(path, table)
@@ -66,7 +67,9 @@ def add_view(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[s
     if any(REMOTE_MARK in path for path in paths):
         _add_remote(connection, name, paths)
         return
-    quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)  # a view cannot bind parameters
+    quoted = ", ".join(
+        "'" + path.replace("'", "''") + "'" for path in paths
+    )  # a view cannot bind parameters
     connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT * FROM read_parquet([{quoted}])')
 
 
@@ -77,7 +80,9 @@ def _add_remote(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequenc
 
     file_system, _ = fs.FileSystem.from_uri(paths[0])
     bare = [fs.FileSystem.from_uri(path)[1] for path in paths]
-    connection.register(f"_{name}_files", ds.dataset(bare, filesystem=file_system, format="parquet"))
+    connection.register(
+        f"_{name}_files", ds.dataset(bare, filesystem=file_system, format="parquet")
+    )
     connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT * FROM "_{name}_files"')
 
 
@@ -85,7 +90,9 @@ def add_triples(connection: duckdb.DuckDBPyConnection, paths: RunPaths) -> None:
     """View `triples` with merged items followed to the item they became. The table itself is never rewritten."""
     add_view(connection, "stored_triples", paths.files("kb", TRIPLES), TRIPLES)
     add_view(connection, "stored_redirects", paths.files("kb", REDIRECTS), REDIRECTS)
-    connection.execute(FOLLOWED.format(view="triples", triples="stored_triples", redirects="stored_redirects"))
+    connection.execute(
+        FOLLOWED.format(view="triples", triples="stored_triples", redirects="stored_redirects")
+    )
 
 
 def tables_of(paths: RunPaths) -> dict[str, tuple[Table, list[str]]]:
@@ -131,7 +138,9 @@ def open_run(paths: RunPaths) -> duckdb.DuckDBPyConnection:
         try:
             add_view(connection, name, found, table)
             views.append(name)
-        except StageError as error:  # of an older version, or damaged: the others can be asked all the same
+        except (
+            StageError
+        ) as error:  # of an older version, or damaged: the others can be asked all the same
             logger.warning("left out: %s", error.message)
     add_macros(connection, views)
     return connection

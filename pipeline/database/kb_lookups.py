@@ -30,7 +30,9 @@ def redirects_of(paths: RunPaths, qids: set[int]) -> dict[int, int]:
     moved = {qid: qid for qid in qids}
     sources = sorted(f"Q{qid}" for qid in qids)
     for rows in matching(paths.files("kb", REDIRECTS), REDIRECTS, ("source", "target"), sources):
-        for source, target in zip(rows.column("source").to_pylist(), rows.column("target").to_pylist(), strict=True):
+        for source, target in zip(
+            rows.column("source").to_pylist(), rows.column("target").to_pylist(), strict=True
+        ):
             moved[int(source[1:])] = int(target[1:])
     return moved
 

@@ -228,7 +228,9 @@ def find_question(name: str, argument: str) -> Question:
         )
     question = BY_NAME[name]
     if question.about and not argument:
-        raise ConfigError(f"`ask {name}` needs an item, for example `trelm-pipeline ask {name} Q937`")
+        raise ConfigError(
+            f"`ask {name}` needs an item, for example `trelm-pipeline ask {name} Q937`"
+        )
     if argument and not question.about:
         raise ConfigError(f"`ask {name}` takes no argument, found {argument!r}")
     return question
@@ -261,7 +263,9 @@ def find_item(connection: duckdb.DuckDBPyConnection, text: str) -> int:
 
 def _followed(connection: duckdb.DuckDBPyConnection, qid: int) -> int:
     """The item that a merged one became."""
-    found = connection.execute("SELECT target FROM redirects WHERE source = ? LIMIT 1", [f"Q{qid}"]).fetchall()
+    found = connection.execute(
+        "SELECT target FROM redirects WHERE source = ? LIMIT 1", [f"Q{qid}"]
+    ).fetchall()
     return int(found[0][0][1:]) if found and found[0][0].startswith("Q") else qid
 
 

@@ -44,12 +44,18 @@ def write_database(paths: RunPaths) -> Path | None:
 
 def _write(path: Path, paths: RunPaths) -> None:
     with duckdb.connect() as connection:
-        connection.execute(f"ATTACH {_quoted(str(path))} AS run (STORAGE_VERSION '{STORAGE_VERSION}')")
+        connection.execute(
+            f"ATTACH {_quoted(str(path))} AS run (STORAGE_VERSION '{STORAGE_VERSION}')"
+        )
         connection.execute("USE run")
-        connection.execute("SET file_search_path = $root", {"root": str(Path(paths.root).resolve())})
+        connection.execute(
+            "SET file_search_path = $root", {"root": str(Path(paths.root).resolve())}
+        )
         tables = tables_of(paths)
         for name, (table, found) in tables.items():
-            connection.execute(f'CREATE VIEW "{name}" AS {_rows(connection, table, found, paths.root)}')
+            connection.execute(
+                f'CREATE VIEW "{name}" AS {_rows(connection, table, found, paths.root)}'
+            )
         add_macros(connection, tables)
         connection.execute("USE memory")
         connection.execute("DETACH run")

@@ -18,13 +18,19 @@ def beside(path: str, table: Table) -> str:
     return f"{folder.rpartition('/')[0]}/{table.name}/{name}"
 
 
-def anchor_texts(path: str, start: int = 0, end: int | None = None) -> Iterator[tuple[pa.Table, list[str]]]:
+def anchor_texts(
+    path: str, start: int = 0, end: int | None = None
+) -> Iterator[tuple[pa.Table, list[str]]]:
     """Rows of a part file of `anchors`, and the text of each link. Memory: the texts of the part's documents."""
     texts: dict[str, str] = {}
     for rows in read_rows(beside(path, DOCUMENTS), DOCUMENTS):
-        texts.update(zip(rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True))
+        texts.update(
+            zip(rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True)
+        )
     for rows in read_rows(path, ANCHORS, start, end):
-        ranges = zip(*(rows.column(name).to_pylist() for name in ("doc_id", "start", "end")), strict=True)
+        ranges = zip(
+            *(rows.column(name).to_pylist() for name in ("doc_id", "start", "end")), strict=True
+        )
         yield rows, [texts[doc_id][low:high] for doc_id, low, high in ranges]
 
 
@@ -46,7 +52,9 @@ class AnchorReader:
         links: dict[str, dict[tuple[int, int], int]] = defaultdict(dict)
         if files.exists(path):
             for rows in read_rows(path, ANCHORS):
-                columns = (rows.column(name).to_pylist() for name in ("doc_id", "start", "end", "qid"))
+                columns = (
+                    rows.column(name).to_pylist() for name in ("doc_id", "start", "end", "qid")
+                )
                 for doc_id, start, end, qid in zip(*columns, strict=True):
                     links[doc_id][start, end] = qid
         self._part, self._links = documents, dict(links)

@@ -17,7 +17,14 @@ import pyarrow.parquet as pq
 from pipeline.config import DocumentsConfig
 from pipeline.documents.wikitext import Anchor, WikitextError, plain_text
 from pipeline.engine import files
-from pipeline.sources.chunks import HEAD_BYTES, LossHandler, Span, StoredHandler, sniff, source_error
+from pipeline.sources.chunks import (
+    HEAD_BYTES,
+    LossHandler,
+    Span,
+    StoredHandler,
+    sniff,
+    source_error,
+)
 from pipeline.sources.lines import read_lines
 from pipeline.sources.opening import read_chunks
 from pipeline.sources.pages import RawPage, parse_page, read_pages
@@ -59,9 +66,19 @@ def kind_of(path: str, wanted: str = "auto") -> str:
     if wanted == "text" and found in ("jsonl", "text", "html"):
         return "text"
     if found == "html":
-        raise source_error(path, 0, "this is HTML or XML, not a MediaWiki export", 'convert it, or set format = "text"')
+        raise source_error(
+            path,
+            0,
+            "this is HTML or XML, not a MediaWiki export",
+            'convert it, or set format = "text"',
+        )
     if wanted not in ("auto", found):
-        raise source_error(path, 0, f"this looks like {found}, not {wanted}", 'mend documents.format or set it "auto"')
+        raise source_error(
+            path,
+            0,
+            f"this looks like {found}, not {wanted}",
+            'mend documents.format or set it "auto"',
+        )
     return found
 
 
@@ -87,7 +104,9 @@ def read_text_file(path: str, doc_id: str) -> RawDocument:
         total += len(chunk.data)
         if total > MAX_TEXT_FILE_BYTES:
             problem = f"one document of more than {MAX_TEXT_FILE_BYTES >> 20} MB"
-            raise source_error(path, 0, problem, "a text file is one document: split it, or write JSONL")
+            raise source_error(
+                path, 0, problem, "a text file is one document: split it, or write JSONL"
+            )
     content = b"".join(parts)
     try:
         return RawDocument(position="0", doc_id=doc_id, text=content.decode("utf-8-sig"))
@@ -112,22 +131,32 @@ def read_jsonl(
 
 
 def _json_document(
-    decoder: msgspec.json.Decoder[dict[str, msgspec.Raw]], line: bytes, place: str, config: DocumentsConfig
+    decoder: msgspec.json.Decoder[dict[str, msgspec.Raw]],
+    line: bytes,
+    place: str,
+    config: DocumentsConfig,
 ) -> RawDocument:
     position, payload = place.rpartition(":")[2], line[:2000].decode("utf-8", "replace")
     try:
         row = decoder.decode(line)
         text, title, doc_id = (
-            _json_field(row, name) for name in (config.text_field, config.title_field, config.id_field)
+            _json_field(row, name)
+            for name in (config.text_field, config.title_field, config.id_field)
         )
     except (msgspec.MsgspecError, UnicodeError):
-        return RawDocument(position=position, problem="not a JSON object of UTF-8 strings", payload=payload)
+        return RawDocument(
+            position=position, problem="not a JSON object of UTF-8 strings", payload=payload
+        )
     if text is None:
-        return RawDocument(position=position, problem=f"no field {config.text_field!r}", payload=payload)
+        return RawDocument(
+            position=position, problem=f"no field {config.text_field!r}", payload=payload
+        )
     try:
         links = _json_links(row, config.links_field, len(text))
     except ValueError as error:
-        return RawDocument(position=position, problem=f"field {config.links_field!r}: {error}", payload=payload)
+        return RawDocument(
+            position=position, problem=f"field {config.links_field!r}: {error}", payload=payload
+        )
     doc_id = place if doc_id is None else doc_id
     return RawDocument(position=position, doc_id=doc_id, title=title or "", text=text, links=links)
 
@@ -143,7 +172,9 @@ class _Link(msgspec.Struct):
 _LINKS = msgspec.json.Decoder(list[_Link])
 
 
-def _json_links(row: dict[str, msgspec.Raw], name: str, length: int) -> tuple[tuple[int, int, int], ...]:
+def _json_links(
+    row: dict[str, msgspec.Raw], name: str, length: int
+) -> tuple[tuple[int, int, int], ...]:
     """Links of a document, each span once; those without an item are left out.
 
     Raises:
@@ -158,7 +189,9 @@ def _json_links(row: dict[str, msgspec.Raw], name: str, length: int) -> tuple[tu
     found = {}
     for link in links:
         if not 0 <= link.start < link.end <= length:
-            raise ValueError(f"{link.start}-{link.end} lies outside the text of {length} code points")
+            raise ValueError(
+                f"{link.start}-{link.end} lies outside the text of {length} code points"
+            )
         if link.qid is not None:
             number = str(link.qid).removeprefix("Q")
             if not (number.isascii() and number.isdigit() and 0 < int(number) < 1 << 32):
@@ -176,7 +209,9 @@ def _json_field(row: dict[str, msgspec.Raw], name: str) -> str | None:
     return text
 
 
-def parquet_ranges(path: str, unit_bytes: int, config: DocumentsConfig) -> list[tuple[str, int, int]]:
+def parquet_ranges(
+    path: str, unit_bytes: int, config: DocumentsConfig
+) -> list[tuple[str, int, int]]:
     """Row ranges of about so many stored bytes; they follow row groups.
 
     Raises:
@@ -188,7 +223,9 @@ def parquet_ranges(path: str, unit_bytes: int, config: DocumentsConfig) -> list[
             groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
             sizes = [(group.num_rows, group.total_byte_size) for group in groups]
     except pa.ArrowInvalid as error:
-        raise source_error(path, 0, f"not a readable Parquet file ({error})", "write it again") from error
+        raise source_error(
+            path, 0, f"not a readable Parquet file ({error})", "write it again"
+        ) from error
     if config.text_field not in names:
         problem = f"no column {config.text_field!r} among {', '.join(names)}"
         raise source_error(path, 0, problem, "name the text column with documents.text_field")
@@ -201,7 +238,9 @@ def parquet_ranges(path: str, unit_bytes: int, config: DocumentsConfig) -> list[
     return [*ranges, (path, start, row)] if row > start or not ranges else ranges
 
 
-def read_parquet(path: str, rows: range, label: str, config: DocumentsConfig) -> Iterator[RawDocument]:
+def read_parquet(
+    path: str, rows: range, label: str, config: DocumentsConfig
+) -> Iterator[RawDocument]:
     """One document per row; its id is the id column, or label and row number where there is none."""
     with files.open_read(path) as file, pq.ParquetFile(file) as parquet:
         wanted = (config.text_field, config.title_field, config.id_field)
@@ -212,16 +251,26 @@ def read_parquet(path: str, rows: range, label: str, config: DocumentsConfig) ->
                 groups.append(group)
             first += parquet.metadata.row_group(group).num_rows
         number = rows.start
-        for batch in parquet.iter_batches(batch_size=PARQUET_BATCH_ROWS, row_groups=groups, columns=columns):
+        for batch in parquet.iter_batches(
+            batch_size=PARQUET_BATCH_ROWS, row_groups=groups, columns=columns
+        ):
             for row in batch.to_pylist():
                 yield _row_document(row, number, label, config)
                 number += 1
 
 
-def _row_document(row: dict[str, object], number: int, label: str, config: DocumentsConfig) -> RawDocument:
-    text, title, doc_id = (row.get(name) for name in (config.text_field, config.title_field, config.id_field))
+def _row_document(
+    row: dict[str, object], number: int, label: str, config: DocumentsConfig
+) -> RawDocument:
+    text, title, doc_id = (
+        row.get(name) for name in (config.text_field, config.title_field, config.id_field)
+    )
     if not isinstance(text, str):
-        return RawDocument(position=str(number), problem=f"{config.text_field!r} is not a string", payload=str(text))
+        return RawDocument(
+            position=str(number),
+            problem=f"{config.text_field!r} is not a string",
+            payload=str(text),
+        )
     return RawDocument(
         position=str(number),
         doc_id=f"{label}:{number}" if doc_id is None else str(doc_id),
@@ -247,7 +296,9 @@ def read_articles(
             page = parse_page(xml)
         except ValueError as error:
             problem = str(error).partition(":")[0]
-            yield RawDocument(position=position, problem=problem, payload=xml[:2000].decode("utf-8", "replace"))
+            yield RawDocument(
+                position=position, problem=problem, payload=xml[:2000].decode("utf-8", "replace")
+            )
             continue
         yield _article(page, position)
 
@@ -263,5 +314,9 @@ def _article(page: RawPage, position: str) -> RawDocument:
     try:
         plain = plain_text(page.text)
     except WikitextError as error:
-        return RawDocument(position=position, doc_id=doc_id, problem=str(error), payload=page.text[:2000])
-    return RawDocument(position=position, doc_id=doc_id, title=page.title, text=plain.text, anchors=plain.anchors)
+        return RawDocument(
+            position=position, doc_id=doc_id, problem=str(error), payload=page.text[:2000]
+        )
+    return RawDocument(
+        position=position, doc_id=doc_id, title=page.title, text=plain.text, anchors=plain.anchors
+    )

@@ -62,7 +62,9 @@ class DocumentsWorker:
         sink.flush()
         progress.finish()
 
-    def _read(self, unit: Unit, out: UnitWriter, progress: RangeProgress) -> Iterator[tuple[str, RawDocument]]:
+    def _read(
+        self, unit: Unit, out: UnitWriter, progress: RangeProgress
+    ) -> Iterator[tuple[str, RawDocument]]:
         kind, label = self.kinds[unit.path], self.labels[unit.path]
         on_loss = loss_handler(out, skip_corrupt=self.config.skip_corrupt)
         if kind == "text":
@@ -72,9 +74,13 @@ class DocumentsWorker:
                 progress.at_byte(number + 1)
             return
         if kind == "jsonl":
-            documents = corpus.read_jsonl(span_of(unit), label, self.config, on_loss, progress.at_byte)
+            documents = corpus.read_jsonl(
+                span_of(unit), label, self.config, on_loss, progress.at_byte
+            )
         elif kind == "parquet":
-            documents = corpus.read_parquet(unit.path, range(unit.start, unit.end), label, self.config)
+            documents = corpus.read_parquet(
+                unit.path, range(unit.start, unit.end), label, self.config
+            )
         else:
             documents = corpus.read_articles(span_of(unit), on_loss, progress.at_byte)
         for document in documents:
@@ -152,9 +158,13 @@ def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
     """
     inputs = files.expand(config.inputs)
     if not inputs:
-        raise ConfigError("documents.inputs is empty: give files, folders or globs, for example --input corpus.jsonl")
+        raise ConfigError(
+            "documents.inputs is empty: give files, folders or globs, for example --input corpus.jsonl"
+        )
     if not any(files.size_of(path) for path in inputs):
-        raise StageError(f"{', '.join(inputs)}: the corpus is empty: every file has 0 bytes; give other inputs")
+        raise StageError(
+            f"{', '.join(inputs)}: the corpus is empty: every file has 0 bytes; give other inputs"
+        )
     kinds = {path: corpus.kind_of(path, config.format) for path in inputs}
     stamps = {path: files.stamp(path) for path in inputs}
     titles = ""
@@ -166,7 +176,9 @@ def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
         name="documents",
         tables=(DOCUMENTS, ANCHORS),
         units=number_units(_ranges(config, kinds, texts)),
-        worker=DocumentsWorker(config=config, kinds=kinds, labels=labels_of(inputs), texts=texts, titles=titles),
+        worker=DocumentsWorker(
+            config=config, kinds=kinds, labels=labels_of(inputs), texts=texts, titles=titles
+        ),
         inputs=stamps,
         config=to_dict(config),
         finish=functools.partial(finish, tuple(inputs)),
@@ -181,7 +193,9 @@ def measure_of(kinds: set[str]) -> str:
     return measures.pop() if len(measures) == 1 else ""
 
 
-def _ranges(config: DocumentsConfig, kinds: dict[str, str], texts: Sequence[str]) -> list[tuple[str, int, int]]:
+def _ranges(
+    config: DocumentsConfig, kinds: dict[str, str], texts: Sequence[str]
+) -> list[tuple[str, int, int]]:
     unit_bytes = int(config.unit_mb * 2**20)
     groups = range(0, len(texts), TEXT_FILES_PER_UNIT)
     ranges = [(texts[low], low, min(low + TEXT_FILES_PER_UNIT, len(texts))) for low in groups]
@@ -202,7 +216,9 @@ def labels_of(paths: Sequence[str]) -> dict[str, str]:
     return {path: path for path in paths}
 
 
-def finish(inputs: tuple[str, ...], prepared: PreparedStage, reports: Sequence[UnitReport]) -> dict[str, str]:
+def finish(
+    inputs: tuple[str, ...], prepared: PreparedStage, reports: Sequence[UnitReport]
+) -> dict[str, str]:
     """Refuse an empty corpus, and ids that occur in several units.
 
     Raises:
@@ -213,8 +229,13 @@ def finish(inputs: tuple[str, ...], prepared: PreparedStage, reports: Sequence[U
         counters: Counter[str] = Counter()
         for report in reports:
             counters.update(report.counters)
-        told = ", ".join(f"{name} {count}" for name, count in sorted(counters.items())) or "nothing in it"
-        raise StageError(f"{', '.join(inputs)}: the corpus is empty: no document with text ({told}); give other inputs")
+        told = (
+            ", ".join(f"{name} {count}" for name, count in sorted(counters.items()))
+            or "nothing in it"
+        )
+        raise StageError(
+            f"{', '.join(inputs)}: the corpus is empty: no document with text ({told}); give other inputs"
+        )
     repeated = repeated_id([files.join(prepared.data, *part.path.split("/")) for part in parts])
     if repeated is not None:
         raise StageError(
@@ -231,7 +252,9 @@ def repeated_id(paths: Sequence[str]) -> str | None:
     twice = set(keys[counts > 1].tolist())
     if not twice:
         return None
-    return next((doc_id for path in paths for doc_id in _ids_in(path) if hash64(doc_id) in twice), None)
+    return next(
+        (doc_id for path in paths for doc_id in _ids_in(path) if hash64(doc_id) in twice), None
+    )
 
 
 def _ids_in(path: str) -> Iterator[str]:

@@ -23,7 +23,9 @@ def hash_titles(titles: Iterable[str]) -> Array:
     return hash_texts(map(normalise_title, titles))
 
 
-def resolve_titles(articles: SortedMap, title_redirects: SortedMap, qid_redirects: SortedMap) -> SortedMap:
+def resolve_titles(
+    articles: SortedMap, title_redirects: SortedMap, qid_redirects: SortedMap
+) -> SortedMap:
     """All titles that lead to an item: articles, then redirects to them, through merged items.
 
     A title that is an article is never followed further. Redirects that lead nowhere, or in a cycle, are left out.

@@ -59,7 +59,9 @@ class TitlesWorker:
                 page = parse_page(xml)
             except ValueError as error:
                 out.reject(
-                    f"{unit.path}:{position}", str(error).partition(":")[0], xml[:2000].decode("utf-8", "replace")
+                    f"{unit.path}:{position}",
+                    str(error).partition(":")[0],
+                    xml[:2000].decode("utf-8", "replace"),
                 )
                 continue
             target = redirect_target(page)
@@ -81,7 +83,9 @@ def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
         StageError: `kb` has not run, or an input cannot be read.
     """
     kb = paths.require("kb")
-    exports = [path for path in files.expand(config.inputs) if kind_of(path, config.format) == "wiki-xml"]
+    exports = [
+        path for path in files.expand(config.inputs) if kind_of(path, config.format) == "wiki-xml"
+    ]
     spans = [span for path in exports for span in plan_ranges(path, int(config.unit_mb * 2**20))]
     return StagePlan(
         name="titles",
@@ -96,11 +100,17 @@ def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
     )
 
 
-def finish(paths: RunPaths, prepared: PreparedStage, reports: Sequence[UnitReport]) -> dict[str, str]:
+def finish(
+    paths: RunPaths, prepared: PreparedStage, reports: Sequence[UnitReport]
+) -> dict[str, str]:
     """Build the title map from the tables of `kb` and the redirects of this stage."""
-    own = [report.parts[REDIRECTS.name].path for report in reports if REDIRECTS.name in report.parts]
+    own = [
+        report.parts[REDIRECTS.name].path for report in reports if REDIRECTS.name in report.parts
+    ]
     own_paths = [files.join(prepared.data, *path.split("/")) for path in own]
-    titles = build_title_map(paths.files("kb", ENTITIES), [*paths.files("kb", REDIRECTS), *own_paths])
+    titles = build_title_map(
+        paths.files("kb", ENTITIES), [*paths.files("kb", REDIRECTS), *own_paths]
+    )
     folder = files.join(prepared.data, FOLDER)
     save_array(files.join(folder, HASHES), titles.keys)
     save_array(files.join(folder, QIDS), titles.values)
@@ -117,8 +127,14 @@ def build_title_map(entity_paths: Sequence[str], redirect_paths: Sequence[str]) 
     sources, targets = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
     merged: list[tuple[int, int]] = []
     for batch in _batches(redirect_paths, REDIRECTS, ["source", "target"]):
-        pairs = list(zip(batch.column("source").to_pylist(), batch.column("target").to_pylist(), strict=True))
-        merged += [(int(source[1:]), int(target[1:])) for source, target in pairs if _are_items(source, target)]
+        pairs = list(
+            zip(batch.column("source").to_pylist(), batch.column("target").to_pylist(), strict=True)
+        )
+        merged += [
+            (int(source[1:]), int(target[1:]))
+            for source, target in pairs
+            if _are_items(source, target)
+        ]
         sources.append(hash_titles(source for source, _ in pairs))
         targets.append(hash_titles(target for _, target in pairs))
     from_items = np.array([source for source, _ in merged], dtype=np.uint32)

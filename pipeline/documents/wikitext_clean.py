@@ -35,7 +35,8 @@ def drop_ranges(text: str, ranges: list[tuple[int, int]]) -> str:
 def tag_ranges(text: str) -> list[tuple[int, int]]:
     """Dropped elements from their start tag through the next end tag of that name; a tag without partner alone."""
     tags = [
-        (tag.start(), tag.end(), tag.group(1), tag.group(2).lower(), tag.group(3)) for tag in _DROPPED.finditer(text)
+        (tag.start(), tag.end(), tag.group(1), tag.group(2).lower(), tag.group(3))
+        for tag in _DROPPED.finditer(text)
     ]
     last_end = {name: start for start, _, slash, name, _ in tags if slash}
     found, awaited, opened = [], "", 0

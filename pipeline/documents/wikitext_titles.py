@@ -9,15 +9,92 @@ from urllib.parse import unquote
 _SPACES = re.compile(r"[ _\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\t\n]+")
 _INVISIBLE = re.compile(r"[\u200e\u200f\u202a-\u202e]")
 # Namespaces of the English Wikipedia with their short forms, and prefixes of other wikis.
-HIDDEN = frozenset(("file", "image", "category"))  # a link with such a prefix shows no text where it stands
+HIDDEN = frozenset(
+    ("file", "image", "category")
+)  # a link with such a prefix shows no text where it stands
 ELSEWHERE = frozenset(
-    ("media", "special", "talk", "user", "user talk", "wikipedia", "wikipedia talk", "project", "project talk")
-    + ("file talk", "image talk", "mediawiki", "mediawiki talk", "template", "template talk", "help", "help talk")
-    + ("category talk", "portal", "portal talk", "book", "book talk", "draft", "draft talk", "education program")
-    + ("timedtext", "timedtext talk", "module", "module talk", "gadget", "gadget definition", "mos", "wp", "wt")
-    + ("wikt", "wiktionary", "wikisource", "s", "wikibooks", "b", "wikiquote", "q", "wikinews", "n", "wikiversity")
-    + ("v", "voy", "wikivoyage", "commons", "c", "species", "wikispecies", "m", "meta", "d", "wikidata", "mw", "w")
-    + ("phab", "phabricator", "bugzilla", "foundation", "wmf", "doi", "arxiv", "rfc", "pmid", "iarchive")
+    (
+        "media",
+        "special",
+        "talk",
+        "user",
+        "user talk",
+        "wikipedia",
+        "wikipedia talk",
+        "project",
+        "project talk",
+    )
+    + (
+        "file talk",
+        "image talk",
+        "mediawiki",
+        "mediawiki talk",
+        "template",
+        "template talk",
+        "help",
+        "help talk",
+    )
+    + (
+        "category talk",
+        "portal",
+        "portal talk",
+        "book",
+        "book talk",
+        "draft",
+        "draft talk",
+        "education program",
+    )
+    + (
+        "timedtext",
+        "timedtext talk",
+        "module",
+        "module talk",
+        "gadget",
+        "gadget definition",
+        "mos",
+        "wp",
+        "wt",
+    )
+    + (
+        "wikt",
+        "wiktionary",
+        "wikisource",
+        "s",
+        "wikibooks",
+        "b",
+        "wikiquote",
+        "q",
+        "wikinews",
+        "n",
+        "wikiversity",
+    )
+    + (
+        "v",
+        "voy",
+        "wikivoyage",
+        "commons",
+        "c",
+        "species",
+        "wikispecies",
+        "m",
+        "meta",
+        "d",
+        "wikidata",
+        "mw",
+        "w",
+    )
+    + (
+        "phab",
+        "phabricator",
+        "bugzilla",
+        "foundation",
+        "wmf",
+        "doi",
+        "arxiv",
+        "rfc",
+        "pmid",
+        "iarchive",
+    )
 )
 # Codes of Wikipedias: [[fr:Paris]] is no text but a pointer to another language.
 LANGUAGES = frozenset(

@@ -36,7 +36,9 @@ Progress = Callable[[float], None]  # is told the share of the tokens that are d
 class SentenceEncoder:
     """A masked language model without its head, in evaluation mode."""
 
-    def __init__(self, model: str, device: str = "auto", num_threads: int = 0, dtype: str = "float32") -> None:
+    def __init__(
+        self, model: str, device: str = "auto", num_threads: int = 0, dtype: str = "float32"
+    ) -> None:
         """Load it.
 
         Args:
@@ -53,7 +55,9 @@ class SentenceEncoder:
 
         self._torch = torch
         torch.set_num_threads(1)  # of an operation
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = (
+            ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        )
         self.num_threads = 1 if self.device == "cuda" else num_threads or threads_of_a_worker()
         self.dtype = dtype
         self.tokenizer = TextTokenizer(model)
@@ -69,9 +73,15 @@ class SentenceEncoder:
         """Positions that the model has, special tokens included."""
         config = self._model.config
         limit = int(config.max_position_embeddings)
-        return limit - int(config.pad_token_id) - 1 if config.model_type in ("roberta", "xlm-roberta") else limit
+        return (
+            limit - int(config.pad_token_id) - 1
+            if config.model_type in ("roberta", "xlm-roberta")
+            else limit
+        )
 
-    def encode(self, sequences: Sequences, batch_tokens: int, progress: Progress | None = None) -> np.ndarray:
+    def encode(
+        self, sequences: Sequences, batch_tokens: int, progress: Progress | None = None
+    ) -> np.ndarray:
         """Vectors of sequences that have no special tokens yet, float32 (N, d); zeros where a sequence is empty.
 
         Memory: the vectors, and what the model makes of `batch_tokens` tokens.
@@ -80,18 +90,24 @@ class SentenceEncoder:
         distinct = sequences.take(rows)
         vectors = np.zeros((len(distinct), int(self._model.config.hidden_size)), np.float32)
         done, size = 0, len(distinct.ids)
-        for batch, means in self._in_threads(distinct, list(distinct.batches(batch_tokens, NUM_SPECIAL))):
+        for batch, means in self._in_threads(
+            distinct, list(distinct.batches(batch_tokens, NUM_SPECIAL))
+        ):
             vectors[batch] = means
             done += len(batch) * int(distinct.lengths[batch[0]])
             if progress is not None:
                 progress(done / size)
         return vectors[like]
 
-    def _in_threads(self, sequences: Sequences, batches: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _in_threads(
+        self, sequences: Sequences, batches: list[np.ndarray]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Each batch with its means, as they are done."""
         pool = ThreadPoolExecutor(self.num_threads)
         try:
-            running = {pool.submit(self._means, sequences.matrix(batch)): batch for batch in batches}
+            running = {
+                pool.submit(self._means, sequences.matrix(batch)): batch for batch in batches
+            }
             for future in as_completed(running):
                 yield running.pop(future), future.result()
         finally:
@@ -104,7 +120,9 @@ class SentenceEncoder:
         framed = np.empty((len(ids_BN), ids_BN.shape[1] + NUM_SPECIAL), np.int64)
         framed[:, 0], framed[:, 1:-1], framed[:, -1] = opening, ids_BN, closing
         with torch.inference_mode(), self._number_format():  # of this thread
-            states = self._model(input_ids=torch.from_numpy(framed).to(self.device)).last_hidden_state
+            states = self._model(
+                input_ids=torch.from_numpy(framed).to(self.device)
+            ).last_hidden_state
             return np.asarray(states[:, 1:-1].float().mean(1).cpu().numpy())
 
     def _number_format(self) -> Any:  # noqa: ANN401
@@ -135,7 +153,9 @@ def _load_encoder(model: str) -> Any:  # noqa: ANN401
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        loaded, info = AutoModelForMaskedLM.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
+        loaded, info = AutoModelForMaskedLM.from_pretrained(
+            model, dtype=torch.float32, output_loading_info=True
+        )
     except (OSError, ValueError, KeyError) as error:
         raise StageError(not_loaded("masked language model", model, error)) from error
     finally:

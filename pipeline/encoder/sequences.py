@@ -57,7 +57,10 @@ class Sequences:
         data, width = self.ids.tobytes(), self.ids.itemsize
         bounds = (self.offsets * width).tolist()
         seen: dict[bytes, int] = {}
-        like = [seen.setdefault(data[low:high], len(seen)) for low, high in zip(bounds, bounds[1:], strict=False)]
+        like = [
+            seen.setdefault(data[low:high], len(seen))
+            for low, high in zip(bounds, bounds[1:], strict=False)
+        ]
         numbers = np.array(like, np.int64)
         return np.unique(numbers, return_index=True)[1], numbers
 

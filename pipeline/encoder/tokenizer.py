@@ -51,7 +51,9 @@ class TokenRuns:
     starts: np.ndarray  # int64 (p,): text << 32 | first code point, ascending
     ends: np.ndarray  # int64 (p,): text << 32 | one past the last one, ascending
 
-    def spans(self, texts: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def spans(
+        self, texts: np.ndarray, starts: np.ndarray, ends: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Tokens that touch the code points [starts, ends) of texts, half-open; first >= last where none does."""
         shift = (self.offsets[:-1] - self.placed[:-1])[texts]
         first = np.searchsorted(self.ends, (texts << TEXT_BITS) + starts, side="right") + shift
@@ -60,7 +62,9 @@ class TokenRuns:
 
     def start_of(self, texts: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """First code points of tokens of texts."""
-        return self.starts[tokens - (self.offsets[:-1] - self.placed[:-1])[texts]] - (texts << TEXT_BITS)
+        return self.starts[tokens - (self.offsets[:-1] - self.placed[:-1])[texts]] - (
+            texts << TEXT_BITS
+        )
 
 
 class TextTokenizer:
@@ -121,7 +125,9 @@ class TextTokenizer:
             encodings.append(Encoding(ids, offsets[:, 0], offsets[:, 1], words))
         return encodings
 
-    def encode_runs(self, texts: Sequence[str], wanted: np.ndarray | None = None, longest: int = 0) -> TokenRuns:
+    def encode_runs(
+        self, texts: Sequence[str], wanted: np.ndarray | None = None, longest: int = 0
+    ) -> TokenRuns:
         """Tokens of texts, without special tokens. Memory: 40 bytes per token.
 
         Args:
@@ -130,11 +136,16 @@ class TextTokenizer:
             longest: those of texts with more tokens than this are added; 0 = no others.
         """
         bounds = _chunk_bounds(texts)
-        chunks = [self._chunk(texts[low:high], low, wanted, longest) for low, high in itertools.pairwise(bounds)]
+        chunks = [
+            self._chunk(texts[low:high], low, wanted, longest)
+            for low, high in itertools.pairwise(bounds)
+        ]
         columns = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
         ids, sizes, starts_word, num_placed, starts, ends = columns
         for points in (starts, ends):
-            assert (points[1:] >= points[:-1]).all(), f"{self.model}: its tokens are not in the order of the text"
+            assert (points[1:] >= points[:-1]).all(), (
+                f"{self.model}: its tokens are not in the order of the text"
+            )
         return TokenRuns(
             ids=ids,
             offsets=offsets_of(sizes),
@@ -155,10 +166,16 @@ class TextTokenizer:
         words = np.fromiter(flat(encoding.word_ids for encoding in found), np.int64, total)
         starts_word = np.diff(words, prepend=-1) != 0
         starts_word[offsets_of(sizes)[:-1][sizes > 0]] = True
-        places = np.zeros(len(found), np.bool_) if wanted is None else wanted[first : first + len(found)].copy()
+        places = (
+            np.zeros(len(found), np.bool_)
+            if wanted is None
+            else wanted[first : first + len(found)].copy()
+        )
         places |= (sizes > longest) if longest else False
         num_placed = np.where(places, sizes, 0)
-        pairs = flat(flat(encoding.offsets for encoding in itertools.compress(found, places.tolist())))
+        pairs = flat(
+            flat(encoding.offsets for encoding in itertools.compress(found, places.tolist()))
+        )
         points = np.fromiter(pairs, np.int64, 2 * int(num_placed.sum())).reshape(-1, 2)
         owner = np.repeat(np.arange(first, first + len(found)), num_placed) << TEXT_BITS
         return ids, sizes, starts_word, num_placed, points[:, 0] + owner, points[:, 1] + owner
@@ -212,9 +229,13 @@ def check_model(model: str) -> None:
     import json
 
     if not (folder / "config.json").exists():
-        raise StageError(f"{model}: no config.json in this folder, so it is no model; check --model")
+        raise StageError(
+            f"{model}: no config.json in this folder, so it is no model; check --model"
+        )
     architectures = json.loads((folder / "config.json").read_text()).get("architectures") or []
-    if architectures and not any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in architectures):
+    if architectures and not any(
+        name.endswith(("ForMaskedLM", "ForPreTraining")) for name in architectures
+    ):
         raise StageError(
             f"{model}: is {', '.join(architectures)}, no masked language model; use a BertForMaskedLM or RobertaForMaskedLM"
         )
@@ -225,5 +246,8 @@ def model_stamp(model: str) -> str:
     folder = Path(model)
     if not folder.is_dir():
         return model
-    found = [(path.name, path.stat().st_size, int(path.stat().st_mtime)) for path in sorted(folder.iterdir())]
+    found = [
+        (path.name, path.stat().st_size, int(path.stat().st_mtime))
+        for path in sorted(folder.iterdir())
+    ]
     return f"{model}:{hashlib.sha256(repr(found).encode()).hexdigest()[:16]}"

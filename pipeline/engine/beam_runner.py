@@ -29,7 +29,14 @@ from pipeline.engine.progress_text import Work, final_line
 from pipeline.engine.worker_threads import LOCAL_WORKERS
 from schemas.settings import ConfigError
 
-LOCAL_RUNNERS = {"", "directrunner", "direct", "switchingdirectrunner", "bundlebaseddirectrunner", "fnapirunner"}
+LOCAL_RUNNERS = {
+    "",
+    "directrunner",
+    "direct",
+    "switchingdirectrunner",
+    "bundlebaseddirectrunner",
+    "fnapirunner",
+}
 IN_PROCESS = "FnApiRunner"
 REMOTE_SCHEMES = ("gs://", "s3://", "hdfs://")
 GRACE_S = 5.0  # between the request to stop and the end
@@ -83,7 +90,9 @@ def beam_options(settings: RunnerSettings) -> PipelineOptions:
             os.environ[LOCAL_WORKERS] = str(workers)
             flags += ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"]
     elif "--save_main_session" not in flags:
-        flags.append("--no_save_main_session")  # our code is installed on the workers; pickling it would hide a lack
+        flags.append(
+            "--no_save_main_session"
+        )  # our code is installed on the workers; pickling it would hide a lack
     return PipelineOptions(flags)
 
 
@@ -95,7 +104,9 @@ def _refuse_unknown(flags: Sequence[str]) -> None:
     _, unknown = parser.parse_known_args(list(flags))
     for flag in unknown:
         name = flag.split("=")[0]
-        near = difflib.get_close_matches(name, [*known, "--runner", "--workers", "--run", "--config", "--set"], n=1)
+        near = difflib.get_close_matches(
+            name, [*known, "--runner", "--workers", "--run", "--config", "--set"], n=1
+        )
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(f"unknown option {name!r}{hint} (neither this program nor Beam knows it)")
 
@@ -117,7 +128,9 @@ def refuse_local_paths(settings: RunnerSettings, paths: Sequence[str]) -> None:
 
 
 def run_graph(
-    settings: RunnerSettings, build: Callable[[beam.Pipeline, ProgressAddress | None], None], work: Work
+    settings: RunnerSettings,
+    build: Callable[[beam.Pipeline, ProgressAddress | None], None],
+    work: Work,
 ) -> None:
     """Build and run a graph, wait for its end, show its progress, and log a last line of it.
 
@@ -183,7 +196,10 @@ def leave(code: int) -> NoReturn:
     kill_workers()
     sys.stdout.flush()
     sys.stderr.flush()
-    if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+    if any(
+        thread is not threading.main_thread() and not thread.daemon
+        for thread in threading.enumerate()
+    ):
         os._exit(code)
     sys.exit(code)
 
@@ -194,7 +210,11 @@ def _rehearse(options: PipelineOptions, build: Callable[[beam.Pipeline], None]) 
     build(pipeline)
     pipeline.run()
     graph = pipeline.runner.proto_pipeline
-    logger.info("dry run: %d steps, %d bytes, nothing submitted", len(graph.components.transforms), graph.ByteSize())
+    logger.info(
+        "dry run: %d steps, %d bytes, nothing submitted",
+        len(graph.components.transforms),
+        graph.ByteSize(),
+    )
 
 
 def _run(options: PipelineOptions, build: Callable[[beam.Pipeline], None], work: Work) -> Any:  # noqa: ANN401

@@ -37,9 +37,13 @@ def open_read(path: str) -> IO[bytes]:
         StageError: no such file, or not readable.
     """
     try:
-        return cast(IO[bytes], FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED))
+        return cast(
+            IO[bytes], FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        )
     except (OSError, ValueError) as error:
-        raise StageError(f"{path}: cannot be read ({_cause(error)}); check the path and its permissions") from error
+        raise StageError(
+            f"{path}: cannot be read ({_cause(error)}); check the path and its permissions"
+        ) from error
 
 
 def open_write(path: str) -> IO[bytes]:
@@ -49,13 +53,17 @@ def open_write(path: str) -> IO[bytes]:
         StageError: the folder cannot be written (read-only, no permission, disk full).
     """
     try:
-        return cast(IO[bytes], FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED))
+        return cast(
+            IO[bytes], FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        )
     except (OSError, ValueError) as error:
         raise _unwritable(path, error) from error
 
 
 def _unwritable(path: str, error: Exception) -> StageError:
-    return StageError(f"{path}: cannot be written ({_cause(error)}); free space or choose another --run folder")
+    return StageError(
+        f"{path}: cannot be written ({_cause(error)}); free space or choose another --run folder"
+    )
 
 
 def _cause(error: Exception) -> str:
@@ -164,7 +172,11 @@ def expand(patterns: tuple[str, ...]) -> list[str]:
     paths: dict[str, None] = {}
     for pattern in patterns:
         literal = glob.escape(pattern) if exists(pattern) else pattern
-        inside = [metadata.path for metadata in list_files(join(literal, "*"))] if exists(pattern) else []
+        inside = (
+            [metadata.path for metadata in list_files(join(literal, "*"))]
+            if exists(pattern)
+            else []
+        )
         found = inside or [metadata.path for metadata in list_files(literal)]
         found = [path for path in found if REMOTE_MARK in path or not Path(path).is_dir()]
         if not found:
@@ -220,9 +232,7 @@ class HashingSink:
         """Close as far as that goes, and remove the file."""
         try:
             self._file.close()
-        except (
-            OSError
-        ) as error:  # what could not be written before cannot be now: the first failure is the one to report
+        except OSError as error:  # what could not be written before cannot be now: the first failure is the one to report
             logger.debug("%s: %s", self.path, error)
         remove(self.path)
 
@@ -240,6 +250,8 @@ def check_folder(path: str, option: str = "--errors") -> None:
     if not path or REMOTE_MARK in path:
         return
     if not Path(path).parent.is_dir():
-        raise ConfigError(f"{option} {path!r}: there is no folder {str(Path(path).parent)!r}; make it first")
+        raise ConfigError(
+            f"{option} {path!r}: there is no folder {str(Path(path).parent)!r}; make it first"
+        )
     if Path(path).is_dir():
         raise ConfigError(f"{option} {path!r} is a folder; give the name of a file")

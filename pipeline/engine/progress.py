@@ -83,7 +83,10 @@ class ProgressReceiver:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._stop.set()
         self._thread.join()
@@ -118,7 +121,11 @@ class ProgressReceiver:
             task = bar.add_task(self._work.stage, total=max(self._work.total, 1), note="")
             while not self._stop.is_set():
                 self._receive()
-                bar.update(task, completed=self._counts["done"], note=note(self._work, self._counts, self._elapsed_s()))
+                bar.update(
+                    task,
+                    completed=self._counts["done"],
+                    note=note(self._work, self._counts, self._elapsed_s()),
+                )
 
     def _write_lines(self) -> None:
         next_line_s = LOG_EVERY_S
@@ -145,16 +152,23 @@ class MetricsPoller:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._stop.set()
-        self._thread.join(JOIN_S)  # a question to the service may hang: the job is over all the same
+        self._thread.join(
+            JOIN_S
+        )  # a question to the service may hang: the job is over all the same
 
     def _poll(self) -> None:
         while not self._stop.wait(self._every_s):
             counts = counts_in(self._result)
             if counts:
-                logger.info("%s", progress_line(self._work, counts, time.monotonic() - self._started_s))
+                logger.info(
+                    "%s", progress_line(self._work, counts, time.monotonic() - self._started_s)
+                )
 
 
 def counts_in(result: Any) -> Counter[str]:  # noqa: ANN401

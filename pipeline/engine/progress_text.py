@@ -28,9 +28,16 @@ def progress_line(work: Work, counts: Mapping[str, int], elapsed_s: float) -> st
 
 def note(work: Work, counts: Mapping[str, int], elapsed_s: float) -> str:
     """What stands beside a bar: "12.3 of 36.0 GB, 41 of 120 units, 3,210 entities/s, 2 rejects"."""
-    done, units = min(counts.get("done", 0), work.total), min(counts.get("units", 0), work.num_units)
+    done, units = (
+        min(counts.get("done", 0), work.total),
+        min(counts.get("units", 0), work.num_units),
+    )
     rate = counts.get("records", 0) / max(elapsed_s, 0.001)
-    parts = [f"{units:,} of {work.num_units:,} units", f"{_number(rate)} {work.noun}/s", rejects_of(counts)]
+    parts = [
+        f"{units:,} of {work.num_units:,} units",
+        f"{_number(rate)} {work.noun}/s",
+        rejects_of(counts),
+    ]
     return ", ".join([_amount(work, done), *parts] if work.measure else parts)
 
 
@@ -38,7 +45,11 @@ def final_line(work: Work, counts: Mapping[str, int], elapsed_s: float) -> str:
     """The line after the end: "kb: 36.0 GB, 118,000,000 entities in 2 h 05 min (15,733 entities/s), 2 rejects"."""
     records = counts.get("records", 0)
     rate = _number(records / max(elapsed_s, 0.001))
-    read = f"{_bytes(work.total, work.total)} {_byte_unit(work.total)[1]}, " if work.measure == "bytes" else ""
+    read = (
+        f"{_bytes(work.total, work.total)} {_byte_unit(work.total)[1]}, "
+        if work.measure == "bytes"
+        else ""
+    )
     return f"{work.stage}: {read}{records:,} {work.noun} in {duration(elapsed_s)} ({rate} {work.noun}/s), {rejects_of(counts)}"
 
 

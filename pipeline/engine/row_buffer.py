@@ -17,7 +17,9 @@ class RowBuffer:
     def __init__(self, table: Table) -> None:
         self.table = table
         self._rows: list[Row] = []
-        self.append: Callable[[Row], None] = self._rows.append  # a row: values in the table's column order
+        self.append: Callable[[Row], None] = (
+            self._rows.append
+        )  # a row: values in the table's column order
 
     def __len__(self) -> int:
         return len(self._rows)

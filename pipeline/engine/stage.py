@@ -33,7 +33,9 @@ from schemas.rejects import REJECTS
 from schemas.table import Table
 
 FinishHook = Callable[["PreparedStage", Sequence[UnitReport]], dict[str, str]]
-SPILL = "_spill"  # folder for what one phase leaves for the next; removed when the stage has finished
+SPILL = (
+    "_spill"  # folder for what one phase leaves for the next; removed when the stage has finished
+)
 logger = logging.getLogger("trelm")
 
 
@@ -84,7 +86,9 @@ class StagePlan:
         """Hash of all that decides the stage's rows; units of other phases follow from it."""
         versions = {table.name: table.version for table in self.tables}
         ranges = [(unit.path.removeprefix(self.root), unit.start, unit.end) for unit in self.units]
-        text = json.dumps([self.name, __version__, versions, self.inputs, self.config, ranges], sort_keys=True)
+        text = json.dumps(
+            [self.name, __version__, versions, self.inputs, self.config, ranges], sort_keys=True
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -124,7 +128,9 @@ def prepare(plan: StagePlan, paths: RunPaths) -> PreparedStage:
         files.remove(leftover.path)
     done, units = finished_units(data), plan.all_units
     if done:
-        logger.info("%s: %d of %d units were done before, going on", plan.name, len(done), len(units))
+        logger.info(
+            "%s: %d of %d units were done before, going on", plan.name, len(done), len(units)
+        )
     pending = tuple(unit for unit in units if unit.index not in done)
     return PreparedStage(plan=plan, folder=folder, pending=pending, done=tuple(done.values()))
 
@@ -132,7 +138,9 @@ def prepare(plan: StagePlan, paths: RunPaths) -> PreparedStage:
 class ProcessUnit(beam.DoFn):  # type: ignore[misc]
     """Reads one unit, writes its part files, yields its report."""
 
-    def __init__(self, stage: str, folder: str, worker: UnitWorker, address: ProgressAddress | None) -> None:
+    def __init__(
+        self, stage: str, folder: str, worker: UnitWorker, address: ProgressAddress | None
+    ) -> None:
         self._stage = stage
         self._folder = folder
         self._worker = worker
@@ -164,27 +172,37 @@ def write_unit(
         raise
 
 
-def build_graph(pipeline: beam.Pipeline, prepared: PreparedStage, address: ProgressAddress | None = None) -> None:
+def build_graph(
+    pipeline: beam.Pipeline, prepared: PreparedStage, address: ProgressAddress | None = None
+) -> None:
     """Wire a map-only stage."""
     plan = prepared.plan
     phases = plan.phases
     left = {unit.index for unit in prepared.pending}
     all_reports: list[Any] = []
-    barrier: tuple[AsSingleton, ...] = ()  # the number of units done: it is known when the phase has ended
+    barrier: tuple[
+        AsSingleton, ...
+    ] = ()  # the number of units done: it is known when the phase has ended
     for phase in phases:
         mark = f" {phase.name}" if len(phases) > 1 else ""
         process = ProcessUnit(plan.name, prepared.data, phase.worker, address)
         reports = (
             pipeline
             | f"Units{mark}"
-            >> beam.Create([u for u in phase.units if u.index in left], reshuffle=False).with_output_types(Unit)
+            >> beam.Create(
+                [u for u in phase.units if u.index in left], reshuffle=False
+            ).with_output_types(Unit)
             | f"Spread{mark}" >> beam.Reshuffle().with_output_types(Unit)
             | f"Process {phase.name}" >> beam.ParDo(process, *barrier).with_output_types(UnitReport)
         )
         all_reports.append(reports)
         if phase is not phases[-1]:
             barrier = (AsSingleton(reports | f"Done{mark}" >> beam.combiners.Count.Globally()),)
-    merged = all_reports[0] if len(all_reports) == 1 else tuple(all_reports) | "All reports" >> beam.Flatten()
+    merged = (
+        all_reports[0]
+        if len(all_reports) == 1
+        else tuple(all_reports) | "All reports" >> beam.Flatten()
+    )
     (
         merged
         | "Reports" >> beam.combiners.ToList()
@@ -210,14 +228,19 @@ def finish_stage(prepared: PreparedStage, reports: Iterable[UnitReport]) -> str:
     if plan.finish is not None:
         extra |= plan.finish(prepared, everything)
     parts = {
-        table.name: [report.parts[table.name] for report in everything if table.name in report.parts]
+        table.name: [
+            report.parts[table.name] for report in everything if table.name in report.parts
+        ]
         for table in (*plan.tables, REJECTS)
     }
     return write_manifest(prepared, parts, counters, extra)
 
 
 def write_manifest(
-    prepared: PreparedStage, parts: Mapping[str, Sequence[PartFile]], counters: Counter[str], extra: dict[str, str]
+    prepared: PreparedStage,
+    parts: Mapping[str, Sequence[PartFile]],
+    counters: Counter[str],
+    extra: dict[str, str],
 ) -> str:
     """Make the stage's output exist: write its manifest, then remove older outputs. Returns the manifest's path."""
     plan = prepared.plan
@@ -225,7 +248,10 @@ def write_manifest(
         stage=plan.name,
         fingerprint=plan.fingerprint,
         code_version=__version__,
-        tables={table.name: _table_files(table, plan, parts[table.name]) for table in (*plan.tables, REJECTS)},
+        tables={
+            table.name: _table_files(table, plan, parts[table.name])
+            for table in (*plan.tables, REJECTS)
+        },
         counters=dict(sorted(counters.items())),
         inputs=plan.inputs,
         config=plan.config,

@@ -114,7 +114,9 @@ def read_batches(path: str, table: Table, columns: Sequence[str]) -> Iterator[pa
         yield from parquet.iter_batches(columns=list(columns))
 
 
-def read_rows(path: str, table: Table, start: int = 0, end: int | None = None) -> Iterator[pa.Table]:
+def read_rows(
+    path: str, table: Table, start: int = 0, end: int | None = None
+) -> Iterator[pa.Table]:
     """Rows start to end of one file, a row group at a time, copied so that no slice drags its parent along."""
     with open_table(path, table) as file:
         first = 0
@@ -122,12 +124,16 @@ def read_rows(path: str, table: Table, start: int = 0, end: int | None = None) -
             count = file.metadata.row_group(group).num_rows
             low, high = max(start - first, 0), count if end is None else min(end - first, count)
             if low < high:
-                rows = file.read_row_group(group, columns=list(table.column_names)).cast(table.schema)
+                rows = file.read_row_group(group, columns=list(table.column_names)).cast(
+                    table.schema
+                )
                 yield rows if (low, high) == (0, count) else rows.take(pa.array(range(low, high)))
             first += count
 
 
-def read_table(paths: Sequence[str], table: Table, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(
+    paths: Sequence[str], table: Table, columns: Sequence[str] | None = None
+) -> pa.Table:
     """Whole columns of a small table."""
     names = list(columns or table.column_names)
     schema = pa.schema([table.schema.field(name) for name in names], metadata=table.schema.metadata)
@@ -143,7 +149,9 @@ def row_units(paths: Sequence[str], rows_per_unit: int, table: Table) -> list[Un
     ranges = []
     for path in paths:
         count = check_table(path, table)
-        ranges += [(path, low, min(low + rows_per_unit, count)) for low in range(0, count, rows_per_unit)]
+        ranges += [
+            (path, low, min(low + rows_per_unit, count)) for low in range(0, count, rows_per_unit)
+        ]
     return _numbered(ranges)
 
 
@@ -156,7 +164,10 @@ def sized_units(paths: Sequence[str], bytes_per_unit: int, table: Table) -> list
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         mean_bytes = sum(group.total_byte_size for group in groups) / max(metadata.num_rows, 1)
         step = max(int(bytes_per_unit / max(mean_bytes, 1)), 1)
-        ranges += [(path, low, min(low + step, metadata.num_rows)) for low in range(0, metadata.num_rows, step)]
+        ranges += [
+            (path, low, min(low + step, metadata.num_rows))
+            for low in range(0, metadata.num_rows, step)
+        ]
     return _numbered(ranges)
 
 

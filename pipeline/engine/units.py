@@ -59,7 +59,9 @@ def numbered_phases(groups: Sequence[Iterable[Unit]]) -> list[list[Unit]]:
     index = 0
     for group in groups:
         units = list(group)
-        found.append([replace(unit, index=index + place, of=len(units)) for place, unit in enumerate(units)])
+        found.append(
+            [replace(unit, index=index + place, of=len(units)) for place, unit in enumerate(units)]
+        )
         index += len(units)
     return found
 
@@ -71,7 +73,9 @@ class UnitReport:
     index: int
     parts: dict[str, PartFile]
     counters: dict[str, int] = field(default_factory=dict)
-    replaces: tuple[int, ...] = ()  # units whose parts and counters no longer count: this one wrote them anew
+    replaces: tuple[
+        int, ...
+    ] = ()  # units whose parts and counters no longer count: this one wrote them anew
 
     def to_json(self) -> str:
         """JSON text."""
@@ -98,7 +102,9 @@ class UnitWorker(Protocol):
 class UnitWriter:
     """Collects the rows of one unit and writes them as part files."""
 
-    def __init__(self, folder: str, stage: str, unit: Unit, address: ProgressAddress | None = None) -> None:
+    def __init__(
+        self, folder: str, stage: str, unit: Unit, address: ProgressAddress | None = None
+    ) -> None:
         self.folder = folder
         self._stage = stage
         self._unit = unit
@@ -121,7 +127,10 @@ class UnitWriter:
         self._pending_bytes[name] += rows.nbytes
         self._rows[name] += rows.num_rows
         wanted = ROW_GROUP_ROWS.get(name, DEFAULT_ROW_GROUP_ROWS)
-        if self._pending_bytes[name] > FLUSH_BYTES or sum(part.num_rows for part in self._pending[name]) >= wanted:
+        if (
+            self._pending_bytes[name] > FLUSH_BYTES
+            or sum(part.num_rows for part in self._pending[name]) >= wanted
+        ):
             self._flush(name)
 
     def reject(self, key: str, reason: str, payload: str) -> None:
@@ -152,9 +161,13 @@ class UnitWriter:
         self._pending_bytes[name] = 0
         if name not in self._sinks:
             sink = files.HashingSink(files.join(self.folder, "_tmp", f"{uuid.uuid4().hex}.parquet"))
-            writer = pq.ParquetWriter(pa.PythonFile(sink, mode="w"), rows.schema, compression="zstd")
+            writer = pq.ParquetWriter(
+                pa.PythonFile(sink, mode="w"), rows.schema, compression="zstd"
+            )
             self._sinks[name] = (sink, writer)
-        self._sinks[name][1].write_table(rows, row_group_size=ROW_GROUP_ROWS.get(name, DEFAULT_ROW_GROUP_ROWS))
+        self._sinks[name][1].write_table(
+            rows, row_group_size=ROW_GROUP_ROWS.get(name, DEFAULT_ROW_GROUP_ROWS)
+        )
 
     def finish(self) -> UnitReport:
         """Close the files, give them their names, and write the unit's report."""
@@ -168,9 +181,14 @@ class UnitWriter:
             sink.close()
             relative = f"{name}/part-{self._unit.index:05d}-of-{self._unit.of:05d}.parquet"
             files.rename(sink.path, files.join(self.folder, *relative.split("/")))
-            parts[name] = PartFile(path=relative, rows=self._rows[name], num_bytes=sink.num_bytes, sha256=sink.sha256())
+            parts[name] = PartFile(
+                path=relative, rows=self._rows[name], num_bytes=sink.num_bytes, sha256=sink.sha256()
+            )
         report = UnitReport(
-            index=self._unit.index, parts=parts, counters=dict(self.counters), replaces=tuple(self._replaces)
+            index=self._unit.index,
+            parts=parts,
+            counters=dict(self.counters),
+            replaces=tuple(self._replaces),
         )
         files.write_bytes(unit_path(self.folder, self._unit.index), report.to_json().encode())
         self._sender.send(units=1, **self._news())
@@ -180,7 +198,9 @@ class UnitWriter:
         """Close and remove the temporary files after a failure."""
         self._sender.close()
         for sink, writer in self._sinks.values():
-            with contextlib.suppress(OSError, StageError, pa.ArrowException):  # the first failure is the one to report
+            with contextlib.suppress(
+                OSError, StageError, pa.ArrowException
+            ):  # the first failure is the one to report
                 writer.close()
             sink.abandon()
 

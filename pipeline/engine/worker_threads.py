@@ -9,5 +9,7 @@ LOCAL_WORKERS = "TRELM_LOCAL_WORKERS"  # environment variable that tells a worke
 
 def threads_of_a_worker() -> int:
     """Cores / local worker processes: two processes with all cores each get in each other's way, badly."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return max(cores // int(os.environ.get(LOCAL_WORKERS, "1")), 1)

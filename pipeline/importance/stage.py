@@ -65,15 +65,21 @@ class ImportanceWorker:
             out.write(IMPORTANCE, self._score(linked, chunk, progress, out))
         progress.tell(len(linked.sentence))
 
-    def _score(self, linked: LinkedUnit, chunk: slice, progress: _Progress, out: UnitWriter) -> pa.Table:
+    def _score(
+        self, linked: LinkedUnit, chunk: slice, progress: _Progress, out: UnitWriter
+    ) -> pa.Table:
         """Rows of a range of mentions."""
         plan = self._plan(linked, chunk)
         size = chunk.stop - chunk.start
         vectors = self._open[0][0].encode(
-            plan.sequences, self.config.batch_tokens, lambda share: progress.tell(chunk.start + share * size)
+            plan.sequences,
+            self.config.batch_tokens,
+            lambda share: progress.tell(chunk.start + share * size),
         )
         scores = cosines(vectors[plan.originals], vectors[plan.replaced]).astype(np.float32)
-        scored, lost = (chunk.start + np.flatnonzero(one) for one in (plan.pairs >= 0, plan.pairs < 0))
+        scored, lost = (
+            chunk.start + np.flatnonzero(one) for one in (plan.pairs >= 0, plan.pairs < 0)
+        )
         for key, text in _places(linked, lost):
             out.reject(key, "no token of the mention", text)
         out.count("rows_out", len(scored))
@@ -86,11 +92,15 @@ class ImportanceWorker:
         texts = linked.sentence_texts(numbers)
         tokens = encoder.tokenizer.encode_runs(texts, np.ones(len(texts), np.bool_))
         first = linked.start[linked.sentence[chunk]]
-        spans = tokens.spans(own, linked.mention_start[chunk] - first, linked.mention_end[chunk] - first)
+        spans = tokens.spans(
+            own, linked.mention_start[chunk] - first, linked.mention_end[chunk] - first
+        )
         mentions = MentionTokens(own, linked.qid[chunk].astype(np.int64), *spans)
         width = min(config.max_tokens, encoder.max_tokens) - NUM_SPECIAL
         tokenizer = encoder.tokenizer
-        replacement = {"mask": tokenizer.mask_id, "unk": tokenizer.unk_id, "delete": None}[config.replacement]
+        replacement = {"mask": tokenizer.mask_id, "unk": tokenizer.unk_id, "delete": None}[
+            config.replacement
+        ]
         return plan_variants(Sequences(tokens.ids, tokens.offsets), mentions, width, replacement)
 
 

@@ -25,7 +25,9 @@ class MentionTokens:
     sentences: np.ndarray  # int64 (M,)
     qids: np.ndarray  # int64 (M,)
     low: np.ndarray  # int64 (M,), first token
-    high: np.ndarray  # int64 (M,), one past the last; not above the first where no token touches the mention
+    high: (
+        np.ndarray
+    )  # int64 (M,), one past the last; not above the first where no token touches the mention
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +37,14 @@ class Variants:
     sequences: Sequences
     originals: np.ndarray  # int64 (P,), number of the sequence
     replaced: np.ndarray  # int64 (P,), that of the same without the entity
-    pairs: np.ndarray  # int64 (M,), the pair that scores each mention; -1 where no token of its entity is there
+    pairs: (
+        np.ndarray
+    )  # int64 (M,), the pair that scores each mention; -1 where no token of its entity is there
 
 
-def plan_variants(sentences: Sequences, mentions: MentionTokens, width: int, replacement: int | None) -> Variants:
+def plan_variants(
+    sentences: Sequences, mentions: MentionTokens, width: int, replacement: int | None
+) -> Variants:
     """The sequences of at most `width` tokens that score these mentions.
 
     Args:
@@ -59,7 +65,9 @@ def plan_variants(sentences: Sequences, mentions: MentionTokens, width: int, rep
     begin = offsets[len(alike) : -1]  # of the variants
     gone = np.zeros(len(ids) + 1, np.int64)  # +1 where a span begins, -1 where it ends
     for edges, step in ((mentions.low[found], 1), (mentions.high[found], -1)):
-        inside = np.clip(edges - starts[own_pair], 0, lengths[own_pair])  # a window may cut a mention, or leave it out
+        inside = np.clip(
+            edges - starts[own_pair], 0, lengths[own_pair]
+        )  # a window may cut a mention, or leave it out
         gone += step * np.bincount(begin[own_pair] + inside, minlength=len(gone))
     sequences = _without(Sequences(ids, offsets), np.cumsum(gone)[:-1] > 0, replacement)
     return Variants(sequences, originals, len(alike) + np.arange(len(scored)), pairs[entities])

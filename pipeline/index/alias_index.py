@@ -18,7 +18,14 @@ import numpy as np
 from pipeline.arrays.sections import map_sections
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
-from pipeline.index.alias_index_writer import DESCRIPTION, FORMAT, LONG_RUN, SEVERAL, postings_path, trie_path
+from pipeline.index.alias_index_writer import (
+    DESCRIPTION,
+    FORMAT,
+    LONG_RUN,
+    SEVERAL,
+    postings_path,
+    trie_path,
+)
 from pipeline.index.fuzzy_blocks import FuzzyBlocks
 from pipeline.index.fuzzy_keys import query_hashes, reorderings
 from pipeline.index.name_keys import NORMALISATION_VERSION, bucket_of
@@ -57,18 +64,26 @@ class _Shard:
         try:
             self.trie = marisa_trie.Trie().mmap(path)
         except (OSError, RuntimeError) as error:
-            raise StageError(f"{path}: cannot be read ({error}); run `trelm-pipeline index --redo`") from error
+            raise StageError(
+                f"{path}: cannot be read ({error}); run `trelm-pipeline index --redo`"
+            ) from error
         arrays = map_sections(postings_path(folder, shard))
         self.key_id = self.trie.get
         self._qids, self._flags = arrays["qid"], arrays["flags"]
         self._run_qids, self._run_flags = arrays["run_qid"], arrays["run_flags"]
-        self._places, self._marks, self._run_lengths = self._qids.data, self._flags.data, self._run_qids.data
+        self._places, self._marks, self._run_lengths = (
+            self._qids.data,
+            self._flags.data,
+            self._run_qids.data,
+        )
         self._counted, self._count = arrays["counted"].data, arrays["count"]
 
     def postings(self, key_id: int) -> Postings:
         mark, end = self._marks[key_id], key_id + 1
         if mark < SEVERAL:
-            return Postings(self._qids[key_id:end], self._counts(key_id, 1), self._flags[key_id:end])
+            return Postings(
+                self._qids[key_id:end], self._counts(key_id, 1), self._flags[key_id:end]
+            )
         low, length = self._places[key_id], mark - SEVERAL
         if length == LONG_RUN:
             low, length = low + 1, self._run_lengths[low]
@@ -103,8 +118,13 @@ class AliasIndex:
         if not files.exists(path):
             raise StageError(f"{folder}: no alias index; run `trelm-pipeline index` first")
         description = json.loads(files.read_bytes(path))
-        if (description.get("format"), description["normalisation"]) != (FORMAT, NORMALISATION_VERSION):
-            raise StageError(f"{folder}: built with another normalisation or format; run `trelm-pipeline index --redo`")
+        if (description.get("format"), description["normalisation"]) != (
+            FORMAT,
+            NORMALISATION_VERSION,
+        ):
+            raise StageError(
+                f"{folder}: built with another normalisation or format; run `trelm-pipeline index --redo`"
+            )
         sizes = description["sizes"]
         self._ends = np.cumsum(sizes).tolist()  # by shard: the first number that is not its own
         self._shards = [_Shard(folder, shard) for shard in range(len(sizes))]

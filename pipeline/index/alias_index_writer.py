@@ -37,7 +37,9 @@ LONG_RUN = 127
 NUM_TRIES = 5  # smaller than the usual 3 by 8 %, as fast
 MAX_COUNT = (1 << 32) - 1
 BLOCK_ROWS = pa.schema([("hash", pa.uint32()), ("key", pa.uint32())])
-PARTIAL = pa.schema([("key", pa.string()), ("qid", pa.uint32()), ("flags", pa.uint8()), ("count", pa.uint64())])
+PARTIAL = pa.schema(
+    [("key", pa.string()), ("qid", pa.uint32()), ("flags", pa.uint8()), ("count", pa.uint64())]
+)
 Popularity = Callable[[Array], Array]  # of items
 
 
@@ -66,10 +68,14 @@ def spill_aliases(data: str, unit: int, rows: pa.Table, num_shards: int) -> None
     texts = keys.to_pylist()
     shards = np.fromiter((bucket_of(text, num_shards) for text in texts), np.int64, len(texts))
     columns = [keys.take(pa.array(found.keys)), found.qids, found.flags, found.counts]
-    write_spill(data, "aliases", unit, pa.table(columns, schema=PARTIAL), shards[found.keys], num_shards)
+    write_spill(
+        data, "aliases", unit, pa.table(columns, schema=PARTIAL), shards[found.keys], num_shards
+    )
 
 
-def build_shard(data: str, folder: str, shard: int, popularity_of: Popularity, limits: Limits) -> int:
+def build_shard(
+    data: str, folder: str, shard: int, popularity_of: Popularity, limits: Limits
+) -> int:
     """Write a shard from what the units left for it, and leave its blocks for the fuzzy parts; returns its keys."""
     keys, rows, popularity = write_shard(
         folder, shard, concat_spill(data, "aliases", shard, PARTIAL), popularity_of, limits
@@ -88,7 +94,9 @@ def build_blocks(data: str, folder: str, part: int, limits: Limits) -> None:
     for first, rows in zip(firsts[:-1].tolist(), read_spill(data, "fuzzy", part), strict=True):
         hashes.append(rows.column("hash").to_numpy())
         keys.append(rows.column("key").to_numpy() + np.uint32(first))
-    write_blocks(part_path(folder, part), np.concatenate(hashes), np.concatenate(keys), limits.num_parts)
+    write_blocks(
+        part_path(folder, part), np.concatenate(hashes), np.concatenate(keys), limits.num_parts
+    )
 
 
 def shard_sizes(folder: str, num_shards: int) -> list[int]:
@@ -133,8 +141,14 @@ def _sections(rows: Rows, num_keys: int) -> dict[str, Array]:
         "run_qid": np.zeros(run_starts[-1], np.uint32),
         "run_flags": np.zeros(run_starts[-1], np.uint8),
     }
-    arrays["qid"][single], arrays["flags"][single] = rows.qids[starts[single]], rows.flags[starts[single]]
-    arrays["qid"][several], arrays["flags"][several] = run_starts[:-1], SEVERAL | np.minimum(lengths, LONG_RUN)
+    arrays["qid"][single], arrays["flags"][single] = (
+        rows.qids[starts[single]],
+        rows.flags[starts[single]],
+    )
+    arrays["qid"][several], arrays["flags"][several] = (
+        run_starts[:-1],
+        SEVERAL | np.minimum(lengths, LONG_RUN),
+    )
     arrays["run_qid"][run_starts[:-1][is_long]] = lengths[is_long]
     arrays["run_qid"][places], arrays["run_flags"][places] = rows.qids[sources], rows.flags[sources]
     numbers = np.empty(len(rows.qids), np.int64)

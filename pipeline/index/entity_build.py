@@ -38,7 +38,10 @@ def write_classes(data: str) -> None:
     """Coarse types of all classes. Memory: 60 bytes per subclass_of statement."""
     edges = concat_spill(data, "classes", 0, CLASS_ROWS)
     classes, bits = class_types(*(edges.column(name).to_numpy() for name in ("child", "parent")))
-    save_sections(files.join(spill_folder(data), CLASSES, "classes.safetensors"), {"qid": classes, "bits": bits})
+    save_sections(
+        files.join(spill_folder(data), CLASSES, "classes.safetensors"),
+        {"qid": classes, "bits": bits},
+    )
 
 
 def write_part(data: str, bucket: int) -> None:
@@ -47,7 +50,10 @@ def write_part(data: str, bucket: int) -> None:
     order = np.argsort(entities.column("qid").to_numpy(), kind="stable")
     qids = entities.column("qid").to_numpy()[order]
     first = np.concatenate([[True], qids[1:] != qids[:-1]]) if len(qids) else np.empty(0, bool)
-    entities, qids = entities.take(pa.array(order[first])), qids[first]  # a repeated id counts once: the first row
+    entities, qids = (
+        entities.take(pa.array(order[first])),
+        qids[first],
+    )  # a repeated id counts once: the first row
     labels, descriptions = (entities.column(name).to_pylist() for name in ("label", "description"))
     titles = [title or "" for title in entities.column("enwiki_title").to_pylist()]
     marks = list(map(disambiguator, titles))
@@ -55,7 +61,9 @@ def write_part(data: str, bucket: int) -> None:
         "qid": qids,
         "popularity": entities.column("num_sitelinks").to_numpy() + _degrees(data, bucket, qids),
         "statements": entities.column("num_statements").to_numpy(),
-        "is_primary": np.array([bool(title) and not mark for title, mark in zip(titles, marks, strict=True)], np.uint8),
+        "is_primary": np.array(
+            [bool(title) and not mark for title, mark in zip(titles, marks, strict=True)], np.uint8
+        ),
         "is_meta": entities.column("is_meta").to_numpy().astype(np.uint8),
     }
     arrays["label_offsets"], arrays["labels"] = _encoded(labels)
@@ -91,7 +99,9 @@ def _degrees(data: str, bucket: int, qids: Array) -> Array:
 
 def _neighbours(data: str, bucket: int, qids: Array) -> tuple[Array, Array]:
     rows = concat_spill(data, "near", bucket, NEAR_ROWS)
-    near = nearest(Pairs(*(rows.column(name).to_numpy() for name in ("one", "other", "is_incoming"))))
+    near = nearest(
+        Pairs(*(rows.column(name).to_numpy() for name in ("one", "other", "is_incoming")))
+    )
     known, places = SortedMap(keys=qids, values=np.arange(len(qids))).find(near.one)
     sizes = np.bincount(places[known], minlength=len(qids))
     return offsets_of(sizes), near.other[known]
@@ -103,7 +113,8 @@ def write_terms(data: str, bucket: int, bounds: Sequence[int]) -> None:
     part = parts[bucket]
     num_rows = len(part["qid"])
     chunks = [
-        _context(parts, part, low, min(low + CHUNK_ROWS, num_rows)) for low in range(0, max(num_rows, 1), CHUNK_ROWS)
+        _context(parts, part, low, min(low + CHUNK_ROWS, num_rows))
+        for low in range(0, max(num_rows, 1), CHUNK_ROWS)
     ]
     terms = np.concatenate([values for _, values in chunks])
     distinct, counts = np.unique(terms, return_counts=True)
@@ -117,7 +128,9 @@ def write_terms(data: str, bucket: int, bounds: Sequence[int]) -> None:
     save_sections(part_path(data, "terms", bucket), arrays)
 
 
-def _context(parts: EntityParts, part: dict[str, Array], low: int, high: int) -> tuple[Array, Array]:
+def _context(
+    parts: EntityParts, part: dict[str, Array], low: int, high: int
+) -> tuple[Array, Array]:
     """Sizes and sorted values of the terms of rows low to high. An entity's own name tells nothing: it is in every text."""
     owners, near = _runs(part, "near", "near", low, high)
     distinct, places = np.unique(near, return_inverse=True)
@@ -131,7 +144,9 @@ def _context(parts: EntityParts, part: dict[str, Array], low: int, high: int) ->
     return counts, (joint & np.uint64(0xFFFFFFFF)).astype(np.uint32)
 
 
-def _runs(part: dict[str, Array], name: str, values: str, low: int, high: int) -> tuple[Array, Array]:
+def _runs(
+    part: dict[str, Array], name: str, values: str, low: int, high: int
+) -> tuple[Array, Array]:
     """Owners, counted from low, and values."""
     offsets = part[f"{name}_offsets"][low : high + 1]
     return owners_of(offsets), part[values][offsets[0] : offsets[-1]]
@@ -161,7 +176,12 @@ def join_array(data: str, folder: str, name: str, bounds: Sequence[int]) -> None
         length = 1 + sum(len(part[name]) - 1 for part in parts)
         save_joined(path, np.int64, length, _shifted(part[name] for part in parts))
     else:
-        save_joined(path, KINDS[name], sum(len(part[name]) for part in parts), (part[name] for part in parts))
+        save_joined(
+            path,
+            KINDS[name],
+            sum(len(part[name]) for part in parts),
+            (part[name] for part in parts),
+        )
 
 
 def _shifted(parts: Iterable[Array]) -> Iterator[Array]:

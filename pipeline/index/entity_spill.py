@@ -58,9 +58,14 @@ def buckets_of(qids: Array, bounds: Sequence[int]) -> Array:
 
 def write_merged(data: str, paths: Sequence[str]) -> None:
     """Items that were merged into others, and what they became, through chains. Memory: 16 bytes per redirect."""
-    found = [_item_pairs(batch) for path in paths for batch in read_batches(path, REDIRECTS, ["source", "target"])]
+    found = [
+        _item_pairs(batch)
+        for path in paths
+        for batch in read_batches(path, REDIRECTS, ["source", "target"])
+    ]
     sources, targets = (
-        np.concatenate([np.empty(0, np.uint32), *(pair[side] for pair in found)]).astype(np.uint32) for side in (0, 1)
+        np.concatenate([np.empty(0, np.uint32), *(pair[side] for pair in found)]).astype(np.uint32)
+        for side in (0, 1)
     )
     merged = sorted_map(sources, targets)
     arrays = {"source": merged.keys, "target": follow(merged, merged.values)}
@@ -72,21 +77,29 @@ def _item_pairs(batch: pa.RecordBatch) -> tuple[Array, Array]:
     for name in ("source", "target"):
         text = batch.column(name)
         is_item = pc.match_substring_regex(text, "^Q[0-9]{1,10}$")
-        numbers.append(pc.cast(pc.utf8_slice_codeunits(pc.if_else(is_item, text, "Q0"), 1), pa.int64()).to_numpy())
+        numbers.append(
+            pc.cast(
+                pc.utf8_slice_codeunits(pc.if_else(is_item, text, "Q0"), 1), pa.int64()
+            ).to_numpy()
+        )
     kept = (numbers[0] > 0) & (numbers[1] > 0) & (numbers[0] <= MAX_QID) & (numbers[1] <= MAX_QID)
     return numbers[0][kept], numbers[1][kept]
 
 
 def merged_items(data: str) -> SortedMap:
     """What `write_merged` wrote."""
-    arrays = map_sections(files.join(local_folder(files.join(spill_folder(data), MERGED)), "merged.safetensors"))
+    arrays = map_sections(
+        files.join(local_folder(files.join(spill_folder(data), MERGED)), "merged.safetensors")
+    )
     return SortedMap(keys=arrays["source"], values=arrays["target"])
 
 
 def spill_entities(data: str, unit: Unit, bounds: Sequence[int]) -> None:
     """One unit's rows of `entities`, by QID."""
     parts = [ENTITY_ROWS.empty_table()]
-    parts += [rows.select(ENTITY_COLUMNS) for rows in read_rows(unit.path, ENTITIES, unit.start, unit.end)]
+    parts += [
+        rows.select(ENTITY_COLUMNS) for rows in read_rows(unit.path, ENTITIES, unit.start, unit.end)
+    ]
     rows = pa.concat_tables([part.cast(ENTITY_ROWS) for part in parts])
     buckets = buckets_of(rows.column("qid").to_numpy(), bounds)
     write_spill(data, "entities", unit.index, rows, buckets, len(bounds) + 1)

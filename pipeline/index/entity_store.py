@@ -16,7 +16,14 @@ from pipeline.arrays.runs import spread
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
 
-COLUMNS = ("qid", "popularity", "statements", "is_primary", "type", "is_meta")  # one value per entity
+COLUMNS = (
+    "qid",
+    "popularity",
+    "statements",
+    "is_primary",
+    "type",
+    "is_meta",
+)  # one value per entity
 RUNS = ("label", "description", "term", "near")  # of each: NAME_offsets, and the values
 VALUES = {"label": "labels", "description": "descriptions", "term": "terms", "near": "near"}
 ARRAYS = (*COLUMNS, *(f"{name}_offsets" for name in RUNS), *VALUES.values(), "idf")
@@ -37,7 +44,9 @@ class EntityStore:
             StageError: no store there, or one that an older version built, without some of the arrays.
         """
         self._arrays: dict[str, np.ndarray[Any, Any]] = {
-            name: np.asarray(_load(array_path(folder, name)))  # a plain view of the map: indexing it costs less
+            name: np.asarray(
+                _load(array_path(folder, name))
+            )  # a plain view of the map: indexing it costs less
             for name in ARRAYS
         }
         self.idf = self._arrays["idf"]

@@ -39,7 +39,9 @@ def write_blocks(path: str, hashes: Array, keys: Array, num_parts: int) -> None:
     slots = (fractions * np.uint64(num_cells)) >> np.uint64(HASH_BITS - MARK_BITS)
     order = np.lexsort((keys, slots))
     slots = slots[order]
-    cells = np.searchsorted(slots >> np.uint64(MARK_BITS), np.arange(num_cells + 1, dtype=np.uint64))
+    cells = np.searchsorted(
+        slots >> np.uint64(MARK_BITS), np.arange(num_cells + 1, dtype=np.uint64)
+    )
     arrays: dict[str, Array] = {
         "cells": cells.astype(np.uint32),
         "keys": keys[order].astype(np.uint32),

@@ -19,7 +19,9 @@ from typing import NamedTuple
 from rapidfuzz import fuzz, process
 from rapidfuzz.distance import OSA
 
-MIN_LISTED_CHARACTERS = 4  # a query has 5 or more (candidates.MIN_FUZZY_CHARACTERS), so its right key 4 or more
+MIN_LISTED_CHARACTERS = (
+    4  # a query has 5 or more (candidates.MIN_FUZZY_CHARACTERS), so its right key 4 or more
+)
 REACH = 2
 MAX_REORDERED = 4
 MAX_ALIKE = 64  # keys that are looked at more closely
@@ -55,7 +57,9 @@ def reorderings(key: str) -> Iterator[str]:
     """The same words in every other order."""
     words = key.split()
     if 1 < len(words) <= MAX_REORDERED:
-        yield from (" ".join(order) for order in itertools.permutations(words) if list(order) != words)
+        yield from (
+            " ".join(order) for order in itertools.permutations(words) if list(order) != words
+        )
 
 
 def _middle_changed_round(key: str) -> str:
@@ -65,7 +69,9 @@ def _middle_changed_round(key: str) -> str:
 
 def _halves(key: str, length: int) -> tuple[int, int]:
     half = length // 2
-    return zlib.crc32(f"<{length} {key[:half]}".encode()), zlib.crc32(f">{length} {key[-half:]}".encode())
+    return zlib.crc32(f"<{length} {key[:half]}".encode()), zlib.crc32(
+        f">{length} {key[-half:]}".encode()
+    )
 
 
 def _sorted_words(key: str) -> list[int]:
@@ -79,12 +85,16 @@ def similar(key: str, choices: Sequence[str], cutoff: float) -> list[Similar]:
     near = _alike(key, choices, OSA.distance, 1)
     if not near:
         near = _alike(key, choices, fuzz.ratio, cutoff)
-        if " " in key and cutoff <= 100 * REORDERED_WEIGHT:  # above it no other order is alike enough
+        if (
+            " " in key and cutoff <= 100 * REORDERED_WEIGHT
+        ):  # above it no other order is alike enough
             near += _alike(key, choices, fuzz.token_sort_ratio, min(cutoff / REORDERED_WEIGHT, 100))
     return [_compared(key, other) for other in dict.fromkeys(near) if may_mean(key, other)]
 
 
-def _alike(key: str, choices: Sequence[str], scorer: Callable[..., float], cutoff: float) -> list[str]:
+def _alike(
+    key: str, choices: Sequence[str], scorer: Callable[..., float], cutoff: float
+) -> list[str]:
     found = process.extract(key, choices, scorer=scorer, score_cutoff=cutoff, limit=MAX_ALIKE)
     return [other for other, _, _ in found]
 
@@ -94,20 +104,27 @@ def _compared(key: str, other: str) -> Similar:
     return Similar(
         other,
         min(OSA.distance(key, other), OSA.distance(*as_sorted)),
-        max(OSA.normalized_similarity(key, other), REORDERED_WEIGHT * OSA.normalized_similarity(*as_sorted)),
+        max(
+            OSA.normalized_similarity(key, other),
+            REORDERED_WEIGHT * OSA.normalized_similarity(*as_sorted),
+        ),
     )
 
 
 def nearest(found: Sequence[Similar]) -> list[Similar]:
     """Those with the fewest edits, the most similar first."""
     fewest = min((one.edits for one in found), default=0)
-    return sorted((one for one in found if one.edits == fewest), key=lambda one: (-one.similarity, one.key))
+    return sorted(
+        (one for one in found if one.edits == fewest), key=lambda one: (-one.similarity, one.key)
+    )
 
 
 def differing(key: str, other: str) -> tuple[list[str], list[str]]:
     """Words that only the first has, and only the second."""
     words, others = key.split(), other.split()
-    return [word for word in words if word not in others], [word for word in others if word not in words]
+    return [word for word in words if word not in others], [
+        word for word in others if word not in words
+    ]
 
 
 def may_mean(key: str, other: str) -> bool:

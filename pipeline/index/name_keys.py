@@ -13,13 +13,23 @@ import unicodedata
 import zlib
 
 NORMALISATION_VERSION = 2  # 2: marks stay on their letters
-SOURCE_BITS = {"label": 1, "alias": 2, "title": 4, "redirect": 8, "anchor": 16, "demonym": 32, "name": 64}
+SOURCE_BITS = {
+    "label": 1,
+    "alias": 2,
+    "title": 4,
+    "redirect": 8,
+    "anchor": 16,
+    "demonym": 32,
+    "name": 64,
+}
 MAX_KEY_CHARACTERS = 250
 _NOT_WORD = re.compile(r"[\W_]+")
 _MAYBE_MARK = re.compile(r"[^\w\x00-\x7f]")
 _ASCII_FOLDED = "".join(char.lower() if char.isalnum() else " " for char in map(chr, range(128)))
 _DISAMBIGUATOR = re.compile(r"\s*\([^()]*\)$")
-_INVISIBLE = frozenset(map(chr, (0x34F, *range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
+_INVISIBLE = frozenset(
+    map(chr, (0x34F, *range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)))
+)
 _POSSESSIVE = re.compile(r"['’]s?$")
 _ARTICLE = re.compile(r"^(the|a|an) ")
 TITLE_SOURCES = ("title", "redirect")  # of Wikipedia: these may have a disambiguator
@@ -50,7 +60,11 @@ def _separator(found: re.Match[str]) -> str:
         return " "
     length = 0
     if found.start():  # a mark at the beginning is on no letter
-        while length < len(run) and unicodedata.category(run[length])[0] == "M" and run[length] not in _INVISIBLE:
+        while (
+            length < len(run)
+            and unicodedata.category(run[length])[0] == "M"
+            and run[length] not in _INVISIBLE
+        ):
             length += 1
     return run if length == len(run) else f"{run[:length]} "
 

@@ -49,7 +49,9 @@ def openings_path(folder: str) -> str:
     return files.join(folder, "openings.safetensors")
 
 
-def spill_words(data: str, shard: int, keys: list[str], rows: Rows, popularity: Array, num_parts: int) -> None:
+def spill_words(
+    data: str, shard: int, keys: list[str], rows: Rows, popularity: Array, num_parts: int
+) -> None:
     """What a shard's keys (by trie id) and its rows (sorted by key, most popular first) leave for the words' parts."""
     lists = pc.split_pattern(pa.array(keys, pa.string()), " ")
     sizes = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -59,7 +61,9 @@ def spill_words(data: str, shard: int, keys: list[str], rows: Rows, popularity: 
     ends = offsets_of(sizes)
     long = np.flatnonzero(sizes > 1)
     pairs = np.unique(pair_hashes(hashes[codes[ends[long]]], hashes[codes[ends[long] + 1]]))
-    write_spill(data, PAIRS, shard, pa.table([pairs], schema=PAIR_ROWS), np.zeros(len(pairs), np.int64), 1)
+    write_spill(
+        data, PAIRS, shard, pa.table([pairs], schema=PAIR_ROWS), np.zeros(len(pairs), np.int64), 1
+    )
     listed = np.fromiter(map(is_listed, texts), bool, len(texts))
     found = _best_items(*_word_rows(rows, popularity, (sizes, codes), listed))
     columns = [words.dictionary.take(pa.array(found[0])), found[1], found[2]]
@@ -67,12 +71,16 @@ def spill_words(data: str, shard: int, keys: list[str], rows: Rows, popularity: 
     write_spill(data, WORDS, shard, pa.table(columns, schema=WORD_ROWS), parts[found[0]], num_parts)
 
 
-def _word_rows(rows: Rows, popularity: Array, words: tuple[Array, Array], listed: Array) -> tuple[Array, Array, Array]:
+def _word_rows(
+    rows: Rows, popularity: Array, words: tuple[Array, Array], listed: Array
+) -> tuple[Array, Array, Array]:
     """Word codes, items and popularity of all rows whose key has several words and is more than the text of a link."""
     sizes, codes = words
     keys = rows.keys.astype(np.int64)
     kept = np.flatnonzero(
-        (sizes[keys] > 1) & (rows.flags != SOURCE_BITS["anchor"]) & first_per_owner(keys, ITEMS_PER_KEY)
+        (sizes[keys] > 1)
+        & (rows.flags != SOURCE_BITS["anchor"])
+        & first_per_owner(keys, ITEMS_PER_KEY)
     )
     lengths = sizes[keys[kept]]
     places = codes[spread(offsets_of(sizes)[keys[kept]], lengths)]
@@ -101,9 +109,13 @@ def build_words(data: str, folder: str, part: int) -> None:
     trie = marisa_trie.Trie(texts)
     ids = np.fromiter(map(trie.key_id, texts), np.int64, len(texts))
     codes = ids[words.indices.to_numpy()] if len(texts) else np.empty(0, np.int64)
-    found, qids, _ = _best_items(codes, rows.column("qid").to_numpy(), rows.column("popularity").to_numpy())
+    found, qids, _ = _best_items(
+        codes, rows.column("qid").to_numpy(), rows.column("popularity").to_numpy()
+    )
     ends = offsets_of(np.bincount(found, minlength=len(texts)))
-    save_sections(items_path(folder, part), {"ends": ends.astype(np.uint64), "qids": qids.astype(np.uint32)})
+    save_sections(
+        items_path(folder, part), {"ends": ends.astype(np.uint64), "qids": qids.astype(np.uint32)}
+    )
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(scratch) / "words"
         trie.save(str(local))
@@ -129,7 +141,9 @@ class NameWords:
             try:
                 trie = marisa_trie.Trie().mmap(path)
             except (OSError, RuntimeError) as error:
-                raise StageError(f"{path}: cannot be read ({error}); run `trelm-pipeline index --redo`") from error
+                raise StageError(
+                    f"{path}: cannot be read ({error}); run `trelm-pipeline index --redo`"
+                ) from error
             arrays = map_sections(items_path(folder, part))
             get: Callable[[str], int | None] = trie.get
             self._parts.append((get, arrays["ends"].data, arrays["qids"]))
@@ -145,4 +159,6 @@ class NameWords:
     def opens(self, first: Array, second: Array) -> Array:
         """Whether two words (their hashes, uint32, shape (n,)) may open a name; never wrong where it says no."""
         places = pair_hashes(first, second) >> self._shift
-        return (self._bits[places >> np.uint64(3)] << (places & np.uint64(7)).astype(np.uint8)) & np.uint8(128) > 0
+        return (
+            self._bits[places >> np.uint64(3)] << (places & np.uint64(7)).astype(np.uint8)
+        ) & np.uint8(128) > 0

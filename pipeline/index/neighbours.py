@@ -26,7 +26,9 @@ def both_ways(subjects: Array, objects: Array) -> Pairs:
     kept = subjects != objects
     subjects, objects = subjects[kept], objects[kept]
     directions = np.repeat(np.array([0, 1], np.uint8), len(subjects))
-    return Pairs(np.concatenate([subjects, objects]), np.concatenate([objects, subjects]), directions)
+    return Pairs(
+        np.concatenate([subjects, objects]), np.concatenate([objects, subjects]), directions
+    )
 
 
 def nearest(pairs: Pairs) -> Pairs:

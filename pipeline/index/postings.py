@@ -45,9 +45,13 @@ def united(rows: Rows) -> Rows:
 
 def best_of_each(rows: Rows, popularity: Array, max_candidates: int) -> tuple[Rows, Array]:
     """Rows by key, then most pointed-to first (anchors, popularity, lower id), at most so many per key; their popularity."""
-    order = np.lexsort((rows.qids, -popularity.astype(np.int64), -rows.counts.astype(np.int64), rows.keys))
+    order = np.lexsort(
+        (rows.qids, -popularity.astype(np.int64), -rows.counts.astype(np.int64), rows.keys)
+    )
     kept = order[first_per_owner(rows.keys[order], max_candidates)]
-    return Rows(rows.keys[kept], rows.qids[kept], rows.flags[kept], rows.counts[kept]), popularity[kept]
+    return Rows(rows.keys[kept], rows.qids[kept], rows.flags[kept], rows.counts[kept]), popularity[
+        kept
+    ]
 
 
 def partial_rows(rows: pa.Table) -> tuple[pa.Array, Rows]:
@@ -57,11 +61,15 @@ def partial_rows(rows: pa.Table) -> tuple[pa.Array, Rows]:
     """
     names = rows.column("surface").combine_chunks().dictionary_encode()
     is_title, flags, counts = _sources(rows)
-    kinds, kind_of_row = np.unique(names.indices.to_numpy().astype(np.int64) * 2 + is_title, return_inverse=True)
+    kinds, kind_of_row = np.unique(
+        names.indices.to_numpy().astype(np.int64) * 2 + is_title, return_inverse=True
+    )
     texts = names.dictionary.to_pylist()
     listed: list[str] = []
     ends = array("q", [0])
-    for kind in kinds.tolist():  # no list of lists: the garbage collector would walk it again and again
+    for (
+        kind
+    ) in kinds.tolist():  # no list of lists: the garbage collector would walk it again and again
         listed += index_keys(texts[kind >> 1], TITLE_SOURCES[0] if kind & 1 else "label")
         ends.append(len(listed))
     offsets = np.array(ends, np.int64)

@@ -25,10 +25,22 @@ from pipeline.engine import files
 from pipeline.engine.stage import Phase, PreparedStage, StagePlan
 from pipeline.engine.tables import RunPaths, check_table, read_rows, row_units
 from pipeline.engine.units import Unit, UnitReport, UnitWriter, numbered_phases, sized_unit
-from pipeline.index.alias_index_writer import Limits, build_blocks, build_shard, spill_aliases, write_description
+from pipeline.index.alias_index_writer import (
+    Limits,
+    build_blocks,
+    build_shard,
+    spill_aliases,
+    write_description,
+)
 from pipeline.index.entity_build import join_array, write_classes, write_part, write_terms
 from pipeline.index.entity_parts import EntityParts
-from pipeline.index.entity_spill import merged_items, qid_bounds, spill_entities, spill_triples, write_merged
+from pipeline.index.entity_spill import (
+    merged_items,
+    qid_bounds,
+    spill_entities,
+    spill_triples,
+    write_merged,
+)
 from pipeline.index.entity_store import ARRAYS
 from pipeline.index.name_words import build_openings, build_words
 from schemas import ALIASES, ANCHORS, ENTITIES, REDIRECTS, TRIPLES
@@ -70,12 +82,18 @@ class SpillWorker:
         out.advance(unit.size)
 
     def _aliases(self, name: str, unit: Unit, out: UnitWriter) -> None:
-        read = {ANCHORS.name: _anchor_rows, REDIRECTS.name: self._redirect_rows}.get(name, _alias_rows)
+        read = {ANCHORS.name: _anchor_rows, REDIRECTS.name: self._redirect_rows}.get(
+            name, _alias_rows
+        )
         rows = pa.concat_tables([ALIASES.empty(), *read(unit)])
         if name == ANCHORS.name:  # a link may name an item that has become another
             is_merged, survivors = merged_items(out.folder).find(rows.column("qid").to_numpy())
-            qids = pa.array(np.where(is_merged, survivors, rows.column("qid").to_numpy()), pa.uint32())
-            rows = rows.set_column(rows.schema.get_field_index("qid"), rows.schema.field("qid"), qids)
+            qids = pa.array(
+                np.where(is_merged, survivors, rows.column("qid").to_numpy()), pa.uint32()
+            )
+            rows = rows.set_column(
+                rows.schema.get_field_index("qid"), rows.schema.field("qid"), qids
+            )
         for counter in ("rows_in", "rows_out", f"from_{name}"):
             out.count(counter, rows.num_rows)
         spill_aliases(out.folder, unit.index, rows, self.layout.limits.num_shards)
@@ -85,7 +103,11 @@ class SpillWorker:
         titles = open_title_map(self.paths.artefact("titles", "titles"))
         for rows in read_rows(unit.path, REDIRECTS, unit.start, unit.end):
             sources = rows.column("source").to_pylist()
-            found = [(source, qid) for source, qid in zip(sources, titles.find(sources), strict=True) if qid]
+            found = [
+                (source, qid)
+                for source, qid in zip(sources, titles.find(sources), strict=True)
+                if qid
+            ]
             yield ALIASES.from_rows([(source, qid, "redirect", 1) for source, qid in found])
 
 
@@ -125,7 +147,9 @@ class BuildWorker:
             "terms": lambda data, bucket: write_terms(data, int(bucket), self.layout.qid_bounds),
             "shards": self._shard,
             "fuzzy": self._blocks,
-            "words": lambda data, part: build_words(data, files.join(data, ALIAS_FOLDER), int(part)),
+            "words": lambda data, part: build_words(
+                data, files.join(data, ALIAS_FOLDER), int(part)
+            ),
             "openings": lambda data, _: build_openings(data, files.join(data, ALIAS_FOLDER)),
             "arrays": self._array,
         }
@@ -134,7 +158,9 @@ class BuildWorker:
 
     def _shard(self, data: str, shard: str) -> None:
         parts = EntityParts(data, self.layout.qid_bounds)
-        build_shard(data, files.join(data, ALIAS_FOLDER), int(shard), parts.popularity, self.layout.limits)
+        build_shard(
+            data, files.join(data, ALIAS_FOLDER), int(shard), parts.popularity, self.layout.limits
+        )
 
     def _blocks(self, data: str, part: str) -> None:
         build_blocks(data, files.join(data, ALIAS_FOLDER), int(part), self.layout.limits)
@@ -164,7 +190,9 @@ def plan(config: IndexConfig, paths: RunPaths) -> StagePlan:
     layout = _layout(config, paths, num_rows, sum(unit.size for unit in entity_units))
     units += entity_units + row_units(paths.files("kb", TRIPLES), config.unit_rows, TRIPLES)
     worker = BuildWorker(merged=tuple(paths.files("kb", REDIRECTS)), layout=layout)
-    merged, spilled, *later = numbered_phases([[sized_unit("merged")], units, *_later_units(layout, num_rows)])
+    merged, spilled, *later = numbered_phases(
+        [[sized_unit("merged")], units, *_later_units(layout, num_rows)]
+    )
     return StagePlan(
         name="index",
         tables=(),
@@ -187,12 +215,16 @@ def _row_units(config: IndexConfig, paths: RunPaths) -> tuple[list[Unit], dict[s
     units = row_units(paths.files("kb", ALIASES), config.unit_rows, ALIASES)
     inputs = {"kb": kb.fingerprint}
     documents = paths.manifest("documents")
-    if documents is not None and "titles" in documents.inputs:  # else they are left over from another corpus
+    if (
+        documents is not None and "titles" in documents.inputs
+    ):  # else they are left over from another corpus
         inputs["titles"] = paths.require("titles").fingerprint
         units += row_units(paths.files("titles", REDIRECTS), config.unit_rows, REDIRECTS)
     if config.anchors and documents is not None:
         inputs["documents"] = paths.require("documents").fingerprint
-        for path in paths.files("documents", ANCHORS):  # whole files: their texts lie in the part of the same number
+        for path in paths.files(
+            "documents", ANCHORS
+        ):  # whole files: their texts lie in the part of the same number
             units.append(Unit(index=0, of=0, path=path, start=0, end=check_table(path, ANCHORS)))
     return units, inputs
 
@@ -202,7 +234,9 @@ def _layout(config: IndexConfig, paths: RunPaths, num_rows: int, num_entities: i
     num_parts = -(-num_entities // PART_ENTITIES) or 1
     num_fuzzy_parts = -(-num_shards // SHARDS_PER_FUZZY_PART)
     return Layout(
-        limits=Limits(num_shards=num_shards, num_parts=num_fuzzy_parts, max_candidates=config.max_candidates),
+        limits=Limits(
+            num_shards=num_shards, num_parts=num_fuzzy_parts, max_candidates=config.max_candidates
+        ),
         qid_bounds=qid_bounds(paths.files("kb", ENTITIES), num_parts),
     )
 
@@ -212,7 +246,10 @@ def _later_units(layout: Layout, num_rows: int) -> list[list[Unit]]:
     parts, shards = range(len(layout.qid_bounds) + 1), range(layout.limits.num_shards)
     per_shard = num_rows // layout.limits.num_shards
     return [
-        [sized_unit("classes"), *(sized_unit(f"parts/{number}", PART_ENTITIES) for number in parts)],
+        [
+            sized_unit("classes"),
+            *(sized_unit(f"parts/{number}", PART_ENTITIES) for number in parts),
+        ],
         [
             *(sized_unit(f"shards/{number}", per_shard) for number in shards),
             *(sized_unit(f"terms/{number}", PART_ENTITIES) for number in parts),

@@ -22,7 +22,9 @@ STOP_WORDS = frozenset(
     "which who with".split()
 )
 # In lower case these may stand within a name.
-INNER_WORDS = STOP_WORDS | frozenset("de la le du des van von der den di da del el al y e & - – ' ’ . , : /".split())
+INNER_WORDS = STOP_WORDS | frozenset(
+    "de la le du des van von der den di da del el al y e & - – ' ’ . , : /".split()
+)
 JOINERS = frozenset("- – ' ’".split())
 TERM_BITS = 22
 MIN_LISTED_CHARACTERS = 2

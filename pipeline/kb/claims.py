@@ -18,7 +18,10 @@ from pipeline.kb.model import EntityValue, Snak, Statement
 from pipeline.kb.values import NOTHING, Value, parse_value
 
 Claims = dict[str, list[Statement[Any]]]  # by property id
-ENTITY_VALUE = ("wikibase-entityid", "")  # types of values that name an entity; odd data may lack it
+ENTITY_VALUE = (
+    "wikibase-entityid",
+    "",
+)  # types of values that name an entity; odd data may lack it
 _ENTITY_VALUE = msgspec.json.Decoder(EntityValue)
 
 
@@ -117,6 +120,14 @@ def statement_values(
         pid = PROPERTY_NUMBERS[key]
         for ordinal, statement in enumerate(statements if pid else ()):
             data = statement.mainsnak.datavalue
-            says_one = statement.mainsnak.snaktype == "value" and data is not None and data.value is not None
-            value = parse_value(data.type, bytes(data.value)) if data is not None and says_one else NOTHING
+            says_one = (
+                statement.mainsnak.snaktype == "value"
+                and data is not None
+                and data.value is not None
+            )
+            value = (
+                parse_value(data.type, bytes(data.value))
+                if data is not None and says_one
+                else NOTHING
+            )
             yield pid, ordinal, statement, value

@@ -36,8 +36,23 @@ META_CLASSES = frozenset(
 SCHOLARLY_CLASSES = frozenset((13442814, 7318358, 18918145, 580922, 23927052, 45182324))
 # Sites whose names end in "wiki" and that are no Wikipedia.
 NOT_WIKIPEDIA = frozenset(
-    ("commonswiki", "specieswiki", "metawiki", "wikidatawiki", "mediawikiwiki", "sourceswiki", "incubatorwiki")
-    + ("outreachwiki", "wikimaniawiki", "foundationwiki", "wikifunctionswiki", "testwiki", "betawikiversitywiki")
+    (
+        "commonswiki",
+        "specieswiki",
+        "metawiki",
+        "wikidatawiki",
+        "mediawikiwiki",
+        "sourceswiki",
+        "incubatorwiki",
+    )
+    + (
+        "outreachwiki",
+        "wikimaniawiki",
+        "foundationwiki",
+        "wikifunctionswiki",
+        "testwiki",
+        "betawikiversitywiki",
+    )
 )
 
 
@@ -86,7 +101,9 @@ _HEAD = msgspec.json.Decoder(EntityHead)
 class KbBuilder:
     """Collects rows of many entities."""
 
-    def __init__(self, rules: KbRules, is_unchanged: Callable[[int, int], bool] | None = None) -> None:
+    def __init__(
+        self, rules: KbRules, is_unchanged: Callable[[int, int], bool] | None = None
+    ) -> None:
         """Collect under these rules.
 
         Args:
@@ -100,9 +117,17 @@ class KbBuilder:
         self.excluded: list[int] = []  # QIDs of scholarly articles that were left out
         languages = label_languages(rules.languages)
         self._languages = frozenset(languages)
-        self._lenient = entity_decoder(languages, msgspec.Raw)  # takes values of any shape, decodes items again
+        self._lenient = entity_decoder(
+            languages, msgspec.Raw
+        )  # takes values of any shape, decodes items again
         self._decoder = self._lenient if rules.statements else entity_decoder(languages, ItemValue)
-        tables = (ENTITIES, ALIASES, PROPERTIES, TRIPLES, *((STATEMENTS,) if rules.statements else ()))
+        tables = (
+            ENTITIES,
+            ALIASES,
+            PROPERTIES,
+            TRIPLES,
+            *((STATEMENTS,) if rules.statements else ()),
+        )
         self._buffers = {table.name: RowBuffer(table) for table in tables}
         self._seen: set[tuple[str, int]] = set()
         self.counts: Counter[str] = Counter()  # oddities, beside the outcomes
@@ -119,7 +144,11 @@ class KbBuilder:
         if not record:
             return []
         outcomes = self._add_record(record)
-        if outcomes[:1] and outcomes[0].counter == "rejects" and len(parts := split_objects(record)) > 1:
+        if (
+            outcomes[:1]
+            and outcomes[0].counter == "rejects"
+            and len(parts := split_objects(record)) > 1
+        ):
             return [outcome for part in parts for outcome in self._add_record(part)]
         return outcomes
 
@@ -138,7 +167,9 @@ class KbBuilder:
         except UNREADABLE as error:
             return [_reject(error, record)]
         return [
-            Outcome(counter="skipped_missing") if _MISSING.search(raw, 0, 60) else self._add(bytes(raw))
+            Outcome(counter="skipped_missing")
+            if _MISSING.search(raw, 0, 60)
+            else self._add(bytes(raw))
             for raw in map(bytes, entities.values())
         ]
 
@@ -188,7 +219,10 @@ class KbBuilder:
 
     def _add_property(self, pid: int, entity: Entity[Any, Any, Any], claims: Claims) -> None:
         _, inverse = best_targets(claims.get(f"P{INVERSE_PROPERTY}", []), "P")
-        label, description = first_name(terms_in(entity.labels)), first_name(terms_in(entity.descriptions))
+        label, description = (
+            first_name(terms_in(entity.labels)),
+            first_name(terms_in(entity.descriptions)),
+        )
         self._buffers[PROPERTIES.name].append((pid, label, description, entity.datatype, inverse))
 
     def _add_item(self, qid: int, entity: Entity[Any, Any, Any], claims: Claims) -> Outcome:
@@ -197,9 +231,14 @@ class KbBuilder:
         if self._rules.exclude_scholarly and not SCHOLARLY_CLASSES.isdisjoint(instance_of):
             self.excluded.append(qid)
             return Outcome(counter="skipped_scholarly")
-        labels, sitelinks = terms_in(entity.labels), entity.sitelinks if isinstance(entity.sitelinks, dict) else {}
+        labels, sitelinks = (
+            terms_in(entity.labels),
+            entity.sitelinks if isinstance(entity.sitelinks, dict) else {},
+        )
         title = page_title(sitelinks.get("enwiki"))
-        revision = entity.lastrevid if entity.lastrevid and 0 < entity.lastrevid <= MAX_REVISION else None
+        revision = (
+            entity.lastrevid if entity.lastrevid and 0 < entity.lastrevid <= MAX_REVISION else None
+        )
         self._buffers[ENTITIES.name].append(
             (
                 qid,
@@ -214,10 +253,15 @@ class KbBuilder:
                 revision,
             )
         )
-        add_alias, add_triple = self._buffers[ALIASES.name].append, self._buffers[TRIPLES.name].append
+        add_alias, add_triple = (
+            self._buffers[ALIASES.name].append,
+            self._buffers[TRIPLES.name].append,
+        )
         others = ((title, "title"),) if title else ()
         names = statement_names(claims, self._languages, self.counts)
-        for surface, source in surfaces(labels, terms_in(entity.aliases), (*others, *names), self.counts):
+        for surface, source in surfaces(
+            labels, terms_in(entity.aliases), (*others, *names), self.counts
+        ):
             add_alias((surface, qid, source, 1))
         for pid, rank, values in targets:
             for target in values:
@@ -251,7 +295,11 @@ def _item_and_revision(record: bytes) -> tuple[int, int | None]:
 
 def _reject(error: Exception, record: bytes) -> Outcome:
     """The decoder's reason without its place in the record, so that equal faults have equal reasons."""
-    reason = f"not the shape of an entity: {error}" if isinstance(error, msgspec.ValidationError) else NOT_JSON
+    reason = (
+        f"not the shape of an entity: {error}"
+        if isinstance(error, msgspec.ValidationError)
+        else NOT_JSON
+    )
     if isinstance(error, RecursionError):
         reason = "nested too deeply"
     return Outcome(counter="rejects", reason=reason, record=record)

@@ -39,5 +39,7 @@ def entity_number(value: EntityValue, letter: str = "Q") -> int | None:
     if number is None:
         parsed = parse_id(value.id)
         return parsed[1] if parsed and parsed[0] == letter else None
-    kind = KIND_LETTERS.get(value.entity_type) if value.entity_type or not value.id else value.id[:1]
+    kind = (
+        KIND_LETTERS.get(value.entity_type) if value.entity_type or not value.id else value.id[:1]
+    )
     return number if kind == letter and 0 < number < UINT32_END else None

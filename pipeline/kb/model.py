@@ -29,7 +29,9 @@ class Sitelink(msgspec.Struct, gc=False):
     title: str
 
 
-class EntityValue(msgspec.Struct, rename={"entity_type": "entity-type", "numeric_id": "numeric-id"}, gc=False):
+class EntityValue(
+    msgspec.Struct, rename={"entity_type": "entity-type", "numeric_id": "numeric-id"}, gc=False
+):
     """An entity as a value; old dumps have only the number, new ones both, future ones perhaps only the id.
 
     Also a text with its language: a union of types may have only one struct, and these fields cost others nothing.

@@ -17,12 +17,16 @@ from pipeline.kb.claims import Claims, best_statements
 from pipeline.kb.model import EntityValue, ItemValue, Snak
 
 # P1549 demonym; P1813 short name, P1448 official name, P1449 nickname, P742 pseudonym, P1559 name in native language.
-NAME_PROPERTIES = {"P1549": "demonym"} | dict.fromkeys(("P1813", "P1448", "P1449", "P742", "P1559"), "name")
+NAME_PROPERTIES = {"P1549": "demonym"} | dict.fromkeys(
+    ("P1813", "P1448", "P1449", "P742", "P1559"), "name"
+)
 ODD_NAMES = "names_of_odd_shape"
 _VALUE: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ItemValue)
 
 
-def statement_names(claims: Claims, languages: frozenset[str], counts: Counter[str]) -> Iterator[tuple[str, str]]:
+def statement_names(
+    claims: Claims, languages: frozenset[str], counts: Counter[str]
+) -> Iterator[tuple[str, str]]:
     """(name, source), in the order of the properties above; values that are neither text nor string are counted."""
     for key, source in NAME_PROPERTIES.items():
         if key not in claims:

@@ -23,7 +23,12 @@ from schemas import BY_NAME, ENTITIES, PROPERTIES
 from schemas.array_types import Array
 from schemas.table import Table
 
-OWNERS = {"entities": "qid", "aliases": "qid", "triples": "subject", "statements": "subject"}  # columns of the item
+OWNERS = {
+    "entities": "qid",
+    "aliases": "qid",
+    "triples": "subject",
+    "statements": "subject",
+}  # columns of the item
 UNCHANGED = "unchanged"  # folder of the items that a unit did not parse, in an update
 EXCLUDED = "excluded"  # of the items that it left out
 SUPERSEDED = "superseded"  # of these, those that another unit had parsed before

@@ -33,7 +33,9 @@ def write_revisions(folder: str, batches: Iterable[pa.RecordBatch]) -> int:
         order = np.argsort(qids, kind="stable")
         qids, revisions = qids[order], revisions[order]
         starts = np.flatnonzero(np.diff(qids // BLOCK_IDS, prepend=-1))
-        for ids, values in zip(np.split(qids, starts)[1:], np.split(revisions, starts)[1:], strict=True):
+        for ids, values in zip(
+            np.split(qids, starts)[1:], np.split(revisions, starts)[1:], strict=True
+        ):
             block = blocks.setdefault(int(ids[0]) // BLOCK_IDS, np.zeros(BLOCK_IDS, np.uint32))
             block[ids % BLOCK_IDS] = values
     slots = np.full(BLOCK_IDS, -1, np.int32)
@@ -55,7 +57,8 @@ class Revisions:
         self._slots: list[int] = load_array(files.join(local, "slots.npy")).tolist()
         num_files = -(-(max(self._slots) + 1) // BLOCKS_PER_FILE)
         self._files = [
-            memoryview(load_array(files.join(local, f"revisions-{number:04d}.npy")).data) for number in range(num_files)
+            memoryview(load_array(files.join(local, f"revisions-{number:04d}.npy")).data)
+            for number in range(num_files)
         ]
 
     def is_unchanged(self, qid: int, revision: int) -> bool:

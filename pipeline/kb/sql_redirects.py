@@ -27,7 +27,10 @@ NO_VALUES = (b"NULL", b"''")
 def database_and_table(head: bytes) -> tuple[str, str]:
     """Names in the first lines of an SQL dump; empty where they are not said."""
     database, table = DATABASE_LINE.search(head), CREATE_LINE.search(head)
-    return (database.group(1).decode() if database else "", table.group(1).decode() if table else "")
+    return (
+        database.group(1).decode() if database else "",
+        table.group(1).decode() if table else "",
+    )
 
 
 def unquote(value: bytes) -> str:
@@ -65,7 +68,9 @@ class SqlRows:
         elif created := CREATE_LINE.match(line):
             self._in_create = True
             if created.group(1) != self._table:
-                raise ValueError(f"this is a dump of table {created.group(1).decode()!r}, not {self._table.decode()!r}")
+                raise ValueError(
+                    f"this is a dump of table {created.group(1).decode()!r}, not {self._table.decode()!r}"
+                )
         elif self._in_create:
             column = COLUMN_LINE.match(line)
             if column:
@@ -75,8 +80,13 @@ class SqlRows:
     def _compile(self) -> re.Pattern[bytes]:
         missing = [name.decode() for name in self._wanted if name not in self._columns]
         if missing:
-            raise ValueError(f"the dump of {self._table.decode()!r} has no column {', '.join(missing)}")
-        parts = [(rb"(" + SQL_VALUE + rb")") if name in self._wanted else SQL_VALUE for name in self._columns]
+            raise ValueError(
+                f"the dump of {self._table.decode()!r} has no column {', '.join(missing)}"
+            )
+        parts = [
+            (rb"(" + SQL_VALUE + rb")") if name in self._wanted else SQL_VALUE
+            for name in self._columns
+        ]
         captured = [name for name in self._columns if name in self._wanted]
         self._order = [captured.index(name) for name in self._wanted]
         return re.compile(rb"\(" + rb",".join(parts) + rb"\)", re.DOTALL)

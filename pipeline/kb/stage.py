@@ -23,7 +23,13 @@ from pipeline.engine.tables import RunPaths
 from pipeline.engine.units import Unit, UnitReport, UnitWriter
 from pipeline.kb.entity_rows import NOT_JSON, KbBuilder, KbRules, Outcome
 from pipeline.kb.repeats import EXCLUDED, UNCHANGED, RepeatsWorker, leave_ids
-from pipeline.kb.sql_redirects import PAGE_COLUMNS, REDIRECT_COLUMNS, RedirectJoin, SqlRows, database_and_table
+from pipeline.kb.sql_redirects import (
+    PAGE_COLUMNS,
+    REDIRECT_COLUMNS,
+    RedirectJoin,
+    SqlRows,
+    database_and_table,
+)
 from pipeline.kb.update import UpdatePlan, check_copied, open_revisions, plan_update
 from pipeline.sources.chunks import SourceError, Span, source_error
 from pipeline.sources.lines import read_lines
@@ -32,7 +38,9 @@ from pipeline.sources.work import RangeProgress, loss_handler, number_units, spa
 from schemas import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, STATEMENTS, TRIPLES
 from schemas.settings import ConfigError, to_dict
 
-BATCH_BYTES = 16 << 20  # JSON whose rows are collected before they become columns: about 40 MB of Python values
+BATCH_BYTES = (
+    16 << 20
+)  # JSON whose rows are collected before they become columns: about 40 MB of Python values
 SQL_BATCH_ROWS = 50_000
 # A unit decodes one block or member past its end, so small ones waste time.
 NUM_UNITS, SMALLEST_UNIT, LARGEST_UNIT = 64, 8 << 20, 128 << 20
@@ -71,7 +79,9 @@ class KbWorker:
     def _entities(self, unit: Unit, out: UnitWriter) -> None:
         config = self.config
         rules = KbRules(
-            languages=config.languages, statements=config.statements, exclude_scholarly=config.exclude_scholarly
+            languages=config.languages,
+            statements=config.statements,
+            exclude_scholarly=config.exclude_scholarly,
         )
         is_unchanged = open_revisions(out.folder).is_unchanged if config.update else None
         builder, progress, num_bytes = KbBuilder(rules, is_unchanged), RangeProgress(unit, out), 0
@@ -90,16 +100,24 @@ class KbWorker:
             out.count(name, count)
         progress.finish()
 
-    def _account(self, unit: Unit, out: UnitWriter, position: str, line: bytes, outcome: Outcome) -> None:
+    def _account(
+        self, unit: Unit, out: UnitWriter, position: str, line: bytes, outcome: Outcome
+    ) -> None:
         out.count("rows_in")
         if outcome.counter != "rejects":
             out.count(outcome.counter)
             return
         if outcome.reason == NOT_JSON and not line.endswith(b"\n") and not self.config.skip_corrupt:
             offset = int(position.partition("+")[0])
-            advice = "it is cut off: download it again, or set skip_corrupt to lose only this entity"
+            advice = (
+                "it is cut off: download it again, or set skip_corrupt to lose only this entity"
+            )
             raise source_error(unit.path, offset, "the file ends inside an entity", advice)
-        out.reject(f"{unit.path}:{position}", outcome.reason, outcome.record[:2000].decode("utf-8", "replace"))
+        out.reject(
+            f"{unit.path}:{position}",
+            outcome.reason,
+            outcome.record[:2000].decode("utf-8", "replace"),
+        )
 
     def _redirects(self, unit: Unit, out: UnitWriter) -> None:
         join, progress = RedirectJoin(), RangeProgress(unit, out)
@@ -141,7 +159,9 @@ def plan(config: KbConfig, paths: RunPaths) -> StagePlan:
     refuse_addresses(config.dumps)
     dumps = files.expand(config.dumps)
     if not dumps:
-        raise ConfigError("kb.dumps is empty: give a Wikidata JSON dump, for example --dump latest-all.json.gz")
+        raise ConfigError(
+            "kb.dumps is empty: give a Wikidata JSON dump, for example --dump latest-all.json.gz"
+        )
     ranges, unit_bytes = [], unit_size(config, dumps)
     for path in dumps:
         check_dump(path)
@@ -149,7 +169,14 @@ def plan(config: KbConfig, paths: RunPaths) -> StagePlan:
     page_dumps = pair_sql_dumps(files.expand(config.redirects))
     ranges += [(path, 0, files.size_of(path)) for path in page_dumps]
     inputs = [*dumps, *page_dumps, *page_dumps.values()]
-    tables = (ENTITIES, ALIASES, PROPERTIES, TRIPLES, REDIRECTS, *((STATEMENTS,) if config.statements else ()))
+    tables = (
+        ENTITIES,
+        ALIASES,
+        PROPERTIES,
+        TRIPLES,
+        REDIRECTS,
+        *((STATEMENTS,) if config.statements else ()),
+    )
     units = number_units(ranges)
     last = Unit(index=len(units), of=len(units) + 1, path="repeats", start=0, end=0)
     repeats = Phase(name="repeats", units=[last], worker=RepeatsWorker())
@@ -205,10 +232,16 @@ def check_dump(path: str) -> None:
         return
     advice = "give a Wikidata JSON dump (.json, .json.gz, .json.bz2, .json.zst)"
     if head[:1] == b"<":
-        raise source_error(path, 0, "this is HTML or XML, not a Wikidata JSON dump (a failed download?)", advice)
+        raise source_error(
+            path, 0, "this is HTML or XML, not a Wikidata JSON dump (a failed download?)", advice
+        )
     if head[:2] in (b"--", b"/*"):
-        raise source_error(path, 0, "this is an SQL dump, not a Wikidata JSON dump", f"{advice}; SQL: kb.redirects")
-    raise source_error(path, 0, "this is not a Wikidata JSON dump: it starts with neither [ nor {", advice)
+        raise source_error(
+            path, 0, "this is an SQL dump, not a Wikidata JSON dump", f"{advice}; SQL: kb.redirects"
+        )
+    raise source_error(
+        path, 0, "this is not a Wikidata JSON dump: it starts with neither [ nor {", advice
+    )
 
 
 def pair_sql_dumps(paths: Sequence[str]) -> dict[str, str]:
@@ -221,18 +254,35 @@ def pair_sql_dumps(paths: Sequence[str]) -> dict[str, str]:
     for path in paths:
         database, table = database_and_table(peek(path, 1 << 16))
         if table not in ("redirect", "page"):
-            problem = f"this is a dump of table {table!r}" if table else "this is no SQL dump with a CREATE TABLE"
-            raise source_error(path, 0, problem, "give the SQL dumps of the tables redirect and page")
+            problem = (
+                f"this is a dump of table {table!r}"
+                if table
+                else "this is no SQL dump with a CREATE TABLE"
+            )
+            raise source_error(
+                path, 0, problem, "give the SQL dumps of the tables redirect and page"
+            )
         found[database or posixpath.basename(path).partition("-")[0], table] = path
     for (database, table), path in found.items():
         other = "page" if table == "redirect" else "redirect"
         if (database, other) not in found:
             problem = f"table {table!r} of {database!r} without its table {other!r}"
-            raise source_error(path, 0, problem, f"give both dumps: ids become names only through both ({other} too)")
-    return {path: found[database, "page"] for (database, table), path in found.items() if table == "redirect"}
+            raise source_error(
+                path,
+                0,
+                problem,
+                f"give both dumps: ids become names only through both ({other} too)",
+            )
+    return {
+        path: found[database, "page"]
+        for (database, table), path in found.items()
+        if table == "redirect"
+    }
 
 
-def finish(dumps: tuple[str, ...], prepared: PreparedStage, reports: Sequence[UnitReport]) -> dict[str, str]:
+def finish(
+    dumps: tuple[str, ...], prepared: PreparedStage, reports: Sequence[UnitReport]
+) -> dict[str, str]:
     """Refuse a dump without items.
 
     Raises:

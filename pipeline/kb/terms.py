@@ -66,7 +66,10 @@ def first_name(terms: list[Term | None]) -> str:
 
 
 def surfaces(
-    labels: list[Term | None], aliases: list[list[Term] | None], others: Iterable[tuple[str, str]], counts: Counter[str]
+    labels: list[Term | None],
+    aliases: list[list[Term] | None],
+    others: Iterable[tuple[str, str]],
+    counts: Counter[str],
 ) -> Iterator[tuple[str, str]]:
     """Each (surface, source) once; names that are empty or too long to be searched for are counted."""
     found = [(term.value, "label") for term in labels if term]

@@ -55,7 +55,9 @@ class RevisionsWorker:
             StageError: the older run has gone.
         """
         if not self.parts:
-            raise StageError(f"--update {self.run}: no finished stage 'kb' there; give the older run, or none")
+            raise StageError(
+                f"--update {self.run}: no finished stage 'kb' there; give the older run, or none"
+            )
         batches = (read_batches(path, ENTITIES, ["qid", "revision"]) for path in self.parts)
         write_revisions(files.join(out.folder, SPILL, REVISIONS), chain.from_iterable(batches))
 
@@ -114,9 +116,14 @@ def check_copied(folder: str, reports: Sequence[UnitReport]) -> None:
     Raises:
         StageError: the older run was changed meanwhile.
     """
-    copied, wanted = sum(report.counters.get("items_copied", 0) for report in reports), len(unchanged_items(folder))
+    copied, wanted = (
+        sum(report.counters.get("items_copied", 0) for report in reports),
+        len(unchanged_items(folder)),
+    )
     if copied < wanted:
-        raise StageError(f"kb: {wanted} items are unchanged, but the older run has {copied} of them; run kb anew")
+        raise StageError(
+            f"kb: {wanted} items are unchanged, but the older run has {copied} of them; run kb anew"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,17 +142,26 @@ def plan_update(config: KbConfig, paths: RunPaths, num_units: int) -> UpdatePlan
         ConfigError, StageError: the older run cannot be updated, and why.
     """
     if _place(config.update) == _place(paths.root):
-        raise ConfigError("kb.update names the run itself: give another --run folder, and this one to --update")
+        raise ConfigError(
+            "kb.update names the run itself: give another --run folder, and this one to --update"
+        )
     old = RunPaths(root=config.update)
     own = paths.manifest("kb")
     if own is not None and "update" in own.inputs and old.manifest("kb") is None:
-        return _update_plan(config.update, (), {}, num_units, own.inputs["update"])  # up to date, or else an error
+        return _update_plan(
+            config.update, (), {}, num_units, own.inputs["update"]
+        )  # up to date, or else an error
     manifest = old.finished("kb")
     wanted, found = _what_decides(to_dict(config)), _what_decides(manifest.config)
     different = [name for name in SAME if wanted[name] != found[name]]
     if different or manifest.code_version != __version__:
-        what = ", ".join(f"kb.{name}" for name in different) or f"version {manifest.code_version} of this program"
-        raise ConfigError(f"--update {config.update}: that run was made with another {what}; run kb without --update")
+        what = (
+            ", ".join(f"kb.{name}" for name in different)
+            or f"version {manifest.code_version} of this program"
+        )
+        raise ConfigError(
+            f"--update {config.update}: that run was made with another {what}; run kb without --update"
+        )
     if not manifest.counters.get("items_with_revision"):
         raise StageError(
             f"--update {config.update}: the dump of that run does not name revisions (lastrevid), so what has changed "
@@ -155,7 +171,9 @@ def plan_update(config: KbConfig, paths: RunPaths, num_units: int) -> UpdatePlan
     parts = {path: table.name for table in tables for path in old.files("kb", table)}
     for path, name in parts.items():
         check_table(path, COPIED[name])
-    return _update_plan(config.update, tuple(old.files("kb", ENTITIES)), parts, num_units, manifest.fingerprint)
+    return _update_plan(
+        config.update, tuple(old.files("kb", ENTITIES)), parts, num_units, manifest.fingerprint
+    )
 
 
 def _place(run: str) -> str:
@@ -174,9 +192,14 @@ def _update_plan(
     of = num_units + 1 + len(parts)
     first = Unit(index=num_units, of=of, path=REVISIONS, start=0, end=0)
     # Progress counts bytes of the newer dump: parts have none.
-    units = [Unit(index=num_units + 1 + number, of=of, path=path, start=0, end=0) for number, path in enumerate(parts)]
+    units = [
+        Unit(index=num_units + 1 + number, of=of, path=path, start=0, end=0)
+        for number, path in enumerate(parts)
+    ]
     return UpdatePlan(
-        before=(Phase(name=REVISIONS, units=[first], worker=RevisionsWorker(run=run, parts=entities)),),
+        before=(
+            Phase(name=REVISIONS, units=[first], worker=RevisionsWorker(run=run, parts=entities)),
+        ),
         then=(Phase(name="copy", units=units, worker=CopyWorker(tables=parts)),),
         inputs={"update": fingerprint},
     )

@@ -62,7 +62,9 @@ class Candidate(NamedTuple):
     similarity: float  # 0 to 1: of the surface and the name that was found
 
 
-Candidates = dict[int, Candidate]  # by item, as found. A handful: plain Python is faster than arrays here.
+Candidates = dict[
+    int, Candidate
+]  # by item, as found. A handful: plain Python is faster than arrays here.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +81,9 @@ def _add(to: Candidates, found: KeyPostings, match: int, similarity: float) -> N
 
     What only the text of a link states is no ground for bending a name further.
     """
-    for qid, count, flags in zip(found.qids.tolist(), found.counts.tolist(), found.flags.tolist(), strict=True):
+    for qid, count, flags in zip(
+        found.qids.tolist(), found.counts.tolist(), found.flags.tolist(), strict=True
+    ):
         if qid not in to and (match < INFLECTED or flags != ANCHOR_ALONE):
             to[qid] = Candidate(count, flags, match, similarity)
 
@@ -118,7 +122,11 @@ def fuzzy_candidates(surface: str, index: NameIndex, cutoff: float) -> Candidate
     key = normalise(surface)
     if len(key) < MIN_FUZZY_CHARACTERS or key.isdigit():
         return candidates
-    choices = [other for other in index.similar_keys(key) if abs(len(other) - len(key)) <= max(1, len(key) // 5)]
+    choices = [
+        other
+        for other in index.similar_keys(key)
+        if abs(len(other) - len(key)) <= max(1, len(key) // 5)
+    ]
     near = [one for one in similar(key, choices, cutoff) if not _has_own_words(key, one, index)]
     for one in nearest(near)[:MAX_FUZZY_KEYS]:
         _add(candidates, index.postings(one.key), FUZZY, one.similarity)
@@ -136,7 +144,9 @@ def _has_own_words(key: str, found: Similar, index: NameIndex) -> bool:
     return any(len(index.items_with_word(word)) or len(index.postings(word).qids) for word in lost)
 
 
-def find_candidates(surface: str, index: NameIndex, reach: Reach, *, allow_fuzzy: bool) -> Candidates:
+def find_candidates(
+    surface: str, index: NameIndex, reach: Reach, *, allow_fuzzy: bool
+) -> Candidates:
     """All candidates of a surface on its own; fuzzy ones only where no name fits it whole."""
     key = normalise(surface)
     candidates = exact_candidates(surface, index)
@@ -153,7 +163,9 @@ def with_reused(own: Candidates, longer: Sequence[Candidates]) -> Candidates:
     """The candidates of a short form, and the best whole-name candidates of longer names of the same document."""
     candidates = {qid: found for qid, found in own.items() if found.match < REUSED}
     for others in longer:
-        whole = [(qid, found) for qid, found in others.items() if found.match <= VARIANT][:MAX_REUSED]
+        whole = [(qid, found) for qid, found in others.items() if found.match <= VARIANT][
+            :MAX_REUSED
+        ]
         for qid, found in whole:
             candidates.setdefault(qid, Candidate(0, found.flags, REUSED, 0.0))
     return candidates | {qid: found for qid, found in own.items() if qid not in candidates}

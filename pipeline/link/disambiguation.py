@@ -30,7 +30,12 @@ class Model:
 
     def to_json(self) -> str:
         """The file's text."""
-        content = {"format": FORMAT, "bias": self.bias, "weights": dict(self.weights), "about": dict(self.about)}
+        content = {
+            "format": FORMAT,
+            "bias": self.bias,
+            "weights": dict(self.weights),
+            "about": dict(self.about),
+        }
         return json.dumps(content, indent=1, sort_keys=False) + "\n"
 
     @classmethod
@@ -50,7 +55,9 @@ class Model:
                 raise ValueError(f"unknown feature(s) {', '.join(unknown)}")
             model = cls(float(raw["bias"]), weights, dict(raw.get("about", {})))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(f"{where}: no weights of a linker ({type(error).__name__}: {error})") from error
+            raise ValueError(
+                f"{where}: no weights of a linker ({type(error).__name__}: {error})"
+            ) from error
         if not all(np.isfinite([model.bias, *model.weights.values()])):
             raise ValueError(f"{where}: a weight is not finite")
         return model

@@ -20,7 +20,17 @@ NEAR_TOKENS, WINDOW_TOKENS = 20, 100  # text around a mention, each side
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "prior": ("prior", "popularity", "statements", "primary"),
-    "string": ("variant", "inflected", "reused", "partial", "fuzzy", "inexact", "similarity", "label", "title"),
+    "string": (
+        "variant",
+        "inflected",
+        "reused",
+        "partial",
+        "fuzzy",
+        "inexact",
+        "similarity",
+        "label",
+        "title",
+    ),
     "context": ("near", "window", "document"),
     "coherence": ("neighbours", "shared", "mentioned"),
     "type": ("type",),
@@ -28,7 +38,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "semantic": ("semantic",),
 }
 FEATURES = tuple(name for group in GROUPS.values() for name in group)
-STATIC = (*GROUPS["prior"], *GROUPS["string"])  # of a surface and a candidate, whatever the document
+STATIC = (
+    *GROUPS["prior"],
+    *GROUPS["string"],
+)  # of a surface and a candidate, whatever the document
 
 
 class Entities(Protocol):
@@ -83,7 +96,9 @@ def dynamic_features(flat: Flat, tokens: Tokens, entities: Entities) -> dict[str
     return context | coherence_features(flat, entities, (pairs, pair_of))
 
 
-def context_features(flat: Flat, tokens: Tokens, entities: Entities, pairs: tuple[Array, Array]) -> dict[str, Array]:
+def context_features(
+    flat: Flat, tokens: Tokens, entities: Entities, pairs: tuple[Array, Array]
+) -> dict[str, Array]:
     """IDF of the terms that an entity shares with the text: near the mention, in a wider window, in the document.
 
     The first two are log(1 + sum), the last is a share of the entity's own terms. The mention's own words do not count.
@@ -105,9 +120,16 @@ def context_features(flat: Flat, tokens: Tokens, entities: Entities, pairs: tupl
     term_keys = (((flat.documents[mention]) << TERM_BITS) | terms[found]) << 32
     sums = [np.bincount(candidates, weights[found], len(pair_of))]
     for reach in (WINDOW_TOKENS, NEAR_TOKENS):
-        low, high = np.maximum(flat.first_tokens[mention] - reach, 0), flat.end_tokens[mention] + reach
+        low, high = (
+            np.maximum(flat.first_tokens[mention] - reach, 0),
+            flat.end_tokens[mention] + reach,
+        )
         at = np.minimum(np.searchsorted(spots, term_keys + low), len(spots) - 1)
-        inside = (spots[at] >= term_keys + low) & (spots[at] < term_keys + high) if len(spots) else np.zeros(0, bool)
+        inside = (
+            (spots[at] >= term_keys + low) & (spots[at] < term_keys + high)
+            if len(spots)
+            else np.zeros(0, bool)
+        )
         sums.append(np.bincount(candidates[inside], weights[found[inside]], len(pair_of)))
     return {
         "near": np.log1p(sums[2]).astype(np.float32),
@@ -143,7 +165,9 @@ def _in_own_words(flat: Flat, tokens: Tokens, mentions: Array, terms: Array) -> 
     return is_own
 
 
-def coherence_features(flat: Flat, entities: Entities, pairs: tuple[Array, Array]) -> dict[str, Array]:
+def coherence_features(
+    flat: Flat, entities: Entities, pairs: tuple[Array, Array]
+) -> dict[str, Array]:
     """What the document's other mentions say for an entity, each log(1 + sum).
 
     neighbours: of its neighbours, those that others may mean; shared: neighbours that it has in common with what others

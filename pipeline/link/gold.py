@@ -54,11 +54,18 @@ def load_gold(path: str) -> dict[str, GoldDocument]:
     for document in read_gold(path):
         known = documents.get(document.doc_id)
         if known is not None and known.text != document.text:
-            raise StageError(f"{path}: document {document.doc_id!r} occurs twice, with different texts")
-        united = {**_spans(known.mentions if known else (), path), **_spans(document.mentions, path)}
+            raise StageError(
+                f"{path}: document {document.doc_id!r} occurs twice, with different texts"
+            )
+        united = {
+            **_spans(known.mentions if known else (), path),
+            **_spans(document.mentions, path),
+        }
         for mention in known.mentions if known else ():
             _same(united[mention.start, mention.end], mention, path)
-        documents[document.doc_id] = GoldDocument(document.doc_id, document.text, tuple(united.values()))
+        documents[document.doc_id] = GoldDocument(
+            document.doc_id, document.text, tuple(united.values())
+        )
     return documents
 
 
@@ -71,7 +78,9 @@ def _spans(mentions: tuple[GoldMention, ...], path: str) -> dict[tuple[int, int]
 
 def _same(one: GoldMention, other: GoldMention, path: str) -> None:
     if one.qid != other.qid:
-        raise StageError(f"{path}: mention {one.start}–{one.end} has two items, Q{one.qid} and Q{other.qid}")
+        raise StageError(
+            f"{path}: mention {one.start}–{one.end} has two items, Q{one.qid} and Q{other.qid}"
+        )
 
 
 def _document(line: bytes, where: str) -> GoldDocument:

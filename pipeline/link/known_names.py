@@ -29,7 +29,9 @@ class IndexNames:
         self._entities = entities
         self._known: dict[str, bool] = {}
         self._linked: dict[str, bool] = {}
-        self._min_links = max(word_links * index.num_links, 1.0) if word_links and index.num_links else math.inf
+        self._min_links = (
+            max(word_links * index.num_links, 1.0) if word_links and index.num_links else math.inf
+        )
         self.opens_name = index.opens_name
 
     def is_name(self, key: str) -> bool:
@@ -58,7 +60,8 @@ class IndexNames:
             return False
         stated = bool((found.flags != SOURCE_BITS["anchor"]).any())
         return stated or any(
-            (self._index.postings(form).flags != SOURCE_BITS["anchor"]).any() for form in inflections(key)
+            (self._index.postings(form).flags != SOURCE_BITS["anchor"]).any()
+            for form in inflections(key)
         )
 
     def is_proper(self, key: str) -> bool:

@@ -41,7 +41,9 @@ class LinkedUnit:
     def sentence_texts(self, numbers: Array | None = None) -> list[str]:
         """Text of each sentence, or of some."""
         columns = (self.document, self.start, self.end)
-        places = zip(*((one if numbers is None else one[numbers]).tolist() for one in columns), strict=True)
+        places = zip(
+            *((one if numbers is None else one[numbers]).tolist() for one in columns), strict=True
+        )
         texts = self.texts
         return [texts[document][start:end] for document, start, end in places]
 
@@ -65,13 +67,17 @@ class LinkedReader:
         sentences = self._rows("link", SENTENCES, unit, ("doc_id", "start", "end"))
         links = self._rows("link", LINKS, unit, ("doc_id", "start", "end", "qid"))
         if sentences is None or links is None:
-            raise StageError(f"{self._paths.stage('link')}: has no {_part(unit)}; run `trelm-pipeline link --redo`")
+            raise StageError(
+                f"{self._paths.stage('link')}: has no {_part(unit)}; run `trelm-pipeline link --redo`"
+            )
         return join_linked(doc_ids, texts, sentences, links.filter(links["qid"].is_valid()))
 
     def cosines(self, unit: Unit, linked: LinkedUnit) -> Array:
         """`importance.cosine` of each mention, float32 (M,); NaN where it was not scored."""
         rows = self._rows("importance", IMPORTANCE, unit, ("doc_id", "start", "end", "cosine"))
-        wanted = linked.keys(linked.document[linked.sentence], linked.mention_start, linked.mention_end)
+        wanted = linked.keys(
+            linked.document[linked.sentence], linked.mention_start, linked.mention_end
+        )
         if rows is None or not rows.num_rows:
             return np.full(len(wanted), np.nan, np.float32)
         scored = linked.keys(*_places(rows, linked.doc_ids))
@@ -90,13 +96,18 @@ class LinkedReader:
                 if low < high:
                     if self._group is None or self._group[0] != (unit.path, group):
                         rows = file.read_row_group(group, columns=["doc_id", "text"])
-                        self._group = ((unit.path, group), rows.replace_schema_metadata(parts[0].schema.metadata))
+                        self._group = (
+                            (unit.path, group),
+                            rows.replace_schema_metadata(parts[0].schema.metadata),
+                        )
                     parts.append(self._group[1].slice(low, high - low))
                 first += count
         found = pa.concat_tables(parts)
         return found["doc_id"].combine_chunks(), found["text"].to_pylist()
 
-    def _rows(self, stage: str, table: Table, unit: Unit, columns: tuple[str, ...]) -> pa.Table | None:
+    def _rows(
+        self, stage: str, table: Table, unit: Unit, columns: tuple[str, ...]
+    ) -> pa.Table | None:
         """Some columns of the part that a stage wrote for a unit."""
         if table.name not in self._parts:
             found = self._paths.files(stage, table)
@@ -115,7 +126,9 @@ def linked_units(paths: RunPaths) -> list[Unit]:
     return sized_units(paths.files("documents", DOCUMENTS), int(unit_mb * 1e6), DOCUMENTS)
 
 
-def join_linked(doc_ids: pa.Array, texts: list[str], sentences: pa.Table, links: pa.Table) -> LinkedUnit:
+def join_linked(
+    doc_ids: pa.Array, texts: list[str], sentences: pa.Table, links: pa.Table
+) -> LinkedUnit:
     """Each linked mention to the sentence that it lies in.
 
     Args:
@@ -131,9 +144,14 @@ def join_linked(doc_ids: pa.Array, texts: list[str], sentences: pa.Table, links:
     order = np.lexsort((-mention_end, mention_start, of_mention))
     # Documents lie one after the other, so that one search places all mentions.
     before = _before(texts)
-    low, high = (before[of_mention] + mention_start)[order], (before[of_mention] + mention_end)[order]
+    low, high = (
+        (before[of_mention] + mention_start)[order],
+        (before[of_mention] + mention_end)[order],
+    )
     sentence = np.searchsorted(before[document] + start, low, side="right") - 1
-    ends = np.append(before[document] + end, -1)  # the last one: of the sentence -1, before all others
+    ends = np.append(
+        before[document] + end, -1
+    )  # the last one: of the sentence -1, before all others
     inside = np.flatnonzero(high <= ends[sentence])
     kept = inside[first_come(low[inside], high[inside])]
     rows = order[kept]

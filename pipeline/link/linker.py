@@ -36,11 +36,19 @@ from pipeline.link.features import STATIC, Flat, Tokens, dynamic_features, log_p
 from pipeline.link.lru import LruCache
 from schemas.array_types import Array
 
-Key = tuple[str, bool, tuple[str, ...]]  # surface, whether it may be misspelt, longer names of the document
+Key = tuple[
+    str, bool, tuple[str, ...]
+]  # surface, whether it may be misspelt, longer names of the document
 CACHE_SIZE = 20_000  # surfaces: 5 KB each
 MAX_SCORED = 64
 _TITLE = SOURCE_BITS["title"]
-_FLAGS = {"variant": VARIANT, "inflected": INFLECTED, "reused": REUSED, "partial": PARTIAL, "fuzzy": FUZZY}
+_FLAGS = {
+    "variant": VARIANT,
+    "inflected": INFLECTED,
+    "reused": REUSED,
+    "partial": PARTIAL,
+    "fuzzy": FUZZY,
+}
 
 
 class Entities(Protocol):
@@ -137,7 +145,9 @@ class Linker:
         """The same with another index; caches are its own."""
         return Linker(index, self._entities, self._model, self._reach)
 
-    def decide(self, scored: Scored, num_mentions: int, *, top_k: int, min_confidence: float) -> Links:
+    def decide(
+        self, scored: Scored, num_mentions: int, *, top_k: int, min_confidence: float
+    ) -> Links:
         """The best item for each mention, or NIL, with its best candidates."""
         return decide(scored, num_mentions, self._model, top_k, min_confidence)
 
@@ -150,13 +160,16 @@ class Linker:
         )  # fmt: skip
         return self._flatten(mentions, tokens, self._look_up(list(numbers)), which)
 
-    def _flatten(self, mentions: Sequence[Mention], tokens: Tokens, known: Sequence[Known], which: Array) -> Scored:
+    def _flatten(
+        self, mentions: Sequence[Mention], tokens: Tokens, known: Sequence[Known], which: Array
+    ) -> Scored:
         sizes = np.fromiter((len(one.qids) for one in known), np.int64, len(known))
         lengths = sizes[which]
         places = spread(offsets_of(sizes)[which], lengths)
         mention_of = np.repeat(np.arange(len(mentions)), lengths)
         columns = [
-            np.concatenate([getattr(one, field.name) for one in (_NOTHING, *known)])[places] for field in fields(Known)
+            np.concatenate([getattr(one, field.name) for one in (_NOTHING, *known)])[places]
+            for field in fields(Known)
         ]
         qids, rows, matches, popularity, types, static = columns
         flat = Flat(
@@ -169,18 +182,28 @@ class Linker:
         features = {name: static[:, place] for place, name in enumerate(STATIC)}
         features |= dynamic_features(flat, tokens, self._entities)
         features["type"] = self._type_agreement(mentions, mention_of, types)
-        positions = np.fromiter((mention.position for mention in mentions), np.float32, len(mentions))
+        positions = np.fromiter(
+            (mention.position for mention in mentions), np.float32, len(mentions)
+        )
         features["position"] = positions[mention_of]
         return Scored(mention_of, qids, rows, matches, popularity, features)
 
-    def _type_agreement(self, mentions: Sequence[Mention], mention_of: Array, types: Array) -> Array:
+    def _type_agreement(
+        self, mentions: Sequence[Mention], mention_of: Array, types: Array
+    ) -> Array:
         labels = list(dict.fromkeys(mention.ner_type for mention in mentions))
         for label in labels:
             if label not in self._type_tables:
                 self._type_tables[label] = type_table(label)
-        tables = np.stack([self._type_tables[label] for label in labels]) if labels else np.zeros((1, 64), np.float32)
+        tables = (
+            np.stack([self._type_tables[label] for label in labels])
+            if labels
+            else np.zeros((1, 64), np.float32)
+        )
         numbers = {label: number for number, label in enumerate(labels)}
-        label_of = np.fromiter((numbers[mention.ner_type] for mention in mentions), np.int64, len(mentions))
+        label_of = np.fromiter(
+            (numbers[mention.ner_type] for mention in mentions), np.int64, len(mentions)
+        )
         agreement: Array = tables[label_of[mention_of], types]
         return agreement
 
@@ -203,7 +226,11 @@ class Linker:
     def _candidates_of(self, key: Key) -> Candidates:
         surface, allow_fuzzy, longer = key
         found = self._candidates(surface, allow_fuzzy)
-        return with_reused(found, [self._candidates(name, False) for name in longer]) if longer else found
+        return (
+            with_reused(found, [self._candidates(name, False) for name in longer])
+            if longer
+            else found
+        )
 
     def _describe(self, keys: Sequence[Key]) -> list[Known]:
         """Candidates that the store has, and their static features, of many surfaces in one go."""
@@ -213,11 +240,15 @@ class Linker:
         listed = [candidate for found in everything for candidate in found.values()]
         rows = self._entities.rows(qids)
         kept = rows >= 0
-        kept[kept] &= ~self._entities.is_meta(rows[kept])  # pages about pages are flagged, never linked
+        kept[kept] &= ~self._entities.is_meta(
+            rows[kept]
+        )  # pages about pages are flagged, never linked
         places = np.flatnonzero(kept)
         places = places[first_per_owner(owners[places], MAX_SCORED)]
         rows, qids, owners = rows[places], qids[places], owners[places]
-        columns = np.array([listed[place] for place in places.tolist()], np.float64).reshape(-1, len(Candidate._fields))
+        columns = np.array([listed[place] for place in places.tolist()], np.float64).reshape(
+            -1, len(Candidate._fields)
+        )
         matches = columns[:, Candidate._fields.index("match")].astype(np.uint8)
         popularity, types = self._entities.popularity(rows), self._entities.types(rows)
         static = self._static([key[0] for key in keys], owners, (rows, popularity), columns)
@@ -230,14 +261,18 @@ class Linker:
             for low, high in itertools.pairwise(bounds)
         ]  # fmt: skip
 
-    def _static(self, surfaces: Sequence[str], owners: Array, entities: tuple[Array, Array], columns: Array) -> Array:
+    def _static(
+        self, surfaces: Sequence[str], owners: Array, entities: tuple[Array, Array], columns: Array
+    ) -> Array:
         """Features of candidates whatever the document. Shape (c, len(STATIC))."""
         rows, popularity = entities
         counts, flags, matches, similarity = columns.T
         labels = [self._entities.label(row) for row in rows.tolist()]
         keys = [normalise(surface) for surface in surfaces]
         pairs = list(zip(owners.tolist(), labels, strict=True))
-        likeness = np.fromiter((fuzz.ratio(surfaces[owner], label) for owner, label in pairs), np.float64, len(pairs))
+        likeness = np.fromiter(
+            (fuzz.ratio(surfaces[owner], label) for owner, label in pairs), np.float64, len(pairs)
+        )
         similarity = similarity.copy()
         for place in np.flatnonzero(
             (matches == REUSED) | (matches == PARTIAL)
@@ -265,7 +300,9 @@ _NOTHING = Known(  # what is known of nearly all names that the index does not l
 )  # fmt: skip
 
 
-def decide(scored: Scored, num_mentions: int, model: Model, top_k: int, min_confidence: float) -> Links:
+def decide(
+    scored: Scored, num_mentions: int, model: Model, top_k: int, min_confidence: float
+) -> Links:
     """Probabilities, the order of the candidates, the best few, and the link or NIL of each mention."""
     parts = contributions(scored.features, model)
     scores = np.sum([*parts.values()], axis=0) + model.bias
@@ -280,4 +317,11 @@ def decide(scored: Scored, num_mentions: int, model: Model, top_k: int, min_conf
     probability = probability[order]
     confidence[has_any] = probability[firsts]
     qids[has_any] = np.where(probability[firsts] >= min_confidence, best.qids[firsts], 0)
-    return Links(qids, confidence, offsets, best, probability, {name: values[order] for name, values in parts.items()})
+    return Links(
+        qids,
+        confidence,
+        offsets,
+        best,
+        probability,
+        {name: values[order] for name, values in parts.items()},
+    )

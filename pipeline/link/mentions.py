@@ -33,7 +33,10 @@ class NamedEntity:
 
 
 def detect(
-    document: Document, named: Iterable[NamedEntity], anchors: Iterable[tuple[int, int]], names: Names
+    document: Document,
+    named: Iterable[NamedEntity],
+    anchors: Iterable[tuple[int, int]],
+    names: Names,
 ) -> list[Span]:
     """Mentions of a document, in order, none overlapping.
 
@@ -45,7 +48,9 @@ def detect(
     found = {(span.start, span.end): span for span in _recognised(text, named, names)}
     probe = Probes(document, names)
     # A name may come from two probes: "Isle of Man" has capitals at its ends and a word in lower case.
-    for start, end in dict.fromkeys((*probe.capitalised(), *probe.lower_case(), *probe.common_words())):
+    for start, end in dict.fromkeys(
+        (*probe.capitalised(), *probe.lower_case(), *probe.common_words())
+    ):
         twin = found.get((start, end))
         detector = "ner+dictionary" if twin else "dictionary"
         found[start, end] = Span(start, end, detector, twin.ner_type if twin else None, known=True)

@@ -84,7 +84,10 @@ class Probes:
         self._text, self._reach = document.text, document.max_ngram
         tokens, table = document.tokens, document.table
         self._flags_of = table.flags[tokens.words] if len(tokens) else np.empty(0, np.uint16)
-        self._hashes = [hashes[tokens.words] if len(tokens) else np.empty(0, np.uint32) for hashes in table.hashes]
+        self._hashes = [
+            hashes[tokens.words] if len(tokens) else np.empty(0, np.uint32)
+            for hashes in table.hashes
+        ]
         self._tokens = tokens
         self._words: list[int] = tokens.words.tolist()
         self._keys = table.keys
@@ -110,7 +113,9 @@ class Probes:
     def capitalised(self) -> Iterator[tuple[int, int]]:
         """Names whose first and last token begin with a capital or a digit, with only name words inside."""
         flags, opens, strict = self._flags, self._opens, self._strict.tolist()
-        starts = np.flatnonzero((self._flags_of & OPENS > 0) | (self._strict & (self._flags_of & LOWER > 0)))
+        starts = np.flatnonzero(
+            (self._flags_of & OPENS > 0) | (self._strict & (self._flags_of & LOWER > 0))
+        )
         for first in starts.tolist():
             if self._is_lone_name(first, strict=strict[first]):
                 yield self._range(first, first)
@@ -138,7 +143,9 @@ class Probes:
         words, singulars = (hashes[places] for hashes in self._hashes)
         may = joined & (flags[places[:-1]] & (STOP | OWNS) == 0)
         at = np.flatnonzero(may)
-        opening = self.names.opens_name(words[at], words[at + 1]) | self.names.opens_name(words[at], singulars[at + 1])
+        opening = self.names.opens_name(words[at], words[at + 1]) | self.names.opens_name(
+            words[at], singulars[at + 1]
+        )
         where, linked = places.tolist(), joined.tolist()
         for place in at[opening].tolist():
             for last in range(place + 1, min(place + self._reach, len(where))):
@@ -151,10 +158,15 @@ class Probes:
         """Words in lower case that the corpus's own links use often."""
         flags = self._flags_of
         places = np.flatnonzero(
-            (flags & (LOWER | ALPHA) == LOWER | ALPHA) & (flags & (STOP | SHORT | OWNS | GENERIC) == 0)
+            (flags & (LOWER | ALPHA) == LOWER | ALPHA)
+            & (flags & (STOP | SHORT | OWNS | GENERIC) == 0)
         )
         numbers, inverse = np.unique(self._tokens.words[places], return_inverse=True)
-        linked = np.fromiter((self.names.is_linked(self._keys[word]) for word in numbers.tolist()), bool, len(numbers))
+        linked = np.fromiter(
+            (self.names.is_linked(self._keys[word]) for word in numbers.tolist()),
+            bool,
+            len(numbers),
+        )
         for place in places[linked[inverse]].tolist():
             yield self._range(place, place)
 
@@ -182,7 +194,11 @@ class Probes:
             return False
         key = self._keys[self._words[place]]
         if strict:
-            return len(key) >= MIN_CASELESS_CHARACTERS and self.names.is_name(key) and self.names.is_proper(key)
+            return (
+                len(key) >= MIN_CASELESS_CHARACTERS
+                and self.names.is_name(key)
+                and self.names.is_proper(key)
+            )
         if self._opens[place] and key in self._lower_keys and not self._is_whole_line(place):
             return self.names.is_linked(key)
         return self.names.is_name(key)

@@ -39,7 +39,11 @@ class Reranker:
     """Compares contexts with candidates. One per process: it holds a model."""
 
     def __init__(
-        self, model: str, num_threads: int = 0, cache_size: int = 50_000, max_tokens: int = MAX_TOKENS
+        self,
+        model: str,
+        num_threads: int = 0,
+        cache_size: int = 50_000,
+        max_tokens: int = MAX_TOKENS,
     ) -> None:
         """Load a masked language model.
 
@@ -57,13 +61,17 @@ class Reranker:
         assert self._width > 0, max_tokens
         self._vectors: LruCache[str, np.ndarray] = LruCache(cache_size)
 
-    def similarity(self, contexts: Sequence[Context], texts: Sequence[Sequence[str]]) -> list[np.ndarray]:
+    def similarity(
+        self, contexts: Sequence[Context], texts: Sequence[Sequence[str]]
+    ) -> list[np.ndarray]:
         """Cosines of each context with its own candidates' texts; 0 where a text is empty. Each float32 (n,).
 
         Memory: the vectors of all distinct texts of the call.
         """
         wanted = [index for index, own in enumerate(texts) if any(map(_says, own))]
-        windows = dict(zip(wanted, self._of_contexts([contexts[index] for index in wanted]), strict=True))
+        windows = dict(
+            zip(wanted, self._of_contexts([contexts[index] for index in wanted]), strict=True)
+        )
         found = self._of_texts([text for index in wanted for text in texts[index] if _says(text)])
         similarities = []
         for index, own in enumerate(texts):
@@ -82,7 +90,10 @@ class Reranker:
     def _of_contexts(self, contexts: Sequence[Context]) -> list[np.ndarray]:
         """Vectors of windows; mentions that share one share its forward pass."""
         encodings = self._encoder.tokenizer.encode([context.text for context in contexts])
-        windows = [cut(encoding, context, self._width) for encoding, context in zip(encodings, contexts, strict=True)]
+        windows = [
+            cut(encoding, context, self._width)
+            for encoding, context in zip(encodings, contexts, strict=True)
+        ]
         distinct = {ids.tobytes(): ids for ids in windows}
         vectors = dict(zip(distinct, self._encode(list(distinct.values())), strict=True))
         return [vectors[ids.tobytes()] for ids in windows]
@@ -95,7 +106,9 @@ class Reranker:
         encodings = self._encoder.tokenizer.encode(missing)
         vectors = self._encode([encoding.ids[: self._width] for encoding in encodings])
         for text, vector in zip(missing, vectors, strict=True):
-            found[text] = vector.copy()  # a row of its own: else the cache would hold the whole batch
+            found[text] = (
+                vector.copy()
+            )  # a row of its own: else the cache would hold the whole batch
             self._vectors.put(text, found[text])
         return found
 
@@ -125,11 +138,16 @@ class CandidateReranker:
         values = np.zeros(len(scored.rows), np.float32)
         bounds = np.searchsorted(scored.mentions, np.arange(len(contexts) + 1))
         places = [
-            low + np.sort(np.argsort(-scored.features["popularity"][low:high], kind="stable")[:MAX_RERANKED])
+            low
+            + np.sort(
+                np.argsort(-scored.features["popularity"][low:high], kind="stable")[:MAX_RERANKED]
+            )
             for low, high in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
         ]
         several = [number for number, own in enumerate(places) if len(own) > 1]
-        texts = [[self._text(row) for row in scored.rows[places[number]].tolist()] for number in several]
+        texts = [
+            [self._text(row) for row in scored.rows[places[number]].tolist()] for number in several
+        ]
         found = self._reranker.similarity([contexts[number] for number in several], texts)
         for number, similarity in zip(several, found, strict=True):
             values[places[number]] = similarity - similarity.mean()

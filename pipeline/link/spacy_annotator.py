@@ -118,10 +118,16 @@ class Annotator:
             # spaCy never forgets a word, or (in a memory zone) does not remember how it cut one: both cost more than this.
             self._load()
             gc.collect()
-        numbered = [(number, start, piece) for number, text in enumerate(texts) for start, piece in pieces(text)]
+        numbered = [
+            (number, start, piece)
+            for number, text in enumerate(texts)
+            for start, piece in pieces(text)
+        ]
         found: list[list[_Piece]] = [[] for _ in texts]
         stream = ((piece, (number, start, piece)) for number, start, piece in numbered)
-        for doc, (number, start, piece) in self._nlp.pipe(stream, as_tuples=True, batch_size=BATCH_TEXTS):
+        for doc, (number, start, piece) in self._nlp.pipe(
+            stream, as_tuples=True, batch_size=BATCH_TEXTS
+        ):
             found[number].append(self._collect(doc, piece, start))
         return [_joined(parts) for parts in found]
 
@@ -133,14 +139,21 @@ class Annotator:
         names, inverse = np.unique(columns[kept, 0], return_inverse=True)
         numbers = self.table.numbers(names.tolist(), self._nlp.vocab.strings.__getitem__)
         words = np.array(numbers, np.int64)[inverse]
-        sentences = np.cumsum(opens == 1)[kept] if self._has_sentences else ruled_sentences(self.table.flags[words])
+        sentences = (
+            np.cumsum(opens == 1)[kept]
+            if self._has_sentences
+            else ruled_sentences(self.table.flags[words])
+        )
         # A sentence never crosses a line end.
         newlines = np.fromiter((match.start() for match in _NEWLINE.finditer(text)), np.int64)
         sentences = sentences + np.searchsorted(newlines, starts[kept])
         named = [
-            NamedEntity(offset + entity.start_char, offset + entity.end_char, entity.label_) for entity in doc.ents
+            NamedEntity(offset + entity.start_char, offset + entity.end_char, entity.label_)
+            for entity in doc.ents
         ]
-        return _Piece(starts[kept] + offset, (starts + lengths)[kept] + offset, words, sentences, named)
+        return _Piece(
+            starts[kept] + offset, (starts + lengths)[kept] + offset, words, sentences, named
+        )
 
 
 def ruled_sentences(flags: Any) -> Any:  # noqa: ANN401
@@ -176,7 +189,9 @@ def _load(model: str) -> Any:  # noqa: ANN401
             if nlp.has_pipe("parser"):
                 nlp.disable_pipe("parser")
     for name in ("tok2vec", "transformer"):
-        if nlp.has_pipe(name) and not set(nlp.get_pipe(name).listening_components) & set(nlp.pipe_names):
+        if nlp.has_pipe(name) and not set(nlp.get_pipe(name).listening_components) & set(
+            nlp.pipe_names
+        ):
             nlp.disable_pipe(name)  # nothing that is left listens to it
     return nlp
 
@@ -192,4 +207,8 @@ def _joined(parts: Sequence[_Piece]) -> Annotated:
     firsts = np.flatnonzero(opens)
     lasts = np.append(firsts[1:], len(starts)) - 1 if len(firsts) else firsts
     sentences = list(zip(starts[firsts].tolist(), ends[lasts].tolist(), strict=True))
-    return Annotated(Tokens(starts, ends, words, opens), [entity for part in parts for entity in part.named], sentences)
+    return Annotated(
+        Tokens(starts, ends, words, opens),
+        [entity for part in parts for entity in part.named],
+        sentences,
+    )

@@ -66,7 +66,10 @@ def opened(text: str, spans: list[Span], names: NameTests) -> list[Span]:
     """
     outers = {span for span in spans if not span.known}
     by_end = {span.end: span for span in outers}
-    inside = sorted((span for span in spans if span.detector == "dictionary"), key=lambda span: (span.start, -span.end))
+    inside = sorted(
+        (span for span in spans if span.detector == "dictionary"),
+        key=lambda span: (span.start, -span.end),
+    )
     starts = [span.start for span in inside]
     cut: dict[Span, list[Span]] = {}
     for span in inside:
@@ -91,7 +94,9 @@ def _is_head(text: str, span: Span, outer: Span) -> bool:
 
 def _enumerated(text: str, outer: Span, names: NameTests) -> list[Span]:
     """Parts of an enumeration; none where it is not sure to be one: "Bill and Melinda Gates Foundation"."""
-    marks = [(match.start(), match.end()) for match in _SEVERAL.finditer(text, outer.start, outer.end)]
+    marks = [
+        (match.start(), match.end()) for match in _SEVERAL.finditer(text, outer.start, outer.end)
+    ]
     if not marks or re.search(r" (?:of|for) ", text[outer.start : outer.end]):
         return []
     edges = [outer.start, *(edge for mark in marks for edge in mark), outer.end]
@@ -114,7 +119,9 @@ def _side_by_side(text: str, outer: Span, inside: Sequence[Span], names: NameTes
     end = outer.start
     for span in inside:  # by start, longest first
         if span.start >= end and span.end <= outer.end:
-            if text[end : span.start].strip() or not names.is_proper(normalise(text[span.start : span.end])):
+            if text[end : span.start].strip() or not names.is_proper(
+                normalise(text[span.start : span.end])
+            ):
                 return []
             parts.append(span)
             end = span.end
@@ -125,7 +132,9 @@ def without_overlap(spans: list[Span]) -> list[Span]:
     """What stays of spans that overlap: gold links, then known names, then the longer; in the order of the text."""
     nested = _nested(spans)
     taken: list[Span] = []
-    group: list[Span] = []  # of spans that overlap, directly or through others: so a book takes no longer per span
+    group: list[
+        Span
+    ] = []  # of spans that overlap, directly or through others: so a book takes no longer per span
     end = 0
     for span in sorted(visible(spans), key=lambda span: span.start):
         if group and span.start >= end:
@@ -139,9 +148,16 @@ def without_overlap(spans: list[Span]) -> list[Span]:
 def _best(group: Sequence[Span], nested: set[Span]) -> list[Span]:
     ranked = sorted(
         group,
-        key=lambda span: (not span.detector.startswith("anchor"), not span.known, -_weight(span, nested), span.start),
+        key=lambda span: (
+            not span.detector.startswith("anchor"),
+            not span.known,
+            -_weight(span, nested),
+            span.start,
+        ),
     )
-    starts: list[int] = []  # of the spans taken, ascending, and their ends: a neighbour look-up finds any overlap
+    starts: list[
+        int
+    ] = []  # of the spans taken, ascending, and their ends: a neighbour look-up finds any overlap
     ends: list[int] = []
     taken = []
     for span in ranked:

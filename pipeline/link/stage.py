@@ -106,7 +106,12 @@ class LinkWorker:
 
     def __getstate__(self) -> dict[str, Any]:
         """Models and maps stay in their process."""
-        return {"config": self.config, "aliases": self.aliases, "entities": self.entities, "_open": []}
+        return {
+            "config": self.config,
+            "aliases": self.aliases,
+            "entities": self.entities,
+            "_open": [],
+        }
 
     def setup(self) -> None:
         """Open models and maps, once."""
@@ -119,7 +124,9 @@ class LinkWorker:
         if anchors is not None:
             anchors.open_part(unit.path)
         for rows in read_rows(unit.path, DOCUMENTS, unit.start, unit.end):
-            documents = list(zip(rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True))
+            documents = list(
+                zip(rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True)
+            )
             for batch in batches(documents):
                 self._batch(batch, out)
                 out.advance(len(batch))
@@ -144,7 +151,9 @@ class LinkWorker:
             out.count("skipped_without_gold_spans")
             return False
         if gold[doc_id].text != text:
-            out.reject(doc_id, "the gold file has another text for this document", gold[doc_id].text)
+            out.reject(
+                doc_id, "the gold file has another text for this document", gold[doc_id].text
+            )
             return False
         return True
 
@@ -172,7 +181,9 @@ def find_mentions(resources: LinkResources, documents: Rows, config: LinkConfig)
             spans = gold_spans(resources.gold[doc_id], notes)
         else:
             anchors = resources.anchors.of(doc_id) if resources.anchors else {}
-            document = Document(text=text, tokens=notes.tokens, table=table, max_ngram=config.max_ngram)
+            document = Document(
+                text=text, tokens=notes.tokens, table=table, max_ngram=config.max_ngram
+            )
             spans = detect(document, notes.named, anchors, resources.names)
         found.append(Found(doc_id, text, notes, spans))
     return found
@@ -191,7 +202,9 @@ def link_mentions(resources: LinkResources, found: Sequence[Found], config: Link
     scored = resources.linker.score(mentions, tokens)
     if resources.rerank is not None:
         scored.features["semantic"] = resources.rerank(contexts_of(found), scored)
-    links = resources.linker.decide(scored, len(mentions), top_k=config.top_k, min_confidence=config.min_confidence)
+    links = resources.linker.decide(
+        scored, len(mentions), top_k=config.top_k, min_confidence=config.min_confidence
+    )
     if resources.anchors is not None:
         _follow_anchors(found, links, resources.anchors, resources.entities)
     return links
@@ -207,7 +220,9 @@ def contexts_of(found: Sequence[Found]) -> list[Context]:
     return contexts
 
 
-def _follow_anchors(found: Sequence[Found], links: Links, anchors: AnchorReader, entities: EntityStore) -> None:
+def _follow_anchors(
+    found: Sequence[Found], links: Links, anchors: AnchorReader, entities: EntityStore
+) -> None:
     """Where the corpus itself says what a mention means, that is its link, if the knowledge base has it."""
     spans = [(document.doc_id, span) for document in found for span in document.spans]
     said = [anchors.of(doc_id).get((span.start, span.end), 0) for doc_id, span in spans]
@@ -218,7 +233,9 @@ def _follow_anchors(found: Sequence[Found], links: Links, anchors: AnchorReader,
     links.qids[is_said], links.confidence[is_said] = items[is_said], 1.0
 
 
-def batch_of(found: Sequence[Found], annotator: Annotator, *, fuzzy: bool) -> tuple[list[Mention], features.Tokens]:
+def batch_of(
+    found: Sequence[Found], annotator: Annotator, *, fuzzy: bool
+) -> tuple[list[Mention], features.Tokens]:
     """Mentions and tokens of a batch as the linker wants them."""
     mentions: list[Mention] = []
     first = 0
@@ -231,7 +248,12 @@ def batch_of(found: Sequence[Found], annotator: Annotator, *, fuzzy: bool) -> tu
         surfaces = [document.text[span.start : span.end] for span in document.spans]
         length = max(len(document.text), 1)
         for span, surface, low, high, longer in zip(
-            document.spans, surfaces, firsts.tolist(), lasts.tolist(), longer_names(surfaces), strict=True
+            document.spans,
+            surfaces,
+            firsts.tolist(),
+            lasts.tolist(),
+            longer_names(surfaces),
+            strict=True,
         ):
             # A fuzzy match needs better grounds than a capital letter: the recogniser's or the annotator's word.
             mentions.append(
@@ -248,7 +270,9 @@ def batch_of(found: Sequence[Found], annotator: Annotator, *, fuzzy: bool) -> tu
             )
         first += len(tokens)
     terms = annotator.table.terms
-    words = np.concatenate([np.empty(0, np.int64), *(document.notes.tokens.words for document in found)])
+    words = np.concatenate(
+        [np.empty(0, np.int64), *(document.notes.tokens.words for document in found)]
+    )
     sizes = [len(document.notes.tokens) for document in found]
     owners = np.repeat(np.arange(len(found)), sizes)
     return mentions, features.Tokens(terms=terms[words], documents=owners)
@@ -257,7 +281,9 @@ def batch_of(found: Sequence[Found], annotator: Annotator, *, fuzzy: bool) -> tu
 def sentence_rows(found: Sequence[Found]) -> pa.Table:
     """Rows of `sentences`."""
     rows: list[tuple[object, ...]] = [
-        (document.doc_id, start, end) for document in found for start, end in document.notes.sentences
+        (document.doc_id, start, end)
+        for document in found
+        for start, end in document.notes.sentences
     ]
     return SENTENCES.from_rows(rows)
 
@@ -269,7 +295,9 @@ def link_rows(found: Sequence[Found], links: Links) -> pa.Table:
     for document in found:
         starts = [start for start, _ in document.notes.sentences]
         for span in document.spans:
-            sentence_starts.append(starts[max(bisect_right(starts, span.start) - 1, 0)] if starts else 0)
+            sentence_starts.append(
+                starts[max(bisect_right(starts, span.start) - 1, 0)] if starts else 0
+            )
     columns = {
         "doc_id": [document.doc_id for document, _ in spans],
         "start": [span.start for _, span in spans],
@@ -287,9 +315,15 @@ def link_rows(found: Sequence[Found], links: Links) -> pa.Table:
 
 def _candidate_lists(links: Links) -> pa.Array:
     best = links.candidates
-    matches = pa.DictionaryArray.from_arrays(pa.array(best.matches, pa.uint8()), pa.array(MATCHES)).cast(pa.string())
-    parts = [pa.array(np.round(links.parts[name], PART_DECIMALS).astype(np.float32)) for name in PARTS]
-    structs = pa.StructArray.from_arrays([best.qids, links.probability, matches, *parts], fields=list(CANDIDATE))
+    matches = pa.DictionaryArray.from_arrays(
+        pa.array(best.matches, pa.uint8()), pa.array(MATCHES)
+    ).cast(pa.string())
+    parts = [
+        pa.array(np.round(links.parts[name], PART_DECIMALS).astype(np.float32)) for name in PARTS
+    ]
+    structs = pa.StructArray.from_arrays(
+        [best.qids, links.probability, matches, *parts], fields=list(CANDIDATE)
+    )
     offsets = pa.array(links.offsets.astype(np.int32))
     return pa.ListArray.from_arrays(offsets, structs, type=LINKS.schema.field("candidates").type)
 
@@ -315,7 +349,9 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
     return StagePlan(
         name="link",
         tables=(SENTENCES, LINKS),
-        units=sized_units(paths.files("documents", DOCUMENTS), int(config.unit_mb * 1e6), DOCUMENTS),
+        units=sized_units(
+            paths.files("documents", DOCUMENTS), int(config.unit_mb * 1e6), DOCUMENTS
+        ),
         worker=LinkWorker(
             config=config,
             aliases=paths.artefact("index", "aliases"),

@@ -28,7 +28,9 @@ class Written:
     num_bytes: int
 
 
-def write_report(run_folder: str, out: str = "", gold: str = "", num_entities: int = 20_000) -> Written:
+def write_report(
+    run_folder: str, out: str = "", gold: str = "", num_entities: int = 20_000
+) -> Written:
     """Make the report of a run and write it, by default to `report.html` in the run's folder.
 
     Args:
@@ -44,7 +46,9 @@ def write_report(run_folder: str, out: str = "", gold: str = "", num_entities: i
     paths = RunPaths(root=run_folder)
     target = out or files.join(run_folder, "report.html")
     if Path(target).is_dir():
-        raise ConfigError(f"--out {target}: a folder; name a file, for example {files.join(target, 'report.html')}")
+        raise ConfigError(
+            f"--out {target}: a folder; name a file, for example {files.join(target, 'report.html')}"
+        )
     paths.require("stats")
     scores = evaluate_run(run_folder, gold) if gold else None
     with open_run(paths) as connection:
@@ -55,9 +59,13 @@ def write_report(run_folder: str, out: str = "", gold: str = "", num_entities: i
     return Written(target, len(content))
 
 
-def collect(connection: duckdb.DuckDBPyConnection, paths: RunPaths, calibration: Calibration | None) -> Facts:
+def collect(
+    connection: duckdb.DuckDBPyConnection, paths: RunPaths, calibration: Calibration | None
+) -> Facts:
     """Everything that the page says, as small rows."""
-    manifests = {stage: manifest for stage in STAGES if (manifest := paths.manifest(stage)) is not None}
+    manifests = {
+        stage: manifest for stage in STAGES if (manifest := paths.manifest(stage)) is not None
+    }
     weighed, sharded = _current(paths, "importance"), _current(paths, "shards")
     tail = data.tail_summary(connection)
     changes = data.weigh(connection) if weighed else data.no_weights(connection)
@@ -67,13 +75,17 @@ def collect(connection: duckdb.DuckDBPyConnection, paths: RunPaths, calibration:
         manifests=manifests,
         config=_config(paths),
         outdated=tuple(
-            stage for stage, fresh in (("importance", weighed), ("shards", sharded)) if not fresh and stage in manifests
+            stage
+            for stage, fresh in (("importance", weighed), ("shards", sharded))
+            if not fresh and stage in manifests
         ),
         tail=tail,
         points=data.rank_points(connection, tail["num_entities"]),
         num_facts=data.num_facts(connection),
         changes=changes,
-        bands=data.bands(connection, changes, data.targets_by_band(connection) if chooses else None),
+        bands=data.bands(
+            connection, changes, data.targets_by_band(connection) if chooses else None
+        ),
         confidences=data.confidences(connection),
         detectors=data.detectors(connection),
         nil_unknown=data.nil_without_candidates(connection),

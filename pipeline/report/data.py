@@ -181,7 +181,9 @@ def no_weights(connection: duckdb.DuckDBPyConnection) -> dict[str, Changes]:
 
 
 def bands(
-    connection: duckdb.DuckDBPyConnection, changes: dict[str, Changes], targets: dict[str, int] | None
+    connection: duckdb.DuckDBPyConnection,
+    changes: dict[str, Changes],
+    targets: dict[str, int] | None,
 ) -> list[Band]:
     """The bands, most frequent first; only those that have entities."""
     found = connection.execute("""

@@ -82,8 +82,20 @@ def searchable(connection: duckdb.DuckDBPyConnection, limit: int) -> dict[str, A
                l.num_sentences, round(l.expected_mentions, 1), round(s.mean_si, 4)
         FROM listed l LEFT JOIN entities e USING (qid) LEFT JOIN entity_si s USING (qid) ORDER BY l.place
     """).fetchall()
-    names = ("qid", "label", "description", "band", "mentions", "documents", "sentences", "expected", "si")
-    columns: dict[str, Any] = {name: [row[place] for row in rows] for place, name in enumerate(names)}
+    names = (
+        "qid",
+        "label",
+        "description",
+        "band",
+        "mentions",
+        "documents",
+        "sentences",
+        "expected",
+        "si",
+    )
+    columns: dict[str, Any] = {
+        name: [row[place] for row in rows] for place, name in enumerate(names)
+    }
     columns["band"] = [BANDS.index(band) for band in columns["band"]]
     columns["surfaces"] = _grouped(_surfaces(connection), len(rows))
     columns["near"] = _grouped(_companions(connection), len(rows))
@@ -137,10 +149,14 @@ def _facts(connection: duckdb.DuckDBPyConnection) -> tuple[list[str], list[tuple
         ) <= {PER_ENTITY}
         ORDER BY l.place, b.num_documents DESC, b.num_sentences DESC, b.is_subject DESC, b.predicate, b.other
     """).fetchall()
-    labels = dict(connection.execute("SELECT pid, label FROM properties WHERE label <> ''").fetchall())
+    labels = dict(
+        connection.execute("SELECT pid, label FROM properties WHERE label <> ''").fetchall()
+    )
     used = sorted({row[1] for row in found})
     places = {pid: place for place, pid in enumerate(used)}
-    return [labels.get(pid, f"P{pid}") for pid in used], [(row[0], places[row[1]], *row[2:]) for row in found]
+    return [labels.get(pid, f"P{pid}") for pid in used], [
+        (row[0], places[row[1]], *row[2:]) for row in found
+    ]
 
 
 def _grouped(rows: list[tuple[Any, ...]], length: int) -> list[list[Any]]:

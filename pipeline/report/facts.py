@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.report.data import Band, Changes, Confidences, Detector, NilSurface, NilType, RankPoint, RejectGroup
+from pipeline.report.data import (
+    Band,
+    Changes,
+    Confidences,
+    Detector,
+    NilSurface,
+    NilType,
+    RankPoint,
+    RejectGroup,
+)
 from pipeline.report.entities import EntityRow
 from schemas.manifest import Manifest
 

@@ -23,9 +23,7 @@ def confidence(found: Facts) -> Markup:
         )
         for at, low in ((place * 5, place / 20) for place in range(20))
     ]
-    caption = (
-        "The probability that the linker gives to its best candidate. A mention without a candidate has confidence 0."
-    )
+    caption = "The probability that the linker gives to its best candidate. A mention without a candidate has confidence 0."
     keys = [("linked", "linked"), ("nil", "NIL")] + (
         [("anchors", "the corpus's own links")] if found.confidences.anchors else []
     )
@@ -33,7 +31,9 @@ def confidence(found: Facts) -> Markup:
         link_charts.confidence_plot(found.confidences, limit), caption,
         table("Mentions by confidence", ("Confidence", "#Linked", "#NIL"), bins), legend(*keys),
     )  # fmt: skip
-    return joined([shown, calibration(found.calibration) if found.calibration else thresholds(found, limit)])
+    return joined(
+        [shown, calibration(found.calibration) if found.calibration else thresholds(found, limit)]
+    )
 
 
 def thresholds(found: Facts, limit: float) -> Markup:
@@ -42,7 +42,14 @@ def thresholds(found: Facts, limit: float) -> Markup:
     rows = []
     for threshold in sorted({round(limit, 2), *(one for one in THRESHOLDS if one > limit)}):
         count, mean = found.confidences.above(threshold)
-        rows.append((f"{threshold:g}", number(count), share_cell(count / max(total, 1), "linked"), percent(mean)))
+        rows.append(
+            (
+                f"{threshold:g}",
+                number(count),
+                share_cell(count / max(total, 1), "linked"),
+                percent(mean),
+            )
+        )
     text = (
         "If links below a confidence were cut: what stays, and the mean confidence of what stays, which is the precision one "
         "would expect if confidence were right. Whether it is, only gold links tell; the corpus's own links are left out."
@@ -53,7 +60,10 @@ def thresholds(found: Facts, limit: float) -> Markup:
             tag("h3", "Expected precision by threshold"),
             para(text),
             table("Expected precision by threshold", heads, rows, quiet=True),
-            note("Calibration needs gold links: ", tag("code", f"trelm-pipeline report --run {found.run} --gold FILE")),
+            note(
+                "Calibration needs gold links: ",
+                tag("code", f"trelm-pipeline report --run {found.run} --gold FILE"),
+            ),
         ]
     )
 
@@ -65,7 +75,10 @@ def calibration(given: Calibration) -> Markup:
     found_bins = both[0]["bins"]
     text = f"Measured on {number(scores['documents'])} documents with {number(scores['gold_mentions'])} gold mentions: "
     rows = [
-        ("expected calibration error", *(number(one["expected_calibration_error"], 4) for one in both)),
+        (
+            "expected calibration error",
+            *(number(one["expected_calibration_error"], 4) for one in both),
+        ),
         ("Brier score", *(number(one["brier"], 4) for one in both)),
         ("gold spans that were judged", *(number(one["judged"]) for one in both)),
         *(
@@ -85,7 +98,14 @@ def calibration(given: Calibration) -> Markup:
         caption = "On the dashed diagonal, confidence means what it says; the larger the dot, the more gold spans."
         parts.append(figure(link_charts.reliability_plot(found_bins), caption, values))
     return joined(
-        [*parts, table("Calibration of the best candidate", ("Figure", "#All gold spans", "#Those in the KB"), rows)]
+        [
+            *parts,
+            table(
+                "Calibration of the best candidate",
+                ("Figure", "#All gold spans", "#Those in the KB"),
+                rows,
+            ),
+        ]
     )
 
 
@@ -129,11 +149,19 @@ def nil(found: Facts) -> Markup:
         f"{number(found.nil_unknown)} of them had no candidate; the others' best was below the limit of confidence."
     )
     surfaces = [
-        (tag("bdi", one.surface), number(one.num_mentions), number(one.best, 3) if one.best else "no candidate")
+        (
+            tag("bdi", one.surface),
+            number(one.num_mentions),
+            number(one.best, 3) if one.best else "no candidate",
+        )
         for one in found.nil_surfaces
     ]
     types = [
-        (one.name or "not by it", number(one.num_mentions), share_cell(one.num_nil / one.num_mentions, "nil"))
+        (
+            one.name or "not by it",
+            number(one.num_mentions),
+            share_cell(one.num_nil / one.num_mentions, "nil"),
+        )
         for one in found.nil_types
     ]
     return joined(
@@ -141,7 +169,11 @@ def nil(found: Facts) -> Markup:
             para(text),
             tag(
                 "div",
-                table("Most frequent texts without an item", ("Text", "#Mentions", "#Best confidence"), surfaces),
+                table(
+                    "Most frequent texts without an item",
+                    ("Text", "#Mentions", "#Best confidence"),
+                    surfaces,
+                ),
                 table("NIL by type of the recogniser", ("Type", "#Mentions", "NIL share"), types),
                 class_="pair",
             ),

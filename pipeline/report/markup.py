@@ -48,7 +48,9 @@ def data_block(identity: str, value: Any) -> Markup:  # noqa: ANN401
     return Markup(f'<script type="application/json" id="{identity}">{text}</script>')
 
 
-def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[object]], *, quiet: bool = False) -> Markup:
+def table(
+    caption: str, heads: Sequence[str], rows: Iterable[Sequence[object]], *, quiet: bool = False
+) -> Markup:
     """A table in a box of its own that scrolls sideways. Numbers go right: a head that starts with `#` says so.
 
     `quiet`: the caption is for screen readers alone, because a heading above says the same.
@@ -59,7 +61,13 @@ def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[object]], 
         for head, right in zip(heads, numeric, strict=True)
     )
     body = joined(
-        tag("tr", *(tag("td", cell, class_="n" if right else None) for cell, right in zip(row, numeric, strict=True)))
+        tag(
+            "tr",
+            *(
+                tag("td", cell, class_="n" if right else None)
+                for cell, right in zip(row, numeric, strict=True)
+            ),
+        )
         for row in rows
     )
     inner = tag(
@@ -101,7 +109,9 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value * 100:.{digits}f}%"
 
 
-def interval(low: float | None, high: float | None, digits: int = 2, *, as_percent: bool = False) -> str:
+def interval(
+    low: float | None, high: float | None, digits: int = 2, *, as_percent: bool = False
+) -> str:
     """The two ends of an interval; empty where there is none."""
     if low is None or high is None:
         return ""

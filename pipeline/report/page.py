@@ -51,7 +51,10 @@ def page(found: Facts, known: dict[str, Any]) -> str:
         known: the entities of its search box.
     """
     name = found.run.rstrip("/").rsplit("/", 1)[-1] or found.run
-    style, script = (Markup(files(__package__).joinpath(file).read_text()) for file in ("report.css", "report.js"))
+    style, script = (
+        Markup(files(__package__).joinpath(file).read_text())
+        for file in ("report.css", "report.js")
+    )
     policy = (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:; base-uri 'none'; "
         "form-action 'none'"
@@ -85,13 +88,21 @@ def _hash(text: str) -> str:
 
 def _bar() -> Markup:
     curve = tag("path", d="M5 4C7 18 12 21 24 22", class_="logo-line")
-    logo = tag("svg", curve, class_="logo", viewBox="0 0 28 26", aria_hidden="true", focusable="false")
+    logo = tag(
+        "svg", curve, class_="logo", viewBox="0 0 28 26", aria_hidden="true", focusable="false"
+    )
     button = tag("button", "Theme: auto", type="button", id="theme", class_="button")
-    return tag("header", tag("span", logo, "TRELM report", class_="brand"), button, class_="bar-top")
+    return tag(
+        "header", tag("span", logo, "TRELM report", class_="brand"), button, class_="bar-top"
+    )
 
 
 def _navigation() -> Markup:
-    links = [("summary", "Summary"), ("find", "Find an entity"), *((one.anchor, one.name) for one in SECTIONS)]
+    links = [
+        ("summary", "Summary"),
+        ("find", "Find an entity"),
+        *((one.anchor, one.name) for one in SECTIONS),
+    ]
     items = (tag("li", tag("a", text, href=f"#{anchor}")) for anchor, text in links)
     return tag("nav", tag("ul", *items), aria_label="Sections")
 
@@ -112,7 +123,13 @@ def _main(found: Facts, name: str, known: dict[str, Any]) -> Markup:
         f"Made by TRELM {found.manifests['stats'].code_version} from {found.run}. Nothing here is loaded from elsewhere.",
     )
     return tag(
-        "main", _summary(found, name), _search(found, len(known["qid"])), *sections, foot, id="main", tabindex="-1"
+        "main",
+        _summary(found, name),
+        _search(found, len(known["qid"])),
+        *sections,
+        foot,
+        id="main",
+        tabindex="-1",
     )
 
 
@@ -121,7 +138,11 @@ def _summary(found: Facts, name: str) -> Markup:
     return tag(
         "section",
         tag("h1", name),
-        tag("p", f"TRELM {found.manifests['stats'].code_version}, counted {created} UTC", class_="meta"),
+        tag(
+            "p",
+            f"TRELM {found.manifests['stats'].code_version}, counted {created} UTC",
+            class_="meta",
+        ),
         tag("p", _lead(found), class_="lead"),
         tag("dl", *_tiles(found), class_="tiles"),
         id="summary",
@@ -158,9 +179,17 @@ def _tiles(found: Facts) -> list[Markup]:
     }
     return [
         _tile("Documents", number(tail["num_documents"]), f"with a mention, of {number(read)}"),
-        _tile("Mentions", number(tail["num_mentions"]), f"in {number(tail['num_sentences'])} sentences"),
+        _tile(
+            "Mentions",
+            number(tail["num_mentions"]),
+            f"in {number(tail['num_sentences'])} sentences",
+        ),
         _tile("Linked", number(tail["num_linked"]), f"{percent(linked_share)} of the mentions"),
-        _tile("Entities", number(tail["num_entities"]), f"{percent(tail['kb_coverage'])} of the knowledge base"),
+        _tile(
+            "Entities",
+            number(tail["num_entities"]),
+            f"{percent(tail['kb_coverage'])} of the knowledge base",
+        ),
         _tile("NIL share", percent(tail["nil_share"]), ends["nil_share"]),
         _tile("Seen once", percent(tail["hapax_share"]), ends["hapax_share"]),
         _tile("Gini", number(tail["gini"], 3), ends["gini"]),
@@ -171,12 +200,18 @@ def _tiles(found: Facts) -> list[Markup]:
 
 
 def _tile(name: str, value: str, more: str) -> Markup:
-    return tag("div", tag("dt", name), tag("dd", tag("b", value), tag("span", more) if more else None))
+    return tag(
+        "div", tag("dt", name), tag("dd", tag("b", value), tag("span", more) if more else None)
+    )
 
 
 def _search(found: Facts, known: int) -> Markup:
     total = found.tail["num_entities"]
-    cut = f"The search knows the {number(known)} most frequent of {number(total)} entities." if known < total else None
+    cut = (
+        f"The search knows the {number(known)} most frequent of {number(total)} entities."
+        if known < total
+        else None
+    )
     box = tag(
         "input", type="search", id="query", autocomplete="off", spellcheck="false", role="combobox", aria_expanded="false",
         aria_controls="results", aria_autocomplete="list", aria_describedby="query-help", placeholder="Name or Q-number",
@@ -184,13 +219,20 @@ def _search(found: Facts, known: int) -> Markup:
     return tag(
         "section",
         tag("h2", "Find an entity", id="find-title"),
-        tag("label", "Part of a name, a text that was linked, or an id such as Q42", for_="query", id="query-help"),
+        tag(
+            "label",
+            "Part of a name, a text that was linked, or an id such as Q42",
+            for_="query",
+            id="query-help",
+        ),
         box,
         tag("p", cut, class_="small", id="search-cut") if cut else None,
         tag("p", id="found", role="status", class_="small"),
         tag("ul", id="results", role="listbox", aria_label="Entities", hidden="hidden"),
         tag("div", id="card", aria_live="polite"),
-        Markup("<noscript><p>The search box needs JavaScript; everything else on this page does not.</p></noscript>"),
+        Markup(
+            "<noscript><p>The search box needs JavaScript; everything else on this page does not.</p></noscript>"
+        ),
         id="find",
         aria_labelledby="find-title",
     )

@@ -20,7 +20,10 @@ def note(*parts: object) -> Markup:
 def missing(found: Facts, stage: str, what: str) -> Markup:
     """Which command makes what the section would show."""
     state = "is out of date" if stage in found.outdated else "is not in this run"
-    return note(f"{what} {state}. This command makes it: ", tag("code", f"trelm-pipeline {stage} --run {found.run}"))
+    return note(
+        f"{what} {state}. This command makes it: ",
+        tag("code", f"trelm-pipeline {stage} --run {found.run}"),
+    )
 
 
 def figure(chart: Chart, caption: str, values: Markup, legend: Markup | None = None) -> Markup:
@@ -49,4 +52,6 @@ def share_cell(share: float, kind: str, count: int | None = None) -> Markup:
     """A share as number and bar, with the count that it is of a whole."""
     counted = None if count is None else tag("b", number(count))
     numbers = tag("span", counted, tag("span", percent(share)), class_="share-number")
-    return tag("span", numbers, bar(share, kind), class_="share" if count is None else "share stacked")
+    return tag(
+        "span", numbers, bar(share, kind), class_="share" if count is None else "share stacked"
+    )

@@ -19,13 +19,23 @@ def entities(found: Facts) -> Markup:
         [
             para("Names lead to Wikidata; nothing is loaded from there until you follow one."),
             _entity_table("Most frequent entities", found.top),
-            _entity_table("A sample of the tail, entities with a fact in the text first", found.sample),
+            _entity_table(
+                "A sample of the tail, entities with a fact in the text first", found.sample
+            ),
         ]
     )
 
 
 def _entity_table(caption: str, rows: Sequence[EntityRow]) -> Markup:
-    heads = ("Entity", "Description", "Band", "#Mentions", "#Documents", "#Mean SI", "#Facts in the text")
+    heads = (
+        "Entity",
+        "Description",
+        "Band",
+        "#Mentions",
+        "#Documents",
+        "#Mean SI",
+        "#Facts in the text",
+    )
     cells = [
         (
             item_link(one.qid, one.label), tag("bdi", one.description), chip(one.band), number(one.num_mentions),
@@ -62,7 +72,16 @@ def rejects(found: Facts) -> Markup:
 def run(found: Facts) -> Markup:
     """Stages, tables and configuration."""
     stages = [_stage_row(stage, manifest) for stage, manifest in found.manifests.items()]
-    heads = ("Stage", "Finished", "#Rows in", "#Rejects", "Tables (rows)", "#Bytes", "Version", "Fingerprint")
+    heads = (
+        "Stage",
+        "Finished",
+        "#Rows in",
+        "#Rejects",
+        "Tables (rows)",
+        "#Bytes",
+        "Version",
+        "Fingerprint",
+    )
     configs = [
         tag(
             "details",
@@ -73,15 +92,23 @@ def run(found: Facts) -> Markup:
         if manifest.config
     ]
     whole = (
-        tag("details", tag("summary", "config.toml of the last command"), tag("pre", found.config, tabindex="0"))
+        tag(
+            "details",
+            tag("summary", "config.toml of the last command"),
+            tag("pre", found.config, tabindex="0"),
+        )
         if found.config
         else None
     )
-    return joined([table("Stages", heads, stages, quiet=True), tag("h3", "Configuration"), *configs, whole])
+    return joined(
+        [table("Stages", heads, stages, quiet=True), tag("h3", "Configuration"), *configs, whole]
+    )
 
 
 def _stage_row(stage: str, manifest: Manifest) -> tuple[object, ...]:
-    tables = [f"{name} {number(one.rows)}" for name, one in manifest.tables.items() if name != "rejects"]
+    tables = [
+        f"{name} {number(one.rows)}" for name, one in manifest.tables.items() if name != "rejects"
+    ]
     num_bytes = sum(part.num_bytes for one in manifest.tables.values() for part in one.files)
     rejected = manifest.tables["rejects"].rows if "rejects" in manifest.tables else 0
     rows_in = manifest.counters.get("rows_in")

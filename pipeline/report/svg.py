@@ -51,7 +51,9 @@ class Scale:
 
     def __call__(self, value: float) -> float:
         """Position of a value, one decimal."""
-        low, high, here = np.log10([self.low, self.high, value]) if self.log else (self.low, self.high, value)
+        low, high, here = (
+            np.log10([self.low, self.high, value]) if self.log else (self.low, self.high, value)
+        )
         share = (here - low) / (high - low) if high > low else 0.5
         return round(float(self.start + share * (self.end - self.start)), 1)
 
@@ -60,7 +62,12 @@ def log_ticks(high: float) -> list[int]:
     """1, 10, 100, … up to a value; 2 and 5 of each decade too where there are few decades."""
     factors = (1, 2, 5) if high < FEW_DECADES else (1,)
     powers = range(int(np.log10(max(high, 1)) + 1e-9) + 1)
-    return [factor * 10**power for power in powers for factor in factors if factor * 10**power <= max(high, 1)]
+    return [
+        factor * 10**power
+        for power in powers
+        for factor in factors
+        if factor * 10**power <= max(high, 1)
+    ]
 
 
 def steps(high: float, count: int = 4) -> list[float]:
@@ -90,7 +97,9 @@ def x_axis(frame: Frame, scale: Scale, ticks: Sequence[tuple[float, str]], label
         parts.append(tag("line", class_="grid", x1=x, x2=x, y1=frame.top, y2=bottom))
         parts.append(tag("text", text, class_="tick mid", x=x, y=bottom + 18))
     middle = (frame.left + frame.plot_right) / 2
-    parts.append(tag("line", class_="axis", x1=frame.left, x2=frame.plot_right, y1=bottom, y2=bottom))
+    parts.append(
+        tag("line", class_="axis", x1=frame.left, x2=frame.plot_right, y1=bottom, y2=bottom)
+    )
     parts.append(tag("text", label, class_="name mid", x=middle, y=frame.height - 8))
     return tag("g", *parts)
 

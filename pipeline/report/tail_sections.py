@@ -7,7 +7,16 @@ from typing import Any
 from pipeline.report import tail_charts
 from pipeline.report.data import DEFAULT_POLICY, Band
 from pipeline.report.facts import Facts
-from pipeline.report.markup import Markup, interval, item_link, joined, number, percent, signed, table
+from pipeline.report.markup import (
+    Markup,
+    interval,
+    item_link,
+    joined,
+    number,
+    percent,
+    signed,
+    table,
+)
 from pipeline.report.parts import chip, figure, missing, note, para, share_cell
 
 SURE = 0.05  # p below which one fit is said to be better than the other
@@ -21,8 +30,14 @@ def rank(found: Facts) -> Markup:
         (number(one.rank), item_link(one.qid, one.label), chip(one.band), number(one.num_mentions))
         for one in found.points
     ]
-    caption = "Each dot is an entity. The line is the fitted power law, the shade around it its interval."
-    values = table("Entities of the rank plot", ("#Rank", "Entity", "Band", "#Mentions"), rows[:: -(-len(rows) // 60)])
+    caption = (
+        "Each dot is an entity. The line is the fitted power law, the shade around it its interval."
+    )
+    values = table(
+        "Entities of the rank plot",
+        ("#Rank", "Entity", "Band", "#Mentions"),
+        rows[:: -(-len(rows) // 60)],
+    )
     return joined(
         [
             para(fit_in_words(found.tail)),
@@ -58,10 +73,21 @@ def bands(found: Facts) -> Markup:
     if not found.bands:
         return note("No mention is linked, so there are no bands.")
     entities, mentions = (
-        sum(values) for values in zip(*((one.num_entities, one.num_mentions) for one in found.bands), strict=True)
+        sum(values)
+        for values in zip(
+            *((one.num_entities, one.num_mentions) for one in found.bands), strict=True
+        )
     )
     rows = [_band_row(one, entities, mentions) for one in found.bands]
-    heads = ("Band", "#Mentions each", "Entities", "Mentions", "#Mean SI", "#With a fact in the text", "#Targets")
+    heads = (
+        "Band",
+        "#Mentions each",
+        "Entities",
+        "Mentions",
+        "#Mean SI",
+        "#With a fact in the text",
+        "#Targets",
+    )
     text = (
         f"An entity with {number(found.tail['head_min_mentions'])} mentions or more is in the head, one with "
         f"{number(found.tail['torso_min_mentions'])} or more in the torso, the rest is the tail{_mass(found)}. A fact is in "
@@ -89,8 +115,13 @@ def _mass(found: Facts) -> str:
 
 
 def _band_row(one: Band, entities: int, mentions: int) -> tuple[object, ...]:
-    of_entities, of_mentions = one.num_entities / max(entities, 1), one.num_mentions / max(mentions, 1)
-    each = number(one.least) if one.least == one.most else f"{number(one.least)} to {number(one.most)}"
+    of_entities, of_mentions = (
+        one.num_entities / max(entities, 1),
+        one.num_mentions / max(mentions, 1),
+    )
+    each = (
+        number(one.least) if one.least == one.most else f"{number(one.least)} to {number(one.most)}"
+    )
     targets = one.num_targets
     return (
         chip(one.name),
@@ -99,7 +130,9 @@ def _band_row(one: Band, entities: int, mentions: int) -> tuple[object, ...]:
         share_cell(of_mentions, one.name, one.num_mentions),
         number(one.mean_si, 4),
         f"{number(one.num_supported)} ({percent(one.num_supported / one.num_entities, 0)})",
-        "–" if targets is None else f"{number(targets)} ({percent(targets / max(one.num_mentions, 1), 0)})",
+        "–"
+        if targets is None
+        else f"{number(targets)} ({percent(targets / max(one.num_mentions, 1), 0)})",
     )
 
 
@@ -107,7 +140,9 @@ def importance(found: Facts) -> Markup:
     """Semantic importance by band."""
     if not found.changes:
         return missing(found, "importance", "Semantic importance")
-    model = str(found.manifests["importance"].config.get("model", "")).rstrip("/").rsplit("/", 1)[-1]
+    model = (
+        str(found.manifests["importance"].config.get("model", "")).rstrip("/").rsplit("/", 1)[-1]
+    )
     text = (
         "How much the representation of a sentence changes when an entity in it is replaced: 1 − cosine under the frozen "
         f"encoder {model}. SI is 1 / cosine; the farther right a band lies, the more its entities matter to their sentences."
@@ -122,8 +157,20 @@ def importance(found: Facts) -> Markup:
         )
         for name, one in found.changes.items()
     ]
-    heads = ("Band", "#Mentions", *(f"#{percent(share, 0)} quantile" for share in shares), "#Mean SI")
+    heads = (
+        "Band",
+        "#Mentions",
+        *(f"#{percent(share, 0)} quantile" for share in shares),
+        "#Mean SI",
+    )
     caption = "Share of each band's mentions; above it the median, the middle half and the range from 5% to 95%."
     return joined(
-        [para(text), figure(tail_charts.change_plot(found.changes), caption, table("1 − cosine by band", heads, rows))]
+        [
+            para(text),
+            figure(
+                tail_charts.change_plot(found.changes),
+                caption,
+                table("1 − cosine by band", heads, rows),
+            ),
+        ]
     )

@@ -75,13 +75,19 @@ class RowMaker:
         fits = spans.end - spans.start <= width
         num_empty = int((np.diff(tokens.offsets) == 0).sum())
         counters.update(rows_in=len(linked.start), rows_out=len(linked.start) - num_empty)
-        counters.update(skipped_without_tokens=num_empty, windows=len(bounds) - 1, tokens=len(tokens.ids))
+        counters.update(
+            skipped_without_tokens=num_empty, windows=len(bounds) - 1, tokens=len(tokens.ids)
+        )
         counters.update(spans_too_long=int((~fits).sum()), spans_out=int(fits.sum()))
         return self._table(linked, tokens, bounds, spans.take(fits))
 
-    def _spans(self, linked: LinkedUnit, cosines: Array, tokens: TokenRuns, counters: Counter[str]) -> Spans:
+    def _spans(
+        self, linked: LinkedUnit, cosines: Array, tokens: TokenRuns, counters: Counter[str]
+    ) -> Spans:
         shift = linked.start[linked.sentence]
-        first, last = tokens.spans(linked.sentence, linked.mention_start - shift, linked.mention_end - shift)
+        first, last = tokens.spans(
+            linked.sentence, linked.mention_start - shift, linked.mention_end - shift
+        )
         rows = self.lookup.rows_of(linked.qid)
         is_known = rows >= 0
         frequency, reach = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
@@ -93,22 +99,33 @@ class RowMaker:
         found = np.flatnonzero(has_tokens & is_known)
         kept = found[first_come(first[found], last[found])]
         counters.update(spans_in=len(rows) + linked.num_outside + linked.num_overlapping)
-        counters.update(spans_outside_sentence=linked.num_outside, spans_overlapping=linked.num_overlapping)
+        counters.update(
+            spans_outside_sentence=linked.num_outside, spans_overlapping=linked.num_overlapping
+        )
         counters.update(spans_without_tokens=int((~has_tokens).sum()))
         counters.update(spans_without_entity=int((has_tokens & ~is_known).sum()))
         counters.update(spans_sharing_token=len(found) - len(kept))
         return Spans(
-            start=first, end=last, entity_row=rows, frequency=frequency, cosine=cosines, policies=bits & asked
+            start=first,
+            end=last,
+            entity_row=rows,
+            frequency=frequency,
+            cosine=cosines,
+            policies=bits & asked,
         ).take(kept)
 
-    def _table(self, linked: LinkedUnit, tokens: TokenRuns, bounds: Array, spans: Spans) -> pa.Table:
+    def _table(
+        self, linked: LinkedUnit, tokens: TokenRuns, bounds: Array, spans: Spans
+    ) -> pa.Table:
         """One row per window; token 0 of a row is the opening special token."""
         sentence = np.searchsorted(tokens.offsets, bounds[:-1], side="right") - 1
         starts = linked.start[sentence]
         later = np.flatnonzero(bounds[:-1] > tokens.offsets[sentence])
         starts[later] += tokens.start_of(sentence[later], bounds[:-1][later])
         document = linked.document[sentence]
-        hashes = np.array([document_hash(one, self.config.seed) for one in linked.doc_ids.to_pylist()], np.uint64)
+        hashes = np.array(
+            [document_hash(one, self.config.seed) for one in linked.doc_ids.to_pylist()], np.uint64
+        )
         is_validation = in_validation(hashes, self.config.validation_share)[document]
         columns = {
             "doc_id": linked.doc_ids.take(pa.array(document)),
@@ -121,7 +138,9 @@ class RowMaker:
             **_span_columns(spans, bounds),
             **self._fact_columns(spans, bounds),
         }
-        return pa.Table.from_arrays([columns[name] for name in KEYED_SCHEMA.names], schema=KEYED_SCHEMA)
+        return pa.Table.from_arrays(
+            [columns[name] for name in KEYED_SCHEMA.names], schema=KEYED_SCHEMA
+        )
 
     def _fact_columns(self, spans: Spans, bounds: Array) -> dict[str, pa.Array]:
         window = np.searchsorted(bounds, spans.start, side="right") - 1
@@ -171,4 +190,6 @@ def _span_columns(spans: Spans, bounds: Array) -> dict[str, pa.Array]:
 
 
 def _lists(offsets: Array, values: Array, kind: pa.DataType) -> pa.Array:
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, kind), type=list_of(kind))
+    return pa.ListArray.from_arrays(
+        pa.array(offsets, pa.int32()), pa.array(values, kind), type=list_of(kind)
+    )

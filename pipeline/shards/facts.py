@@ -53,7 +53,9 @@ def facts_between(windows: Array, rows: Array, index: FactIndex) -> Facts:
     """
     _, first = np.unique(pair_keys(windows, rows), return_index=True)
     first.sort()
-    found = [_look_up(first[heads], first[tails], rows, index) for heads, tails in _pairs(windows[first])]
+    found = [
+        _look_up(first[heads], first[tails], rows, index) for heads, tails in _pairs(windows[first])
+    ]
     head, relation, tail = (np.concatenate([part[column] for part in found]) for column in range(3))
     order = np.lexsort((index.qids[rows[tail]], relation, head))
     return Facts(head=head[order], relation=relation[order], tail=tail[order])
@@ -71,7 +73,9 @@ def _pairs(windows: Array) -> Iterator[tuple[Array, Array]]:
         yield heads[heads != tails], tails[heads != tails]
 
 
-def _look_up(heads: Array, tails: Array, rows: Array, index: FactIndex) -> tuple[Array, Array, Array]:
+def _look_up(
+    heads: Array, tails: Array, rows: Array, index: FactIndex
+) -> tuple[Array, Array, Array]:
     keys = pair_keys(rows[heads], rows[tails])
     low = np.searchsorted(index.pairs, keys, side="left")
     sizes = np.searchsorted(index.pairs, keys, side="right") - low

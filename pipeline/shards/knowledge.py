@@ -147,14 +147,20 @@ class KnowledgeBuilder:
     def _batch(self, low: int, high: int) -> pa.Table:
         bounds = {"low": low, "high": high}
         # Not execute().to_arrow_table(): its rows come in any order.
-        rows = self._connection.sql(f"SELECT * FROM numbered WHERE {BATCH}", params=bounds).to_arrow_table()
-        triples = self._fetch(f"FROM triple WHERE {BATCH}, is_head DESC, relation_row, other", **bounds)
+        rows = self._connection.sql(
+            f"SELECT * FROM numbered WHERE {BATCH}", params=bounds
+        ).to_arrow_table()
+        triples = self._fetch(
+            f"FROM triple WHERE {BATCH}, is_head DESC, relation_row, other", **bounds
+        )
         true_tails = self._fetch(f"FROM true_tail WHERE {BATCH}, relation_row, object", **bounds)
         pools = self._fetch(f"FROM tails WHERE {BATCH}, first, object", **bounds)
         kinds, labels = rows["kind"].to_numpy(), rows["label"].combine_chunks()
         label_ids = self._tokenizer.label_runs(labels.to_pylist())
         self._keep_facts(true_tails)
-        of_triples, of_tails, of_pools = (_offsets(part["row"], low, high) for part in (triples, true_tails, pools))
+        of_triples, of_tails, of_pools = (
+            _offsets(part["row"], low, high) for part in (triples, true_tails, pools)
+        )
         columns = {
             "row": rows["row"],
             "kind": pa.array([ENTITY, ENTITY, RELATION]).take(pa.array(kinds)),
@@ -183,7 +189,9 @@ class KnowledgeBuilder:
     def _keep_facts(self, tails: Columns) -> None:
         """Only those that an example can have: linked entities at both ends."""
         both = (tails["row"] < self._num_linked) & (tails["tail_row"] < self._num_linked)
-        self._facts.append((tails["row"][both], tails["relation_row"][both], tails["tail_row"][both]))
+        self._facts.append(
+            (tails["row"][both], tails["relation_row"][both], tails["tail_row"][both])
+        )
 
     def _fetch(self, query: str, **values: int) -> Columns:
         found: Columns = self._connection.execute(query, values or None).fetchnumpy()
@@ -193,7 +201,9 @@ class KnowledgeBuilder:
         return int(self._fetch(f"SELECT count(*) AS n FROM {table}")["n"][0])
 
 
-def _execute_all(connection: duckdb.DuckDBPyConnection, script: str, values: dict[str, int]) -> None:
+def _execute_all(
+    connection: duckdb.DuckDBPyConnection, script: str, values: dict[str, int]
+) -> None:
     """Run a script whose last statement, and no other, has parameters."""
     *statements, last = script.split(";")
     for statement in statements:
@@ -207,4 +217,6 @@ def _offsets(rows: Array, low: int, high: int) -> Array:
 
 
 def _lists(offsets: Array, values: Array, kind: pa.DataType) -> pa.Array:
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, kind), type=list_of(kind))
+    return pa.ListArray.from_arrays(
+        pa.array(offsets, pa.int32()), pa.array(values, kind), type=list_of(kind)
+    )

@@ -72,7 +72,9 @@ def save_lookup(folder: str, lookup: KnowledgeLookup, limits: PolicyLimits) -> N
     """Write the arrays and the limits."""
     for field in dataclasses.fields(lookup):
         save_array(files.join(folder, f"{field.name}.npy"), getattr(lookup, field.name))
-    files.write_bytes(files.join(folder, LIMITS_NAME), json.dumps(dataclasses.asdict(limits)).encode())
+    files.write_bytes(
+        files.join(folder, LIMITS_NAME), json.dumps(dataclasses.asdict(limits)).encode()
+    )
 
 
 def open_lookup(folder: str) -> tuple[KnowledgeLookup, PolicyLimits]:
@@ -80,4 +82,6 @@ def open_lookup(folder: str) -> tuple[KnowledgeLookup, PolicyLimits]:
     limits = PolicyLimits(**json.loads(files.read_bytes(files.join(folder, LIMITS_NAME))))
     local = local_folder(folder)
     names = (field.name for field in dataclasses.fields(KnowledgeLookup))
-    return KnowledgeLookup(**{name: load_array(files.join(local, f"{name}.npy")) for name in names}), limits
+    return KnowledgeLookup(
+        **{name: load_array(files.join(local, f"{name}.npy")) for name in names}
+    ), limits

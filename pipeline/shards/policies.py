@@ -59,7 +59,11 @@ def policy_bits(
     usable = reach > 0
     distance = np.round(1.0 - np.nan_to_num(cosine.astype(np.float64), nan=1.0), DISTANCE_DECIMALS)
     scored = ~np.isnan(cosine)
-    important = scored & (distance >= _mean_per(sentences, distance, scored)) & (distance >= limits.median_distance)
+    important = (
+        scored
+        & (distance >= _mean_per(sentences, distance, scored))
+        & (distance >= limits.median_distance)
+    )
     rare = frequency < limits.r_freq
     # KLT(e) = 1[freq < r] SI(e) KC(e); a mention is chosen where its score reaches its sentence's mean.
     complexity = np.clip(reach, limits.klt_r_min, limits.klt_r_max)

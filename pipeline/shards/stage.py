@@ -66,7 +66,9 @@ class KnowledgeWorker:
         builder = KnowledgeBuilder(self.config, self.paths, tokenizer)
         for rows in builder.batches():
             out.write(KNOWLEDGE, rows)
-        save_lookup(files.join(spill_folder(out.folder), LOOKUP_FOLDER), builder.lookup(), builder.limits())
+        save_lookup(
+            files.join(spill_folder(out.folder), LOOKUP_FOLDER), builder.lookup(), builder.limits()
+        )
 
 
 @dataclass(kw_only=True)
@@ -81,7 +83,10 @@ class RowsWorker:
 
     def __getstate__(self) -> dict[str, Any]:
         """Tokenizer and look-ups stay in their process."""
-        return {**{name: getattr(self, name) for name in ("paths", "config", "linked", "num_files")}, "_open": []}
+        return {
+            **{name: getattr(self, name) for name in ("paths", "config", "linked", "num_files")},
+            "_open": [],
+        }
 
     def setup(self) -> None:
         """Nothing before the first unit names the folder."""
@@ -106,7 +111,11 @@ class RowsWorker:
             tokenizer = TextTokenizer(self.config.model)
             lookup, limits = open_lookup(files.join(spill_folder(folder), LOOKUP_FOLDER))
             maker = RowMaker(
-                config=self.config, tokenizer=tokenizer, frame=tokenizer.frame, lookup=lookup, limits=limits
+                config=self.config,
+                tokenizer=tokenizer,
+                frame=tokenizer.frame,
+                lookup=lookup,
+                limits=limits,
             )
             self._open.append((maker, LinkedReader(self.paths)))
         return self._open[0]
@@ -135,9 +144,13 @@ class _Finish:
 
     def __call__(self, prepared: PreparedStage, reports: Sequence[UnitReport]) -> dict[str, str]:
         made = sum(report.counters.get("windows", 0) for report in reports)
-        written = sum(report.parts[EXAMPLES.name].rows for report in reports if EXAMPLES.name in report.parts)
+        written = sum(
+            report.parts[EXAMPLES.name].rows for report in reports if EXAMPLES.name in report.parts
+        )
         if made != written:
-            raise StageError(f"shards: {made} rows made, {written} written; this is a fault of the program: report it")
+            raise StageError(
+                f"shards: {made} rows made, {written} written; this is a fault of the program: report it"
+            )
         content = files.read_bytes(files.join(prepared.data, "tokenizer", TOKENIZER_FILE))
         return {
             "tokenizer": f"{prepared.plan.data_folder}/tokenizer",
@@ -149,13 +162,17 @@ class _Finish:
 def plan(config: ShardsConfig, paths: RunPaths) -> StagePlan:
     """Units of `link`, some together, between the knowledge and the files; checks a local model before any work."""
     check_model(config.model)
-    inputs = {stage: paths.require(stage).fingerprint for stage in ("kb", "link", "stats", "importance")}
+    inputs = {
+        stage: paths.require(stage).fingerprint for stage in ("kb", "link", "stats", "importance")
+    }
     inputs["model"] = model_stamp(config.model)
     linked, num_files = tuple(linked_units(paths)), _num_files(config, paths)
     units = _together(linked, float(paths.require("link").config["unit_mb"]), num_files + 1)
     knowledge = Unit(index=num_files, of=num_files + 1, path="knowledge", start=0, end=0)
     share = int(SHUFFLE_SHARE * sum(unit.size for unit in units) / num_files)
-    shuffled = [Unit(index=n, of=num_files, path="shuffle", start=0, end=share) for n in range(num_files)]
+    shuffled = [
+        Unit(index=n, of=num_files, path="shuffle", start=0, end=share) for n in range(num_files)
+    ]
     return StagePlan(
         name="shards",
         tables=(EXAMPLES, KNOWLEDGE),
@@ -163,7 +180,13 @@ def plan(config: ShardsConfig, paths: RunPaths) -> StagePlan:
         worker=RowsWorker(paths=paths, config=config, linked=linked, num_files=num_files),
         inputs=inputs,
         config=to_dict(config),
-        before=(Phase(name="knowledge", units=[knowledge], worker=KnowledgeWorker(paths=paths, config=config)),),
+        before=(
+            Phase(
+                name="knowledge",
+                units=[knowledge],
+                worker=KnowledgeWorker(paths=paths, config=config),
+            ),
+        ),
         then=(Phase(name="shuffle", units=shuffled, worker=ShuffleWorker()),),
         finish=_Finish(model=config.model),
         measure="",
@@ -176,7 +199,10 @@ def _num_files(config: ShardsConfig, paths: RunPaths) -> int:
     num_bytes = 0
     for path in paths.files("documents", DOCUMENTS):
         with open_table(path, DOCUMENTS) as parquet:
-            groups = (parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups))
+            groups = (
+                parquet.metadata.row_group(number)
+                for number in range(parquet.metadata.num_row_groups)
+            )
             num_bytes += sum(group.total_byte_size for group in groups)
     num_sentences = paths.require("link").tables[SENTENCES.name].rows
     num_rows = max(num_sentences, num_bytes // ROW_TEXT_BYTES)
@@ -187,7 +213,9 @@ def _together(linked: Sequence[Unit], unit_mb: float, first_index: int) -> list[
     """Consecutive units of `link` as one: every unit leaves a file with a batch for each range of keys."""
     step = int(max(min(len(linked) // MIN_UNITS, MAX_UNIT_MB / unit_mb), 1))
     before = offsets_of(np.array([unit.size for unit in linked], np.int64)).tolist()
-    ranges = [(before[low], before[min(low + step, len(linked))]) for low in range(0, len(linked), step)]
+    ranges = [
+        (before[low], before[min(low + step, len(linked))]) for low in range(0, len(linked), step)
+    ]
     return [
         Unit(index=first_index + number, of=len(ranges), path="documents", start=start, end=end)
         for number, (start, end) in enumerate(ranges)

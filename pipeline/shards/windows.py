@@ -14,7 +14,9 @@ from pipeline.arrays.hashing import GOLDEN, hash64, splitmix64
 from schemas.array_types import Array
 
 
-def window_bounds(offsets: Array, starts_word: Array, spans: tuple[Array, Array], width: int) -> Array:
+def window_bounds(
+    offsets: Array, starts_word: Array, spans: tuple[Array, Array], width: int
+) -> Array:
     """First tokens of all windows, and the end of the last: sentences, those that are too long cut into windows.
 
     Windows of a sentence have at most `width` tokens, are about equal, and cut no span that fits into one, and no word where
@@ -34,7 +36,9 @@ def window_bounds(offsets: Array, starts_word: Array, spans: tuple[Array, Array]
         np.add.at(edges, spans[0][fits] + 1, 1)
         np.add.at(edges, spans[1][fits], -1)
         is_free = np.cumsum(edges[:-1]) == 0
-        for low, high in zip(offsets[too_long].tolist(), offsets[too_long + 1].tolist(), strict=True):
+        for low, high in zip(
+            offsets[too_long].tolist(), offsets[too_long + 1].tolist(), strict=True
+        ):
             cuts += [low + cut for cut in _cuts(is_free[low:high], starts_word[low:high], width)]
     return np.unique(np.concatenate([offsets, np.array(cuts, np.int64)]))
 
@@ -45,7 +49,9 @@ def _cuts(is_free: Array, starts_word: Array, width: int) -> list[int]:
     while len(is_free) - start > width:
         left = len(is_free) - start
         step = math.ceil(left / math.ceil(left / width))
-        start = next(place for mask in (good, is_free) if (place := _nearest(mask, start, step, width)))
+        start = next(
+            place for mask in (good, is_free) if (place := _nearest(mask, start, step, width))
+        )
         cuts.append(start)
     return cuts
 
@@ -75,7 +81,10 @@ def in_validation(document_hashes: Array, validation_share: float) -> Array:
 def shuffle_keys(document_hashes: Array, starts: Array) -> Array:
     """Where rows go in the shuffled order: 64 bits of a document's hash and the row's start in it. uint64 (n,)."""
     with np.errstate(over="ignore"):
-        return splitmix64(splitmix64(document_hashes + GOLDEN) + (starts.astype(np.uint64) + np.uint64(1)) * GOLDEN)
+        return splitmix64(
+            splitmix64(document_hashes + GOLDEN)
+            + (starts.astype(np.uint64) + np.uint64(1)) * GOLDEN
+        )
 
 
 def bucket_of(keys: Array, num_buckets: int) -> Array:

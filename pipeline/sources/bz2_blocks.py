@@ -100,7 +100,9 @@ def decode_block(file: IO[bytes], start: int, end: int) -> bytes | None:
     total = num_bits + MAGIC_BITS + CRC_BITS
     padding = -total % 8
     end_mark = (END_MAGIC << CRC_BITS | crc) << padding
-    stream = bits << (MAGIC_BITS + CRC_BITS + padding - spare) | end_mark  # one shift: each costs a pass over the block
+    stream = (
+        bits << (MAGIC_BITS + CRC_BITS + padding - spare) | end_mark
+    )  # one shift: each costs a pass over the block
     decoder = bz2.BZ2Decompressor()
     try:
         decoded = decoder.decompress(b"BZh9" + stream.to_bytes((total + padding) // 8, "big"))
@@ -147,16 +149,28 @@ class _Blocks:
         from_byte = max(bit - MAX_BLOCK_BITS, 0) // 8
         self._file.seek(from_byte)
         window = self._file.read(bit // 8 - from_byte + 6)
-        earlier = [magic.bit + from_byte * 8 for magic in find_magics(window, len(window)) if magic.is_block]
+        earlier = [
+            magic.bit + from_byte * 8
+            for magic in find_magics(window, len(window))
+            if magic.is_block
+        ]
         starts = [found for found in earlier if found < bit]
         ends = [magic.bit for magic in self._ahead]
-        return any(decode_block(self._file, starts[-1], end) is not None for end in ends) if starts else False
+        return (
+            any(decode_block(self._file, starts[-1], end) is not None for end in ends)
+            if starts
+            else False
+        )
 
     def problem_at_start(self) -> str:
         """What is wrong with the start of the file; empty if a block or the end of an empty stream is there."""
         if not self._look(1):
             return "no bz2 block in the file"
-        return "" if self._ahead[0].bit == 8 * HEADER_BYTES else "no bz2 block starts where the first one must"
+        return (
+            ""
+            if self._ahead[0].bit == 8 * HEADER_BYTES
+            else "no bz2 block starts where the first one must"
+        )
 
     def problem_at(self, magic: Magic) -> str:
         """Why there is no block at a magic; empty if there need not be one."""
@@ -179,7 +193,11 @@ class _Blocks:
         if not rest.strip(b"\0"):
             return ""
         follows = self._look(1) and self._ahead[0].bit == (end_byte + HEADER_BYTES) * 8
-        return "" if follows and HEADER.match(rest) else "no bz2 stream starts where the one before ended"
+        return (
+            ""
+            if follows and HEADER.match(rest)
+            else "no bz2 stream starts where the one before ended"
+        )
 
 
 def bz2_chunks(file: IO[bytes], span: Span, on_loss: LossHandler | None = None) -> Iterator[Chunk]:
@@ -198,7 +216,9 @@ def bz2_chunks(file: IO[bytes], span: Span, on_loss: LossHandler | None = None) 
         if decoded is not None:
             yield Chunk(data=decoded, prefix=f"{start}+", offset=0, owned=owned, stored=start)
         elif problem := blocks.problem_at(magic):
-            yield _lost(source_error(span.path, start, problem, ADVICE), on_loss, start, owned=owned)
+            yield _lost(
+                source_error(span.path, start, problem, ADVICE), on_loss, start, owned=owned
+            )
 
 
 def _lost(error: SourceError, on_loss: LossHandler | None, start: int, *, owned: bool) -> Chunk:

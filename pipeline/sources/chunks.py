@@ -20,8 +20,12 @@ class SourceError(StageError):
     """An input that cannot be read: which file, at which byte, and what to do."""
 
 
-LossHandler = Callable[[SourceError], None]  # told of each lost block or member; None instead: losses raise
-StoredHandler = Callable[[int], None]  # told up to which byte of the file the reader has come: for progress
+LossHandler = Callable[
+    [SourceError], None
+]  # told of each lost block or member; None instead: losses raise
+StoredHandler = Callable[
+    [int], None
+]  # told up to which byte of the file the reader has come: for progress
 
 
 def source_error(path: str, offset: int, problem: str, advice: str) -> SourceError:
@@ -82,7 +86,9 @@ def format_of(path: str, file: IO[bytes]) -> str:
     return name
 
 
-def plain_chunks(file: IO[bytes], span: Span, on_loss: LossHandler | None = None) -> Iterator[Chunk]:  # noqa: ARG001
+def plain_chunks(
+    file: IO[bytes], span: Span, on_loss: LossHandler | None = None
+) -> Iterator[Chunk]:  # noqa: ARG001
     """Chunks of an uncompressed file; nothing in it can be corrupt at this level.
 
     Raises:
@@ -98,4 +104,6 @@ def plain_chunks(file: IO[bytes], span: Span, on_loss: LossHandler | None = None
         yield Chunk(data=data, prefix="", offset=position, owned=owned, stored=position + len(data))
         position += len(data)
     if position < span.end:
-        raise source_error(span.path, position, f"the file ends before byte {span.end}", "it changed: run again")
+        raise source_error(
+            span.path, position, f"the file ends before byte {span.end}", "it changed: run again"
+        )

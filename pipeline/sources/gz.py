@@ -41,7 +41,9 @@ class GzipMembers:
             try:
                 decoded = decoder.decompress(data, num_bytes)
             except IsalError as error:
-                raise MemberError(f"the gzip member that starts here is corrupt ({error})") from error
+                raise MemberError(
+                    f"the gzip member that starts here is corrupt ({error})"
+                ) from error
             source.give_back(len(decoder.unused_data))  # there is some only at the end
             if decoded:
                 yield decoded

@@ -25,7 +25,9 @@ DAMAGE_ADVICE = "the file is damaged or incomplete: download it again, or set sk
 class MemberError(Exception):
     """A member that cannot be decoded; `is_damage` is false where it is beyond our limits, as sound ones can be."""
 
-    def __init__(self, problem: str, advice: str = DAMAGE_ADVICE, *, is_damage: bool = True) -> None:
+    def __init__(
+        self, problem: str, advice: str = DAMAGE_ADVICE, *, is_damage: bool = True
+    ) -> None:
         super().__init__(problem)
         self.problem, self.advice, self.is_damage = problem, advice, is_damage
 
@@ -105,7 +107,9 @@ def member_chunks(
                 raise
             if error.is_owned:
                 on_loss(error)
-            yield Chunk(data=b"", prefix="", offset=0, owned=error.is_owned, stored=error.start, broken=True)
+            yield Chunk(
+                data=b"", prefix="", offset=0, owned=error.is_owned, stored=error.start, broken=True
+            )
             member = find_member(kind, file, error.after + 1, span.end)
         else:
             return
@@ -130,10 +134,18 @@ def _walk(kind: MemberFormat, file: IO[bytes], span: Span, member: int) -> Itera
             start, produced = source.position, 0
             owned = owned and (start < span.end or not is_member(kind, file, start))
             for data in kind.decode(source, CHUNK_BYTES):
-                yield Chunk(data=data, prefix=f"{start}+", offset=produced, owned=owned, stored=source.position)
+                yield Chunk(
+                    data=data,
+                    prefix=f"{start}+",
+                    offset=produced,
+                    owned=owned,
+                    stored=source.position,
+                )
                 produced += len(data)
         except MemberError as fault:
-            error = _LostMemberError(source_error(span.path, start, fault.problem, fault.advice).message)
+            error = _LostMemberError(
+                source_error(span.path, start, fault.problem, fault.advice).message
+            )
             error.start, error.is_owned = start, owned
             # Where no member starts, the one before may have swallowed the true start: a search would find that.
             error.after = start if is_member(kind, file, start) else before
@@ -171,7 +183,9 @@ def is_member(kind: MemberFormat, file: IO[bytes], offset: int) -> bool:
             if produced >= CHUNK_BYTES or (len(text) == TRIAL_BYTES and _is_text(text)):
                 return True
         if not _is_text(text):
-            kind.starts_next(source)  # chance may make a short member, hardly one with another after it
+            kind.starts_next(
+                source
+            )  # chance may make a short member, hardly one with another after it
     except MemberError:
         return False
     return True

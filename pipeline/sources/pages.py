@@ -47,7 +47,9 @@ def read_pages(
         if scanner.done:
             return
     if scanner.inside:
-        error = source_error(span.path, span.start, "the file ends inside a page", "download it again: it is cut off")
+        error = source_error(
+            span.path, span.start, "the file ends inside a page", "download it again: it is cut off"
+        )
         if on_loss is None:
             raise error
         on_loss(error)
@@ -100,7 +102,9 @@ class _PageScanner:
             self._cursor = max(len(self._buffer) - len(CLOSE), 0)
             if len(self._buffer) > MAX_PAGE_BYTES:
                 problem = f"a page is longer than {MAX_PAGE_BYTES >> 20} MB"
-                raise source_error(self._span.path, self._span.start, problem, "this is no MediaWiki export")
+                raise source_error(
+                    self._span.path, self._span.start, problem, "this is no MediaWiki export"
+                )
             return b""
         page = bytes(self._buffer[: found + len(CLOSE)])
         self._drop(found + len(CLOSE))

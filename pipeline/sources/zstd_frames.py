@@ -25,7 +25,9 @@ class ZstdFrames:
 
     name = "zstd frame"
     magic = b"\x28\xb5\x2f\xfd"
-    one_member_advice = "compress it again in frames (pzstd), or use Wikidata's own gz, to use all cores"
+    one_member_advice = (
+        "compress it again in frames (pzstd), or use Wikidata's own gz, to use all cores"
+    )
 
     def starts_next(self, source: StoredBytes) -> bool:
         """Skippable frames (tables of frames, sizes) are stepped over."""
@@ -51,7 +53,9 @@ class ZstdFrames:
                 try:
                     decoded = decoder.decompress(b"".join(blocks))
                 except zstandard.ZstdError as error:
-                    raise MemberError(f"the zstd frame that starts here is corrupt ({error})") from error
+                    raise MemberError(
+                        f"the zstd frame that starts here is corrupt ({error})"
+                    ) from error
                 blocks = []
                 if decoded:
                     yield decoded
@@ -84,7 +88,9 @@ def _take_header(source: StoredBytes) -> tuple[bytes, bool]:
     if parameters.window_size > MAX_WINDOW_BYTES:
         needed, limit = -(-parameters.window_size >> 20), MAX_WINDOW_BYTES >> 20
         problem = f"the zstd frame that starts here needs a window of {needed} MB, the limit is {limit} MB"
-        raise MemberError(problem, "compress it again without --ultra and with at most --long=27", is_damage=False)
+        raise MemberError(
+            problem, "compress it again without --ultra and with at most --long=27", is_damage=False
+        )
     if parameters.dict_id:
         problem = f"the zstd frame that starts here needs the dictionary {parameters.dict_id}"
         raise MemberError(problem, "compress it again without a dictionary", is_damage=False)

@@ -25,7 +25,9 @@ from pipeline.engine.units import UnitWriter
 from pipeline.stats import pairs
 from schemas import LINKS
 
-CONFIDENCE_SCALE = 100_000  # confidences have 5 decimals: as integers their sum is exact in any order
+CONFIDENCE_SCALE = (
+    100_000  # confidences have 5 decimals: as integers their sum is exact in any order
+)
 READ = ("doc_id", "sentence_start", "surface", "qid", "confidence")
 
 # Partial counts: what is counted, and in which column.
@@ -52,12 +54,18 @@ def partial_schema(group: str) -> pa.Schema:
 
 
 FACTS = "facts"  # folder of the triples between linked entities: what the first phase leaves
-FACT_SCHEMA = pa.schema([pa.field(name, pa.uint32()) for name in ("subject", "predicate", "object")])
+FACT_SCHEMA = pa.schema(
+    [pa.field(name, pa.uint32()) for name in ("subject", "predicate", "object")]
+)
 
 # Which bucket a key goes to, before the remainder: the same on every machine and with every version of the engine.
 _SURFACE_BUCKET = "md5_number_lower(surface)"
 
-OVER = ("sentences_over_pair_limit", "documents_over_pair_limit", "links_of_documents_over_pair_limit")
+OVER = (
+    "sentences_over_pair_limit",
+    "documents_over_pair_limit",
+    "links_of_documents_over_pair_limit",
+)
 NEAR, TOGETHER = "near", "together"  # occurrences of pairs, in sentences and in documents
 PAIR_SCHEMA = pa.schema([pa.field("pair", pa.uint64())])  # mixed, see core.pairs
 
@@ -74,7 +82,14 @@ class Spill:
         """Write the rows of a group, each to the bucket that its column `bucket` names."""
         buckets = rows.column("bucket").to_numpy().astype(np.int64)
         counts = rows.drop_columns("bucket").cast(partial_schema(group))
-        write_spill(self.folder, group, self.unit, counts, buckets, self.num_buckets if group == "surface" else 1)
+        write_spill(
+            self.folder,
+            group,
+            self.unit,
+            counts,
+            buckets,
+            self.num_buckets if group == "surface" else 1,
+        )
 
     def write_pairs(self, kind: str, mixed: np.ndarray) -> None:
         """Write occurrences of pairs; ascending, they stand in the order of their buckets."""
@@ -161,7 +176,9 @@ def read_mentions(paths: Sequence[str]) -> pa.Table:
     batches = [batch for path in paths for batch in read_batches(path, LINKS, READ)]
     schema = pa.schema([LINKS.schema.field(name) for name in READ], metadata=LINKS.schema.metadata)
     rows = pa.Table.from_batches([batch.cast(schema) for batch in batches], schema=schema)
-    scaled = pc.round(pc.multiply(pc.cast(rows.column("confidence"), pa.float64()), CONFIDENCE_SCALE))
+    scaled = pc.round(
+        pc.multiply(pc.cast(rows.column("confidence"), pa.float64()), CONFIDENCE_SCALE)
+    )
     numbers = rows.column("doc_id").combine_chunks().dictionary_encode()
     return pa.table(
         {
@@ -195,16 +212,23 @@ def count_unit(mentions: pa.Table, limits: PairLimits, out: UnitWriter, spill: S
         connection.register("mentions", mentions)
         add_facts(connection, spill.folder)
         connection.execute(_OCCURRENCES)
-        over = connection.execute(_OVER, {"sentence": limits.sentence, "document": limits.document}).fetchall()[0]
+        over = connection.execute(
+            _OVER, {"sentence": limits.sentence, "document": limits.document}
+        ).fetchall()[0]
         for name, number in zip(OVER, over, strict=True):
             out.count(name, number)
         for group, query in _QUERIES.items():
             bucket = f"{_SURFACE_BUCKET} % {int(spill.num_buckets)}" if group == "surface" else "0"
-            spill.write(group, connection.sql(f"SELECT *, {bucket} AS bucket FROM ({query})").to_arrow_table())
+            spill.write(
+                group,
+                connection.sql(f"SELECT *, {bucket} AS bucket FROM ({query})").to_arrow_table(),
+            )
         found = connection.sql(
             "SELECT document, sentence, qid FROM in_sentence ORDER BY document, sentence, qid"
         ).fetchnumpy()
     documents, sentences, qids = found.values()
-    near, together = pairs.pair_occurrences(documents, sentences, qids, limits.sentence, limits.document)
+    near, together = pairs.pair_occurrences(
+        documents, sentences, qids, limits.sentence, limits.document
+    )
     spill.write_pairs(NEAR, near)
     spill.write_pairs(TOGETHER, together)

@@ -13,7 +13,9 @@ import numpy as np
 INTERVAL = 0.95
 
 
-def band_cutoffs(frequencies: np.ndarray, entities: np.ndarray, head_mass: float, torso_mass: float) -> tuple[int, int]:
+def band_cutoffs(
+    frequencies: np.ndarray, entities: np.ndarray, head_mass: float, torso_mass: float
+) -> tuple[int, int]:
     """Lowest frequency of the head and of the torso, by share of mass.
 
     From the most frequent down: entities are head while less than `head_mass` of all mentions lies above them, torso while
@@ -58,7 +60,9 @@ def resampled(entities: np.ndarray, num_samples: int, seed: int) -> np.ndarray:
     entities of the same kind. It does not know that mentions of one document hang together.
     """
     total = int(entities.sum())
-    return np.random.default_rng(seed).multinomial(total, entities / max(total, 1), size=num_samples)
+    return np.random.default_rng(seed).multinomial(
+        total, entities / max(total, 1), size=num_samples
+    )
 
 
 def interval(samples: np.ndarray) -> tuple[float, float]:

@@ -18,9 +18,25 @@ from pipeline.engine.spill import concat_spill, read_spill, write_spill
 from pipeline.engine.tables import RunPaths
 from pipeline.engine.units import UnitWriter
 from pipeline.stats import frequency, pairs
-from pipeline.stats.count import CONFIDENCE_SCALE, COUNTS, KEYS, NEAR, TOGETHER, add_facts, partial_schema
+from pipeline.stats.count import (
+    CONFIDENCE_SCALE,
+    COUNTS,
+    KEYS,
+    NEAR,
+    TOGETHER,
+    add_facts,
+    partial_schema,
+)
 from pipeline.stats.power_law import fit_tail, likeliest_exponents
-from schemas import COOCCURRENCE, ENTITIES, ENTITY_FREQUENCY, FACT_SUPPORT, SURFACE_FREQUENCY, TAIL_SUMMARY, Table
+from schemas import (
+    COOCCURRENCE,
+    ENTITIES,
+    ENTITY_FREQUENCY,
+    FACT_SUPPORT,
+    SURFACE_FREQUENCY,
+    TAIL_SUMMARY,
+    Table,
+)
 
 BATCH_ROWS = 65_536
 SEED = 0  # of the bootstrap: the same counts give the same intervals
@@ -65,17 +81,28 @@ def merge_entities(config: StatsConfig, paths: RunPaths, out: UnitWriter) -> Non
     with connect(config.memory_gb) as connection:
         for group in ("entity", "corpus"):
             _merge(connection, group, out.folder, 0)
-        spectrum = connection.sql("SELECT num_mentions, count(*) FROM entity GROUP BY 1 ORDER BY 1").fetchnumpy()
-        frequencies, entities = (np.asarray(values).astype(np.int64) for values in spectrum.values())
+        spectrum = connection.sql(
+            "SELECT num_mentions, count(*) FROM entity GROUP BY 1 ORDER BY 1"
+        ).fetchnumpy()
+        frequencies, entities = (
+            np.asarray(values).astype(np.int64) for values in spectrum.values()
+        )
         head, torso = _cutoffs(config, frequencies, entities)
         _write(out, ENTITY_FREQUENCY, connection, ENTITY_QUERY, {"head": head, "torso": torso})
-        totals = connection.sql("SELECT qid, num_mentions, num_documents, num_sentences FROM entity").to_arrow_table()
+        totals = connection.sql(
+            "SELECT qid, num_mentions, num_documents, num_sentences FROM entity"
+        ).to_arrow_table()
         write_spill(out.folder, TOTALS, 0, totals, np.zeros(totals.num_rows, np.int64), 1)
         add_view(connection, "entities", paths.files("kb", ENTITIES), ENTITIES)
-        in_kb = connection.sql("SELECT count(DISTINCT qid) FROM entities WHERE NOT is_meta").fetchall()[0][0]
+        in_kb = connection.sql(
+            "SELECT count(DISTINCT qid) FROM entities WHERE NOT is_meta"
+        ).fetchall()[0][0]
         corpus = dict(connection.sql("SELECT name, value FROM corpus").fetchall())
     row = {
-        **{name: corpus.get(name, 0) for name in ("num_documents", "num_sentences", "num_mentions", "num_linked")},
+        **{
+            name: corpus.get(name, 0)
+            for name in ("num_documents", "num_sentences", "num_mentions", "num_linked")
+        },
         "num_entities": int(entities.sum()),
         "head_min_mentions": head,
         "torso_min_mentions": torso,
@@ -85,7 +112,10 @@ def merge_entities(config: StatsConfig, paths: RunPaths, out: UnitWriter) -> Non
         **_nil_figures(config, corpus),
     }
     empty = dict.fromkeys(TAIL_SUMMARY.column_names)
-    out.write(TAIL_SUMMARY, TAIL_SUMMARY.from_columns({name: [value] for name, value in (empty | row).items()}))
+    out.write(
+        TAIL_SUMMARY,
+        TAIL_SUMMARY.from_columns({name: [value] for name, value in (empty | row).items()}),
+    )
 
 
 def merge_surfaces(config: StatsConfig, bucket: int, out: UnitWriter) -> None:
@@ -103,7 +133,9 @@ def merge_pairs(config: StatsConfig, bucket: int, out: UnitWriter) -> None:
     often = np.maximum(num_sentences, num_documents) >= config.min_cooccurrence
     with connect(config.memory_gb) as connection:
         columns = {"pair": found, "num_sentences": num_sentences, "num_documents": num_documents}
-        connection.register("pair", pa.table({name: values[often] for name, values in columns.items()}))
+        connection.register(
+            "pair", pa.table({name: values[often] for name, values in columns.items()})
+        )
         _merge(connection, "corpus", out.folder, 0)
         _totals(connection, out.folder)
         _write(out, COOCCURRENCE, connection, PAIR_QUERY, {})
@@ -129,7 +161,9 @@ def _merge(connection: duckdb.DuckDBPyConnection, group: str, folder: str, bucke
     connection.register("partial", pa.RecordBatchReader.from_batches(schema, batches))
     sums = ", ".join(f"sum({name})::BIGINT AS {name}" for name in COUNTS[group])
     keys = ", ".join(KEYS[group])
-    connection.execute(f"CREATE TEMP TABLE {group} AS SELECT {keys}, {sums} FROM partial GROUP BY ALL")
+    connection.execute(
+        f"CREATE TEMP TABLE {group} AS SELECT {keys}, {sums} FROM partial GROUP BY ALL"
+    )
     connection.unregister("partial")
 
 
@@ -138,11 +172,17 @@ def _totals(connection: duckdb.DuckDBPyConnection, folder: str) -> None:
 
 
 def _write(
-    out: UnitWriter, table: Table, connection: duckdb.DuckDBPyConnection, query: str, wanted: Mapping[str, Any]
+    out: UnitWriter,
+    table: Table,
+    connection: duckdb.DuckDBPyConnection,
+    query: str,
+    wanted: Mapping[str, Any],
 ) -> None:
     for batch in connection.sql(query, params=dict(wanted)).to_arrow_reader(BATCH_ROWS):
         rows = pa.Table.from_batches([batch])
-        out.write(table, table.from_columns({name: rows.column(name) for name in table.column_names}))
+        out.write(
+            table, table.from_columns({name: rows.column(name) for name in table.column_names})
+        )
 
 
 def _cutoffs(config: StatsConfig, frequencies: np.ndarray, entities: np.ndarray) -> tuple[int, int]:
@@ -151,11 +191,15 @@ def _cutoffs(config: StatsConfig, frequencies: np.ndarray, entities: np.ndarray)
     return frequency.band_cutoffs(frequencies, entities, config.head_mass, config.torso_mass)
 
 
-def tail_figures(config: StatsConfig, frequencies: np.ndarray, entities: np.ndarray) -> dict[str, float | None]:
+def tail_figures(
+    config: StatsConfig, frequencies: np.ndarray, entities: np.ndarray
+) -> dict[str, float | None]:
     """What `tail_summary` says of the spectrum: figures, intervals and fit, by column; empty where nothing is linked."""
     if not len(frequencies):
         return {}
-    figures: dict[str, float | None] = {"dis_share": float(frequency.share_of_frequency(frequencies, entities, 2))}
+    figures: dict[str, float | None] = {
+        "dis_share": float(frequency.share_of_frequency(frequencies, entities, 2))
+    }
     samples = frequency.resampled(entities, config.num_bootstrap, SEED)
     resamples = frequency.spectrum_figures(frequencies, samples)
     for name, value in frequency.spectrum_figures(frequencies, entities).items():
@@ -164,7 +208,9 @@ def tail_figures(config: StatsConfig, frequencies: np.ndarray, entities: np.ndar
     if fit is None:
         return figures
     exponents = likeliest_exponents(frequencies, samples, fit.x_min)
-    figures |= _with_interval("power_law_exponent", fit.exponent, frequency.interval(exponents[~np.isnan(exponents)]))
+    figures |= _with_interval(
+        "power_law_exponent", fit.exponent, frequency.interval(exponents[~np.isnan(exponents)])
+    )
     return figures | {
         "zipf_exponent": 1 / (fit.exponent - 1),
         "power_law_x_min": fit.x_min,
@@ -182,7 +228,9 @@ def _nil_figures(config: StatsConfig, corpus: Mapping[str, int]) -> dict[str, fl
     if not total:
         return {}
     nil = total - corpus["num_linked"]
-    return _with_interval("nil_share", nil / total, frequency.share_interval(nil, total, config.num_bootstrap, SEED))
+    return _with_interval(
+        "nil_share", nil / total, frequency.share_interval(nil, total, config.num_bootstrap, SEED)
+    )
 
 
 def _with_interval(name: str, value: float, ends: tuple[float, float]) -> dict[str, float | None]:

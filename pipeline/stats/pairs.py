@@ -27,7 +27,9 @@ def group_pairs(groups: np.ndarray, qids: np.ndarray) -> tuple[np.ndarray, np.nd
         return np.empty(0, np.uint64), np.empty(0, np.int32)
     ends = np.append(np.flatnonzero(groups[1:] != groups[:-1]) + 1, len(groups))
     places = np.arange(len(groups))
-    later = np.repeat(ends, np.diff(ends, prepend=0)) - places - 1  # members of the group after each
+    later = (
+        np.repeat(ends, np.diff(ends, prepend=0)) - places - 1
+    )  # members of the group after each
     left = np.repeat(places.astype(np.int32), later)
     right = np.arange(len(left)) - np.repeat(np.cumsum(later) - later - places - 1, later)
     ids = qids.astype(np.uint64)
@@ -42,7 +44,9 @@ def group_sizes(groups: np.ndarray) -> np.ndarray:
 
 def counted(mixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distinct numbers of an ascending array, and how often each occurs. Shapes (u,)."""
-    starts = np.flatnonzero(np.concatenate([np.ones(min(len(mixed), 1), bool), mixed[1:] != mixed[:-1]]))
+    starts = np.flatnonzero(
+        np.concatenate([np.ones(min(len(mixed), 1), bool), mixed[1:] != mixed[:-1]])
+    )
     return mixed[starts], np.diff(starts, append=len(mixed))
 
 
@@ -64,7 +68,11 @@ def bucket_bounds(mixed: np.ndarray, num_buckets: int) -> np.ndarray:
 
 
 def pair_occurrences(
-    documents: np.ndarray, sentences: np.ndarray, qids: np.ndarray, in_sentence: int, in_document: int
+    documents: np.ndarray,
+    sentences: np.ndarray,
+    qids: np.ndarray,
+    in_sentence: int,
+    in_document: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Every occurrence of a pair in a sentence, and in a document.
 
@@ -91,7 +99,9 @@ def pair_occurrences(
     return _mixed(near), _mixed(np.concatenate([together, heavy]))
 
 
-def pair_counts(near: np.ndarray, together: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pair_counts(
+    near: np.ndarray, together: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sentences and documents of every pair, from its occurrences in any order (they are sorted in place).
 
     Returns:
@@ -102,5 +112,7 @@ def pair_counts(near: np.ndarray, together: np.ndarray) -> tuple[np.ndarray, np.
     mixed, num_documents = counted(together)
     near_pairs, num_near = counted(near)
     num_sentences = np.zeros(len(mixed), np.int64)
-    num_sentences[np.searchsorted(mixed, near_pairs)] = num_near  # whoever shares a sentence shares its document
+    num_sentences[np.searchsorted(mixed, near_pairs)] = (
+        num_near  # whoever shares a sentence shares its document
+    )
     return unmixed(mixed), num_sentences, num_documents

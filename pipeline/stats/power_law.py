@@ -41,10 +41,14 @@ def fit_tail(frequencies: np.ndarray, entities: np.ndarray) -> TailFit | None:
     cutoffs = frequencies[:-1][left[:-1] >= MIN_FIT]  # leaves MIN_FIT entities, of two frequencies
     if not len(cutoffs):
         return None
-    ks, x_min = min((_distance(frequencies, entities, cutoff), cutoff) for cutoff in cutoffs.tolist())
+    ks, x_min = min(
+        (_distance(frequencies, entities, cutoff), cutoff) for cutoff in cutoffs.tolist()
+    )
     above = frequencies >= x_min
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the package's own future names, and of optima at the edge of a range
+        warnings.simplefilter(
+            "ignore"
+        )  # of the package's own future names, and of optima at the edge of a range
         return _fit(np.repeat(frequencies[above], entities[above]), x_min, ks)
 
 
@@ -55,7 +59,13 @@ def _distance(frequencies: np.ndarray, entities: np.ndarray, x_min: int) -> floa
     (exponent,) = likeliest_exponents(frequencies, entities[None], x_min)
     above = frequencies >= x_min
     observed = np.cumsum(entities[above]) / entities[above].sum()
-    return float(np.max(np.abs(observed - (1 - zeta(exponent, frequencies[above] + 1.0) / zeta(exponent, x_min)))))
+    return float(
+        np.max(
+            np.abs(
+                observed - (1 - zeta(exponent, frequencies[above] + 1.0) / zeta(exponent, x_min))
+            )
+        )
+    )
 
 
 def _fit(data: np.ndarray, x_min: int, ks: float) -> TailFit:
@@ -64,7 +74,9 @@ def _fit(data: np.ndarray, x_min: int, ks: float) -> TailFit:
     # Its own range of exponents ends at 3.
     ranges = {"alpha": [1.0, MAX_EXPONENT]}
     # And from a cut-off of 10 on it would take an approximation for the likeliest exponent.
-    fit = powerlaw.Fit(data, discrete=True, estimate_discrete=False, xmin=x_min, parameter_ranges=ranges, verbose=0)
+    fit = powerlaw.Fit(
+        data, discrete=True, estimate_discrete=False, xmin=x_min, parameter_ranges=ranges, verbose=0
+    )
     law, rival = fit.power_law, fit.lognormal
     ratio, probability = fit.distribution_compare("power_law", "lognormal", normalized_ratio=True)
     return TailFit(

@@ -20,7 +20,14 @@ from pipeline.engine.tables import RunPaths, check_table
 from pipeline.engine.units import Unit, UnitWriter, numbered_phases, sized_unit
 from pipeline.stats.count import PairLimits, Spill, count_unit, read_mentions, write_facts
 from pipeline.stats.merge import merge_entities, merge_facts, merge_pairs, merge_surfaces
-from schemas import COOCCURRENCE, ENTITY_FREQUENCY, FACT_SUPPORT, LINKS, SURFACE_FREQUENCY, TAIL_SUMMARY
+from schemas import (
+    COOCCURRENCE,
+    ENTITY_FREQUENCY,
+    FACT_SUPPORT,
+    LINKS,
+    SURFACE_FREQUENCY,
+    TAIL_SUMMARY,
+)
 from schemas.settings import to_dict
 
 TABLES = (ENTITY_FREQUENCY, SURFACE_FREQUENCY, COOCCURRENCE, FACT_SUPPORT, TAIL_SUMMARY)
@@ -46,7 +53,9 @@ class CountWorker:
 
     def process(self, unit: Unit, out: UnitWriter) -> None:
         """Partial counts of one group."""
-        limits = PairLimits(sentence=self.config.max_sentence_entities, document=self.config.max_document_entities)
+        limits = PairLimits(
+            sentence=self.config.max_sentence_entities, document=self.config.max_document_entities
+        )
         spill = Spill(folder=out.folder, unit=unit.index, num_buckets=self.num_buckets)
         count_unit(read_mentions(self.link_files[unit.start : unit.end]), limits, out, spill)
         out.advance(unit.size)
@@ -87,7 +96,11 @@ def plan(config: StatsConfig, paths: RunPaths) -> StagePlan:
     link, kb = paths.require("link"), paths.require("kb")
     rows = {path: check_table(path, LINKS) for path in paths.files("link", LINKS)}
     num_buckets = config.num_buckets or max(MIN_BUCKETS, -(-sum(rows.values()) // BUCKET_LINKS))
-    tables = [sized_unit(f"{kind}/{bucket}") for kind in ("surfaces", "pairs") for bucket in range(num_buckets)]
+    tables = [
+        sized_unit(f"{kind}/{bucket}")
+        for kind in ("surfaces", "pairs")
+        for bucket in range(num_buckets)
+    ]
     facts, units, entities, others = numbered_phases(
         [[sized_unit("facts")], _groups(list(rows.values()), config.unit_rows), [sized_unit("entities")],
          [*tables, sized_unit("support")]]

@@ -18,7 +18,15 @@ import pytest
 
 from benchmarks import dump_parse, harness
 from benchmarks.bz2_stream import SingleStream
-from benchmarks.generated_dump import AROUND_ENTITY, FIRST_NUMBER, Dump, Templates, cut, make_dump, read_templates
+from benchmarks.generated_dump import (
+    AROUND_ENTITY,
+    FIRST_NUMBER,
+    Dump,
+    Templates,
+    cut,
+    make_dump,
+    read_templates,
+)
 from benchmarks.harness import Measured, Variant
 from tests.conftest import ROOT, SAMPLE
 
@@ -47,7 +55,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def dumps(templates: Templates, folder: Path) -> dict[str, Dump]:
-    return {suffix: make_dump(templates, folder, RAW_MB, suffix, batch_entities=16) for suffix in SUFFIXES}
+    return {
+        suffix: make_dump(templates, folder, RAW_MB, suffix, batch_entities=16)
+        for suffix in SUFFIXES
+    }
 
 
 def content(dump: Dump) -> bytes:
@@ -90,7 +101,9 @@ def test_bz2_is_one_stream(dumps: dict[str, Dump]) -> None:
     assert not decoder.unused_data
 
 
-@pytest.mark.parametrize("sizes", [(0,), (1,), (5, 0, 3), (100_000, 7, 250_000), (1, 2, 3, 4, 5, 6, 7, 8, 9)])
+@pytest.mark.parametrize(
+    "sizes", [(0,), (1,), (5, 0, 3), (100_000, 7, 250_000), (1, 2, 3, 4, 5, 6, 7, 8, 9)]
+)
 def test_joined_streams_decode_as_one(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     """Level 1 has blocks of 100 KB: the longer parts have several, whose checksums combine."""
     parts = [os.urandom(size) for size in sizes]
@@ -116,7 +129,9 @@ def test_only_the_id_and_the_names_are_varied() -> None:
         for language, term in genuine.get("labels", {}).items():
             end = " 7" if language in ("en", "mul") else ""
             assert varied["labels"][language]["value"] == term["value"] + end
-        assert len(b"".join(cut(record)[1])) <= len(record) + len(cut(record)[1])  # all other bytes are as they were
+        assert len(b"".join(cut(record)[1])) <= len(record) + len(
+            cut(record)[1]
+        )  # all other bytes are as they were
 
 
 def test_a_dump_is_used_again(templates: Templates, folder: Path, dumps: dict[str, Dump]) -> None:
@@ -141,7 +156,10 @@ def test_all_peers_make_our_rows(folder: Path) -> None:
     assert fields["tables"]["ours"]["triples"]["rows"] > 10
 
 
-@pytest.mark.skipif(importlib.util.find_spec("qwikidata") is None, reason="pip install qwikidata: it is in extra bench")
+@pytest.mark.skipif(
+    importlib.util.find_spec("qwikidata") is None,
+    reason="pip install qwikidata: it is in extra bench",
+)
 def test_qwikidata_makes_our_rows(folder: Path) -> None:
     (fields,) = dump_parse.same_rows(setup_for(folder))
     assert fields["same_as_ours"]["qwikidata"]
@@ -160,7 +178,10 @@ def measured(name: str, seconds: list[float], **more: object) -> Measured:
 
 
 def test_record_has_the_documented_keys_and_medians() -> None:
-    found = {"ours": measured("ours", [1.0, 2.0, 10.0]), "orjson": measured("orjson", [4.0, 5.0, 6.0])}
+    found = {
+        "ours": measured("ours", [1.0, 2.0, 10.0]),
+        "orjson": measured("orjson", [4.0, 5.0, 6.0]),
+    }
     fields = harness.record("dump_parse", "gz", "MB/s", found, 20.0)
     assert fields.keys() >= DOCUMENTED
     assert (fields["ours"], fields["peers"], fields["runs"]) == (5.0, {"orjson": 2.0}, 3)
@@ -180,7 +201,9 @@ def test_rounds_are_interleaved_and_print_one_object_per_line(
     found = harness.measure(variants, 2, folder)
     assert [result["bytes"] for result in found["isal"].results] == [dumps[".gz"].raw_bytes] * 2
     assert all(one.rss_mb > 1 and len(one.seconds) == 2 for one in found.values())
-    harness.emit({"benchmark": "dump_parse", "machine": harness.machine(["msgspec", "no-such-package"])})
+    harness.emit(
+        {"benchmark": "dump_parse", "machine": harness.machine(["msgspec", "no-such-package"])}
+    )
     harness.emit({"ours": 12.345678})
     first, second = capsys.readouterr().out.splitlines()
     assert json.loads(first)["machine"]["versions"]["no-such-package"] is None
@@ -189,7 +212,9 @@ def test_rounds_are_interleaved_and_print_one_object_per_line(
 
 def test_a_failing_variant_tells_its_error(folder: Path) -> None:
     variant = Variant(
-        name="wrong", target="benchmarks.dump_parse_limits:decompress", arguments={"path": "/no/such", "library": "bz2"}
+        name="wrong",
+        target="benchmarks.dump_parse_limits:decompress",
+        arguments={"path": "/no/such", "library": "bz2"},
     )
     with pytest.raises(harness.VariantError, match="No such file"):
         harness.run_once(variant, folder)
@@ -208,7 +233,10 @@ def test_an_interruption_ends_the_variant_too(folder: Path) -> None:
     )
     started = folder / "started"
     process = subprocess.Popen(
-        [sys.executable, "-c", code % (str(started), str(folder))], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code % (str(started), str(folder))],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 30
     while not started.exists() and time.monotonic() < deadline:

@@ -33,9 +33,7 @@ LABELS = {
     "Great Britain": 7,
 }
 NAMES = {normalise(label) for label in LABELS}
-TEXT = (
-    "We saw Vienna and then Berlin, where Konrad met Amalia. Yesterday nobody but Konrad saw Hamburg or Bremen again."
-)
+TEXT = "We saw Vienna and then Berlin, where Konrad met Amalia. Yesterday nobody but Konrad saw Hamburg or Bremen again."
 
 
 def test_misspelt_names_are_one_edit_away_and_name_nothing() -> None:
@@ -61,13 +59,20 @@ def test_names_of_nothing() -> None:
     assert len(set(made)) == len(made) == 9
     assert {len(name.split()) for name in made} == {1, 2, 3}
     words = {word for name in made for word in name.split()}
-    assert words <= {"Vienna", "Konrad", "Hamburg", "Bremen"}  # no word that begins a sentence or ends with a sign
+    assert words <= {
+        "Vienna",
+        "Konrad",
+        "Hamburg",
+        "Bremen",
+    }  # no word that begins a sentence or ends with a sign
     assert "Vienna" not in made
     assert unrelated([TEXT], lambda key: True, 9) == []
 
 
 def test_a_placed_name_is_where_it_says() -> None:
-    for one, name in zip(place(["Vienna", "Lake Constance"] * 3), ["Vienna", "Lake Constance"] * 3, strict=True):
+    for one, name in zip(
+        place(["Vienna", "Lake Constance"] * 3), ["Vienna", "Lake Constance"] * 3, strict=True
+    ):
         assert one.text[one.start : one.end] == name
         assert one.line(5)["mentions"] == [{"start": one.start, "end": one.end, "qid": 5}]
 
@@ -86,10 +91,19 @@ def item(qid: int, pointed_to: int, *surfaces: str) -> Item:
 
 
 def test_the_baseline_takes_the_most_pointed_to_then_the_lowest_id() -> None:
-    items = [item(9, 3, "Paris"), item(3, 3, "PARIS"), item(5, 8, "Paris, Texas", "Paris"), item(4, 9, "Rome")]
+    items = [
+        item(9, 3, "Paris"),
+        item(3, 3, "PARIS"),
+        item(5, 8, "Paris, Texas", "Paris"),
+        item(4, 9, "Rome"),
+    ]
     names = names_of(items)
     assert names["paris"] == [5, 3, 9]
-    golds = [Gold(("a", 0, 5), "paris", 5), Gold(("a", 9, 14), "Paris", 9), Gold(("b", 0, 4), "Roma", 4)]
+    golds = [
+        Gold(("a", 0, 5), "paris", 5),
+        Gold(("a", 9, 14), "Paris", 9),
+        Gold(("b", 0, 4), "Roma", 4),
+    ]
     pointed_to = {one.qid: one.pointed_to for one in items}
     rare = [gold for gold in golds if is_rare(gold, names, pointed_to)]
     assert rare == [golds[1]]
@@ -103,7 +117,10 @@ def test_gold_counts_only_what_the_kb_has(tmp_path: Path) -> None:
     mentions = [{"start": start, "end": end, "qid": qid} for start, end, qid in places]
     line = {"doc_id": "d", "text": "Rome, Oz\u2028", "mentions": mentions}
     (tmp_path / "gold").write_text(json.dumps(line, ensure_ascii=False) + "\n")
-    assert read_gold(str(tmp_path / "gold"), [item(4, 0, "Rome")]) == ([Gold(("d", 0, 4), "Rome", 4)], 3)
+    assert read_gold(str(tmp_path / "gold"), [item(4, 0, "Rome")]) == (
+        [Gold(("d", 0, 4), "Rome", 4)],
+        3,
+    )
 
 
 def busy(seconds: float) -> None:
@@ -129,7 +146,9 @@ def test_time_inside_a_nested_step_counts_for_that_one_alone() -> None:
     assert watch.calls == {"inner": 1, "outer": 1}
 
 
-def test_the_stop_watches_fit_the_stage_and_are_taken_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stop_watches_fit_the_stage_and_are_taken_out_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from pipeline.link import linker as core
 
     before = core.Linker.score
@@ -161,7 +180,9 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> linking.Setup:
     return made
 
 
-def test_a_speed_case_prints_the_documented_object(setup: linking.Setup, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_speed_case_prints_the_documented_object(
+    setup: linking.Setup, capsys: pytest.CaptureFixture[str]
+) -> None:
     (fields,) = linking.CASES["blank"](setup)
     harness.emit(fields)
     printed = json.loads(capsys.readouterr().out)
@@ -181,14 +202,25 @@ def test_misspelt_names_of_the_sample_are_mostly_recovered(setup: linking.Setup)
 
 def test_the_peer_at_gold_spans_has_the_candidates_of_the_baseline(setup: linking.Setup) -> None:
     """spaCy's linker with the priors alone is the baseline, by another way."""
-    arguments = {"run": setup.made.run, "gold": setup.made.gold("sample"), "model": linking.MODEL, "trained": False}
-    peer = Variant(name="peer", target="benchmarks.linking_spacy:at_gold_spans", arguments=arguments)
+    arguments = {
+        "run": setup.made.run,
+        "gold": setup.made.gold("sample"),
+        "model": linking.MODEL,
+        "trained": False,
+    }
+    peer = Variant(
+        name="peer", target="benchmarks.linking_spacy:at_gold_spans", arguments=arguments
+    )
     rows = harness.run_once(peer, setup.folder)["result"]["found"]
     items = read_items(setup.made.run)
     golds, _ = read_gold(setup.made.gold("sample"), items)
-    found = {(doc_id, start, end): Found(qid, tuple(sorted(listed))) for doc_id, start, end, qid, listed in rows}
+    found = {
+        (doc_id, start, end): Found(qid, tuple(sorted(listed)))
+        for doc_id, start, end, qid, listed in rows
+    }
     wanted = {
-        place: Found(one.qid, tuple(sorted(one.candidates))) for place, one in baseline(golds, names_of(items)).items()
+        place: Found(one.qid, tuple(sorted(one.candidates)))
+        for place, one in baseline(golds, names_of(items)).items()
     }
     assert found.keys() <= wanted.keys()
     same = sum(found[place] == wanted[place] for place in found)

@@ -25,13 +25,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def counted(files: list[str], split: str | None) -> int:
-    tables = [pq.read_table(path, columns=["n_tokens", "split"], partitioning=None).to_pydict() for path in files]
-    rows = [pair for table in tables for pair in zip(table["n_tokens"], table["split"], strict=True)]
+    tables = [
+        pq.read_table(path, columns=["n_tokens", "split"], partitioning=None).to_pydict()
+        for path in files
+    ]
+    rows = [
+        pair for table in tables for pair in zip(table["n_tokens"], table["split"], strict=True)
+    ]
     return sum(length for length, name in rows if split in (None, name))
 
 
-def test_every_case_prints_the_documented_object(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    setup = loader.Setup(folder=folder, tokens=200_000, rounds=1, cases=tuple(loader.CASES), peers=("to_pylist",))
+def test_every_case_prints_the_documented_object(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup = loader.Setup(
+        folder=folder, tokens=200_000, rounds=1, cases=tuple(loader.CASES), peers=("to_pylist",)
+    )
     for fields in loader.run(setup):
         harness.emit(fields)
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -57,11 +66,15 @@ def test_peers_count_all_tokens(folder: Path, tmp_path: Path) -> None:
     assert loader_peers.decode(tmp_path, files, columns)["rows"] == 4000 * len(files)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="pip install datasets to run this test")
+@pytest.mark.skipif(
+    importlib.util.find_spec("datasets") is None, reason="pip install datasets to run this test"
+)
 @pytest.mark.filterwarnings("ignore")
 def test_hugging_face_peers_count_them_too(folder: Path) -> None:
     """In processes of their own: the library starts threads and patches what it finds."""
-    setup = loader.Setup(folder=folder, tokens=50_000, rounds=1, cases=("read",), peers=tuple(loader.PEERS))
+    setup = loader.Setup(
+        folder=folder, tokens=50_000, rounds=1, cases=("read",), peers=tuple(loader.PEERS)
+    )
     files = shards_data.generated_rows(folder, 50_000)
     for variant in loader.variants_of(setup):
         if variant.name in ("hf_rows", "hf_arrow", "hf_random"):
@@ -71,14 +84,18 @@ def test_hugging_face_peers_count_them_too(folder: Path) -> None:
 
 def test_a_missing_library_is_skipped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "PEERS", {"hf_rows": "no_such_package"})
-    setup = loader.Setup(folder=folder, tokens=50_000, rounds=1, cases=("read",), peers=("hf_rows",))
+    setup = loader.Setup(
+        folder=folder, tokens=50_000, rounds=1, cases=("read",), peers=("hf_rows",)
+    )
     (fields,) = loader.run(setup)
     assert fields["skipped"] == {"hf_rows": "pip install no_such_package"}
     assert fields["peers"] == {}
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--tokens", "0"], ["--case", "write"], ["--rounds", "-1"]], ids=lambda wrong: wrong[0]
+    "wrong",
+    [["--tokens", "0"], ["--case", "write"], ["--rounds", "-1"]],
+    ids=lambda wrong: wrong[0],
 )
 def test_bad_arguments_are_refused(
     wrong: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

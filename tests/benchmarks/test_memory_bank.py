@@ -16,14 +16,29 @@ from tests.benchmarks.test_dump_parse import DOCUMENTED
 from trelm_train.config import MemoryConfig
 from trelm_train.memory.memory_bank import MemoryBank
 
-DETAILS = {"create_s", "gather_ms", "update_ms", "save_s", "load_s", "disk_mb", "checkpoint_mb", "rows", "rss_mb"}
+DETAILS = {
+    "create_s",
+    "gather_ms",
+    "update_ms",
+    "save_s",
+    "load_s",
+    "disk_mb",
+    "checkpoint_mb",
+    "rows",
+    "rss_mb",
+}
 
 
 def in_this_process(variant: harness.Variant, scratch: Path) -> dict[str, Any]:
     """Quicker than a process each."""
     out = scratch / variant.name
     out.mkdir(exist_ok=True)
-    request = {"target": variant.target, "arguments": dict(variant.arguments), "core": None, "scratch": str(out)}
+    request = {
+        "target": variant.target,
+        "arguments": dict(variant.arguments),
+        "core": None,
+        "scratch": str(out),
+    }
     return child.run(request)
 
 
@@ -50,7 +65,9 @@ def test_sizes(setup: memory_bank.Setup, capsys: pytest.CaptureFixture[str]) -> 
     assert found["peers"].keys() == {"zeros", "loop"}
 
 
-def test_query(setup: memory_bank.Setup, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_query(
+    setup: memory_bank.Setup, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(memory_bank, "SIZES", (30_000,))
     (fields,) = memory_bank.query(setup)
     found = printed(fields, capsys)

@@ -36,12 +36,19 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> routing.Setup:
     monkeypatch.setattr(routing, "run_once", in_this_process)
     monkeypatch.setattr(routing_data, "SHAPES", TINY)
     monkeypatch.setattr(routing_data, "VOCABULARY", 1100)
-    return routing.Setup(folder=tmp_path, model="", facts=4, steps=1, rounds=1, dropout=0.0, quick=False)
+    return routing.Setup(
+        folder=tmp_path, model="", facts=4, steps=1, rounds=1, dropout=0.0, quick=False
+    )
 
 
-@pytest.mark.parametrize("case", ["step_mini_512_float32", "step_base_512_bfloat16", "attribution_mini"])
+@pytest.mark.parametrize(
+    "case", ["step_mini_512_float32", "step_base_512_bfloat16", "attribution_mini"]
+)
 def test_it_prints_the_documented_object(
-    case: str, setup: routing.Setup, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    case: str,
+    setup: routing.Setup,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(routing, "LAYERS", {"mini": 3, "base": 4})
     (fields,) = routing.CASES[case](setup)
@@ -50,7 +57,9 @@ def test_it_prints_the_documented_object(
     assert printed.keys() >= DOCUMENTED
     assert (printed["case"], printed["lower_is_better"], printed["ok"]) == (case, True, True)
     if case.startswith("step"):
-        assert {"full", "ffn", "masks", "forward", "ours_.25_half", "ours_.5_quarter"} <= set(printed["peers"])
+        assert {"full", "ffn", "masks", "forward", "ours_.25_half", "ours_.5_quarter"} <= set(
+            printed["peers"]
+        )
         assert printed["wall"]["full"] == 1.0
     else:
         assert {"midpoint_20", "published_20", "captum_20"} <= set(printed["peers"])
@@ -65,7 +74,9 @@ def test_the_fidelity_table(setup: routing.Setup) -> None:
     assert fields["captum_largest_difference"] <= 1e-5
 
 
-def test_without_the_kit_it_is_skipped(setup: routing.Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_kit_it_is_skipped(
+    setup: routing.Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("TRELM_KIT", raising=False)
     (fields,) = routing.fidelity(setup)
     assert "TRELM_KIT" in fields["skipped"]
@@ -96,7 +107,9 @@ def test_masks_keep_the_chosen_gradients_alone(setup: routing.Setup) -> None:
     take = routing_step.masks(model, work, "float32", chosen)
     take()
     changed = (model.family.ffn(2).w_in.weight != before).any(1).nonzero()[:, 0]
-    assert len(changed) > len(chosen[2]), "AdamW's weight decay moves the others: masks are no sparse training"
+    assert len(changed) > len(chosen[2]), (
+        "AdamW's weight decay moves the others: masks are no sparse training"
+    )
 
 
 def test_limits_by_operations() -> None:
@@ -104,7 +117,9 @@ def test_limits_by_operations() -> None:
     assert routing.limit(0.1, 0.5) == pytest.approx(0.511, abs=1e-3)
 
 
-def test_it_refuses_nonsense(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_refuses_nonsense(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["routing", "--facts", "0"])
     with pytest.raises(SystemExit):
         routing.main()

@@ -19,7 +19,9 @@ from tests.benchmarks.test_dump_parse import DOCUMENTED
 @pytest.fixture
 def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> shards.Setup:
     monkeypatch.setattr(shards_data, "FILE_ROWS", 10_000)
-    return shards.Setup(folder=tmp_path, run="", copies=1, read_tokens=500_000, rounds=1, quick=True)
+    return shards.Setup(
+        folder=tmp_path, run="", copies=1, read_tokens=500_000, rounds=1, quick=True
+    )
 
 
 def test_generated_rows_are_rows_of_examples(setup: shards.Setup) -> None:
@@ -54,7 +56,12 @@ def test_reading_prints_the_documented_object(
 
 def in_this_process(variant: harness.Variant, scratch: Path) -> dict[str, Any]:
     """Quicker than a process each."""
-    request = {"target": variant.target, "arguments": dict(variant.arguments), "core": None, "scratch": str(scratch)}
+    request = {
+        "target": variant.target,
+        "arguments": dict(variant.arguments),
+        "core": None,
+        "scratch": str(scratch),
+    }
     return child.run(request)
 
 

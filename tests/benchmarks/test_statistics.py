@@ -32,7 +32,11 @@ def test_links_are_as_described_and_follow_from_the_seed(run: Path, tmp_path: Pa
     rows = []
     for folder in (run, tmp_path):
         with open_run(RunPaths(root=str(folder))) as connection:
-            rows.append(connection.sql("SELECT doc_id, start, sentence_start, surface, qid FROM links").fetchall())
+            rows.append(
+                connection.sql(
+                    "SELECT doc_id, start, sentence_start, surface, qid FROM links"
+                ).fetchall()
+            )
     assert rows[0] == rows[1]
     qids = np.array([row[4] or 0 for row in rows[0]])
     assert (qids == 0).mean() == pytest.approx(NIL_SHARE, abs=0.02)
@@ -46,12 +50,22 @@ def test_the_sql_counts_what_the_stage_counts(run: Path, tmp_path: Path) -> None
     run_plan(stats.plan(StatsConfig(unit_rows=5_000, num_bootstrap=10), paths), paths)
     counted = count_by_sql(tmp_path, str(run), 32, 128)
     with open_run(paths) as connection:
-        tables = {"entity": "entity_frequency", "surface": "surface_frequency", "pair": "cooccurrence"}
+        tables = {
+            "entity": "entity_frequency",
+            "surface": "surface_frequency",
+            "pair": "cooccurrence",
+        }
         for name, table in tables.items():
-            assert counted[name] == connection.sql(f"SELECT count(*) FROM {table}").fetchall()[0][0] > 1_000, name
+            assert (
+                counted[name]
+                == connection.sql(f"SELECT count(*) FROM {table}").fetchall()[0][0]
+                > 1_000
+            ), name
         columns = "qid_a, qid_b, num_sentences, num_documents"
         ours = connection.sql(f"SELECT {columns} FROM cooccurrence ORDER BY ALL").fetchall()
-        theirs = connection.sql(f"SELECT {columns} FROM '{tmp_path}/pair.parquet' ORDER BY ALL").fetchall()
+        theirs = connection.sql(
+            f"SELECT {columns} FROM '{tmp_path}/pair.parquet' ORDER BY ALL"
+        ).fetchall()
         assert ours == theirs
 
 

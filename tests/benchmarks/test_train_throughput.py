@@ -27,11 +27,19 @@ SETS = [
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder, tokenizer = tmp_path_factory.mktemp("train"), world.make_tokenizer()
     shards = world.write_shards(
-        folder / "shards", tokenizer, world.example_columns(tokenizer), world.knowledge_columns(tokenizer)
+        folder / "shards",
+        tokenizer,
+        world.example_columns(tokenizer),
+        world.knowledge_columns(tokenizer),
     )
     world.make_bert(tokenizer).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    return {"shards": str(shards), "model": str(folder / "model"), "threads": 1, "tokenizer": tokenizer}
+    return {
+        "shards": str(shards),
+        "model": str(folder / "model"),
+        "threads": 1,
+        "tokenizer": tokenizer,
+    }
 
 
 def request(made: dict[str, Any], *sets: str) -> dict[str, Any]:
@@ -41,11 +49,18 @@ def request(made: dict[str, Any], *sets: str) -> dict[str, Any]:
 def test_the_trainer_gets_the_same_sentences_and_masks(made: dict[str, Any]) -> None:
     vocabulary = vocabulary_of(made["tokenizer"], len(made["tokenizer"]))
     stream = BatchStream(
-        open_shards(Path(made["shards"])), Packing(max_tokens=48, batch_tokens=256, limit=64), seed=0, pad_id=0
+        open_shards(Path(made["shards"])),
+        Packing(max_tokens=48, batch_tokens=256, limit=64),
+        seed=0,
+        pad_id=0,
     )
-    micro = Maker(config=load_config(None), vocabulary=vocabulary, planner=None)(stream.at(Position()), 0)
+    micro = Maker(config=load_config(None), vocabulary=vocabulary, planner=None)(
+        stream.at(Position()), 0
+    )
     columns = train_hf.unpacked(micro, 0)
-    ids, labels, mask = (columns[name].numpy() for name in ("input_ids", "labels", "attention_mask"))
+    ids, labels, mask = (
+        columns[name].numpy() for name in ("input_ids", "labels", "attention_mask")
+    )
     batch = micro.batch
     assert len(ids) == len(batch.key_N)
     assert mask.sum() == batch.num_tokens

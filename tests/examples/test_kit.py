@@ -54,13 +54,19 @@ def test_entity_with_claims_as_list_gets_types() -> None:
 
 
 def test_type_item_takes_its_title_from_the_address() -> None:
-    described = {"label": "café", "description": "", "wiki": "https://en.wikipedia.org/wiki/Caf%C3%A9_(place)"}
+    described = {
+        "label": "café",
+        "description": "",
+        "wiki": "https://en.wikipedia.org/wiki/Caf%C3%A9_(place)",
+    }
 
     item = prepare.type_item("Q30022", described)
 
     assert item["sitelinks"]["enwiki"]["title"] == "Café (place)"
     assert item["descriptions"] == {}
-    assert prepare.type_item("Q1", {"label": "x", "description": "y", "wiki": ""})["sitelinks"] == {}
+    assert (
+        prepare.type_item("Q1", {"label": "x", "description": "y", "wiki": ""})["sitelinks"] == {}
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,7 +124,10 @@ def test_extracts_keep_only_texts_and_replace_an_old_folder(tmp_path: Path) -> N
     (folder / "Q9.txt").write_text("old")
 
     assert prepare.unzip_extracts(archive, folder) == 2
-    assert {path.name: path.read_text() for path in folder.iterdir()} == {"Q1.txt": "one", "Q2.txt": "two"}
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        "Q1.txt": "one",
+        "Q2.txt": "two",
+    }
     assert {path.name for path in tmp_path.iterdir()} == {"extracts.zip", "extracts"}
 
 
@@ -181,7 +190,9 @@ def test_gold_has_the_reference_counts(prepared: Path) -> None:
 
 @pytest.mark.kit
 def test_gold_offsets_name_whole_words(prepared: Path) -> None:
-    for row in read_jsonl(prepared / "ernie.gold.jsonl") + read_jsonl(prepared / "fewrel.gold.jsonl"):
+    for row in read_jsonl(prepared / "ernie.gold.jsonl") + read_jsonl(
+        prepared / "fewrel.gold.jsonl"
+    ):
         for mention in row["mentions"]:
             surface = row["text"][mention["start"] : mention["end"]]
             around = f" {row['text']} "[mention["start"]] + f" {row['text']} "[mention["end"] + 1]
@@ -206,20 +217,31 @@ def test_fewrel_surfaces_are_its_names(prepared: Path) -> None:
 
 @pytest.mark.kit
 def test_typed_subset_keeps_every_entity_and_adds_types(prepared: Path) -> None:
-    before = {entity["id"]: entity for entity in prepare.read_subset(prepare.kit_folder() / prepare.SUBSET)}
-    after = {entity["id"]: entity for entity in prepare.read_subset(prepared / "subset-A-typed.json.gz")}
+    before = {
+        entity["id"]: entity
+        for entity in prepare.read_subset(prepare.kit_folder() / prepare.SUBSET)
+    }
+    after = {
+        entity["id"]: entity for entity in prepare.read_subset(prepared / "subset-A-typed.json.gz")
+    }
 
     assert before.keys() < after.keys()
     assert sum("P31" in (entity["claims"] or {}) for entity in before.values()) == 0
-    assert "Q515" in {s["mainsnak"]["datavalue"]["value"]["id"] for s in after["Q90"]["claims"]["P31"]}
+    assert "Q515" in {
+        s["mainsnak"]["datavalue"]["value"]["id"] for s in after["Q90"]["claims"]["P31"]
+    }
     assert after["P31"]["type"] == "property"
     assert len(list((prepared / "extracts").iterdir())) == 2_112
 
 
 @pytest.mark.kit
-def test_output_is_the_same_every_time_and_leaves_nothing_else(prepared: Path, tmp_path: Path) -> None:
+def test_output_is_the_same_every_time_and_leaves_nothing_else(
+    prepared: Path, tmp_path: Path
+) -> None:
     prepare.prepare(prepare.kit_folder(), tmp_path)
 
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in prepared.iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        path.name for path in prepared.iterdir()
+    )
     for name in ("subset-A-typed.json.gz", "ernie.gold.jsonl", "fewrel.gold.jsonl"):
         assert (tmp_path / name).read_bytes() == (prepared / name).read_bytes()

@@ -50,7 +50,8 @@ def targets(entity: Json) -> set[tuple[str, str]]:
     return {
         (statement["mainsnak"]["property"], f"Q{value['value']['numeric-id']}")
         for statement in statements(entity)
-        if (value := statement["mainsnak"].get("datavalue")) and value["type"] == "wikibase-entityid"
+        if (value := statement["mainsnak"].get("datavalue"))
+        and value["type"] == "wikibase-entityid"
         if statement["rank"] != "deprecated"
     }
 
@@ -63,10 +64,13 @@ def split(text: str) -> list[str]:
 def redirects() -> dict[str, str]:
     """Merged id → id it was merged into, from the two SQL dumps."""
     page_sql, redirect_sql = (
-        gzip.decompress((TINY / f"wikidatawiki-{name}.sql.gz").read_bytes()).decode() for name in ("page", "redirect")
+        gzip.decompress((TINY / f"wikidatawiki-{name}.sql.gz").read_bytes()).decode()
+        for name in ("page", "redirect")
     )
     titles = dict(re.findall(r"\((\d+),0,'(Q\d+)',1,", page_sql))
-    return {titles[page]: target for page, target in re.findall(r"\((\d+),0,'(Q\d+)',", redirect_sql)}
+    return {
+        titles[page]: target for page, target in re.findall(r"\((\d+),0,'(Q\d+)',", redirect_sql)
+    }
 
 
 def test_dump_has_the_shape_of_a_dump(entities: dict[str, Json]) -> None:
@@ -108,7 +112,9 @@ def test_statements_use_declared_properties_and_unique_ids(entities: dict[str, J
 
 def test_statements_point_into_the_dump_or_to_a_merged_item(entities: dict[str, Json]) -> None:
     merged = redirects()
-    outside = {target for entity in entities.values() for _, target in targets(entity)} - set(entities)
+    outside = {target for entity in entities.values() for _, target in targets(entity)} - set(
+        entities
+    )
     outside = {target for target in outside if target.replace("Q", "P") not in entities}  # P1696
 
     assert outside == set(merged) == {f"Q400000000{n}" for n in (1, 2, 3, 4)}
@@ -152,7 +158,10 @@ def test_nearly_every_item_has_a_type_and_a_link(entities: dict[str, Json]) -> N
 def test_names_are_ambiguous(entities: dict[str, Json], name: str, qids: set[str]) -> None:
     named = set()
     for qid, entity in entities.items():
-        terms = [*entity["labels"].values(), *(a for same in (entity["aliases"] or {}).values() for a in same)]
+        terms = [
+            *entity["labels"].values(),
+            *(a for same in (entity["aliases"] or {}).values() for a in same),
+        ]
         if qid.startswith("Q") and any(term["value"] == name for term in terms):
             named.add(qid)
 
@@ -165,14 +174,18 @@ def test_documents_are_short_and_not_empty(documents: list[Json]) -> None:
     for document in documents:
         sentences = split(document["text"])
         assert 3 <= len(sentences) <= 10, document["id"]
-        assert all(len(sentence.split()) >= 3 and sentence.endswith(".") for sentence in sentences), document["id"]
+        assert all(
+            len(sentence.split()) >= 3 and sentence.endswith(".") for sentence in sentences
+        ), document["id"]
     assert sum(len(split(document["text"])) for document in documents) == 452
 
 
 def test_gold_covers_the_documents_and_its_offsets_hold(
     documents: list[Json], gold: list[Json], entities: dict[str, Json]
 ) -> None:
-    assert [(row["doc_id"], row["text"]) for row in gold] == [(row["id"], row["text"]) for row in documents]
+    assert [(row["doc_id"], row["text"]) for row in gold] == [
+        (row["id"], row["text"]) for row in documents
+    ]
     for row in gold:
         end = 0
         for mention in row["mentions"]:
@@ -205,7 +218,9 @@ def test_every_capitalised_word_inside_a_sentence_is_a_mention(gold: list[Json])
 def test_pages_are_a_mediawiki_export(entities: dict[str, Json]) -> None:
     pages = ET.parse(TINY / "pages.xml").getroot().findall(f"{XML}page")  # our own file
     namespaces = Counter(page.findtext(f"{XML}ns") for page in pages)
-    is_redirect = {page.findtext(f"{XML}title"): page.find(f"{XML}redirect") is not None for page in pages}
+    is_redirect = {
+        page.findtext(f"{XML}title"): page.find(f"{XML}redirect") is not None for page in pages
+    }
     titles = {
         entity["sitelinks"]["enwiki"]["title"]
         for entity in entities.values()
@@ -221,10 +236,15 @@ def test_pages_are_a_mediawiki_export(entities: dict[str, Json]) -> None:
     assert namespaces == {"0": 17, "14": 1, "1": 1}
     assert sum(is_redirect.values()) == 3
     assert len(links) == 104
-    unresolved = set(links) - titles - {title for title, redirect in is_redirect.items() if redirect}
-    assert unresolved == {"Category:Capitals in Europe", "Category:Towns in Texas", "Link", "Nether Sallowick"} | {
-        "File:Invented picture of a river.jpg"
-    }
+    unresolved = (
+        set(links) - titles - {title for title, redirect in is_redirect.items() if redirect}
+    )
+    assert unresolved == {
+        "Category:Capitals in Europe",
+        "Category:Towns in Texas",
+        "Link",
+        "Nether Sallowick",
+    } | {"File:Invented picture of a river.jpg"}
 
 
 def test_relations_name_the_probe_files(entities: dict[str, Json]) -> None:
@@ -247,7 +267,9 @@ def test_probes_are_facts_of_the_dump_with_common_single_words(
 
     assert facts
     for fact in facts:
-        claimed = {(pid, merged.get(target, target)) for pid, target in targets(entities[fact["sub_uri"]])}
+        claimed = {
+            (pid, merged.get(target, target)) for pid, target in targets(entities[fact["sub_uri"]])
+        }
         assert (path.stem, fact["obj_uri"]) in claimed, fact
         assert fact["obj_uri"] in entities
         assert words[fact["obj_label"]] >= 3, fact

@@ -17,7 +17,9 @@ GOLD = SAMPLE / "gold.jsonl"
 Row = tuple[object, ...]
 
 
-def program(*arguments: str, env: dict[str, str] | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def program(
+    *arguments: str, env: dict[str, str] | None = None, cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
     """Run trelm-pipeline and wait."""
     return subprocess.run(
         [sys.executable, "-m", "pipeline.cli", *arguments],

@@ -23,7 +23,9 @@ def run_plan(plan: StagePlan, paths: RunPaths) -> Manifest:
     for phase in prepared.plan.phases:
         phase.worker.setup()
         units = [unit for unit in phase.units if unit.index in left]
-        reports += [write_unit(prepared.data, plan.name, unit, phase.worker.process) for unit in units]
+        reports += [
+            write_unit(prepared.data, plan.name, unit, phase.worker.process) for unit in units
+        ]
     finish_stage(prepared, reports)
     return paths.require(plan.name)
 
@@ -42,12 +44,16 @@ def recut(plan: StagePlan, parts: int) -> StagePlan:
         ranges += [(unit.path, low, high) for low, high in pairwise(cuts)]
     shift = len(ranges) - len(plan.units)
     return replace(
-        plan, units=number_units(ranges), before=_shifted(plan.before, shift), then=_shifted(plan.then, shift)
+        plan,
+        units=number_units(ranges),
+        before=_shifted(plan.before, shift),
+        then=_shifted(plan.then, shift),
     )
 
 
 def _shifted(phases: tuple[Phase, ...], shift: int) -> tuple[Phase, ...]:
     """Phases whose units are numbered after the ordinary ones."""
     return tuple(
-        replace(phase, units=[replace(unit, index=unit.index + shift) for unit in phase.units]) for phase in phases
+        replace(phase, units=[replace(unit, index=unit.index + shift) for unit in phase.units])
+        for phase in phases
     )

@@ -58,5 +58,7 @@ def _replace(paths: RunPaths, stage: str, table: Table, parts: Sequence[pa.Table
         name = f"{folder}/part-{number:05d}-of-{len(parts):05d}.parquet"
         pq.write_table(rows.cast(table.schema), manifest_path.parent / name, compression="zstd")
         num_bytes = (manifest_path.parent / name).stat().st_size
-        listed["files"].append({"path": name, "rows": len(rows), "num_bytes": num_bytes, "sha256": ""})
+        listed["files"].append(
+            {"path": name, "rows": len(rows), "num_bytes": num_bytes, "sha256": ""}
+        )
     manifest_path.write_text(json.dumps(manifest))

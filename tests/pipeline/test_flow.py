@@ -19,7 +19,13 @@ from tests.pipeline.stats import naive_stats
 from tests.pipeline.stats.test_stats import assert_equal, counted
 
 LINK_TABLES = ("sentences", "links")
-STATS_TABLES = ("entity_frequency", "surface_frequency", "cooccurrence", "fact_support", "tail_summary")
+STATS_TABLES = (
+    "entity_frequency",
+    "surface_frequency",
+    "cooccurrence",
+    "fact_support",
+    "tail_summary",
+)
 
 
 def copy_of(run: Path, target: Path, *without: str) -> Path:
@@ -31,7 +37,9 @@ def copy_of(run: Path, target: Path, *without: str) -> Path:
 
 def test_counts_equal_a_naive_recount(sample_run: Path) -> None:
     with open_run(RunPaths(root=str(sample_run))) as connection:
-        mentions = connection.sql("SELECT doc_id, sentence_start, surface, qid, confidence FROM links").fetchall()
+        mentions = connection.sql(
+            "SELECT doc_id, sentence_start, surface, qid, confidence FROM links"
+        ).fetchall()
         merged = dict(connection.sql("SELECT source, target FROM redirects").fetchall())
     triples = [
         (subject, predicate, int(merged.get(f"Q{target}", f"Q{target}")[1:]))
@@ -44,7 +52,9 @@ def test_counts_equal_a_naive_recount(sample_run: Path) -> None:
 
 
 def test_links_are_good_on_the_gold(sample_run: Path) -> None:
-    scores = json.loads(program("evaluate", "--run", str(sample_run), "--gold", str(GOLD), "--json").stdout)
+    scores = json.loads(
+        program("evaluate", "--run", str(sample_run), "--gold", str(GOLD), "--json").stdout
+    )
     assert scores["f1"] > 0.85
     assert scores["nil_left_unlinked"] > 0.8
     assert scores["slices"]["band tail"]["recall"] > 0.7
@@ -59,11 +69,15 @@ def test_offsets_point_at_their_surfaces(sample_run: Path) -> None:
         assert texts[doc_id][start:end].strip() == texts[doc_id][start:end] != ""
 
 
-def test_second_run_skips_and_a_change_redoes_what_follows(sample_run: Path, tmp_path: Path) -> None:
+def test_second_run_skips_and_a_change_redoes_what_follows(
+    sample_run: Path, tmp_path: Path
+) -> None:
     run = copy_of(sample_run, tmp_path / "run")
     again = program("run", *sample_arguments(run, "--until", "stats"))
     assert again.stderr.count("up to date, skipped") == 6
-    changed = program("run", *sample_arguments(run, "--until", "stats", "--set", "link.min_confidence=0.9"))
+    changed = program(
+        "run", *sample_arguments(run, "--until", "stats", "--set", "link.min_confidence=0.9")
+    )
     assert changed.stderr.count("up to date, skipped") == 4
     assert len(list((run / "link").glob("data-*"))) == 1  # the older output is gone
     assert sum(row[7] is None for row in rows_of(run, "links")) > sum(
@@ -73,9 +87,14 @@ def test_second_run_skips_and_a_change_redoes_what_follows(sample_run: Path, tmp
 
 def test_same_rows_for_any_units_and_workers(sample_run: Path, tmp_path: Path) -> None:
     run = copy_of(sample_run, tmp_path / "run", "link", "stats")
-    done = program("run", *sample_arguments(run, "--until", "stats", "--workers", "2", "--set", "link.unit_mb=0.004"))
+    done = program(
+        "run",
+        *sample_arguments(run, "--until", "stats", "--workers", "2", "--set", "link.unit_mb=0.004"),
+    )
     assert done.returncode == 0, done.stderr
-    assert json.loads((run / "link" / "manifest.json").read_text())["tables"]["links"]["files"][5:]  # many units
+    assert json.loads((run / "link" / "manifest.json").read_text())["tables"]["links"]["files"][
+        5:
+    ]  # many units
     for table in (*LINK_TABLES, *STATS_TABLES):
         assert rows_of(run, table) == rows_of(sample_run, table), table
 
@@ -88,12 +107,16 @@ def test_killed_link_goes_on_where_it_stopped(sample_run: Path, tmp_path: Path) 
         [sys.executable, "-m", "pipeline.cli", "run", *arguments], cwd=ROOT, stderr=subprocess.PIPE
     )
     deadline = time.monotonic() + 60
-    while len(list((run / "link").glob("data-*/_units/*.json"))) < 3 and time.monotonic() < deadline:
+    while (
+        len(list((run / "link").glob("data-*/_units/*.json"))) < 3 and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
     running.send_signal(signal.SIGKILL)
     running.communicate()
     assert not (run / "link" / "manifest.json").exists()
-    finished = {path: path.stat().st_mtime_ns for path in (run / "link").glob("data-*/_units/*.json")}
+    finished = {
+        path: path.stat().st_mtime_ns for path in (run / "link").glob("data-*/_units/*.json")
+    }
     done = program("run", *arguments)
     assert done.returncode == 0, done.stderr
     assert f"{len(finished)} of" in done.stderr
@@ -130,7 +153,9 @@ def test_gold_spans(sample_run: Path, tmp_path: Path) -> None:
     run = copy_of(sample_run, tmp_path / "run", "link", "stats")
     done = program("link", *sample_arguments(run, "--gold-spans", str(GOLD)))
     assert done.returncode == 0, done.stderr
-    scores = json.loads(program("evaluate", "--run", str(run), "--gold", str(GOLD), "--json").stdout)
+    scores = json.loads(
+        program("evaluate", "--run", str(run), "--gold", str(GOLD), "--json").stdout
+    )
     assert scores["mode"] == "gold spans"
     assert scores["accuracy"] > 0.9
     assert scores["candidate_recall"] > 0.95
@@ -145,4 +170,6 @@ def test_sql_output(sample_run: Path, tmp_path: Path, kind: str) -> None:
     assert done.returncode == 0, done.stderr
     assert b"Q46" in out.read_bytes()
     listed = program("sql", "--run", str(sample_run), "--format", "csv").stdout
-    assert {"links", "entities", "rejects", "title_redirects"} <= set(listed.replace('"', "").split())
+    assert {"links", "entities", "rejects", "title_redirects"} <= set(
+        listed.replace('"', "").split()
+    )

@@ -26,7 +26,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(sample_run: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("shards") / "run"
     shutil.copytree(sample_run, run)
-    done = program("run", *sample_arguments(run, "--set", f"importance.model={model}", "--set", "shards.max_tokens=24"))
+    done = program(
+        "run",
+        *sample_arguments(
+            run, "--set", f"importance.model={model}", "--set", "shards.max_tokens=24"
+        ),
+    )
     assert done.returncode == 0, done.stderr
     return run
 
@@ -47,7 +52,23 @@ def test_examples_hold_what_the_trainer_needs(shards: Path, model: Path) -> None
     examples = rows_of(shards, "examples")
     assert len({row[:2] for row in examples}) == len(examples)
     for row in examples:
-        doc_id, start, ids, words, count, split, low, high, rows, freq, cosine, policies, heads, relations, tails = row
+        (
+            doc_id,
+            start,
+            ids,
+            words,
+            count,
+            split,
+            low,
+            high,
+            rows,
+            freq,
+            cosine,
+            policies,
+            heads,
+            relations,
+            tails,
+        ) = row
         assert ids[0] == tokenizer.cls_token_id
         assert ids[-1] == tokenizer.sep_token_id
         assert len(ids) == count <= 24
@@ -62,7 +83,9 @@ def test_examples_hold_what_the_trainer_needs(shards: Path, model: Path) -> None
         assert [frequency[knowledge[number][2]] for number in rows] == freq
         assert all(-1 <= value <= 1 for value in cosine)
         for head, relation, tail in zip(heads, relations, tails, strict=True):
-            assert (relation, rows[tail]) in zip(knowledge[rows[head]][11], knowledge[rows[head]][12], strict=True)
+            assert (relation, rows[tail]) in zip(
+                knowledge[rows[head]][11], knowledge[rows[head]][12], strict=True
+            )
             assert knowledge[relation][1] == "relation"
         first = tokenizer.convert_ids_to_tokens(ids[1])
         assert first == "[UNK]" or texts[doc_id][start:].lower().startswith(first)
@@ -119,21 +142,37 @@ def test_tokenizer_lies_beside_the_shards(shards: Path, model: Path) -> None:
     assert extra["model"] == str(model)
 
 
-def test_same_shards_for_any_units(shards: Path, sample_run: Path, model: Path, tmp_path: Path) -> None:
+def test_same_shards_for_any_units(
+    shards: Path, sample_run: Path, model: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     shutil.copytree(sample_run, run)
-    arguments = ["--set", f"importance.model={model}", "--set", "shards.max_tokens=24", "--set", "link.unit_mb=0.005"]
+    arguments = [
+        "--set",
+        f"importance.model={model}",
+        "--set",
+        "shards.max_tokens=24",
+        "--set",
+        "link.unit_mb=0.005",
+    ]
     done = program("run", *sample_arguments(run, *arguments))
     assert done.returncode == 0, done.stderr
     for table in ("importance", "examples", "knowledge"):
         assert rows_of(run, table) == rows_of(shards, table)
 
 
-def test_another_model_redoes_importance_and_shards(shards: Path, model: Path, tmp_path: Path) -> None:
+def test_another_model_redoes_importance_and_shards(
+    shards: Path, model: Path, tmp_path: Path
+) -> None:
     run, other = tmp_path / "run", tmp_path / "other"
     shutil.copytree(shards, run)
     shutil.copytree(model, other)
-    done = program("run", *sample_arguments(run, "--set", f"importance.model={other}", "--set", "shards.max_tokens=24"))
+    done = program(
+        "run",
+        *sample_arguments(
+            run, "--set", f"importance.model={other}", "--set", "shards.max_tokens=24"
+        ),
+    )
     assert done.stderr.count("up to date, skipped") == 6
 
 
@@ -141,7 +180,12 @@ def test_another_model_redoes_importance_and_shards(shards: Path, model: Path, t
 def test_other_replacements(shards: Path, model: Path, tmp_path: Path, replacement: str) -> None:
     run = tmp_path / "run"
     shutil.copytree(shards, run)
-    settings = ["--set", f"importance.replacement={replacement}", "--set", "importance.max_tokens=16"]
+    settings = [
+        "--set",
+        f"importance.replacement={replacement}",
+        "--set",
+        "importance.max_tokens=16",
+    ]
     done = program("importance", *sample_arguments(run, "--model", str(model), *settings))
     assert done.returncode == 0, done.stderr
     assert rows_of(run, "importance") != rows_of(shards, "importance")

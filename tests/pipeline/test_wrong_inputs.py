@@ -34,7 +34,13 @@ def expect(done, code: int, *parts: str) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    expect(kb(tmp_path / "r", tmp_path / "none.json"), FAILED, "none.json", "no such file", "check the path")
+    expect(
+        kb(tmp_path / "r", tmp_path / "none.json"),
+        FAILED,
+        "none.json",
+        "no such file",
+        "check the path",
+    )
 
 
 def test_truncated_gz(tmp_path: Path) -> None:
@@ -58,7 +64,9 @@ def test_unknown_configuration_key(tmp_path: Path) -> None:
 
 def test_unknown_flag(tmp_path: Path) -> None:
     """Beam alone would warn, and run the job locally."""
-    done = program("kb", "--run", str(tmp_path / "r"), "--dump", str(DUMP), "--runer=DataflowRunner")
+    done = program(
+        "kb", "--run", str(tmp_path / "r"), "--dump", str(DUMP), "--runer=DataflowRunner"
+    )
     expect(done, USAGE, "'--runer'", "did you mean --runner")
     assert not (tmp_path / "r").exists()
 
@@ -70,16 +78,24 @@ def test_unknown_spacy_pipeline(sample_run: Path) -> None:
 
 def test_model_that_is_no_masked_language_model(sample_run: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"]}))
+    (tmp_path / "model" / "config.json").write_text(
+        json.dumps({"architectures": ["GPT2LMHeadModel"]})
+    )
     done = program("importance", "--run", str(sample_run), "--model", str(tmp_path / "model"))
     expect(done, FAILED, "GPT2LMHeadModel", "no masked language model")
-    expect(program("importance", "--run", str(sample_run), "--model", "./nowhere"), FAILED, "no such model folder")
+    expect(
+        program("importance", "--run", str(sample_run), "--model", "./nowhere"),
+        FAILED,
+        "no such model folder",
+    )
 
 
 def test_empty_corpus(sample_run: Path, tmp_path: Path) -> None:
     shutil.copytree(sample_run / "kb", tmp_path / "r" / "kb")
     (tmp_path / "empty.jsonl").write_text("")
-    done = program("documents", "--run", str(tmp_path / "r"), "--input", str(tmp_path / "empty.jsonl"))
+    done = program(
+        "documents", "--run", str(tmp_path / "r"), "--input", str(tmp_path / "empty.jsonl")
+    )
     expect(done, FAILED, "empty")
     assert not (tmp_path / "r" / "documents" / "manifest.json").exists()
 
@@ -87,7 +103,12 @@ def test_empty_corpus(sample_run: Path, tmp_path: Path) -> None:
 def test_read_only_output(tmp_path: Path) -> None:
     """The run's folder would lie inside a file: not even root can write there."""
     (tmp_path / "file").write_text("")
-    expect(kb(tmp_path / "file" / "run", DUMP), FAILED, "cannot be written", "choose another --run folder")
+    expect(
+        kb(tmp_path / "file" / "run", DUMP),
+        FAILED,
+        "cannot be written",
+        "choose another --run folder",
+    )
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this machine")
@@ -107,7 +128,11 @@ def test_output_that_cannot_grow(tmp_path: Path) -> None:
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
     command = f"from pipeline.cli import main; main(['kb', '--run', {str(tmp_path / 'r')!r}, '--dump', {str(DUMP)!r}])"
     done = subprocess.run(
-        [sys.executable, "-c", resource + limit + command], check=False, text=True, capture_output=True, cwd=ROOT
+        [sys.executable, "-c", resource + limit + command],
+        check=False,
+        text=True,
+        capture_output=True,
+        cwd=ROOT,
     )
     expect(done, FAILED, "cannot be written", "File too large", "free space")
     assert not list((tmp_path / "r").rglob("*.parquet"))
@@ -128,13 +153,22 @@ def test_older_version_of_a_table(sample_run: Path, tmp_path: Path) -> None:
     shutil.copytree(sample_run, run)
     target = next((run / "documents").glob("data-*/documents/*.parquet"))
     rows = pq.read_table(target)
-    pq.write_table(rows.replace_schema_metadata({**DOCUMENTS.schema.metadata, b"trelm.version": b"99"}), target)
-    expect(program("link", "--run", str(run), "--redo"), FAILED, "has version 99", "run the stage that writes it again")
+    pq.write_table(
+        rows.replace_schema_metadata({**DOCUMENTS.schema.metadata, b"trelm.version": b"99"}), target
+    )
+    expect(
+        program("link", "--run", str(run), "--redo"),
+        FAILED,
+        "has version 99",
+        "run the stage that writes it again",
+    )
 
 
 def test_stage_before_its_time(tmp_path: Path) -> None:
     done = program("link", "--run", str(tmp_path))
-    expect(done, FAILED, "stage 'documents' has not finished here", "trelm-pipeline documents --run")
+    expect(
+        done, FAILED, "stage 'documents' has not finished here", "trelm-pipeline documents --run"
+    )
 
 
 def test_no_run_folder() -> None:
@@ -142,17 +176,30 @@ def test_no_run_folder() -> None:
 
 
 def test_a_wrong_query(sample_run: Path) -> None:
-    expect(program("sql", "--run", str(sample_run), "SELECT nothing FROM nowhere"), FAILED, "nowhere")
-    expect(program("sql", "--run", str(sample_run), "--format", "xml", "SELECT 1"), USAGE, "one of table, csv")
+    expect(
+        program("sql", "--run", str(sample_run), "SELECT nothing FROM nowhere"), FAILED, "nowhere"
+    )
+    expect(
+        program("sql", "--run", str(sample_run), "--format", "xml", "SELECT 1"),
+        USAGE,
+        "one of table, csv",
+    )
 
 
 def test_gold_that_does_not_fit(sample_run: Path, tmp_path: Path) -> None:
     gold = tmp_path / "gold.jsonl"
     gold.write_text('{"doc_id": "nowhere", "text": "a", "mentions": []}\n')
-    expect(program("evaluate", "--run", str(sample_run), "--gold", str(gold)), FAILED, "not in the run")
-    gold.write_text('{"doc_id": "1", "text": "ab", "mentions": [{"start": 1, "end": 9, "qid": "Q1"}]}\n')
     expect(
-        program("evaluate", "--run", str(sample_run), "--gold", str(gold)), FAILED, "gold.jsonl:1", "outside the text"
+        program("evaluate", "--run", str(sample_run), "--gold", str(gold)), FAILED, "not in the run"
+    )
+    gold.write_text(
+        '{"doc_id": "1", "text": "ab", "mentions": [{"start": 1, "end": 9, "qid": "Q1"}]}\n'
+    )
+    expect(
+        program("evaluate", "--run", str(sample_run), "--gold", str(gold)),
+        FAILED,
+        "gold.jsonl:1",
+        "outside the text",
     )
     twice = {
         "doc_id": "1",
@@ -160,11 +207,23 @@ def test_gold_that_does_not_fit(sample_run: Path, tmp_path: Path) -> None:
         "mentions": [{"start": 0, "end": 1, "qid": "Q1"}, {"start": 0, "end": 1, "qid": "Q2"}],
     }
     gold.write_text(json.dumps(twice) + "\n")
-    expect(program("evaluate", "--run", str(sample_run), "--gold", str(gold)), FAILED, "0–1 has two items, Q1 and Q2")
+    expect(
+        program("evaluate", "--run", str(sample_run), "--gold", str(gold)),
+        FAILED,
+        "0–1 has two items, Q1 and Q2",
+    )
     gold.write_text('{"doc_id": "1", "text": 5, "mentions": []}\n')
-    expect(program("evaluate", "--run", str(sample_run), "--gold", str(gold)), FAILED, "text is not a string")
+    expect(
+        program("evaluate", "--run", str(sample_run), "--gold", str(gold)),
+        FAILED,
+        "text is not a string",
+    )
     gold.write_text("{}\n")
-    expect(program("evaluate", "--run", str(sample_run), "--gold", str(gold)), FAILED, "not a gold document")
+    expect(
+        program("evaluate", "--run", str(sample_run), "--gold", str(gold)),
+        FAILED,
+        "not a gold document",
+    )
 
 
 def test_too_many_rejects_fail_the_stage(tmp_path: Path) -> None:
@@ -173,7 +232,9 @@ def test_too_many_rejects_fail_the_stage(tmp_path: Path) -> None:
     expect(kb(tmp_path / "r", tmp_path / "bad.json"), FAILED, "were rejected", "max_reject_rate")
     kept = kb(tmp_path / "r", tmp_path / "bad.json", "--set", "max_reject_rate=0.5")
     assert kept.returncode == 0, kept.stderr
-    listed = program("sql", "--run", str(tmp_path / "r"), "--format", "json", "SELECT stage, reason FROM rejects")
+    listed = program(
+        "sql", "--run", str(tmp_path / "r"), "--format", "json", "SELECT stage, reason FROM rejects"
+    )
     assert len(listed.stdout.splitlines()) == 5
 
 
@@ -183,15 +244,26 @@ def test_output_made_from_another_input_is_refused(sample_run: Path, tmp_path: P
     shutil.copytree(sample_run, run)
     lines = (SAMPLE / "documents.jsonl").read_text().replace("France", "the French Republic")
     (tmp_path / "documents.jsonl").write_text(lines)
-    assert program("documents", "--run", str(run), "--input", str(tmp_path / "documents.jsonl")).returncode == 0
-    expect(program("stats", "--run", str(run)), FAILED, "'link' was made from another output of 'documents'")
+    assert (
+        program(
+            "documents", "--run", str(run), "--input", str(tmp_path / "documents.jsonl")
+        ).returncode
+        == 0
+    )
+    expect(
+        program("stats", "--run", str(run)),
+        FAILED,
+        "'link' was made from another output of 'documents'",
+    )
 
 
 def test_killed_redo_leaves_no_stage_that_seems_finished(sample_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "r"
     shutil.copytree(sample_run, run)
     arguments = ["--run", str(run), "--config", str(SAMPLE / "pipeline.toml")]
-    running = subprocess.Popen([sys.executable, "-m", "pipeline.cli", "link", *arguments, "--redo"], cwd=ROOT)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "link", *arguments, "--redo"], cwd=ROOT
+    )
     while (run / "link" / "manifest.json").exists() and running.poll() is None:
         time.sleep(0.01)
     running.kill()
@@ -207,7 +279,11 @@ def test_names_are_taken_literally(sample_run: Path, tmp_path: Path, name: str) 
     (tmp_path / name).write_text('{"id": 1, "text": "Paris"}\n')
     done = program("documents", "--run", str(tmp_path / "r"), "--input", str(tmp_path / name))
     assert done.returncode == 0, done.stderr
-    expect(program("kb", "--run", str(tmp_path / "r[1]"), "--dump", str(DUMP)), USAGE, "may not have any of")
+    expect(
+        program("kb", "--run", str(tmp_path / "r[1]"), "--dump", str(DUMP)),
+        USAGE,
+        "may not have any of",
+    )
 
 
 @pytest.mark.parametrize(
@@ -217,7 +293,9 @@ def test_names_are_taken_literally(sample_run: Path, tmp_path: Path, name: str) 
 )  # fmt: skip
 def test_settings_that_cannot_work(tmp_path: Path, setting: str) -> None:
     expect(
-        program("run", "--run", str(tmp_path / "r"), "--set", setting), USAGE, setting.partition("=")[0].split(".")[1]
+        program("run", "--run", str(tmp_path / "r"), "--set", setting),
+        USAGE,
+        setting.partition("=")[0].split(".")[1],
     )
     assert not (tmp_path / "r").exists()
 
@@ -232,9 +310,15 @@ def test_folders(tmp_path: Path, sample_run: Path) -> None:
 def test_skip_corrupt_loses_one_member_and_says_so(tmp_path: Path) -> None:
     lines = DUMP.read_bytes().splitlines(keepends=True)
     first, second = gzip.compress(b"".join(lines[:200])), gzip.compress(b"".join(lines[200:]))
-    (tmp_path / "c.json.gz").write_bytes(first[: len(first) // 2] + first[len(first) // 2 + 50 :] + second)
+    (tmp_path / "c.json.gz").write_bytes(
+        first[: len(first) // 2] + first[len(first) // 2 + 50 :] + second
+    )
     expect(kb(tmp_path / "r", tmp_path / "c.json.gz"), FAILED, "c.json.gz", "byte 0", "corrupt")
-    done = kb(tmp_path / "r", tmp_path / "c.json.gz", "--skip-corrupt", "--set", "max_reject_rate=0.1")
+    done = kb(
+        tmp_path / "r", tmp_path / "c.json.gz", "--skip-corrupt", "--set", "max_reject_rate=0.1"
+    )
     assert done.returncode == 0, done.stderr
-    listed = program("sql", "--run", str(tmp_path / "r"), "--format", "json", "SELECT reason FROM rejects")
+    listed = program(
+        "sql", "--run", str(tmp_path / "r"), "--format", "json", "SELECT reason FROM rejects"
+    )
     assert listed.stdout == '{"reason": "corrupt block or member"}\n'

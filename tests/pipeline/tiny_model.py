@@ -9,7 +9,13 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from tests.pipeline.cases import SAMPLE
 
@@ -18,12 +24,20 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 def make(folder: Path) -> Path:
     """Write model and tokenizer; returns the folder."""
-    texts = [json.loads(line)["text"] for line in (SAMPLE / "documents.jsonl").read_text().splitlines()]
+    texts = [
+        json.loads(line)["text"] for line in (SAMPLE / "documents.jsonl").read_text().splitlines()
+    ]
     words = Counter(re.findall(r"\w+|[^\w\s]", " ".join(texts).lower()))
     common = [word for word, count in words.most_common(600) if count > 1]
     letters = sorted({letter for word in words for letter in word})
-    vocabulary = list(dict.fromkeys([*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *common]))
-    tokenizer = Tokenizer(models.WordPiece({word: number for number, word in enumerate(vocabulary)}, unk_token="[UNK]"))
+    vocabulary = list(
+        dict.fromkeys([*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *common])
+    )
+    tokenizer = Tokenizer(
+        models.WordPiece(
+            {word: number for number, word in enumerate(vocabulary)}, unk_token="[UNK]"
+        )
+    )
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
@@ -59,7 +73,9 @@ def make_byte_level(folder: Path) -> Path:
     """A byte-level BPE tokenizer in RoBERTa's manner, trained on the sample; no model."""
     from tokenizers import trainers
 
-    texts = [json.loads(line)["text"] for line in (SAMPLE / "documents.jsonl").read_text().splitlines()]
+    texts = [
+        json.loads(line)["text"] for line in (SAMPLE / "documents.jsonl").read_text().splitlines()
+    ]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -69,7 +85,9 @@ def make_byte_level(folder: Path) -> Path:
         vocab_size=800, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), trim_offsets=True
+    )
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
         cls_token="<s>", sep_token="</s>", mask_token="<mask>",

@@ -50,7 +50,9 @@ def test_mistakes_are_named(raw: dict[str, object], message: str) -> None:
 
 
 def test_overrides() -> None:
-    raw = with_overrides({"inner": {"rate": 1.0}}, ["inner.rate=3", "inner.names=['p']", "steps=7", "inner.kind=b"])
+    raw = with_overrides(
+        {"inner": {"rate": 1.0}}, ["inner.rate=3", "inner.names=['p']", "steps=7", "inner.kind=b"]
+    )
     assert build(Outer, raw, "c") == Outer(steps=7, inner=Inner(rate=3.0, names=("p",), kind="b"))
     with pytest.raises(ConfigError, match="KEY=VALUE"):
         with_overrides({}, ["steps"])

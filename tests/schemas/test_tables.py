@@ -20,7 +20,10 @@ def described() -> dict[str, object]:
         table.name: {
             "version": table.version,
             "key": list(table.key),
-            "columns": {column.name: f"{column.type}{' null' if column.nullable else ''}" for column in table.columns},
+            "columns": {
+                column.name: f"{column.type}{' null' if column.nullable else ''}"
+                for column in table.columns
+            },
         }
         for table in TABLES
     }
@@ -39,7 +42,9 @@ def test_every_column_and_key_is_described(table) -> None:
         assert column.meaning, f"{table.name}.{column.name} has no meaning"
         assert column.nullable == bool(column.null_means)
         if pa.types.is_list(column.type):
-            assert not column.type.value_field.nullable, f"{table.name}.{column.name}: elements may not be null"
+            assert not column.type.value_field.nullable, (
+                f"{table.name}.{column.name}: elements may not be null"
+            )
 
 
 def test_schema_survives_parquet(tmp_path: Path) -> None:

@@ -36,7 +36,9 @@ def tokenizer() -> Any:
 @pytest.fixture(scope="session")
 def shards_path(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world") / "shards"
-    return world.write_shards(folder, tokenizer, world.example_columns(tokenizer), world.knowledge_columns(tokenizer))
+    return world.write_shards(
+        folder, tokenizer, world.example_columns(tokenizer), world.knowledge_columns(tokenizer)
+    )
 
 
 @pytest.fixture(scope="session")

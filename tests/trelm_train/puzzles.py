@@ -71,7 +71,9 @@ def example_columns(puzzles: list[Puzzle]) -> dict[str, list[Any]]:
     return rows
 
 
-def knowledge_columns(triples: dict[int, list[tuple[int, int, bool]]], bank_rows: dict[int, int]) -> dict[str, Any]:
+def knowledge_columns(
+    triples: dict[int, list[tuple[int, int, bool]]], bank_rows: dict[int, int]
+) -> dict[str, Any]:
     """Two relations, the answers, and as many heads as sentences, all of one name.
 
     `triples` has, by entity, relation, other end, and whether the entity is the head.
@@ -105,4 +107,6 @@ def write(
     bank_rows: dict[int, int],
 ) -> Path:
     """A shards folder."""
-    return write_shards(folder, tokenizer, example_columns(puzzles), knowledge_columns(triples, bank_rows), 64)
+    return write_shards(
+        folder, tokenizer, example_columns(puzzles), knowledge_columns(triples, bank_rows), 64
+    )

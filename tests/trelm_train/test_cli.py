@@ -17,7 +17,11 @@ FORBIDDEN = ("pipeline", "apache_beam", "spacy", "duckdb", "rapidfuzz")
 def commands(group: click.Group, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     found = [prefix]
     for name, command in group.commands.items():
-        found += commands(command, (*prefix, name)) if isinstance(command, click.Group) else [(*prefix, name)]
+        found += (
+            commands(command, (*prefix, name))
+            if isinstance(command, click.Group)
+            else [(*prefix, name)]
+        )
     return found
 
 
@@ -37,7 +41,12 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     best = 9.0
     for _ in range(3):
         start = time.perf_counter()
-        assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+        assert (
+            subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, check=False
+            ).returncode
+            == 0
+        )
         best = min(best, time.perf_counter() - start)
     assert best <= 0.4
 
@@ -58,7 +67,9 @@ json.dump([names, [name for name in {FORBIDDEN!r} if name in sys.modules]], sys.
     assert found == []
 
 
-def test_a_whole_run_imports_nothing_of_the_pipeline(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+def test_a_whole_run_imports_nothing_of_the_pipeline(
+    shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
     arguments = [
         "run",
         "--shards",
@@ -86,18 +97,32 @@ def test_importing_changes_nothing() -> None:
         "import torch; a = torch.get_rng_state(); import trelm_train.training.train; "
         "assert torch.equal(a, torch.get_rng_state())"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode
+        == 0
+    )
 
 
 def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "trelm_train", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "trelm_train", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
 def test_wrong_usage_ends_with_2_and_says_what_to_do(tmp_path: Path) -> None:
     done = run_cli(
-        "run", "--shards", str(tmp_path), "--model", "m", "--out", str(tmp_path / "o"), "--set", "train.stps=1"
+        "run",
+        "--shards",
+        str(tmp_path),
+        "--model",
+        "m",
+        "--out",
+        str(tmp_path / "o"),
+        "--set",
+        "train.stps=1",
     )
     assert done.returncode == 2
     assert "did you mean 'steps'" in done.stderr
@@ -107,9 +132,13 @@ def test_wrong_usage_ends_with_2_and_says_what_to_do(tmp_path: Path) -> None:
     assert "--shards" in done.stderr
 
 
-def test_run_and_resume_print_a_summary(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+def test_run_and_resume_print_a_summary(
+    shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
     config = tmp_path / "c.toml"
-    config.write_text("[train]\nbatch_tokens = 256\nmax_tokens = 48\nthreads = 1\n[routing]\nprobe_facts = 8\n")
+    config.write_text(
+        "[train]\nbatch_tokens = 256\nmax_tokens = 48\nthreads = 1\n[routing]\nprobe_facts = 8\n"
+    )
     out = tmp_path / "out"
     result = CliRunner().invoke(
         cli, ["run", "--shards", str(shards_path), "--model", str(model_path), "--out", str(out), "--config", str(config),
@@ -117,7 +146,10 @@ def test_run_and_resume_print_a_summary(shards_path: Path, model_path: Path, tmp
     )  # fmt: skip
     assert "2 steps" in result.output
     assert "seed = 1" in (out / "config.toml").read_text()
-    assert "2 steps" in CliRunner().invoke(cli, ["resume", "--out", str(out)], catch_exceptions=False).output
+    assert (
+        "2 steps"
+        in CliRunner().invoke(cli, ["resume", "--out", str(out)], catch_exceptions=False).output
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,9 @@ def write_documents(folder: Path, texts: list[str]) -> Path:
     rows = [(f"d{number}", "title", text, "test") for number, text in enumerate(texts)]
     pq.write_table(DOCUMENTS.from_rows(rows), folder / "documents.parquet")  # type: ignore[arg-type]
     path = folder / "documents.parquet"
-    part = PartFile(path=path.name, rows=len(rows), num_bytes=path.stat().st_size, sha256=sha256_of(path))
+    part = PartFile(
+        path=path.name, rows=len(rows), num_bytes=path.stat().st_size, sha256=sha256_of(path)
+    )
     manifest = Manifest(
         stage="documents", fingerprint="f", code_version="c",
         tables={"documents": TableFiles(version=DOCUMENTS.version, rows=len(rows), files=(part,))},
@@ -32,7 +34,9 @@ def write_documents(folder: Path, texts: list[str]) -> Path:
 @pytest.fixture
 def documents(tmp_path: Path) -> Path:
     texts = [template.format(h=fact[0], t=fact[2]) for template, fact in world.sentences()]
-    return write_documents(tmp_path / "documents", [" ".join(texts[i : i + 4]) for i in range(0, len(texts), 4)])
+    return write_documents(
+        tmp_path / "documents", [" ".join(texts[i : i + 4]) for i in range(0, len(texts), 4)]
+    )
 
 
 def test_a_model_from_documents(documents: Path, tmp_path: Path) -> None:
@@ -79,9 +83,15 @@ def test_an_empty_corpus(tmp_path: Path) -> None:
     ("options", "message"),
     [({"hidden": 30, "heads": 4}, "multiple of --heads"), ({"vocab_size": 10}, "at least 100")],
 )
-def test_impossible_options(options: dict[str, int], message: str, documents: Path, tmp_path: Path) -> None:
+def test_impossible_options(
+    options: dict[str, int], message: str, documents: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=message):
-        init(InitRequest(documents=documents, out=tmp_path / "m", warmup=TrainConfig(steps=1), **options))
+        init(
+            InitRequest(
+                documents=documents, out=tmp_path / "m", warmup=TrainConfig(steps=1), **options
+            )
+        )
 
 
 def test_windows_of_long_sentences() -> None:

@@ -39,10 +39,18 @@ def real_tokenizer(real_model: Path) -> Any:
 @pytest.fixture(scope="module")
 def out(real_model: Path, real_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kit")
-    examples, knowledge = world.example_columns(real_tokenizer), world.knowledge_columns(real_tokenizer)
+    examples, knowledge = (
+        world.example_columns(real_tokenizer),
+        world.knowledge_columns(real_tokenizer),
+    )
     shards = world.write_shards(folder / "shards", real_tokenizer, examples, knowledge)
     request = request_for(
-        shards, real_model, folder / "out", "train.steps=10", "train.learning_rate=0.0005", "routing.share=0.1"
+        shards,
+        real_model,
+        folder / "out",
+        "train.steps=10",
+        "train.learning_rate=0.0005",
+        "routing.share=0.1",
     )
     run(request)
     return request.out
@@ -53,7 +61,9 @@ def test_a_real_model_trains_and_exports(out: Path) -> None:
 
     summary = json.loads((out / "summary.json").read_text())
     assert summary["validation_after"]["loss"] < summary["validation_before"]["loss"]
-    assert summary["weights_updated_share"] < 0.01, "a tenth of the FFN of a model that is mostly embeddings"
+    assert summary["weights_updated_share"] < 0.01, (
+        "a tenth of the FFN of a model that is mostly embeddings"
+    )
     _, info = AutoModelForMaskedLM.from_pretrained(out / "model", output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
@@ -65,8 +75,15 @@ def facts(kit: Path, real_model: Path, real_tokenizer: Any) -> tuple[MaskedLm, P
     model = load_pretrained(str(real_model), torch.device("cpu"))
     mask = real_tokenizer.mask_token
     probes = []
-    for relation, template in (("P17", "[X] is located in [Y] ."), ("P36", "The capital of [X] is [Y] .")):
-        for line in (kit / "probes" / "pararel_trex_lms_vocab" / f"{relation}.jsonl").read_text().splitlines()[:12]:
+    for relation, template in (
+        ("P17", "[X] is located in [Y] ."),
+        ("P36", "The capital of [X] is [Y] ."),
+    ):
+        for line in (
+            (kit / "probes" / "pararel_trex_lms_vocab" / f"{relation}.jsonl")
+            .read_text()
+            .splitlines()[:12]
+        ):
             row = json.loads(line)
             gold = real_tokenizer(row["obj_label"], add_special_tokens=False)["input_ids"]
             text = template.replace("[X]", row["sub_label"]).replace("[Y]", mask * len(gold))
@@ -94,7 +111,11 @@ def overlap(left: Tensor, right: Tensor) -> float:
     ],
 )
 def test_few_points_pick_what_the_integral_picks(
-    rule: str, points: int, least: float, how: dict[str, str], facts: tuple[MaskedLm, Packed, Targets]
+    rule: str,
+    points: int,
+    least: float,
+    how: dict[str, str],
+    facts: tuple[MaskedLm, Packed, Targets],
 ) -> None:
     """Top tenth against the 20-step integral, summed over facts; on a trained model, since a random one has no signal."""
     exact = attribute(*facts, estimator("midpoint", 20)).sum(0)
@@ -108,7 +129,9 @@ def test_the_integral_is_complete(facts: tuple[MaskedLm, Packed, Targets]) -> No
     with evaluating(model, "float32"), torch.no_grad():
         walk = Walk(model, packed, targets)
         for cut in walk.cuts():
-            gain = walk.probabilities(cut, cut.neurons_TI) - walk.probabilities(cut, torch.zeros_like(cut.neurons_TI))
+            gain = walk.probabilities(cut, cut.neurons_TI) - walk.probabilities(
+                cut, torch.zeros_like(cut.neurons_TI)
+            )
             missing = (attribution[:, cut.layer].sum(-1) - gain).abs()
             assert (missing <= 0.02 * gain.abs().clamp(min=0.01)).all()
 
@@ -118,14 +141,21 @@ def test_captum_agrees_on_a_trained_model(facts: tuple[MaskedLm, Packed, Targets
 
     model, packed, targets = facts
     rows = np.flatnonzero(targets.example_T == 0)
-    one = Targets(position_T=targets.position_T[rows], example_T=rows * 0, gold_T=targets.gold_T[rows], num_examples=1)
+    one = Targets(
+        position_T=targets.position_T[rows],
+        example_T=rows * 0,
+        gold_T=targets.gold_T[rows],
+        num_examples=1,
+    )
     ours = attribute(model, packed, one, estimator("midpoint", 20))[0]
     with evaluating(model, "float32"):
         walk = Walk(model, packed, one)
         for cut in walk.cuts():
 
             def f(many: Tensor, cut: Cut = cut) -> Tensor:
-                return torch.cat([walk.probabilities(cut, v.view(cut.neurons_TI.shape)) for v in many])
+                return torch.cat(
+                    [walk.probabilities(cut, v.view(cut.neurons_TI.shape)) for v in many]
+                )
 
             oracle = IntegratedGradients(f).attribute(
                 cut.neurons_TI.reshape(1, -1), n_steps=20, method="riemann_middle"
@@ -155,8 +185,12 @@ def test_a_real_mask(real_model: Path, real_tokenizer: Any) -> None:
     model.hf.eval()
     with torch.no_grad():
         ids = torch.tensor([real_tokenizer("paris is the capital of [MASK] .")["input_ids"]])
-        logits = model.hf(input_ids=ids).logits[0, ids[0].tolist().index(real_tokenizer.mask_token_id)]
-    assert "france" in [real_tokenizer.decode([i]).strip() for i in logits.topk(50).indices.tolist()]
+        logits = model.hf(input_ids=ids).logits[
+            0, ids[0].tolist().index(real_tokenizer.mask_token_id)
+        ]
+    assert "france" in [
+        real_tokenizer.decode([i]).strip() for i in logits.topk(50).indices.tolist()
+    ]
 
 
 def test_roberta_on_a_byte_level_tokenizer(kit: Path, tmp_path: Path) -> None:
@@ -179,7 +213,9 @@ def test_roberta_on_a_byte_level_tokenizer(kit: Path, tmp_path: Path) -> None:
     assert summary["bank_rows_written"] > 0
     assert summary["facts_per_step_last"] > 0
     assert summary["injected_per_step_last"] > 0
-    exported, info = AutoModelForMaskedLM.from_pretrained(tmp_path / "out" / "model", output_loading_info=True)
+    exported, info = AutoModelForMaskedLM.from_pretrained(
+        tmp_path / "out" / "model", output_loading_info=True
+    )
     assert exported.config.model_type == "roberta"
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]

@@ -21,7 +21,12 @@ from trelm_train.training.session import prepare_run
 from trelm_train.training.train import resume, run
 
 STEPS = 6
-SETS = ("train.micro_batches=3", "train.checkpoint_every=3", "train.log_every=1", "train.loggers=[]")
+SETS = (
+    "train.micro_batches=3",
+    "train.checkpoint_every=3",
+    "train.log_every=1",
+    "train.loggers=[]",
+)
 
 
 def free_port() -> int:
@@ -71,22 +76,33 @@ def assert_same_run(left: Path, right: Path) -> None:
             assert a[name] == pytest.approx(b[name], abs=1e-5, rel=1e-5), (a["step"], name)
         for name in ("tokens", "targets", "facts", "injected", "padding"):
             assert a[name] == b[name], (a["step"], name)
-    saved = [load_checkpoint(latest_checkpoint(out / "checkpoints") or out).tensors for out in (left, right)]
+    saved = [
+        load_checkpoint(latest_checkpoint(out / "checkpoints") or out).tensors
+        for out in (left, right)
+    ]
     assert saved[0].keys() == saved[1].keys()
     for one, out in zip(saved, (left, right), strict=True):
-        one["bank"] = load_file((latest_checkpoint(out / "checkpoints") or out) / "bank.safetensors")
+        one["bank"] = load_file(
+            (latest_checkpoint(out / "checkpoints") or out) / "bank.safetensors"
+        )
     for group in ("model", "bank", "cka"):
         assert saved[0][group].keys() == saved[1][group].keys()
         for name, value in saved[0][group].items():
-            near = 4e-3 if value.dtype == torch.float16 else 2e-4  # of notes around 2, a unit of float16 is 2e-3
-            assert torch.allclose(value.double(), saved[1][group][name].double(), atol=near), f"{group}/{name}"
+            near = (
+                4e-3 if value.dtype == torch.float16 else 2e-4
+            )  # of notes around 2, a unit of float16 is 2e-3
+            assert torch.allclose(value.double(), saved[1][group][name].double(), atol=near), (
+                f"{group}/{name}"
+            )
     layers = [{k: v for k, v in one["sparse"].items() if k.endswith("/index")} for one in saved]
     assert layers[0].keys() == layers[1].keys()
     assert all(torch.equal(layers[0][name], layers[1][name]) for name in layers[0])
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_ranks_train_as_one(count: int, alone: Path, shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+def test_ranks_train_as_one(
+    count: int, alone: Path, shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
     """Three batches per step on two ranks (one makes two of them) or on three: what one process does."""
     found = finish(start(count, arguments(shards_path, model_path, tmp_path / "out")))
     assert [code for code, _, _ in found] == [0] * count, found
@@ -95,7 +111,9 @@ def test_ranks_train_as_one(count: int, alone: Path, shards_path: Path, model_pa
     assert_same_run(alone, tmp_path / "out")
 
 
-def test_another_number_of_ranks_goes_on(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+def test_another_number_of_ranks_goes_on(
+    shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
     """Two ranks, stopped by a signal to one of them, then one process: no batch twice, none left out."""
     sets = ("train.validate=false", "train.steps=80", "train.learning_rate=0.0005")
     run(request_for(shards_path, model_path, tmp_path / "alone", *SETS, *sets))
@@ -115,7 +133,9 @@ def test_another_number_of_ranks_goes_on(shards_path: Path, model_path: Path, tm
         assert a["loss"] == pytest.approx(b["loss"], rel=0.01)  # rounding grows over the steps
 
 
-def test_more_ranks_than_batches_are_refused(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+def test_more_ranks_than_batches_are_refused(
+    shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match="4 ranks share 3 batch.*micro_batches=4"):
         prepare_run(request_for(shards_path, model_path, tmp_path, *SETS), Ranks(rank=0, size=4))
 
@@ -140,12 +160,18 @@ def test_a_tensor_without_gradient_anywhere_is_left_alone(monkeypatch: pytest.Mo
     """AdamW skips it; zeros it would decay and move by old moments, and one rank would differ from two."""
     from trelm_train import ranks
 
-    monkeypatch.setattr(ranks.dist, "all_reduce", lambda tensor: tensor)  # the other rank has what this one has
+    monkeypatch.setattr(
+        ranks.dist, "all_reduce", lambda tensor: tensor
+    )  # the other rank has what this one has
     without, having = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))
     having.grad = torch.full((3,), 2.0)
     Ranks(rank=0, size=2).sum_gradients([without, having])
     assert without.grad is None
     assert torch.equal(having.grad, torch.full((3,), 2.0))
-    monkeypatch.setattr(ranks.dist, "all_reduce", lambda tensor: tensor.add_(1 if tensor.dtype == torch.int64 else 0))
+    monkeypatch.setattr(
+        ranks.dist,
+        "all_reduce",
+        lambda tensor: tensor.add_(1 if tensor.dtype == torch.int64 else 0),
+    )
     Ranks(rank=0, size=2).sum_gradients([without, having])  # the other rank has one for both
     assert torch.equal(without.grad, torch.zeros(2))

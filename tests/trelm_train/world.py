@@ -18,22 +18,50 @@ from trelm_train.data.shards import sha256_of
 from trelm_train.init import train_tokenizer
 
 COUNTRIES = ["Ruritania", "San Lorenzo", "Genovia", "Wakanda"]
-TOWNS = ["Strelsau", "Bolivar Town", "Pyrus", "Golden City", "Zenda", "Port Saint Luis", "Mertz", "North Falls"]
-PEOPLE = ["Rudolf Rassendyll", "Flavia", "Mona Monzano", "Bokonon", "Mia Thermopolis", "Joseph", "Shuri", "Ramonda"]
+TOWNS = [
+    "Strelsau",
+    "Bolivar Town",
+    "Pyrus",
+    "Golden City",
+    "Zenda",
+    "Port Saint Luis",
+    "Mertz",
+    "North Falls",
+]
+PEOPLE = [
+    "Rudolf Rassendyll",
+    "Flavia",
+    "Mona Monzano",
+    "Bokonon",
+    "Mia Thermopolis",
+    "Joseph",
+    "Shuri",
+    "Ramonda",
+]
 LIVES, COUNTRY = "lives in", "country"
 ENTITIES = COUNTRIES + TOWNS + PEOPLE
 RELATIONS = [LIVES, COUNTRY, "capital of", "sister of", "born in"]
 ROW = {name: row for row, name in enumerate(ENTITIES + RELATIONS)}
 TEMPLATES = {
-    LIVES: ["{h} lives in {t} .", "The house of {h} is in {t} , as everyone knows .", "{h} moved to {t} last year ."],
-    COUNTRY: ["{h} is a town in {t} .", "The king of {t} visited {h} .", "Rain fell on {h} and on all of {t} ."],
+    LIVES: [
+        "{h} lives in {t} .",
+        "The house of {h} is in {t} , as everyone knows .",
+        "{h} moved to {t} last year .",
+    ],
+    COUNTRY: [
+        "{h} is a town in {t} .",
+        "The king of {t} visited {h} .",
+        "Rain fell on {h} and on all of {t} .",
+    ],
 }
 
 
 def facts() -> list[tuple[str, str, str]]:
     """Every triple of the world."""
     lives = [(person, LIVES, TOWNS[number % len(TOWNS)]) for number, person in enumerate(PEOPLE)]
-    return lives + [(town, COUNTRY, COUNTRIES[number % len(COUNTRIES)]) for number, town in enumerate(TOWNS)]
+    return lives + [
+        (town, COUNTRY, COUNTRIES[number % len(COUNTRIES)]) for number, town in enumerate(TOWNS)
+    ]
 
 
 def sentences() -> list[tuple[str, tuple[str, str, str]]]:
@@ -87,7 +115,9 @@ def example_columns(tokenizer: Any) -> dict[str, list[Any]]:
         rows["span_entity_row"].append([ROW[name] for name in names])
         rows["span_frequency"].append([counts[name] for name in names])
         rows["span_cosine"].append([0.9 for _ in names])
-        rows["span_policies"].append([POLICY_BITS["all"] | POLICY_BITS["long-tail-important"] for _ in names])
+        rows["span_policies"].append(
+            [POLICY_BITS["all"] | POLICY_BITS["long-tail-important"] for _ in names]
+        )
         rows["fact_head_span"].append([names.index(fact[0])])
         rows["fact_relation_row"].append([ROW[fact[1]]])
         rows["fact_tail_span"].append([names.index(fact[2])])
@@ -109,7 +139,9 @@ def knowledge_columns(tokenizer: Any) -> dict[str, list[Any]]:
         rows["band"].append("tail" if is_entity else None)
         rows["bank_row"].append(row if is_entity else None)
         rows["triple_relation_row"].append([ROW[fact[1]] for fact in triples])
-        rows["triple_other_row"].append([ROW[fact[2] if fact[0] == name else fact[0]] for fact in triples])
+        rows["triple_other_row"].append(
+            [ROW[fact[2] if fact[0] == name else fact[0]] for fact in triples]
+        )
         rows["triple_is_head"].append([fact[0] == name for fact in triples])
         rows["true_tail_relation_row"].append([ROW[fact[1]] for fact in heads])
         rows["true_tail_tail_row"].append([ROW[fact[2]] for fact in heads])
@@ -119,7 +151,11 @@ def knowledge_columns(tokenizer: Any) -> dict[str, list[Any]]:
 
 
 def write_shards(
-    folder: Path, tokenizer: Any, examples: dict[str, list[Any]], knowledge: dict[str, list[Any]], row_group: int = 16
+    folder: Path,
+    tokenizer: Any,
+    examples: dict[str, list[Any]],
+    knowledge: dict[str, list[Any]],
+    row_group: int = 16,
 ) -> Path:
     """A shards folder with two example files of small row groups."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
@@ -34,7 +37,15 @@ STATE_NAME = "state.json"
 BEST_NAME = "best.json"
 TENSORS = "tensors"
 _PREFIX = "step-"
-_FAULTS = (OSError, RuntimeError, AssertionError, SafetensorError, CheckpointException, ValueError, KeyError)
+_FAULTS = (
+    OSError,
+    RuntimeError,
+    AssertionError,
+    SafetensorError,
+    CheckpointException,
+    ValueError,
+    KeyError,
+)
 Groups = dict[str, dict[str, Tensor]]
 
 
@@ -67,7 +78,11 @@ class Writer:
         self._pending: _Pending | None = None
 
     def save(
-        self, step: int, tensors: Groups, state: dict[str, Any], files: Callable[[Path], None] = _no_files
+        self,
+        step: int,
+        tensors: Groups,
+        state: dict[str, Any],
+        files: Callable[[Path], None] = _no_files,
     ) -> None:
         """Write a checkpoint, and what `files` adds to its folder; one of the same step that stands is left as it is.
 
@@ -89,12 +104,18 @@ class Writer:
             written = self._write(partial / TENSORS, tensors)
         except _FAULTS as error:
             raise _unwritable(self.folder / name_of(step), error) from error
-        self._pending = _Pending(step=step, partial=partial, state=json.dumps(state, indent=1), written=written)
+        self._pending = _Pending(
+            step=step, partial=partial, state=json.dumps(state, indent=1), written=written
+        )
         if not self.background:
             self.finish()
 
     def _write(self, folder: Path, groups: Groups) -> Future[Any] | None:
-        flat = {f"{group}/{name}": value.detach() for group, named in groups.items() for name, value in named.items()}
+        flat = {
+            f"{group}/{name}": value.detach()
+            for group, named in groups.items()
+            for name, value in named.items()
+        }
         flat = {name: value.cpu().contiguous() for name, value in flat.items()}
         storage = HuggingFaceStorageWriter(str(folder))
         _one_process()
@@ -111,7 +132,9 @@ class Writer:
         Raises:
             TrelmError: it could not be written.
         """
-        if self._pending is not None and (self._pending.written is None or self._pending.written.done()):
+        if self._pending is not None and (
+            self._pending.written is None or self._pending.written.done()
+        ):
             self.finish()
 
     def finish(self) -> None:
@@ -155,7 +178,9 @@ def name_of(step: int) -> str:
 
 
 def _unwritable(final: Path, error: BaseException) -> TrelmError:
-    return TrelmError(f"{final}: cannot write the checkpoint ({error}); the last one before it is whole")
+    return TrelmError(
+        f"{final}: cannot write the checkpoint ({error}); the last one before it is whole"
+    )
 
 
 def _settle(pending: _Pending, final: Path) -> None:
@@ -186,7 +211,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.name.startswith(_PREFIX) and (path / STATE_NAME).is_file())
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.name.startswith(_PREFIX) and (path / STATE_NAME).is_file()
+    )
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -212,7 +241,9 @@ def load_checkpoint(path: Path, groups: Sequence[str] = ()) -> Checkpoint:
     """
     state_path = path / STATE_NAME
     if not state_path.is_file():
-        raise ConfigError(f"{path}: not a checkpoint (no {STATE_NAME}); they are in OUT/checkpoints/{_PREFIX}…")
+        raise ConfigError(
+            f"{path}: not a checkpoint (no {STATE_NAME}); they are in OUT/checkpoints/{_PREFIX}…"
+        )
     try:
         state = json.loads(state_path.read_text(encoding="utf-8"))
         tensors = _read(path / TENSORS, groups)
@@ -230,7 +261,8 @@ def _read(folder: Path, groups: Sequence[str]) -> Groups:
     flat = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in found.items()
-        if isinstance(entry, TensorStorageMetadata) and (not groups or name.partition("/")[0] in groups)
+        if isinstance(entry, TensorStorageMetadata)
+        and (not groups or name.partition("/")[0] in groups)
     }
     _one_process()
     dcp_load(flat, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)

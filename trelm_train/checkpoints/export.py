@@ -39,7 +39,9 @@ def export_model(model: MaskedLm, tokenizer_path: Path, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         model.hf.save_pretrained(out)  # type: ignore[operator]
         for path in sorted(tokenizer_path.iterdir()):
-            if path.is_file() and ("token" in path.name or "vocab" in path.name or path.name == "merges.txt"):
+            if path.is_file() and (
+                "token" in path.name or "vocab" in path.name or path.name == "merges.txt"
+            ):
                 shutil.copyfile(path, out / path.name)
     except (OSError, SafetensorError) as error:
         raise TrelmError(f"{out}: cannot write the model ({error})") from error
@@ -49,7 +51,11 @@ def entities_of(knowledge: Knowledge) -> pa.Table:
     """Row of the memory bank, id (Q90 is 90) and label of every entity that has one, in order of the row."""
     at = np.flatnonzero(knowledge.bank_row >= 0)
     at = at[np.argsort(knowledge.bank_row[at])]
-    columns = {"row": knowledge.bank_row[at], "id": knowledge.ids[at], "label": knowledge.labels.take(pa.array(at))}
+    columns = {
+        "row": knowledge.bank_row[at],
+        "id": knowledge.ids[at],
+        "label": knowledge.labels.take(pa.array(at)),
+    }
     return pa.table(columns)
 
 
@@ -72,7 +78,9 @@ def export_bank(saved: Path, entities: pa.Table, out: Path) -> None:
             written = pc.is_in(entities["row"], value_set=pa.array(bank.get_tensor("row")))
         write_entities(entities.filter(written), folder)
     except (OSError, SafetensorError) as error:
-        raise TrelmError(f"{folder}: cannot write the memory bank ({error}); make room and export again") from error
+        raise TrelmError(
+            f"{folder}: cannot write the memory bank ({error}); make room and export again"
+        ) from error
 
 
 def export_checkpoint(path: Path, out: Path) -> int:
@@ -84,7 +92,9 @@ def export_checkpoint(path: Path, out: Path) -> int:
     checkpoint = load_checkpoint(path, ("model",))
     run = path.resolve().parent.parent
     if not (run / INITIAL / "config.json").is_file():
-        raise ConfigError(f"{path}: outside its run (no {INITIAL} model in {run}); give OUT/checkpoints/step-…")
+        raise ConfigError(
+            f"{path}: outside its run (no {INITIAL} model in {run}); give OUT/checkpoints/step-…"
+        )
     model = load_pretrained(str(run / INITIAL), torch.device("cpu"))
     load_weights(model, checkpoint.tensors["model"])
     export_model(model, run / INITIAL, out)

@@ -36,7 +36,9 @@ def label_means(word_embeddings: nn.Embedding, knowledge: Knowledge, row_U: I64)
 class Cka(nn.Module):
     """The projection W_q, which exists in training only, and the loss."""
 
-    def __init__(self, config: CkaConfig, knowledge: Knowledge, anchor: Anchor, *, seed: int) -> None:
+    def __init__(
+        self, config: CkaConfig, knowledge: Knowledge, anchor: Anchor, *, seed: int
+    ) -> None:
         super().__init__()
         hidden = anchor.hidden_size
         self.config, self.knowledge, self.anchor = config, knowledge, anchor
@@ -44,14 +46,20 @@ class Cka(nn.Module):
         self.projection = nn.Linear(2 * hidden, hidden, bias=False)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            self.projection.weight.copy_(torch.randn(hidden, 2 * hidden, generator=generator) * (2 * hidden) ** -0.5)
+            self.projection.weight.copy_(
+                torch.randn(hidden, 2 * hidden, generator=generator) * (2 * hidden) ** -0.5
+            )
 
     def query(self, states_TH: Tensor, plan: CkaPlan) -> Tensor:
         """q for each fact and each of its relations, as G x R x H."""
         head_GH = range_means(states_TH, plan.head_start_G, plan.head_end_G)
-        relation_GRH = self.anchor.vectors(plan.relation_GR.reshape(-1)).view(*plan.relation_GR.shape, -1)
+        relation_GRH = self.anchor.vectors(plan.relation_GR.reshape(-1)).view(
+            *plan.relation_GR.shape, -1
+        )
         of_head, of_relation = self.projection.weight.chunk(2, dim=1)
-        return F.linear(head_GH, of_head)[:, None] + F.linear(relation_GRH.to(head_GH.device), of_relation)
+        return F.linear(head_GH, of_head)[:, None] + F.linear(
+            relation_GRH.to(head_GH.device), of_relation
+        )
 
     def logits(self, states_TH: Tensor, plan: CkaPlan, word_embeddings: nn.Embedding) -> Tensor:
         """cos(q, c) / tau of each fact and candidate, as G x N."""

@@ -85,7 +85,9 @@ def choose_facts(batch: Batch, masked: Masked, config: CkaConfig, *, seed: int) 
     head_masked = masked.chosen_RS.reshape(-1)[batch.span_start_P[batch.fact_head_F]]
     serves = uniform(seed, "serves", epoch, key_F) < config.fact_share
     fact = np.flatnonzero(serves & ~head_masked & (head_F != tail_F))
-    draw = uniform(seed, "fact", epoch, key_F[fact], fact - np.searchsorted(sentence_F, sentence_F[fact]))
+    draw = uniform(
+        seed, "fact", epoch, key_F[fact], fact - np.searchsorted(sentence_F, sentence_F[fact])
+    )
     order = fact[np.lexsort((draw, sentence_F[fact]))]
     order = order[np.unique(sentence_F[order], return_index=True)[1]]
     return Facts(
@@ -113,11 +115,15 @@ def hide(batch: Batch, input_ids_RS: I64, hidden_P: Bools, mask_id: int) -> I64:
     return ids
 
 
-def tail_contrast(facts: Facts, knowledge: Knowledge, config: CkaConfig, *, seed: int, epoch: int) -> Contrast:
+def tail_contrast(
+    facts: Facts, knowledge: Knowledge, config: CkaConfig, *, seed: int, epoch: int
+) -> Contrast:
     """True tail, then up to N false ones: tails of the batch, then tails of the relation, each in random order."""
     number_G = np.arange(len(facts))
     in_batch = np.unique(facts.tail_G)
-    far_fact, far_row = _relation_tails(facts, knowledge, config.negatives * SAMPLE, seed=seed, epoch=epoch)
+    far_fact, far_row = _relation_tails(
+        facts, knowledge, config.negatives * SAMPLE, seed=seed, epoch=epoch
+    )
     fact_C = np.concatenate([np.repeat(number_G, len(in_batch)), far_fact])
     row_C = np.concatenate([np.tile(in_batch, len(facts)), far_row])
     far_C = np.arange(len(fact_C)) >= len(facts) * len(in_batch)
@@ -126,14 +132,18 @@ def tail_contrast(facts: Facts, knowledge: Knowledge, config: CkaConfig, *, seed
     banned = np.unique(true_fact * names + knowledge.name[true_row])
     allowed = ~among(banned, fact_C * names + knowledge.name[row_C])
     fact_C, row_C, far_C = fact_C[allowed], row_C[allowed], far_C[allowed]
-    _, once = np.unique(fact_C * len(knowledge) + row_C, return_index=True)  # the first: that of the batch
+    _, once = np.unique(
+        fact_C * len(knowledge) + row_C, return_index=True
+    )  # the first: that of the batch
     fact_C, row_C, far_C = fact_C[once], row_C[once], far_C[once]
     draw = uniform(seed, "tail", epoch, facts.key_G[fact_C], row_C)
     order = np.argsort(fact_C * 2 + far_C + draw, kind="stable")
     return _table(facts.tail_G, fact_C[order], row_C[order], config.negatives)
 
 
-def _relation_tails(facts: Facts, knowledge: Knowledge, most: int, *, seed: int, epoch: int) -> tuple[I64, I64]:
+def _relation_tails(
+    facts: Facts, knowledge: Knowledge, most: int, *, seed: int, epoch: int
+) -> tuple[I64, I64]:
     """Fact numbers and tails of their relations: all of them, or a sample of `most` with repeats."""
     counts = knowledge.tails.lengths(facts.relation_G)
     taken = np.minimum(counts, most)
@@ -156,7 +166,9 @@ def _true_tails(facts: Facts, knowledge: Knowledge) -> tuple[I64, I64]:
     )
 
 
-def relation_contrast(facts: Facts, knowledge: Knowledge, relation_K: I64, *, seed: int, epoch: int) -> Contrast:
+def relation_contrast(
+    facts: Facts, knowledge: Knowledge, relation_K: I64, *, seed: int, epoch: int
+) -> Contrast:
     """True relation, then three of all relations (`relation_K`, ascending) that do not hold between head and tail."""
     at = knowledge.true_tail.positions(facts.head_G)
     fact = np.repeat(np.arange(len(facts)), knowledge.true_tail.lengths(facts.head_G))
@@ -196,14 +208,20 @@ class CkaPlanner:
         """Candidates of each fact: tails or relations."""
         if self.config.contrast == "tail":
             return tail_contrast(facts, self.knowledge, self.config, seed=self.seed, epoch=epoch)
-        return relation_contrast(facts, self.knowledge, self.relation_K, seed=self.seed, epoch=epoch)
+        return relation_contrast(
+            facts, self.knowledge, self.relation_K, seed=self.seed, epoch=epoch
+        )
 
     def plan(self, batch: Batch, masked: Masked) -> CkaPlan:
         """Facts that serve in a step and have a negative."""
         facts = choose_facts(batch, masked, self.config, seed=self.seed)
         contrast = self.contrast(facts, batch.position.epoch)
         usable = contrast.valid_GN.sum(axis=1) > 1
-        facts, row_GN, valid_GN = facts.take(usable), contrast.row_GN[usable], contrast.valid_GN[usable]
+        facts, row_GN, valid_GN = (
+            facts.take(usable),
+            contrast.row_GN[usable],
+            contrast.valid_GN[usable],
+        )
         by_tail = self.config.contrast == "tail"
         asked_GC = row_GN if by_tail else facts.tail_G[:, None]
         tail_U, place = np.unique(asked_GC, return_inverse=True)

@@ -58,14 +58,19 @@ class Ragged:
 
 def from_lengths(values: I64, lengths: I64) -> Ragged:
     """Lists from their elements and their lengths."""
-    return Ragged(values=values, offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)]))
+    return Ragged(
+        values=values,
+        offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)]),
+    )
 
 
 def expand(starts: I64, lengths: I64) -> I64:
     """start, start + 1, …, start + length - 1 for each pair, one after the other."""
     if not len(lengths):
         return np.zeros(0, np.int64)
-    ends: I64 = lengths.cumsum(dtype=np.int64)  # methods: `np.cumsum` takes as long again for short arrays
+    ends: I64 = lengths.cumsum(
+        dtype=np.int64
+    )  # methods: `np.cumsum` takes as long again for short arrays
     numbers: I64 = (starts - (ends - lengths)).repeat(lengths)
     numbers += np.arange(len(numbers), dtype=np.int64)
     return numbers
@@ -106,7 +111,9 @@ def generators(seed: int, purpose: str, *keys: I64 | int) -> U64:
             continue
         numbers = np.atleast_1d(np.asarray(key, np.int64)).astype(np.uint64)
         numbers *= _MIX_B
-        before = np.uint64((state + int(_GOLDEN)) % 2**64) if isinstance(state, int) else state + _GOLDEN
+        before = (
+            np.uint64((state + int(_GOLDEN)) % 2**64) if isinstance(state, int) else state + _GOLDEN
+        )
         state = _mix(numbers + before)
     return np.asarray([state], np.uint64) if isinstance(state, int) else state
 

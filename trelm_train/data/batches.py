@@ -142,7 +142,12 @@ def assemble_plan(sentences: Sentences, plan: Plan, first: Position, pad_id: int
     end_N = flat_N + layout.length_N
     borders = (_slices(layout.first_B, len(key_N)), _slices(layout.origin_B, len(ids_T)))
     parts = zip(
-        *borders, words.slice_B, spans.slice_B, facts.slice_B, np.diff(plan.batch_begin_C).tolist(), strict=True
+        *borders,
+        words.slice_B,
+        spans.slice_B,
+        facts.slice_B,
+        np.diff(plan.batch_begin_C).tolist(),
+        strict=True,
     )
     return [
         Batch(
@@ -196,7 +201,9 @@ def _lay_out(sentences: Sentences, plan: Plan) -> _Layout:
     )
 
 
-def _tokens(sentences: Sentences, sentence_N: I64, layout: _Layout, pad_id: int) -> tuple[I64, I64, I64]:
+def _tokens(
+    sentences: Sentences, sentence_N: I64, layout: _Layout, pad_id: int
+) -> tuple[I64, I64, I64]:
     """Token ids, sentence numbers and offsets of all rows, one after the other."""
     num_rows = len(layout.width_R)
     place_N = np.arange(len(sentence_N)) + layout.row_N  # among the pieces: a padding ends each row
@@ -205,12 +212,17 @@ def _tokens(sentences: Sentences, sentence_N: I64, layout: _Layout, pad_id: int)
     length_K = np.empty(len(sentence_N) + num_rows, np.int64)
     length_K[place_N], length_K[place_R] = layout.length_N, padding_R
     start_K, source_K, number_K = (np.zeros(len(length_K), np.int64) for _ in range(3))
-    start_K[place_N], source_K[place_N] = layout.start_N, sentences.ids.starts(sentence_N) - layout.start_N
+    start_K[place_N], source_K[place_N] = (
+        layout.start_N,
+        sentences.ids.starts(sentence_N) - layout.start_N,
+    )
     number_K[place_N] = layout.number_N
     token_T = np.arange(int(layout.width_R.sum()), dtype=np.int64)
     source_T = np.repeat(source_K, length_K)
     source_T += token_T
-    ids_T = sentences.ids.values.take(source_T, mode="clip").astype(np.int64)  # a padding's source is anything
+    ids_T = sentences.ids.values.take(source_T, mode="clip").astype(
+        np.int64
+    )  # a padding's source is anything
     segment_T = np.repeat(number_K, length_K)
     token_T -= np.repeat(start_K, length_K)
     if padding_R.any():
@@ -223,7 +235,8 @@ def _lists(sentences: Sentences, sentence_N: I64, layout: _Layout) -> tuple[_Lis
     """Words, spans and facts, in the order of the fields of `Batch`."""
     flat_N, number_N = layout.flat_N, layout.number_N
     words_N, spans_N, facts_N = (
-        column.lengths(sentence_N) for column in (sentences.words, sentences.span_start, sentences.fact_head)
+        column.lengths(sentence_N)
+        for column in (sentences.words, sentences.span_start, sentences.fact_head)
     )
     word_W = sentences.words.at(expand(sentences.words.starts(sentence_N), words_N))
     word_W += np.repeat(flat_N, words_N)
@@ -245,7 +258,8 @@ def _lists(sentences: Sentences, sentence_N: I64, layout: _Layout) -> tuple[_Lis
         sentences.fact_tail.at(fact_F) + before_F,
     )
     words_B, spans_B, facts_B = (
-        _slices((np.cumsum(sizes) - sizes)[layout.first_B], int(sizes.sum())) for sizes in (words_N, spans_N, facts_N)
+        _slices((np.cumsum(sizes) - sizes)[layout.first_B], int(sizes.sum()))
+        for sizes in (words_N, spans_N, facts_N)
     )
     return (
         _Lists(columns=(word_W,), slice_B=words_B),

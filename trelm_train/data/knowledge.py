@@ -64,7 +64,9 @@ def ragged(column: pa.ChunkedArray) -> Ragged:
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):  # no chunk at all
         return from_lengths(np.zeros(0, np.int64), np.zeros(0, np.int64))
-    values = np.array(array.flatten().to_numpy(zero_copy_only=False), np.int64)  # a copy: Arrow's memory is read-only
+    values = np.array(
+        array.flatten().to_numpy(zero_copy_only=False), np.int64
+    )  # a copy: Arrow's memory is read-only
     lengths = array.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
     return from_lengths(values, lengths)
 
@@ -85,7 +87,9 @@ def load_knowledge(shards: Shards) -> Knowledge:
     table = pa.concat_tables(tables) if tables else KNOWLEDGE.empty()
     rows = table["row"].to_numpy()
     if not np.array_equal(rows, np.arange(len(rows))):
-        raise TrelmError(f"{shards.path}: rows of `knowledge` are not 0, 1, 2, … in file order; make the shards again")
+        raise TrelmError(
+            f"{shards.path}: rows of `knowledge` are not 0, 1, 2, … in file order; make the shards again"
+        )
     label_ids = ragged(table["label_ids"])
     knowledge = Knowledge(
         ids=table["id"].to_numpy().astype(np.int64),

@@ -64,7 +64,9 @@ class LoaderState:
         try:
             return cls(**{**values, "position": Position(**values["position"])})
         except (KeyError, TypeError) as error:
-            raise ConfigError(f"loader state: {error}; it was saved by another version, start a new run") from error
+            raise ConfigError(
+                f"loader state: {error}; it was saved by another version, start a new run"
+            ) from error
 
 
 def windows_of(groups: Iterable[RowGroup], window_rows: int) -> list[list[RowGroup]]:
@@ -91,9 +93,13 @@ class BatchStream:
         self._rows = lru_cache(maxsize=2)(self._read_rows)
         self._block = lru_cache(maxsize=2)(self._make_block)
         keep_freed_memory()
-        check_lengths(np.asarray([shards.longest]), packing, shards)  # now, not when its window is read
+        check_lengths(
+            np.asarray([shards.longest]), packing, shards
+        )  # now, not when its window is read
         if not any(self._plan(0, window).num_batches for window in range(len(self._windows(0)))):
-            raise TrelmError(f"{shards.path}: no training sentence in these shards; was the corpus empty?")
+            raise TrelmError(
+                f"{shards.path}: no training sentence in these shards; was the corpus empty?"
+            )
 
     def positions(self, start: Position) -> Iterator[tuple[Position, Position]]:
         """Positions of the batches from `start` on, each with the one to start at after it; nothing is assembled."""
@@ -109,7 +115,10 @@ class BatchStream:
     def at(self, position: Position) -> Batch:
         """The batch at a position that `positions` has named; ValueError if there is none."""
         epoch, window = position.epoch, position.window
-        known = window < len(self._windows(epoch)) and 0 <= position.index < self._plan(epoch, window).num_batches
+        known = (
+            window < len(self._windows(epoch))
+            and 0 <= position.index < self._plan(epoch, window).num_batches
+        )
         if not known:
             raise ValueError(f"no batch at {position}")
         block, number = divmod(position.index, self._per_block)
@@ -145,7 +154,11 @@ class BatchStream:
                 f"{self.shards.path}: not the shards that this run was started with (fingerprint "
                 f"{own['fingerprint'][:12]}, the run's is {saved['fingerprint'][:12]}); restore them, or start a new run"
             )
-        changed = [f"{name} = {own[name]!r} (was {saved[name]!r})" for name in own if own[name] != saved[name]]
+        changed = [
+            f"{name} = {own[name]!r} (was {saved[name]!r})"
+            for name in own
+            if own[name] != saved[name]
+        ]
         if changed:
             raise ConfigError(
                 f"{self.shards.path}: batches would not be those this run was started with: {', '.join(changed)}; "
@@ -158,8 +171,12 @@ class BatchStream:
 
     def _make_windows(self, epoch: int) -> list[list[RowGroup]]:
         groups = self.shards.row_groups
-        order = by_bits(random_bits(self.seed, "groups", epoch, np.arange(len(groups), dtype=np.int64)))
-        return windows_of((groups[number] for number in order.tolist()), self.packing.rows_per_window)
+        order = by_bits(
+            random_bits(self.seed, "groups", epoch, np.arange(len(groups), dtype=np.int64))
+        )
+        return windows_of(
+            (groups[number] for number in order.tolist()), self.packing.rows_per_window
+        )
 
     def _make_plan(self, epoch: int, window: int) -> Plan:
         outline = read_outline(self._windows(epoch)[window], "train")
@@ -177,7 +194,9 @@ class BatchStream:
         return assemble_plan(self._rows(epoch, window), part, first, self.pad_id)
 
 
-def in_steps(positions: Iterable[tuple[Position, Position]], size: int) -> Iterator[tuple[list[Position], Position]]:
+def in_steps(
+    positions: Iterable[tuple[Position, Position]], size: int
+) -> Iterator[tuple[list[Position], Position]]:
     """Consecutive positions in groups of `size`, each group with the position to start at after it.
 
     One group is one optimiser step of all ranks, whatever their number.
@@ -214,7 +233,9 @@ def check_lengths(lengths: I64, packing: Packing, shards: Shards) -> None:
 
 def split_batches(shards: Shards, packing: Packing, split: str, pad_id: int) -> Iterator[Batch]:
     """Every sentence of a split once, windows in file order."""
-    for window, groups in enumerate(windows_of(in_file_order(shards.row_groups), packing.rows_per_window)):
+    for window, groups in enumerate(
+        windows_of(in_file_order(shards.row_groups), packing.rows_per_window)
+    ):
         outline = read_outline(groups, split)
         check_lengths(outline.length_N, packing, shards)
         plan = make_plan(outline.length_N, packing).of_rows(outline.row_N)

@@ -61,12 +61,16 @@ def _ends(batch: Batch, starts_U: I64, chosen: I64) -> I64:
     return ends
 
 
-def mask_batch(batch: Batch, config: MaskingConfig, vocabulary: Vocabulary, *, seed: int, epoch: int) -> Masked:
+def mask_batch(
+    batch: Batch, config: MaskingConfig, vocabulary: Vocabulary, *, seed: int, epoch: int
+) -> Masked:
     """Choose units with the configured probability; 80 % become the mask token, 10 % random tokens, 10 % stay."""
     starts = unit_starts(batch)
     bits_U = _unit_bits(batch, starts, seed=seed, epoch=epoch)
     chosen = happens(bits_U, config.probability).nonzero()[0]
-    bits_C = bits_U[chosen]  # evenly spread below the probability: their share of it decides what becomes of a unit
+    bits_C = bits_U[
+        chosen
+    ]  # evenly spread below the probability: their share of it decides what becomes of a unit
     start_C = starts[chosen]
     length_C = _ends(batch, starts, chosen) - start_C
     target = expand(start_C, length_C)
@@ -78,11 +82,15 @@ def mask_batch(batch: Batch, config: MaskingConfig, vocabulary: Vocabulary, *, s
     is_changed = happens(bits_C, config.probability * (config.mask_share + config.random_share))
     random = np.flatnonzero(is_changed & ~is_hidden)
     token = expand(start_C[random], length_C[random])
-    bits = next_bits(np.repeat(bits_C[random], length_C[random]), batch.offset_RS.reshape(-1)[token])
+    bits = next_bits(
+        np.repeat(bits_C[random], length_C[random]), batch.offset_RS.reshape(-1)[token]
+    )
     flat[token] = _random_ids(bits, vocabulary)
     flags = np.zeros(ids.size, np.bool_)
     flags[target] = True
-    return Masked(input_ids_RS=ids, target_M=target, gold_M=gold, chosen_RS=flags.reshape(ids.shape))
+    return Masked(
+        input_ids_RS=ids, target_M=target, gold_M=gold, chosen_RS=flags.reshape(ids.shape)
+    )
 
 
 def _unit_bits(batch: Batch, starts_U: I64, *, seed: int, epoch: int) -> U64:

@@ -32,7 +32,9 @@ class Packing:
     batch_tokens: int
     limit: int  # of the model's positions
     layout: str = PACKED
-    window_rows: int = 0  # sentences that are shuffled and packed together, at least; 0: enough for little padding
+    window_rows: int = (
+        0  # sentences that are shuffled and packed together, at least; 0: enough for little padding
+    )
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
@@ -46,7 +48,9 @@ class Packing:
         """`window_rows`, or what it stands for: buckets of a large batch need many sentences to be of one length."""
         if self.window_rows:
             return self.window_rows
-        return max(WINDOW_ROWS, 3 * self.batch_tokens // 2) if self.layout == BUCKETS else WINDOW_ROWS
+        return (
+            max(WINDOW_ROWS, 3 * self.batch_tokens // 2) if self.layout == BUCKETS else WINDOW_ROWS
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +82,10 @@ class Plan:
     def lists(self) -> list[list[list[int]]]:
         """Batches of rows of sentences."""
         borders = self.row_begin_Q.tolist()
-        rows = [self.sentence_N[low:high].tolist() for low, high in zip(borders[:-1], borders[1:], strict=True)]
+        rows = [
+            self.sentence_N[low:high].tolist()
+            for low, high in zip(borders[:-1], borders[1:], strict=True)
+        ]
         ends = self.batch_begin_C.tolist()
         return [rows[low:high] for low, high in zip(ends[:-1], ends[1:], strict=True)]
 
@@ -126,7 +133,9 @@ def fill_rows(counts: I64, capacity: int) -> tuple[I64, int]:
     Returns:
         the row of each sentence, the longest sentences first; and the number of rows.
     """
-    room_to_rows: list[list[tuple[int, int]]] = [[] for _ in range(capacity + 1)]  # ranges: first row, how many
+    room_to_rows: list[list[tuple[int, int]]] = [
+        [] for _ in range(capacity + 1)
+    ]  # ranges: first row, how many
     with_rows = 0  # bit r: there are rows with room for r more tokens
     steps: list[tuple[int, int, int]] = []
     num_rows = 0
@@ -135,7 +144,9 @@ def fill_rows(counts: I64, capacity: int) -> tuple[I64, int]:
         while left:
             fitting = with_rows >> length
             if fitting:
-                room = length + (fitting & -fitting).bit_length() - 1  # the smallest that is large enough
+                room = (
+                    length + (fitting & -fitting).bit_length() - 1
+                )  # the smallest that is large enough
                 first, rows = room_to_rows[room].pop()
             else:
                 room, first, rows = capacity, num_rows, left
@@ -170,7 +181,11 @@ def _packed(order_N: I64, lengths_N: I64, packing: Packing, bits_N: U64 | None) 
     row_begin_Q = _borders(np.bincount(row_N, minlength=num_rows))
     per_batch = max(1, packing.batch_tokens // packing.max_tokens)
     num_batches = -(-num_rows // per_batch)
-    plan = Plan(sentence_N=sentence_N, row_begin_Q=row_begin_Q, batch_begin_C=np.arange(num_rows + 1, dtype=np.int64))
+    plan = Plan(
+        sentence_N=sentence_N,
+        row_begin_Q=row_begin_Q,
+        batch_begin_C=np.arange(num_rows + 1, dtype=np.int64),
+    )
     if bits_N is not None:
         plan = _in_order(plan, by_bits(remixed(bits_N[sentence_N[row_begin_Q[:-1]]], 1)))
     borders = np.arange(num_batches + 1, dtype=np.int64) * num_rows // max(1, num_batches)
@@ -194,8 +209,12 @@ def _bucketed(order_N: I64, lengths_N: I64, packing: Packing) -> Plan:
 def _joined(left: Plan, right: Plan) -> Plan:
     return Plan(
         sentence_N=np.concatenate([left.sentence_N, right.sentence_N]),
-        row_begin_Q=np.concatenate([left.row_begin_Q, right.row_begin_Q[1:] + left.row_begin_Q[-1]]),
-        batch_begin_C=np.concatenate([left.batch_begin_C, right.batch_begin_C[1:] + left.batch_begin_C[-1]]),
+        row_begin_Q=np.concatenate(
+            [left.row_begin_Q, right.row_begin_Q[1:] + left.row_begin_Q[-1]]
+        ),
+        batch_begin_C=np.concatenate(
+            [left.batch_begin_C, right.batch_begin_C[1:] + left.batch_begin_C[-1]]
+        ),
     )
 
 

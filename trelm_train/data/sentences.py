@@ -34,7 +34,10 @@ COLUMNS = {
     "fact_relation": "fact_relation_row",
     "fact_tail": "fact_tail_span",
 }
-_PARALLEL = (("span_start", "span_end", "span_entity", "span_policies"), ("fact_head", "fact_relation", "fact_tail"))
+_PARALLEL = (
+    ("span_start", "span_end", "span_entity", "span_policies"),
+    ("fact_head", "fact_relation", "fact_tail"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +61,10 @@ class Sentences:
     def take(self, rows: I64) -> Sentences:
         """Some of them, in this order."""
         columns = {name: getattr(self, name) for name in COLUMNS}
-        taken = {name: from_lengths(column.take(rows), column.lengths(rows)) for name, column in columns.items()}
+        taken = {
+            name: from_lengths(column.take(rows), column.lengths(rows))
+            for name, column in columns.items()
+        }
         return Sentences(key_N=self.key_N[rows], **taken)
 
 
@@ -102,7 +108,8 @@ def read_rows(groups: Sequence[RowGroup]) -> Sentences:
                 f"{groups[0].path}: lists {first}, {', '.join(others)} differ in length; make the shards again"
             )
     columns = {
-        name: Ragged(values=found.values, offsets=found.offsets.astype(np.int64)) for name, found in lists.items()
+        name: Ragged(values=found.values, offsets=found.offsets.astype(np.int64))
+        for name, found in lists.items()
     }
     return Sentences(key_N=_keys(groups), **columns)
 
@@ -122,12 +129,18 @@ def sentences_from_lists(lists: dict[str, list[list[int]]]) -> Sentences:
     What is missing is empty, or zeros where a parallel list is there.
     """
     count = len(lists["ids"])
-    twin = {name: next((other for other in group if other in lists), "") for group in _PARALLEL for name in group}
+    twin = {
+        name: next((other for other in group if other in lists), "")
+        for group in _PARALLEL
+        for name in group
+    }
     parts: dict[str, Ragged] = {}
     for field in fields(Sentences):
         name = field.name
         if name != "key_N":
-            rows = lists.get(name) or [[0] * len(row) for row in lists.get(twin.get(name, ""), [[]] * count)]
+            rows = lists.get(name) or [
+                [0] * len(row) for row in lists.get(twin.get(name, ""), [[]] * count)
+            ]
             values = np.asarray([value for row in rows for value in row], np.int64)
             parts[name] = from_lengths(values, np.asarray([len(row) for row in rows], np.int64))
     return Sentences(key_N=np.arange(count, dtype=np.int64), **parts)
@@ -145,10 +158,14 @@ def _read(groups: Sequence[RowGroup], columns: list[str]) -> pa.Table:
     for path in dict.fromkeys(group.path for group in ordered):
         numbers = [group.index for group in ordered if group.path == path]
         try:
-            with pq.ParquetFile(path, metadata=_footer(path), read_dictionary=["split"], pre_buffer=False) as file:
+            with pq.ParquetFile(
+                path, metadata=_footer(path), read_dictionary=["split"], pre_buffer=False
+            ) as file:
                 tables.append(file.read_row_groups(numbers, columns=columns, use_threads=False))
         except (pa.ArrowException, OSError) as error:
-            raise TrelmError(f"{path}: cannot be read ({error}); copy the shards again, or make them again") from error
+            raise TrelmError(
+                f"{path}: cannot be read ({error}); copy the shards again, or make them again"
+            ) from error
     return pa.concat_tables(tables) if tables else EXAMPLES.empty().select(columns)
 
 
@@ -167,7 +184,9 @@ def _one(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _is(column: pa.ChunkedArray, text: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    coded = _one(column) if pa.types.is_dictionary(column.type) else _one(column).dictionary_encode()
+    coded = (
+        _one(column) if pa.types.is_dictionary(column.type) else _one(column).dictionary_encode()
+    )
     known: list[str] = coded.dictionary.to_pylist()
     code = known.index(text) if text in known else -1
     found: np.ndarray[tuple[int], np.dtype[np.bool_]] = np.from_dlpack(coded.indices) == code

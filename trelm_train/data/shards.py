@@ -84,7 +84,9 @@ def read_manifest(folder: Path, stage: str, command: str) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
-        raise ConfigError(f"{folder}: no {MANIFEST_NAME} there; give the folder of a finished `{command}`")
+        raise ConfigError(
+            f"{folder}: no {MANIFEST_NAME} there; give the folder of a finished `{command}`"
+        )
     try:
         manifest = Manifest.from_json(path.read_text(encoding="utf-8"), str(path))
     except ValueError as error:
@@ -103,20 +105,26 @@ def table_files(folder: Path, manifest: Manifest, table: Table) -> list[Path]:
         TrelmError: a file is missing, of another size, or another table.
     """
     if table.name not in manifest.tables:
-        raise TrelmError(f"{folder}: its manifest lists no table {table.name!r}; run the stage again")
+        raise TrelmError(
+            f"{folder}: its manifest lists no table {table.name!r}; run the stage again"
+        )
     paths = []
     for part in manifest.tables[table.name].files:
         path = folder / part.path
         if not path.is_file():
             raise TrelmError(f"{path}: listed in the manifest but missing; run the stage again")
         if path.stat().st_size != part.num_bytes:
-            raise TrelmError(f"{path}: {path.stat().st_size} bytes, the manifest says {part.num_bytes}; copy it again")
+            raise TrelmError(
+                f"{path}: {path.stat().st_size} bytes, the manifest says {part.num_bytes}; copy it again"
+            )
         try:
             table.check(pq.read_schema(path), str(path))
         except SchemaError as error:
             raise TrelmError(str(error)) from error
         except pa.ArrowInvalid as error:
-            raise TrelmError(f"{path}: not a readable Parquet file ({error}); run the stage again") from error
+            raise TrelmError(
+                f"{path}: not a readable Parquet file ({error}); run the stage again"
+            ) from error
         paths.append(path)
     return paths
 
@@ -140,7 +148,9 @@ def open_shards(folder: Path) -> Shards:
         raise TrelmError(f"{tokenizer_file}: missing; make the shards again")
     sha256 = sha256_of(tokenizer_file)
     if sha256 != manifest.extra["tokenizer_sha256"]:
-        raise TrelmError(f"{tokenizer_file}: is not the tokenizer these shards were made with; make them again")
+        raise TrelmError(
+            f"{tokenizer_file}: is not the tokenizer these shards were made with; make them again"
+        )
     return Shards(
         path=folder,
         row_groups=_row_groups(example_files),
@@ -170,7 +180,11 @@ def _longest(path: Path) -> int:
     metadata = pq.read_metadata(path)
     groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
     parts = (group.column(number) for group in groups for number in range(group.num_columns))
-    known = (part.statistics for part in parts if part.path_in_schema == "n_tokens" and part.statistics is not None)
+    known = (
+        part.statistics
+        for part in parts
+        if part.path_in_schema == "n_tokens" and part.statistics is not None
+    )
     return max((int(statistics.max) for statistics in known if statistics.has_min_max), default=0)
 
 
@@ -193,10 +207,14 @@ def read_lists(groups: Iterable[RowGroup], columns: Sequence[str]) -> Iterator[d
         try:
             with pq.ParquetFile(path) as file:
                 for group in chosen:
-                    rows = file.read_row_group(group.index, columns=list(columns), use_threads=False)
+                    rows = file.read_row_group(
+                        group.index, columns=list(columns), use_threads=False
+                    )
                     yield {name: lists_of(rows[name]) for name in columns}
         except (pa.ArrowException, OSError) as error:
-            raise TrelmError(f"{path}: cannot be read ({error}); copy the shards again, or make them again") from error
+            raise TrelmError(
+                f"{path}: cannot be read ({error}); copy the shards again, or make them again"
+            ) from error
 
 
 def lists_of(column: pa.ChunkedArray) -> Lists:

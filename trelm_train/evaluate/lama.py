@@ -88,13 +88,17 @@ class Prober:
         self.model, self.tokenizer = model, tokenizer
         if common_vocab is None:
             special = set(tokenizer.all_special_ids)
-            ids: Iterable[int] = (i for i in range(min(len(tokenizer), model.config.vocab_size)) if i not in special)
+            ids: Iterable[int] = (
+                i for i in range(min(len(tokenizer), model.config.vocab_size)) if i not in special
+            )
         else:
             try:
                 words = common_vocab.read_text(encoding="utf-8").split("\n")
             except OSError as error:
                 raise ConfigError(f"{common_vocab}: cannot read it ({error.strerror})") from error
-            ids = (token for word in words if word and (token := self.single_token(word)) is not None)
+            ids = (
+                token for word in words if word and (token := self.single_token(word)) is not None
+            )
         self.candidates = np.unique(np.fromiter(ids, np.int64))
         if not len(self.candidates):
             raise ConfigError(f"{common_vocab}: holds no single token of this model")
@@ -112,7 +116,9 @@ class Prober:
             return "object_not_one_token"
         if gold not in self.candidates:
             return "object_not_in_common_vocab"
-        text = template.replace("[X]", str(row["sub_label"])).replace("[Y]", self.tokenizer.mask_token)
+        text = template.replace("[X]", str(row["sub_label"])).replace(
+            "[Y]", self.tokenizer.mask_token
+        )
         ids = self.tokenizer(text)["input_ids"]
         if ids.count(self.tokenizer.mask_token_id) != 1:
             return "not_one_mask"
@@ -146,7 +152,9 @@ def collect(prober: Prober, options: Options) -> Questions:
     questions = Questions()
     for relation in read_jsonl(options.relations):
         if not {"relation", "template"} <= relation.keys():
-            raise ConfigError(f"{options.relations}: a row without 'relation' or 'template': {relation}")
+            raise ConfigError(
+                f"{options.relations}: a row without 'relation' or 'template': {relation}"
+            )
         name = str(relation["relation"])
         path = options.probes / f"{name}.jsonl"
         if not path.is_file():
@@ -165,7 +173,9 @@ def collect(prober: Prober, options: Options) -> Questions:
             else:
                 questions.items[name].append(item)
     if not questions.items:
-        raise ConfigError(f"{options.probes}: no file P….jsonl for any relation of {options.relations}")
+        raise ConfigError(
+            f"{options.probes}: no file P….jsonl for any relation of {options.relations}"
+        )
     return questions
 
 
@@ -181,8 +191,12 @@ def gold_ranks(prober: Prober, items: list[Item]) -> list[int]:
             hidden_RSH = model.encode(model.pack(batch))
             numbers = batch.key_N.tolist()
             at = batch.start_N + np.asarray([items[number].mask_position for number in numbers])
-            logits_MV = model.logits(hidden_RSH.reshape(-1, model.hidden_size)[torch.from_numpy(at)]).float()
-            gold_M1 = torch.tensor([[items[number].gold] for number in numbers], device=model.device)
+            logits_MV = model.logits(
+                hidden_RSH.reshape(-1, model.hidden_size)[torch.from_numpy(at)]
+            ).float()
+            gold_M1 = torch.tensor(
+                [[items[number].gold] for number in numbers], device=model.device
+            )
             better = (logits_MV[:, candidates] > logits_MV.gather(1, gold_M1)).sum(1)
             for number, count in zip(numbers, better.tolist(), strict=True):
                 ranks[number] = count + 1
@@ -208,14 +222,20 @@ def evaluate_lama(model: MaskedLm, tokenizer: Any, options: Options) -> dict[str
 
 def score_questions(prober: Prober, questions: Questions) -> dict[str, Any]:
     """Scores of one model on collected questions."""
-    relation_to_ranks = {name: gold_ranks(prober, items) for name, items in questions.items.items() if items}
+    relation_to_ranks = {
+        name: gold_ranks(prober, items) for name, items in questions.items.items() if items
+    }
     per_relation = {
         name: {"n": len(ranks), "type": questions.types[name], **scores(ranks)}
         for name, ranks in relation_to_ranks.items()
     }
     every = [rank for ranks in relation_to_ranks.values() for rank in ranks]
     names = ("p_at_1", "p_at_10", "mrr")
-    macro = {name: float(np.mean([row[name] for row in per_relation.values()])) for name in names} if every else None
+    macro = (
+        {name: float(np.mean([row[name] for row in per_relation.values()])) for name in names}
+        if every
+        else None
+    )
     return {
         "macro": macro,
         "micro": scores(every) if every else None,
@@ -250,8 +270,14 @@ def readable(result: dict[str, Any]) -> str:
             )
     lines.append(f"ranked over {result['candidates']} tokens; UHN: {result['uhn']}")
     if result["excluded"]:
-        lines.append("excluded: " + ", ".join(f"{count} {reason}" for reason, count in result["excluded"].items()))
-    for title, key in (("without a probe file", "missing_relations"), ("without an item", "relations_without_items")):
+        lines.append(
+            "excluded: "
+            + ", ".join(f"{count} {reason}" for reason, count in result["excluded"].items())
+        )
+    for title, key in (
+        ("without a probe file", "missing_relations"),
+        ("without an item", "relations_without_items"),
+    ):
         if result[key]:
             lines.append(f"relations {title}: {', '.join(result[key])}")
     return "\n".join(lines)

@@ -107,7 +107,11 @@ def _add_loss(sums: _Sums, model: MaskedLm, batch: Batch, masked: Masked) -> Non
     if not len(masked.target_M):
         return
     hidden_RSH = model.encode(model.pack(batch, masked.input_ids_RS))
-    logits_MV = model.logits(hidden_RSH.reshape(-1, model.hidden_size)[torch.from_numpy(masked.target_M)]).float().cpu()
+    logits_MV = (
+        model.logits(hidden_RSH.reshape(-1, model.hidden_size)[torch.from_numpy(masked.target_M)])
+        .float()
+        .cpu()
+    )
     gold_M = torch.from_numpy(masked.gold_M)
     loss_M = F.cross_entropy(logits_MV, gold_M, reduction="none").double()
     entity_M = torch.from_numpy(span_tokens(batch)[masked.target_M])
@@ -118,8 +122,12 @@ def _add_loss(sums: _Sums, model: MaskedLm, batch: Batch, masked: Masked) -> Non
     sums.entity_loss += float(loss_M[entity_M].sum())
 
 
-def _add_facts(sums: _Sums, model: MaskedLm, batch: Batch, knowledge: Knowledge, vocabulary: Vocabulary) -> None:
-    first = np.unique(batch.span_sentence_P[batch.fact_tail_F], return_index=True)[1]  # one fact per sentence
+def _add_facts(
+    sums: _Sums, model: MaskedLm, batch: Batch, knowledge: Knowledge, vocabulary: Vocabulary
+) -> None:
+    first = np.unique(batch.span_sentence_P[batch.fact_tail_F], return_index=True)[
+        1
+    ]  # one fact per sentence
     if not len(first):
         return
     tails = batch.fact_tail_F[first]
@@ -133,14 +141,18 @@ def _add_facts(sums: _Sums, model: MaskedLm, batch: Batch, knowledge: Knowledge,
     start, lengths = batch.span_start_P[tails], (batch.span_end_P - batch.span_start_P)[tails]
     at = torch.from_numpy(expand(start, lengths)).to(model.device)
     log_probabilities = F.log_softmax(model.logits(states[at]).float(), -1).cpu()
-    for fact, rows in zip(first.tolist(), torch.split(log_probabilities, lengths.tolist()), strict=True):
+    for fact, rows in zip(
+        first.tolist(), torch.split(log_probabilities, lengths.tolist()), strict=True
+    ):
         score = _score(rows, batch, fact, knowledge)
         if score is not None:
             sums.facts += 1
             sums.score += score
 
 
-def _score(log_probabilities_TV: Tensor, batch: Batch, fact: int, knowledge: Knowledge) -> float | None:
+def _score(
+    log_probabilities_TV: Tensor, batch: Batch, fact: int, knowledge: Knowledge
+) -> float | None:
     head = int(batch.span_entity_P[batch.fact_head_F[fact]])
     tail = int(batch.span_entity_P[batch.fact_tail_F[fact]])
     relation = int(batch.fact_relation_F[fact])
@@ -154,7 +166,9 @@ def _score(log_probabilities_TV: Tensor, batch: Batch, fact: int, knowledge: Kno
 
     def probability(row: int) -> float:
         label: I64 = knowledge.label_ids.of(row)
-        return float(log_probabilities_TV[torch.arange(length), torch.from_numpy(label)].sum().exp())
+        return float(
+            log_probabilities_TV[torch.arange(length), torch.from_numpy(label)].sum().exp()
+        )
 
     false = float(np.mean([probability(row) for row in wrong.tolist()]))
     return (probability(tail) + SMOOTHING) / (false + SMOOTHING)
@@ -165,5 +179,9 @@ def measure(model_name: str, folder: Path, device: str, *, max_sentences: int = 
     shards = open_shards(folder)
     model = load_pretrained(model_name, pick_device(device))
     vocabulary = check_tokenizer(model_name, model, shards)
-    packing = Packing(max_tokens=min(128, model.max_tokens), batch_tokens=4096, limit=model.max_tokens)
-    return evaluate_mlm(model, vocabulary, shards, load_knowledge(shards), packing, max_sentences=max_sentences)
+    packing = Packing(
+        max_tokens=min(128, model.max_tokens), batch_tokens=4096, limit=model.max_tokens
+    )
+    return evaluate_mlm(
+        model, vocabulary, shards, load_knowledge(shards), packing, max_sentences=max_sentences
+    )

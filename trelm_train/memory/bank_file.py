@@ -40,7 +40,9 @@ def write_bank(bank: MemoryBank, path: Path) -> None:
                 file.write(np.ascontiguousarray(part).data)
             _sync(file)
     except OSError as error:
-        raise TrelmError(f"{path}: cannot write the memory bank ({error.strerror}); make room, and resume") from error
+        raise TrelmError(
+            f"{path}: cannot write the memory bank ({error.strerror}); make room, and resume"
+        ) from error
 
 
 def _header(num_rows: int, hidden_size: int) -> bytes:
@@ -52,7 +54,11 @@ def _header(num_rows: int, hidden_size: int) -> bytes:
     }
     fields, at = {}, 0
     for name, (dtype, shape, row_bytes) in shapes.items():
-        fields[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + num_rows * row_bytes]}
+        fields[name] = {
+            "dtype": dtype,
+            "shape": shape,
+            "data_offsets": [at, at + num_rows * row_bytes],
+        }
         at += num_rows * row_bytes
     text = json.dumps(fields, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
@@ -83,7 +89,8 @@ def read_bank(bank: MemoryBank, path: Path) -> None:
     try:
         with safe_open(path, framework="pt") as file:
             bank.load(
-                {name: file.get_tensor(name) for name in ("row", "count", "source")}, notes=file.get_slice("note")
+                {name: file.get_tensor(name) for name in ("row", "count", "source")},
+                notes=file.get_slice("note"),
             )
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{path}: no memory bank there, or a damaged one ({error})") from error

@@ -84,7 +84,12 @@ def pick_storage(config: MemoryConfig, num_rows: int, hidden_size: int) -> str:
 
 
 def make_store(
-    config: MemoryConfig, num_rows: int, hidden_size: int, *, folder: Path | None, device: torch.device
+    config: MemoryConfig,
+    num_rows: int,
+    hidden_size: int,
+    *,
+    folder: Path | None,
+    device: torch.device,
 ) -> NoteStore:
     """An empty store of the configured kind; `folder` is where a file goes unless `memory.folder` says otherwise.
 
@@ -157,7 +162,9 @@ class FileStore:
         memory = mmap.mmap(self.handle, max(1, self.num_bytes), mmap.MAP_SHARED, mmap.PROT_READ)
         if hasattr(mmap, "MADV_RANDOM"):
             memory.madvise(mmap.MADV_RANDOM)  # rows are read here and there: no reading ahead
-        self.note_B2H: F16 = np.frombuffer(memory, np.float16, self.num_bytes // 2).reshape(self.shape)
+        self.note_B2H: F16 = np.frombuffer(memory, np.float16, self.num_bytes // 2).reshape(
+            self.shape
+        )
 
     def _check_holes(self) -> None:
         self._resize(TRIAL_BYTES)
@@ -213,7 +220,11 @@ class FileStore:
             try:
                 done = os.pwrite(self.handle, data, at)
             except OSError as error:
-                what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "cannot write"
+                what = (
+                    "the disk is full"
+                    if error.errno in (errno.ENOSPC, errno.EDQUOT)
+                    else "cannot write"
+                )
                 raise TrelmError(self._trouble(what, error)) from error
             data, at = data[done:], at + done
 
@@ -225,7 +236,9 @@ class DeviceStore:
 
     def __init__(self, num_rows: int, hidden_size: int, device: torch.device) -> None:
         try:
-            self.note_B2H = torch.zeros(num_rows, 2, hidden_size, dtype=torch.float16, device=device)
+            self.note_B2H = torch.zeros(
+                num_rows, 2, hidden_size, dtype=torch.float16, device=device
+            )
         except (torch.OutOfMemoryError, RuntimeError) as error:
             size = _gb(note_bytes(num_rows, hidden_size))
             raise TrelmError(

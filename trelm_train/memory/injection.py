@@ -81,7 +81,11 @@ class Injection:
 def make_anchor(word_embeddings_VH: Tensor, knowledge: Knowledge) -> Anchor:
     """A frozen copy of the initial word embeddings, where they lie."""
     table_VH = word_embeddings_VH.detach().to(torch.float32, copy=True)
-    return Anchor(table_VH=table_VH, label_ids=knowledge.label_ids, token_norm=float(table_VH.norm(dim=1).mean()))
+    return Anchor(
+        table_VH=table_VH,
+        label_ids=knowledge.label_ids,
+        token_norm=float(table_VH.norm(dim=1).mean()),
+    )
 
 
 def wanted_spans(batch: Batch, policy: str) -> Bools:
@@ -100,7 +104,9 @@ def sample_triples(batch: Batch, span_J: I64, knowledge: Knowledge, *, seed: int
     keys = (batch.position.epoch, sentence[owner], batch.span_ordinal_P[span_J][owner])
     ordinal = expand(np.zeros(len(span_J), np.int64), looked_at)
     spread = (uniform(seed, "spread", *keys, ordinal) * counts[owner]).astype(np.int64)
-    triple = knowledge.triple_other.offsets[entity][owner] + np.where(counts[owner] > MAX_TRIPLES, spread, ordinal)
+    triple = knowledge.triple_other.offsets[entity][owner] + np.where(
+        counts[owner] > MAX_TRIPLES, spread, ordinal
+    )
     usable = usable_triples(batch, batch.span_sentence_P[span_J][owner], triple, knowledge)
     draw = uniform(seed, "triple", *keys, triple)[usable]
     owner, triple = owner[usable], triple[usable]
@@ -139,7 +145,9 @@ def spelt_out(batch: Batch, sentence_C: I64, row_C: I64, label_ids: Ragged) -> B
 
 def triple_vectors(knowledge: Knowledge, anchor: Anchor, triple_J: I64) -> Tensor:
     """K(e) of each sampled triple, as J x H."""
-    rows = np.concatenate([knowledge.triple_other.values[triple_J], knowledge.triple_relation.values[triple_J]])
+    rows = np.concatenate(
+        [knowledge.triple_other.values[triple_J], knowledge.triple_relation.values[triple_J]]
+    )
     other, relation = anchor.vectors(rows).chunk(2)
     sign = np.where(knowledge.triple_is_head.values[triple_J] != 0, -1.0, 1.0).astype(np.float32)
     return other + torch.from_numpy(sign)[:, None].to(other.device) * relation
@@ -153,7 +161,9 @@ def scaled(vectors_JH: Tensor, norm: float) -> Tensor:
 class Injector:
     """Plans the injection of a step."""
 
-    def __init__(self, config: InjectionConfig, knowledge: Knowledge, anchor: Anchor, *, seed: int) -> None:
+    def __init__(
+        self, config: InjectionConfig, knowledge: Knowledge, anchor: Anchor, *, seed: int
+    ) -> None:
         self.config, self.knowledge, self.anchor, self.seed = config, knowledge, anchor, seed
 
     def candidates(self, batch: Batch, chosen_RS: Bools, blocked_P: Bools) -> I64:
@@ -164,7 +174,9 @@ class Injector:
         masked = chosen_RS.reshape(-1)[batch.span_start_P]
         draw = uniform(self.seed, "hidden", epoch, key_P, batch.span_ordinal_P)
         allowed = ~masked | (draw < self.config.masked_probability)
-        return np.flatnonzero(wanted_spans(batch, self.config.policy) & allowed & ~dropped & ~blocked_P)
+        return np.flatnonzero(
+            wanted_spans(batch, self.config.policy) & allowed & ~dropped & ~blocked_P
+        )
 
     def draw(self, batch: Batch, chosen_RS: Bools, blocked_P: Bools) -> Drawn:
         """The half that needs no bank and no model.
@@ -184,7 +196,11 @@ class Injector:
 
     def vectors(self, drawn: Drawn, bank: MemoryBank | None) -> Injection:
         """inj(e) of each mention that has a triple or a readable note, in float32."""
-        noted = np.zeros(len(drawn.span_J), np.bool_) if bank is None else bank.seen(drawn.row_J, drawn.sentence_J)
+        noted = (
+            np.zeros(len(drawn.span_J), np.bool_)
+            if bank is None
+            else bank.seen(drawn.row_J, drawn.sentence_J)
+        )
         kept = np.flatnonzero((drawn.triple_J >= 0) | noted)
         triple, row, noted = drawn.triple_J[kept], drawn.row_J[kept], noted[kept]
         alpha = np.where(triple < 0, 0.0, np.where(noted, self.config.triple_share, 1.0))
@@ -197,7 +213,9 @@ class Injector:
             _add(vector, read, 1 - alpha[read], scaled(bank.read(row[read]).to(device), norm))
         return Injection(span_J=drawn.span_J[kept], vector_JH=vector, triple_J=triple)
 
-    def plan(self, batch: Batch, chosen_RS: Bools, blocked_P: Bools, bank: MemoryBank | None) -> Injection:
+    def plan(
+        self, batch: Batch, chosen_RS: Bools, blocked_P: Bools, bank: MemoryBank | None
+    ) -> Injection:
         """Both halves at once."""
         return self.vectors(self.draw(batch, chosen_RS, blocked_P), bank)
 

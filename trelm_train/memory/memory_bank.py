@@ -59,7 +59,9 @@ class Notes:
     def from_tensors(names_O4: Tensor, value_O2H: Tensor) -> Notes:
         """The inverse of `to_tensors`."""
         row, sentence, epoch, start = np.ascontiguousarray(names_O4.cpu().numpy().T)
-        return Notes(row_O=row, sentence_O=sentence, epoch_O=epoch, start_O=start, value_O2H=value_O2H)
+        return Notes(
+            row_O=row, sentence_O=sentence, epoch_O=epoch, start_O=start, value_O2H=value_O2H
+        )
 
 
 class NoteRows(Protocol):
@@ -71,7 +73,9 @@ class NoteRows(Protocol):
 def join_notes(parts: Sequence[Notes]) -> Notes:
     """Notes of one step from those of its micro-batches or ranks (at least one, perhaps empty), in any order."""
     tensors = [part.to_tensors() for part in parts]
-    return Notes.from_tensors(torch.cat([names for names, _ in tensors]), torch.cat([values for _, values in tensors]))
+    return Notes.from_tensors(
+        torch.cat([names for names, _ in tensors]), torch.cat([values for _, values in tensors])
+    )
 
 
 class MemoryBank:
@@ -131,23 +135,32 @@ class MemoryBank:
         if not len(notes.row_O):
             return
         order = np.lexsort((notes.start_O, notes.epoch_O, notes.sentence_O, notes.row_O))
-        row_U, first_U, times_U = np.unique(notes.row_O[order], return_index=True, return_counts=True)
+        row_U, first_U, times_U = np.unique(
+            notes.row_O[order], return_index=True, return_counts=True
+        )
         mean_U2H = _group_means(notes.value_O2H, order, first_U)
         old_count_U = self.count_B[row_U]
         local_U = 1 - (1 - self.config.decay) ** times_U.astype(np.float64)
-        weight_U2 = np.stack([np.where(old_count_U > 0, local_U, 1.0), times_U / (old_count_U + times_U)], axis=1)
+        weight_U2 = np.stack(
+            [np.where(old_count_U > 0, local_U, 1.0), times_U / (old_count_U + times_U)], axis=1
+        )
         weight_U21 = torch.from_numpy(weight_U2.astype(np.float32))[:, :, None].to(mean_U2H.device)
         written_U = old_count_U > 0
         if written_U.any():
             # A new row has weight 1, so that any row will do for its past: on some filesystems reading a hole takes room.
             past = np.where(written_U, row_U, row_U[written_U.argmax()])
-            mean_U2H = torch.lerp(self.store.gather(past).to(mean_U2H.device).float(), mean_U2H, weight_U21)
+            mean_U2H = torch.lerp(
+                self.store.gather(past).to(mean_U2H.device).float(), mean_U2H, weight_U21
+            )
         self.store.put(row_U, mean_U2H.half())
         self.count_B[row_U] = old_count_U + times_U
         self._set_sources(row_U, notes.sentence_O[order], first_U, times_U)
 
     def _set_sources(self, row_U: I64, sentence_O: I64, first_U: I64, times_U: I64) -> None:
-        lowest, highest = sentence_O[first_U] + 1, sentence_O[first_U + times_U - 1] + 1  # sorted within a row
+        lowest, highest = (
+            sentence_O[first_U] + 1,
+            sentence_O[first_U + times_U - 1] + 1,
+        )  # sorted within a row
         old = self.source_B[row_U]
         single = (lowest == highest) & ((old == NEVER) | (old == lowest))
         self.source_B[row_U] = np.where(single, lowest, MANY)
@@ -193,7 +206,9 @@ def _group_means(value_O2H: Tensor, order_O: I64, first_U: I64) -> Tensor:
     """Mean of each run of `order_O` that starts at `first_U`, added in that order."""
     flat_OX = value_O2H.reshape(len(value_O2H), -1)
     order, first = (torch.from_numpy(numbers).to(flat_OX.device) for numbers in (order_O, first_U))
-    return F.embedding_bag(order, flat_OX, first, mode="mean").view(len(first_U), *value_O2H.shape[1:])
+    return F.embedding_bag(order, flat_OX, first, mode="mean").view(
+        len(first_U), *value_O2H.shape[1:]
+    )
 
 
 def range_means(states_TH: Tensor, start_O: I64, end_O: I64) -> Tensor:
@@ -201,7 +216,9 @@ def range_means(states_TH: Tensor, start_O: I64, end_O: I64) -> Tensor:
     lengths = end_O - start_O
     offsets = torch.from_numpy(np.cumsum(lengths) - lengths)
     flat = torch.from_numpy(expand(start_O, lengths))
-    return F.embedding_bag(flat.to(states_TH.device), states_TH, offsets.to(states_TH.device), mode="mean")
+    return F.embedding_bag(
+        flat.to(states_TH.device), states_TH, offsets.to(states_TH.device), mode="mean"
+    )
 
 
 def window(batch: Batch, span_O: I64, width: int) -> tuple[I64, I64]:
@@ -222,7 +239,9 @@ def take_notes(batch: Batch, hidden_RSH: Tensor, bank_row_P: I64, width: int) ->
     states_TH = hidden_RSH.detach().reshape(-1, hidden_RSH.shape[-1]).float()
     start, end = window(batch, span_O, width)
     own_start, own_end = batch.span_start_P[span_O], batch.span_end_P[span_O]
-    both = range_means(states_TH, np.concatenate([start, own_start]), np.concatenate([end, own_end]))
+    both = range_means(
+        states_TH, np.concatenate([start, own_start]), np.concatenate([end, own_end])
+    )
     sentence = batch.span_sentence_P[span_O]
     return Notes(
         row_O=bank_row_P[span_O],

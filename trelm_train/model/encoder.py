@@ -46,7 +46,9 @@ class Attention:
     """How attention is computed: over whole rows with a mask, or sentence by sentence without one."""
 
     dropout: float  # of its weights
-    borders: Tensor | None = None  # varlen: flat start of every sentence and every run of padding, and the end; int32
+    borders: Tensor | None = (
+        None  # varlen: flat start of every sentence and every run of padding, and the end; int32
+    )
     longest: int = 0  # varlen: of them
 
 
@@ -67,11 +69,15 @@ def encode_reads(family: Family, packed: Packed, read: Reads, attention: Attenti
     hidden_NH = family.embed(packed).flatten(0, 1)
     last = len(family.layers) - 1
     for layer in range(last):
-        attended_NH = family.join(layer, _mixed(family, layer, packed, hidden_NH, attention), hidden_NH)
+        attended_NH = family.join(
+            layer, _mixed(family, layer, packed, hidden_NH, attention), hidden_NH
+        )
         hidden_NH = family.from_neurons(layer, family.neurons(layer, attended_NH), attended_NH)
     mixed_NH = _mixed(family, last, packed, hidden_NH, attention)
     learned_QH = _top(family, mixed_NH, hidden_NH, read.learned)
-    out_NH = learned_QH.new_zeros(len(hidden_NH), learned_QH.shape[1]).index_copy(0, read.learned, learned_QH)
+    out_NH = learned_QH.new_zeros(len(hidden_NH), learned_QH.shape[1]).index_copy(
+        0, read.learned, learned_QH
+    )
     if len(read.noted):
         with torch.no_grad():
             noted_QH = _top(family, mixed_NH, hidden_NH, read.noted)
@@ -86,23 +92,32 @@ def _top(family: Family, mixed_NH: Tensor, hidden_NH: Tensor, rows: Tensor) -> T
     return family.finish(family.from_neurons(last, family.neurons(last, attended_QH), attended_QH))
 
 
-def _mixed(family: Family, layer: int, packed: Packed, hidden_NH: Tensor, attention: Attention) -> Tensor:
+def _mixed(
+    family: Family, layer: int, packed: Packed, hidden_NH: Tensor, attention: Attention
+) -> Tensor:
     """Attention of a layer, with dropout of its weights."""
     rotation = family.rotation(layer, packed)
     queries_NH = family.queries(layer, hidden_NH, rotation)
     keys_NH, values_NH = family.keys_values(layer, hidden_NH, rotation)
     if attention.borders is not None:
-        heads = [flat.view(len(flat), family.num_heads, -1) for flat in (queries_NH, keys_NH, values_NH)]
-        return sentence_attention(heads[0], heads[1], heads[2], attention.borders, attention.longest).flatten(1)
+        heads = [
+            flat.view(len(flat), family.num_heads, -1) for flat in (queries_NH, keys_NH, values_NH)
+        ]
+        return sentence_attention(
+            heads[0], heads[1], heads[2], attention.borders, attention.longest
+        ).flatten(1)
     mask_R1SS = family.mask(layer, packed)
     if attention.dropout <= 0:
         return family.mix(queries_NH, (keys_NH, values_NH), mask_R1SS)
     rows, _, tokens, _ = mask_R1SS.shape
     q, k, v = (
-        flat.view(rows, tokens, family.num_heads, -1).transpose(1, 2) for flat in (queries_NH, keys_NH, values_NH)
+        flat.view(rows, tokens, family.num_heads, -1).transpose(1, 2)
+        for flat in (queries_NH, keys_NH, values_NH)
     )
     if q.device.type != "cpu":
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_R1SS, dropout_p=attention.dropout)
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask_R1SS, dropout_p=attention.dropout
+        )
     else:
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
         weights = torch.softmax(scores.masked_fill(~mask_R1SS, -torch.inf), -1)
@@ -110,7 +125,9 @@ def _mixed(family: Family, layer: int, packed: Packed, hidden_NH: Tensor, attent
     return mixed.transpose(1, 2).reshape(rows * tokens, -1)
 
 
-def sentence_attention(q_NhD: Tensor, k_NhD: Tensor, v_NhD: Tensor, borders: Tensor, longest: int) -> Tensor:
+def sentence_attention(
+    q_NhD: Tensor, k_NhD: Tensor, v_NhD: Tensor, borders: Tensor, longest: int
+) -> Tensor:
     """Attention within each run of tokens, as N x heads x D.
 
     On a GPU the library's kernel for it; elsewhere one sentence after the other, slow, so that it can be tested.

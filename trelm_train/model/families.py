@@ -99,17 +99,29 @@ class Family(ABC):
         """Queries of all heads from the states that enter a layer, as N x H."""
 
     @abstractmethod
-    def keys_values(self, layer: int, hidden_NH: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+    def keys_values(
+        self, layer: int, hidden_NH: Tensor, rotation: Rotation
+    ) -> tuple[Tensor, Tensor]:
         """Keys and values of all heads from the states that enter a layer, as N x H each."""
 
-    def mix(self, queries_QH: Tensor, keys_values: tuple[Tensor, Tensor], mask_R1QS: Tensor) -> Tensor:
+    def mix(
+        self, queries_QH: Tensor, keys_values: tuple[Tensor, Tensor], mask_R1QS: Tensor
+    ) -> Tensor:
         """Attention of all heads over the tokens of each row, as Q x H; Q runs over the rows of the mask."""
         rows, _, asking, tokens = mask_R1QS.shape
         q, k, v = (
             flat.view(rows, length, self.num_heads, -1).transpose(1, 2)
-            for flat, length in ((queries_QH, asking), (keys_values[0], tokens), (keys_values[1], tokens))
+            for flat, length in (
+                (queries_QH, asking),
+                (keys_values[0], tokens),
+                (keys_values[1], tokens),
+            )
         )
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask_R1QS).transpose(1, 2).reshape(rows * asking, -1)
+        return (
+            F.scaled_dot_product_attention(q, k, v, attn_mask=mask_R1QS)
+            .transpose(1, 2)
+            .reshape(rows * asking, -1)
+        )
 
     @abstractmethod
     def join(self, layer: int, mixed_NH: Tensor, hidden_NH: Tensor) -> Tensor:
@@ -175,14 +187,18 @@ class Bert(Family):
     def ffn(self, layer: int) -> Ffn:
         """`intermediate.dense` and `output.dense`."""
         block = self.layers[layer]
-        return Ffn(w_in=block.intermediate.dense, w_out=block.output.dense, inner_size=self.inner_size)
+        return Ffn(
+            w_in=block.intermediate.dense, w_out=block.output.dense, inner_size=self.inner_size
+        )
 
     def queries(self, layer: int, hidden_NH: Tensor, rotation: Rotation) -> Tensor:  # noqa: ARG002
         """One projection; positions are embedded."""
         out_NH: Tensor = self.layers[layer].attention.self.query(hidden_NH)
         return out_NH
 
-    def keys_values(self, layer: int, hidden_NH: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+    def keys_values(
+        self, layer: int, hidden_NH: Tensor, rotation: Rotation
+    ) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Two projections; positions are embedded."""
         attention = self.layers[layer].attention.self
         return attention.key(hidden_NH), attention.value(hidden_NH)
@@ -260,21 +276,29 @@ class ModernBert(Family):
     def _mask(self, kind: str, packed: Packed) -> Tensor:
         if kind == "full_attention":
             return packed.mask_R1SS
-        distance_RSS = (packed.position_ids_RS[:, :, None] - packed.position_ids_RS[:, None, :]).abs()
+        distance_RSS = (
+            packed.position_ids_RS[:, :, None] - packed.position_ids_RS[:, None, :]
+        ).abs()
         return packed.mask_R1SS & (distance_RSS <= self.config.sliding_window)[:, None]
 
     def rotation(self, layer: int, packed: Packed) -> Rotation:
         """Cosines and sines of the layer's kind, by the position in the sentence."""
         kind = self.config.layer_types[layer]
         with torch.autocast(packed.position_ids_RS.device.type, enabled=False):
-            cos, sin = self.base.rotary_emb(self.base.embeddings.tok_embeddings.weight, packed.position_ids_RS, kind)
+            cos, sin = self.base.rotary_emb(
+                self.base.embeddings.tok_embeddings.weight, packed.position_ids_RS, kind
+            )
         return cos.flatten(0, 1), sin.flatten(0, 1)
 
     def queries(self, layer: int, hidden_NH: Tensor, rotation: Rotation) -> Tensor:
         """The first third of the projection, turned."""
-        return self._turned(self._project(layer, hidden_NH, slice(0, hidden_NH.shape[-1])), rotation)
+        return self._turned(
+            self._project(layer, hidden_NH, slice(0, hidden_NH.shape[-1])), rotation
+        )
 
-    def keys_values(self, layer: int, hidden_NH: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+    def keys_values(
+        self, layer: int, hidden_NH: Tensor, rotation: Rotation
+    ) -> tuple[Tensor, Tensor]:
         """The other two thirds; keys are turned."""
         size = hidden_NH.shape[-1]
         keys, values = self._project(layer, hidden_NH, slice(size, 3 * size)).chunk(2, dim=-1)
@@ -283,7 +307,11 @@ class ModernBert(Family):
     def _project(self, layer: int, hidden_NH: Tensor, part: slice) -> Tensor:
         block = self.layers[layer]
         bias = block.attn.Wqkv.bias
-        return F.linear(block.attn_norm(hidden_NH), block.attn.Wqkv.weight[part], None if bias is None else bias[part])
+        return F.linear(
+            block.attn_norm(hidden_NH),
+            block.attn.Wqkv.weight[part],
+            None if bias is None else bias[part],
+        )
 
     def _turned(self, x_NH: Tensor, rotation: Rotation) -> Tensor:
         assert rotation is not None

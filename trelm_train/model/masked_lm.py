@@ -63,7 +63,9 @@ class MaskedLm:
         segment_RS = torch.from_numpy(batch.segment_RS).to(self.device)
         return Packed(
             input_ids_RS=torch.from_numpy(ids).to(self.device),
-            position_ids_RS=torch.from_numpy(batch.offset_RS + self.position_offset).to(self.device),
+            position_ids_RS=torch.from_numpy(batch.offset_RS + self.position_offset).to(
+                self.device
+            ),
             mask_R1SS=(segment_RS[:, None, :, None] == segment_RS[:, None, None, :]),
         )
 
@@ -105,7 +107,9 @@ class EmbeddingEdit:
     def __enter__(self) -> None:
         edit = self.edit
         if edit is not None:
-            self.handle = self.table.register_forward_hook(lambda _module, _inputs, out_RSH: edit(out_RSH))
+            self.handle = self.table.register_forward_hook(
+                lambda _module, _inputs, out_RSH: edit(out_RSH)
+            )
 
     def __exit__(self, *_: object) -> None:
         if self.handle is not None:
@@ -129,7 +133,9 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device 'cuda' was asked for, but torch sees no GPU; use --device cpu or auto")
+        raise ConfigError(
+            "device 'cuda' was asked for, but torch sees no GPU; use --device cpu or auto"
+        )
     return torch.device(name)
 
 
@@ -165,7 +171,9 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
         )
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{name}: cannot load its weights ({_first_line(error)})") from error
-    missing = sorted(key for key in info["missing_keys"] if not key.endswith(("position_ids", "decoder.bias")))
+    missing = sorted(
+        key for key in info["missing_keys"] if not key.endswith(("position_ids", "decoder.bias"))
+    )
     if missing:
         raise ConfigError(
             f"{name}: not a masked LM: its checkpoint lacks {len(missing)} weight(s) such as {missing[0]!r}; "

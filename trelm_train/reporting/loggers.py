@@ -44,7 +44,9 @@ class TensorBoard:
         purge = after_step + 1 if after_step else None
         self._board = self._make(str(folder / "tensorboard"), purge_step=purge)
         if not after_step:
-            self._board.add_text("config", "\n".join(f"    {name} = {value}" for name, value in flat(config).items()))
+            self._board.add_text(
+                "config", "\n".join(f"    {name} = {value}" for name, value in flat(config).items())
+            )
 
     def log(self, step: int, values: Values) -> None:
         """One point per value."""
@@ -68,9 +70,16 @@ class WeightsAndBiases:
     def start(self, folder: Path, config: dict[str, Any], *, after_step: int) -> None:
         """Open, or go on with, the run whose id the folder keeps."""
         place = folder / "wandb_run_id"
-        known = place.read_text(encoding="utf-8").strip() if after_step and place.is_file() else None
+        known = (
+            place.read_text(encoding="utf-8").strip() if after_step and place.is_file() else None
+        )
         self._run = self._wandb.init(
-            project=PROJECT, name=folder.name, dir=str(folder), config=flat(config), id=known, resume="allow"
+            project=PROJECT,
+            name=folder.name,
+            dir=str(folder),
+            config=flat(config),
+            id=known,
+            resume="allow",
         )
         place.write_text(str(self._run.id) + "\n", encoding="utf-8")
 
@@ -120,7 +129,11 @@ _MAKERS: dict[str, Callable[[], Logger]] = {
 
 def flat(config: dict[str, Any]) -> dict[str, Any]:
     """`{"train": {"steps": 3}}` as `{"train.steps": 3}`."""
-    return {f"{section}.{name}": value for section, keys in config.items() for name, value in keys.items()}
+    return {
+        f"{section}.{name}": value
+        for section, keys in config.items()
+        for name, value in keys.items()
+    }
 
 
 def make_loggers(names: Sequence[str]) -> list[Logger]:

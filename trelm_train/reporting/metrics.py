@@ -57,14 +57,22 @@ class Interval:
 class MetricLog:
     """`metrics.jsonl` in a run's folder, and the loggers beside it."""
 
-    def __init__(self, folder: Path, loggers: Sequence[Logger] = (), *, after_step: int = 0) -> None:
+    def __init__(
+        self, folder: Path, loggers: Sequence[Logger] = (), *, after_step: int = 0
+    ) -> None:
         self.path, self.loggers = folder / METRICS_NAME, loggers
-        keep = [line for line in _lines(self.path) if json.loads(line)["step"] <= after_step] if after_step else []
+        keep = (
+            [line for line in _lines(self.path) if json.loads(line)["step"] <= after_step]
+            if after_step
+            else []
+        )
         partial = folder / f".{METRICS_NAME}"
         partial.write_text("".join(line + "\n" for line in keep), encoding="utf-8")
         partial.replace(self.path)  # at once: a kill here must not lose the lines
 
-    def write(self, step: int, values: dict[str, float], speed: dict[str, float] | None = None) -> None:
+    def write(
+        self, step: int, values: dict[str, float], speed: dict[str, float] | None = None
+    ) -> None:
         """One line; what depends on the machine stands apart, under `speed`."""
         line = {"step": step, **values, **({"speed": speed} if speed else {})}
         with self.path.open("a", encoding="utf-8") as file:

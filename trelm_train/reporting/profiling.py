@@ -41,5 +41,7 @@ class Profile:
         self.out.mkdir(parents=True, exist_ok=True)
         name = f"steps-{self.first}-{self.last}"
         profiler.export_chrome_trace(str(self.out / f"{name}.json"))
-        table = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=ROWS, max_name_column_width=60)
+        table = profiler.key_averages().table(
+            sort_by="self_cpu_time_total", row_limit=ROWS, max_name_column_width=60
+        )
         (self.out / f"{name}.txt").write_text(table + "\n", encoding="utf-8")

@@ -37,9 +37,20 @@ def _lines(steps: int) -> Iterator[Show]:
 @contextmanager
 def bar(console: Any, done: int, steps: int) -> Iterator[Show]:  # noqa: ANN401
     """A bar with the time that is left."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
     with Progress(*columns, console=console) as shown:
         task = shown.add_task("starting", total=steps, completed=done)
         yield lambda step, text: shown.update(task, completed=step, description=text)

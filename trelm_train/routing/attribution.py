@@ -61,22 +61,31 @@ class Cut:
     attended_TH: Tensor
     neurons_TI: Tensor
     output_NH: Tensor | None = None  # None: the last layer
-    queries_NH: Tensor | None = None  # of the next layer; None: it is the last, where only target rows ask
+    queries_NH: Tensor | None = (
+        None  # of the next layer; None: it is the last, where only target rows ask
+    )
     keys_values: tuple[Tensor, Tensor] | None = None  # of the next layer
 
 
-def estimator(rule: str, points: int, *, precision: str = "float32", context: str = "exact") -> Estimator:
+def estimator(
+    rule: str, points: int, *, precision: str = "float32", context: str = "exact"
+) -> Estimator:
     """An estimator by a rule: midpoint, gauss_legendre or left (the last as in published code)."""
     if rule == "gauss_legendre":
         nodes, weights = np.polynomial.legendre.leggauss(points)
         at, share = tuple((nodes + 1) / 2), tuple(weights / 2)
     else:
         shift = 0.5 if rule == "midpoint" else 0.0
-        at, share = tuple((number + shift) / points for number in range(points)), (1 / points,) * points
+        at, share = (
+            tuple((number + shift) / points for number in range(points)),
+            (1 / points,) * points,
+        )
     return Estimator(points=at, weights=share, precision=precision, context=context)
 
 
-def attribute(model: MaskedLm, packed: Packed, targets: Targets, how: Estimator, first_layer: int = 0) -> Tensor:
+def attribute(
+    model: MaskedLm, packed: Packed, targets: Targets, how: Estimator, first_layer: int = 0
+) -> Tensor:
     """Attribution of every neuron from `first_layer` up, summed over an example's tokens, as E x L x I (zeros below)."""
     attribution_ELI = torch.zeros(targets.num_examples, model.num_layers, model.inner_size)
     if not len(targets.position_T):
@@ -91,16 +100,22 @@ def attribute(model: MaskedLm, packed: Packed, targets: Targets, how: Estimator,
                 with torch.enable_grad():
                     probability_E = walk.probabilities(cut, scaled_TI)
                     total_TI += weight * torch.autograd.grad(probability_E.sum(), scaled_TI)[0]
-            attribution_ELI[:, cut.layer].index_add_(0, example_T, (total_TI * cut.neurons_TI).cpu())
+            attribution_ELI[:, cut.layer].index_add_(
+                0, example_T, (total_TI * cut.neurons_TI).cpu()
+            )
     return attribution_ELI
 
 
 class Walk:
     """One batch of probes on its way up the layers; use it inside `evaluating`."""
 
-    def __init__(self, model: MaskedLm, packed: Packed, targets: Targets, *, context: str = "exact") -> None:
+    def __init__(
+        self, model: MaskedLm, packed: Packed, targets: Targets, *, context: str = "exact"
+    ) -> None:
         self.model, self.family, self.packed, self.context = model, model.family, packed, context
-        self.kept: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values by layer, where the context is fixed
+        self.kept: dict[
+            int, tuple[Tensor, Tensor]
+        ] = {}  # keys and values by layer, where the context is fixed
         self.last = model.num_layers - 1
         self.num_examples = targets.num_examples
         self.at_T, self.gold_T, self.example_T = (
@@ -113,7 +128,10 @@ class Walk:
         self.num_slots = int(count_R.max())
         order_T = torch.argsort(row_T, stable=True)
         slot_T = torch.empty_like(row_T)
-        slot_T[order_T] = torch.arange(len(row_T), device=model.device) - (count_R.cumsum(0) - count_R)[row_T[order_T]]
+        slot_T[order_T] = (
+            torch.arange(len(row_T), device=model.device)
+            - (count_R.cumsum(0) - count_R)[row_T[order_T]]
+        )
         self.slot_T = row_T * self.num_slots + slot_T
 
     def cuts(self, first_layer: int = 0) -> Iterator[Cut]:
@@ -125,7 +143,9 @@ class Walk:
         for cut in self._walk(first_layer):
             if cut.keys_values is not None:
                 self.kept[cut.layer + 1] = cut.keys_values
-            found.append(Cut(layer=cut.layer, attended_TH=cut.attended_TH, neurons_TI=cut.neurons_TI))
+            found.append(
+                Cut(layer=cut.layer, attended_TH=cut.attended_TH, neurons_TI=cut.neurons_TI)
+            )
         yield from found
 
     @torch.no_grad()
@@ -150,11 +170,17 @@ class Walk:
                 states_TH = hidden_NH[at_T]
                 queries_TH = self._queries_of_targets(states_TH)
                 attended_TH = self._attend_targets(layer, queries_TH, keys_values, states_TH)
-                yield Cut(layer=layer, attended_TH=attended_TH, neurons_TI=family.neurons(layer, attended_TH).float())
+                yield Cut(
+                    layer=layer,
+                    attended_TH=attended_TH,
+                    neurons_TI=family.neurons(layer, attended_TH).float(),
+                )
                 return
             attended_NH = self._attend(layer, queries_NH, keys_values, hidden_NH)
             neurons_NI = family.neurons(layer, attended_NH)
-            entered = (attended_NH[at_T], neurons_NI[at_T].float()) if layer >= first_layer else None
+            entered = (
+                (attended_NH[at_T], neurons_NI[at_T].float()) if layer >= first_layer else None
+            )
             hidden_NH = family.from_neurons(layer, neurons_NI, attended_NH)
 
     def probabilities(self, cut: Cut, neurons_TI: Tensor) -> Tensor:
@@ -183,7 +209,10 @@ class Walk:
             hidden_NH = self._layer(above, queries_NH, keys_values, hidden_NH)
             for layer in range(above + 1, self.last):
                 rotation = self._rotation(layer)
-                mixed = family.queries(layer, hidden_NH, rotation), family.keys_values(layer, hidden_NH, rotation)
+                mixed = (
+                    family.queries(layer, hidden_NH, rotation),
+                    family.keys_values(layer, hidden_NH, rotation),
+                )
                 hidden_NH = self._layer(layer, *mixed, hidden_NH)
             states_TH = hidden_NH[at_T]
             keys_values = family.keys_values(self.last, hidden_NH, self._rotation(self.last))
@@ -196,7 +225,9 @@ class Walk:
         """Queries of changed target rows that enter a layer, and the keys and values with theirs put in."""
         turned = self._rotation_of_targets(layer)
         changed = self.family.keys_values(layer, states_TH, turned)
-        keys, values = (old.index_copy(0, self.at_T, new) for old, new in zip(keys_values, changed, strict=True))
+        keys, values = (
+            old.index_copy(0, self.at_T, new) for old, new in zip(keys_values, changed, strict=True)
+        )
         return self.family.queries(layer, states_TH, turned), (keys, values)
 
     def _rotation(self, layer: int) -> Rotation:
@@ -209,11 +240,15 @@ class Walk:
     def _queries_of_targets(self, states_TH: Tensor) -> Tensor:
         return self.family.queries(self.last, states_TH, self._rotation_of_targets(self.last))
 
-    def _attend(self, layer: int, queries_NH: Tensor, keys_values: tuple[Tensor, Tensor], hidden_NH: Tensor) -> Tensor:
+    def _attend(
+        self, layer: int, queries_NH: Tensor, keys_values: tuple[Tensor, Tensor], hidden_NH: Tensor
+    ) -> Tensor:
         mixed_NH = self.family.mix(queries_NH, keys_values, self.family.mask(layer, self.packed))
         return self.family.join(layer, mixed_NH, hidden_NH)
 
-    def _layer(self, layer: int, queries_NH: Tensor, keys_values: tuple[Tensor, Tensor], hidden_NH: Tensor) -> Tensor:
+    def _layer(
+        self, layer: int, queries_NH: Tensor, keys_values: tuple[Tensor, Tensor], hidden_NH: Tensor
+    ) -> Tensor:
         attended_NH = self._attend(layer, queries_NH, keys_values, hidden_NH)
         return self.family.from_neurons(layer, self.family.neurons(layer, attended_NH), attended_NH)
 
@@ -229,11 +264,15 @@ class Walk:
         """An attention block for the target rows alone: each packed row asks from as many slots as it needs."""
         rows, width = self.packed.input_ids_RS.shape
         row_T, column_T = self.at_T // width, self.at_T % width
-        mask_QS = self.at_T.new_ones((rows * self.num_slots, width), dtype=torch.bool)  # an empty slot sees everything
+        mask_QS = self.at_T.new_ones(
+            (rows * self.num_slots, width), dtype=torch.bool
+        )  # an empty slot sees everything
         mask_QS[self.slot_T] = self.family.mask(layer, self.packed)[row_T, 0, column_T]
         queries_QH = queries_TH.new_zeros(rows * self.num_slots, queries_TH.shape[-1])
         queries_QH = queries_QH.index_copy(0, self.slot_T, queries_TH)
-        mixed_QH = self.family.mix(queries_QH, keys_values, mask_QS.view(rows, 1, self.num_slots, width))
+        mixed_QH = self.family.mix(
+            queries_QH, keys_values, mask_QS.view(rows, 1, self.num_slots, width)
+        )
         return self.family.join(layer, mixed_QH[self.slot_T], states_TH)
 
 

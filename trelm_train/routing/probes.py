@@ -14,7 +14,14 @@ import numpy as np
 
 from schemas.array_types import I64
 from trelm_train.data.arrays import expand, uniform
-from trelm_train.data.loader import Batch, Packing, Position, assemble, plan_batches, sentences_from_lists
+from trelm_train.data.loader import (
+    Batch,
+    Packing,
+    Position,
+    assemble,
+    plan_batches,
+    sentences_from_lists,
+)
 from trelm_train.data.masking import Vocabulary
 from trelm_train.routing.attribution import Targets
 
@@ -48,7 +55,11 @@ def probes_of(batch: Batch, vocabulary: Vocabulary, *, seed: int) -> list[Probe]
         start, end = batch.start_N[sentence], batch.end_N[sentence]
         position = np.arange(batch.span_start_P[span], batch.span_end_P[span], dtype=np.int64)
         probes.append(
-            Probe(input_ids=masked[start:end].tolist(), position_T=position - start, gold_T=flat[position].copy())
+            Probe(
+                input_ids=masked[start:end].tolist(),
+                position_T=position - start,
+                gold_T=flat[position].copy(),
+            )
         )
     return probes
 
@@ -59,12 +70,19 @@ def _hide(batch: Batch, flat: I64, asked_C: I64, mask_id: int) -> I64:
     pair_P = batch.span_sentence_P * scale + batch.span_entity_P
     same_P = np.isin(pair_P, pair_P[asked_C])
     masked = flat.copy()
-    masked[expand(batch.span_start_P[same_P], (batch.span_end_P - batch.span_start_P)[same_P])] = mask_id
+    masked[expand(batch.span_start_P[same_P], (batch.span_end_P - batch.span_start_P)[same_P])] = (
+        mask_id
+    )
     return masked
 
 
 def upcoming_probes(
-    batches: Iterable[tuple[Batch, Position]], vocabulary: Vocabulary, *, seed: int, limit: int, start: Position
+    batches: Iterable[tuple[Batch, Position]],
+    vocabulary: Vocabulary,
+    *,
+    seed: int,
+    limit: int,
+    start: Position,
 ) -> list[Probe]:
     """The first `limit` probes of the batches to come, at most to the end of the next epoch."""
     found: list[Probe] = []
@@ -87,9 +105,14 @@ def chunks(probes: list[Probe], packing: Packing, pad_id: int) -> Iterator[tuple
             batch,
             Targets(
                 position_T=np.concatenate(
-                    [probe.position_T + start for probe, start in zip(here, batch.start_N.tolist(), strict=True)]
+                    [
+                        probe.position_T + start
+                        for probe, start in zip(here, batch.start_N.tolist(), strict=True)
+                    ]
                 ),
-                example_T=np.repeat(np.arange(len(here)), [len(probe.position_T) for probe in here]),
+                example_T=np.repeat(
+                    np.arange(len(here)), [len(probe.position_T) for probe in here]
+                ),
                 gold_T=np.concatenate([probe.gold_T for probe in here]),
                 num_examples=len(here),
             ),

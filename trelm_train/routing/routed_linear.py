@@ -30,13 +30,19 @@ class RoutedIn(torch.autograd.Function):
     ) -> Tensor:
         """The full linear map; the copies equal the full weights at `rows_J`."""
         dtype = working_dtype(x_H)
-        cast_H, weight, bias = x_H.to(dtype), full[0].to(dtype), None if full[1] is None else full[1].to(dtype)
+        cast_H, weight, bias = (
+            x_H.to(dtype),
+            full[0].to(dtype),
+            None if full[1] is None else full[1].to(dtype),
+        )
         ctx.save_for_backward(cast_H, weight if ctx.needs_input_grad[0] else None, rows_J)
         ctx.dtype, ctx.has_bias = x_H.dtype, bias_J is not None
         return F.linear(cast_H, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor | None]:  # noqa: ANN401
+    def backward(
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, None, None, Tensor, Tensor | None]:  # noqa: ANN401
         """Gradient of the input (if asked) and of the gathered rows."""
         cast_H, weight_IH, rows_J = ctx.saved_tensors
         grad_I = grads[0]
@@ -60,13 +66,19 @@ class RoutedOut(torch.autograd.Function):
     ) -> Tensor:
         """The full linear map; `columns_KH` equals the full transposed one at `index_K`."""
         dtype = working_dtype(v_I)
-        cast_I, weight, bias = v_I.to(dtype), weight_HI.to(dtype), None if bias_H is None else bias_H.to(dtype)
+        cast_I, weight, bias = (
+            v_I.to(dtype),
+            weight_HI.to(dtype),
+            None if bias_H is None else bias_H.to(dtype),
+        )
         ctx.save_for_backward(cast_I.flatten(0, -2).index_select(1, index_K), weight)
         ctx.dtype = v_I.dtype
         return F.linear(cast_I, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, Tensor | None, None, Tensor]:  # noqa: ANN401
+    def backward(
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, None, Tensor | None, None, Tensor]:  # noqa: ANN401
         """Gradient of the neurons, of the bias (if it is trained) and of the gathered columns."""
         selected_TK, weight_HI = ctx.saved_tensors
         grad_H = grads[0]
@@ -83,7 +95,11 @@ def working_dtype(x: Tensor) -> torch.dtype:
 
 
 def routed_in(
-    x_H: Tensor, w_in: nn.Linear, rows_J: Tensor, weight_JH: nn.Parameter, bias_J: nn.Parameter | None
+    x_H: Tensor,
+    w_in: nn.Linear,
+    rows_J: Tensor,
+    weight_JH: nn.Parameter,
+    bias_J: nn.Parameter | None,
 ) -> Tensor:
     """W_in, training its rows `rows_J` through their copies (bias: None if the map has none)."""
     full = (w_in.weight.detach(), None if w_in.bias is None else w_in.bias.detach())

@@ -47,14 +47,22 @@ class Tally:
         """Mean vote and mean positive attribution per example, as L x I each, and the number of examples."""
         size, num_examples = shape[0] * shape[1], int(self.counts[-1])
         sums = self.counts[:-1].double() / max(1, num_examples)
-        return sums[:size].view(shape).float(), (sums[size:] * UNIT).view(shape).float(), num_examples
+        return (
+            sums[:size].view(shape).float(),
+            (sums[size:] * UNIT).view(shape).float(),
+            num_examples,
+        )
 
 
 def tally(attribution_ELI: Tensor, threshold: float) -> Tally:
     """What some examples say."""
     strength_LI = (attribution_ELI.double().clamp(min=0) / UNIT).round().long().sum(0)
     votes_LI = votes(attribution_ELI, threshold).long()
-    return Tally(counts=torch.cat([votes_LI.flatten(), strength_LI.flatten(), torch.tensor([len(attribution_ELI)])]))
+    return Tally(
+        counts=torch.cat(
+            [votes_LI.flatten(), strength_LI.flatten(), torch.tensor([len(attribution_ELI)])]
+        )
+    )
 
 
 def votes(attribution_ELI: Tensor, threshold: float) -> Tensor:
@@ -64,7 +72,9 @@ def votes(attribution_ELI: Tensor, threshold: float) -> Tensor:
     return kept.sum(0).float()
 
 
-def top_neurons(scores_SLI: list[Tensor], count: int, *, first_layer: int, seed: int) -> dict[int, Tensor]:
+def top_neurons(
+    scores_SLI: list[Tensor], count: int, *, first_layer: int, seed: int
+) -> dict[int, Tensor]:
     """The `count` best neurons of the layers from `first_layer` up; later scores break ties of earlier ones."""
     num_layers, inner = scores_SLI[0].shape
     flat = [score.numpy().astype(np.float64)[first_layer:].reshape(-1) for score in scores_SLI]
@@ -82,10 +92,16 @@ def by_layer(flat: I64, num_layers: int, inner: int) -> dict[int, Tensor]:
 class Router:
     """Chooses neurons; keeps the smoothed votes of `ig`."""
 
-    def __init__(self, config: RoutingConfig, model: MaskedLm, vocabulary: Vocabulary, *, seed: int) -> None:
+    def __init__(
+        self, config: RoutingConfig, model: MaskedLm, vocabulary: Vocabulary, *, seed: int
+    ) -> None:
         self.config, self.model, self.vocabulary, self.seed = config, model, vocabulary, seed
-        self.first_layer = max(0, model.num_layers - config.layer_budget) if config.layer_budget else 0
-        self.how = estimator(config.rule, config.points, precision=config.precision, context=config.context)
+        self.first_layer = (
+            max(0, model.num_layers - config.layer_budget) if config.layer_budget else 0
+        )
+        self.how = estimator(
+            config.rule, config.points, precision=config.precision, context=config.context
+        )
         self.votes_LI: Tensor | None = None
         self.strength_LI: Tensor | None = None
 
@@ -100,7 +116,9 @@ class Router:
         """Whether neurons must be chosen before this step."""
         return step == 0 or (self.config.policy == "ig" and step % self.config.refresh_every == 0)
 
-    def neurons(self, stream: BatchStream, position: Position, ranks: Ranks = ALONE) -> dict[int, Tensor]:
+    def neurons(
+        self, stream: BatchStream, position: Position, ranks: Ranks = ALONE
+    ) -> dict[int, Tensor]:
         """Sorted neuron indices by layer, the same on every rank; `position` is that of the whole run.
 
         Raises:
@@ -112,7 +130,12 @@ class Router:
             self.refresh(stream, position, ranks)
             assert self.votes_LI is not None
             assert self.strength_LI is not None
-            return top_neurons([self.votes_LI, self.strength_LI], count, first_layer=self.first_layer, seed=self.seed)
+            return top_neurons(
+                [self.votes_LI, self.strength_LI],
+                count,
+                first_layer=self.first_layer,
+                seed=self.seed,
+            )
         if self.config.policy == "random":
             draw = uniform(self.seed, "path", np.arange(first, layers * inner, dtype=np.int64))
             return by_layer(np.sort(np.argsort(draw, kind="stable")[:count]) + first, layers, inner)
@@ -121,7 +144,11 @@ class Router:
     def refresh(self, stream: BatchStream, position: Position, ranks: Ranks = ALONE) -> None:
         """Attribution over a probe set from the upcoming batches, smoothed into the votes."""
         probes = upcoming_probes(
-            stream.iterate(position), self.vocabulary, seed=self.seed, limit=self.config.probe_facts, start=position
+            stream.iterate(position),
+            self.vocabulary,
+            seed=self.seed,
+            limit=self.config.probe_facts,
+            start=position,
         )
         if not probes:
             raise TrelmError(
@@ -130,21 +157,31 @@ class Router:
             )
         counts = self.count_votes(probes, stream, ranks).counts.to(self.model.device)
         ranks.sum_tensors([counts])
-        votes_LI, strength_LI, _ = Tally(counts=counts.cpu()).parts((self.model.num_layers, self.model.inner_size))
+        votes_LI, strength_LI, _ = Tally(counts=counts.cpu()).parts(
+            (self.model.num_layers, self.model.inner_size)
+        )
         self.votes_LI = self._smooth(self.votes_LI, votes_LI)
         self.strength_LI = self._smooth(self.strength_LI, strength_LI)
 
     def count_votes(self, probes: list[Probe], stream: BatchStream, ranks: Ranks = ALONE) -> Tally:
         """This rank's share of the probes, counted: every `ranks.size`-th chunk."""
-        counts = torch.zeros(2 * self.model.num_layers * self.model.inner_size + 1, dtype=torch.int64)
-        for number, (batch, targets) in enumerate(chunks(probes, stream.packing, self.vocabulary.pad_id)):
+        counts = torch.zeros(
+            2 * self.model.num_layers * self.model.inner_size + 1, dtype=torch.int64
+        )
+        for number, (batch, targets) in enumerate(
+            chunks(probes, stream.packing, self.vocabulary.pad_id)
+        ):
             if number % ranks.size == ranks.rank:
-                attribution_ELI = attribute(self.model, self.model.pack(batch), targets, self.how, self.first_layer)
+                attribution_ELI = attribute(
+                    self.model, self.model.pack(batch), targets, self.how, self.first_layer
+                )
                 counts += tally(attribution_ELI, self.config.threshold).counts
         return Tally(counts=counts)
 
     def _smooth(self, old: Tensor | None, new: Tensor) -> Tensor:
-        return new if old is None else self.config.smoothing * old + (1 - self.config.smoothing) * new
+        return (
+            new if old is None else self.config.smoothing * old + (1 - self.config.smoothing) * new
+        )
 
     def state(self) -> dict[str, Tensor]:
         """The smoothed scores."""
@@ -161,7 +198,9 @@ def attribution_share(config: RoutingConfig, tokens_per_step: int) -> float:
     """About what share of the training time attribution will take, by the figures of docs/routing.md for 12 layers."""
     if config.policy != "ig":
         return 0.0
-    a_fact = PROBE_TOKENS * (FIXED_COST if config.context == "fixed" else EXACT_COST) * config.points
+    a_fact = (
+        PROBE_TOKENS * (FIXED_COST if config.context == "fixed" else EXACT_COST) * config.points
+    )
     refresh = config.probe_facts * a_fact / config.refresh_every
     return refresh / (refresh + ROUTED_STEP * tokens_per_step)
 

@@ -61,7 +61,9 @@ class LayerRows:
         found = {"in_weight_JH": ffn.w_in.weight.detach()[rows_J]}
         if ffn.w_in.bias is not None:
             found[BIAS] = ffn.w_in.bias.detach()[rows_J]
-        found["out_weight_KH"] = ffn.w_out.weight.detach().index_select(1, self.index_K).T.contiguous()
+        found["out_weight_KH"] = (
+            ffn.w_out.weight.detach().index_select(1, self.index_K).T.contiguous()
+        )
         return {name: nn.Parameter(value) for name, value in found.items()}
 
     def _carry(self, old: LayerRows, place_K: Tensor) -> None:
@@ -70,7 +72,9 @@ class LayerRows:
         for name, moment in self.moments.items():
             parts = self.ffn.rows_per_neuron if name.endswith("J") or name.endswith("JH") else 1
             new = moment.view(parts, len(self.index_K), -1)
-            new[:, stays_K] = old.moments[name].view(parts, len(old.index_K), -1)[:, place_K[stays_K]]
+            new[:, stays_K] = old.moments[name].view(parts, len(old.index_K), -1)[
+                :, place_K[stays_K]
+            ]
 
     def forward_in(self, x_H: Tensor) -> Tensor:
         """W_in, in place of the linear map's own forward."""
@@ -102,7 +106,9 @@ class LayerRows:
             w_in.bias.index_copy_(0, self.rows_J, self.values[BIAS])
         # Row by row: `index_copy_` goes column by column, whose elements share cache sets (1.7 times as slow).
         w_out.weight.scatter_(
-            1, self.index_K.expand(len(w_out.weight), -1), self.values["out_weight_KH"].T.contiguous()
+            1,
+            self.index_K.expand(len(w_out.weight), -1),
+            self.values["out_weight_KH"].T.contiguous(),
         )
 
 
@@ -132,7 +138,9 @@ class SparseFfn:
         """Train these neurons (sorted indices by layer; layers without any are left out) from now on."""
         old = self.rows
         self.rows = {
-            layer: LayerRows(self.model.family.ffn(layer), index_K.to(self.model.device), old.get(layer))
+            layer: LayerRows(
+                self.model.family.ffn(layer), index_K.to(self.model.device), old.get(layer)
+            )
             for layer, index_K in sorted(neurons.items())
             if len(index_K)
         }
@@ -171,7 +179,11 @@ class SparseFfn:
 
     def step(self, factor: float) -> None:
         """One AdamW update of every selected neuron, then back into the full matrices; nothing without gradients."""
-        trained = [rows for rows in self.rows.values() if any(v.grad is not None for v in rows.values.values())]
+        trained = [
+            rows
+            for rows in self.rows.values()
+            if any(v.grad is not None for v in rows.values.values())
+        ]
         self._update(trained, DECAYED, self.config.weight_decay, factor)
         self._update(trained, (BIAS,), 0.0, factor)
         for rows in trained:
@@ -179,7 +191,9 @@ class SparseFfn:
             rows.write_back()
 
     @torch.no_grad()
-    def _update(self, trained: list[LayerRows], names: tuple[str, ...], weight_decay: float, factor: float) -> None:
+    def _update(
+        self, trained: list[LayerRows], names: tuple[str, ...], weight_decay: float, factor: float
+    ) -> None:
         """Fused AdamW; each run of neurons has its own bias correction."""
         columns: list[list[Tensor]] = [[], [], [], [], []]
         for rows in trained:
@@ -189,11 +203,15 @@ class SparseFfn:
                     mean, square = rows.moments[f"mean/{name}"], rows.moments[f"square/{name}"]
                     count = torch.tensor(steps, device=value.device)
                     for column, tensor in zip(
-                        columns, (value[part], value.grad[part], mean[part], square[part], count), strict=True
+                        columns,
+                        (value[part], value.grad[part], mean[part], square[part], count),
+                        strict=True,
                     ):
                         column.append(tensor)
         if columns[0]:
-            _fused_adamw(columns, self.config.learning_rate * self.rate_scale * factor, weight_decay)
+            _fused_adamw(
+                columns, self.config.learning_rate * self.rate_scale * factor, weight_decay
+            )
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -211,7 +229,13 @@ class SparseFfn:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take up a saved state; the model's weights must be loaded before."""
         self.rows = {}
-        self.select({int(name.partition("/")[0]): value for name, value in tensors.items() if name.endswith("/index")})
+        self.select(
+            {
+                int(name.partition("/")[0]): value
+                for name, value in tensors.items()
+                if name.endswith("/index")
+            }
+        )
         for layer, rows in self.rows.items():
             rows.steps_K.copy_(tensors[f"{layer}/steps"])
             rows.runs = _runs(rows.steps_K)

@@ -35,7 +35,9 @@ class Evaluator:
         self.session, self.config = session, session.request.config.evaluation
         measures = MLM_MEASURES + (LAMA_MEASURES if self.config.lama_probes else ())
         if self.config.best and self.config.best not in measures:
-            raise ConfigError(f"evaluation.best = {self.config.best!r} must be one of {', '.join(measures)}")
+            raise ConfigError(
+                f"evaluation.best = {self.config.best!r} must be one of {', '.join(measures)}"
+            )
         self.prober: Prober | None = None
         if self.config.lama_probes:
             options = lama_options(self.config)
@@ -69,7 +71,11 @@ class Evaluator:
         sign = -1 if self.config.best in LOWER_IS_BETTER else 1
         if best is not None and sign * value <= sign * best["value"]:
             return False
-        self.session.history["best"] = {"measure": self.config.best, "value": value, "step": self.session.step}
+        self.session.history["best"] = {
+            "measure": self.config.best,
+            "value": value,
+            "step": self.session.step,
+        }
         return True
 
 

@@ -46,7 +46,9 @@ def nearest(run: Path, entity: str, *, top: int) -> tuple[Neighbour, list[Neighb
         ConfigError: no bank, or nothing in it about such an entity.
     """
     folder = find_bank(run)
-    global_share = load_config(run / CONFIG_NAME if (run / CONFIG_NAME).is_file() else None).memory.global_share
+    global_share = load_config(
+        run / CONFIG_NAME if (run / CONFIG_NAME).is_file() else None
+    ).memory.global_share
     entities = pq.read_table(folder / ENTITIES_FILE)
     place = _place_of(entities, entity, folder)
     with safe_open(folder / BANK_FILE, framework="pt") as bank:
@@ -102,6 +104,8 @@ def knowledge_path(run: Path) -> dict[str, Any]:
     """
     path = run / "routing.json"
     if not path.is_file():
-        raise ConfigError(f"{run}: no routing.json there; give the --out folder of a `trelm-train run`")
+        raise ConfigError(
+            f"{run}: no routing.json there; give the --out folder of a `trelm-train run`"
+        )
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found

@@ -36,7 +36,10 @@ def path_of(session: Session) -> dict[str, Any]:
         "policy": session.request.config.routing.policy,
         "step": session.history.get("routed_at"),
         "inner_size": model.inner_size,
-        "layers": [rows[layer].index_K.tolist() if layer in rows else [] for layer in range(model.num_layers)],
+        "layers": [
+            rows[layer].index_K.tolist() if layer in rows else []
+            for layer in range(model.num_layers)
+        ],
     }
 
 

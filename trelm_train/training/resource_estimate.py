@@ -34,7 +34,9 @@ FLOAT = 4  # bytes
 MEMORY_INFO = Path("/proc/meminfo")
 LOGIT_COPIES = 2  # logits and probabilities lie side by side at the head
 PASSING_LAYERS = 2  # so many layers' activations are made and dropped while the others stay
-STATES_PER_LAYER = 6  # of a token in attribution: what enters, keys, values, attention, what leaves, its mixture
+STATES_PER_LAYER = (
+    6  # of a token in attribution: what enters, keys, values, attention, what leaves, its mixture
+)
 WRITTEN_COPIES = 2  # of tensors while a checkpoint is written: its file is put together in memory
 TOKENS_PER_MENTION = 8  # at least, in the mean
 SPARE = 0.03  # of the estimate: what the allocator holds but nobody uses
@@ -87,7 +89,10 @@ def make_plan(session: Session, memory: MemoryConfig | None = None) -> Plan:
     num_trained, num_gathered = _trained(session)
     total = sum(parameter.numel() for parameter in session.parts.model.hf.parameters())
     copies = FLOAT * num_gathered
-    gradients, moments = FLOAT * (num_trained + num_gathered), 2 * FLOAT * (num_trained + num_gathered)
+    gradients, moments = (
+        FLOAT * (num_trained + num_gathered),
+        2 * FLOAT * (num_trained + num_gathered),
+    )
     activations, head = _batch_bytes(session)
     bank_memory = _bank_memory_bytes(session, memory or session.request.config.memory)
     tensors = FLOAT * total + moments
@@ -96,10 +101,14 @@ def make_plan(session: Session, memory: MemoryConfig | None = None) -> Plan:
     lasting = resident + copies + moments + bank_memory
     flat = gradients if session.parts.ranks.size > 1 else 0  # what ranks sum is one tensor
     passing = activations * PASSING_LAYERS / _recorded_layers(session) + _attribution_bytes(session)
-    stays = lasting + gradients + flat + activations + passing  # freed memory of a step is kept for the next one
+    stays = (
+        lasting + gradients + flat + activations + passing
+    )  # freed memory of a step is kept for the next one
     peak = stays + max(head, WRITTEN_COPIES * tensors)
     together = ranks_here()
-    kept = session.request.config.train.keep_checkpoints + 2  # the best one, and one that is being written
+    kept = (
+        session.request.config.train.keep_checkpoints + 2
+    )  # the best one, and one that is being written
     disk = checkpoint * kept + 2 * FLOAT * total + 2 * _bank_bytes(session)
     return Plan(
         resident_mb=resident / MB,
@@ -112,7 +121,10 @@ def make_plan(session: Session, memory: MemoryConfig | None = None) -> Plan:
         peak_memory_mb=together * peak * (1 + SPARE) / MB,
         available_memory_mb=together * resident / MB + free_memory_mb(),
         disk_mb=disk / MB,
-        available_disk_mb=(shutil.disk_usage(_existing(session.request.out)).free + _size(session.request.out)) / MB,
+        available_disk_mb=(
+            shutil.disk_usage(_existing(session.request.out)).free + _size(session.request.out)
+        )
+        / MB,
     )
 
 
@@ -126,7 +138,11 @@ def _trained(session: Session) -> tuple[int, int]:
 
 def _size(folder: Path) -> int:
     """Bytes of a run's folder: what it holds already is part of what it needs."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+    return (
+        sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        if folder.is_dir()
+        else 0
+    )
 
 
 def _bank_bytes(session: Session) -> int:
@@ -159,7 +175,9 @@ def _batch_bytes(session: Session) -> tuple[float, float]:
 
 def _recorded_layers(session: Session) -> int:
     """Layers whose activations are kept."""
-    return session.parts.model.num_layers - (session.router.first_layer if session.router is not None else 0)
+    return session.parts.model.num_layers - (
+        session.router.first_layer if session.router is not None else 0
+    )
 
 
 def _attribution_bytes(session: Session) -> float:
@@ -180,7 +198,10 @@ def _kept_bytes(session: Session, rows: int, width: int) -> int:
     batch = assemble(sentences_from_lists(lists), packed, Position(), parts.vocabulary.pad_id)
     noted = np.full(batch.input_ids_RS.size, parts.bank is not None)
     learned = np.arange(len(noted)) < session.request.config.masking.probability * len(noted)
-    read, attention = reads(learned, noted, parts.model.device), Attention(dropout=parts.attention_dropout)
+    read, attention = (
+        reads(learned, noted, parts.model.device),
+        Attention(dropout=parts.attention_dropout),
+    )
     counts = [0]
     parts.model.hf.train()
     with _routed(session), counted_activations(counts), products(parts.dtype, parts.model.device):
@@ -248,7 +269,9 @@ def check_plan(plan: Plan, request: RunRequest) -> None:
 def plan_request(request: RunRequest) -> Plan:
     """The plan of a run that is not started; writes nothing, so a bank in a file is stood in for by one in memory."""
     memory = request.config.memory
-    without_file = replace(request, config=replace(request.config, memory=replace(memory, storage="ram")))
+    without_file = replace(
+        request, config=replace(request.config, memory=replace(memory, storage="ram"))
+    )
     return make_plan(prepare_run(without_file), memory)
 
 

@@ -15,7 +15,14 @@ from torch import Tensor
 
 from schemas.settings import to_dict, to_toml
 from trelm_train.checkpoints.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
-from trelm_train.checkpoints.export import BANK_FILE, INITIAL, entities_of, export_model, load_weights, write_entities
+from trelm_train.checkpoints.export import (
+    BANK_FILE,
+    INITIAL,
+    entities_of,
+    export_model,
+    load_weights,
+    write_entities,
+)
 from trelm_train.cka.loss import Cka
 from trelm_train.config import OPERATIONAL, Config, load_config
 from trelm_train.data.knowledge import Knowledge, load_knowledge
@@ -71,7 +78,9 @@ class Session:
     tokens: int = 0
     skipped: int = 0
     interval: Interval = field(default_factory=Interval)
-    history: dict[str, Any] = field(default_factory=dict)  # first and last losses, validation before
+    history: dict[str, Any] = field(
+        default_factory=dict
+    )  # first and last losses, validation before
 
 
 def start_run(request: RunRequest, ranks: Ranks = ALONE) -> Session:
@@ -80,7 +89,9 @@ def start_run(request: RunRequest, ranks: Ranks = ALONE) -> Session:
     Raises:
         ConfigError: the folder holds a run already, or an input is wrong.
     """
-    if (request.out / RUN_NAME).exists() and latest_checkpoint(request.out / CHECKPOINTS) is not None:
+    if (request.out / RUN_NAME).exists() and latest_checkpoint(
+        request.out / CHECKPOINTS
+    ) is not None:
         raise ConfigError(
             f"{request.out}: holds a run already; continue it with `trelm-train resume --out {request.out}`, "
             "or give another --out"
@@ -109,8 +120,12 @@ def _lay_out(session: Session) -> None:
         request.out.mkdir(parents=True, exist_ok=True)
         (request.out / CONFIG_NAME).write_text(to_toml(request.config), encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{request.out}: cannot write there ({error.strerror}); give another --out") from error
-    (request.out / METRICS_NAME).unlink(missing_ok=True)  # of a run that ended before its first checkpoint
+        raise ConfigError(
+            f"{request.out}: cannot write there ({error.strerror}); give another --out"
+        ) from error
+    (request.out / METRICS_NAME).unlink(
+        missing_ok=True
+    )  # of a run that ended before its first checkpoint
     export_model(model, shards.tokenizer_path, request.out / INITIAL)
     if session.parts.bank is not None:
         write_entities(entities_of(session.knowledge), request.out)
@@ -126,7 +141,15 @@ def _lay_out(session: Session) -> None:
 def versions() -> dict[str, str]:
     """What a run was made with."""
     found = {"python": platform.python_version()}
-    for package in ("trelm", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "safetensors"):
+    for package in (
+        "trelm",
+        "torch",
+        "transformers",
+        "tokenizers",
+        "numpy",
+        "pyarrow",
+        "safetensors",
+    ):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:  # run from a checkout
@@ -134,7 +157,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def resume_run(out: Path, checkpoint: Path | None, moved_shards: Path | None = None, ranks: Ranks = ALONE) -> Session:
+def resume_run(
+    out: Path, checkpoint: Path | None, moved_shards: Path | None = None, ranks: Ranks = ALONE
+) -> Session:
     """Take up a run at a checkpoint (none: at its start); the shards may lie elsewhere now.
 
     Raises:
@@ -148,7 +173,9 @@ def resume_run(out: Path, checkpoint: Path | None, moved_shards: Path | None = N
     request = RunRequest(shards=shards_path, model=run["model"], out=out, config=config)
     shards = open_shards(request.shards)
     if shards.fingerprint != run["fingerprint"]:
-        raise ConfigError(f"{request.shards}: not the shards this run started with; restore them, or start a new run")
+        raise ConfigError(
+            f"{request.shards}: not the shards this run started with; restore them, or start a new run"
+        )
     model = load_pretrained(str(out / INITIAL), pick_device(config.train.device))
     session = _build(request, shards, model, str(out / INITIAL), ranks)
     if checkpoint is not None:
@@ -156,7 +183,9 @@ def resume_run(out: Path, checkpoint: Path | None, moved_shards: Path | None = N
     return session
 
 
-def _build(request: RunRequest, shards: Shards, model: MaskedLm, model_name: str, ranks: Ranks) -> Session:
+def _build(
+    request: RunRequest, shards: Shards, model: MaskedLm, model_name: str, ranks: Ranks
+) -> Session:
     config, seed = request.config, request.config.train.seed
     if ranks.size > config.train.micro_batches:
         raise ConfigError(
@@ -178,7 +207,11 @@ def _build(request: RunRequest, shards: Shards, model: MaskedLm, model_name: str
     )
     stream = BatchStream(shards, packing, seed=seed, pad_id=vocabulary.pad_id)
     anchor = make_anchor(model.word_embeddings.weight, knowledge)
-    cka = Cka(config.cka, knowledge, anchor, seed=seed).to(model.device) if config.cka.enabled else None
+    cka = (
+        Cka(config.cka, knowledge, anchor, seed=seed).to(model.device)
+        if config.cka.enabled
+        else None
+    )
     torch.manual_seed(seed)
     injecting = config.injection.enabled and config.injection.policy != "none"
     if injecting:
@@ -191,7 +224,11 @@ def _build(request: RunRequest, shards: Shards, model: MaskedLm, model_name: str
     bank = None
     if has_bank:
         bank = MemoryBank(
-            knowledge.num_bank_rows, model.hidden_size, config.memory, folder=request.out, device=model.device
+            knowledge.num_bank_rows,
+            model.hidden_size,
+            config.memory,
+            folder=request.out,
+            device=model.device,
         )
     parts = Parts(
         config=config,
@@ -207,7 +244,9 @@ def _build(request: RunRequest, shards: Shards, model: MaskedLm, model_name: str
         injector=Injector(config.injection, knowledge, anchor, seed=seed) if injecting else None,
         bank=bank,
         cka=cka,
-        sparse=SparseFfn(model, config.train, rate_scale=config.routing.learning_rate_scale) if routed else None,
+        sparse=SparseFfn(model, config.train, rate_scale=config.routing.learning_rate_scale)
+        if routed
+        else None,
         timers=Timers(),
     )
     router = Router(config.routing, model, vocabulary, seed=seed) if routed else None
@@ -217,7 +256,9 @@ def _build(request: RunRequest, shards: Shards, model: MaskedLm, model_name: str
         knowledge=knowledge,
         stream=stream,
         packing=packing,
-        maker=Maker(config=config, vocabulary=vocabulary, planner=cka.planner if cka is not None else None),
+        maker=Maker(
+            config=config, vocabulary=vocabulary, planner=cka.planner if cka is not None else None
+        ),
         parts=parts,
         router=router,
     )
@@ -229,7 +270,9 @@ def _check_varlen(model: MaskedLm, dtype: torch.dtype) -> None:
             "train.attention = 'varlen' multiplies in half formats alone; add --set train.precision=bfloat16"
         )
     if model.config.model_type == "modernbert":
-        raise ConfigError("train.attention = 'varlen' knows no windows, which ModernBERT's layers have; use sdpa")
+        raise ConfigError(
+            "train.attention = 'varlen' knows no windows, which ModernBERT's layers have; use sdpa"
+        )
     if attention_dropout(model.hf) > 0:
         raise ConfigError(
             "train.attention = 'varlen' has no dropout of attention; add --set train.dropout=0, or use sdpa"

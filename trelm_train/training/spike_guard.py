@@ -15,7 +15,9 @@ from typing import Any
 
 WINDOW = 128
 ENOUGH = WINDOW // 2
-SMALLEST_SHARE = 0.01  # of the mean: on a plateau the deviation shrinks until noise would count as a spike
+SMALLEST_SHARE = (
+    0.01  # of the mean: on a plateau the deviation shrinks until noise would count as a spike
+)
 
 
 class Guard:

@@ -59,14 +59,22 @@ class Parts:
 
     def trained(self) -> list[nn.Parameter]:
         """Every tensor that gets a gradient now."""
-        return list(self.optimiser.named.values()) + (self.sparse.parameters() if self.sparse else [])
+        return list(self.optimiser.named.values()) + (
+            self.sparse.parameters() if self.sparse else []
+        )
 
     @property
     def trained_share(self) -> float:
         """Share of the model's weights that a step updates; the projection of CKA is none of them."""
-        whole = sum(value.numel() for name, value in self.optimiser.named.items() if not name.startswith("cka."))
+        whole = sum(
+            value.numel()
+            for name, value in self.optimiser.named.items()
+            if not name.startswith("cka.")
+        )
         gathered = self.sparse.num_trainable if self.sparse else 0
-        return (whole + gathered) / sum(parameter.numel() for parameter in self.model.hf.parameters())
+        return (whole + gathered) / sum(
+            parameter.numel() for parameter in self.model.hf.parameters()
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +126,9 @@ def train_step(parts: Parts, work: Work, step: int) -> StepResult:
     with parts.timers.measure("optimiser"):
         parts.ranks.sum_gradients(parts.trained())
         mlm, cka, injected = parts.ranks.sum([sums.mlm, sums.cka, float(sums.injected)])
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(parts.trained(), parts.config.train.clip_norm))
+        grad_norm = float(
+            torch.nn.utils.clip_grad_norm_(parts.trained(), parts.config.train.clip_norm)
+        )
         mlm_weight, cka_weight = totals.weights(_share(parts))
         loss = mlm_weight * mlm + cka_weight * cka
         skipped = _judged(parts, totals, mlm, cka, grad_norm)
@@ -163,15 +173,25 @@ def _learn(parts: Parts, micro: Micro, totals: Totals, sums: _Sums, step: int) -
     edit = None
     if parts.injector is not None:
         with parts.timers.measure("injection"):
-            injection = parts.injector.plan(micro.batch, micro.masked.chosen_RS, micro.hidden_P, parts.bank)
+            injection = parts.injector.plan(
+                micro.batch, micro.masked.chosen_RS, micro.hidden_P, parts.bank
+            )
             sums.injected += len(injection.span_J)
             edit = parts.injector.edit(micro.batch, injection)
     # Dropout is a function of the step's number and the batch's: the same for any number of ranks, and after a resume.
-    torch.manual_seed(int(random_bits(parts.config.train.seed, "dropout", step, micro.number)[0] >> np.uint64(1)))
-    with parts.timers.measure("forward_backward"), parts.model.edit_embeddings(edit), _routed(parts):
+    torch.manual_seed(
+        int(random_bits(parts.config.train.seed, "dropout", step, micro.number)[0] >> np.uint64(1))
+    )
+    with (
+        parts.timers.measure("forward_backward"),
+        parts.model.edit_embeddings(edit),
+        _routed(parts),
+    ):
         with products(parts.dtype, parts.model.device):
             packed = parts.model.pack(micro.batch, micro.input_ids_RS)
-            hidden_RSH = parts.encode(parts.model.family, packed, _reads(parts, micro), _attention(parts, micro))
+            hidden_RSH = parts.encode(
+                parts.model.family, packed, _reads(parts, micro), _attention(parts, micro)
+            )
             mlm = _mlm(parts, micro, hidden_RSH)
         cka = _cka(parts, micro, hidden_RSH)
         mlm_weight, cka_weight = totals.weights(_share(parts))
@@ -197,7 +217,9 @@ def _reads(parts: Parts, micro: Micro) -> Reads:
     learned, noted = np.zeros((2, batch.input_ids_RS.size), np.bool_)
     learned[micro.masked.target_M] = True
     if micro.cka is not None:
-        learned[expand(micro.cka.head_start_G, micro.cka.head_end_G - micro.cka.head_start_G)] = True
+        learned[expand(micro.cka.head_start_G, micro.cka.head_end_G - micro.cka.head_start_G)] = (
+            True
+        )
     if parts.bank is not None:
         rows = parts.knowledge.bank_row[batch.span_entity_P]
         start, end = window(batch, np.flatnonzero(rows >= 0), parts.config.memory.window)
@@ -225,7 +247,9 @@ def _cka(parts: Parts, micro: Micro, hidden_RSH: Tensor) -> Tensor:
 
 def _judged(parts: Parts, totals: Totals, mlm: float, cka: float, grad_norm: float) -> str:
     """Why the step is skipped, on all ranks alike: where their processors round differently, one may see a spike alone."""
-    values = step_values(mlm / max(1, totals.targets), cka / max(1, totals.facts), grad_norm, facts=totals.facts)
+    values = step_values(
+        mlm / max(1, totals.targets), cka / max(1, totals.facts), grad_norm, facts=totals.facts
+    )
     verdict = parts.guard.judge(values)
     if parts.ranks.highest(int(bool(verdict))):
         return verdict or "another rank saw a spike"

@@ -32,7 +32,11 @@ class Micro:
     @property
     def hidden_P(self) -> Bools:
         """Mentions that are hidden for a fact, and get no injection."""
-        return self.cka.hidden_P if self.cka is not None else np.zeros(len(self.batch.span_start_P), np.bool_)
+        return (
+            self.cka.hidden_P
+            if self.cka is not None
+            else np.zeros(len(self.batch.span_start_P), np.bool_)
+        )
 
     @property
     def num_facts(self) -> int:
@@ -68,11 +72,17 @@ class Maker:
 
 
 def works(
-    stream: BatchStream, start: Position, ranks: Ranks, per_step: int, make: Callable[[Batch, int], Micro]
+    stream: BatchStream,
+    start: Position,
+    ranks: Ranks,
+    per_step: int,
+    make: Callable[[Batch, int], Micro],
 ) -> Iterator[Work]:
     """The endless sequence of steps from a position on."""
     for places, following in in_steps(stream.positions(start), per_step):
         numbers = range(ranks.rank, per_step, ranks.size)
         mine = share(places, ranks.rank, ranks.size)
-        micro = tuple(make(stream.at(here), number) for here, number in zip(mine, numbers, strict=True))
+        micro = tuple(
+            make(stream.at(here), number) for here, number in zip(mine, numbers, strict=True)
+        )
         yield Work(micro=micro, following=following)

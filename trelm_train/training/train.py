@@ -86,7 +86,9 @@ def resume(out: Path, stop: Stop | None = None, moved_shards: Path | None = None
         ranks = stack.enter_context(joined(_device_of(out)))
         session = resume_run(out, checkpoint, moved_shards, ranks)
         stack.enter_context(_algorithms(session.request))
-        log.info("continuing %s at step %d of %d", out, session.step, session.request.config.train.steps)
+        log.info(
+            "continuing %s at step %d of %d", out, session.step, session.request.config.train.steps
+        )
         return _train(session, stop or Stop())
 
 
@@ -94,7 +96,9 @@ def run_or_resume(request: RunRequest, stop: Stop | None = None) -> dict[str, An
     """Continue the run in `request.out` if it has a checkpoint, else start it (for batch systems that start jobs anew)."""
     if latest_checkpoint(request.out / CHECKPOINTS) is None:
         return run(request, stop)
-    changed = changed_settings(to_dict(load_config(request.out / CONFIG_NAME)), to_dict(request.config))
+    changed = changed_settings(
+        to_dict(load_config(request.out / CONFIG_NAME)), to_dict(request.config)
+    )
     started = json.loads((request.out / RUN_NAME).read_text(encoding="utf-8"))
     changed += ["--model"] if started["model"] != request.model else []
     if changed:
@@ -137,7 +141,9 @@ def _train(session: Session, stop: Stop) -> dict[str, Any]:
         _write_json(session.request.out / PLAN_NAME, plan.to_dict())
     with ExitStack() as stack:
         tools = _tools(session, stop, stack)
-        stack.callback(tools.writer.finish)  # a run that fails leaves the checkpoint that was under way
+        stack.callback(
+            tools.writer.finish
+        )  # a run that fails leaves the checkpoint that was under way
         if session.request.config.train.validate and "validation_before" not in session.history:
             session.history["validation_before"] = _measure(session, tools)
         stack.enter_context(stop.listening())
@@ -145,7 +151,10 @@ def _train(session: Session, stop: Stop) -> dict[str, Any]:
         _save(session, tools)
         tools.writer.finish()
         if session.skipped and ranks.is_first:
-            log.warning("the last %d steps were skipped; look at the losses before you use this model", session.skipped)
+            log.warning(
+                "the last %d steps were skipped; look at the losses before you use this model",
+                session.skipped,
+            )
         validation = _measure(session, tools) if session.request.config.train.validate else None
     if not ranks.is_first:
         return {}
@@ -153,7 +162,9 @@ def _train(session: Session, stop: Stop) -> dict[str, Any]:
 
 
 def _warn_of_dear_routing(config: Config) -> None:
-    share = attribution_share(config.routing, config.train.batch_tokens * config.train.micro_batches)
+    share = attribution_share(
+        config.routing, config.train.batch_tokens * config.train.micro_batches
+    )
     if share > DEAR:
         enough = math.ceil(config.routing.refresh_every * share / (1 - share) * (1 - DEAR) / DEAR)
         log.warning(
@@ -171,16 +182,22 @@ def _tools(session: Session, stop: Stop, stack: ExitStack) -> _Tools:
         loggers = make_loggers(config.train.loggers)
         for logger in loggers:
             logger.start(request.out, to_dict(config), after_step=session.step)
-        metrics = stack.enter_context(closing(MetricLog(request.out, loggers, after_step=session.step)))
+        metrics = stack.enter_context(
+            closing(MetricLog(request.out, loggers, after_step=session.step))
+        )
     return _Tools(
         metrics=metrics,
         evaluator=Evaluator(session),
         writer=Writer(
-            request.out / CHECKPOINTS, keep=config.train.keep_checkpoints, background=config.train.async_checkpoint
+            request.out / CHECKPOINTS,
+            keep=config.train.keep_checkpoints,
+            background=config.train.async_checkpoint,
         ),
         show=stack.enter_context(progress(session.step, config.train.steps, silent=not first)),
         stop=stop,
-        profile=stack.enter_context(closing(Profile(config.train.profile if first else "", request.out))),
+        profile=stack.enter_context(
+            closing(Profile(config.train.profile if first else "", request.out))
+        ),
         clock=_Clock(session.tokens),
     )
 
@@ -200,7 +217,9 @@ def _finish(session: Session, validation: dict[str, Any] | None) -> dict[str, An
 
 def _loop(session: Session, tools: _Tools) -> None:
     config, parts = session.request.config, session.parts
-    steps = works(session.stream, session.position, parts.ranks, config.train.micro_batches, session.maker)
+    steps = works(
+        session.stream, session.position, parts.ranks, config.train.micro_batches, session.maker
+    )
     with prefetch(steps, depth=AHEAD) as ready:
         while session.step < config.train.steps:
             tools.profile.before(session.step + 1)
@@ -267,7 +286,9 @@ def _after_step(session: Session, tools: _Tools) -> None:
     if session.step % config.train.checkpoint_every == 0 or signum or improved:
         _save(session, tools)
     if improved and session.parts.ranks.is_first:
-        tools.writer.mark_best(session.step, config.evaluation.best, session.history["best"]["value"])
+        tools.writer.mark_best(
+            session.step, config.evaluation.best, session.history["best"]["value"]
+        )
     if signum:
         tools.writer.finish()
         raise InterruptedRun(
@@ -292,7 +313,9 @@ def _log(session: Session, tools: _Tools) -> None:
 
 def _measure(session: Session, tools: _Tools) -> dict[str, Any]:
     """Evaluate on the first rank, while the others wait."""
-    if tools.last.get("step") == session.step:  # the last step is one of those that are evaluated anyway
+    if (
+        tools.last.get("step") == session.step
+    ):  # the last step is one of those that are evaluated anyway
         return dict(tools.last["found"])
     found: dict[str, Any] = {}
     if session.parts.ranks.is_first:
@@ -301,7 +324,8 @@ def _measure(session: Session, tools: _Tools) -> dict[str, Any]:
         write_evaluation(session.request.out, session.step, found)
         if tools.metrics is not None:
             tools.metrics.tell(
-                session.step, {f"eval/{name}": value for name, value in found.items() if value is not None}
+                session.step,
+                {f"eval/{name}": value for name, value in found.items() if value is not None},
             )
     session.parts.ranks.wait()
     tools.clock.restart(session.tokens)
@@ -326,7 +350,10 @@ def _save(session: Session, tools: _Tools) -> None:
         return
     with session.parts.timers.measure("checkpoint"):
         tools.writer.save(
-            session.step, tensors_of(session), state_of(session), lambda folder: write_files(session, folder)
+            session.step,
+            tensors_of(session),
+            state_of(session),
+            lambda folder: write_files(session, folder),
         )
 
 

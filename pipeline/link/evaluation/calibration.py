@@ -20,12 +20,18 @@ WANTED_PRECISION = 0.95
 
 def calibration(gold: Iterable[Gold], links: Mapping[Key, Outcome]) -> dict[str, dict[str, Any]]:
     """Figures over all gold spans, and over those in the KB alone."""
-    golds = sorted(gold, key=lambda one: one.key)  # of equally confident spans the first by key goes first
+    golds = sorted(
+        gold, key=lambda one: one.key
+    )  # of equally confident spans the first by key goes first
     judged = [one for one in golds if one.key in links and links[one.key].candidates]
     # Of the best candidate, as it was before a link of the corpus itself (confidence 1) took its place.
     found = [links[one.key] for one in judged]
-    confidence = np.array([one.scores[0] if one.scores else one.confidence for one in found], np.float64)
-    right = np.array([one.in_kb and links[one.key].candidates[0] == one.qid for one in judged], bool)
+    confidence = np.array(
+        [one.scores[0] if one.scores else one.confidence for one in found], np.float64
+    )
+    right = np.array(
+        [one.in_kb and links[one.key].candidates[0] == one.qid for one in judged], bool
+    )
     in_kb = np.array([one.in_kb for one in judged], bool)
     return {
         "all": _figures(confidence, right, len(golds)),
@@ -46,7 +52,9 @@ def _figures(confidence: np.ndarray, right: np.ndarray, num_spans: int) -> dict[
         },
         "coverage": _rounded(len(confidence) / num_spans if num_spans else None),
         "precision": _rounded(float(precisions[-1]) if len(precisions) else None),
-        "coverage_at_precision_0.95": _rounded(coverage_at_precision(precisions, num_spans, WANTED_PRECISION)),
+        "coverage_at_precision_0.95": _rounded(
+            coverage_at_precision(precisions, num_spans, WANTED_PRECISION)
+        ),
         "bins": reliability(confidence, right),
     }
 

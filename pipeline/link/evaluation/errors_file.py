@@ -35,10 +35,20 @@ def write_errors(
     files.write_stream(path, lines())
 
 
-def _record(error: LinkError, outcome: Outcome | None, text: str, store: EntityStore) -> dict[str, Any]:
+def _record(
+    error: LinkError, outcome: Outcome | None, text: str, store: EntityStore
+) -> dict[str, Any]:
     doc_id, start, end = error.gold.key
-    shown = [] if outcome is None else list(zip(outcome.candidates, outcome.scores, strict=True))[:SHOWN_CANDIDATES]
-    place = place_of(error.gold.qid, outcome.candidates) if outcome is not None and error.gold.qid is not None else None
+    shown = (
+        []
+        if outcome is None
+        else list(zip(outcome.candidates, outcome.scores, strict=True))[:SHOWN_CANDIDATES]
+    )
+    place = (
+        place_of(error.gold.qid, outcome.candidates)
+        if outcome is not None and error.gold.qid is not None
+        else None
+    )
     return {
         "doc_id": doc_id,
         "start": start,
@@ -54,7 +64,9 @@ def _record(error: LinkError, outcome: Outcome | None, text: str, store: EntityS
     }
 
 
-def _linked(mention: Key | None, outcome: Outcome | None, store: EntityStore) -> dict[str, Any] | None:
+def _linked(
+    mention: Key | None, outcome: Outcome | None, store: EntityStore
+) -> dict[str, Any] | None:
     if mention is None or outcome is None:
         return None
     _, start, end = mention

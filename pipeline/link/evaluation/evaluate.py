@@ -89,7 +89,12 @@ def _scores(compared: Compared, link: dict[str, Any]) -> dict[str, Any]:
 def _compare(paths: RunPaths, documents: dict[str, GoldDocument], store: EntityStore) -> Compared:
     links = _links(paths, sorted(documents))
     golds = _golds(paths, documents.values(), store)
-    items = {qid for outcome in links.values() for qid in (*outcome.candidates, outcome.qid) if qid is not None}
+    items = {
+        qid
+        for outcome in links.values()
+        for qid in (*outcome.candidates, outcome.qid)
+        if qid is not None
+    }
     items |= {one.qid for one in golds if one.in_kb and one.qid is not None}
     facts = Facts(in_degrees(paths, items), _types(store, items))
     bands = _bands(paths, items)
@@ -100,10 +105,15 @@ def _compare(paths: RunPaths, documents: dict[str, GoldDocument], store: EntityS
         rare = ("rare",) if is_rare(qid, candidates, facts.in_degree) else ()
         return rare if bands is None else (f"band {bands.get(qid, NOT_LINKED)}", *rare)
 
-    links = {key: replace(outcome, slices=slices(outcome.qid, outcome.candidates)) for key, outcome in links.items()}
+    links = {
+        key: replace(outcome, slices=slices(outcome.qid, outcome.candidates))
+        for key, outcome in links.items()
+    }
     nothing = Outcome(None)
     golds = [
-        replace(one, slices=slices(one.qid, links.get(one.key, nothing).candidates)) if one.in_kb else one
+        replace(one, slices=slices(one.qid, links.get(one.key, nothing).candidates))
+        if one.in_kb
+        else one
         for one in golds
     ]
     return Compared(golds, links, list(find_errors(golds, links, facts)))
@@ -111,23 +121,35 @@ def _compare(paths: RunPaths, documents: dict[str, GoldDocument], store: EntityS
 
 def _check_texts(paths: RunPaths, documents: dict[str, GoldDocument], gold_path: str) -> None:
     missing = set(documents)
-    for rows in matching(paths.files("documents", DOCUMENTS), DOCUMENTS, ("doc_id", "text"), sorted(documents)):
-        for doc_id, text in zip(rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True):
+    for rows in matching(
+        paths.files("documents", DOCUMENTS), DOCUMENTS, ("doc_id", "text"), sorted(documents)
+    ):
+        for doc_id, text in zip(
+            rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True
+        ):
             missing.discard(doc_id)
             if text != documents[doc_id].text:
-                raise StageError(f"{gold_path}: document {doc_id!r} has another text than the run's, so offsets differ")
+                raise StageError(
+                    f"{gold_path}: document {doc_id!r} has another text than the run's, so offsets differ"
+                )
     if missing:
         some = ", ".join(sorted(missing)[:3])
-        raise StageError(f"{gold_path}: {len(missing)} of its documents are not in the run (for example {some})")
+        raise StageError(
+            f"{gold_path}: {len(missing)} of its documents are not in the run (for example {some})"
+        )
 
 
 def _links(paths: RunPaths, doc_ids: Sequence[str]) -> dict[Key, Outcome]:
     links: dict[Key, Outcome] = {}
     for rows in matching(paths.files("link", LINKS), LINKS, LINK_COLUMNS, doc_ids):
         columns = (rows.column(name).to_pylist() for name in LINK_COLUMNS[:-1])
-        for row, (qids, scores) in zip(zip(*columns, strict=True), _candidates(rows.column("candidates")), strict=True):
+        for row, (qids, scores) in zip(
+            zip(*columns, strict=True), _candidates(rows.column("candidates")), strict=True
+        ):
             doc_id, start, end, qid, confidence, detector = row
-            links[doc_id, start, end] = Outcome(qid, qids, confidence=confidence, scores=scores, detector=detector)
+            links[doc_id, start, end] = Outcome(
+                qid, qids, confidence=confidence, scores=scores, detector=detector
+            )
     return links
 
 
@@ -149,7 +171,9 @@ def _golds(paths: RunPaths, documents: Iterable[GoldDocument], store: EntityStor
     for document, mention in mentions:
         qid = None if mention.qid is None else moved[mention.qid]
         key = (document.doc_id, mention.start, mention.end)
-        golds.append(Gold(key, qid, qid in known, surface=document.text[mention.start : mention.end]))
+        golds.append(
+            Gold(key, qid, qid in known, surface=document.text[mention.start : mention.end])
+        )
     return golds
 
 
@@ -168,5 +192,7 @@ def _bands(paths: RunPaths, items: Iterable[int]) -> dict[int, str] | None:
     bands: dict[int, str] = {}
     found = paths.files("stats", ENTITY_FREQUENCY)
     for rows in matching(found, ENTITY_FREQUENCY, ("qid", "band"), sorted(items)):
-        bands.update(zip(rows.column("qid").to_pylist(), rows.column("band").to_pylist(), strict=True))
+        bands.update(
+            zip(rows.column("qid").to_pylist(), rows.column("band").to_pylist(), strict=True)
+        )
     return bands

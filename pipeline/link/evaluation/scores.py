@@ -98,17 +98,30 @@ def end_to_end(gold: Iterable[Gold], links: Mapping[Key, Outcome]) -> dict[str, 
     predicted = {key: outcome for key, outcome in links.items() if outcome.qid is not None}
     right = [one for one in in_kb if one.key in predicted and predicted[one.key].qid == one.qid]
     nil = [one for one in golds if not one.in_kb]
-    counts = [Counter(name for one in found for name in one.slices) for found in (right, predicted.values(), in_kb)]
+    counts = [
+        Counter(name for one in found for name in one.slices)
+        for found in (right, predicted.values(), in_kb)
+    ]
     return {
         "gold_mentions": len(golds),
         "gold_in_kb": len(in_kb),
-        **{name: value for name, value in _prf(len(right), len(predicted), len(in_kb)).items() if name != "gold"},
+        **{
+            name: value
+            for name, value in _prf(len(right), len(predicted), len(in_kb)).items()
+            if name != "gold"
+        },
         "detection_recall": _ratio(sum(one.key in links for one in golds), len(golds)),
-        "wrong_item": sum(1 for key, outcome in predicted.items() if key in by_key and by_key[key].qid != outcome.qid),
+        "wrong_item": sum(
+            1
+            for key, outcome in predicted.items()
+            if key in by_key and by_key[key].qid != outcome.qid
+        ),
         "no_gold_span": sum(1 for key in predicted if key not in by_key),
         "nil_mentions": len(nil),
         "nil_left_unlinked": _ratio(sum(one.key not in predicted for one in nil), len(nil)),
-        "slices": {name: _prf(*(count[name] for count in counts)) for name in sorted(set().union(*counts))},
+        "slices": {
+            name: _prf(*(count[name] for count in counts)) for name in sorted(set().union(*counts))
+        },
     }
 
 
@@ -117,7 +130,9 @@ def at_gold_spans(gold: Iterable[Gold], links: Mapping[Key, Outcome]) -> dict[st
     golds = list(gold)
     in_kb = [one for one in golds if one.in_kb]
     names = sorted({name for one in in_kb for name in one.slices})
-    slices = {name: _accuracies([one for one in in_kb if name in one.slices], links) for name in names}
+    slices = {
+        name: _accuracies([one for one in in_kb if name in one.slices], links) for name in names
+    }
     return {"gold_mentions": len(golds), **_accuracies(in_kb, links), "slices": slices}
 
 
@@ -126,8 +141,12 @@ def _accuracies(golds: list[Gold], links: Mapping[Key, Outcome]) -> dict[str, An
     return {
         "gold_in_kb": len(golds),
         "accuracy": _ratio(sum(outcome.qid == qid for qid, outcome in found), len(golds)),
-        "accuracy_best_candidate": _ratio(sum(outcome.candidates[:1] == (qid,) for qid, outcome in found), len(golds)),
-        "candidate_recall": _ratio(sum(qid in outcome.candidates for qid, outcome in found), len(golds)),
+        "accuracy_best_candidate": _ratio(
+            sum(outcome.candidates[:1] == (qid,) for qid, outcome in found), len(golds)
+        ),
+        "candidate_recall": _ratio(
+            sum(qid in outcome.candidates for qid, outcome in found), len(golds)
+        ),
     }
 
 
@@ -135,7 +154,9 @@ def detection(gold: Iterable[Gold], links: Mapping[Key, Outcome]) -> dict[str, A
     """In-KB gold spans found exactly: all, by the first character, by each detector, by it alone; right items among them."""
     in_kb = [one for one in gold if one.in_kb]
     found = [one for one in in_kb if one.key in links]
-    wanted, got = (Counter(_first_character(one.surface) for one in spans) for spans in (in_kb, found))
+    wanted, got = (
+        Counter(_first_character(one.surface) for one in spans) for spans in (in_kb, found)
+    )
     detectors = [frozenset(links[one.key].detector.split("+")) for one in found]
     each = Counter(name for names in detectors for name in names)
     alone = Counter(name for names in detectors if len(names) == 1 for name in names)
@@ -143,11 +164,17 @@ def detection(gold: Iterable[Gold], links: Mapping[Key, Outcome]) -> dict[str, A
     return {
         "span_recall": _ratio(len(found), len(in_kb)),
         "span_recall_by_first_character": {
-            name: {"gold": wanted[name], "recall": _ratio(got[name], wanted[name])} for name in sorted(wanted)
+            name: {"gold": wanted[name], "recall": _ratio(got[name], wanted[name])}
+            for name in sorted(wanted)
         },
-        "item_accuracy_at_found_spans": _ratio(sum(links[one.key].qid == one.qid for one in found), len(found)),
+        "item_accuracy_at_found_spans": _ratio(
+            sum(links[one.key].qid == one.qid for one in found), len(found)
+        ),
         "detectors": {
-            name: {"recall": _ratio(each[name], len(in_kb)), "recall_only_by_it": _ratio(alone[name], len(in_kb))}
+            name: {
+                "recall": _ratio(each[name], len(in_kb)),
+                "recall_only_by_it": _ratio(alone[name], len(in_kb)),
+            }
             for name in sorted(known)
         },
     }
@@ -162,7 +189,9 @@ def _first_character(surface: str) -> str:
     return "lower case" if first.islower() else "other"
 
 
-def candidate_recall(gold: Iterable[Gold], links: Mapping[Key, Outcome], top_k: int) -> dict[str, float | None]:
+def candidate_recall(
+    gold: Iterable[Gold], links: Mapping[Key, Outcome], top_k: int
+) -> dict[str, float | None]:
     """Share of in-KB gold mentions whose item is among the first 1, 5, 20 and all candidates listed at exactly that span.
 
     None where a row lists at most `top_k` candidates, fewer than were asked for.
@@ -170,7 +199,9 @@ def candidate_recall(gold: Iterable[Gold], links: Mapping[Key, Outcome], top_k: 
     in_kb = [one for one in gold if one.in_kb]
     places = Counter(place_of(one.qid, links.get(one.key, NIL).candidates) for one in in_kb)
     recalls = {
-        str(cutoff): _ratio(sum(places[place] for place in range(cutoff)), len(in_kb)) if cutoff <= top_k else None
+        str(cutoff): _ratio(sum(places[place] for place in range(cutoff)), len(in_kb))
+        if cutoff <= top_k
+        else None
         for cutoff in CUTOFFS
     }
     return recalls | {"all": _ratio(len(in_kb) - places[None], len(in_kb))}
@@ -188,7 +219,9 @@ def is_rare(qid: int | None, candidates: Sequence[int], in_degree: Mapping[int, 
     return qid != min(candidates, key=lambda candidate: (-in_degree.get(candidate, 0), candidate))
 
 
-def find_errors(gold: Iterable[Gold], links: Mapping[Key, Outcome], facts: Facts) -> Iterator[LinkError]:
+def find_errors(
+    gold: Iterable[Gold], links: Mapping[Key, Outcome], facts: Facts
+) -> Iterator[LinkError]:
     """Every wrong in-KB gold mention with the first of ERROR_CLASSES that fits; NIL_LINKED: linked though not in the KB."""
     mentions = Mentions(links)
     for one in gold:
@@ -231,7 +264,10 @@ def count_errors(errors: Iterable[LinkError], gold: Iterable[Gold]) -> dict[str,
             }
             for name in ERROR_CLASSES
         },
-        NIL_LINKED: {"count": counts[NIL_LINKED], "share_of_gold": _ratio(counts[NIL_LINKED], in_kb[False])},
+        NIL_LINKED: {
+            "count": counts[NIL_LINKED],
+            "share_of_gold": _ratio(counts[NIL_LINKED], in_kb[False]),
+        },
     }
 
 
@@ -240,7 +276,9 @@ class Mentions:
 
     def __init__(self, keys: Iterable[Key]) -> None:
         self._starts: dict[str, list[int]] = {}
-        self._furthest: dict[str, list[Key]] = {}  # of all that start here or before: the one that ends last
+        self._furthest: dict[
+            str, list[Key]
+        ] = {}  # of all that start here or before: the one that ends last
         for key in sorted(keys):
             self._starts.setdefault(key[0], []).append(key[1])
             furthest = self._furthest.setdefault(key[0], [])

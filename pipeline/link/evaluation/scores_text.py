@@ -43,7 +43,11 @@ def _in_kb(scores: dict[str, Any]) -> list[Cells]:
         ["F1", scores["f1"]],
         ["linked to another item", scores["wrong_item"]],
         ["linked without a gold span", scores["no_gold_span"]],
-        ["NIL or not in KB, left unlinked", scores["nil_left_unlinked"], f"of {scores['nil_mentions']:,}"],
+        [
+            "NIL or not in KB, left unlinked",
+            scores["nil_left_unlinked"],
+            f"of {scores['nil_mentions']:,}",
+        ],
     ]
 
 
@@ -59,7 +63,10 @@ def _detection(found: dict[str, Any], gold_in_kb: int) -> Iterator[list[Cells]]:
     ]
     yield [
         ["in-KB gold spans by detector", "recall", "only by it"],
-        *([name, part["recall"], part["recall_only_by_it"]] for name, part in found["detectors"].items()),
+        *(
+            [name, part["recall"], part["recall_only_by_it"]]
+            for name, part in found["detectors"].items()
+        ),
     ]
 
 
@@ -74,7 +81,11 @@ def _candidate_recall(scores: dict[str, Any]) -> list[Cells]:
 
 def _slices(slices: dict[str, Any]) -> list[Cells]:
     names = list(next(iter(slices.values())))
-    titles = {"gold_in_kb": "gold", "accuracy_best_candidate": "best candidate", "candidate_recall": "candidate recall"}
+    titles = {
+        "gold_in_kb": "gold",
+        "accuracy_best_candidate": "best candidate",
+        "candidate_recall": "candidate recall",
+    }
     return [
         ["slices, in-KB", *(titles.get(name, name) for name in names)],
         *([slice_name, *part.values()] for slice_name, part in slices.items()),
@@ -104,12 +115,18 @@ def _calibration(found: dict[str, Any]) -> list[Cells]:
         ["calibration of the best candidate", "all", "in-KB"],
         *([title, *(part[name] for part in both)] for name, title in names.items()),
         *(
-            [f"precision at coverage {coverage}", *(part["precision_at_coverage"][coverage] for part in both)]
+            [
+                f"precision at coverage {coverage}",
+                *(part["precision_at_coverage"][coverage] for part in both),
+            ]
             for coverage in both[0]["precision_at_coverage"]
         ),
         ["precision at all that have a candidate", *(part["precision"] for part in both)],
         ["coverage by those", *(part["coverage"] for part in both)],
-        ["largest coverage with precision >= 0.95", *(part["coverage_at_precision_0.95"] for part in both)],
+        [
+            "largest coverage with precision >= 0.95",
+            *(part["coverage_at_precision_0.95"] for part in both),
+        ],
     ]
 
 

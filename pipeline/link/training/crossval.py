@@ -15,7 +15,11 @@ import numpy as np
 
 from pipeline.link.candidates import VARIANT
 from pipeline.link.disambiguation import Model, contributions, probabilities
-from pipeline.link.evaluation.calibration import expected_calibration_error, precision_at_coverage, precision_by_count
+from pipeline.link.evaluation.calibration import (
+    expected_calibration_error,
+    precision_at_coverage,
+    precision_by_count,
+)
 from pipeline.link.training.fitting import Examples, fit
 from schemas.array_types import Array
 
@@ -43,7 +47,9 @@ class GoldMentions:
     def folds(self, count: int) -> Array:
         """Fold of each mention: that of its document. int64 (m,)."""
         numbers = {doc_id: fold_of(doc_id, count) for doc_id in dict.fromkeys(self.documents)}
-        return np.fromiter((numbers[doc_id] for doc_id in self.documents), np.int64, len(self.documents))
+        return np.fromiter(
+            (numbers[doc_id] for doc_id in self.documents), np.int64, len(self.documents)
+        )
 
 
 def probability_of(examples: Examples, model: Model) -> Array:
@@ -60,7 +66,9 @@ def cross_validate(gold: GoldMentions, names: Sequence[str], count: int) -> Arra
         held_out = folds == fold
         if held_out.any() and not held_out.all():
             model = fit(gold.examples.of(~held_out), names)
-            probability[held_out[gold.examples.mentions]] = probability_of(gold.examples.of(held_out), model)
+            probability[held_out[gold.examples.mentions]] = probability_of(
+                gold.examples.of(held_out), model
+            )
     return probability
 
 
@@ -88,7 +96,9 @@ def figures(gold: GoldMentions, probability: Array, chosen: Array) -> dict[str, 
         "rare_n": int(rare.sum()),
         "rare_whole": _mean(right[rare_whole]),
         "rare_whole_n": int(rare_whole.sum()),
-        "calibration_error": _rounded(expected_calibration_error(confidence[judged], right[judged])),
+        "calibration_error": _rounded(
+            expected_calibration_error(confidence[judged], right[judged])
+        ),
         "calibration_error_in_kb": _rounded(
             expected_calibration_error(confidence[judged & in_kb], right[judged & in_kb])
         ),

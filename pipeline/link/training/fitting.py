@@ -69,11 +69,16 @@ def fit(examples: Examples, names: Sequence[str], penalty: float = PENALTY) -> M
     )
     weights = found.x[:-1] / scale
     bias = float(found.x[-1] - weights @ mean)
-    rounded = {name: round(float(value), WEIGHT_DECIMALS) for name, value in zip(names, weights, strict=True)}
+    rounded = {
+        name: round(float(value), WEIGHT_DECIMALS)
+        for name, value in zip(names, weights, strict=True)
+    }
     return Model(round(bias, WEIGHT_DECIMALS), rounded)
 
 
-def _loss_and_gradient(values: Array, columns: Array, examples: Examples, penalty: float) -> tuple[float, Array]:
+def _loss_and_gradient(
+    values: Array, columns: Array, examples: Examples, penalty: float
+) -> tuple[float, Array]:
     """Mean negative log likelihood, and its gradient."""
     scores = columns @ values[:-1] + values[-1]
     mentions, count = examples.mentions, examples.num_mentions

@@ -17,11 +17,16 @@ COLUMNS = (
 
 def format_training(report: Mapping[str, Any], model: Model) -> str:
     """Figures of the held-out folds, the ablation if there is one, and the weights."""
-    lines = [f"{report['mentions']:,} gold mentions, {report['folds']} folds by document; held out:"]
+    lines = [
+        f"{report['mentions']:,} gold mentions, {report['folds']} folds by document; held out:"
+    ]
     rows = dict(report["figures"])
     lines += _table(rows)
     for name, found in report.get("without", {}).items():
-        rows = {f"- {name}" if file == "all" else f"    {file}": values for file, values in found.items()}
+        rows = {
+            f"- {name}" if file == "all" else f"    {file}": values
+            for file, values in found.items()
+        }
         lines += _table(rows)[1:]
     lines.append("rare*: among the candidates that have the whole name. Weights:")
     for group, names in GROUPS.items():
@@ -35,7 +40,9 @@ def _table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     width = max(22, *(len(name) for name in rows))
     lines = [" " * width + "".join(f"{title:>11}" for _, title in COLUMNS)]
     for name, values in rows.items():
-        lines.append(f"{name:{width}}" + "".join(f"{_shown(values[key]):>11}" for key, _ in COLUMNS))
+        lines.append(
+            f"{name:{width}}" + "".join(f"{_shown(values[key]):>11}" for key, _ in COLUMNS)
+        )
     return lines
 
 

@@ -29,7 +29,15 @@ from pipeline.link.disambiguation import Model
 from pipeline.link.features import FEATURES, GROUPS
 from pipeline.link.gold import GoldDocument, load_gold
 from pipeline.link.linker import Linker, Mention
-from pipeline.link.stage import Found, LinkResources, batch_of, batches, contexts_of, find_mentions, open_resources
+from pipeline.link.stage import (
+    Found,
+    LinkResources,
+    batch_of,
+    batches,
+    contexts_of,
+    find_mentions,
+    open_resources,
+)
 from pipeline.link.training.crossval import GoldMentions, cross_validate, figures, fold_of
 from pipeline.link.training.fitting import Examples, fit
 from pipeline.link.training.misspell import misspelt
@@ -38,7 +46,9 @@ from schemas import ANCHORS
 from schemas.array_types import Array
 
 FoldLinks = dict[str, Counter[int]]  # key -> item -> links of one fold
-MISSPELT_SHARE = 0.1  # of the gold mentions: copies with one edit, so that fuzzy candidates have a weight
+MISSPELT_SHARE = (
+    0.1  # of the gold mentions: copies with one edit, so that fuzzy candidates have a weight
+)
 logger = logging.getLogger("trelm")
 
 
@@ -61,7 +71,10 @@ def train(training: Training, config: LinkConfig) -> tuple[Model, dict[str, Any]
     gold = collect(training, config)
     _check(gold, training)
     names = [name for name in FEATURES if name in gold.examples.features]
-    report: dict[str, Any] = {"folds": training.folds, "mentions": int(np.count_nonzero(~gold.is_copy))}
+    report: dict[str, Any] = {
+        "folds": training.folds,
+        "mentions": int(np.count_nonzero(~gold.is_copy)),
+    }
     report["figures"] = _by_file(gold, names, training)
     if training.ablate:
         report["without"] = _ablation(gold, names, training)
@@ -79,7 +92,9 @@ def _check(gold: GoldMentions, training: Training) -> None:
     """Refuse what no weights, or no figures, can come of."""
     shown = ", ".join(training.gold_files)
     if not len(gold.qids):
-        raise StageError(f"{shown}: no mention has a candidate in the index of {training.run}; nothing to learn from")
+        raise StageError(
+            f"{shown}: no mention has a candidate in the index of {training.run}; nothing to learn from"
+        )
     if len(np.unique(gold.folds(training.folds))) < 2:
         raise StageError(
             f"{shown}: all {len(set(gold.documents))} document(s) are in one of {training.folds} folds, so none can be held "
@@ -91,7 +106,9 @@ def _by_file(gold: GoldMentions, names: Sequence[str], training: Training) -> di
     probability = cross_validate(gold, names, training.folds)
     found = {"all": figures(gold, probability, ~gold.is_copy)}
     for number, path in enumerate(training.gold_files if len(training.gold_files) > 1 else ()):
-        found[path.rsplit("/", 1)[-1]] = figures(gold, probability, (gold.files == number) & ~gold.is_copy)
+        found[path.rsplit("/", 1)[-1]] = figures(
+            gold, probability, (gold.files == number) & ~gold.is_copy
+        )
     return found
 
 
@@ -112,8 +129,12 @@ def collect(training: Training, config: LinkConfig) -> GoldMentions:
     paths = RunPaths(root=training.run)
     paths.require("index")
     file_of, documents = _load(training.gold_files)
-    config = replace(config, gold_spans="", anchors=False, weights=HAND)  # weights do not matter here
-    resources = open_resources(config, paths.artefact("index", "aliases"), paths.artefact("index", "entities"))
+    config = replace(
+        config, gold_spans="", anchors=False, weights=HAND
+    )  # weights do not matter here
+    resources = open_resources(
+        config, paths.artefact("index", "aliases"), paths.artefact("index", "entities")
+    )
     resources.gold = documents  # its spans are the mentions
     held_out = own_links(paths, documents, training.folds)
     linkers = [resources.linker.on(HeldOutIndex(resources.index, own)) for own in held_out]
@@ -134,7 +155,9 @@ def _load(paths: Sequence[str]) -> tuple[dict[str, int], dict[str, GoldDocument]
     return file_of, documents
 
 
-def own_links(paths: RunPaths, documents: Mapping[str, GoldDocument], folds: int) -> list[FoldLinks]:
+def own_links(
+    paths: RunPaths, documents: Mapping[str, GoldDocument], folds: int
+) -> list[FoldLinks]:
     """Per fold, the links of the gold's documents that the index has learned from."""
     found: list[FoldLinks] = [defaultdict(Counter) for _ in range(folds)]
     index, corpus = paths.manifest("index"), paths.manifest("documents")
@@ -146,9 +169,14 @@ def own_links(paths: RunPaths, documents: Mapping[str, GoldDocument], folds: int
             for doc_id, qid, surface in zip(*columns, surfaces, strict=True):
                 for key in index_keys(surface, "anchor") if doc_id in documents else ():
                     found[fold_of(doc_id, folds)][key][qid] += 1
-    moved = redirects_of(paths, {qid for links in found for counts in links.values() for qid in counts})
+    moved = redirects_of(
+        paths, {qid for links in found for counts in links.values() for qid in counts}
+    )
     for links in found:
-        for key, counts in links.items():  # the index counts links to merged items for what these have become
+        for (
+            key,
+            counts,
+        ) in links.items():  # the index counts links to merged items for what these have become
             now: Counter[int] = Counter()
             for qid, count in counts.items():
                 now[moved.get(qid, qid)] += count
@@ -171,9 +199,13 @@ class HeldOutIndex:
         own = self._links.get(key)
         if own is None or not len(found.qids):
             return found
-        minus = np.fromiter((own.get(qid, 0) for qid in found.qids.tolist()), np.int64, len(found.qids))
+        minus = np.fromiter(
+            (own.get(qid, 0) for qid in found.qids.tolist()), np.int64, len(found.qids)
+        )
         counts = np.maximum(found.counts.astype(np.int64) - minus, 0).astype(np.uint32)
-        order = np.argsort(-counts.astype(np.int64), kind="stable")  # as the index has them: most pointed-to first
+        order = np.argsort(
+            -counts.astype(np.int64), kind="stable"
+        )  # as the index has them: most pointed-to first
         kept = order[((found.flags != SOURCE_BITS["anchor"]) | (counts > 0))[order]]
         return Postings(found.qids[kept], counts[kept], found.flags[kept])
 
@@ -192,11 +224,18 @@ class _Part:
 
 
 def _parts(
-    resources: LinkResources, documents: Mapping[str, GoldDocument], linkers: Sequence[Linker], config: LinkConfig
+    resources: LinkResources,
+    documents: Mapping[str, GoldDocument],
+    linkers: Sequence[Linker],
+    config: LinkConfig,
 ) -> Iterator[_Part]:
     done = 0
     for fold, linker in enumerate(linkers):
-        own = [(name, document.text) for name, document in documents.items() if fold_of(name, len(linkers)) == fold]
+        own = [
+            (name, document.text)
+            for name, document in documents.items()
+            if fold_of(name, len(linkers)) == fold
+        ]
         for batch in batches(own):
             found = find_mentions(resources, batch, config)
             yield _part(resources, linker, found, documents, fuzzy=config.fuzzy)
@@ -219,7 +258,9 @@ def _part(
     scored = linker.score(everything, tokens)
     if resources.rerank is not None:
         contexts = contexts_of(found)
-        scored.features["semantic"] = resources.rerank([*contexts, *(contexts[place] for place, _ in copies)], scored)
+        scored.features["semantic"] = resources.rerank(
+            [*contexts, *(contexts[place] for place, _ in copies)], scored
+        )
     return _Part(
         scored.features,
         scored.mentions,
@@ -231,7 +272,9 @@ def _part(
     )
 
 
-def _misspelt_copies(found: Sequence[Found], mentions: Sequence[Mention]) -> Iterator[tuple[int, Mention]]:
+def _misspelt_copies(
+    found: Sequence[Found], mentions: Sequence[Mention]
+) -> Iterator[tuple[int, Mention]]:
     """Misspelt copies of some mentions, and which they are of; the same ones however documents are batched."""
     chances = [random.Random(document.doc_id) for document in found]
     for place, mention in enumerate(mentions):
@@ -244,7 +287,10 @@ def _misspelt_copies(found: Sequence[Found], mentions: Sequence[Mention]) -> Ite
 
 def _gold_of(found: Sequence[Found], documents: Mapping[str, GoldDocument]) -> Iterator[int]:
     for document in found:
-        said = {(mention.start, mention.end): mention.qid for mention in documents[document.doc_id].mentions}
+        said = {
+            (mention.start, mention.end): mention.qid
+            for mention in documents[document.doc_id].mentions
+        }
         for span in document.spans:
             yield said[span.start, span.end] or 0
 
@@ -259,12 +305,17 @@ def _joined(
     said = np.array([moved[qid] for qid in items], np.uint32)
     gold = np.where(resources.entities.rows(said) >= 0, said, 0).astype(np.uint32)
     qids = np.concatenate([part.qids for part in parts])
-    mentions = np.concatenate([part.mentions + first for part, first in zip(parts, firsts, strict=True)])
+    mentions = np.concatenate(
+        [part.mentions + first for part, first in zip(parts, firsts, strict=True)]
+    )
     degrees = in_degrees(paths, set(qids.tolist()))
     doc_ids = [doc_id for part in parts for doc_id in part.doc_ids]
     return GoldMentions(
         examples=Examples(
-            features={name: np.concatenate([part.features[name] for part in parts]) for name in parts[0].features},
+            features={
+                name: np.concatenate([part.features[name] for part in parts])
+                for name in parts[0].features
+            },
             mentions=mentions,
             is_gold=qids == gold[mentions],
             num_mentions=len(gold),

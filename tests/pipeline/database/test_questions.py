@@ -41,7 +41,11 @@ def scored_run(sample_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
     run = tmp_path_factory.mktemp("scored") / "run"
     shutil.copytree(sample_run, run)
-    rows = [(row[0], row[1], row[2], cosine_of(row[7]), 1.0) for row in rows_of(run, "links") if row[7] is not None]
+    rows = [
+        (row[0], row[1], row[2], cosine_of(row[7]), 1.0)
+        for row in rows_of(run, "links")
+        if row[7] is not None
+    ]
     write_stage(run, "importance", {"importance": (IMPORTANCE, [IMPORTANCE.from_rows(rows)])})
     write_database(RunPaths(root=str(run)))
     return run
@@ -99,7 +103,11 @@ def test_unimportant_are_ranked_by_distance(scored_run: Path) -> None:
 def test_unsupported_facts_are_those_that_no_document_has(scored_run: Path) -> None:
     rows = answered(scored_run, "unsupported", "--rows", "100000")
     linked = counts(scored_run).keys()
-    facts = {row for row in rows_of(scored_run, "facts") if row[0] in linked and row[2] in linked and row[0] != row[2]}
+    facts = {
+        row
+        for row in rows_of(scored_run, "facts")
+        if row[0] in linked and row[2] in linked and row[0] != row[2]
+    }
     supported = {row[:3] for row in rows_of(scored_run, "fact_support")}
     assert len(rows) == len({row for row in facts - supported})
     assert {(int(row["subject"][1:]), int(row["object"][1:])) for row in rows} == {
@@ -125,8 +133,17 @@ def test_ambiguous_surfaces_by_entropy(tmp_path: Path) -> None:
     from tests.pipeline.inputs_run import run_plan
     from tests.pipeline.stats.test_stats import made_run
 
-    found = {"Georgia": [1, 1, 1, 2, 2, 2], "Paris": [3, 3, 3, 3, 3, 4], "Rome": [5] * 6, "Ulm": [6, 7]}
-    mentions = [(f"{name}{place}", 0, name, qid, 1.0) for name, qids in found.items() for place, qid in enumerate(qids)]
+    found = {
+        "Georgia": [1, 1, 1, 2, 2, 2],
+        "Paris": [3, 3, 3, 3, 3, 4],
+        "Rome": [5] * 6,
+        "Ulm": [6, 7],
+    }
+    mentions = [
+        (f"{name}{place}", 0, name, qid, 1.0)
+        for name, qids in found.items()
+        for place, qid in enumerate(qids)
+    ]
     paths = made_run(tmp_path, [mentions], [], items=7)
     run_plan(stats.plan(StatsConfig(), paths), paths)
     rows = answered(tmp_path, "ambiguous")
@@ -138,7 +155,10 @@ def test_ambiguous_surfaces_by_entropy(tmp_path: Path) -> None:
 
 
 def test_card_of_an_entity(scored_run: Path) -> None:
-    by_id, by_label = answered(scored_run, "entity", "Q142"), answered(scored_run, "entity", "fRance")
+    by_id, by_label = (
+        answered(scored_run, "entity", "Q142"),
+        answered(scored_run, "entity", "fRance"),
+    )
     assert by_id == by_label
     card = [(row["field"], row["value"]) for row in by_id]
     assert card[0] == ("label", "France")
@@ -166,7 +186,11 @@ def test_an_entity_that_no_sentence_names(scored_run: Path) -> None:
         (["rarest", "--format", "xml"], 2, "one of table, csv, json, parquet"),
         (["rarest", "--format", "parquet"], 2, "needs --out FILE"),
         (["rarest", "--rows", "0"], 2, "0 is not in the range"),
-        (["rarest", "--format", "csv", "--out", "/no/such/folder/a.csv"], 2, "there is no folder '/no/such/folder'"),
+        (
+            ["rarest", "--format", "csv", "--out", "/no/such/folder/a.csv"],
+            2,
+            "there is no folder '/no/such/folder'",
+        ),
         (["unimportant"], 1, "run `trelm-pipeline importance --run"),
     ],
 )
@@ -182,7 +206,10 @@ def test_stale_and_old_tables_are_not_asked(sample_run: Path, tmp_path: Path) ->
     fresh = manifest.read_text()
     manifest.write_text(json.dumps({**json.loads(fresh), "fingerprint": "another"}))
     done = ask(run, "bands")
-    assert (done.exit_code, "'stats' was made from another output of 'link'" in done.output) == (1, True), done.output
+    assert (done.exit_code, "'stats' was made from another output of 'link'" in done.output) == (
+        1,
+        True,
+    ), done.output
     manifest.write_text(fresh)
     with_old_version(run, "surface_frequency")
     assert answered(run, "bands")
@@ -196,7 +223,9 @@ def with_old_version(run: Path, table: str) -> None:
 
     for path in (run / "stats").glob(f"data-*/{table}/*.parquet"):
         rows = pq.read_table(path)
-        pq.write_table(rows.replace_schema_metadata({**rows.schema.metadata, b"trelm.version": b"0"}), path)
+        pq.write_table(
+            rows.replace_schema_metadata({**rows.schema.metadata, b"trelm.version": b"0"}), path
+        )
 
 
 def test_a_merged_item_is_the_item_that_it_became(scored_run: Path) -> None:
@@ -216,28 +245,41 @@ def test_a_missing_database_is_written_again(sample_run: Path, tmp_path: Path) -
 
 def test_list_and_no_run() -> None:
     listed = CliRunner().invoke(main, ["ask", "--list"]).output
-    assert [line.split()[0] for line in listed.splitlines()] == [question.name for question in QUESTIONS]
+    assert [line.split()[0] for line in listed.splitlines()] == [
+        question.name for question in QUESTIONS
+    ]
     done = CliRunner().invoke(main, ["ask", "rarest"])
     assert (done.exit_code, "give --run FOLDER" in done.output) == (2, True)
 
 
-def test_the_run_has_a_database_of_views_that_moves_with_it(sample_run: Path, tmp_path: Path) -> None:
+def test_the_run_has_a_database_of_views_that_moves_with_it(
+    sample_run: Path, tmp_path: Path
+) -> None:
     moved = tmp_path / "it's moved"
     shutil.copytree(sample_run, moved)
     assert (sample_run / "run.duckdb").stat().st_size < 2_000_000
     with open_run(RunPaths(root=str(sample_run))) as connection:
         wanted = {
             name: connection.sql(f'SELECT count(*) FROM "{name}"').fetchall()
-            for (name,) in connection.sql("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
+            for (name,) in connection.sql(
+                "SELECT view_name FROM duckdb_views() WHERE NOT internal"
+            ).fetchall()
         }
     with duckdb.connect(str(moved / "run.duckdb"), read_only=True) as connection:
         connection.execute("SET file_search_path = $folder", {"folder": str(moved)})
-        assert connection.sql("SELECT count(*) FROM duckdb_tables()").fetchall() == [(0,)], "views only"
+        assert connection.sql("SELECT count(*) FROM duckdb_tables()").fetchall() == [(0,)], (
+            "views only"
+        )
         stored = [
-            name for (name,) in connection.sql("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
+            name
+            for (name,) in connection.sql(
+                "SELECT view_name FROM duckdb_views() WHERE NOT internal"
+            ).fetchall()
         ]
         assert set(stored) == {name for name in wanted if not name.startswith("_")}
         for name in stored:
             assert connection.sql(f'SELECT count(*) FROM "{name}"').fetchall() == wanted[name], name
-        assert connection.sql("SELECT qid(90), label(90), property(17)").fetchall() == [("Q90", "Paris", "country")]
+        assert connection.sql("SELECT qid(90), label(90), property(17)").fetchall() == [
+            ("Q90", "Paris", "country")
+        ]
     assert [path for path in sample_run.iterdir() if path.name.startswith(".")] == []

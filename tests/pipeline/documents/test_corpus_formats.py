@@ -18,7 +18,10 @@ from tests.conftest import SAMPLE
 from tests.pipeline.inputs_run import recut, rows_of, run_plan
 from tests.pipeline.sources.conftest import gzip_members, zstd_frames
 
-LINES = b"".join(json.dumps({"id": n, "text": f"text {n} é " * (n % 60 + 1)}).encode() + b"\n" for n in range(900))
+LINES = b"".join(
+    json.dumps({"id": n, "text": f"text {n} é " * (n % 60 + 1)}).encode() + b"\n"
+    for n in range(900)
+)
 STORED = {
     "d.jsonl": LINES,
     "d.jsonl.gz": gzip_members(LINES, [20_000, 1]),
@@ -38,7 +41,9 @@ def test_json_lines(tmp_path: Path, name: str, parts: int) -> None:
     counters = run_plan(plan, paths).counters
     assert counters["rows_in"] == counters["rows_out"] == 900
     texts = {(row["doc_id"], row["text"]) for row in rows_of(paths, "documents", DOCUMENTS)}
-    assert texts == {(str(json.loads(line)["id"]), json.loads(line)["text"]) for line in LINES.splitlines()}
+    assert texts == {
+        (str(json.loads(line)["id"]), json.loads(line)["text"]) for line in LINES.splitlines()
+    }
 
 
 def test_text_file(tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ def read(folder: Path, *rows: object, links_field: str = "links") -> RunPaths:
     path = folder / "d.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     paths = RunPaths(root=str(folder / "run"))
-    run_plan(documents.plan(DocumentsConfig(inputs=(str(path),), links_field=links_field), paths), paths)
+    run_plan(
+        documents.plan(DocumentsConfig(inputs=(str(path),), links_field=links_field), paths), paths
+    )
     return paths
 
 
@@ -39,10 +41,16 @@ def link(start: object, end: object, qid: object = "Q90", **more: object) -> dic
         ([link(8, 13)], [(8, 13, 90)]),
         ([link(8, 13, 90)], [(8, 13, 90)]),  # a number
         ([link(8, 13, "90")], [(8, 13, 90)]),
-        ([link(0, 3, "Q7"), link(19, LENGTH, "Q142")], [(0, 3, 7), (19, LENGTH, 142)]),  # code points, to both ends
+        (
+            [link(0, 3, "Q7"), link(19, LENGTH, "Q142")],
+            [(0, 3, 7), (19, LENGTH, 142)],
+        ),  # code points, to both ends
         ([link(8, 13, None), link(0, 3, "Q7")], [(0, 3, 7)]),  # the item is not known: no anchor
         ([{"start": 8, "end": 13}], []),
-        ([link(8, 13, "Q90"), link(8, 13, "Q830149")], [(8, 13, 830149)]),  # one link per span, the last one
+        (
+            [link(8, 13, "Q90"), link(8, 13, "Q830149")],
+            [(8, 13, 830149)],
+        ),  # one link per span, the last one
         ([link(8, 13, "Q4294967295")], [(8, 13, 4294967295)]),
         ([link(8, 13, surface="Paris", score=0.5)], [(8, 13, 90)]),  # other keys are left alone
         ([], []),
@@ -76,7 +84,10 @@ def test_links_become_anchors(tmp_path: Path, links: list, wanted: list) -> None
         ([link(8, 13, "Q９０")], "is no item"),  # digits of another script
         ([link(8, 13, "Q")], "'Q' is no item"),
         ([link(8, 13, "")], "'' is no item"),  # null says that it is not known
-        ([link(0, 3), link(8, 13, "Paris")], "'Paris' is no item"),  # no anchor of a document that is none
+        (
+            [link(0, 3), link(8, 13, "Paris")],
+            "'Paris' is no item",
+        ),  # no anchor of a document that is none
     ],
 )
 def test_bad_links_reject_their_document_only(tmp_path: Path, links: object, problem: str) -> None:
@@ -89,7 +100,10 @@ def test_bad_links_reject_their_document_only(tmp_path: Path, links: object, pro
 
 
 def test_documents_without_the_field_and_runs_without_the_setting(tmp_path: Path) -> None:
-    rows = [{"id": "a", "text": TEXT}, {"id": "b", "text": TEXT, "known": [link(8, 13)], "links": "anything"}]
+    rows = [
+        {"id": "a", "text": TEXT},
+        {"id": "b", "text": TEXT, "known": [link(8, 13)], "links": "anything"},
+    ]
     for name, wanted in (("known", [("b", 8, 13, 90)]), ("", [])):
         folder = tmp_path / f"by-{name}"
         folder.mkdir()

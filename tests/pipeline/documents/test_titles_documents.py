@@ -63,7 +63,9 @@ def test_sample_articles(kb_run: RunPaths) -> None:
     anchors = rows_of(kb_run, "documents", ANCHORS)
     assert texts["9000001"]["title"] == "Paris"
     assert texts["9000001"]["source"] == "pages.xml"
-    surfaces = {(texts[row["doc_id"]]["text"][row["start"] : row["end"]], row["qid"]) for row in anchors}
+    surfaces = {
+        (texts[row["doc_id"]]["text"][row["start"] : row["end"]], row["qid"]) for row in anchors
+    }
     assert ("France", 142) in surfaces
     assert len(anchors) > 50
     run_plan(recut(plan, 5), kb_run)
@@ -72,23 +74,33 @@ def test_sample_articles(kb_run: RunPaths) -> None:
 
 def test_documents_and_titles_through_beam(tmp_path: Path) -> None:
     kb_config = KbConfig(dumps=(str(SAMPLE / "entities.json"),))
-    run = RunConfig(run=str(tmp_path), kb=kb_config, documents=config(SAMPLE / "pages.xml", SAMPLE / "documents.jsonl"))
+    run = RunConfig(
+        run=str(tmp_path),
+        kb=kb_config,
+        documents=config(SAMPLE / "pages.xml", SAMPLE / "documents.jsonl"),
+    )
     for stage in ("kb", "titles", "documents"):
         assert run_stage(stage, run, RunnerSettings())
         assert not run_stage(stage, run, RunnerSettings()), "up to date"
     paths = RunPaths(root=str(tmp_path))
-    wanted = {json.loads(line)["id"] for line in (SAMPLE / "documents.jsonl").read_text().splitlines()}
+    wanted = {
+        json.loads(line)["id"] for line in (SAMPLE / "documents.jsonl").read_text().splitlines()
+    }
     assert wanted < {row["doc_id"] for row in rows_of(paths, "documents", DOCUMENTS)}
 
 
-def read(tmp_path: Path, *inputs: Path, **settings: object) -> tuple[list[tuple[str, ...]], list[tuple[str, str]]]:
+def read(
+    tmp_path: Path, *inputs: Path, **settings: object
+) -> tuple[list[tuple[str, ...]], list[tuple[str, str]]]:
     """Documents and rejects of a corpus without a knowledge base."""
     paths = RunPaths(root=str(tmp_path / "out"))
     manifest = run_plan(documents.plan(config(*inputs, **settings), paths), paths)
     kept = rows_of(paths, "documents", DOCUMENTS)
     rejects = rows_of(paths, "documents", REJECTS)
     assert manifest.counters["rows_in"] == len(kept) + len(rejects)
-    return [tuple(row.values()) for row in kept], [(row["key"].rpartition("/")[2], row["reason"]) for row in rejects]
+    return [tuple(row.values()) for row in kept], [
+        (row["key"].rpartition("/")[2], row["reason"]) for row in rejects
+    ]
 
 
 def test_text_files(tmp_path: Path) -> None:
@@ -100,7 +112,10 @@ def test_text_files(tmp_path: Path) -> None:
     (folder / "d.txt").write_bytes(b"")
     (folder / "e.md").write_bytes(b"  \n")
     kept, rejects = read(tmp_path, folder)
-    assert kept == [("a", "", "First.\n\nSecond.\n", "a.txt"), ("b.v2", "", "nul\ufffdhere", "b.v2.txt.bz2")]
+    assert kept == [
+        ("a", "", "First.\n\nSecond.\n", "a.txt"),
+        ("b.v2", "", "nul\ufffdhere", "b.v2.txt.bz2"),
+    ]
     assert rejects == [("c.txt:3", "not UTF-8"), ("d", "empty text"), ("e", "empty text")]
 
 
@@ -131,7 +146,8 @@ def test_jsonl(tmp_path: Path) -> None:
     ]
     reasons = sorted(reason for _, reason in rejects)
     assert reasons == sorted(
-        ["doc_id repeats", "no field 'text'", "empty text"] + ["not a JSON object of UTF-8 strings"] * 4
+        ["doc_id repeats", "no field 'text'", "empty text"]
+        + ["not a JSON object of UTF-8 strings"] * 4
     )
     kept, _ = read(tmp_path, path, id_field="", text_field="title")
     assert kept == [("docs:0", "T", "T", "docs.jsonl")]
@@ -139,7 +155,9 @@ def test_jsonl(tmp_path: Path) -> None:
 
 def test_jsonl_ids_do_not_depend_on_the_split(tmp_path: Path) -> None:
     path = tmp_path / "docs.jsonl.bz2"
-    path.write_bytes(bz2.compress(b"".join(b'{"text": "document %d"}\n' % number for number in range(20_000)), 1))
+    path.write_bytes(
+        bz2.compress(b"".join(b'{"text": "document %d"}\n' % number for number in range(20_000)), 1)
+    )
     paths = RunPaths(root=str(tmp_path / "out"))
     plan = documents.plan(config(path), paths)
     run_plan(plan, paths)
@@ -156,11 +174,16 @@ def test_parquet(tmp_path: Path) -> None:
     kept, rejects = read(tmp_path, path, id_field="key", text_field="body")
     assert kept == [("1", "", "one", "corpus.parquet"), ("2", "", "two", "corpus.parquet")]
     assert [reason for _, reason in rejects] == ["'body' is not a string", "empty text"]
-    plan = documents.plan(config(path, text_field="body", unit_mb=0.0001), RunPaths(root=str(tmp_path)))
+    plan = documents.plan(
+        config(path, text_field="body", unit_mb=0.0001), RunPaths(root=str(tmp_path))
+    )
     assert [(unit.start, unit.end) for unit in plan.units] == [(0, 1), (1, 2), (2, 3), (3, 4)]
     paths = RunPaths(root=str(tmp_path / "cut"))
     run_plan(plan, paths)
-    assert [row["doc_id"] for row in rows_of(paths, "documents", DOCUMENTS)] == ["corpus:0", "corpus:1"]
+    assert [row["doc_id"] for row in rows_of(paths, "documents", DOCUMENTS)] == [
+        "corpus:0",
+        "corpus:1",
+    ]
     with pytest.raises(SourceError, match="no column 'text' among key, body, other"):
         documents.plan(config(path), paths)
 
@@ -169,7 +192,11 @@ def test_parquet(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.txt", b"", "the corpus is empty: every file has 0 bytes"),
-        ("a.jsonl", b'{"id": "x"}\n', r"the corpus is empty: no document with text \(rejects 1, rows_in 1\)"),
+        (
+            "a.jsonl",
+            b'{"id": "x"}\n',
+            r"the corpus is empty: no document with text \(rejects 1, rows_in 1\)",
+        ),
         ("a.html", b"<!DOCTYPE html><p>x", "HTML or XML, not a MediaWiki export"),
         ("a.jsonl", b'{"id": 1, "text": "x"}\n' * 2, "doc_id '1' occurs more than once"),
         ("a.xml", b"<mediawiki>\n<page><title>T</title>", "stage 'titles' has not finished"),
@@ -208,14 +235,27 @@ def test_labels() -> None:
     ],
 )
 def test_genuine_articles(
-    tmp_path: Path, kit: Path, export: str, pages: int, articles: int, redirects: int, min_anchors: int
+    tmp_path: Path,
+    kit: Path,
+    export: str,
+    pages: int,
+    articles: int,
+    redirects: int,
+    min_anchors: int,
 ) -> None:
     paths = RunPaths(root=str(tmp_path))
-    run_plan(kb.plan(KbConfig(dumps=(str(kit / "wikidata" / "assembled-subset-A.json.gz"),)), paths), paths)
+    run_plan(
+        kb.plan(KbConfig(dumps=(str(kit / "wikidata" / "assembled-subset-A.json.gz"),)), paths),
+        paths,
+    )
     wiki = config(kit / "text" / export)
     run_plan(recut(titles.plan(wiki, paths), 3), paths)
     counters = run_plan(recut(documents.plan(wiki, paths), 3), paths).counters
-    assert (counters["rows_in"], counters["rows_out"], counters["skipped_redirect"]) == (pages, articles, redirects)
+    assert (counters["rows_in"], counters["rows_out"], counters["skipped_redirect"]) == (
+        pages,
+        articles,
+        redirects,
+    )
     assert "rejects" not in counters
     texts = {row["doc_id"]: row["text"] for row in rows_of(paths, "documents", DOCUMENTS)}
     anchors = rows_of(paths, "documents", ANCHORS)
@@ -224,5 +264,9 @@ def test_genuine_articles(
         surface = texts[row["doc_id"]][row["start"] : row["end"]]
         assert surface
         assert surface == surface.strip()
-    markup = sum(text.count(mark) for text in texts.values() for mark in ("{{", "}}", "{|", "'''", "<ref", "[[File:"))
+    markup = sum(
+        text.count(mark)
+        for text in texts.values()
+        for mark in ("{{", "}}", "{|", "'''", "<ref", "[[File:")
+    )
     assert markup == 0

@@ -16,7 +16,9 @@ from pipeline.documents.wikitext_titles import link_target, normalise_title
 def shown(wikitext: str) -> tuple[str, list[tuple[str, str]]]:
     """Text, and each anchor's surface and title."""
     plain = plain_text(wikitext)
-    return plain.text, [(plain.text[anchor.start : anchor.end], anchor.title) for anchor in plain.anchors]
+    return plain.text, [
+        (plain.text[anchor.start : anchor.end], anchor.title) for anchor in plain.anchors
+    ]
 
 
 @pytest.mark.parametrize(
@@ -26,9 +28,17 @@ def shown(wikitext: str) -> tuple[str, list[tuple[str, str]]]:
         ("a [[Paris|city]]-like", "a city-like", [("city", "Paris")]),
         ("[[bus]]Es", "busEs", [("bus", "Bus")]),  # a trail is lower-case
         ("[[bus]]<!-- x -->es", "buses", [("buses", "Bus")]),
-        ("[[Paris#History|past]], [[Paris#Now]]", "past, Paris#Now", [("past", "Paris"), ("Paris#Now", "Paris")]),
+        (
+            "[[Paris#History|past]], [[Paris#Now]]",
+            "past, Paris#Now",
+            [("past", "Paris"), ("Paris#Now", "Paris")],
+        ),
         ("[[#Here]]", "#Here", []),
-        ("[[paris_in the__spring]]", "paris in the spring", [("paris in the spring", "Paris in the spring")]),
+        (
+            "[[paris_in the__spring]]",
+            "paris in the spring",
+            [("paris in the spring", "Paris in the spring")],
+        ),
         ("[[:Category:Towns|towns]] [[:fr:Paris|Paris]]", "towns Paris", []),
         ("[[:Paris]]", "Paris", [("Paris", "Paris")]),
         ("a [[File:X.jpg|thumb|a [[caption]] here]] b", "a b", []),
@@ -51,7 +61,11 @@ def shown(wikitext: str) -> tuple[str, list[tuple[str, str]]]:
         ("Start\n== The ''Head'' ==\nEnd", "Start\n\nThe Head\n\nEnd", []),
         ("== [[A]] ==\nb", "A\n\nb", [("A", "A")]),
         ("* one\n* [[two]]\n# three", "one\ntwo\nthree", [("two", "Two")]),
-        ("[http://x.org a [[link]]] [http://x.org] http://y.org", "a link http://y.org", [("link", "Link")]),
+        (
+            "[http://x.org a [[link]]] [http://x.org] http://y.org",
+            "a link http://y.org",
+            [("link", "Link")],
+        ),
         ("a<br>b<br />c", "a\nb\nc", []),
         ("''[[Hamlet]]''s", "Hamlets", [("Hamlets", "Hamlet")]),
         ("__NOTOC__text", "text", []),
@@ -66,7 +80,25 @@ def test_wikitext(wikitext: str, text: str, anchors: list[tuple[str, str]]) -> N
 
 
 MARKUP = st.sampled_from(
-    ["[[", "]]", "|", "{{", "}}", "{|", "|}", "''", "'''", "==", "\n", " ", "<ref>", "</ref>", "<br>", "<b>", "</b>"]
+    [
+        "[[",
+        "]]",
+        "|",
+        "{{",
+        "}}",
+        "{|",
+        "|}",
+        "''",
+        "'''",
+        "==",
+        "\n",
+        " ",
+        "<ref>",
+        "</ref>",
+        "<br>",
+        "<b>",
+        "</b>",
+    ]
     + [
         "&amp;",
         "&#x0;",
@@ -116,14 +148,24 @@ def test_anchors_are_exact_whatever_the_markup(pieces: list[str]) -> None:
         max_size=8,
     )
 )
-def test_every_link_is_an_anchor_with_its_display_text(links: list[tuple[str, str, str, str]]) -> None:
-    wikitext = "".join(f"[[{title}|{display}]]{trail}{after}" for title, display, trail, after in links)
+def test_every_link_is_an_anchor_with_its_display_text(
+    links: list[tuple[str, str, str, str]],
+) -> None:
+    wikitext = "".join(
+        f"[[{title}|{display}]]{trail}{after}" for title, display, trail, after in links
+    )
     assert shown(wikitext)[1] == [(display + trail, title) for title, display, trail, _ in links]
 
 
 def test_templates_are_cut_in_linear_time() -> None:
     started_s = time.monotonic()
-    for hostile in ("{{" * 100_000, "{{a" * 50_000 + "}}" * 50_000, "[[a|" * 3_000, "<ref>" * 20_000, "{|\n" * 30_000):
+    for hostile in (
+        "{{" * 100_000,
+        "{{a" * 50_000 + "}}" * 50_000,
+        "[[a|" * 3_000,
+        "<ref>" * 20_000,
+        "{|\n" * 30_000,
+    ):
         plain_text(hostile)
     assert time.monotonic() - started_s < 5
 

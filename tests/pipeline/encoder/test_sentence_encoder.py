@@ -27,13 +27,18 @@ FAMILIES = ("bert", "roberta")
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
-    bert, roberta = tiny_model.make(folder / "bert"), tiny_model.make_roberta_model(folder / "roberta")
+    bert, roberta = (
+        tiny_model.make(folder / "bert"),
+        tiny_model.make_roberta_model(folder / "roberta"),
+    )
     return dict(zip(FAMILIES, (bert, roberta), strict=True))
 
 
 def sequences(count: int = 60, longest: int = 40) -> Sequences:
     random = np.random.default_rng(0)
-    return Sequences.of([random.integers(5, 100, size=size) for size in random.integers(1, longest, size=count)])
+    return Sequences.of(
+        [random.integers(5, 100, size=size) for size in random.integers(1, longest, size=count)]
+    )
 
 
 def plain_vectors(model: Path, rows: Sequences) -> np.ndarray:
@@ -59,7 +64,9 @@ def test_vectors_are_the_mean_of_the_last_layer(models: dict[str, Path], family:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_batches_and_threads_change_nothing(models: dict[str, Path], family: str, dtype: str) -> None:
+def test_batches_and_threads_change_nothing(
+    models: dict[str, Path], family: str, dtype: str
+) -> None:
     """Not more than the last bits, that is: on the machines where it was tried, nothing at all."""
     rows, encoder = sequences(), SentenceEncoder(str(models[family]), "cpu", 1, dtype)
     wanted = encoder.encode(rows, 16)
@@ -74,14 +81,18 @@ def test_batches_and_threads_change_nothing(models: dict[str, Path], family: str
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16_agrees_with_float32(models: dict[str, Path], family: str) -> None:
     rows = sequences()
-    full, half = (SentenceEncoder(str(models[family]), "cpu", 1, dtype) for dtype in ("float32", "bfloat16"))
+    full, half = (
+        SentenceEncoder(str(models[family]), "cpu", 1, dtype) for dtype in ("float32", "bfloat16")
+    )
     vectors, rounded = full.encode(rows, 256), half.encode(rows, 256)
     assert rounded.dtype == np.float32
     assert np.abs(rounded - vectors).max() > 1e-5  # it is another format
     assert cosines(rounded, vectors).min() > 0.9999
 
 
-def test_equal_sequences_are_encoded_once(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_sequences_are_encoded_once(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = sequences(5)
     twice = rows.take(np.array([0, 1, 2, 3, 4, 2, 0]))
     encoder, sizes = SentenceEncoder(str(models["bert"]), "cpu", 1), []
@@ -113,7 +124,9 @@ def test_progress_comes_to_the_end(models: dict[str, Path]) -> None:
     assert told[-1] == 1
 
 
-def test_an_error_ends_the_threads(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_ends_the_threads(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     encoder, calls = SentenceEncoder(str(models["bert"]), "cpu", 2), []
 
     def broken(ids: np.ndarray) -> np.ndarray:
@@ -125,19 +138,25 @@ def test_an_error_ends_the_threads(models: dict[str, Path], monkeypatch: pytest.
     before = threading.active_count()
     with pytest.raises(MemoryError, match="no room"):
         encoder.encode(sequences(), 16)
-    assert threading.active_count() <= before, "threads of earlier tests may end meanwhile, ours must"
+    assert threading.active_count() <= before, (
+        "threads of earlier tests may end meanwhile, ours must"
+    )
     assert len(calls) < len(list(sequences().batches(16, 2)))
 
 
 def test_positions(models: dict[str, Path]) -> None:
     """RoBERTa numbers its positions from the padding token's id on."""
-    limits = {family: SentenceEncoder(str(models[family]), "cpu", 1).max_tokens for family in FAMILIES}
+    limits = {
+        family: SentenceEncoder(str(models[family]), "cpu", 1).max_tokens for family in FAMILIES
+    }
     assert limits == {"bert": 128, "roberta": 126}
     longest = Sequences.of([np.arange(5, 5 + 124)])
     assert SentenceEncoder(str(models["roberta"]), "cpu", 1).encode(longest, 8).any()
 
 
-def test_threads_are_shared_by_the_processes(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_shared_by_the_processes(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tokenizers.os, "sched_getaffinity", lambda _: range(8), raising=False)
     monkeypatch.setenv(LOCAL_WORKERS, "3")
     assert threads_of_a_worker() == 2
@@ -173,7 +192,11 @@ def test_the_number_format_of_a_machine(
 
 def test_a_model_without_its_head_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
     headless = Path(shutil.copytree(models["bert"], tmp_path / "headless"))
-    weights = {name: value for name, value in load_file(headless / "model.safetensors").items() if "cls." not in name}
+    weights = {
+        name: value
+        for name, value in load_file(headless / "model.safetensors").items()
+        if "cls." not in name
+    }
     save_file(weights, headless / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(StageError, match="weights are not in it"):
         SentenceEncoder(str(headless), "cpu", 1)

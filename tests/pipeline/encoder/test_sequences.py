@@ -21,10 +21,14 @@ def listed(sequences: Sequences) -> list[list[int]]:
 
 
 @given(ROWS, st.integers(1, 40), st.integers(0, 3))
-def test_batches_hold_every_row_once_within_the_budget(rows: list[list[int]], budget: int, extra: int) -> None:
+def test_batches_hold_every_row_once_within_the_budget(
+    rows: list[list[int]], budget: int, extra: int
+) -> None:
     sequences = made(rows)
     batches = [batch.tolist() for batch in sequences.batches(budget, extra)]
-    assert sorted(row for batch in batches for row in batch) == [number for number, row in enumerate(rows) if row]
+    assert sorted(row for batch in batches for row in batch) == [
+        number for number, row in enumerate(rows) if row
+    ]
     lengths = [[len(rows[number]) for number in batch] for batch in batches]
     for found in lengths:
         assert len(set(found)) == 1

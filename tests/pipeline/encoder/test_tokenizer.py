@@ -20,7 +20,8 @@ PIECES = st.sampled_from(
     "</s> \t \n \u00a0 \u3000 1,234 x\u0301\u0323".split(" ")
 )
 TEXTS = st.lists(
-    PIECES | st.just(" ") | st.just("  ") | st.text(max_size=3).filter(lambda t: t.isprintable()), max_size=14
+    PIECES | st.just(" ") | st.just("  ") | st.text(max_size=3).filter(lambda t: t.isprintable()),
+    max_size=14,
 )
 FAMILIES = ("bert", "bert-cased", "roberta", "roberta-prefix", "roberta-untrimmed")
 
@@ -42,9 +43,14 @@ def changed(source: Path, target: Path, **places: object) -> str:
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TextTokenizer]:
     folder = tmp_path_factory.mktemp("tokenizers")
     bert, roberta = tiny_model.make(folder / "bert"), tiny_model.make_byte_level(folder / "roberta")
-    cased = changed(bert, folder / "cased", normalizer__lowercase=False, normalizer__strip_accents=False)
+    cased = changed(
+        bert, folder / "cased", normalizer__lowercase=False, normalizer__strip_accents=False
+    )
     prefix = changed(
-        roberta, folder / "prefix", pre_tokenizer__add_prefix_space=True, post_processor__add_prefix_space=True
+        roberta,
+        folder / "prefix",
+        pre_tokenizer__add_prefix_space=True,
+        post_processor__add_prefix_space=True,
     )
     untrimmed = changed(roberta, folder / "untrimmed", post_processor__trim_offsets=False)
     paths = (str(bert), cased, str(roberta), prefix, untrimmed)
@@ -63,16 +69,24 @@ def test_a_span_has_the_tokens_that_touch_it_and_no_other(
         low, high = runs.offsets[number : number + 2]
         assert runs.ids[low:high].tolist() == encoding.ids.tolist()
         words = encoding.words.tolist()
-        starts = [place for place, word in enumerate(words) if place == 0 or word != words[place - 1]]
+        starts = [
+            place for place, word in enumerate(words) if place == 0 or word != words[place - 1]
+        ]
         assert np.flatnonzero(runs.starts_word[low:high]).tolist() == starts
-        assert (np.diff(runs.placed)[number] > 0) == (high > low and (wanted[number] or high - low > 6))
+        assert (np.diff(runs.placed)[number] > 0) == (
+            high > low and (wanted[number] or high - low > 6)
+        )
         if runs.placed[number + 1] == runs.placed[number]:
             continue
         assert (encoding.starts <= encoding.ends).all()
         assert encoding.ends.max() <= len(text)
         tokens = np.arange(low, high)
-        assert runs.start_of(np.full(len(tokens), number), tokens).tolist() == encoding.starts.tolist()
-        spans = [(start, end) for start in range(len(text)) for end in range(start + 1, len(text) + 1)]
+        assert (
+            runs.start_of(np.full(len(tokens), number), tokens).tolist() == encoding.starts.tolist()
+        )
+        spans = [
+            (start, end) for start in range(len(text)) for end in range(start + 1, len(text) + 1)
+        ]
         columns = np.array(spans, np.int64).reshape(-1, 2)
         first, last = runs.spans(np.full(len(spans), number), columns[:, 0], columns[:, 1])
         for (start, end), one, other in zip(spans, first - low, last - low, strict=True):
@@ -110,7 +124,10 @@ def test_nothing_to_encode(tokenizers: dict[str, TextTokenizer]) -> None:
 
 @pytest.mark.parametrize(("texts", "characters"), [(3, 1000), (1000, 25), (1000, 5)])
 def test_chunks_of_texts_change_nothing(
-    tokenizers: dict[str, TextTokenizer], monkeypatch: pytest.MonkeyPatch, texts: int, characters: int
+    tokenizers: dict[str, TextTokenizer],
+    monkeypatch: pytest.MonkeyPatch,
+    texts: int,
+    characters: int,
 ) -> None:
     tokenizer, found = tokenizers["roberta"], [f"Paris is {number}" for number in range(20)]
     wanted = np.arange(20) % 3 == 0

@@ -56,7 +56,9 @@ def test_job_graph(sample_run: Path, tmp_path: Path, stage: str, steps: list[str
     transforms = graph.components.transforms.values()
     root = graph.components.transforms[graph.root_transform_ids[0]]
     assert [graph.components.transforms[name].unique_name for name in root.subtransforms] == steps
-    assert {environment.urn for environment in graph.components.environments.values()} == {"beam:env:docker:v1"}
+    assert {environment.urn for environment in graph.components.environments.values()} == {
+        "beam:env:docker:v1"
+    }
     assert IMAGE.encode() in next(iter(graph.components.environments.values())).payload
     assert not any(transform.spec.urn == "beam:transform:external" for transform in transforms)
     assert graph.ByteSize() < 10_000_000
@@ -77,7 +79,9 @@ def test_local_paths_are_refused_on_dataflow() -> None:
     refuse_local_paths(RunnerSettings(runner="DirectRunner"), ["/tmp/run"])
 
 
-@pytest.mark.parametrize("name", ["DirectRunner", "direct", "", "directrunner", "SwitchingDirectRunner"])
+@pytest.mark.parametrize(
+    "name", ["DirectRunner", "direct", "", "directrunner", "SwitchingDirectRunner"]
+)
 def test_direct_runner_is_the_in_process_one(name: str) -> None:
     options = beam_options(RunnerSettings(runner=name)).get_all_options()
     assert options["runner"] == "FnApiRunner"
@@ -86,4 +90,7 @@ def test_direct_runner_is_the_in_process_one(name: str) -> None:
 
 def test_workers_are_processes() -> None:
     options = beam_options(RunnerSettings(workers=3)).get_all_options()
-    assert (options["direct_running_mode"], options["direct_num_workers"]) == ("multi_processing", 3)
+    assert (options["direct_running_mode"], options["direct_num_workers"]) == (
+        "multi_processing",
+        3,
+    )

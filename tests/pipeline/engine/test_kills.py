@@ -25,7 +25,9 @@ from tests.pipeline.cases import ROOT, program, rows_of
 NUM_KILLS = int(os.environ.get("TRELM_KILLS", "3"))
 NUM_ENTITIES = 6_000
 UNIT_BYTES = 600
-LONGEST_S = 0.9 / max(NUM_KILLS, 3)  # from the first sign of work to the kill: all units take a second and more
+LONGEST_S = 0.9 / max(
+    NUM_KILLS, 3
+)  # from the first sign of work to the kill: all units take a second and more
 TABLES = ("entities", "aliases", "properties", "triples", "statements", "rejects")
 logger = logging.getLogger("trelm.tests")
 
@@ -34,9 +36,15 @@ def entity(number: int) -> bytes:
     """A line with a row in every table; one in 500 is a reject."""
     if number % 500 == 0:
         return b'{"id": %d},\n' % number
-    target = {"type": "wikibase-entityid", "value": {"id": f"Q{number % 97 + 1}", "entity-type": "item"}}
+    target = {
+        "type": "wikibase-entityid",
+        "value": {"id": f"Q{number % 97 + 1}", "entity-type": "item"},
+    }
     text = {"type": "string", "value": f"string {number * 7919}"}
-    snaks = {"P31": {"snaktype": "value", "datavalue": target}, "P1": {"snaktype": "value", "datavalue": text}}
+    snaks = {
+        "P31": {"snaktype": "value", "datavalue": target},
+        "P1": {"snaktype": "value", "datavalue": text},
+    }
     return json.dumps(
         {
             "type": "item",
@@ -52,8 +60,12 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """About 200 units of gz members."""
     lines = [entity(number) for number in range(NUM_ENTITIES)]
     path = tmp_path_factory.mktemp("kills") / "dump.json.gz"
-    members = [gzip.compress(b"".join(lines[at : at + 30]), mtime=0) for at in range(0, len(lines), 30)]
-    path.write_bytes(gzip.compress(b"[\n", mtime=0) + b"".join(members) + gzip.compress(b"]\n", mtime=0))
+    members = [
+        gzip.compress(b"".join(lines[at : at + 30]), mtime=0) for at in range(0, len(lines), 30)
+    ]
+    path.write_bytes(
+        gzip.compress(b"[\n", mtime=0) + b"".join(members) + gzip.compress(b"]\n", mtime=0)
+    )
     return path
 
 
@@ -102,7 +114,9 @@ def files_below(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(("workers", "kills"), [(1, NUM_KILLS), (2, max(NUM_KILLS // 3, 1))])
-def test_same_rows_after_kills(tmp_path: Path, dump: Path, undisturbed: Path, workers: int, kills: int) -> None:
+def test_same_rows_after_kills(
+    tmp_path: Path, dump: Path, undisturbed: Path, workers: int, kills: int
+) -> None:
     run, random_ = tmp_path / "run", random.Random(workers)
     words = arguments(run, dump, workers)
     of = num_done(undisturbed)
@@ -124,8 +138,12 @@ def test_same_rows_after_kills(tmp_path: Path, dump: Path, undisturbed: Path, wo
     manifest = RunPaths(root=str(run)).require("kb")
     assert manifest.counters == RunPaths(root=str(undisturbed)).require("kb").counters
     listed = {part.path for table in manifest.tables.values() for part in table.files}
-    units = {path for path in files_below(run / "kb") if "/_units/" in path and path.endswith(".json")}
-    assert files_below(run / "kb") == listed | units | {"manifest.json"}, "no temporary file is left"
+    units = {
+        path for path in files_below(run / "kb") if "/_units/" in path and path.endswith(".json")
+    }
+    assert files_below(run / "kb") == listed | units | {"manifest.json"}, (
+        "no temporary file is left"
+    )
     assert len(units) == of
 
 
@@ -141,7 +159,9 @@ def is_gone(group: int) -> bool:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_no_worker_outlives_the_program(tmp_path: Path, dump: Path, number: signal.Signals, code: int) -> None:
+def test_no_worker_outlives_the_program(
+    tmp_path: Path, dump: Path, number: signal.Signals, code: int
+) -> None:
     """The signal goes to the program alone, as from a scheduler; its two workers must end with it."""
     run = tmp_path / "run"
     running = subprocess.Popen(

@@ -81,7 +81,9 @@ def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_datagrams_arrive_as_lines(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_datagrams_arrive_as_lines(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(progress, "LOG_EVERY_S", 0.05)
     work = Work(stage="kb", total=100, num_units=2, measure="bytes", noun="entities")
     with caplog.at_level(logging.INFO, "trelm"), ProgressReceiver(work) as receiver:
@@ -116,10 +118,17 @@ class FakeResult:
 
     def query(self, wanted: Any) -> dict[str, list[Any]]:
         assert wanted.namespaces == {"trelm"}
-        counted = {"done": 10 * self.asked, "units": self.asked, "records": 5 * self.asked, "rejects": 0}
+        counted = {
+            "done": 10 * self.asked,
+            "units": self.asked,
+            "records": 5 * self.asked,
+            "rejects": 0,
+        }
         return {
             "counters": [
-                SimpleNamespace(key=SimpleNamespace(metric=SimpleNamespace(name=name), step=step), result=count)
+                SimpleNamespace(
+                    key=SimpleNamespace(metric=SimpleNamespace(name=name), step=step), result=count
+                )
                 for name, count in counted.items()
                 for step in ("Process kb", "Prepare kb")
             ]
@@ -133,9 +142,13 @@ def test_poller_logs_what_the_runner_counts(caplog: pytest.LogCaptureFixture) ->
         deadline = time.monotonic() + 20
         while result.asked < 6 and time.monotonic() < deadline:
             time.sleep(0.01)
-    assert caplog.messages[0].startswith("kb: 2 %, 20 of 900 bytes, 2 of 100 units"), "summed over steps"
+    assert caplog.messages[0].startswith("kb: 2 %, 20 of 900 bytes, 2 of 100 units"), (
+        "summed over steps"
+    )
     assert caplog.messages[1].startswith("kb: 4 %, 40 of 900 bytes")
-    assert caplog.messages[2].startswith("kb: 9 %, 80 of 900 bytes"), "one question without an answer ends nothing"
+    assert caplog.messages[2].startswith("kb: 9 %, 80 of 900 bytes"), (
+        "one question without an answer ends nothing"
+    )
     asked = result.asked
     time.sleep(0.05)
     assert result.asked == asked, "it stops with the job"
@@ -162,17 +175,24 @@ def test_metrics_of_a_run(tmp_path: Path) -> None:
     counters = paths.require("kb").counters
     assert counters["rejects"] == 1
     assert counts_in(result) == Counter(
-        done=dump.stat().st_size, records=counters["rows_in"], rejects=1, units=len(prepared.pending)
+        done=dump.stat().st_size,
+        records=counters["rows_in"],
+        rejects=1,
+        units=len(prepared.pending),
     )
 
 
 def test_last_line_of_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = RunConfig(run=str(tmp_path / "run"), kb=KbConfig(dumps=(str(SAMPLE / "entities.json"),)))
+    config = RunConfig(
+        run=str(tmp_path / "run"), kb=KbConfig(dumps=(str(SAMPLE / "entities.json"),))
+    )
     with caplog.at_level(logging.INFO, "trelm"):
         assert run_stage("kb", config, RunnerSettings())
     records = RunPaths(root=config.run).require("kb").counters["rows_in"]
     size = (SAMPLE / "entities.json").stat().st_size / 1000
-    assert any(line.startswith(f"kb: {size:.1f} kB, {records} entities in ") for line in caplog.messages)
+    assert any(
+        line.startswith(f"kb: {size:.1f} kB, {records} entities in ") for line in caplog.messages
+    )
 
 
 class ToldWriter(UnitWriter):
@@ -192,7 +212,9 @@ class ToldWriter(UnitWriter):
 
 def test_one_reader_moves_on(tmp_path: Path) -> None:
     """A gz of one member: bytes and entities go up all along, and come to the end."""
-    lines = [b'{"id":"Q%d","junk":"%s"}\n' % (number, b"%d" % number**200) for number in range(12_000)]
+    lines = [
+        b'{"id":"Q%d","junk":"%s"}\n' % (number, b"%d" % number**200) for number in range(12_000)
+    ]
     path = tmp_path / "one.json.gz"
     path.write_bytes(gzip.compress(b"".join(lines), 1))
     unit = Unit(index=0, of=1, path=str(path), start=0, end=path.stat().st_size)

@@ -12,7 +12,14 @@ from pipeline.arrays.mapped_files import load_array, save_array
 from pipeline.engine import files
 from pipeline.engine.errors import StageError, message_in
 from pipeline.engine.stage import check_counters
-from pipeline.engine.tables import RunPaths, open_table, read_rows, read_table, row_units, sized_units
+from pipeline.engine.tables import (
+    RunPaths,
+    open_table,
+    read_rows,
+    read_table,
+    row_units,
+    sized_units,
+)
 from pipeline.engine.units import Unit, UnitReport, UnitWriter, finished_units
 from pipeline.index.entity_store import EntityStore
 from pipeline.index.words import text_terms
@@ -57,7 +64,9 @@ def test_a_unit_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert UnitReport.from_json(report.to_json()) == report
     rejected = read_table([str(tmp_path / "rejects" / part.name)], REJECTS).to_pylist()
     assert [len(row["payload"]) for row in rejected] == [500]
-    abandoned = UnitWriter(str(tmp_path), "documents", Unit(index=4, of=7, path="p", start=0, end=9))
+    abandoned = UnitWriter(
+        str(tmp_path), "documents", Unit(index=4, of=7, path="p", start=0, end=9)
+    )
     abandoned.write(DOCUMENTS, DOCUMENTS.from_rows([document(number) for number in range(70_000)]))
     assert list((tmp_path / "_tmp").iterdir())
     abandoned.abandon()
@@ -71,7 +80,11 @@ def test_rows_are_read_by_range(tmp_path: Path) -> None:
     rows = DOCUMENTS.from_rows([document(number) for number in range(25)])
     pq.write_table(rows, path, row_group_size=10)
     for start, end in ((0, 25), (3, 12), (9, 10), (10, 10), (24, None)):
-        found = [row["doc_id"] for part in read_rows(path, DOCUMENTS, start, end) for row in part.to_pylist()]
+        found = [
+            row["doc_id"]
+            for part in read_rows(path, DOCUMENTS, start, end)
+            for row in part.to_pylist()
+        ]
         assert found == [str(number) for number in range(start, 25 if end is None else end)]
     for units in (row_units([path], 7, DOCUMENTS), sized_units([path], 500, DOCUMENTS)):
         assert [unit.start for unit in units] == [0, *(unit.end for unit in units[:-1])]
@@ -80,7 +93,10 @@ def test_rows_are_read_by_range(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="but 'aliases' was wanted"), open_table(path, ALIASES):
         pass
     (tmp_path / "not.parquet").write_text("no")
-    with pytest.raises(StageError, match="not.parquet"), open_table(str(tmp_path / "not.parquet"), ALIASES):
+    with (
+        pytest.raises(StageError, match="not.parquet"),
+        open_table(str(tmp_path / "not.parquet"), ALIASES),
+    ):
         pass
 
 
@@ -100,7 +116,9 @@ def test_errors_survive_wrapping() -> None:
     error = StageError("x.gz: truncated at byte 7")
     wrapped = RuntimeError(f"{error} [while running 'Process kb']")
     assert message_in(str(wrapped)) == error.message == "x.gz: truncated at byte 7"
-    assert StageError(str(wrapped)).message == "x.gz: truncated at byte 7"  # runners rebuild exceptions
+    assert (
+        StageError(str(wrapped)).message == "x.gz: truncated at byte 7"
+    )  # runners rebuild exceptions
     assert message_in("anything else") is None
 
 
@@ -142,7 +160,10 @@ def test_pieces_are_whole_lines_and_lose_nothing() -> None:
     text = ("word " * 300 + "\n") * 5 + "x" * 9_000
     found = list(pieces(text))
     assert "".join(piece for _, piece in found) == text
-    assert [start for start, _ in found] == [0, *np.cumsum([len(piece) for _, piece in found])[:-1].tolist()]
+    assert [start for start, _ in found] == [
+        0,
+        *np.cumsum([len(piece) for _, piece in found])[:-1].tolist(),
+    ]
     assert found[0][1].endswith("\n")
 
 

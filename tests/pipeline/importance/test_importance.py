@@ -93,17 +93,26 @@ class Plain:
 
     def cosine(self, text: str, same: list[tuple[int, int]]) -> float:
         """Of a sentence, and all mentions of one entity in it."""
-        encoded = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False, split_special_tokens=True)
+        encoded = self.tokenizer(
+            text, return_offsets_mapping=True, add_special_tokens=False, split_special_tokens=True
+        )
         places, ids = encoded["offset_mapping"], encoded["input_ids"]
         touched = [[low < end and high > start for low, high in places] for start, end in same]
         first = next(flags for flags in touched if any(flags))
-        start, end = window(len(ids), (first.index(True), len(first) - first[::-1].index(True)), self.width)
+        start, end = window(
+            len(ids), (first.index(True), len(first) - first[::-1].index(True)), self.width
+        )
         gone = [any(flags[place] for flags in touched) for place in range(len(ids))]
-        original, variant = self.vector(ids[start:end]), self.vector(self.without(ids[start:end], gone[start:end]))
+        original, variant = (
+            self.vector(ids[start:end]),
+            self.vector(self.without(ids[start:end], gone[start:end])),
+        )
         return float(torch.cosine_similarity(original, variant, dim=0))
 
     def without(self, ids: list[int], gone: list[bool]) -> list[int]:
-        token = {"mask": self.tokenizer.mask_token_id, "unk": self.tokenizer.unk_token_id}.get(self.replacement)
+        token = {"mask": self.tokenizer.mask_token_id, "unk": self.tokenizer.unk_token_id}.get(
+            self.replacement
+        )
         kept = [token if is_gone else one for one, is_gone in zip(ids, gone, strict=True)]
         return [one for one in kept if one is not None]
 
@@ -152,10 +161,14 @@ def test_cosines_are_those_of_the_plain_way(
             assert found[key] == pytest.approx(plain.cosine(text, same), abs=1e-5)
             checked += 1
     assert checked > 80
-    assert len({round(value, 6) for value in found.values()}) > 0.5 * len(found)  # as they are, not rounded
+    assert len({round(value, 6) for value in found.values()}) > 0.5 * len(
+        found
+    )  # as they are, not rounded
 
 
-def test_every_mention_inside_a_sentence_is_scored_once(run: RunPaths, models: dict[str, Path]) -> None:
+def test_every_mention_inside_a_sentence_is_scored_once(
+    run: RunPaths, models: dict[str, Path]
+) -> None:
     manifest = made(run, models["bert"])
     wanted = {key for _, mentions in mentions_of(run) for key, _, _ in mentions}
     assert cosines_of(run).keys() == wanted
@@ -177,7 +190,9 @@ def test_units_batches_chunks_and_threads_change_nothing(
     assert apart(cosines_of(run), wanted) <= 1e-5
 
 
-def test_chunks_hold_whole_sentences_and_every_mention_once(run: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_hold_whole_sentences_and_every_mention_once(
+    run: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = LinkedReader(run).read(linked_units(run)[0])
     monkeypatch.setattr(importance, "CHUNK_TOKENS", 300)
     chunks = list(importance._chunks(found, 128))
@@ -202,10 +217,14 @@ def test_bfloat16_ranks_as_float32_does(run: RunPaths, kit: Path) -> None:
 class OneUnit:
     """A reader that knows one text, whose sentences and mentions are given."""
 
-    def __init__(self, text: str, sentences: list[tuple[int, int]], mentions: list[tuple[int, int, int]]) -> None:
+    def __init__(
+        self, text: str, sentences: list[tuple[int, int]], mentions: list[tuple[int, int, int]]
+    ) -> None:
         names = ("doc_id", "start", "end", "qid")
         tables = [
-            pa.table(dict(zip(names, zip(*(("d", *row) for row in rows), strict=True), strict=False)))
+            pa.table(
+                dict(zip(names, zip(*(("d", *row) for row in rows), strict=True), strict=False))
+            )
             for rows in (sentences, mentions)
         ]
         self.unit = join_linked(pa.array(["d"]), [text], *tables)
@@ -237,16 +256,23 @@ def test_a_sentence_that_is_nothing_but_its_entity(tmp_path: Path, models: dict[
     assert 0 < second["cosine"] < 1
 
 
-def test_a_mention_of_which_the_tokenizer_leaves_nothing_is_rejected(tmp_path: Path, models: dict[str, Path]) -> None:
+def test_a_mention_of_which_the_tokenizer_leaves_nothing_is_rejected(
+    tmp_path: Path, models: dict[str, Path]
+) -> None:
     text = "Paris \u200b is nice and Paris \u200b too"
     hidden, again = text.index("\u200b"), text.rindex("\u200b")
-    reader = OneUnit(text, [(0, len(text))], [(0, 5, 90), (hidden, hidden + 1, 7), (again, again + 1, 90)])
+    reader = OneUnit(
+        text, [(0, len(text))], [(0, 5, 90), (hidden, hidden + 1, 7), (again, again + 1, 90)]
+    )
     report = report_of(tmp_path, reader, config(models["bert"]))
     assert {name: report.counters[name] for name in ("rows_in", "rows_out", "rejects")} == {
         "rows_in": 3, "rows_out": 2, "rejects": 1,
     }  # fmt: skip
     rows = part_rows(tmp_path, "importance", report)
-    assert [row["start"] for row in rows] == [0, again]  # the third has no token either, but its entity has
+    assert [row["start"] for row in rows] == [
+        0,
+        again,
+    ]  # the third has no token either, but its entity has
     assert rows[0]["cosine"] == rows[1]["cosine"]
     (reject,) = part_rows(tmp_path, "rejects", report)
     assert (reject["key"], reject["reason"], reject["payload"]) == (
@@ -259,14 +285,20 @@ def test_a_mention_of_which_the_tokenizer_leaves_nothing_is_rejected(tmp_path: P
 def test_a_unit_without_mentions(tmp_path: Path, models: dict[str, Path]) -> None:
     reader = OneUnit("Paris is nice", [(0, 13)], [(3, 3, 1)])
     reader.unit = replace(
-        reader.unit, **{name: np.empty(0, np.int64) for name in ("sentence", "mention_start", "mention_end", "qid")}
+        reader.unit,
+        **{
+            name: np.empty(0, np.int64)
+            for name in ("sentence", "mention_start", "mention_end", "qid")
+        },
     )
     report = report_of(tmp_path, reader, config(models["bert"]))
     assert not report.parts
     assert report.counters.get("rows_in", 0) == 0
 
 
-def test_a_killed_run_goes_on(run: RunPaths, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_goes_on(
+    run: RunPaths, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     made(run, models["bert"])
     wanted = cosines_of(run)
     plan = importance.plan(config(models["bert"], batch_tokens=512), run)

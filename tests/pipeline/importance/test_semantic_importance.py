@@ -22,18 +22,33 @@ def test_window_holds_the_span(length: int, width: int, data: st.DataObject) -> 
 
 
 def test_windows_of_arrays_are_those_of_their_elements() -> None:
-    lengths, low, high = np.array([3, 50, 50, 50]), np.array([0, 0, 30, 44]), np.array([1, 2, 40, 50])
+    lengths, low, high = (
+        np.array([3, 50, 50, 50]),
+        np.array([0, 0, 30, 44]),
+        np.array([1, 2, 40, 50]),
+    )
     starts, ends = window(lengths, (low, high), 12)
     places = zip(lengths.tolist(), low.tolist(), high.tolist(), strict=True)
-    assert [*zip(starts, ends, strict=True)] == [window(size, (first, last), 12) for size, first, last in places]
+    assert [*zip(starts, ends, strict=True)] == [
+        window(size, (first, last), 12) for size, first, last in places
+    ]
 
 
 def test_cosines_are_not_rounded_and_si_is_bounded() -> None:
-    values = cosines(np.array([[1.0, 0], [1, 0], [1, 0], [0, 0]]), np.array([[2.0, 0], [0, 1], [-1, 0], [1, 0]]))
+    values = cosines(
+        np.array([[1.0, 0], [1, 0], [1, 0], [0, 0]]), np.array([[2.0, 0], [0, 1], [-1, 0], [1, 0]])
+    )
     assert values.tolist() == [1.0, 0.0, -1.0, 0.0]
-    assert cosines(np.array([[1.0, 1]]), np.array([[1.0, 0.99]]))[0] == pytest.approx(0.99998737, abs=1e-8)
+    assert cosines(np.array([[1.0, 1]]), np.array([[1.0, 0.99]]))[0] == pytest.approx(
+        0.99998737, abs=1e-8
+    )
     importance = semantic_importance(values)
-    assert importance.tolist() == [1.0, 10_000.0, 10_000.0, 10_000.0]  # no pole, and no sign flip below zero
+    assert importance.tolist() == [
+        1.0,
+        10_000.0,
+        10_000.0,
+        10_000.0,
+    ]  # no pole, and no sign flip below zero
 
 
 def test_cosines_of_float32_vectors_are_exact_to_float32() -> None:

@@ -31,24 +31,38 @@ def chunks(draw: st.DrawFn) -> tuple[list[list[int]], list[Mention]]:
     for number, ids in enumerate(sentences):
         for _ in range(draw(st.integers(0, 4))):
             low = draw(st.integers(0, len(ids)))
-            mentions.append(Mention(number, draw(st.integers(1, 3)), low, draw(st.integers(low, len(ids)))))
+            mentions.append(
+                Mention(number, draw(st.integers(1, 3)), low, draw(st.integers(low, len(ids))))
+            )
     return sentences, mentions
 
 
-def planned(sentences: list[list[int]], mentions: list[Mention], width: int, replacement: int | None) -> Variants:
+def planned(
+    sentences: list[list[int]], mentions: list[Mention], width: int, replacement: int | None
+) -> Variants:
     tokens = Sequences.of([np.array(ids, np.int64) for ids in sentences])
-    rows = np.array([(one.sentence, one.qid, one.low, one.high) for one in mentions], np.int64).reshape(-1, 4)
+    rows = np.array(
+        [(one.sentence, one.qid, one.low, one.high) for one in mentions], np.int64
+    ).reshape(-1, 4)
     shift = tokens.offsets[rows[:, 0]]
     found = MentionTokens(rows[:, 0], rows[:, 1], rows[:, 2] + shift, rows[:, 3] + shift)
     return plan_variants(tokens, found, width, replacement)
 
 
 def plain(
-    sentences: list[list[int]], mentions: list[Mention], one: Mention, width: int, replacement: int | None
+    sentences: list[list[int]],
+    mentions: list[Mention],
+    one: Mention,
+    width: int,
+    replacement: int | None,
 ) -> tuple[list[int], list[int]] | None:
     """Original and variant that score a mention; None where no mention of its entity has a token."""
     ids = sentences[one.sentence]
-    spans = [(m.low, m.high) for m in mentions if (m.sentence, m.qid) == (one.sentence, one.qid) and m.low < m.high]
+    spans = [
+        (m.low, m.high)
+        for m in mentions
+        if (m.sentence, m.qid) == (one.sentence, one.qid) and m.low < m.high
+    ]
     if not spans:
         return None
     start, end = window(len(ids), spans[0], width)
@@ -90,7 +104,10 @@ def test_nothing_is_encoded_twice(chunk: tuple[list[list[int]], list[Mention]], 
     for one in mentions:
         if one.low < one.high:
             spans.setdefault((one.sentence, one.qid), (one.low, one.high))
-    windows = {(sentence, window(len(sentences[sentence]), span, width)[0]) for (sentence, _), span in spans.items()}
+    windows = {
+        (sentence, window(len(sentences[sentence]), span, width)[0])
+        for (sentence, _), span in spans.items()
+    }
     assert len(plan.originals) == len(plan.replaced) == len(entities)
     assert len(plan.sequences) == len(windows) + len(entities)
     used = {*plan.originals.tolist(), *plan.replaced.tolist()}

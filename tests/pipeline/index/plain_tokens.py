@@ -17,9 +17,15 @@ def tokenise(text: str, table: WordTable) -> Tokens:
     found = list(_TOKEN.finditer(text))
     opens, last = [], 0
     for place, match in enumerate(found):
-        ended = place == 0 or found[place - 1].group() in set(".!?") or "\n" in text[last : match.start()]
+        ended = (
+            place == 0
+            or found[place - 1].group() in set(".!?")
+            or "\n" in text[last : match.start()]
+        )
         opens.append(ended and match.group() not in set(".!?"))
         last = match.end()
     starts, ends = ([edge(match) for match in found] for edge in (re.Match.start, re.Match.end))
     words = table.numbers([match.group() for match in found])
-    return Tokens(*(np.array(column, np.int64) for column in (starts, ends, words)), np.array(opens, bool))
+    return Tokens(
+        *(np.array(column, np.int64) for column in (starts, ends, words)), np.array(opens, bool)
+    )

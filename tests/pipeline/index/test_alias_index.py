@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from pipeline.arrays.sections import map_sections, save_sections
 from pipeline.engine.errors import StageError
 from pipeline.index.alias_index import AliasIndex, Postings
-from pipeline.index.alias_index_writer import Limits, build_blocks, build_shard, spill_aliases, write_description
+from pipeline.index.alias_index_writer import (
+    Limits,
+    build_blocks,
+    build_shard,
+    spill_aliases,
+    write_description,
+)
 from pipeline.index.fuzzy_blocks import MAX_BLOCK, FuzzyBlocks, part_path, parts_of, write_blocks
 from pipeline.index.fuzzy_keys import query_hashes
 from pipeline.index.name_keys import bucket_of, index_keys, normalise
@@ -31,7 +37,9 @@ NAMES: list[Row] = [
 ]  # fmt: skip
 
 
-def build(folder: Path, rows: list[Row], units: int = 1, shards: int = 1, limit: int = 64) -> AliasIndex:
+def build(
+    folder: Path, rows: list[Row], units: int = 1, shards: int = 1, limit: int = 64
+) -> AliasIndex:
     data, aliases = str(folder), str(folder / "aliases")
     for unit in range(units):
         spill_aliases(data, unit, ALIASES.from_rows(rows[unit::units]), shards)
@@ -57,7 +65,9 @@ def test_look_up(index: AliasIndex) -> None:
     assert index.postings("paris").qids.tolist() == [830149, 90]  # anchors first
     assert index.postings("paris").counts.tolist() == [7, 0]
     assert index.postings("paris").flags.tolist() == [1 | 16, 1]
-    assert index.postings("malaga").qids.tolist() == index.postings("málaga").qids.tolist() == [8851]
+    assert (
+        index.postings("malaga").qids.tolist() == index.postings("málaga").qids.tolist() == [8851]
+    )
     assert index.postings("malaga").counts.tolist() == [0]
     assert [len(column) for column in index.postings("nowhere")] == [0, 0, 0]
     assert "paris" in index
@@ -100,13 +110,19 @@ def test_words_that_open_a_name(index: AliasIndex) -> None:
     assert index.opens_name(hashes[:0], hashes[:0]).tolist() == []
 
 
-SURFACE = st.sampled_from([f"{first} {last}" for first in ("Ann", "Zoë", "Bo", "(x)") for last in ("Lee", "Ray", "")])
-ALIAS = st.tuples(SURFACE, st.integers(1, 400), st.sampled_from(["label", "title", "anchor"]), st.integers(1, 3))
+SURFACE = st.sampled_from(
+    [f"{first} {last}" for first in ("Ann", "Zoë", "Bo", "(x)") for last in ("Lee", "Ray", "")]
+)
+ALIAS = st.tuples(
+    SURFACE, st.integers(1, 400), st.sampled_from(["label", "title", "anchor"]), st.integers(1, 3)
+)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(ALIAS, max_size=60), st.integers(1, 5))
-def test_any_units_and_shards_give_the_same_postings(tmp_path_factory, rows: list[Row], limit: int) -> None:
+def test_any_units_and_shards_give_the_same_postings(
+    tmp_path_factory, rows: list[Row], limit: int
+) -> None:
     wanted: dict[str, dict[int, int]] = {}
     for surface, qid, source, count in rows:
         for key in index_keys(surface, source):
@@ -116,14 +132,23 @@ def test_any_units_and_shards_give_the_same_postings(tmp_path_factory, rows: lis
         index = build(tmp_path_factory.mktemp("index"), rows, units, shards, limit)
         assert len(index) == len(wanted)
         for key, counts in wanted.items():
-            best = sorted(counts.items(), key=lambda item: (-item[1], -(item[0] % 7), item[0]))[:limit]
-            assert list(zip(*(column.tolist() for column in index.postings(key)[:2]), strict=True)) == best
+            best = sorted(counts.items(), key=lambda item: (-item[1], -(item[0] % 7), item[0]))[
+                :limit
+            ]
+            assert (
+                list(zip(*(column.tolist() for column in index.postings(key)[:2]), strict=True))
+                == best
+            )
 
 
 def test_runs_of_any_length_with_and_without_counts(tmp_path: Path) -> None:
     """One item, several, and as many as need a length of their own; anchors among all of them."""
     sizes = [1, 2, 3, 126, 127, 128, 300, 1]
-    rows = [(f"name {number}", qid, "label", 1) for number, size in enumerate(sizes) for qid in range(1, 1 + size)]
+    rows = [
+        (f"name {number}", qid, "label", 1)
+        for number, size in enumerate(sizes)
+        for qid in range(1, 1 + size)
+    ]
     rows += [(f"name {number}", 1, "anchor", 9) for number in (0, 2, 4, 6)]
     index = build(tmp_path, rows, limit=1000)
     for number, size in enumerate(sizes):
@@ -140,7 +165,10 @@ def test_items_with_a_name_from_every_source(tmp_path: Path) -> None:
     index = build(tmp_path, [*rows, ("FR", 7, "demonym", 1)])
     assert index.postings("france").flags.tolist() == [127]
     assert index.postings("france").qids.tolist() == [142]
-    assert dict(zip(*(column.tolist() for column in index.postings("fr")[::2]), strict=True)) == {142: 127, 7: 32}
+    assert dict(zip(*(column.tolist() for column in index.postings("fr")[::2]), strict=True)) == {
+        142: 127,
+        7: 32,
+    }
 
 
 def test_same_bytes_for_any_units(tmp_path: Path) -> None:
@@ -157,24 +185,36 @@ def test_same_bytes_for_any_units(tmp_path: Path) -> None:
 def test_misspelt_labels_of_the_kit_are_found(kit: Path, tmp_path: Path) -> None:
     """One edit in a label: the right key is among the similar ones, for nearly all (a full block loses the rest)."""
     found = json.loads((kit / "kb" / "fb15k237_entity2wikidata.json").read_text())
-    labels = sorted({entity["label"] for entity in found.values() if len(normalise(entity["label"])) >= 6})
+    labels = sorted(
+        {entity["label"] for entity in found.values() if len(normalise(entity["label"])) >= 6}
+    )
     index = build(tmp_path, [(label, 1, "label", 1) for label in labels], shards=2)
     picker = random.Random(5)
     missed = 0
     for label in picker.sample(labels, 2_000):
         key = normalise(label)
         place = picker.randrange(len(key))
-        edited = normalise(key[:place] + picker.choice(["", "q", "q" + key[place]]) + key[place + 1 :])
+        edited = normalise(
+            key[:place] + picker.choice(["", "q", "q" + key[place]]) + key[place + 1 :]
+        )
         if len(edited) >= 5:
             missed += key not in index.similar_keys(edited) and key != edited
     assert missed <= 2
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, (1 << 32) - 1), st.integers(0, 1000)), max_size=200), st.integers(1, 5))
-def test_blocks_lead_to_all_that_they_list(tmp_path_factory, entries: list[tuple[int, int]], num_parts: int) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, (1 << 32) - 1), st.integers(0, 1000)), max_size=200),
+    st.integers(1, 5),
+)
+def test_blocks_lead_to_all_that_they_list(
+    tmp_path_factory, entries: list[tuple[int, int]], num_parts: int
+) -> None:
     folder = str(tmp_path_factory.mktemp("blocks"))
-    hashes, keys = (np.array(column, np.uint32) for column in (zip(*entries, strict=True) if entries else ((), ())))
+    hashes, keys = (
+        np.array(column, np.uint32)
+        for column in (zip(*entries, strict=True) if entries else ((), ()))
+    )
     parts = parts_of(hashes, num_parts)
     for part in range(num_parts):
         write_blocks(part_path(folder, part), hashes[parts == part], keys[parts == part], num_parts)
@@ -188,7 +228,9 @@ def test_a_full_block_is_cut_and_few_strangers_come_along(tmp_path: Path) -> Non
     hashes = np.random.default_rng(3).integers(0, 1 << 32, 20_000).astype(np.uint32)
     crowd = np.full(900, hashes[0])
     everything = np.concatenate([hashes, crowd])
-    write_blocks(part_path(str(tmp_path), 0), everything, np.arange(len(everything), dtype=np.uint32), 1)
+    write_blocks(
+        part_path(str(tmp_path), 0), everything, np.arange(len(everything), dtype=np.uint32), 1
+    )
     blocks = FuzzyBlocks(str(tmp_path), 1)
     found = blocks.find(int(hashes[0]))
     assert len(found) == MAX_BLOCK
@@ -210,7 +252,9 @@ def test_index_of_another_version(tmp_path: Path, name: str) -> None:
         AliasIndex(str(tmp_path / "aliases"))
 
 
-@pytest.mark.parametrize("name", ["alias-000.marisa", "alias-000.safetensors", "fuzzy-000.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["alias-000.marisa", "alias-000.safetensors", "fuzzy-000.safetensors"]
+)
 def test_files_that_are_not_whole_are_named(tmp_path: Path, name: str) -> None:
     build(tmp_path, NAMES)
     path = tmp_path / "aliases" / name

@@ -6,11 +6,21 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.index.entity_types import MAX_CLIMB, ORGANISATION, PERSON, PLACE, ROOTS, class_types, type_table
+from pipeline.index.entity_types import (
+    MAX_CLIMB,
+    ORGANISATION,
+    PERSON,
+    PLACE,
+    ROOTS,
+    class_types,
+    type_table,
+)
 
 
 def types_of(parents: dict[int, list[int]]) -> dict[int, int]:
-    edges = np.array([(child, above) for child in parents for above in parents[child]], np.uint32).reshape(-1, 2)
+    edges = np.array(
+        [(child, above) for child in parents for above in parents[child]], np.uint32
+    ).reshape(-1, 2)
     classes, bits = class_types(edges[:, 0], edges[:, 1])
     return dict(zip(classes.tolist(), bits.tolist(), strict=True))
 

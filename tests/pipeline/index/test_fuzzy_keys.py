@@ -7,11 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import LinkConfig
-from pipeline.index.fuzzy_keys import block_hashes, may_mean, nearest, query_hashes, reorderings, similar
+from pipeline.index.fuzzy_keys import (
+    block_hashes,
+    may_mean,
+    nearest,
+    query_hashes,
+    reorderings,
+    similar,
+)
 from pipeline.index.name_keys import normalise
 from schemas.settings import ConfigError
 
-LETTERS = st.text("abcdefgh ", min_size=5, max_size=14).map(normalise).filter(lambda key: len(key) >= 5)
+LETTERS = (
+    st.text("abcdefgh ", min_size=5, max_size=14).map(normalise).filter(lambda key: len(key) >= 5)
+)
 
 
 @settings(max_examples=300)
@@ -37,7 +46,9 @@ def test_words_in_another_order() -> None:
     assert len(set(reorderings("a b c"))) == 5
     assert "jordan michael" not in set(reorderings("jordan michael"))
     assert list(reorderings("one two three four five")) == []
-    assert set(block_hashes("one two three four five")) & set(query_hashes("five one three two four"))
+    assert set(block_hashes("one two three four five")) & set(
+        query_hashes("five one three two four")
+    )
     assert len(block_hashes("one two three four")) == 2
 
 
@@ -66,10 +77,18 @@ def test_what_may_be_a_slip(key: str, other: str, wanted: object) -> None:
 @pytest.mark.parametrize(
     ("key", "choices", "wanted"),
     [
-        ("houston adros", ["houston astros", "houston aeros"], ["houston aeros"]),  # one edit before two
+        (
+            "houston adros",
+            ["houston astros", "houston aeros"],
+            ["houston aeros"],
+        ),  # one edit before two
         ("ottawwa", ["ottawa", "ottowa", "oslo"], ["ottawa"]),
         ("jordan micheal", ["michael jordan", "michael jackson"], ["michael jordan"]),
-        ("federated statte of micronesai", ["federated states of micronesia"], ["federated states of micronesia"]),
+        (
+            "federated statte of micronesai",
+            ["federated states of micronesia"],
+            ["federated states of micronesia"],
+        ),
         ("velmora", ["valmeyer", "elmo"], []),
         ("one two three", [], []),
     ],
@@ -79,7 +98,11 @@ def test_the_fewest_edits_win(key: str, choices: list[str], wanted: list[str]) -
 
 
 @settings(max_examples=200)
-@given(LETTERS.filter(lambda key: len(key) >= 7 and " " not in key), st.integers(1, 100), st.sampled_from("abcxyz"))
+@given(
+    LETTERS.filter(lambda key: len(key) >= 7 and " " not in key),
+    st.integers(1, 100),
+    st.sampled_from("abcxyz"),
+)
 def test_one_edit_of_a_long_word_is_always_found(key: str, place: int, letter: str) -> None:
     place = 1 + place % (len(key) - 1)
     for edited in (key[:place] + key[place + 1 :], key[:place] + letter + key[place:]):

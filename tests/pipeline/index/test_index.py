@@ -135,7 +135,9 @@ def test_finishing_twice_is_harmless(sample: RunPaths) -> None:
 def test_kill_9(sample_run: Path, tmp_path: Path) -> None:
     """The program, killed in the middle of `index`, goes on and writes the same files."""
     run = tmp_path / "run"
-    arguments = sample_arguments(run, "--until", "index", "--set", "index.unit_rows=50", "--set", "index.num_shards=5")
+    arguments = sample_arguments(
+        run, "--until", "index", "--set", "index.unit_rows=50", "--set", "index.num_shards=5"
+    )
     running = subprocess.Popen(
         [sys.executable, "-m", "pipeline.cli", "run", *arguments], cwd=ROOT, stderr=subprocess.PIPE
     )
@@ -217,13 +219,19 @@ def check_store(paths: RunPaths) -> EntityStore:
     assert len(store) == len(qids)
     rows = store.rows(np.array(qids, np.uint32))
     assert rows.tolist() == list(range(len(qids)))
-    popularity = [reference.entities[qid]["num_sitelinks"] + reference.in_degree.get(qid, 0) for qid in qids]
+    popularity = [
+        reference.entities[qid]["num_sitelinks"] + reference.in_degree.get(qid, 0) for qid in qids
+    ]
     assert store.popularity(rows).tolist() == popularity
     assert store.is_meta(rows).tolist() == [reference.entities[qid]["is_meta"] for qid in qids]
     assert store.types(rows).tolist() == [reference.type(qid) for qid in qids]
-    assert store.statements(rows).tolist() == [reference.entities[qid]["num_statements"] for qid in qids]
+    assert store.statements(rows).tolist() == [
+        reference.entities[qid]["num_statements"] for qid in qids
+    ]
     titles = [reference.entities[qid]["enwiki_title"] or "" for qid in qids]
-    assert store.is_primary(rows).tolist() == [bool(title) and not title.endswith(")") for title in titles]
+    assert store.is_primary(rows).tolist() == [
+        bool(title) and not title.endswith(")") for title in titles
+    ]
     counts = np.zeros(len(store.idf), np.int64)
     for row, qid in enumerate(qids):
         assert store.label(row) == reference.entities[qid]["label"]
@@ -247,12 +255,17 @@ def test_a_store_of_an_older_version_says_what_to_run(sample: RunPaths, tmp_path
     build(sample)
     older = shutil.copytree(sample.artefact("index", "entities"), tmp_path / "entities")
     (older / "entity.descriptions.npy").unlink()
-    with pytest.raises(StageError, match=r"entity\.descriptions\.npy: is not there.*run `trelm-pipeline index --redo`"):
+    with pytest.raises(
+        StageError,
+        match=r"entity\.descriptions\.npy: is not there.*run `trelm-pipeline index --redo`",
+    ):
         EntityStore(str(older))
 
 
 @pytest.mark.kit
-def test_entity_store_of_the_kit(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entity_store_of_the_kit(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Real items: hubs with more neighbours than are kept, labels of many scripts."""
     monkeypatch.setattr(index, "PART_ENTITIES", 4_000)
     paths = knowledge(tmp_path, str(kit / "wikidata" / "assembled-subset-A.json.gz"))

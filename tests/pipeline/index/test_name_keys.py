@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.index.name_keys import SOURCE_BITS, fold, index_keys, normalise, normalise_any, query_keys
+from pipeline.index.name_keys import (
+    SOURCE_BITS,
+    fold,
+    index_keys,
+    normalise,
+    normalise_any,
+    query_keys,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,7 +28,10 @@ from pipeline.index.name_keys import SOURCE_BITS, fold, index_keys, normalise, n
         ("Straße", "strasse"),  # case folding
         ("\u200f\u00a0", ""),  # invisible characters alone name nothing
         ("...", ""),
-        ("\u0939\u093f\u0928\u094d\u0926\u0940", "\u0939\u093f\u0928\u094d\u0926\u0940"),  # marks stay on their letters
+        (
+            "\u0939\u093f\u0928\u094d\u0926\u0940",
+            "\u0939\u093f\u0928\u094d\u0926\u0940",
+        ),  # marks stay on their letters
         ("a\u00a8 \ufe0fb\ufe0f", "a b"),  # but not alone, nor invisible ones
         ("x" * 400, "x" * 250),  # a very long name stays a key
     ],

@@ -12,7 +12,9 @@ from pipeline.index.neighbours import MAX_NEIGHBOURS, Pairs, both_ways, nearest
 from pipeline.index.postings import Rows, best_of_each, partial_rows, united
 from schemas import ALIASES
 
-ROW = st.tuples(st.integers(0, 3), st.integers(1, 3), st.sampled_from([1, 2, 16]), st.integers(0, 5))
+ROW = st.tuples(
+    st.integers(0, 3), st.integers(1, 3), st.sampled_from([1, 2, 16]), st.integers(0, 5)
+)
 
 
 def rows_of(values) -> Rows:
@@ -22,11 +24,18 @@ def rows_of(values) -> Rows:
 
 
 def listed(rows: Rows) -> list[tuple[int, ...]]:
-    return list(zip(*(column.tolist() for column in (rows.keys, rows.qids, rows.flags, rows.counts)), strict=True))
+    return list(
+        zip(
+            *(column.tolist() for column in (rows.keys, rows.qids, rows.flags, rows.counts)),
+            strict=True,
+        )
+    )
 
 
 def joined(*parts: Rows) -> Rows:
-    return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in Rows.__slots__))
+    return Rows(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in Rows.__slots__)
+    )
 
 
 @given(st.lists(ROW, max_size=20), st.integers(0, 20), st.randoms())
@@ -38,16 +47,24 @@ def test_uniting_is_the_same_in_any_order_and_any_split(values, cut: int, random
         found[1] += count
     random.shuffle(values)
     parts = [united(rows_of(values[:cut])), rows_of(values[cut:])]
-    assert listed(united(joined(*parts))) == [(*pair, *found) for pair, found in sorted(wanted.items())]
+    assert listed(united(joined(*parts))) == [
+        (*pair, *found) for pair, found in sorted(wanted.items())
+    ]
 
 
 @given(st.lists(ROW, max_size=30, unique_by=lambda row: row[:2]), st.integers(1, 4))
 def test_the_best_of_each_key(values, limit: int) -> None:
     popularity = {1: 5, 2: 5, 3: 50}
     rows = rows_of(values)
-    found, _ = best_of_each(rows, np.array([popularity[qid] for qid in rows.qids.tolist()], np.uint32), limit)
+    found, _ = best_of_each(
+        rows, np.array([popularity[qid] for qid in rows.qids.tolist()], np.uint32), limit
+    )
     wanted = sorted(values, key=lambda row: (row[0], -row[3], -popularity[row[1]], row[1]))
-    kept = [row for place, row in enumerate(wanted) if [other[0] for other in wanted[:place]].count(row[0]) < limit]
+    kept = [
+        row
+        for place, row in enumerate(wanted)
+        if [other[0] for other in wanted[:place]].count(row[0]) < limit
+    ]
     assert listed(found) == kept
 
 
@@ -82,9 +99,13 @@ def test_runs(values: list[list[int]]) -> None:
     ]
     owners = owners_of(offsets)
     assert owners.tolist() == [row for row, part in enumerate(values) for _ in part]
-    assert owners[first_per_owner(owners, 2)].tolist() == [row for row, part in enumerate(values) for _ in part[:2]]
+    assert owners[first_per_owner(owners, 2)].tolist() == [
+        row for row, part in enumerate(values) for _ in part[:2]
+    ]
     backwards = spread(offsets[:-1][::-1], np.diff(offsets)[::-1])
-    assert flat[backwards].tolist() == [value for part in reversed(values) for value in sorted(part)]
+    assert flat[backwards].tolist() == [
+        value for part in reversed(values) for value in sorted(part)
+    ]
     assert offsets_of(np.diff(offsets)).tolist() == offsets.tolist()
 
 
@@ -93,7 +114,9 @@ TRIPLE = st.tuples(st.integers(1, 60), st.integers(1, 60))
 
 @given(st.lists(TRIPLE, max_size=120), st.integers(1, 200))
 def test_the_best_neighbours_do_not_depend_on_the_split(triples, cut: int) -> None:
-    hub = [(7, other) for other in range(100, 100 + cut % 50)] + [(other, 7) for other in range(200, 200 + cut % 41)]
+    hub = [(7, other) for other in range(100, 100 + cut % 50)] + [
+        (other, 7) for other in range(200, 200 + cut % 41)
+    ]
     triples = triples + hub
     best: dict[int, dict[int, int]] = {}
     for subject, target in triples:
@@ -101,10 +124,18 @@ def test_the_best_neighbours_do_not_depend_on_the_split(triples, cut: int) -> No
             best.setdefault(subject, {})[target] = 0
             best.setdefault(target, {}).setdefault(subject, 1)
     wanted = {
-        one: [other for _, other in sorted((incoming, other) for other, incoming in found.items())][:MAX_NEIGHBOURS]
+        one: [other for _, other in sorted((incoming, other) for other, incoming in found.items())][
+            :MAX_NEIGHBOURS
+        ]
         for one, found in best.items()
     }
     pairs = np.array(triples, np.uint32).reshape(-1, 2)
     parts = [nearest(both_ways(part[:, 0], part[:, 1])) for part in (pairs[:cut], pairs[cut:])]
-    found = nearest(Pairs(*(np.concatenate([getattr(part, name) for part in parts]) for name in Pairs.__slots__)))
-    assert {one: found.other[found.one == one].tolist() for one in np.unique(found.one).tolist()} == wanted
+    found = nearest(
+        Pairs(
+            *(np.concatenate([getattr(part, name) for part in parts]) for name in Pairs.__slots__)
+        )
+    )
+    assert {
+        one: found.other[found.one == one].tolist() for one in np.unique(found.one).tolist()
+    } == wanted

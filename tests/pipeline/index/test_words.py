@@ -91,7 +91,9 @@ def test_a_word_has_one_number_and_what_belongs_to_it(texts: list[str]) -> None:
     assert hashes[numbers].tolist() == [word_hash(normalise(text)) for text in texts]
     assert singulars[numbers].tolist() == [word_hash(singular(normalise(text))) for text in texts]
     assert set(table.terms[numbers].tolist()) - {0} == {
-        term_hash(longest) for text in texts if is_term(longest := max(normalise(text).split(), key=len, default=""))
+        term_hash(longest)
+        for text in texts
+        if is_term(longest := max(normalise(text).split(), key=len, default=""))
     } - {0}
 
 
@@ -109,14 +111,22 @@ def test_words_go_by_any_name() -> None:
     assert table.keys == ["paris", "river"]
 
 
-@pytest.mark.parametrize(("limit", "lengths"), [(3, [2, 4, 2, 4]), (100, [2, 4, 6, 8]), (1, [2, 2, 2, 2])])
+@pytest.mark.parametrize(
+    ("limit", "lengths"), [(3, [2, 4, 2, 4]), (100, [2, 4, 6, 8]), (1, [2, 2, 2, 2])]
+)
 def test_the_table_starts_anew_between_batches_only(limit: int, lengths: list[int]) -> None:
     table, found = WordTable(limit), []
     for batch in range(4):
         table.make_room()
         numbers = table.numbers([f"w{batch}", f"v{batch}", f"w{batch}"])
         assert [table.keys[number] for number in numbers] == [f"w{batch}", f"v{batch}", f"w{batch}"]
-        assert len(table.flags) == len(table.terms) == len(table.hashes[0]) == len(table.keys) == len(table)
+        assert (
+            len(table.flags)
+            == len(table.terms)
+            == len(table.hashes[0])
+            == len(table.keys)
+            == len(table)
+        )
         found.append(len(table))
     assert found == lengths
 
@@ -135,7 +145,9 @@ def test_pairs_differ_by_their_words_and_by_their_order() -> None:
     pairs = pair_hashes(first, second)
     assert pairs.dtype == np.uint64
     assert len(np.unique(pairs)) == len(pairs)
-    assert not np.isin(pair_hashes(hashes[:50], hashes[50:100]), pair_hashes(hashes[50:100], hashes[:50])).any()
+    assert not np.isin(
+        pair_hashes(hashes[:50], hashes[50:100]), pair_hashes(hashes[50:100], hashes[:50])
+    ).any()
     # The upper bits are what a table of bits is addressed by: 40,000 pairs fill 65,536 places as chance would.
     filled = len(np.unique(pairs >> np.uint64(48)))
     assert filled == pytest.approx(65_536 * (1 - np.exp(-len(pairs) / 65_536)), rel=0.02)
@@ -155,7 +167,10 @@ def test_singular(word: str, wanted: str) -> None:
 
 
 def test_terms_are_content_words() -> None:
-    assert text_terms("The capital of France, the capital!") == {term_hash("capital"), term_hash("france")}
+    assert text_terms("The capital of France, the capital!") == {
+        term_hash("capital"),
+        term_hash("france"),
+    }
     assert text_terms("of an Ox") == set()  # stop words, and words of two letters
     assert 0 <= term_hash("capital") < 1 << TERM_BITS
     assert [is_listed(word) for word in ("ox", "x", "the", "")] == [True, False, False, False]

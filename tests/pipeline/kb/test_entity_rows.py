@@ -17,12 +17,20 @@ Json = dict[str, Any]
 
 def item(qid: str = "Q1", **fields: Any) -> Json:
     """An item with an English label."""
-    return {"type": "item", "id": qid, "labels": {"en": {"language": "en", "value": f"label of {qid}"}}} | fields
+    return {
+        "type": "item",
+        "id": qid,
+        "labels": {"en": {"language": "en", "value": f"label of {qid}"}},
+    } | fields
 
 
 def claim(value: Any, kind: str = "wikibase-entityid", rank: str = "normal", **snak: Any) -> Json:
     """A statement."""
-    mainsnak = {"snaktype": "value", "datavalue": {"type": kind, "value": value}, "datatype": "wikibase-item"} | snak
+    mainsnak = {
+        "snaktype": "value",
+        "datavalue": {"type": kind, "value": value},
+        "datatype": "wikibase-item",
+    } | snak
     return {"mainsnak": mainsnak, "rank": rank, "type": "statement"}
 
 
@@ -36,7 +44,9 @@ def terms(**values: str) -> Json:
     return {language: {"language": language, "value": value} for language, value in values.items()}
 
 
-def build(lines: list[bytes], **rules: Any) -> tuple[dict[str, list[Json]], list[Outcome], KbBuilder]:
+def build(
+    lines: list[bytes], **rules: Any
+) -> tuple[dict[str, list[Json]], list[Outcome], KbBuilder]:
     """Rows per table, outcomes, and the builder with its counts."""
     builder = KbBuilder(KbRules(**rules))
     outcomes = [outcome for line in lines for outcome in builder.add_line(line)]
@@ -52,7 +62,9 @@ def rows_of(*entities: Json, **rules: Any) -> dict[str, list[Json]]:
 
 def value_of(value: Any, kind: str, **snak: Any) -> Json:
     """The one `statements` row of a value."""
-    (row,) = rows_of(item(claims={"P1": [claim(value, kind, **snak)]}), statements=True)["statements"]
+    (row,) = rows_of(item(claims={"P1": [claim(value, kind, **snak)]}), statements=True)[
+        "statements"
+    ]
     return {name: cell for name, cell in row.items() if cell is not None}
 
 
@@ -66,10 +78,16 @@ ONE, TWO = json.dumps(item("Q1")).encode(), json.dumps(item("Q2")).encode()
         [b"[\n", ONE + b",\n", TWO + b",\n", b"]"],  # a comma too many
         [b"[\n", ONE + b",\n", TWO],  # no end
         [ONE + b"\n", TWO + b"\n"],  # one object per line
-        [b"\xef\xbb\xbf[" + ONE + b",\r\n", b"\r\n", TWO + b"]\r\n"],  # joined brackets, Windows lines, a mark
+        [
+            b"\xef\xbb\xbf[" + ONE + b",\r\n",
+            b"\r\n",
+            TWO + b"]\r\n",
+        ],  # joined brackets, Windows lines, a mark
         [ONE + b"," + TWO + b"\n"],  # dump parts joined without a newline
         [b'{"entities": {"Q1": ' + ONE + b', "Q2": ' + TWO + b"}}"],  # Special:EntityData
-        [b'{ "success": 1, "entities" : {"Q1": ' + ONE + b', "Q2": ' + TWO + b"}}\n"],  # the web API's
+        [
+            b'{ "success": 1, "entities" : {"Q1": ' + ONE + b', "Q2": ' + TWO + b"}}\n"
+        ],  # the web API's
         [b'{"entities":{"Q1":' + ONE + b'}}{ "entities":{"Q2":' + TWO + b"}}\n"],
     ],
 )
@@ -83,7 +101,14 @@ def test_gotcha_02_items_properties_and_what_is_neither() -> None:
     entities = [
         item("Q1"),
         {"type": "property", "id": "P1", "datatype": "time", "labels": terms(en="inception")},
-        {"type": "lexeme", "id": "L1", "lemmas": terms(en="run"), "forms": [], "senses": [], "claims": []},
+        {
+            "type": "lexeme",
+            "id": "L1",
+            "lemmas": terms(en="run"),
+            "forms": [],
+            "senses": [],
+            "claims": [],
+        },
         {"type": "mediainfo", "id": "M5", "labels": {}, "statements": []},
     ]
     rows, outcomes, _ = build([json.dumps(entity).encode() for entity in entities])
@@ -97,27 +122,40 @@ def test_gotcha_02_items_properties_and_what_is_neither() -> None:
 def test_inverse_properties() -> None:
     inverse = claim({"entity-type": "property", "numeric-id": 22, "id": "P22"})
     old = claim({"entity-type": "property", "numeric-id": 25})
-    (row,) = rows_of({"type": "property", "id": "P40", "claims": {"P1696": [inverse, old, inverse]}})["properties"]
+    (row,) = rows_of(
+        {"type": "property", "id": "P40", "claims": {"P1696": [inverse, old, inverse]}}
+    )["properties"]
     assert row["inverse"] == [22, 25]
     assert row["label"] == ""
 
 
 def test_gotcha_03_page_metadata_changes_nothing() -> None:
-    metadata = {"pageid": 129, "ns": 0, "title": "Q1", "lastrevid": 5, "modified": "2025-01-01T00:00:00Z"}
+    metadata = {
+        "pageid": 129,
+        "ns": 0,
+        "title": "Q1",
+        "lastrevid": 5,
+        "modified": "2025-01-01T00:00:00Z",
+    }
     expected = rows_of(item())
     expected["entities"][0]["revision"] = 5
     assert rows_of(item() | metadata) == expected
 
 
 def test_gotcha_04_order_does_not_matter_and_repeats_are_counted() -> None:
-    lines = [json.dumps(item(f"Q{number}", claims={"P31": [to(5)]})).encode() for number in range(1, 40)]
+    lines = [
+        json.dumps(item(f"Q{number}", claims={"P31": [to(5)]})).encode() for number in range(1, 40)
+    ]
     shuffled = lines + lines[:3]
     random.Random(0).shuffle(shuffled)
     rows, outcomes, _ = build(shuffled)
     expected, _, _ = build(lines)
     for table in expected:
         assert sorted(map(str, rows[table])) == sorted(map(str, expected[table]))
-    assert Counter(outcome.counter for outcome in outcomes) == {"rows_out": 39, "skipped_repeated": 3}
+    assert Counter(outcome.counter for outcome in outcomes) == {
+        "rows_out": 39,
+        "skipped_repeated": 3,
+    }
 
 
 @pytest.mark.parametrize("empty", [[], {}, None])
@@ -132,14 +170,23 @@ def test_gotcha_05_empty_maps(empty: Any) -> None:
 
 def test_gotcha_06_somevalue_and_novalue() -> None:
     entity = item(
-        claims={"P1": [{"mainsnak": {"snaktype": kind, "property": "P1"}} for kind in ("somevalue", "novalue")]}
+        claims={
+            "P1": [
+                {"mainsnak": {"snaktype": kind, "property": "P1"}}
+                for kind in ("somevalue", "novalue")
+            ]
+        }
     )
     rows, _, builder = build([json.dumps(entity).encode()], statements=True)
     assert [(row["snaktype"], row["raw"], row["text"]) for row in rows["statements"]] == [
         ("somevalue", None, None),
         ("novalue", None, None),
     ]
-    assert builder.counts == {"statements_somevalue": 1, "statements_novalue": 1, "statements_without_datatype": 2}
+    assert builder.counts == {
+        "statements_somevalue": 1,
+        "statements_novalue": 1,
+        "statements_without_datatype": 2,
+    }
     assert rows["entities"][0]["num_statements"] == 2
 
 
@@ -161,7 +208,9 @@ def test_gotcha_07_missing_datatype_is_kept_and_counted() -> None:
     ],
 )
 def test_gotcha_08_best_rank(ranks: tuple[str, str], kept: list[tuple[int, str]]) -> None:
-    rows, _, builder = build([json.dumps(item(claims={"P31": [to(5, ranks[0]), to(6, ranks[1])]})).encode()])
+    rows, _, builder = build(
+        [json.dumps(item(claims={"P31": [to(5, ranks[0]), to(6, ranks[1])]})).encode()]
+    )
     assert [(row["object"], row["rank"]) for row in rows.get("triples", [])] == kept
     assert rows["entities"][0]["instance_of"] == [qid for qid, _ in kept]
     assert builder.counts["statements_deprecated"] == ranks.count("deprecated")
@@ -189,7 +238,14 @@ def test_equal_triples_are_one() -> None:
 )
 def test_gotcha_09_times(time: str, precision: int, expected: Json) -> None:
     julian = "http://www.wikidata.org/entity/Q1985786"
-    value = {"time": time, "timezone": 0, "before": 0, "after": 0, "precision": precision, "calendarmodel": julian}
+    value = {
+        "time": time,
+        "timezone": 0,
+        "before": 0,
+        "after": 0,
+        "precision": precision,
+        "calendarmodel": julian,
+    }
     row = value_of(value, "time", datatype="time")
     assert {name: row.get(name) for name in ("year", "month", "day")} == dict.fromkeys(
         ("year", "month", "day")
@@ -208,7 +264,11 @@ def test_gotcha_09_times(time: str, precision: int, expected: Json) -> None:
     ],
 )
 def test_odd_times_keep_their_json(time: str, calendar: str) -> None:
-    value = {"time": time, "precision": 11, "calendarmodel": f"http://www.wikidata.org/entity/{calendar}"}
+    value = {
+        "time": time,
+        "precision": 11,
+        "calendarmodel": f"http://www.wikidata.org/entity/{calendar}",
+    }
     row = value_of(value, "time")
     assert json.loads(row["raw"]) == value
     assert "year" not in row
@@ -229,7 +289,8 @@ def test_other_values() -> None:
     row = value_of({"text": "Bonjour", "language": "fr"}, "monolingualtext")
     assert (row["text"], row["language"]) == ("Bonjour", "fr")
     earth, moon = (
-        {"latitude": 1.5, "longitude": -2, "globe": f"http://www.wikidata.org/entity/{g}"} for g in ("Q2", "Q405")
+        {"latitude": 1.5, "longitude": -2, "globe": f"http://www.wikidata.org/entity/{g}"}
+        for g in ("Q2", "Q405")
     )
     assert value_of(earth, "globecoordinate").get("raw") is None
     assert value_of(earth, "globecoordinate")["latitude"] == 1.5
@@ -252,7 +313,8 @@ def test_odd_values_of_the_wrong_shape_lose_no_entity() -> None:
 
 def test_odd_values_do_not_crash_without_statements() -> None:
     odd = [
-        claim(value, "odd") for value in ("text", 1, 1.5, True, [1], {"x": 1}, {"numeric-id": -5}, {"id": "X"}, None)
+        claim(value, "odd")
+        for value in ("text", 1, 1.5, True, [1], {"x": 1}, {"numeric-id": -5}, {"id": "X"}, None)
     ]
     rows = rows_of(item(claims={"P1": [*odd, {"mainsnak": {"datavalue": {"error": "bad"}}}]}))
     assert "triples" not in rows
@@ -267,7 +329,11 @@ def test_gotcha_11_entity_values_of_all_ages(*, statements: bool) -> None:
         {"id": "Q7"},
     )
     claims = {"P31": [claim(value) for value in (old, new, future)]}
-    assert rows_of(item(claims=claims), statements=statements)["entities"][0]["instance_of"] == [5, 6, 7]
+    assert rows_of(item(claims=claims), statements=statements)["entities"][0]["instance_of"] == [
+        5,
+        6,
+        7,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -281,24 +347,37 @@ def test_gotcha_11_entity_values_of_all_ages(*, statements: bool) -> None:
     ],
 )
 def test_label_rule(labels: dict[str, str], label: str) -> None:
-    assert rows_of(item(labels=terms(**labels)), languages=("fr", "de"))["entities"][0]["label"] == label
+    assert (
+        rows_of(item(labels=terms(**labels)), languages=("fr", "de"))["entities"][0]["label"]
+        == label
+    )
 
 
 def test_gotcha_12_mul_alone_is_found_by_default_and_has_no_description() -> None:
-    entity = item(labels=terms(mul="Ada"), aliases={"mul": [{"language": "mul", "value": "Ada B."}]})
+    entity = item(
+        labels=terms(mul="Ada"), aliases={"mul": [{"language": "mul", "value": "Ada B."}]}
+    )
     rows = rows_of(entity, languages=("en",))
     assert (rows["entities"][0]["label"], rows["entities"][0]["description"]) == ("Ada", "")
-    assert [(row["surface"], row["source"]) for row in rows["aliases"]] == [("Ada", "label"), ("Ada B.", "alias")]
+    assert [(row["surface"], row["source"]) for row in rows["aliases"]] == [
+        ("Ada", "label"),
+        ("Ada B.", "alias"),
+    ]
 
 
 def test_gotcha_17_aliases_of_all_languages_once_per_source() -> None:
-    aliases = {"en": [{"value": "NYC"}, {"value": "nyc"}, {"value": "NYC "}], "de": [{"value": "Neu York"}]}
+    aliases = {
+        "en": [{"value": "NYC"}, {"value": "nyc"}, {"value": "NYC "}],
+        "de": [{"value": "Neu York"}],
+    }
     entity = item(
         labels=terms(en="New York", mul="New York", de="Neu York", nl="Nieuw York"),
         aliases=aliases,
         sitelinks={"enwiki": {"site": "enwiki", "title": "New York", "badges": ["Q17437796"]}},
     )
-    found = [(row["surface"], row["source"]) for row in rows_of(entity, languages=("de",))["aliases"]]
+    found = [
+        (row["surface"], row["source"]) for row in rows_of(entity, languages=("de",))["aliases"]
+    ]
     assert found == [
         ("New York", "label"),
         ("Neu York", "label"),
@@ -310,7 +389,12 @@ def test_gotcha_17_aliases_of_all_languages_once_per_source() -> None:
 
 
 def test_gotcha_16_names_that_cannot_be_searched_for() -> None:
-    names = ["\u200f\u00a0", "x" * 251, "A\u00adB\u200b C\u00a0 D", "\U0001f3f4\U000e0067\U000e007f"]
+    names = [
+        "\u200f\u00a0",
+        "x" * 251,
+        "A\u00adB\u200b C\u00a0 D",
+        "\U0001f3f4\U000e0067\U000e007f",
+    ]
     rows, _, builder = build(
         [json.dumps(item(labels={}, aliases={"en": [{"value": name} for name in names]})).encode()]
     )
@@ -339,7 +423,9 @@ def test_gotcha_14_sitelinks_count_wikipedias_only() -> None:
     (row,) = rows_of(item(sitelinks=sitelinks))["entities"]
     assert (row["num_sitelinks"], row["num_all_sitelinks"], row["enwiki_title"]) == (3, 8, "T")
     (row,) = rows_of(item(sitelinks={"enwiki": {"site": "enwiki", "title": 5}}))["entities"]
-    assert (row["num_sitelinks"], row["enwiki_title"]) == (1, None), "a title that is none loses no entity"
+    assert (row["num_sitelinks"], row["enwiki_title"]) == (1, None), (
+        "a title that is none loses no entity"
+    )
 
 
 @pytest.mark.parametrize("qid", [4_167_410, 4_167_836, 11_266_439, 13_406_463, 22_808_320])

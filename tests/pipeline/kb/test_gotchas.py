@@ -25,7 +25,9 @@ MERGED, FRANCE, NUM_GOTCHAS = 4_000_000_001, 142, 23
 
 def test_gotcha_13_redirects_lead_on(tmp_path: Path) -> None:
     """A claim to a merged item counts for the item that it became; redirects of articles are names of their item."""
-    claim = {"mainsnak": {"datavalue": {"type": "wikibase-entityid", "value": {"id": f"Q{MERGED}"}}}}
+    claim = {
+        "mainsnak": {"datavalue": {"type": "wikibase-entityid", "value": {"id": f"Q{MERGED}"}}}
+    }
     more = tmp_path / "more.json"
     more.write_text(json.dumps({"id": "Q4000000009", "claims": {"P17": [claim]}}))
     popularity = []
@@ -49,5 +51,9 @@ def test_gotcha_13_redirects_lead_on(tmp_path: Path) -> None:
 
 def test_every_gotcha_has_a_test() -> None:
     files = (Path(__file__).parents[1]).glob("*/test_*.py")
-    numbers = {int(found) for path in files for found in re.findall(r"def test_gotcha_(\d\d)_", path.read_text())}
+    numbers = {
+        int(found)
+        for path in files
+        for found in re.findall(r"def test_gotcha_(\d\d)_", path.read_text())
+    }
     assert numbers == set(range(1, NUM_GOTCHAS + 1))

@@ -35,7 +35,9 @@ def config(*dumps: Path, **settings: object) -> KbConfig:
 
 def test_sample_through_beam(tmp_path: Path) -> None:
     run = str(tmp_path / "run")
-    assert run_stage("kb", RunConfig(run=run, kb=config(DUMP, redirects=SQL, statements=True)), RunnerSettings())
+    assert run_stage(
+        "kb", RunConfig(run=run, kb=config(DUMP, redirects=SQL, statements=True)), RunnerSettings()
+    )
     paths = RunPaths(root=run)
     counters = paths.require("kb").counters
     assert counters["rows_in"] == counters["rows_out"] + counters["skipped_namespace"]
@@ -43,14 +45,20 @@ def test_sample_through_beam(tmp_path: Path) -> None:
     assert entities[142]["label"] == "France"
     assert sum(row["is_meta"] for row in entities.values()) == 3
     assert {"source": "Q4000000001", "target": "Q142"} in rows_of(paths, "kb", REDIRECTS)
-    assert {"surface": "France", "qid": 142, "source": "label", "count": 1} in rows_of(paths, "kb", ALIASES)
+    assert {"surface": "France", "qid": 142, "source": "label", "count": 1} in rows_of(
+        paths, "kb", ALIASES
+    )
     assert all(entities[row["subject"]] for row in rows_of(paths, "kb", TRIPLES))
     assert rows_of(paths, "kb", REJECTS) == []
 
 
 def test_any_storage_and_split_gives_the_same_rows(tmp_path: Path) -> None:
     lines = DUMP.read_bytes()
-    contents = {"d.json": lines, "d.gz": gzip_members(lines, [50_000, 1]), "d.bz2": bz2.compress(lines, 1)}
+    contents = {
+        "d.json": lines,
+        "d.gz": gzip_members(lines, [50_000, 1]),
+        "d.bz2": bz2.compress(lines, 1),
+    }
     found = []
     for name, content in contents.items():
         path = tmp_path / name
@@ -66,7 +74,9 @@ def test_any_storage_and_split_gives_the_same_rows(tmp_path: Path) -> None:
 
 def test_gotcha_01_official_gz_form(tmp_path: Path) -> None:
     """Batches in members of their own, and `[`, `,` and `]` between them: a batch's last line has no newline."""
-    entities = [line.strip().rstrip(b",") for line in DUMP.read_bytes().splitlines() if len(line) > 3]
+    entities = [
+        line.strip().rstrip(b",") for line in DUMP.read_bytes().splitlines() if len(line) > 3
+    ]
     batches = [b",\n".join(entities[low : low + 40]) for low in range(0, len(entities), 40)]
     pieces = [b"[\n", *(piece for batch in batches for piece in (batch, b",\n"))][:-1] + [b"\n]\n"]
     path = tmp_path / "d.json.gz"
@@ -81,16 +91,24 @@ def test_gotcha_01_official_gz_form(tmp_path: Path) -> None:
 def test_gotcha_04_repeats_across_units_are_kept_once(tmp_path: Path, parts: int) -> None:
     lines = DUMP.read_bytes().splitlines(keepends=True)
     changed = [
-        line.replace(b'"en":{"language":"en","value":"', b'"en":{"language":"en","value":"later ') for line in lines
+        line.replace(b'"en":{"language":"en","value":"', b'"en":{"language":"en","value":"later ')
+        for line in lines
     ]
     assert changed != lines
     whole, again = tmp_path / "a.json", tmp_path / "b.json"
     whole.write_bytes(b"".join(lines))
-    again.write_bytes(b"".join([b"[\n", *changed[40:120], b'{"id":"Q4000000077"},\n{"id":"Q4000000078",}\n]\n']))
+    again.write_bytes(
+        b"".join([b"[\n", *changed[40:120], b'{"id":"Q4000000077"},\n{"id":"Q4000000078",}\n]\n'])
+    )
     paths = RunPaths(root=str(tmp_path / "run"))
-    counters = run_plan(recut(plan(config(whole, again, statements=True), paths), parts), paths).counters
+    counters = run_plan(
+        recut(plan(config(whole, again, statements=True), paths), parts), paths
+    ).counters
     assert counters["skipped_repeated"] == 80
-    assert counters["rows_in"] == counters["rows_out"] + counters["skipped_repeated"] + counters["rejects"]
+    assert (
+        counters["rows_in"]
+        == counters["rows_out"] + counters["skipped_repeated"] + counters["rejects"]
+    )
     alone = RunPaths(root=str(tmp_path / "alone"))
     run_plan(plan(config(whole, statements=True), alone), alone)
     for table in ALL:
@@ -103,12 +121,19 @@ def test_gotcha_04_repeats_across_units_are_kept_once(tmp_path: Path, parts: int
 def test_repeats_of_what_is_left_out(tmp_path: Path, parts: int) -> None:
     """The first occurrence is a scholarly article: the later one is a repeat of it, wherever the file is cut."""
     claim = {"mainsnak": {"datavalue": {"type": "wikibase-entityid", "value": {"id": "Q13442814"}}}}
-    first, later = {"id": "Q1", "claims": {"P31": [claim]}}, {"id": "Q1", "labels": {"en": {"value": "later"}}}
-    others = [{"id": f"Q{number}", "labels": {"en": {"value": "x" * 50}}} for number in range(2, 30)]
+    first, later = (
+        {"id": "Q1", "claims": {"P31": [claim]}},
+        {"id": "Q1", "labels": {"en": {"value": "later"}}},
+    )
+    others = [
+        {"id": f"Q{number}", "labels": {"en": {"value": "x" * 50}}} for number in range(2, 30)
+    ]
     path = tmp_path / "d.jsonl"
     path.write_text("".join(json.dumps(entity) + "\n" for entity in [first, *others, later, first]))
     paths = RunPaths(root=str(tmp_path / "run"))
-    counters = run_plan(recut(plan(config(path, exclude_scholarly=True), paths), parts), paths).counters
+    counters = run_plan(
+        recut(plan(config(path, exclude_scholarly=True), paths), parts), paths
+    ).counters
     wanted = {"rows_in": 31, "rows_out": 28, "skipped_scholarly": 1, "skipped_repeated": 2}
     assert {name: counters[name] for name in wanted} == wanted
     assert [row["qid"] for row in rows_of(paths, "kb", ENTITIES) if row["qid"] == 1] == []
@@ -118,7 +143,11 @@ def test_a_bad_last_line_is_no_truncation(tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl"
     path.write_bytes(b'{"id":"Q1"}\n{"id":"Q9","labels":7}')
     paths = RunPaths(root=str(tmp_path / "run"))
-    assert run_plan(plan(config(path), paths), paths).counters == {"rows_in": 2, "rows_out": 1, "rejects": 1}
+    assert run_plan(plan(config(path), paths), paths).counters == {
+        "rows_in": 2,
+        "rows_out": 1,
+        "rejects": 1,
+    }
 
 
 @pytest.mark.parametrize("name", ["d.json.bz2", "d.json.gz"])
@@ -146,7 +175,9 @@ def test_bad_entities_become_rejects(tmp_path: Path) -> None:
     paths = RunPaths(root=str(tmp_path / "run"))
     counters = run_plan(plan(config(path), paths), paths).counters
     assert (counters["rows_in"], counters["rows_out"], counters["rejects"]) == (4, 2, 2)
-    rejects = {row["key"].rpartition(":")[2]: row["reason"] for row in rows_of(paths, "kb", REJECTS)}
+    rejects = {
+        row["key"].rpartition(":")[2]: row["reason"] for row in rows_of(paths, "kb", REJECTS)
+    }
     assert rejects["39"] == "not JSON in UTF-8"
     assert rejects["15"].startswith("not the shape of an entity")
 
@@ -170,11 +201,15 @@ def test_wrong_inputs(tmp_path: Path, name: str, content: bytes, message: str) -
 
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress])
-def test_gotcha_19_a_page_instead_of_a_dump(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+def test_gotcha_19_a_page_instead_of_a_dump(
+    tmp_path: Path, compress: Callable[[bytes], bytes]
+) -> None:
     """`latest` is missing for days while a dump is made; what comes instead is a page that says so."""
     path = tmp_path / "latest-all.json.gz"
     path.write_bytes(compress(b"\n<!DOCTYPE html><html><title>404 Not Found</title></html>"))
-    with pytest.raises(SourceError, match=r"this is HTML or XML, not a Wikidata JSON dump \(a failed download\?\)"):
+    with pytest.raises(
+        SourceError, match=r"this is HTML or XML, not a Wikidata JSON dump \(a failed download\?\)"
+    ):
         plan(config(path), RunPaths(root=str(tmp_path / "run")))
     address = KbConfig(dumps=("https://dumps.example/latest-all.json.gz",))
     with pytest.raises(ConfigError, match="download one with a date in its name"):
@@ -185,8 +220,18 @@ def test_gotcha_19_a_page_instead_of_a_dump(tmp_path: Path, compress: Callable[[
     ("name", "compress", "keep", "message"),
     [
         ("a.json", bytes, 5_000, r"byte 2839: the file ends inside an entity"),
-        ("a.json.gz", gzip.compress, 10_000, "byte 0: the file ends inside the gzip member that starts here"),
-        ("a.json.bz2", bz2.compress, 10_000, "byte 4: the file ends inside the bz2 block that starts here"),
+        (
+            "a.json.gz",
+            gzip.compress,
+            10_000,
+            "byte 0: the file ends inside the gzip member that starts here",
+        ),
+        (
+            "a.json.bz2",
+            bz2.compress,
+            10_000,
+            "byte 4: the file ends inside the bz2 block that starts here",
+        ),
     ],
 )
 def test_gotcha_20_truncated_files_fail_with_their_offset(
@@ -249,7 +294,9 @@ KIT_DUMPS = {  # entities in the file: items, properties
 @pytest.mark.parametrize(("name", "counts"), KIT_DUMPS.items())
 def test_genuine_dumps(tmp_path: Path, kit: Path, name: str, counts: tuple[int, int]) -> None:
     paths = RunPaths(root=str(tmp_path))
-    manifest = run_plan(recut(plan(config(kit / "wikidata" / name, statements=True), paths), 3), paths)
+    manifest = run_plan(
+        recut(plan(config(kit / "wikidata" / name, statements=True), paths), 3), paths
+    )
     assert (manifest.tables["entities"].rows, manifest.tables["properties"].rows) == counts
     assert manifest.counters["rows_in"] == manifest.counters["rows_out"] == sum(counts)
     assert "rejects" not in manifest.counters
@@ -265,10 +312,15 @@ def test_genuine_dump_against_a_plain_reading(tmp_path: Path, kit: Path) -> None
         for pid, statements in entity.get("claims", {}).items():
             best = "preferred" if any(s["rank"] == "preferred" for s in statements) else "normal"
             for snak in [
-                s["mainsnak"] for s in statements if s["rank"] == best and s["mainsnak"]["snaktype"] == "value"
+                s["mainsnak"]
+                for s in statements
+                if s["rank"] == best and s["mainsnak"]["snaktype"] == "value"
             ]:
                 value = snak["datavalue"]["value"]
-                if snak["datavalue"]["type"] == "wikibase-entityid" and value["entity-type"] == "item":
+                if (
+                    snak["datavalue"]["type"] == "wikibase-entityid"
+                    and value["entity-type"] == "item"
+                ):
                     wanted.add((int(entity["id"][1:]), int(pid[1:]), value["numeric-id"], best))
     paths = RunPaths(root=str(tmp_path))
     run_plan(plan(config(path), paths), paths)

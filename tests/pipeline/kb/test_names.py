@@ -17,7 +17,9 @@ from tests.pipeline.kb.test_entity_rows import Json, build, claim, item, rows_of
 
 def text(value: Any, language: Any = "en", rank: str = "normal") -> Json:
     """A statement with a monolingual text."""
-    return claim({"text": value, "language": language}, "monolingualtext", rank, datatype="monolingualtext")
+    return claim(
+        {"text": value, "language": language}, "monolingualtext", rank, datatype="monolingualtext"
+    )
 
 
 def string(value: str) -> Json:
@@ -35,7 +37,9 @@ FRANCE = item(
         "P1449": [text("the Hexagon"), {"mainsnak": {"snaktype": "somevalue"}, "rank": "normal"}],
     },
 )  # fmt: skip
-GEORGE_SAND = item("Q3816", claims={"P742": [string("George Sand")], "P1559": [text("Aurore Dupin", "fr")]})
+GEORGE_SAND = item(
+    "Q3816", claims={"P742": [string("George Sand")], "P1559": [text("Aurore Dupin", "fr")]}
+)
 
 
 def named(entity: Json, **rules: Any) -> list[tuple[str, str]]:
@@ -50,12 +54,18 @@ def test_best_rank_names_in_the_languages_kept(*, statements: bool) -> None:
     assert named(FRANCE, statements=statements) == [*names, ("the Hexagon", "name")]
     assert named(GEORGE_SAND, statements=statements) == [("George Sand", "name")]
     more = named(FRANCE, statements=statements, languages=("fr",))
-    assert [name for name in more if name not in named(FRANCE)] == [("Français", "demonym")]  # République: not the best
-    assert named(GEORGE_SAND, statements=statements, languages=("fr",))[1:] == [("Aurore Dupin", "name")]
+    assert [name for name in more if name not in named(FRANCE)] == [
+        ("Français", "demonym")
+    ]  # République: not the best
+    assert named(GEORGE_SAND, statements=statements, languages=("fr",))[1:] == [
+        ("Aurore Dupin", "name")
+    ]
 
 
 def test_a_name_that_is_the_label_or_the_title_too_is_listed_under_each_source() -> None:
-    entity = item(claims={"P1448": [text("label of Q1")]}, sitelinks={"enwiki": {"title": "label of Q1"}})
+    entity = item(
+        claims={"P1448": [text("label of Q1")]}, sitelinks={"enwiki": {"title": "label of Q1"}}
+    )
     found = [(row["surface"], row["source"]) for row in rows_of(entity)["aliases"]]
     assert found == [("label of Q1", source) for source in ("label", "title", "name")]
 
@@ -76,8 +86,12 @@ ODD = [
 
 @pytest.mark.parametrize("statements", [False, True])
 @pytest.mark.parametrize("odd", ODD, ids=lambda odd: json.dumps(odd["mainsnak"].get("datavalue")))
-def test_values_of_odd_shapes_are_counted_and_lose_nothing_else(odd: Json, *, statements: bool) -> None:
-    entity = item(claims={"P1549": [odd, text("French")], "P742": [string("Voltaire")], "P31": [to(7)]})
+def test_values_of_odd_shapes_are_counted_and_lose_nothing_else(
+    odd: Json, *, statements: bool
+) -> None:
+    entity = item(
+        claims={"P1549": [odd, text("French")], "P742": [string("Voltaire")], "P31": [to(7)]}
+    )
     rows, _, builder = build([json.dumps(entity).encode()], statements=statements)
     assert [row["surface"] for row in rows["aliases"][1:]] == ["French", "Voltaire"]
     assert rows["entities"][0]["instance_of"] == [7]
@@ -86,7 +100,9 @@ def test_values_of_odd_shapes_are_counted_and_lose_nothing_else(odd: Json, *, st
 
 def test_other_properties_and_properties_themselves_give_no_names() -> None:
     assert named(item(claims={"P1476": [text("a title")], "P1549": []})) == []
-    assert rows_of({"id": "P9", "type": "property", "claims": {"P1813": [text("short")]}}).keys() == {"properties"}
+    assert rows_of(
+        {"id": "P9", "type": "property", "claims": {"P1813": [text("short")]}}
+    ).keys() == {"properties"}
 
 
 @pytest.mark.parametrize("entity", [FRANCE, GEORGE_SAND], ids=lambda entity: entity["id"])

@@ -26,7 +26,14 @@ from tests.pipeline.sources.conftest import bz2_streams, gzip_members, zstd_fram
 
 NUM_SPLITS = 50
 NUM_DAMAGES, SPLITS_PER_DAMAGE = 10, 5
-SIZES = [60_000, 9_000, 1, 0, 33_333, 5]  # of members and frames: they start within lines, at lines, are empty
+SIZES = [
+    60_000,
+    9_000,
+    1,
+    0,
+    33_333,
+    5,
+]  # of members and frames: they start within lines, at lines, are empty
 Rows = Counter[tuple[str, str]]
 
 
@@ -86,7 +93,9 @@ FORMATS: dict[str, Callable[[bytes], bytes]] = {
     "bz2-one-stream": lambda data: bz2.compress(data, 1),
     "bz2-streams": lambda data: bz2_streams(data, 5),
     "zst-frames": lambda data: zstd_frames(data, SIZES),
-    "zst-one-frame": lambda data: zstandard.ZstdCompressor(level=1, write_checksum=True).compress(data),
+    "zst-one-frame": lambda data: zstandard.ZstdCompressor(level=1, write_checksum=True).compress(
+        data
+    ),
 }
 
 
@@ -125,7 +134,9 @@ def starts_in(content: bytes, path: Path, name: str) -> list[int]:
 def random_cuts(random_: random.Random, size: int, starts: list[int]) -> list[int]:
     """One to eight places, half of them at most two bytes from where something starts."""
     return [
-        random_.choice(starts) + random_.randint(-2, 2) if random_.random() < 0.5 else random_.randrange(size)
+        random_.choice(starts) + random_.randint(-2, 2)
+        if random_.random() < 0.5
+        else random_.randrange(size)
         for _ in range(random_.randint(1, 8))
     ]
 
@@ -175,10 +186,14 @@ def test_any_split_of_a_damaged_file_loses_the_same_rows(tmp_path: Path, name: s
         )
         place = min(place, len(content) - 1)
         gone = random_.choice((0, 0, 3, 40_000))
-        path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 + gone :])
+        path.write_bytes(
+            content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 + gone :]
+        )
         wanted = read(path, [])
         num_lossy += wanted[0] != sound
-        if name.startswith("bz2"):  # the others check what they hold only at the end of a member or frame
+        if name.startswith(
+            "bz2"
+        ):  # the others check what they hold only at the end of a member or frame
             assert wanted[1]["rejects"] <= 3 + 3
         for _ in range(SPLITS_PER_DAMAGE):
             cuts = [*random_cuts(random_, len(content), starts), place + random_.randint(-3, 3)]
@@ -196,7 +211,11 @@ def test_without_skip_corrupt_any_split_of_a_damaged_file_fails(tmp_path: Path, 
     path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
     worker = KbWorker(config=KbConfig(), page_dumps={})
     for _ in range(5):
-        cuts = sorted({cut for cut in random_cuts(random_, len(content), starts) if 0 < cut < len(content)})
-        units = number_units([(str(path), low, high) for low, high in pairwise([0, *cuts, len(content)])])
+        cuts = sorted(
+            {cut for cut in random_cuts(random_, len(content), starts) if 0 < cut < len(content)}
+        )
+        units = number_units(
+            [(str(path), low, high) for low, high in pairwise([0, *cuts, len(content)])]
+        )
         with pytest.raises(SourceError, match=r"byte \d+: .* corrupt"):
             process_all(worker, units)

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from pipeline.arrays.sorted_map import MAX_HOPS, sorted_map
 from pipeline.documents.title_hashes import hash_titles, resolve_titles
-from pipeline.kb.sql_redirects import PAGE_COLUMNS, RedirectJoin, SqlRows, database_and_table, unquote
+from pipeline.kb.sql_redirects import (
+    PAGE_COLUMNS,
+    RedirectJoin,
+    SqlRows,
+    database_and_table,
+    unquote,
+)
 
 CREATE = [
     b"-- Host: db1    Database: enwiki\n",
@@ -45,9 +51,13 @@ def test_database_and_table() -> None:
 @given(titles=st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=5))
 def test_any_title_survives_quoting(titles: list[str]) -> None:
     encoded = [title.encode("utf-8", "replace") for title in titles]
-    rows = b",".join(b"(%d,0,%s,NULL,1,0.5e-3)" % (n, sql(title)) for n, title in enumerate(encoded))
+    rows = b",".join(
+        b"(%d,0,%s,NULL,1,0.5e-3)" % (n, sql(title)) for n, title in enumerate(encoded)
+    )
     found = feed(b"INSERT INTO `page` VALUES " + rows + b";\n")
-    assert [unquote(row[2]) for row in found] == [title.decode().replace("_", " ") for title in encoded]
+    assert [unquote(row[2]) for row in found] == [
+        title.decode().replace("_", " ") for title in encoded
+    ]
     assert [row[0] for row in found] == [b"%d" % n for n in range(len(titles))]
 
 
@@ -96,16 +106,23 @@ def test_join() -> None:
     assert (len(join), join.matched) == (2, 2)
 
 
-def resolve(articles: dict[str, int], redirects: dict[str, str], merged: dict[int, int]) -> dict[str, int]:
+def resolve(
+    articles: dict[str, int], redirects: dict[str, str], merged: dict[int, int]
+) -> dict[str, int]:
     """What each title leads to."""
     titles = resolve_titles(
         sorted_map(hash_titles(articles), np.array(list(articles.values()), dtype=np.uint32)),
         sorted_map(hash_titles(redirects), hash_titles(redirects.values())),
-        sorted_map(np.array(list(merged), dtype=np.uint32), np.array(list(merged.values()), dtype=np.uint32)),
+        sorted_map(
+            np.array(list(merged), dtype=np.uint32),
+            np.array(list(merged.values()), dtype=np.uint32),
+        ),
     )
     names = [*articles, *redirects]
     known, qids = titles.find(hash_titles(names))
-    return {name: int(qid) for name, is_known, qid in zip(names, known, qids, strict=True) if is_known}
+    return {
+        name: int(qid) for name, is_known, qid in zip(names, known, qids, strict=True) if is_known
+    }
 
 
 def test_titles_through_redirects() -> None:
@@ -117,7 +134,12 @@ def test_titles_through_redirects() -> None:
         "Nowhere": "Gone",
         "Paris": "X",
     }
-    assert resolve({"Paris": 90, "X": 1}, redirects, {}) == {"Paris": 90, "X": 1, "City of Light": 90, "Lutetia": 90}
+    assert resolve({"Paris": 90, "X": 1}, redirects, {}) == {
+        "Paris": 90,
+        "X": 1,
+        "City of Light": 90,
+        "Lutetia": 90,
+    }
 
 
 def test_merged_items() -> None:

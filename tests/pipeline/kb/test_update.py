@@ -37,14 +37,23 @@ def entities(revision: int | None) -> list[Json]:
     found = [json.loads(line.rstrip(",")) for line in lines if len(line) > 3]
     for entity in found:
         entity.pop("lastrevid", None)
-        value = {"type": "monolingualtext", "value": {"text": f"short {entity['id']}", "language": "en"}}
-        entity["claims"] = (entity.get("claims") or {}) | {"P1813": [{"mainsnak": {"datavalue": value}}]}
+        value = {
+            "type": "monolingualtext",
+            "value": {"text": f"short {entity['id']}", "language": "en"},
+        }
+        entity["claims"] = (entity.get("claims") or {}) | {
+            "P1813": [{"mainsnak": {"datavalue": value}}]
+        }
     return [entity | ({} if revision is None else {"lastrevid": revision}) for entity in found]
 
 
 def dump(path: Path, content: list[Json], separators: tuple[str, str] = (",", ":")) -> str:
     """A dump of entities."""
-    path.write_text("[\n" + ",\n".join(json.dumps(entity, separators=separators) for entity in content) + "\n]\n")
+    path.write_text(
+        "[\n"
+        + ",\n".join(json.dumps(entity, separators=separators) for entity in content)
+        + "\n]\n"
+    )
     return str(path)
 
 
@@ -71,7 +80,10 @@ def newer(content: list[Json]) -> list[Json]:
     for entity in changed[::7]:
         entity["lastrevid"] += 2**20
         entity["labels"] = {"en": {"value": f"new name of {entity['id']}"}}
-    return [*changed, {"id": "Q4000000123", "lastrevid": 9, "labels": {"en": {"value": "newcomer"}}}]
+    return [
+        *changed,
+        {"id": "Q4000000123", "lastrevid": 9, "labels": {"en": {"value": "newcomer"}}},
+    ]
 
 
 def test_same_tables_as_from_nothing(tmp_path: Path) -> None:
@@ -80,7 +92,9 @@ def test_same_tables_as_from_nothing(tmp_path: Path) -> None:
     path = dump(tmp_path / "new.json", newer(content))
     whole = run(tmp_path / "whole", path, redirects=SQL)
     for redirects in ((), SQL):  # without them, the older run's are copied
-        updated = run(tmp_path / f"updated{len(redirects)}", path, update=old.root, redirects=redirects)
+        updated = run(
+            tmp_path / f"updated{len(redirects)}", path, update=old.root, redirects=redirects
+        )
         for table in TABLES:
             assert rows_of(updated, "kb", table) == rows_of(whole, "kb", table), table.name
         counters = updated.require("kb").counters
@@ -98,7 +112,9 @@ def test_same_tables_as_from_nothing(tmp_path: Path) -> None:
 def test_wherever_the_revision_stands(tmp_path: Path, separators: tuple[str, str]) -> None:
     content = entities(5)
     old = run(tmp_path / "old", dump(tmp_path / "old.json", content))
-    mixed = [reordered(entity) if place % 3 else entity for place, entity in enumerate(newer(content))]
+    mixed = [
+        reordered(entity) if place % 3 else entity for place, entity in enumerate(newer(content))
+    ]
     path = dump(tmp_path / "new.json", mixed, separators)
     updated, whole = run(tmp_path / "new", path, update=old.root), run(tmp_path / "whole", path)
     for table in TABLES:
@@ -109,7 +125,9 @@ def test_wherever_the_revision_stands(tmp_path: Path, separators: tuple[str, str
 def test_update_through_beam_and_again(tmp_path: Path) -> None:
     content = entities(5)
     old = run(tmp_path / "old", dump(tmp_path / "old.json", content))
-    kb = KbConfig(dumps=(dump(tmp_path / "new.json", newer(content)),), update=old.root, statements=True)
+    kb = KbConfig(
+        dumps=(dump(tmp_path / "new.json", newer(content)),), update=old.root, statements=True
+    )
     first = RunConfig(run=str(tmp_path / "first"), kb=kb)
     assert run_stage("kb", first, RunnerSettings())
     assert not run_stage("kb", first, RunnerSettings()), "up to date"
@@ -118,7 +136,10 @@ def test_update_through_beam_and_again(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="no finished stage 'kb' there"):
         run_stage("kb", replace(first, kb=replace(kb, skip_corrupt=True)), RunnerSettings())
     again = run(tmp_path / "again", kb.dumps[0], update=first.run)
-    assert again.require("kb").counters["items_unchanged"] == again.require("kb").tables["entities"].rows
+    assert (
+        again.require("kb").counters["items_unchanged"]
+        == again.require("kb").tables["entities"].rows
+    )
     last = run(tmp_path / "last", kb.dumps[0], update=again.root)
     for table in TABLES:
         for paths in (again, last):
@@ -143,12 +164,23 @@ def test_repeats_in_an_update(tmp_path: Path, *, late: bool) -> None:
 
 def test_runs_that_cannot_be_updated(tmp_path: Path) -> None:
     path = dump(tmp_path / "a.json", entities(5))
-    old, silent = run(tmp_path / "old", path), run(tmp_path / "silent", dump(tmp_path / "b.json", entities(None)))
+    old, silent = (
+        run(tmp_path / "old", path),
+        run(tmp_path / "silent", dump(tmp_path / "b.json", entities(None))),
+    )
     for options, error, message in (
         ({"update": str(tmp_path / "none")}, StageError, "stage 'kb' has not finished here"),
         ({"update": silent.root}, StageError, "does not name revisions"),
-        ({"update": old.root, "languages": ("de",)}, ConfigError, r"made with another kb\.languages"),
-        ({"update": old.root, "statements": False}, ConfigError, r"made with another kb\.statements"),
+        (
+            {"update": old.root, "languages": ("de",)},
+            ConfigError,
+            r"made with another kb\.languages",
+        ),
+        (
+            {"update": old.root, "statements": False},
+            ConfigError,
+            r"made with another kb\.statements",
+        ),
         ({"update": str(tmp_path / "new")}, ConfigError, "names the run itself"),
         ({"update": str(tmp_path / "old" / ".." / "new")}, ConfigError, "names the run itself"),
     ):
@@ -174,14 +206,24 @@ def test_a_dump_without_revisions_is_parsed_whole(tmp_path: Path) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.dictionaries(st.integers(1, 2**32 - 1), st.integers(1, 2**40)), st.lists(st.integers(1, 2**32 - 1)))
-def test_revisions(tmp_path_factory: pytest.TempPathFactory, known: dict[int, int], others: list[int]) -> None:
+@given(
+    st.dictionaries(st.integers(1, 2**32 - 1), st.integers(1, 2**40)),
+    st.lists(st.integers(1, 2**32 - 1)),
+)
+def test_revisions(
+    tmp_path_factory: pytest.TempPathFactory, known: dict[int, int], others: list[int]
+) -> None:
     folder = str(tmp_path_factory.mktemp("revisions"))
-    columns = {"qid": pa.array(list(known), pa.uint32()), "revision": pa.array(list(known.values()), pa.uint64())}
+    columns = {
+        "qid": pa.array(list(known), pa.uint32()),
+        "revision": pa.array(list(known.values()), pa.uint64()),
+    }
     assert write_revisions(folder, pa.table(columns).to_batches()) == len(known)
     revisions = Revisions(folder)
     for qid in [*known, *others]:
-        assert revisions.is_unchanged(qid, known.get(qid, 0)) == (qid in known and known[qid] % 2**32 != 0)
+        assert revisions.is_unchanged(qid, known.get(qid, 0)) == (
+            qid in known and known[qid] % 2**32 != 0
+        )
         assert not revisions.is_unchanged(qid, known.get(qid, 0) + 1)
     items = ItemSet()
     for part in np.array_split(np.array(sorted(known), np.uint32), 3):

@@ -19,7 +19,9 @@ LABEL, ANCHOR, TITLE = SOURCE_BITS["label"], SOURCE_BITS["anchor"], SOURCE_BITS[
 class Index:
     """Keys, each with (item, count, flags), most pointed-to first. Counts what it was asked."""
 
-    def __init__(self, keys: Mapping[str, Sequence[tuple[int, int, int]]], ranks: Sequence[int] = ()) -> None:
+    def __init__(
+        self, keys: Mapping[str, Sequence[tuple[int, int, int]]], ranks: Sequence[int] = ()
+    ) -> None:
         self.keys = dict(keys)
         self.ranks = {qid: rank for rank, qid in enumerate(ranks)}
         self.scans = 0
@@ -30,16 +32,23 @@ class Index:
         if key not in self.keys:
             return EMPTY
         qids, counts, flags = zip(*self.keys[key], strict=True)
-        return Postings(np.array(qids, np.uint32), np.array(counts, np.uint32), np.array(flags, np.uint8))
+        return Postings(
+            np.array(qids, np.uint32), np.array(counts, np.uint32), np.array(flags, np.uint8)
+        )
 
     def similar_keys(self, key: str) -> list[str]:
         self.scans += 1
         wanted, orders = set(query_hashes(key)), set(reorderings(key))
-        return [other for other in self.keys if wanted & set(block_hashes(other)) or other in orders]
+        return [
+            other for other in self.keys if wanted & set(block_hashes(other)) or other in orders
+        ]
 
     def items_with_word(self, word: str) -> np.ndarray:
         found = {
-            qid for key, rows in self.keys.items() if word in key.split()[1:] + key.split()[:-1] for qid, *_ in rows
+            qid
+            for key, rows in self.keys.items()
+            if word in key.split()[1:] + key.split()[:-1]
+            for qid, *_ in rows
         }
         return np.array(sorted(found, key=lambda qid: (self.ranks.get(qid, 0), qid)), np.uint32)
 
@@ -70,7 +79,9 @@ class Store:
         self.idf = np.full(1 << TERM_BITS, 2.0, np.float32) if idf is None else idf
 
     def rows(self, qids):
-        return np.array([self.qids.index(qid) if qid in self.qids else -1 for qid in qids.tolist()], np.int64)
+        return np.array(
+            [self.qids.index(qid) if qid in self.qids else -1 for qid in qids.tolist()], np.int64
+        )
 
     def _column(self, rows, name: str, kind: type) -> np.ndarray:
         return np.array([getattr(self.entities[row], name) for row in rows.tolist()], kind)

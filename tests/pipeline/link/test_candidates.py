@@ -26,7 +26,17 @@ from pipeline.link.candidates import (
 )
 from tests.pipeline.link.small_world import ANCHOR, LABEL, TITLE, Index
 
-CITY, TEXAS, HILTON, STRASBOURG, JORDAN, LINCOLN, TODD, RIVER, ROWING = 90, 830, 47, 66, 5, 91, 92, 40, 41
+CITY, TEXAS, HILTON, STRASBOURG, JORDAN, LINCOLN, TODD, RIVER, ROWING = (
+    90,
+    830,
+    47,
+    66,
+    5,
+    91,
+    92,
+    40,
+    41,
+)
 KEYS = {
     "paris": [(CITY, 40, LABEL | ANCHOR), (TEXAS, 2, LABEL)],
     "paris hilton": [(HILTON, 0, LABEL)],
@@ -46,7 +56,9 @@ RANKS = (LINCOLN, TODD, HILTON, JORDAN)
 
 
 def found(surface: str, *, allow_fuzzy: bool = True, **reach: object) -> dict[int, str]:
-    candidates = find_candidates(surface, Index(KEYS, RANKS), Reach(**reach), allow_fuzzy=allow_fuzzy)
+    candidates = find_candidates(
+        surface, Index(KEYS, RANKS), Reach(**reach), allow_fuzzy=allow_fuzzy
+    )
     return {qid: MATCHES[candidate.match] for qid, candidate in candidates.items()}
 
 
@@ -78,7 +90,14 @@ def test_find_candidates(surface: str, wanted: dict[int, str]) -> None:
 
 
 def test_the_ways_are_in_the_order_of_their_trust() -> None:
-    assert [MATCHES.index(name) for name in MATCHES] == [EXACT, VARIANT, INFLECTED, REUSED, PARTIAL, FUZZY]
+    assert [MATCHES.index(name) for name in MATCHES] == [
+        EXACT,
+        VARIANT,
+        INFLECTED,
+        REUSED,
+        PARTIAL,
+        FUZZY,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +109,11 @@ def test_the_ways_are_in_the_order_of_their_trust() -> None:
         ("Strassbourgh", {}, {STRASBOURG: "fuzzy"}),
         ("rowers", {"inflect": False, "allow_fuzzy": False}, {}),
         ("Paris", {"max_partial": 0}, {CITY: "exact", TEXAS: "exact"}),
-        ("Lincoln", {"max_partial": 1}, {LINCOLN: "exact"}),  # the most popular one, which is there already
+        (
+            "Lincoln",
+            {"max_partial": 1},
+            {LINCOLN: "exact"},
+        ),  # the most popular one, which is there already
         ("Strasb", {}, {}),  # too far
     ],
 )
@@ -100,7 +123,15 @@ def test_how_far_is_looked(surface: str, settings: dict, wanted: dict[int, str])
 
 @pytest.mark.parametrize(
     ("surface", "scans"),
-    [("Paris", 0), ("the Hague", 0), ("rowers", 0), ("Strassbourg", 1), ("Velmora", 1), ("Vel", 0), ("19900", 0)],
+    [
+        ("Paris", 0),
+        ("the Hague", 0),
+        ("rowers", 0),
+        ("Strassbourg", 1),
+        ("Velmora", 1),
+        ("Vel", 0),
+        ("19900", 0),
+    ],
 )
 def test_similar_keys_are_asked_for_only_where_no_name_fits(surface: str, scans: int) -> None:
     index = Index(KEYS)
@@ -125,12 +156,18 @@ def test_what_a_candidate_tells() -> None:
 
 def test_words_of_other_names_are_not_misspelt() -> None:
     assert set(fuzzy_candidates("Mikhal Jordan", Index(KEYS), 88.0)) == {JORDAN}
-    assert not fuzzy_candidates("Mikhal Jordan", Index(KEYS | {"mikhal town": [(9, 0, LABEL)]}), 88.0)
-    assert set(fuzzy_candidates("Michel Jordan", Index(KEYS | {"michel town": [(9, 0, LABEL)]}), 88.0)) == {JORDAN}
+    assert not fuzzy_candidates(
+        "Mikhal Jordan", Index(KEYS | {"mikhal town": [(9, 0, LABEL)]}), 88.0
+    )
+    assert set(
+        fuzzy_candidates("Michel Jordan", Index(KEYS | {"michel town": [(9, 0, LABEL)]}), 88.0)
+    ) == {JORDAN}
 
 
 def test_few_keys_are_fuzzy() -> None:
-    index = Index({f"strasbour{letter}": [(number, 0, LABEL)] for number, letter in enumerate("abcdefgh", 1)})
+    index = Index(
+        {f"strasbour{letter}": [(number, 0, LABEL)] for number, letter in enumerate("abcdefgh", 1)}
+    )
     assert len(fuzzy_candidates("strasbourg", index, 80.0)) <= MAX_FUZZY_KEYS
     assert len(fuzzy_candidates("strasbour", index, 80.0)) == MAX_FUZZY_KEYS
 
@@ -156,7 +193,11 @@ def test_partial_items_hold_all_words(names: list[list[str]], words: list[str], 
         }
         for qid in range(1, len(names) + 1)
     }
-    wanted = [qid for qid, own in by_item.items() if content and len(content) <= 5 and content <= own and len(key) > 1]
+    wanted = [
+        qid
+        for qid, own in by_item.items()
+        if content and len(content) <= 5 and content <= own and len(key) > 1
+    ]
     assert partial_items(key, index, limit) == wanted[:limit]
 
 
@@ -173,7 +214,9 @@ def test_partial_items_hold_all_words(names: list[list[str]], words: list[str], 
         ({2: PARTIAL}, [], {2: PARTIAL}),
     ],
 )  # fmt: skip
-def test_with_reused(own: dict[int, int], longer: list[dict[int, int]], wanted: dict[int, int]) -> None:
+def test_with_reused(
+    own: dict[int, int], longer: list[dict[int, int]], wanted: dict[int, int]
+) -> None:
     def of(matches: dict[int, int]) -> dict[int, Candidate]:
         return {qid: Candidate(3, LABEL, match, 1.0) for qid, match in matches.items()}
 

@@ -10,12 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.link.disambiguation import BY_HAND, FORMAT, Model, contributions, probabilities, ranked
+from pipeline.link.disambiguation import (
+    BY_HAND,
+    FORMAT,
+    Model,
+    contributions,
+    probabilities,
+    ranked,
+)
 from pipeline.link.features import FEATURES, GROUPS
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 MODELS = st.builds(
-    Model, FLOATS, st.dictionaries(st.sampled_from(FEATURES), FLOATS), st.dictionaries(st.text(), st.text())
+    Model,
+    FLOATS,
+    st.dictionaries(st.sampled_from(FEATURES), FLOATS),
+    st.dictionaries(st.text(), st.text()),
 )
 
 
@@ -58,13 +68,18 @@ def test_set_by_hand_is_a_model() -> None:
 
 def test_contributions_are_by_group_and_sum_to_the_score() -> None:
     random = np.random.default_rng(0)
-    features = {name: random.normal(size=4).astype(np.float32) for name in FEATURES if name != "semantic"}
+    features = {
+        name: random.normal(size=4).astype(np.float32) for name in FEATURES if name != "semantic"
+    }
     model = Model(1.0, {name: float(place) for place, name in enumerate(FEATURES)})
     parts = contributions(features, model)
     assert tuple(parts) == tuple(GROUPS)
     assert parts["semantic"].tolist() == [0.0] * 4, "a feature that was not computed adds nothing"
     for group, names in GROUPS.items():
-        wanted = sum((model.weights[name] * features[name] for name in names if name in features), np.zeros(4))
+        wanted = sum(
+            (model.weights[name] * features[name] for name in names if name in features),
+            np.zeros(4),
+        )
         assert parts[group].tolist() == pytest.approx(wanted.tolist(), abs=1e-5)
 
 
@@ -81,12 +96,20 @@ def test_probabilities_leave_room_for_nil(mentions: list[list[float]]) -> None:
 
 def test_ranked_breaks_ties_by_popularity_then_id() -> None:
     order = ranked(
-        np.array([0, 0, 0, 1]), np.array([0.2, 0.2, 0.2, 0.9]), np.array([1, 5, 5, 9]), np.array([1, 9, 3, 2])
+        np.array([0, 0, 0, 1]),
+        np.array([0.2, 0.2, 0.2, 0.9]),
+        np.array([1, 5, 5, 9]),
+        np.array([1, 9, 3, 2]),
     )
     assert order.tolist() == [2, 1, 0, 3]
-    assert ranked(np.array([0, 0]), np.array([0.1, 0.2]), np.array([9, 1], np.uint32), np.array([1, 2])).tolist() == [
+    assert ranked(
+        np.array([0, 0]), np.array([0.1, 0.2]), np.array([9, 1], np.uint32), np.array([1, 2])
+    ).tolist() == [
         1,
         0,
     ]
     unsigned = np.array([0, 3], np.uint32)  # as the store keeps them: nothing may wrap round
-    assert ranked(np.array([0, 0]), np.array([0.2, 0.2]), unsigned, np.array([1, 2])).tolist() == [1, 0]
+    assert ranked(np.array([0, 0]), np.array([0.2, 0.2]), unsigned, np.array([1, 2])).tolist() == [
+        1,
+        0,
+    ]

@@ -46,7 +46,11 @@ class Batch:
 
 def flat_of(batch: Batch, store: Store) -> tuple[Flat, Tokens]:
     starts = np.cumsum([0, *map(len, batch.documents)]).tolist()
-    pairs = [(number, *candidate) for number, one in enumerate(batch.mentions) for candidate in one.candidates]
+    pairs = [
+        (number, *candidate)
+        for number, one in enumerate(batch.mentions)
+        for candidate in one.candidates
+    ]
     qids = np.array([qid for _, qid, _ in pairs], np.uint32)
     flat = Flat(
         mentions=np.array([number for number, _, _ in pairs], np.int64),
@@ -54,12 +58,16 @@ def flat_of(batch: Batch, store: Store) -> tuple[Flat, Tokens]:
         qids=qids,
         is_whole=np.array([is_whole for _, _, is_whole in pairs], bool),
         documents=np.array([one.document for one in batch.mentions], np.int64),
-        first_tokens=np.array([starts[one.document] + one.first for one in batch.mentions], np.int64),
+        first_tokens=np.array(
+            [starts[one.document] + one.first for one in batch.mentions], np.int64
+        ),
         end_tokens=np.array([starts[one.document] + one.end for one in batch.mentions], np.int64),
     )
     tokens = Tokens(
         terms=np.array([term for document in batch.documents for term in document], np.uint32),
-        documents=np.repeat(np.arange(len(batch.documents)), [len(document) for document in batch.documents]),
+        documents=np.repeat(
+            np.arange(len(batch.documents)), [len(document) for document in batch.documents]
+        ),
     )
     return flat, tokens
 
@@ -100,7 +108,12 @@ def _coherence(batch: Batch, one: One, candidate: tuple[int, bool]) -> dict[str,
     capped = {name: min(share, 1.0) for name, share in likely.items()}
     near = batch.entities[qid].near
     in_common = [
-        sum(capped[other] for other in capped if other != qid and place in batch.entities[other].near) for place in near
+        sum(
+            capped[other]
+            for other in capped
+            if other != qid and place in batch.entities[other].near
+        )
+        for place in near
     ]
     own = is_whole / max(sum(whole for _, whole in one.candidates), 1)
     return {
@@ -119,7 +132,11 @@ def batches(draw: st.DrawFn) -> Batch:
     # Documents longer than the windows: stretches without terms between those with.
     parts = st.lists(TERMS, max_size=6) | st.sampled_from([[0] * 19, [0] * 20, [0] * 99, [0] * 100])
     documents = draw(
-        st.lists(st.lists(parts, max_size=4).map(lambda lists: tuple(sum(lists, []))), min_size=1, max_size=3)
+        st.lists(
+            st.lists(parts, max_size=4).map(lambda lists: tuple(sum(lists, []))),
+            min_size=1,
+            max_size=3,
+        )
     )
     entities = {
         qid: Entity(
@@ -132,7 +149,9 @@ def batches(draw: st.DrawFn) -> Batch:
     for number, document in enumerate(documents):
         for _ in range(draw(st.integers(0, 4)) if document else 0):
             first = draw(st.integers(0, len(document) - 1))
-            end = draw(st.integers(first, min(first + 3, len(document))))  # a mention may hold no token
+            end = draw(
+                st.integers(first, min(first + 3, len(document)))
+            )  # a mention may hold no token
             candidates = draw(st.dictionaries(ITEMS, st.booleans(), max_size=4))
             mentions.append(One(number, first, end, tuple(candidates.items())))
     return Batch(tuple(documents), tuple(mentions), entities)
@@ -156,11 +175,16 @@ def test_features_equal_plain_loops(batch: Batch) -> None:
         assert values.tolist() == pytest.approx([row[name] for row in wanted], abs=1e-5), name
 
 
-def lone(documents: tuple[tuple[int, ...], ...], first: int, terms: tuple[int, ...] = (7,)) -> dict[str, list[float]]:
+def lone(
+    documents: tuple[tuple[int, ...], ...], first: int, terms: tuple[int, ...] = (7,)
+) -> dict[str, list[float]]:
     """Features of a mention of one token in the first document; its candidate has some terms, all of IDF 2."""
     batch = Batch(documents, (One(0, first, first + 1, ((1, True),)),), {1: Entity(terms=terms)})
     store = Store(batch.entities)
-    return {name: values.tolist() for name, values in dynamic_features(*flat_of(batch, store), store).items()}
+    return {
+        name: values.tolist()
+        for name, values in dynamic_features(*flat_of(batch, store), store).items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -217,7 +241,10 @@ def test_context_of_what_no_document_has() -> None:
     assert [values.tolist() for values in found.values()] == [[0.0]] * 3
 
 
-SURFACES = st.lists(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), min_size=1, max_size=5), max_size=5)
+SURFACES = st.lists(
+    st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), min_size=1, max_size=5),
+    max_size=5,
+)
 
 
 @given(SURFACES)

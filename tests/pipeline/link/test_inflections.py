@@ -68,7 +68,12 @@ def test_plurals_are_tried_first_and_alone_where_asked() -> None:
 KEY = st.text("abceilmnorstuy ", max_size=14).map(lambda text: " ".join(text.split()))
 
 
-@given(KEY | st.builds(str.__add__, KEY, st.sampled_from(["ies", "ists", "ian", "men", "ical", "ing", *DROPPED])))
+@given(
+    KEY
+    | st.builds(
+        str.__add__, KEY, st.sampled_from(["ies", "ists", "ian", "men", "ical", "ing", *DROPPED])
+    )
+)
 def test_forms_are_distinct_others_and_few(key: str) -> None:
     forms = inflections(key)
     assert len(set(forms)) == len(forms) <= 32, "each costs a look-up"
@@ -77,6 +82,8 @@ def test_forms_are_distinct_others_and_few(key: str) -> None:
     assert set(plurals(key)) - {key, ""} <= set(forms)
     before = key.rpartition(" ")[0]
     dropped = {key[: -len(ending)] for ending in DROPPED if key.endswith(ending)}
-    assert all(form.rpartition(" ")[0] == before for form in set(forms) - dropped), "only the last word changes"
+    assert all(form.rpartition(" ")[0] == before for form in set(forms) - dropped), (
+        "only the last word changes"
+    )
     if not key.endswith("s") and key:
         assert {f"{key}{ending}" for ending in ADDED} <= set(forms)

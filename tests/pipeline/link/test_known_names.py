@@ -20,7 +20,13 @@ ROWS = [
     ("Paris", 90, "anchor", 68), ("Class", 5, "label", 1), ("Lost Town", 404, "label", 1),
 ]  # fmt: skip
 STORE = Store(
-    {90: Entity("Paris"), 8851: Entity("Málaga"), 49008: Entity("prime number"), 4022: Entity("river"), 5: Entity("")}
+    {
+        90: Entity("Paris"),
+        8851: Entity("Málaga"),
+        49008: Entity("prime number"),
+        4022: Entity("river"),
+        5: Entity(""),
+    }
 )
 
 
@@ -45,7 +51,9 @@ def index(tmp_path: Path) -> AliasIndex:
 )
 def test_is_name(index: AliasIndex, key: str, wanted: bool) -> None:  # noqa: FBT001
     found = IndexNames(index, STORE, 0.1)
-    assert [found.is_name(key), found.is_name(key)] == [wanted, wanted], "the second answer is remembered"
+    assert [found.is_name(key), found.is_name(key)] == [wanted, wanted], (
+        "the second answer is remembered"
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,7 +66,9 @@ def test_is_name(index: AliasIndex, key: str, wanted: bool) -> None:  # noqa: FB
         (0.0, []),
     ],
 )
-def test_words_that_the_corpus_links_often(index: AliasIndex, share: float, wanted: list[str]) -> None:
+def test_words_that_the_corpus_links_often(
+    index: AliasIndex, share: float, wanted: list[str]
+) -> None:
     """Of 100 links."""
     assert index.num_links == 100
     found = IndexNames(index, STORE, share)
@@ -76,14 +86,22 @@ def test_a_word_that_links_alone_state_is_no_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "wanted"),
-    [("paris", True), ("prime number", False), ("class", False), ("lost town", False), ("nowhere", False)],
+    [
+        ("paris", True),
+        ("prime number", False),
+        ("class", False),
+        ("lost town", False),
+        ("nowhere", False),
+    ],
 )
 def test_is_proper(index: AliasIndex, key: str, wanted: bool) -> None:  # noqa: FBT001
     """By the label of what it names: none, none in the store, or no such name is no proper name."""
     assert IndexNames(index, STORE, 0.1).is_proper(key) == wanted
 
 
-def test_answers_are_forgotten_and_stay_the_same(index: AliasIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_are_forgotten_and_stay_the_same(
+    index: AliasIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(names, "CACHE_SIZE", 2)
     found = IndexNames(index, STORE, 0.1)
     keys = ["paris", "nowhere", "river", "brook", "class"]

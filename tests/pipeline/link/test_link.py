@@ -68,7 +68,10 @@ def test_the_corpus_own_links_are_followed(run: RunPaths, rows: Rows) -> None:
     for span, anchor in anchors.items():
         assert found[span]["detector"].split("+")[0] == "anchor"
         assert (found[span]["qid"], found[span]["confidence"]) == (anchor["qid"], 1.0)
-    assert {row["detector"] for row in rows if "anchor" not in row["detector"]} == {"dictionary", "reuse"}
+    assert {row["detector"] for row in rows if "anchor" not in row["detector"]} == {
+        "dictionary",
+        "reuse",
+    }
     assert {span for span, row in found.items() if "anchor" in row["detector"]} == set(anchors)
 
 
@@ -86,7 +89,9 @@ def test_without_them_the_linker_decides(run: RunPaths, rows: Rows) -> None:
 
 def test_rows_are_well_formed(run: RunPaths, rows: Rows) -> None:
     texts = {row["doc_id"]: row["text"] for row in rows_of(run, "documents", DOCUMENTS)}
-    sentences = {(row["doc_id"], row["start"]): row["end"] for row in rows_of(run, "link", SENTENCES)}
+    sentences = {
+        (row["doc_id"], row["start"]): row["end"] for row in rows_of(run, "link", SENTENCES)
+    }
     assert {doc_id for doc_id, _ in sentences} == set(texts)
     for row in rows:
         assert texts[row["doc_id"]][row["start"] : row["end"]] == row["surface"] != ""
@@ -98,7 +103,9 @@ def test_rows_are_well_formed(run: RunPaths, rows: Rows) -> None:
         assert len(set(qids)) == len(qids)
     ordered = sorted(rows, key=lambda row: (row["doc_id"], row["start"]))
     for one, other in zip(ordered, ordered[1:], strict=False):
-        assert one["doc_id"] != other["doc_id"] or one["end"] <= other["start"], "no mention overlaps another"
+        assert one["doc_id"] != other["doc_id"] or one["end"] <= other["start"], (
+            "no mention overlaps another"
+        )
 
 
 def test_scores_are_a_softmax_of_the_parts(rows: Rows) -> None:
@@ -106,7 +113,9 @@ def test_scores_are_a_softmax_of_the_parts(rows: Rows) -> None:
     several = [row for row in rows if row["candidates"]]
     assert sum(len(row["candidates"]) > 1 for row in several) > 30
     for row in several:
-        logits = np.array([bias + sum(candidate[name] for name in PARTS) for candidate in row["candidates"]])
+        logits = np.array(
+            [bias + sum(candidate[name] for name in PARTS) for candidate in row["candidates"]]
+        )
         top = max(logits.max(), 0.0)
         exponents = np.exp(logits - top)
         wanted = exponents / (np.exp(-top) + exponents.sum())
@@ -115,7 +124,9 @@ def test_scores_are_a_softmax_of_the_parts(rows: Rows) -> None:
         assert scores == sorted(scores, reverse=True)
         if "anchor" not in row["detector"]:
             assert row["confidence"] == scores[0]
-            assert row["qid"] == (row["candidates"][0]["qid"] if scores[0] >= BLANK.min_confidence else None)
+            assert row["qid"] == (
+                row["candidates"][0]["qid"] if scores[0] >= BLANK.min_confidence else None
+            )
 
 
 def test_any_units_give_the_same_rows(run: RunPaths, rows: Rows) -> None:
@@ -188,7 +199,9 @@ def test_gold_spans_leave_anchors_alone(run: RunPaths) -> None:
 
 def test_common_words_are_mentions_only_where_asked_for(run: RunPaths, rows: Rows) -> None:
     fewer = linked(run, replace(BLANK, word_links=0.0, anchors=False))
-    lone = [row["surface"] for row in fewer if row["surface"].islower() and row["surface"].isalpha()]
+    lone = [
+        row["surface"] for row in fewer if row["surface"].islower() and row["surface"].isalpha()
+    ]
     assert lone == []
 
 

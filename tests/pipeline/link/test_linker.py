@@ -22,14 +22,21 @@ from tests.pipeline.link.small_world import ANCHOR, LABEL, TITLE, Entity, Index,
 
 CITY, TEXAS, HILTON, STRASBOURG, JORDAN, FRANCE, META = 90, 830, 47, 66, 5, 142, 13
 KEYS = {
-    "paris": [(CITY, 40, LABEL | ANCHOR | TITLE), (TEXAS, 2, LABEL), (META, 1, TITLE), (99, 0, LABEL)],
+    "paris": [
+        (CITY, 40, LABEL | ANCHOR | TITLE),
+        (TEXAS, 2, LABEL),
+        (META, 1, TITLE),
+        (99, 0, LABEL),
+    ],
     "paris hilton": [(HILTON, 0, LABEL)],
     "strasbourg": [(STRASBOURG, 1, LABEL)],
     "michael jordan": [(JORDAN, 0, LABEL)],
     "france": [(FRANCE, 0, LABEL)],
 }
 ENTITIES = {
-    CITY: Entity("Paris", "capital France river", 100, (FRANCE,), PLACE, is_primary=True, statements=50),
+    CITY: Entity(
+        "Paris", "capital France river", 100, (FRANCE,), PLACE, is_primary=True, statements=50
+    ),
     TEXAS: Entity("Paris", "town Texas Dallas", 3, (), PLACE),
     HILTON: Entity("Paris Hilton", "actress hotel", 20, (), PERSON),
     STRASBOURG: Entity("Strasbourg", "", 9, (FRANCE,), PLACE),
@@ -47,7 +54,9 @@ class Document:
     mentions: tuple[tuple[str, str | None, bool, tuple[str, ...]], ...]
 
 
-def document(text: str, *surfaces: str, ner_type: str | None = None, fuzzy: bool = True) -> Document:
+def document(
+    text: str, *surfaces: str, ner_type: str | None = None, fuzzy: bool = True
+) -> Document:
     return Document(text, tuple((surface, ner_type, fuzzy, ()) for surface in surfaces))
 
 
@@ -68,7 +77,8 @@ def batch_of(documents: list[Document]) -> tuple[list[Mention], Tokens]:
         words += tokens.words.tolist()
         owners += [number] * len(tokens)
     return mentions, Tokens(
-        terms=table.terms[words] if words else np.empty(0, np.uint32), documents=np.array(owners, np.int64)
+        terms=table.terms[words] if words else np.empty(0, np.uint32),
+        documents=np.array(owners, np.int64),
     )
 
 
@@ -76,10 +86,18 @@ def linker(model: Model = BY_HAND, index: Index | None = None, **reach: object) 
     return Linker(index or Index(KEYS), Store(ENTITIES), model, Reach(**reach))
 
 
-def link(documents: list[Document], one: Linker | None = None, *, top_k: int = 8, min_confidence: float = 0.3) -> Links:
+def link(
+    documents: list[Document],
+    one: Linker | None = None,
+    *,
+    top_k: int = 8,
+    min_confidence: float = 0.3,
+) -> Links:
     one = one or linker()
     mentions, tokens = batch_of(documents)
-    return one.decide(one.score(mentions, tokens), len(mentions), top_k=top_k, min_confidence=min_confidence)
+    return one.decide(
+        one.score(mentions, tokens), len(mentions), top_k=top_k, min_confidence=min_confidence
+    )
 
 
 def candidates_of(links: Links, mention: int) -> list[int]:
@@ -100,7 +118,10 @@ def candidates_of(links: Links, mention: int) -> list[int]:
     ],
 )  # fmt: skip
 def test_link(one: Document, qid: int) -> None:
-    model = replace(BY_HAND, weights={**BY_HAND.weights, "reused": 2.0, "partial": 1.0, "document": 12.0, "type": 4.0})
+    model = replace(
+        BY_HAND,
+        weights={**BY_HAND.weights, "reused": 2.0, "partial": 1.0, "document": 12.0, "type": 4.0},
+    )
     links = link([one], linker(model), min_confidence=0.0)
     assert links.qids.tolist() == [qid]
     assert (links.confidence[0] > 0) == (qid > 0)
@@ -108,7 +129,9 @@ def test_link(one: Document, qid: int) -> None:
 
 def test_what_is_no_candidate() -> None:
     links = link([document("He saw Paris", "Paris")])
-    assert set(candidates_of(links, 0)) == {CITY, TEXAS, HILTON}, "neither pages about pages nor what the store lacks"
+    assert set(candidates_of(links, 0)) == {CITY, TEXAS, HILTON}, (
+        "neither pages about pages nor what the store lacks"
+    )
 
 
 @pytest.mark.parametrize(("min_confidence", "qid"), [(0.0, CITY), (1.0, 0)])
@@ -121,8 +144,13 @@ def test_low_confidence_is_nil_but_keeps_its_candidates(min_confidence: float, q
 
 def test_the_bound_is_within() -> None:
     (confidence,) = link([document("He saw Paris", "Paris")]).confidence.tolist()
-    for bound, qid in ((confidence, CITY), (np.nextafter(np.float32(confidence), np.float32(1)), 0)):
-        assert link([document("He saw Paris", "Paris")], min_confidence=float(bound)).qids.tolist() == [qid]
+    for bound, qid in (
+        (confidence, CITY),
+        (np.nextafter(np.float32(confidence), np.float32(1)), 0),
+    ):
+        assert link(
+            [document("He saw Paris", "Paris")], min_confidence=float(bound)
+        ).qids.tolist() == [qid]
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 3, 64])
@@ -137,8 +165,13 @@ def test_top_k_keeps_the_best(top_k: int) -> None:
 
 def test_ties_go_to_the_more_popular_then_to_the_lower_item() -> None:
     index = Index({"x town": [(7, 0, LABEL), (4, 0, LABEL), (5, 0, LABEL), (6, 0, LABEL)]})
-    entities = {qid: Entity("X", popularity=popularity) for qid, popularity in {7: 5, 4: 1, 5: 5, 6: 1}.items()}
-    links = link([document("In X town", "X town")], Linker(index, Store(entities), Model(0.0, {}), Reach()))
+    entities = {
+        qid: Entity("X", popularity=popularity)
+        for qid, popularity in {7: 5, 4: 1, 5: 5, 6: 1}.items()
+    }
+    links = link(
+        [document("In X town", "X town")], Linker(index, Store(entities), Model(0.0, {}), Reach())
+    )
     assert links.probability.tolist() == pytest.approx([0.2] * 4)
     assert candidates_of(links, 0) == [5, 7, 4, 6]
 
@@ -158,7 +191,9 @@ def test_nothing_to_link() -> None:
 
 def test_features_of_a_surface() -> None:
     one = linker()
-    scored = one.score(*batch_of([document("He saw Paris and Strassbourg", "Paris", "Strassbourg")]))
+    scored = one.score(
+        *batch_of([document("He saw Paris and Strassbourg", "Paris", "Strassbourg")])
+    )
     rows = {
         int(qid): {name: float(values[at]) for name, values in scored.features.items()}
         for at, qid in enumerate(scored.qids)
@@ -181,9 +216,7 @@ def test_features_of_a_surface() -> None:
     assert [MATCHES[match] for match in scored.matches] == ["exact", "exact", "partial", "fuzzy"]
 
 
-WORDS = (
-    "Paris Strasbourg Strassbourg France Jordan Velmora capital town Texas actress river of the country hotel".split()
-)
+WORDS = "Paris Strasbourg Strassbourg France Jordan Velmora capital town Texas actress river of the country hotel".split()
 LABELS = st.sampled_from([None, "GPE", "PERSON", "ORG"])
 
 
@@ -193,7 +226,8 @@ def documents_with_mentions(draw: st.DrawFn) -> Document:
     surfaces = draw(st.lists(st.sampled_from(words), max_size=4, unique=True)) if words else []
     longer = st.sampled_from([(), ("Michael Jordan",), ("Paris Hilton", "Velmora of France")])
     return Document(
-        " ".join(words), tuple((surface, draw(LABELS), draw(st.booleans()), draw(longer)) for surface in surfaces)
+        " ".join(words),
+        tuple((surface, draw(LABELS), draw(st.booleans()), draw(longer)) for surface in surfaces),
     )
 
 
@@ -213,31 +247,43 @@ def test_how_documents_are_batched_changes_nothing(documents: list[Document], to
         mentions = slice(place, place + len(own.mentions))
         candidates = slice(together.offsets[place], together.offsets[place + len(own.mentions)])
         assert together.qids[mentions].tolist() == alone.qids.tolist()
-        assert together.confidence[mentions].tolist() == pytest.approx(alone.confidence.tolist(), abs=1.01e-5)
+        assert together.confidence[mentions].tolist() == pytest.approx(
+            alone.confidence.tolist(), abs=1.01e-5
+        )
         assert np.diff(together.offsets)[mentions].tolist() == np.diff(alone.offsets).tolist()
         assert together.candidates.qids[candidates].tolist() == alone.candidates.qids.tolist()
-        assert together.probability[candidates].tolist() == pytest.approx(alone.probability.tolist(), abs=1.01e-5)
+        assert together.probability[candidates].tolist() == pytest.approx(
+            alone.probability.tolist(), abs=1.01e-5
+        )
         for name in PARTS:
-            assert together.parts[name][candidates].tolist() == pytest.approx(alone.parts[name].tolist(), abs=1e-5)
+            assert together.parts[name][candidates].tolist() == pytest.approx(
+                alone.parts[name].tolist(), abs=1e-5
+            )
         place += len(own.mentions)
     assert place == len(together.qids)
 
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(documents_with_mentions(), max_size=3), MODELS)
-def test_probabilities_are_a_softmax_of_bias_and_parts(documents: list[Document], model: Model) -> None:
+def test_probabilities_are_a_softmax_of_bias_and_parts(
+    documents: list[Document], model: Model
+) -> None:
     """With NIL, whose score is 0, they sum to 1; what the groups of features add is the score."""
     links = link(documents, linker(model), top_k=64)
     assert tuple(links.parts) == PARTS
     scores = model.bias + sum(links.parts.values())
     features = links.candidates.features
-    plain = model.bias + sum(weight * features[name] for name, weight in model.weights.items() if name in features)
+    plain = model.bias + sum(
+        weight * features[name] for name, weight in model.weights.items() if name in features
+    )
     assert np.broadcast_to(plain, scores.shape).tolist() == pytest.approx(scores.tolist(), abs=1e-4)
     for mention in range(len(links.qids)):
         own = slice(links.offsets[mention], links.offsets[mention + 1])
         exponents = np.exp(scores[own])
         nil = 1 / (1 + exponents.sum())
-        assert links.probability[own].tolist() == pytest.approx((nil * exponents).tolist(), abs=1e-4)
+        assert links.probability[own].tolist() == pytest.approx(
+            (nil * exponents).tolist(), abs=1e-4
+        )
         assert float(links.probability[own].sum()) + nil == pytest.approx(1.0, abs=1e-3)
         assert list(links.probability[own]) == sorted(links.probability[own], reverse=True)
 
@@ -280,4 +326,7 @@ def test_scored_candidates_in_another_order() -> None:
     assert isinstance(turned, Scored)
     for column in ("mentions", "qids", "rows", "matches", "popularity"):
         assert getattr(turned, column).tolist() == getattr(scored, column)[[2, 0]].tolist()
-    assert all(values.tolist() == scored.features[name][[2, 0]].tolist() for name, values in turned.features.items())
+    assert all(
+        values.tolist() == scored.features[name][[2, 0]].tolist()
+        for name, values in turned.features.items()
+    )

@@ -29,7 +29,9 @@ class Names:
         self.keys = {normalise(name): name for name in names}
         self.linked = set(linked)
         words = [key.split() for key in self.keys]
-        firsts = np.array([[word_hash(word) for word in pair[:2]] for pair in words if len(pair) > 1], np.uint32)
+        firsts = np.array(
+            [[word_hash(word) for word in pair[:2]] for pair in words if len(pair) > 1], np.uint32
+        )
         self.pairs = pair_hashes(*firsts.reshape(-1, 2).T)
 
     def is_name(self, key: str) -> bool:
@@ -47,7 +49,9 @@ class Names:
 
 def spans_of(text: str, names: Names, named=(), anchors=(), max_ngram: int = 10) -> list[Span]:
     table = WordTable()
-    entities = [NamedEntity(text.index(part), text.index(part) + len(part), label) for part, label in named]
+    entities = [
+        NamedEntity(text.index(part), text.index(part) + len(part), label) for part, label in named
+    ]
     document = Document(text=text, tokens=tokenise(text, table), table=table, max_ngram=max_ngram)
     return detect(document, entities, anchors, names)
 
@@ -161,11 +165,13 @@ def test_detect(text: str, names: list[str], named, wanted: Found) -> None:
 
 def test_common_words_that_the_corpus_links() -> None:
     text = "The river bends. A brook and one river."
-    assert found_in(text, ["river", "brook"], linked=["river", "one"]) == by_probes("river", "river")
-    assert found_in(text, ["river", "brook"]) == []
-    assert found_in("Water is wet. He drank water, water, water.", ["Water"], linked=["water"]) == by_probes(
-        *["Water"], *["water"] * 3
+    assert found_in(text, ["river", "brook"], linked=["river", "one"]) == by_probes(
+        "river", "river"
     )
+    assert found_in(text, ["river", "brook"]) == []
+    assert found_in(
+        "Water is wet. He drank water, water, water.", ["Water"], linked=["water"]
+    ) == by_probes(*["Water"], *["water"] * 3)
     text = "For years the river bends. Years went by."
     found = found_in(text, ["river", "years"], linked=["river", "years"])
     assert found == by_probes("river", "Years"), "generic words are no mentions in lower case"
@@ -176,7 +182,12 @@ def test_common_words_that_the_corpus_links() -> None:
     [
         ("old town", [], [], [("old town", "anchor")]),  # whatever it is
         (" ", [], [], []),  # but not nothing at all
-        ("Town", ["Old Town Hall"], [("Old Town Hall", "FAC")], [("Town", "anchor")]),  # before longer names
+        (
+            "Town",
+            ["Old Town Hall"],
+            [("Old Town Hall", "FAC")],
+            [("Town", "anchor")],
+        ),  # before longer names
         ("Town Hall", ["Town Hall"], [], [("Town Hall", "anchor+dictionary")]),
         ("Town Hall", ["Town Hall"], [("Town Hall", "FAC")], [("Town Hall", f"anchor+{BOTH}")]),
     ],
@@ -189,8 +200,14 @@ def test_the_corpus_own_links_go_first(anchor: str, names, named, wanted: Found)
 
 def test_a_span_keeps_the_label_of_the_recogniser() -> None:
     text = "She saw Paris with Ann Lee; Lee left"
-    spans = spans_of(text, Names(["Paris", "Ann Lee"]), [("Paris", "GPE"), ("Ann Lee", "PERSON")], [(8, 13)])
-    assert [(span.ner_type, span.known) for span in spans] == [("GPE", True), ("PERSON", True), (None, False)]
+    spans = spans_of(
+        text, Names(["Paris", "Ann Lee"]), [("Paris", "GPE"), ("Ann Lee", "PERSON")], [(8, 13)]
+    )
+    assert [(span.ner_type, span.known) for span in spans] == [
+        ("GPE", True),
+        ("PERSON", True),
+        (None, False),
+    ]
 
 
 def test_no_probe_is_longer_than_asked_for() -> None:
@@ -230,40 +247,61 @@ def test_trim(text: str, wanted: str) -> None:
 
 @pytest.mark.parametrize(
     ("surface", "wanted"),
-    [("National Basketball Association of Canada", "nbac"), ("Élan Vital", "év"), ("the end", ""), ("", "")],
+    [
+        ("National Basketball Association of Canada", "nbac"),
+        ("Élan Vital", "év"),
+        ("the end", ""),
+        ("", ""),
+    ],
 )
 def test_initials(surface: str, wanted: str) -> None:
     assert initials_of(surface) == wanted
 
 
-SPAN = st.tuples(st.integers(0, 40), st.integers(1, 8), st.booleans(), st.sampled_from(["ner", "dictionary"]))
+SPAN = st.tuples(
+    st.integers(0, 40), st.integers(1, 8), st.booleans(), st.sampled_from(["ner", "dictionary"])
+)
 
 
 @given(st.lists(SPAN, max_size=25))
 def test_what_is_left_does_not_overlap_and_nothing_that_fits_is_lost(found) -> None:
     spans = [
-        Span(start, start + length, detector, "ORG" if detector == "ner" else None, known or detector == "dictionary")
+        Span(
+            start,
+            start + length,
+            detector,
+            "ORG" if detector == "ner" else None,
+            known or detector == "dictionary",
+        )
         for start, length, known, detector in found
     ]
     kept = without_overlap(spans)
     assert all(one.end <= other.start for one, other in pairwise(kept))
     for span in visible(spans):  # what was left out overlaps something kept
-        assert span in kept or any(span.start < other.end and other.start < span.end for other in kept)
+        assert span in kept or any(
+            span.start < other.end and other.start < span.end for other in kept
+        )
 
 
 WORDS = "Paris paris PARIS Texas of the and The in U.S. 's . , - ( ) “ \n ! Ann Lee NHL National Hockey League 1990 é x".split(
     " "
 )
-TEXT = st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join) | st.text("Ab .'’s-\n(Ö1", max_size=40)
+TEXT = st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join) | st.text(
+    "Ab .'’s-\n(Ö1", max_size=40
+)
 NAME = st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(" ".join)
 RANGES = st.lists(
-    st.tuples(st.integers(0, 150), st.integers(1, 30), st.sampled_from(["ORG", "PERSON", "DATE"])), max_size=6
+    st.tuples(st.integers(0, 150), st.integers(1, 30), st.sampled_from(["ORG", "PERSON", "DATE"])),
+    max_size=6,
 )
 
 
 @settings(max_examples=300, deadline=None)
 @given(
-    TEXT, st.lists(NAME, max_size=8), RANGES, st.lists(st.tuples(st.integers(0, 150), st.integers(1, 20)), max_size=3)
+    TEXT,
+    st.lists(NAME, max_size=8),
+    RANGES,
+    st.lists(st.tuples(st.integers(0, 150), st.integers(1, 20)), max_size=3),
 )
 def test_any_text_and_names(text: str, listed: list[str], ranges, links) -> None:
     """Spans lie in the text, in order, none overlapping; the probes find names, and no link of the corpus is lost."""
@@ -279,7 +317,9 @@ def test_any_text_and_names(text: str, listed: list[str], ranges, links) -> None
             anchors.append((start, start + length))
             end = start + length
     table = WordTable()
-    spans = detect(Document(text=text, tokens=tokenise(text, table), table=table), named, anchors, names)
+    spans = detect(
+        Document(text=text, tokens=tokenise(text, table), table=table), named, anchors, names
+    )
     assert all(0 <= span.start < span.end <= len(text) for span in spans)
     assert all(one.end <= other.start for one, other in pairwise(spans))
     for span in spans:
@@ -296,7 +336,9 @@ def test_any_text_and_names(text: str, listed: list[str], ranges, links) -> None
 
 def test_many_spans_take_little_time() -> None:
     """Quadratic work on a book-sized document would take minutes."""
-    spans = [Span(6 * place, 6 * place + 5, "dictionary", None, known=True) for place in range(60_000)]
+    spans = [
+        Span(6 * place, 6 * place + 5, "dictionary", None, known=True) for place in range(60_000)
+    ]
     begin = time.perf_counter()
     assert len(without_overlap(spans)) == 60_000
     text = "Ann Lee saw Paris and machine learning. " * 2_500

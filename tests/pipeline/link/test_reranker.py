@@ -44,9 +44,16 @@ def context(name: str, text: str = SENTENCE) -> Context:
 
 def plain_vector(model: Path, text: str) -> torch.Tensor:
     """The plain way: one text, one forward pass."""
-    encoded = AutoTokenizer.from_pretrained(model)(text, return_tensors="pt", truncation=True, max_length=MAX_TOKENS)
+    encoded = AutoTokenizer.from_pretrained(model)(
+        text, return_tensors="pt", truncation=True, max_length=MAX_TOKENS
+    )
     with torch.no_grad():
-        states = AutoModelForMaskedLM.from_pretrained(model).eval().base_model(**encoded).last_hidden_state
+        states = (
+            AutoModelForMaskedLM.from_pretrained(model)
+            .eval()
+            .base_model(**encoded)
+            .last_hidden_state
+        )
     return states[0, 1:-1].mean(0)
 
 
@@ -56,7 +63,9 @@ def test_cosines_equal_the_plain_way(reranker: Reranker, model: Path) -> None:
     wanted = []
     for text in TEXTS:
         says_something = text.strip(" \u00a0\u200b")
-        vectors = (plain_vector(model, SENTENCE), plain_vector(model, text)) if says_something else None
+        vectors = (
+            (plain_vector(model, SENTENCE), plain_vector(model, text)) if says_something else None
+        )
         wanted.append(float(torch.cosine_similarity(*vectors, dim=0)) if vectors else 0.0)
     assert found.tolist() == pytest.approx(wanted, abs=1e-4)
     assert found.tolist() == [np.float32(f"{value:.4f}") for value in found]
@@ -67,15 +76,21 @@ def test_order_and_company_do_not_matter(reranker: Reranker, model: Path) -> Non
     words = [word for word in SENTENCE.split() if word.isalpha()]
     picker = random.Random(3)
     longer = " ".join(picker.choices(words, k=300))
-    contexts = [context(word) for word in words] + [Context(longer, at, at + 3) for at in range(0, 1000, 90)]
+    contexts = [context(word) for word in words] + [
+        Context(longer, at, at + 3) for at in range(0, 1000, 90)
+    ]
     texts = [picker.choices(TEXTS, k=picker.randrange(5)) for _ in contexts]
     together = reranker.similarity(contexts, texts)
     order = picker.sample(range(len(contexts)), len(contexts))
-    shuffled = Reranker(str(model), 1).similarity([contexts[at] for at in order], [texts[at] for at in order])
+    shuffled = Reranker(str(model), 1).similarity(
+        [contexts[at] for at in order], [texts[at] for at in order]
+    )
     alone = [reranker.similarity([one], [own])[0] for one, own in zip(contexts, texts, strict=True)]
     for place, at in enumerate(order):
         assert together[at].shape == (len(texts[at]),)
-        assert np.abs(shuffled[place] - together[at]).max(initial=0) <= 1.01e-4  # a last bit at the edge of rounding
+        assert (
+            np.abs(shuffled[place] - together[at]).max(initial=0) <= 1.01e-4
+        )  # a last bit at the edge of rounding
         assert np.abs(alone[at] - together[at]).max(initial=0) <= 1.01e-4
 
 
@@ -90,8 +105,17 @@ def test_the_cache_is_bounded_and_changes_nothing(
         (found,) = small.similarity([context("Paris")], [TEXTS])
         assert found.tolist() == pytest.approx(wanted.tolist(), abs=1.01e-4)
         assert len(small._vectors) == min(cache_size, 5)  # two of the texts are empty
-    assert computed == [1, 5, 1, computed_again, 1, computed_again]  # the window, then the texts, of each call
-    assert all(vector.base is None for vector in small._vectors._values.values()), "no view that holds a whole batch"
+    assert computed == [
+        1,
+        5,
+        1,
+        computed_again,
+        1,
+        computed_again,
+    ]  # the window, then the texts, of each call
+    assert all(vector.base is None for vector in small._vectors._values.values()), (
+        "no view that holds a whole batch"
+    )
 
 
 def count_sequences(reranker: Reranker) -> list[int]:
@@ -119,9 +143,14 @@ def test_nothing_to_compare(model: Path) -> None:
     reranker = Reranker(str(model), num_threads=1)
     computed = count_sequences(reranker)
     assert reranker.similarity([], []) == []
-    found = reranker.similarity([context("Paris"), Context("", 0, 0), context("Paris")], [[], ["France"], ["", " "]])
+    found = reranker.similarity(
+        [context("Paris"), Context("", 0, 0), context("Paris")], [[], ["France"], ["", " "]]
+    )
     assert [values.tolist() for values in found] == [[], [0.0], [0.0, 0.0]]
-    assert computed[-2:] == [1, 1]  # of the empty context and of "France": contexts without candidates are not encoded
+    assert computed[-2:] == [
+        1,
+        1,
+    ]  # of the empty context and of "France": contexts without candidates are not encoded
 
 
 @pytest.mark.parametrize("width", [3, 4, 9, 200])
@@ -137,7 +166,9 @@ def test_windows_keep_the_mention(width: int) -> None:
         assert ids == list(range(ids[0], ids[0] + min(width, num_tokens)))
         between = cut(encoding, Context(text, first * 6 + 5, first * 6 + 6), width).tolist()
         assert first + 1 in between or first in between
-    assert len(cut(encoding, Context(text, 0, len(text)), width)) == min(width, num_tokens)  # longer than the window
+    assert len(cut(encoding, Context(text, 0, len(text)), width)) == min(
+        width, num_tokens
+    )  # longer than the window
 
 
 def test_long_contexts_are_cut_around_the_mention(model: Path) -> None:
@@ -146,7 +177,9 @@ def test_long_contexts_are_cut_around_the_mention(model: Path) -> None:
     start = text.index("Paris")
     reranker = Reranker(str(model), num_threads=1, max_tokens=12)
     near = " ".join([*words[-5:], "Paris", *words[:4]])  # ten tokens
-    found = reranker.similarity([Context(text, start, start + 5), context("Paris", near)], [TEXTS[:2]] * 2)
+    found = reranker.similarity(
+        [Context(text, start, start + 5), context("Paris", near)], [TEXTS[:2]] * 2
+    )
     assert found[0].tolist() == found[1].tolist()
 
 

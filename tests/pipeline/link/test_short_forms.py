@@ -19,18 +19,30 @@ from pipeline.link.short_forms import MAX_LONGER, MAX_PER_WORD, longer_names
     ("surfaces", "wanted"),
     [
         (["Mikhail Bakunin", "Bakunin"], [(), ("Mikhail Bakunin",)]),
-        (["Bakunin", "Mikhail Bakunin"], [("Mikhail Bakunin",), ()]),  # a headline comes before the name
-        (["Mikhail Bakunin", "bakunin"], [(), ("Mikhail Bakunin",)]),  # keys, so letter case says nothing
+        (
+            ["Bakunin", "Mikhail Bakunin"],
+            [("Mikhail Bakunin",), ()],
+        ),  # a headline comes before the name
+        (
+            ["Mikhail Bakunin", "bakunin"],
+            [(), ("Mikhail Bakunin",)],
+        ),  # keys, so letter case says nothing
         (["Mikhail Bakunin", "Bakuni"], [(), ()]),  # whole words
         (["Ann Lee Ray", "Ray Ann"], [(), ("Ann Lee Ray",)]),  # all words of it, in any order
         (["Ann Lee", "Ann Ray"], [(), ()]),
         (["Ann Lee", "Ann Lee"], [(), ()]),  # no longer
         (["Ann-Lee", "Ann Lee"], [(), ()]),  # the same key
-        (["Ann Lee", "Bo Lee", "Cy Lee", "Lee"], [(), (), (), ("Ann Lee", "Bo Lee")]),  # the first ones
+        (
+            ["Ann Lee", "Bo Lee", "Cy Lee", "Lee"],
+            [(), (), (), ("Ann Lee", "Bo Lee")],
+        ),  # the first ones
         (["National Hockey League", "NHL"], [(), ("National Hockey League",)]),
         (["National Hockey League", "Nhl"], [(), ()]),  # initials are capitals
         (["Ann lee", "A"], [(), ()]),  # one letter is no acronym
-        (["NHL Draft", "National Hockey League", "NHL"], [(), (), ("NHL Draft", "National Hockey League")]),
+        (
+            ["NHL Draft", "National Hockey League", "NHL"],
+            [(), (), ("NHL Draft", "National Hockey League")],
+        ),
         (["...", "Ann Lee"], [(), ()]),
         ([], []),
     ],
@@ -39,7 +51,9 @@ def test_longer_names(surfaces: list[str], wanted: list[tuple[str, ...]]) -> Non
     assert longer_names(surfaces) == wanted
 
 
-SURFACE = st.lists(st.sampled_from(["Ann", "Lee", "ray", "AL", "Bo", "lee", "-", "ALR"]), min_size=1, max_size=3)
+SURFACE = st.lists(
+    st.sampled_from(["Ann", "Lee", "ray", "AL", "Bo", "lee", "-", "ALR"]), min_size=1, max_size=3
+)
 
 
 @given(st.lists(SURFACE.map(" ".join), max_size=6))
@@ -63,9 +77,13 @@ def test_equals_a_look_at_all_pairs(surfaces: list[str]) -> None:
 def test_a_word_of_many_names_costs_little() -> None:
     surfaces = [f"Lee {number}" for number in range(50)]
     assert longer_names([*surfaces, "Lee"])[-1] == ("Lee 0", "Lee 1")
-    assert longer_names([*surfaces, "Lee Old Town", "Lee Town"])[-1] == ("Lee Old Town",), "the rarest word leads"
+    assert longer_names([*surfaces, "Lee Old Town", "Lee Town"])[-1] == ("Lee Old Town",), (
+        "the rarest word leads"
+    )
     many = [f"Lee Town {number}" for number in range(MAX_PER_WORD)]
-    assert longer_names([*[f"{name} of" for name in surfaces], *many, "Town Lee"])[-1] == tuple(many[:MAX_LONGER])
+    assert longer_names([*[f"{name} of" for name in surfaces], *many, "Town Lee"])[-1] == tuple(
+        many[:MAX_LONGER]
+    )
 
 
 def test_of_equally_rare_words_the_first_counts() -> None:
@@ -78,7 +96,10 @@ def test_of_equally_rare_words_the_first_counts() -> None:
     seeds = ("0", "1", "2", "3")
     found = {
         subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
         ).stdout
         for seed in seeds
     }

@@ -62,15 +62,19 @@ def test_equals_spacy(annotator: Annotator, text: str) -> None:
     assert found.tokens.starts.tolist() == [token.idx for token in tokens]
     assert found.tokens.ends.tolist() == [token.idx + len(token) for token in tokens]
     assert found.named == [
-        annotate.NamedEntity(entity.start_char, entity.end_char, entity.label_) for entity in doc.ents
+        annotate.NamedEntity(entity.start_char, entity.end_char, entity.label_)
+        for entity in doc.ents
     ]
     assert found.sentences == plain_sentences(doc)
     starts = [start for start, _ in found.sentences]
     assert found.tokens.starts[found.tokens.opens_sentence].tolist() == starts
     assert all(
-        "\n" not in text[start:end] and text[start:end].strip() == text[start:end] for start, end in found.sentences
+        "\n" not in text[start:end] and text[start:end].strip() == text[start:end]
+        for start, end in found.sentences
     )
-    words = annotator.table.numbers([token.orth for token in tokens], annotator._nlp.vocab.strings.__getitem__)
+    words = annotator.table.numbers(
+        [token.orth for token in tokens], annotator._nlp.vocab.strings.__getitem__
+    )
     assert found.tokens.words.tolist() == words
 
 
@@ -91,13 +95,17 @@ def test_offsets_of_a_text_in_pieces(annotator: Annotator, monkeypatch: pytest.M
     assert found.tokens.starts.tolist() == [
         n * step + start for n in range(7) for start in alone.tokens.starts.tolist()
     ]
-    assert found.sentences == [(n * step + start, n * step + end) for n in range(7) for start, end in alone.sentences]
+    assert found.sentences == [
+        (n * step + start, n * step + end) for n in range(7) for start, end in alone.sentences
+    ]
     assert found.tokens.opens_sentence.tolist() == alone.tokens.opens_sentence.tolist() * 7
     assert {text[one.start : one.end] for one in found.named} >= {"Angela Merkel", "Hamburg"}
 
 
 @pytest.mark.parametrize("model", ["blank:en", MODEL])
-def test_a_pipeline_that_is_loaded_again_says_the_same(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipeline_that_is_loaded_again_says_the_same(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steady = Annotator(model)
     wanted = [shown(steady.annotate(TEXTS), steady) for _ in range(3)]
     forgetful, loads = Annotator(model), []
@@ -120,7 +128,25 @@ BLANK = Annotator("blank:en")
 SENTENCIZER = spacy.blank("en")
 SENTENCIZER.add_pipe("sentencizer", config={"punct_chars": sorted(SENTENCE_ENDS)})
 PARTS = st.sampled_from(
-    ["Paris", "is", "U.S.", "St.", ".", "?", "!", "…", "...", "”", ")", "(", ",", "1990", "3.5", "。", "-"]
+    [
+        "Paris",
+        "is",
+        "U.S.",
+        "St.",
+        ".",
+        "?",
+        "!",
+        "…",
+        "...",
+        "”",
+        ")",
+        "(",
+        ",",
+        "1990",
+        "3.5",
+        "。",
+        "-",
+    ]
 )
 
 
@@ -130,7 +156,9 @@ def one_spaced(text: str) -> str:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(PARTS, max_size=20).map(" ".join) | st.text("aB1.?! ”", max_size=30).map(one_spaced))
+@given(
+    st.lists(PARTS, max_size=20).map(" ".join) | st.text("aB1.?! ”", max_size=30).map(one_spaced)
+)
 def test_ruled_sentences_equal_the_sentencizer(text: str) -> None:
     doc = SENTENCIZER(text)
     kept = [number for number, token in enumerate(doc) if not token.is_space]
@@ -155,5 +183,8 @@ def test_a_run_without_white_space_is_cut() -> None:
     text = "Paris " + "." * 2_000 + " grew\n" + "x" * 700
     found = list(annotate.pieces(text))
     assert "".join(piece for _, piece in found) == text
-    assert [start for start, _ in found] == [0, *np.cumsum([len(piece) for _, piece in found])[:-1].tolist()]
+    assert [start for start, _ in found] == [
+        0,
+        *np.cumsum([len(piece) for _, piece in found])[:-1].tolist(),
+    ]
     assert max(len(word) for _, piece in found for word in piece.split()) <= 500

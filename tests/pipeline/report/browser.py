@@ -54,7 +54,9 @@ class Browser:
         features = [
             {"name": "prefers-color-scheme", "value": scheme}, {"name": "prefers-reduced-motion", "value": "reduce"},
         ]  # fmt: skip
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+        self.driver.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia", {"media": media, "features": features}
+        )
 
     def run(self, script: str, *arguments: Any) -> Any:
         """Value of a script in the page."""
@@ -66,14 +68,20 @@ class Browser:
 
     def requests(self) -> dict[str, str]:
         """Every address that the page asked for, itself included, and why the browser refused; empty where it did not."""
-        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        events = [
+            json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")
+        ]
         asked, refused = {}, {}
         for event in events:
             if event["method"] == "Network.requestWillBeSent":
                 asked[event["params"]["requestId"]] = event["params"]["request"]["url"]
             if event["method"] == "Network.loadingFailed":
                 refused[event["params"]["requestId"]] = event["params"].get("blockedReason", "")
-        return {address: refused.get(one, "") for one, address in asked.items() if address != "about:blank"}
+        return {
+            address: refused.get(one, "")
+            for one, address in asked.items()
+            if address != "about:blank"
+        }
 
     def element(self, identity: str) -> WebElement:
         """An element by its id."""
@@ -84,22 +92,32 @@ class Browser:
         from selenium.webdriver import ActionChains
 
         chain = ActionChains(self.driver)
-        chain = chain.key_down(SHIFT).send_keys(*keys).key_up(SHIFT) if shift else chain.send_keys(*keys)
+        chain = (
+            chain.key_down(SHIFT).send_keys(*keys).key_up(SHIFT)
+            if shift
+            else chain.send_keys(*keys)
+        )
         chain.perform()
 
     def settle(self) -> None:
         """Wait until what the page was told has been drawn, and its events were told."""
-        self.driver.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+        self.driver.execute_async_script(
+            "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
+        )
 
     def move(self, x: float, y: float) -> None:
         """The pointer to a place in the window."""
-        self.driver.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x, "y": y})
+        self.driver.execute_cdp_cmd(
+            "Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x, "y": y}
+        )
 
     def picture(self, path: Path, width: int, height: int) -> None:
         """The upper part of the page as PNG."""
         clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
         asked = {"format": "png", "captureBeyondViewport": True, "clip": clip}
-        path.write_bytes(base64.b64decode(self.driver.execute_cdp_cmd("Page.captureScreenshot", asked)["data"]))
+        path.write_bytes(
+            base64.b64decode(self.driver.execute_cdp_cmd("Page.captureScreenshot", asked)["data"])
+        )
 
 
 @contextmanager

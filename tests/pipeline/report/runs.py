@@ -23,7 +23,9 @@ HOSTILE_REASON = "<b onclick='window.broken=3'>bad</b>"
 
 def most_frequent(run: Path) -> int:
     """The entity of rank 1."""
-    return int(ask(run, "SELECT qid FROM entity_frequency ORDER BY num_mentions DESC, qid LIMIT 1")[0][0])
+    return int(
+        ask(run, "SELECT qid FROM entity_frequency ORDER BY num_mentions DESC, qid LIMIT 1")[0][0]
+    )
 
 
 def ask(run: Path, query: str) -> list[tuple]:
@@ -40,7 +42,9 @@ def add_stage(run: Path, manifest: Manifest, tables: Mapping[Table, pa.Table]) -
     for table, rows in tables.items():
         path = folder / "data" / f"{table.name}.parquet"
         pq.write_table(rows, path)
-        part = PartFile(path=f"data/{path.name}", rows=rows.num_rows, num_bytes=path.stat().st_size, sha256="")
+        part = PartFile(
+            path=f"data/{path.name}", rows=rows.num_rows, num_bytes=path.stat().st_size, sha256=""
+        )
         listed[table.name] = TableFiles(version=table.version, rows=rows.num_rows, files=(part,))
     (folder / MANIFEST_NAME).write_text(dataclasses.replace(manifest, tables=listed).to_json())
 
@@ -79,9 +83,14 @@ def add_shards(run: Path) -> None:
         }
     )  # fmt: skip
     spans = ask(run, "SELECT doc_id, start, qid FROM links WHERE qid IS NOT NULL ORDER BY ALL")
-    bits = [[POLICY_BITS["all"] | (POLICY_BITS["long-tail-important"] * (band_of[qid] == "tail"))] for *_, qid in spans]
+    bits = [
+        [POLICY_BITS["all"] | (POLICY_BITS["long-tail-important"] * (band_of[qid] == "tail"))]
+        for *_, qid in spans
+    ]
     columns: dict[str, list] = {
-        column.name: [[]] * len(spans) for column in EXAMPLES.columns if pa.types.is_list(column.type)
+        column.name: [[]] * len(spans)
+        for column in EXAMPLES.columns
+        if pa.types.is_list(column.type)
     }
     columns |= {
         "doc_id": [doc_id for doc_id, *_ in spans], "sentence_start": [start for _, start, _ in spans],
@@ -103,10 +112,14 @@ def rewrite(run: Path, stage: str, table: Table, change: Mapping[str, tuple[int,
         for name, (qid, text) in change.items():
             values = [
                 text if found == qid else value
-                for found, value in zip(rows["qid"].to_pylist(), rows[name].to_pylist(), strict=True)
+                for found, value in zip(
+                    rows["qid"].to_pylist(), rows[name].to_pylist(), strict=True
+                )
             ]
             place = rows.schema.get_field_index(name)
-            rows = rows.set_column(place, rows.schema.field(place), pa.array(values, rows.schema.field(place).type))
+            rows = rows.set_column(
+                place, rows.schema.field(place), pa.array(values, rows.schema.field(place).type)
+            )
         pq.write_table(rows.cast(table.schema), path)
 
 
@@ -119,6 +132,10 @@ def make_hostile(run: Path) -> int:
     path = run / "documents" / "rejects.parquet"
     pq.write_table(REJECTS.from_rows([("documents", "d1", HOSTILE_REASON, HOSTILE_TEXT)]), path)
     part = PartFile(path=path.name, rows=1, num_bytes=path.stat().st_size, sha256="")
-    tables = documents.tables | {REJECTS.name: TableFiles(version=REJECTS.version, rows=1, files=(part,))}
-    (run / "documents" / MANIFEST_NAME).write_text(dataclasses.replace(documents, tables=tables).to_json())
+    tables = documents.tables | {
+        REJECTS.name: TableFiles(version=REJECTS.version, rows=1, files=(part,))
+    }
+    (run / "documents" / MANIFEST_NAME).write_text(
+        dataclasses.replace(documents, tables=tables).to_json()
+    )
     return qid

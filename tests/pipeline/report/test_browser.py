@@ -19,9 +19,7 @@ SECTIONS = (
 LISTED = "return [...document.querySelectorAll('#results:not([hidden]) li .what > bdi')].map((one) => one.textContent)"
 OPENED = "return document.querySelector('#card article')?.dataset.qid ?? null"
 BACKGROUND = "return getComputedStyle(document.body).backgroundColor"
-NO_STORAGE = (
-    "Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('no', 'SecurityError'); } });"
-)
+NO_STORAGE = "Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('no', 'SecurityError'); } });"
 # Contrast (WCAG 2) of every text that is shown, against the first background behind it that is not transparent.
 CONTRASTS = r"""
 const pen = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
@@ -58,7 +56,9 @@ def page(browser: Browser, full: Report) -> Iterator[Browser]:
     browser.open(full.path)
     yield browser
     assert browser.messages() == []
-    assert [path_of(address) for address in browser.requests() if not address.startswith("data:")] == [full.path]
+    assert [
+        path_of(address) for address in browser.requests() if not address.startswith("data:")
+    ] == [full.path]
 
 
 def path_of(address: str) -> Path:
@@ -79,12 +79,18 @@ def look_for(browser: Browser, text: str) -> list[str]:
 def test_every_section_is_there_with_its_heading(page: Browser) -> None:
     found = page.run("return [...document.querySelectorAll('main > section')].map((one) => one.id)")
     assert tuple(found) == SECTIONS
-    links = page.run("return [...document.querySelectorAll('nav a')].map((one) => one.hash.slice(1))")
+    links = page.run(
+        "return [...document.querySelectorAll('nav a')].map((one) => one.hash.slice(1))"
+    )
     assert tuple(links) == SECTIONS
-    levels = page.run("return [...document.querySelectorAll('h1, h2, h3, h4')].map((one) => Number(one.tagName[1]))")
+    levels = page.run(
+        "return [...document.querySelectorAll('h1, h2, h3, h4')].map((one) => Number(one.tagName[1]))"
+    )
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False)), levels
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False)), (
+        levels
+    )
     doubled = page.run("const ids = [...document.querySelectorAll('[id]')].map((one) => one.id);"
                        "return ids.filter((id, at) => ids.indexOf(id) !== at)")  # fmt: skip
     assert doubled == []
@@ -103,10 +109,19 @@ def test_charts_and_tables_are_drawn(page: Browser) -> None:
         assert marks >= 3, title
         assert role == "img"
         assert height > 200, title
-    assert page.run("return document.querySelectorAll('#rank .chart.wide .fit, #rank .chart.wide .spread').length") == 2
-    rows = page.run("return [...document.querySelectorAll('#bands tbody tr')].map((row) => row.cells[0].textContent)")
+    assert (
+        page.run(
+            "return document.querySelectorAll('#rank .chart.wide .fit, #rank .chart.wide .spread').length"
+        )
+        == 2
+    )
+    rows = page.run(
+        "return [...document.querySelectorAll('#bands tbody tr')].map((row) => row.cells[0].textContent)"
+    )
     assert rows == ["head", "torso", "tail"]
-    captions = page.run("return [...document.querySelectorAll('table')].map((one) => one.caption?.textContent ?? '')")
+    captions = page.run(
+        "return [...document.querySelectorAll('table')].map((one) => one.caption?.textContent ?? '')"
+    )
     assert all(captions)
     assert "Most frequent entities" in captions
 
@@ -174,12 +189,18 @@ def test_search_by_keyboard_alone(page: Browser, full: Report) -> None:
     page.press(DOWN, DOWN)
     assert page.run(f"{active}.querySelector('bdi').textContent") == labels[1]
     page.press(UP, UP)
-    assert page.run(f"{active}.querySelector('bdi').textContent") == labels[-1], "from the first on to the last"
+    assert page.run(f"{active}.querySelector('bdi').textContent") == labels[-1], (
+        "from the first on to the last"
+    )
     page.press(DOWN, ENTER)
     assert page.run("return document.querySelector('#card h3').textContent") == labels[0]
-    assert page.run("return document.getElementById('query').getAttribute('aria-expanded')") == "false"
+    assert (
+        page.run("return document.getElementById('query').getAttribute('aria-expanded')") == "false"
+    )
     page.press(TAB)
-    assert page.run("return document.activeElement.href").startswith("https://www.wikidata.org/wiki/Q")
+    assert page.run("return document.activeElement.href").startswith(
+        "https://www.wikidata.org/wiki/Q"
+    )
     page.press(TAB, shift=True)
     page.press(ESCAPE)
     assert page.run("return document.getElementById('query').value") == ""
@@ -212,9 +233,13 @@ def test_a_name_that_is_markup_stays_a_name(page: Browser, full: Report) -> None
     page.press(ENTER)
     assert page.run(OPENED) == f"Q{full.hostile_qid}"
     assert page.run("return document.querySelector('#card h3').textContent") == runs.HOSTILE
-    assert page.run("return document.querySelector('#entities tbody a').textContent") == runs.HOSTILE
+    assert (
+        page.run("return document.querySelector('#entities tbody a').textContent") == runs.HOSTILE
+    )
     assert runs.HOSTILE_TEXT in page.run("return document.querySelector('#card').textContent")
-    cells = page.run("return [...document.querySelectorAll('#rejects tbody td')].map((one) => one.textContent)")
+    cells = page.run(
+        "return [...document.querySelectorAll('#rejects tbody td')].map((one) => one.textContent)"
+    )
     assert runs.HOSTILE_REASON in cells
     assert runs.HOSTILE_TEXT in cells
     assert page.run("return document.querySelectorAll('img').length") == 0
@@ -289,7 +314,9 @@ def test_charts_can_be_read_on_a_phone(page: Browser) -> None:
 
 
 def test_works_without_storage(browser: Browser, full: Report) -> None:
-    added = browser.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": NO_STORAGE})
+    added = browser.driver.execute_cdp_cmd(
+        "Page.addScriptToEvaluateOnNewDocument", {"source": NO_STORAGE}
+    )
     try:
         browser.open(full.path)
         browser.element("theme").click()
@@ -309,10 +336,16 @@ def test_policy_forbids_to_load_and_to_run(browser: Browser, full: Report) -> No
         "document.body.append(Object.assign(document.createElement('script'), { textContent: 'window.broken = 4' }));"
         "fetch('https://example.org/').catch(() => {});"
     )
-    refused = browser.driver.execute_async_script("setTimeout(() => arguments[0](window.refused), 50)")
+    refused = browser.driver.execute_async_script(
+        "setTimeout(() => arguments[0](window.refused), 50)"
+    )
     assert {"img-src", "script-src-elem", "connect-src"} <= set(refused)
     assert browser.run("return window.broken ?? null") is None
-    refusals = {address: reason for address, reason in browser.requests().items() if "example.org" in address}
+    refusals = {
+        address: reason
+        for address, reason in browser.requests().items()
+        if "example.org" in address
+    }
     assert set(refusals.values()) <= {"csp"}, "nothing left the browser"
 
 
@@ -336,7 +369,9 @@ def test_bare_run_names_the_commands_that_are_missing(browser: Browser, bare: Re
     browser.open(bare.path, PHONE, "dark")
     text = browser.run("return document.getElementById('importance').innerText")
     assert f"trelm-pipeline importance --run {bare.run}" in text
-    assert f"trelm-pipeline shards --run {bare.run}" in browser.run("return document.getElementById('bands').innerText")
+    assert f"trelm-pipeline shards --run {bare.run}" in browser.run(
+        "return document.getElementById('bands').innerText"
+    )
     assert "--gold FILE" in browser.run("return document.getElementById('confidence').innerText")
     total = runs.ask(bare.run, "SELECT count(*) FROM entity_frequency")[0][0]
     cut = browser.run("return document.getElementById('search-cut').innerText")

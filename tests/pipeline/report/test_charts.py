@@ -25,7 +25,9 @@ CHANGES = st.dictionaries(st.integers(0, 20_000), st.integers(1, 50), min_size=1
 
 def drawings(chart: Chart) -> list[ElementTree.Element]:
     """Both drawings, parsed."""
-    return list(ElementTree.fromstring(f"<all>{chart.markup()}</all>"))  # XML makes line ends in attributes spaces
+    return list(
+        ElementTree.fromstring(f"<all>{chart.markup()}</all>")
+    )  # XML makes line ends in attributes spaces
 
 
 def marks(drawing: ElementTree.Element) -> list[ElementTree.Element]:
@@ -82,7 +84,9 @@ def test_steps_are_few_and_reach_far(high: float) -> None:
 def test_fit_ends_at_its_items_and_has_the_slope_of_its_exponent(exponent: float) -> None:
     ranks, values = fitted(exponent, TAIL)
     assert (ranks[0], ranks[-1]) == (pytest.approx(1), pytest.approx(200))
-    assert values[-1] == pytest.approx(5), "as many items as were fitted have x_min mentions or more"
+    assert values[-1] == pytest.approx(5), (
+        "as many items as were fitted have x_min mentions or more"
+    )
     assert (np.diff(values) < 0).all()
     assert 200 * zeta(exponent, values) / zeta(exponent, 5) == pytest.approx(ranks, rel=1e-3)
     slope = np.polyfit(np.log(ranks[:20]), np.log(values[:20]), 1)[0]
@@ -118,7 +122,9 @@ def test_quantile_and_bins_agree_with_the_plain_way(counts: dict[int, int], shar
     values, sizes = (np.array(part) for part in zip(*sorted(counts.items()), strict=True))
     found = Changes(values, sizes)
     plain = np.repeat(values, sizes)
-    assert found.quantile(share) == pytest.approx(np.quantile(plain, share, method="inverted_cdf") * CHANGE_UNIT)
+    assert found.quantile(share) == pytest.approx(
+        np.quantile(plain, share, method="inverted_cdf") * CHANGE_UNIT
+    )
     assert found.mean_si == pytest.approx(np.mean(1 / np.maximum(1 - plain * CHANGE_UNIT, 1e-4)))
     shares = _binned(found)
     assert shares.sum() == pytest.approx(1)
@@ -155,12 +161,17 @@ def test_confidence_plot_has_a_column_per_kind() -> None:
 def test_links_above_a_threshold() -> None:
     linked = np.arange(100)
     found = Confidences(linked, linked * 0, linked * 0.5, anchors=0)
-    assert found.above(0.29) == (sum(range(29, 100)), pytest.approx(0.5)), "0.29 * 100 is less than 29 in floats"
+    assert found.above(0.29) == (sum(range(29, 100)), pytest.approx(0.5)), (
+        "0.29 * 100 is less than 29 in floats"
+    )
     assert Confidences(linked * 0, linked, linked * 0.0, anchors=0).above(0.5) == (0, None)
 
 
 def test_reliability_plot() -> None:
-    bins = [{"count": 10, "confidence": 0.1, "accuracy": 0.2}, {"count": 40, "confidence": 0.9, "accuracy": 0.8}]
+    bins = [
+        {"count": 10, "confidence": 0.1, "accuracy": 0.2},
+        {"count": 40, "confidence": 0.9, "accuracy": 0.8},
+    ]
     wide, _ = check(reliability_plot(bins), 2)
     small, large = (float(one.get("r", 0)) for one in marks(wide))
     assert (small, large) == (7.5, 12.0), "areas follow the counts"

@@ -70,10 +70,16 @@ def test_markup_is_kept_and_nothing_left_out_but_none() -> None:
     assert isinstance(joined([]), Markup)
 
 
-@given(st.recursive(TEXTS | st.integers() | st.none(), lambda part: st.lists(part, max_size=3), max_leaves=8))
+@given(
+    st.recursive(
+        TEXTS | st.integers() | st.none(), lambda part: st.lists(part, max_size=3), max_leaves=8
+    )
+)
 def test_data_comes_back_and_cannot_end_its_block(value: object) -> None:
     block = data_block("d", value)
-    content = block.removeprefix('<script type="application/json" id="d">').removesuffix("</script>")
+    content = block.removeprefix('<script type="application/json" id="d">').removesuffix(
+        "</script>"
+    )
     assert not set(content) & set("<>&\u2028\u2029")
     assert json.loads(content) == value
 
@@ -84,14 +90,24 @@ def test_table_rows_and_numbers() -> None:
     assert found.names.count("tr") == 3
     assert found.names.count("b") == 1
     assert "i" not in found.names
-    assert [one.get("class") for one in found.attributes if one.get("scope") == "col"] == [None, "n"]
-    assert found.attributes[0] == {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": "A & B"}
+    assert [one.get("class") for one in found.attributes if one.get("scope") == "col"] == [
+        None,
+        "n",
+    ]
+    assert found.attributes[0] == {
+        "class": "scroll",
+        "tabindex": "0",
+        "role": "region",
+        "aria-label": "A & B",
+    }
     assert 'class="unseen"' in table("A", ("B",), [], quiet=True)
     with pytest.raises(ValueError, match="zip"):
         table("A", ("B", "C"), [("one cell",)])
 
 
-@pytest.mark.parametrize(("share", "width"), [(0, "0.00"), (0.5, "50.00"), (1.7, "100.00"), (-1, "0.00")])
+@pytest.mark.parametrize(
+    ("share", "width"), [(0, "0.00"), (0.5, "50.00"), (1.7, "100.00"), (-1, "0.00")]
+)
 def test_bar_stays_in_its_cell(share: float, width: str) -> None:
     assert re.search(r'<rect class="head" width="([\d.]+)"', bar(share, "head"))[1] == width
 

@@ -47,11 +47,15 @@ def test_page_names_no_address_but_those_of_links(full: Report) -> None:
         "http://www.w3.org/2000/svg",
         "https://www.wikidata.org/wiki/${id}",
     }
-    assert not re.search(r"\ssrc=|@import|url\(|\sstyle=|\son\w+=", re.sub(r"&[#\w]+;[^<]*", "", outside))
+    assert not re.search(
+        r"\ssrc=|@import|url\(|\sstyle=|\son\w+=", re.sub(r"&[#\w]+;[^<]*", "", outside)
+    )
 
 
 def test_policy_allows_this_style_and_this_script_only(full: Report) -> None:
-    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', full.text)[1].replace("&#x27;", "'")
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', full.text)[1].replace(
+        "&#x27;", "'"
+    )
     hashes = [
         base64.b64encode(hashlib.sha256(block(full.text, name).encode()).digest()).decode()
         for name in ("style", "script")
@@ -70,11 +74,18 @@ def test_search_data_is_what_the_tables_hold(full: Report) -> None:
         "SELECT qid, label, num_mentions, num_documents FROM entity_frequency JOIN entities USING (qid) "
         "ORDER BY num_mentions DESC, qid",
     )
-    assert list(zip(*(found[name] for name in ("qid", "label", "mentions", "documents")), strict=True)) == rows
-    surfaces = runs.ask(full.run, "SELECT qid, surface, num_mentions FROM surface_frequency ORDER BY 1, 3 DESC, 2")
+    assert (
+        list(zip(*(found[name] for name in ("qid", "label", "mentions", "documents")), strict=True))
+        == rows
+    )
+    surfaces = runs.ask(
+        full.run, "SELECT qid, surface, num_mentions FROM surface_frequency ORDER BY 1, 3 DESC, 2"
+    )
     pairs = {
         (low, high): count
-        for low, high, count in runs.ask(full.run, "SELECT qid_a, qid_b, num_sentences FROM cooccurrence")
+        for low, high, count in runs.ask(
+            full.run, "SELECT qid_a, qid_b, num_sentences FROM cooccurrence"
+        )
     }
     for place, (qid, *_) in enumerate(rows):
         own = [(surface, count) for item, surface, count in surfaces if item == qid][:3]
@@ -100,7 +111,9 @@ def test_bands_importance_and_targets_against_the_tables(full: Report) -> None:
     for one in bands:
         distances = [distance for band, distance, _ in rows if band == one.name]
         assert one.num_mentions == len(distances)
-        assert one.mean_si == pytest.approx(np.mean([si for band, _, si in rows if band == one.name]), rel=1e-4)
+        assert one.mean_si == pytest.approx(
+            np.mean([si for band, _, si in rows if band == one.name]), rel=1e-4
+        )
         assert changes[one.name].quantile(0.5) == pytest.approx(
             np.quantile(distances, 0.5, method="inverted_cdf"), abs=1e-6
         )
@@ -129,9 +142,16 @@ def test_confidences_and_detectors_count_every_mention_once(full: Report) -> Non
     assert unknown == sum(qid is None and value == 0 for qid, value, _ in links)
 
 
-def test_rank_points_start_and_end_with_the_ranks(full: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_points_start_and_end_with_the_ranks(
+    full: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(data, "MAX_POINTS", 30)
-    counts = [count for (count,) in runs.ask(full.run, "SELECT num_mentions FROM entity_frequency ORDER BY 1 DESC")]
+    counts = [
+        count
+        for (count,) in runs.ask(
+            full.run, "SELECT num_mentions FROM entity_frequency ORDER BY 1 DESC"
+        )
+    ]
     with open_run(RunPaths(root=str(full.run))) as connection:
         points = data.rank_points(connection, len(counts))
     assert (points[0].rank, points[-1].rank) == (1, len(counts))
@@ -147,7 +167,9 @@ def test_tail_sample_is_of_the_tail_with_facts_first(full: Report) -> None:
     assert {one.band for one in sample} == {"tail"}
     assert len({one.qid for one in sample}) == len(sample) == entities.NUM_TOP
     assert all(one.num_facts for one in sample), "the sample's corpus has that many"
-    assert [one.num_mentions for one in top] == sorted((one.num_mentions for one in top), reverse=True)
+    assert [one.num_mentions for one in top] == sorted(
+        (one.num_mentions for one in top), reverse=True
+    )
     assert top[0].qid == full.hostile_qid
 
 
@@ -155,7 +177,9 @@ def test_same_run_same_page(full: Report, tmp_path: Path) -> None:
     pages = [write_report(str(full.run), str(tmp_path / name)) for name in ("one.html", "two.html")]
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
     assert pages[0].num_bytes == (tmp_path / "one.html").stat().st_size
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.html", "two.html"], "no temporary file stays"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.html", "two.html"], (
+        "no temporary file stays"
+    )
 
 
 def test_stage_that_is_out_of_date_is_not_shown(full: Report, tmp_path: Path) -> None:
@@ -173,12 +197,18 @@ def test_run_in_which_nothing_is_linked(sample_run: Path, tmp_path: Path) -> Non
     shutil.copytree(sample_run, run)
     empty = {"num_linked": 0, "num_entities": 0, "nil_share": 1.0}
     row = {
-        column.name: None if column.nullable else 1 if column.name.endswith(("mentions", "documents")) else 0
+        column.name: None
+        if column.nullable
+        else 1
+        if column.name.endswith(("mentions", "documents"))
+        else 0
         for column in TAIL_SUMMARY.columns
     }
     manifest = RunPaths(root=str(run)).finished("stats")
     rows = {
-        TAIL_SUMMARY: TAIL_SUMMARY.from_columns({name: [value] for name, value in (row | empty).items()}),
+        TAIL_SUMMARY: TAIL_SUMMARY.from_columns(
+            {name: [value] for name, value in (row | empty).items()}
+        ),
         **{table: table.empty() for table in tables_of(manifest) if table is not TAIL_SUMMARY},
     }
     runs.add_stage(run, manifest, rows)
@@ -198,8 +228,14 @@ def tables_of(manifest) -> list:
     [
         ({"power_law_exponent": None}, "no power law was fitted"),
         ({"power_law_vs_lognormal_p": 0.2}, "neither fits clearly better"),
-        ({"power_law_vs_lognormal_p": 0.0002}, "the lognormal fits better (Vuong's ratio −2.00, p < 0.001)"),
-        ({"power_law_vs_lognormal": 3.0, "power_law_vs_lognormal_p": 0.01}, "the power law fits better"),
+        (
+            {"power_law_vs_lognormal_p": 0.0002},
+            "the lognormal fits better (Vuong's ratio −2.00, p < 0.001)",
+        ),
+        (
+            {"power_law_vs_lognormal": 3.0, "power_law_vs_lognormal_p": 0.01},
+            "the power law fits better",
+        ),
         ({"power_law_vs_lognormal": None}, "distance: 0.050."),
         ({"power_law_exponent_low": None}, "exponent 2.00 fits the 200"),
     ],
@@ -225,7 +261,10 @@ def test_program_writes_into_the_run_and_says_where(sample_run: Path, tmp_path: 
     failed = CliRunner().invoke(main, ["report", "--run", str(run)])
     assert failed.exit_code == 1
     assert f"trelm-pipeline stats --run {run}" in failed.output
-    assert CliRunner().invoke(main, ["report", "--run", str(run), "--entities", "-1"]).exit_code == USAGE
+    assert (
+        CliRunner().invoke(main, ["report", "--run", str(run), "--entities", "-1"]).exit_code
+        == USAGE
+    )
 
 
 def test_wrong_places(full: Report, tmp_path: Path) -> None:

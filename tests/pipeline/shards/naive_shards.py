@@ -52,7 +52,9 @@ def touching(encoding: Encoding, start: int, end: int) -> list[int]:
     """Tokens that touch the code points [start, end)."""
     return [
         place
-        for place, (low, high) in enumerate(zip(encoding.starts.tolist(), encoding.ends.tolist(), strict=True))
+        for place, (low, high) in enumerate(
+            zip(encoding.starts.tolist(), encoding.ends.tolist(), strict=True)
+        )
         if high > start and low < end
     ]
 
@@ -70,12 +72,16 @@ def cut_windows(words: list[int], spans: list[tuple[int, int, Any]], width: int)
             places = [*range(start + step, start, -1), *range(start + step + 1, start + width + 1)]
             free = [place for place in places if place not in inside]
             end = ([place for place in free if words[place] != words[place - 1]] or free)[0]
-        windows.append(Window(start, end, [span for span in whole if start <= span[0] and span[1] <= end]))
+        windows.append(
+            Window(start, end, [span for span in whole if start <= span[0] and span[1] <= end])
+        )
         start = end
     return windows
 
 
-def facts_between(rows: list[int], tails: dict[int, list[tuple[int, int]]]) -> tuple[list[int], list[int], list[int]]:
+def facts_between(
+    rows: list[int], tails: dict[int, list[tuple[int, int]]]
+) -> tuple[list[int], list[int], list[int]]:
     """Head span, relation row, tail span of the facts among some spans; an entity's first mention stands for it."""
     first: dict[int, int] = {}
     for span, row in enumerate(rows):
@@ -95,7 +101,9 @@ def sentences_of(run: Path) -> list[Sentence]:
     by_document: dict[str, list[Sentence]] = defaultdict(list)
     for doc_id, start, end in sorted(rows_of(run, "sentences")):
         by_document[doc_id].append(Sentence(doc_id, start, end))
-    links = sorted((row[0], row[1], -row[2], row[7]) for row in rows_of(run, "links") if row[7] is not None)
+    links = sorted(
+        (row[0], row[1], -row[2], row[7]) for row in rows_of(run, "links") if row[7] is not None
+    )
     for doc_id, start, minus_end, qid in links:
         for sentence in by_document[doc_id]:
             taken = sentence.mentions
@@ -125,11 +133,15 @@ class NaiveShards:
             text = self.texts[sentence.doc_id][sentence.start : sentence.end]
             encoding = self.tokenizer.encode([text])[0]
             bits = self._bits(sentence, reach, limits)
-            for window in cut_windows(encoding.words.tolist(), self._spans(sentence, encoding), self.width):
+            for window in cut_windows(
+                encoding.words.tolist(), self._spans(sentence, encoding), self.width
+            ):
                 rows.append(self._row(sentence, encoding, window, bits))
         return sorted(rows, key=repr)
 
-    def _bits(self, sentence: Sentence, reach: dict[int, int], limits: PolicyLimits) -> dict[int, int]:
+    def _bits(
+        self, sentence: Sentence, reach: dict[int, int], limits: PolicyLimits
+    ) -> dict[int, int]:
         mentions = sentence.mentions
         rows = [self.rows.get(mention.qid, -1) for mention in mentions]
         found = policy_bits(
@@ -147,7 +159,9 @@ class NaiveShards:
     def _spans(self, sentence: Sentence, encoding: Encoding) -> list[tuple[int, int, Mention]]:
         spans: list[tuple[int, int, Mention]] = []
         for mention in sentence.mentions:
-            tokens = touching(encoding, mention.start - sentence.start, mention.end - sentence.start)
+            tokens = touching(
+                encoding, mention.start - sentence.start, mention.end - sentence.start
+            )
             if not tokens or mention.qid not in self.rows:
                 self.counters["no token" if not tokens else "no row"] += 1
             elif spans and tokens[0] < spans[-1][1]:
@@ -156,9 +170,13 @@ class NaiveShards:
                 spans.append((tokens[0], tokens[-1] + 1, mention))
         return spans
 
-    def _row(self, sentence: Sentence, encoding: Encoding, window: Window, bits: dict[int, int]) -> Row:
+    def _row(
+        self, sentence: Sentence, encoding: Encoding, window: Window, bits: dict[int, int]
+    ) -> Row:
         opening, closing = self.tokenizer.frame
-        tokens, words = (part[window.start : window.end].tolist() for part in (encoding.ids, encoding.words))
+        tokens, words = (
+            part[window.start : window.end].tolist() for part in (encoding.ids, encoding.words)
+        )
         mentions = [mention for _, _, mention in window.spans]
         rows = [self.rows[mention.qid] for mention in mentions]
         shift = 1 - window.start
@@ -167,7 +185,11 @@ class NaiveShards:
             sentence.doc_id,
             sentence.start + (int(encoding.starts[window.start]) if window.start else 0),
             [opening, *tokens, closing],
-            [place + 1 for place, word in enumerate(words) if place == 0 or word != words[place - 1]],
+            [
+                place + 1
+                for place, word in enumerate(words)
+                if place == 0 or word != words[place - 1]
+            ],
             len(tokens) + 2,
             "validation" if place < 0.1 else "train",
             [low + shift for low, _, _ in window.spans],

@@ -34,18 +34,26 @@ def rows_of(
     cut = TEXT.index("Lyon")
     sentences = pa.table({"doc_id": ["d", "d"], "start": [0, cut], "end": [cut - 1, len(TEXT)]})
     sentences = sentences.cast(
-        pa.schema([pa.field(name, SENTENCES.schema.field(name).type) for name in sentences.column_names])
+        pa.schema(
+            [pa.field(name, SENTENCES.schema.field(name).type) for name in sentences.column_names]
+        )
     )
     start, end, qid = zip(*spans, strict=True)
-    links = pa.table({"doc_id": ["d"] * len(spans), "start": list(start), "end": list(end), "qid": list(qid)})
-    links = links.cast(pa.schema([pa.field(name, LINKS.schema.field(name).type) for name in links.column_names]))
+    links = pa.table(
+        {"doc_id": ["d"] * len(spans), "start": list(start), "end": list(end), "qid": list(qid)}
+    )
+    links = links.cast(
+        pa.schema([pa.field(name, LINKS.schema.field(name).type) for name in links.column_names])
+    )
     linked = join_linked(pa.array(["d"]), [TEXT], sentences, links)
     ones = np.ones(5)
     maker = RowMaker(
         config=ShardsConfig(**settings),
         tokenizer=tokenizer,
         frame=tokenizer.frame,
-        lookup=make_lookup(np.arange(1, 6), ones, ones, [(np.array([1]), np.array([9]), np.array([0]))]),
+        lookup=make_lookup(
+            np.arange(1, 6), ones, ones, [(np.array([1]), np.array([9]), np.array([0]))]
+        ),
         limits=PolicyLimits(r_freq=3, median_distance=0.0, klt_r_min=1, klt_r_max=9),
     )
     counters: Counter[str] = Counter()
@@ -60,7 +68,11 @@ def at(name: str, length: int = 0, qid: int = 0) -> tuple[int, int, int]:
 
 
 def lost(counters: Counter) -> dict[str, int]:
-    names = [name for name in counters if name.startswith("spans_") and name not in ("spans_in", "spans_out")]
+    names = [
+        name
+        for name in counters
+        if name.startswith("spans_") and name not in ("spans_in", "spans_out")
+    ]
     assert counters["spans_in"] == counters["spans_out"] + sum(counters[name] for name in names)
     return {name.removeprefix("spans_"): counters[name] for name in names if counters[name]}
 
@@ -70,12 +82,21 @@ def test_spans_and_facts_of_a_sentence(tokenizer: TextTokenizer) -> None:
     assert lost(counters) == {}
     first, second = rows.to_pylist()
     opening, closing = tokenizer.frame
-    assert first["input_ids"] == [opening, *tokenizer.encode_runs([TEXT[:15]]).ids.tolist(), closing]
-    assert [first["input_ids"][low:high] for low, high in zip(first["span_start"], first["span_end"], strict=True)] == [
-        tokenizer.label_runs([name]).ids.tolist() for name in ("Rome", "Paris")
+    assert first["input_ids"] == [
+        opening,
+        *tokenizer.encode_runs([TEXT[:15]]).ids.tolist(),
+        closing,
     ]
+    assert [
+        first["input_ids"][low:high]
+        for low, high in zip(first["span_start"], first["span_end"], strict=True)
+    ] == [tokenizer.label_runs([name]).ids.tolist() for name in ("Rome", "Paris")]
     assert (first["span_entity_row"], second["span_entity_row"]) == ([0, 1], [2])
-    assert (first["fact_head_span"], first["fact_relation_row"], first["fact_tail_span"]) == ([1], [9], [0])
+    assert (first["fact_head_span"], first["fact_relation_row"], first["fact_tail_span"]) == (
+        [1],
+        [9],
+        [0],
+    )
     assert (second["fact_head_span"], second["sentence_start"]) == ([], TEXT.index("Lyon"))
     assert first["span_policies"] == [POLICY_BITS["all"] | POLICY_BITS["low-frequency"]] * 2
     assert np.isnan(first["span_cosine"]).all()
@@ -92,14 +113,23 @@ def test_spans_and_facts_of_a_sentence(tokenizer: TextTokenizer) -> None:
         ("without_tokens", [at("\u200b", qid=3)]),  # a character that the tokenizer takes away
         ("without_entity", [at("Bergen")]),  # no label in the KB, say
         ("sharing_token", [at("Vie", qid=1), at("nna", qid=2)]),  # two halves of a token
-        ("too_long", [at("Vienna", len("Vienna Vienna Vienna Vienna, not Oslo"))]),  # cut by any window of 8 tokens
+        (
+            "too_long",
+            [at("Vienna", len("Vienna Vienna Vienna Vienna, not Oslo"))],
+        ),  # cut by any window of 8 tokens
     ],
 )
-def test_every_lost_mention_has_a_reason(tokenizer: TextTokenizer, reason: str, spans: list) -> None:
+def test_every_lost_mention_has_a_reason(
+    tokenizer: TextTokenizer, reason: str, spans: list
+) -> None:
     rows, counters = rows_of(tokenizer, [at("Rome"), *spans], max_tokens=8)
     assert lost(counters) == {reason: 1}
     kept = 1 + len(spans) - 1
-    assert sum(len(starts) for starts in rows["span_start"].to_pylist()) == counters["spans_out"] == kept
+    assert (
+        sum(len(starts) for starts in rows["span_start"].to_pylist())
+        == counters["spans_out"]
+        == kept
+    )
     assert counters["rows_in"] == counters["rows_out"] == 2
 
 

@@ -14,9 +14,15 @@ from pipeline.shards.facts import FactIndex, facts_between
 from pipeline.shards.knowledge_lookup import make_lookup
 from tests.pipeline.shards import naive_shards
 
-QIDS = np.array([50, 7, 31, 9, 12, 80], np.uint32)  # of the rows 0 to 5: another order than the rows'
+QIDS = np.array(
+    [50, 7, 31, 9, 12, 80], np.uint32
+)  # of the rows 0 to 5: another order than the rows'
 RELATIONS = st.integers(90, 93)
-FACTS = st.sets(st.tuples(st.integers(0, 5), RELATIONS, st.integers(0, 5)).filter(lambda fact: fact[0] != fact[2]))
+FACTS = st.sets(
+    st.tuples(st.integers(0, 5), RELATIONS, st.integers(0, 5)).filter(
+        lambda fact: fact[0] != fact[2]
+    )
+)
 
 
 def index_of(triples: set[tuple[int, int, int]]) -> FactIndex:
@@ -25,7 +31,11 @@ def index_of(triples: set[tuple[int, int, int]]) -> FactIndex:
     return make_lookup(QIDS, none, none, [(heads, relations, tails)]).facts
 
 
-@given(FACTS, st.lists(st.lists(st.integers(0, 5), max_size=7), max_size=5), st.sampled_from([1, 5, 1 << 20]))
+@given(
+    FACTS,
+    st.lists(st.lists(st.integers(0, 5), max_size=7), max_size=5),
+    st.sampled_from([1, 5, 1 << 20]),
+)
 def test_facts_equal_the_plain_way(triples, windows: list[list[int]], max_pairs: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(facts, "MAX_PAIRS", max_pairs)
@@ -42,7 +52,10 @@ def test_facts_equal_the_plain_way(triples, windows: list[list[int]], max_pairs:
         wanted += [(first + head, relation, first + tail)
                    for head, relation, tail in zip(*naive_shards.facts_between(rows, tails), strict=True)]  # fmt: skip
         first += len(rows)
-    assert list(zip(found.head.tolist(), found.relation.tolist(), found.tail.tolist(), strict=True)) == wanted
+    assert (
+        list(zip(found.head.tolist(), found.relation.tolist(), found.tail.tolist(), strict=True))
+        == wanted
+    )
 
 
 def test_a_window_with_thousands_of_entities(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,14 @@ from tests.pipeline.inputs_run import run_plan
 from tests.pipeline.linked_run import cut_links, one_file_of_documents
 from tests.pipeline.shards.naive_shards import NaiveShards
 
-SPANS_LOST = ("outside_sentence", "overlapping", "without_tokens", "without_entity", "sharing_token", "too_long")
+SPANS_LOST = (
+    "outside_sentence",
+    "overlapping",
+    "without_tokens",
+    "without_entity",
+    "sharing_token",
+    "too_long",
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +54,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def byte_level(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tiny_model.make_byte_level(tmp_path_factory.mktemp("byte-level"))
-    (folder / "config.json").write_text('{"model_type": "roberta", "architectures": ["RobertaForMaskedLM"]}')
+    (folder / "config.json").write_text(
+        '{"model_type": "roberta", "architectures": ["RobertaForMaskedLM"]}'
+    )
     return folder
 
 
@@ -85,12 +94,18 @@ def made(run: Path, model: Path, **settings: object) -> Manifest:
 
 def files_of(manifest: Manifest) -> dict[str, list[tuple[int, str]]]:
     """Rows and hash of each file, in order."""
-    return {name: [(part.rows, part.sha256) for part in table.files] for name, table in manifest.tables.items()}
+    return {
+        name: [(part.rows, part.sha256) for part in table.files]
+        for name, table in manifest.tables.items()
+    }
 
 
 def in_order(run: Path) -> list[Row]:
     """Rows of `examples`, file after file."""
-    tables = [pq.read_table(path, partitioning=None) for path in RunPaths(root=str(run)).files("shards", EXAMPLES)]
+    tables = [
+        pq.read_table(path, partitioning=None)
+        for path in RunPaths(root=str(run)).files("shards", EXAMPLES)
+    ]
     return [tuple(row.values()) for table in tables for row in table.to_pylist()]
 
 
@@ -102,7 +117,10 @@ def limits_of(run: Path) -> PolicyLimits:
     named = dict(zip(TAIL_SUMMARY.column_names, summary, strict=True))
     r_freq = default_r_freq(named["num_linked"], named["num_entities"])
     return PolicyLimits(
-        r_freq=r_freq, median_distance=round(float(np.median(distances)), 4), klt_r_min=2, klt_r_max=100
+        r_freq=r_freq,
+        median_distance=round(float(np.median(distances)), 4),
+        klt_r_min=2,
+        klt_r_max=100,
     )
 
 
@@ -124,13 +142,17 @@ def reach_of(run: Path) -> dict[int, int]:
     for row in rows_of(run, "knowledge"):
         if row[1] == "entity" and row[5]:
             others = near.get(row[2], set())
-            reach[row[0]] = min(len(others.union(*(near[other] for other in others)) - {row[2]}), 100)
+            reach[row[0]] = min(
+                len(others.union(*(near[other] for other in others)) - {row[2]}), 100
+            )
     return reach
 
 
 @pytest.mark.parametrize("max_tokens", [12, 128])
 @pytest.mark.parametrize("family", ["model", "byte_level"])
-def test_rows_equal_the_plain_way(run: Path, request: pytest.FixtureRequest, family: str, max_tokens: int) -> None:
+def test_rows_equal_the_plain_way(
+    run: Path, request: pytest.FixtureRequest, family: str, max_tokens: int
+) -> None:
     folder = request.getfixturevalue(family)
     cut_links(RunPaths(root=str(run)), 3)
     counters = made(run, folder, max_tokens=max_tokens).counters
@@ -145,7 +167,9 @@ def test_rows_equal_the_plain_way(run: Path, request: pytest.FixtureRequest, fam
     assert counters["spans_sharing_token"] == naive.counters["shared token"]
     assert counters["spans_without_entity"] == naive.counters["no row"]
     assert counters["spans_in"] == sum(row[7] is not None for row in rows_of(run, "links"))
-    assert counters["spans_in"] - counters["spans_out"] == sum(counters[f"spans_{reason}"] for reason in SPANS_LOST)
+    assert counters["spans_in"] - counters["spans_out"] == sum(
+        counters[f"spans_{reason}"] for reason in SPANS_LOST
+    )
     assert sum(len(row[12]) for row in found) > 100
 
 
@@ -177,7 +201,9 @@ def test_files_and_seed(run: Path, model: Path) -> None:
     other = in_order(run)
     assert other != rows
     assert sorted(row[:2] for row in other) == sorted(row[:2] for row in rows)
-    assert {row[0] for row in rows if row[5] == "train"} != {row[0] for row in other if row[5] == "train"}
+    assert {row[0] for row in rows if row[5] == "train"} != {
+        row[0] for row in other if row[5] == "train"
+    }
 
 
 def test_units_of_link_are_taken_together(
@@ -191,13 +217,17 @@ def test_units_of_link_are_taken_together(
     together = shards.plan(config, paths)
     assert (len(apart.units), len(together.units)) == (7, 4)
     assert {(unit.start, unit.end) for unit in together.units} > {(0, apart.units[1].end)}
-    assert files_of(run_plan(together, paths)) == files_of(RunPaths(root=str(finished)).require("shards"))
+    assert files_of(run_plan(together, paths)) == files_of(
+        RunPaths(root=str(finished)).require("shards")
+    )
     monkeypatch.setattr(shards, "MAX_UNIT_MB", 0.0001)
     assert len(shards.plan(config, paths).units) == 7
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_stage_that_was_stopped_goes_on(run: Path, finished: Path, model: Path, seed: int) -> None:
+def test_a_stage_that_was_stopped_goes_on(
+    run: Path, finished: Path, model: Path, seed: int
+) -> None:
     """Stopped after any unit of any phase: the same files."""
     rng = random.Random(seed)
     paths = RunPaths(root=str(run))
@@ -209,7 +239,9 @@ def test_a_stage_that_was_stopped_goes_on(run: Path, finished: Path, model: Path
     for worker, unit in work[:stop]:
         write_unit(prepared.data, plan.name, unit, worker.process)
     assert len(prepare(plan, paths).pending) == len(work) - stop
-    assert files_of(run_plan(plan, paths)) == files_of(RunPaths(root=str(finished)).require("shards"))
+    assert files_of(run_plan(plan, paths)) == files_of(
+        RunPaths(root=str(finished)).require("shards")
+    )
 
 
 def test_lost_rows_fail_the_stage(run: Path, model: Path) -> None:
@@ -235,7 +267,9 @@ def test_policies(run: Path, finished: Path, model: Path) -> None:
     assert len(set(whole)) > 4
     made(run, model, policies=("none",))
     assert bits_of(run) == [0] * len(whole)
-    done = program("shards", "--run", str(run), "--model", str(model), "--policy", "klt", "--policy", "all")
+    done = program(
+        "shards", "--run", str(run), "--model", str(model), "--policy", "klt", "--policy", "all"
+    )
     assert done.returncode == 0, done.stderr
     assert bits_of(run) == [bits & (POLICY_BITS["klt"] | POLICY_BITS["all"]) for bits in whole]
     assert RunPaths(root=str(run)).require("shards").config["policies"] == ["klt", "all"]
@@ -254,7 +288,9 @@ def test_wrong_policies() -> None:
 
 def test_reach_is_the_number_of_entities_within_two_hops(finished: Path, model: Path) -> None:
     """KC of the `klt` policy, against a naive count."""
-    builder = KnowledgeBuilder(ShardsConfig(), RunPaths(root=str(finished)), TextTokenizer(str(model)))
+    builder = KnowledgeBuilder(
+        ShardsConfig(), RunPaths(root=str(finished)), TextTokenizer(str(model))
+    )
     list(builder.batches())
     lookup = builder.lookup()
     wanted = reach_of(finished)
@@ -263,7 +299,9 @@ def test_reach_is_the_number_of_entities_within_two_hops(finished: Path, model: 
     assert builder.limits() == limits_of(finished)
 
 
-def test_batches_of_knowledge_change_nothing(scored: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_of_knowledge_change_nothing(
+    scored: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths, tokenizer = RunPaths(root=str(scored)), TextTokenizer(str(model))
     whole = KnowledgeBuilder(ShardsConfig(), paths, tokenizer)
     (rows,) = whole.batches()
@@ -271,7 +309,10 @@ def test_batches_of_knowledge_change_nothing(scored: Path, model: Path, monkeypa
     cut = KnowledgeBuilder(ShardsConfig(), paths, tokenizer)
     assert pa.concat_tables(cut.batches()).combine_chunks().equals(rows)
     for one, other in ((whole.lookup().facts, cut.lookup().facts),):
-        assert all((getattr(one, name) == getattr(other, name)).all() for name in ("pairs", "relations", "qids"))
+        assert all(
+            (getattr(one, name) == getattr(other, name)).all()
+            for name in ("pairs", "relations", "qids")
+        )
     assert (np.diff(whole.lookup().pairs.astype(np.float64)) >= 0).all()
 
 
@@ -282,7 +323,12 @@ def test_tokenizer_lies_beside_the_shards(run: Path, byte_level: Path, tmp_path:
     made(run, byte_level)
     rows = in_order(run)
     tokenizer = json.loads((padded / "tokenizer.json").read_text())
-    tokenizer["truncation"] = {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
+    tokenizer["truncation"] = {
+        "direction": "Right",
+        "max_length": 5,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
     tokenizer["padding"] = {
         "strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 1, "pad_type_id": 0,
         "pad_token": "<pad>",

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from pipeline.arrays.runs import first_come
 from pipeline.shards.policies import PolicyLimits, default_r_freq, median_of_counts, policy_bits
-from pipeline.shards.windows import bucket_of, document_hash, in_validation, shuffle_keys, window_bounds
+from pipeline.shards.windows import (
+    bucket_of,
+    document_hash,
+    in_validation,
+    shuffle_keys,
+    window_bounds,
+)
 from schemas.shards import POLICY_BITS
 from tests.pipeline.shards import naive_shards
 
@@ -33,7 +39,9 @@ def sentence(draw):
 def test_windows_equal_those_of_one_sentence_after_another(sentences, width: int) -> None:
     """They cover every sentence, are as many as it takes, and cut no span that fits."""
     offsets = np.cumsum([0, *(len(words) for words, _ in sentences)])
-    starts_word = np.concatenate([np.empty(0, np.bool_), *(np.diff(words, prepend=-1) != 0 for words, _ in sentences)])
+    starts_word = np.concatenate(
+        [np.empty(0, np.bool_), *(np.diff(words, prepend=-1) != 0 for words, _ in sentences)]
+    )
     shifted = [(low + first, high + first) for first, (_, spans) in zip(offsets, sentences, strict=False)
                for low, high, _ in spans]  # fmt: skip
     spans = np.array(shifted, np.int64).reshape(-1, 2)
@@ -59,7 +67,9 @@ def test_windows_prefer_word_starts() -> None:
 def test_windows_of_a_very_long_sentence_take_little_time() -> None:
     """A book without a full stop, spans all over: linear, not a walk through all spans for each window."""
     starts = np.arange(0, 1_000_000, 10)
-    bounds = window_bounds(np.array([0, 1_000_000]), np.ones(1_000_000, np.bool_), (starts, starts + 3), 126)
+    bounds = window_bounds(
+        np.array([0, 1_000_000]), np.ones(1_000_000, np.bool_), (starts, starts + 3), 126
+    )
     assert len(bounds) - 1 == pytest.approx(1_000_000 / 126, rel=0.02)
 
 
@@ -74,12 +84,16 @@ def test_splits_are_stable_and_of_the_asked_size() -> None:
     hashes = np.array([document_hash(str(number), 0) for number in range(4000)], np.uint64)
     assert in_validation(hashes, 0.2).sum() == pytest.approx(800, abs=80)
     assert not in_validation(hashes, 0.0).any()
-    assert document_hash("a", 0) == 4678532820768690582  # the same on every machine, in every version
+    assert (
+        document_hash("a", 0) == 4678532820768690582
+    )  # the same on every machine, in every version
     assert document_hash("a", 0) != document_hash("a", 1)
 
 
 def test_shuffled_order_has_nothing_to_do_with_the_corpus() -> None:
-    hashes = np.repeat(np.array([document_hash(str(number), 0) for number in range(50)], np.uint64), 80)
+    hashes = np.repeat(
+        np.array([document_hash(str(number), 0) for number in range(50)], np.uint64), 80
+    )
     keys = shuffle_keys(hashes, np.tile(np.arange(80) * 100, 50))
     assert len(np.unique(keys)) == len(keys) == 4000
     ranks = np.argsort(np.argsort(keys))
@@ -101,14 +115,20 @@ def test_buckets_are_ranges_of_keys(drawn: list[int], num_buckets: int) -> None:
 def test_median_of_counts(values: list[int]) -> None:
     found, counts = np.unique(np.array(values, np.float64), return_counts=True)
     shuffled = np.random.default_rng(0).permutation(len(found))
-    assert median_of_counts(found[shuffled], counts[shuffled]) == (np.median(values) if values else 0.0)
+    assert median_of_counts(found[shuffled], counts[shuffled]) == (
+        np.median(values) if values else 0.0
+    )
 
 
 LIMITS = PolicyLimits(r_freq=5, median_distance=0.02, klt_r_min=2, klt_r_max=10)
 
 
-def bits_of(cosine: list[float], frequency: list[int], reach: list[int], sentences: list[int]) -> list[set[str]]:
-    found = policy_bits(*(np.array(column) for column in (sentences, cosine, frequency, reach)), LIMITS)
+def bits_of(
+    cosine: list[float], frequency: list[int], reach: list[int], sentences: list[int]
+) -> list[set[str]]:
+    found = policy_bits(
+        *(np.array(column) for column in (sentences, cosine, frequency, reach)), LIMITS
+    )
     return [{name for name, bit in POLICY_BITS.items() if bits & bit} for bits in found.tolist()]
 
 

@@ -14,7 +14,10 @@ import zstandard
 def make_lines(count: int, seed: int = 0) -> list[bytes]:
     """Lines of very different lengths, some empty, barely compressible."""
     random_ = random.Random(seed)
-    return [random_.randbytes(random_.choice((0, 1, 30, 300, 3000))).hex().encode() + b"\n" for _ in range(count)]
+    return [
+        random_.randbytes(random_.choice((0, 1, 30, 300, 3000))).hex().encode() + b"\n"
+        for _ in range(count)
+    ]
 
 
 def gzip_members(data: bytes, sizes: list[int]) -> bytes:
@@ -39,7 +42,11 @@ def zstd_frames(data: bytes, sizes: list[int]) -> bytes:
         size = sizes[turn % len(sizes)]
         forms = {"write_checksum": turn % 2 == 0, "write_content_size": turn % 3 != 0}
         frame = zstandard.ZstdCompressor(level=1 + turn % 4, **forms).compress(data[at : at + size])
-        frames.append(skippable(len(frame).to_bytes(4, "little"), turn % 16) + frame if turn % 5 == 0 else frame)
+        frames.append(
+            skippable(len(frame).to_bytes(4, "little"), turn % 16) + frame
+            if turn % 5 == 0
+            else frame
+        )
         at, turn = at + size, turn + 1
     return b"".join(frames)
 

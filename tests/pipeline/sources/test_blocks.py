@@ -26,7 +26,10 @@ def test_magics_are_found_at_every_bit() -> None:
         value = (0x314159265359 << 80 | 0x177245385090) << (8 - shift)
         window = b"\xff" * 5 + value.to_bytes(17, "big") + b"\xff" * 5
         found = find_magics(window, len(window))
-        assert [(magic.is_block, magic.bit % 8) for magic in found] == [(True, shift), (False, shift)]
+        assert [(magic.is_block, magic.bit % 8) for magic in found] == [
+            (True, shift),
+            (False, shift),
+        ]
 
 
 def test_magics_across_windows_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +45,10 @@ def test_false_magics_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     data = text(350_000)
     content = bz2.compress(data, 1)
     true_magics = list(iter_magics(io.BytesIO(content), 0))
-    false = [Magic(bit=true_magics[1].bit + 8_003, is_block=True), Magic(bit=true_magics[2].bit + 80, is_block=False)]
+    false = [
+        Magic(bit=true_magics[1].bit + 8_003, is_block=True),
+        Magic(bit=true_magics[2].bit + 80, is_block=False),
+    ]
     seen = sorted([*true_magics, *false])
 
     def faked(window: bytes, num_bytes: int) -> list[Magic]:
@@ -55,8 +61,17 @@ def test_false_magics_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(bz2_blocks, "find_magics", faked)
     for cut in (0, true_magics[1].bit // 8 + 100):
-        spans = [Span(path="x", start=low, end=high) for low, high in ((0, cut), (cut, len(content))) if low < high]
-        chunks = [chunk for span in spans for chunk in bz2_chunks(io.BytesIO(content), span) if chunk.owned]
+        spans = [
+            Span(path="x", start=low, end=high)
+            for low, high in ((0, cut), (cut, len(content)))
+            if low < high
+        ]
+        chunks = [
+            chunk
+            for span in spans
+            for chunk in bz2_chunks(io.BytesIO(content), span)
+            if chunk.owned
+        ]
         assert b"".join(chunk.data for chunk in chunks) == data
 
 
@@ -65,13 +80,17 @@ def test_false_gz_magics_are_passed_over() -> None:
     noise = b"\x1f\x8b\x08\x00" + b"\xa7\x31" * 20
     content = noise + member
     assert find_member(GzipMembers(), io.BytesIO(content), 0, len(content)) == len(noise)
-    assert find_member(GzipMembers(), io.BytesIO(content), 0, len(noise)) is None, "it starts past the range"
+    assert find_member(GzipMembers(), io.BytesIO(content), 0, len(noise)) is None, (
+        "it starts past the range"
+    )
 
 
 def test_stored_gz_members_are_members() -> None:
     data = text(3_000)
     content = gzip.compress(data, 0) + gzip.compress(data, 9)
-    chunks = list(member_chunks(GzipMembers(), io.BytesIO(content), Span(path="x", start=5, end=len(content))))
+    chunks = list(
+        member_chunks(GzipMembers(), io.BytesIO(content), Span(path="x", start=5, end=len(content)))
+    )
     assert b"".join(chunk.data for chunk in chunks) == data
 
 

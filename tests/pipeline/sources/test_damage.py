@@ -31,7 +31,10 @@ def gz(data: bytes) -> bytes:
 def read(path: Path, cuts: list[int]) -> tuple[list[tuple[str, bytes]], list[str]]:
     """Lines and losses of a file that is cut at the given bytes."""
     losses: list[SourceError] = []
-    spans = [Span(path=str(path), start=low, end=high) for low, high in pairwise([0, *cuts, path.stat().st_size])]
+    spans = [
+        Span(path=str(path), start=low, end=high)
+        for low, high in pairwise([0, *cuts, path.stat().st_size])
+    ]
     lines = [line for span in spans for line in read_lines(span, losses.append)]
     return lines, [error.message for error in losses]
 

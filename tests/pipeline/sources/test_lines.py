@@ -48,13 +48,21 @@ def test_every_cut_of_a_small_file(tmp_path: Path) -> None:
     data = b"a\n\nbb\nccc\n"
     for name, content in (
         ("plain", data),
-        ("gz", b"".join(gzip.compress(data[at : at + 2], mtime=0) for at in range(0, len(data), 2))),
+        (
+            "gz",
+            b"".join(gzip.compress(data[at : at + 2], mtime=0) for at in range(0, len(data), 2)),
+        ),
         ("zst", zstd_frames(data, [2])),
     ):
         path = tmp_path / name
         path.write_bytes(content)
         for cut in range(1, len(content)):
-            assert [line for _, line in read_all(path, [cut])] == [b"a\n", b"\n", b"bb\n", b"ccc\n"], (name, cut)
+            assert [line for _, line in read_all(path, [cut])] == [
+                b"a\n",
+                b"\n",
+                b"bb\n",
+                b"ccc\n",
+            ], (name, cut)
 
 
 def test_positions_lead_to_the_lines(sources: dict[str, Path], lines: list[bytes]) -> None:
@@ -71,7 +79,9 @@ def test_plan_covers_the_file_once(sources: dict[str, Path], lines: list[bytes])
         assert spans[0].start == 0
         assert spans[-1].end == path.stat().st_size
         assert all(left.end == right.start for left, right in pairwise(spans))
-        assert (len(spans) == 1) == (name in ("gz-one", "zst-one")), "one member or frame has one reader"
+        assert (len(spans) == 1) == (name in ("gz-one", "zst-one")), (
+            "one member or frame has one reader"
+        )
         assert [line for span in spans for _, line in read_lines(span)] == lines
 
 
@@ -83,11 +93,15 @@ def test_long_line_over_many_chunks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["gz-lines", "gz-one", "bz2-one-stream", "zst-frames", "zst-one"])
-def test_truncated_file_fails_with_its_offset(sources: dict[str, Path], tmp_path: Path, name: str) -> None:
+def test_truncated_file_fails_with_its_offset(
+    sources: dict[str, Path], tmp_path: Path, name: str
+) -> None:
     content = sources[name].read_bytes()
     path = tmp_path / name
     path.write_bytes(content[: int(len(content) * 0.6)])
-    with pytest.raises(SourceError, match=rf"{name}: byte \d+: the file ends inside .*download it again"):
+    with pytest.raises(
+        SourceError, match=rf"{name}: byte \d+: the file ends inside .*download it again"
+    ):
         read_all(path, [])
 
 
@@ -125,7 +139,10 @@ def test_corrupt_block_is_an_error_or_one_counted_loss(
         (b"BZh9", "no bz2 block"),
         (gzip.compress(b"a\n", mtime=0) + b"garbage", "no gzip member starts here"),
         (zstandard.compress(b"a\n") + b"garbage", "no zstd frame starts here"),
-        (zstandard.compress(b"a\n") + skippable(b"1234")[:-1], "ends inside the skippable zstd frame"),
+        (
+            zstandard.compress(b"a\n") + skippable(b"1234")[:-1],
+            "ends inside the skippable zstd frame",
+        ),
         (b"\x28\xb5\x2f\xfdrest", "zstd frame that starts here"),
         (bz2.compress(b"a\n") + b"garbage", "no bz2 stream starts"),
         (bz2.compress(b"a\n" * 99)[:-2], "ends inside the end mark"),
@@ -142,7 +159,13 @@ def test_zero_padding_and_empty_streams_are_no_damage(tmp_path: Path) -> None:
     for name, content in (
         ("gz", gzip.compress(b"") + gzip.compress(b"a\n") + bytes(9)),
         ("bz2", bz2.compress(b"") + bz2.compress(b"a\n") + bytes(9)),
-        ("zst", skippable(b"") + zstandard.compress(b"") + zstandard.compress(b"a\n") + skippable(bytes(9))),
+        (
+            "zst",
+            skippable(b"")
+            + zstandard.compress(b"")
+            + zstandard.compress(b"a\n")
+            + skippable(bytes(9)),
+        ),
     ):
         path = tmp_path / name
         path.write_bytes(content)
@@ -188,7 +211,15 @@ def test_stored_bytes_move_inside_one_member(tmp_path: Path) -> None:
         path = tmp_path / f"one.{ending}"
         path.write_bytes(content)
         stored: list[int] = []
-        assert sum(1 for _ in read_lines(Span(path=str(path), start=0, end=len(content)), None, stored.append)) == 3000
+        assert (
+            sum(
+                1
+                for _ in read_lines(
+                    Span(path=str(path), start=0, end=len(content)), None, stored.append
+                )
+            )
+            == 3000
+        )
         assert stored == sorted(stored)
         assert len(set(stored)) > 3, "steps of about 1 MB of what comes out"
         assert stored[-1] == len(content)

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from pipeline.sources import RawPage, SourceError, Span, parse_page, read_pages
 from tests.pipeline.sources.conftest import bz2_streams, gzip_members, zstd_frames
 
-HEAD = b'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang="en">\n  <siteinfo/>\n'
+HEAD = (
+    b'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang="en">\n  <siteinfo/>\n'
+)
 
 
 def page(page_id: int, text: str, extra: str = "") -> bytes:
@@ -25,7 +27,10 @@ def page(page_id: int, text: str, extra: str = "") -> bytes:
 
 
 PAGES = [
-    page(number, f"&lt;page&gt; {number} " + "w\N{LATIN SMALL LETTER E WITH ACUTE}" * (number * 37 % 900))
+    page(
+        number,
+        f"&lt;page&gt; {number} " + "w\N{LATIN SMALL LETTER E WITH ACUTE}" * (number * 37 % 900),
+    )
     for number in range(300)
 ]
 XML = HEAD + b"".join(PAGES) + b"</mediawiki>\n"
@@ -65,7 +70,10 @@ def test_any_split_gives_the_same_pages(exports: list[Path], shares: list[float]
 def test_every_cut_around_a_tag(tmp_path: Path) -> None:
     path = tmp_path / "pages.xml"
     path.write_bytes(HEAD + b"".join(PAGES[:2]))
-    for cut in [*range(len(HEAD) - 2, len(HEAD) + 16), *range(len(HEAD + PAGES[0]) - 12, len(HEAD + PAGES[0]) + 12)]:
+    for cut in [
+        *range(len(HEAD) - 2, len(HEAD) + 16),
+        *range(len(HEAD + PAGES[0]) - 12, len(HEAD + PAGES[0]) + 12),
+    ]:
         assert numbers(path, [cut]) == [0, 1], cut
 
 
@@ -92,7 +100,10 @@ def test_last_of_several_revisions() -> None:
         (b"<page><title>T</title></page>", "without title or id"),
         (b"<page><title>T<id>1</id></page>", "not well-formed"),
         (b"<page><title>&lol;</title><id>1</id></page>", "not well-formed"),
-        (b'<page><!DOCTYPE p [<!ENTITY a "b">]><title>&a;</title><id>1</id></page>', "not well-formed"),
+        (
+            b'<page><!DOCTYPE p [<!ENTITY a "b">]><title>&a;</title><id>1</id></page>',
+            "not well-formed",
+        ),
     ],
 )
 def test_bad_pages(xml: bytes, message: str) -> None:

@@ -32,7 +32,10 @@ class Naive:
 
 
 def count(
-    rows: Iterable[Mention], triples: Iterable[tuple[int, int, int]], in_sentence: int, in_document: int
+    rows: Iterable[Mention],
+    triples: Iterable[tuple[int, int, int]],
+    in_sentence: int,
+    in_document: int,
 ) -> Naive:
     """Count, with the caps on pairs."""
     naive = Naive()
@@ -55,7 +58,9 @@ def count(
     near: dict[str, set[tuple[int, int]]] = defaultdict(set)
     for (document, _), entities in by_sentence.items():
         naive.sentences.update(entities)
-        naive.fact_sentences.update(fact for qid in entities for fact in objects[qid] if fact[2] in entities)
+        naive.fact_sentences.update(
+            fact for qid in entities for fact in objects[qid] if fact[2] in entities
+        )
         if len(entities) > in_sentence:
             naive.over_sentence += 1
             continue
@@ -64,7 +69,9 @@ def count(
         near[document].update(pairs)
     for document, entities in by_document.items():
         naive.documents.update(entities)
-        naive.fact_documents.update(fact for qid in entities for fact in objects[qid] if fact[2] in entities)
+        naive.fact_documents.update(
+            fact for qid in entities for fact in objects[qid] if fact[2] in entities
+        )
         naive.over_document += len(entities) > in_document
         together = combinations(sorted(entities), 2) if len(entities) <= in_document else []
         naive.pair_documents.update(near[document] if len(entities) > in_document else together)
@@ -84,7 +91,9 @@ def tables(naive: Naive, least: int) -> dict[str, list[tuple[Any, ...]]]:
     for (surface, _), number in naive.surfaces.items():
         of_surface[surface] += number
     pairs = [
-        pair for pair, number in naive.pair_documents.items() if number >= least or naive.pair_sentences[pair] >= least
+        pair
+        for pair, number in naive.pair_documents.items()
+        if number >= least or naive.pair_sentences[pair] >= least
     ]
     return {
         "entity_frequency": [

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from pipeline.stats import pairs
 
 BIG = 2**32 - 1
-TRIPLES = st.sets(st.tuples(st.integers(0, 3), st.integers(0, 3), st.sampled_from([1, 2, 3, 4, 5, BIG])), max_size=40)
+TRIPLES = st.sets(
+    st.tuples(st.integers(0, 3), st.integers(0, 3), st.sampled_from([1, 2, 3, 4, 5, BIG])),
+    max_size=40,
+)
 
 
 def packed(one: int, other: int) -> int:
@@ -31,10 +34,14 @@ def test_pairs_of_groups(members: set[tuple[int, int]]) -> None:
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=50), st.integers(1, 9))
-def test_counted_pairs_come_back_and_fall_into_buckets_in_order(numbers: list[int], num_buckets: int) -> None:
+def test_counted_pairs_come_back_and_fall_into_buckets_in_order(
+    numbers: list[int], num_buckets: int
+) -> None:
     mixed, counts = pairs.counted(pairs._mixed(np.array(numbers, np.uint64)))
     assert (np.diff(mixed.astype(object)) > 0).all()
-    assert dict(zip(pairs.unmixed(mixed).tolist(), counts.tolist(), strict=True)) == Counter(numbers)
+    assert dict(zip(pairs.unmixed(mixed).tolist(), counts.tolist(), strict=True)) == Counter(
+        numbers
+    )
     bounds = pairs.bucket_bounds(mixed, num_buckets)
     assert (bounds[0], bounds[-1]) == (0, len(mixed))
     for bucket, (low, high) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
@@ -57,7 +64,9 @@ def test_counts_with_caps_equal_plain_loops(
     # Two units, each with whole documents: what they find is counted together.
     units = [rows[rows[:, 0] % 2 == part] for part in (0, 1)]
     found = [pairs.pair_occurrences(*unit.T, in_sentence, in_document) for unit in units]
-    counted, sentences, documents = pairs.pair_counts(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    counted, sentences, documents = pairs.pair_counts(
+        *(np.concatenate(parts) for parts in zip(*found, strict=True))
+    )
     near: Counter[int] = Counter()
     together: set[tuple[int, int]] = set()
     for document, sentence in {row[:2] for row in members}:
@@ -70,5 +79,9 @@ def test_counts_with_caps_equal_plain_loops(
         if len(qids) <= in_document:
             together |= {(document, packed(*pair)) for pair in combinations(qids, 2)}
     numbers = counted.tolist()
-    assert dict(zip(numbers, documents.tolist(), strict=True)) == Counter(pair for _, pair in together)
-    assert {pair: count for pair, count in zip(numbers, sentences.tolist(), strict=True) if count} == near
+    assert dict(zip(numbers, documents.tolist(), strict=True)) == Counter(
+        pair for _, pair in together
+    )
+    assert {
+        pair: count for pair, count in zip(numbers, sentences.tolist(), strict=True) if count
+    } == near

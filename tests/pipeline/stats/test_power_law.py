@@ -57,7 +57,9 @@ def test_bootstrap_covers_the_exponent() -> None:
     assert low < 2.2 < high
     assert high - low == pytest.approx(2 * 1.96 * (2.2 - 1) / np.sqrt(fit.num_entities), rel=0.5)
     # One spectrum: the package and ours find the same maximum.
-    assert likeliest_exponents(values, entities[None], fit.x_min)[0] == pytest.approx(fit.exponent, abs=1e-3)
+    assert likeliest_exponents(values, entities[None], fit.x_min)[0] == pytest.approx(
+        fit.exponent, abs=1e-3
+    )
 
 
 def test_the_likeliest_exponent_at_a_high_cut_off() -> None:
@@ -66,7 +68,9 @@ def test_the_likeliest_exponent_at_a_high_cut_off() -> None:
     fit = fit_tail(values, entities)
     assert fit is not None
     assert fit.x_min >= 10
-    assert fit.exponent == pytest.approx(likeliest_exponents(values, entities[None], fit.x_min)[0], abs=2e-5)
+    assert fit.exponent == pytest.approx(
+        likeliest_exponents(values, entities[None], fit.x_min)[0], abs=2e-5
+    )
     low, high = interval(likeliest_exponents(values, resampled(entities, 50, seed=0), fit.x_min))
     assert low < fit.exponent < high
 

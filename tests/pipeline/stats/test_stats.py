@@ -36,9 +36,13 @@ def links(rows: list[naive_stats.Mention]) -> pa.Table:
     )
 
 
-def made_run(root: Path, parts: list[list[naive_stats.Mention]], triples: list[Triple], items: int = 0) -> RunPaths:
+def made_run(
+    root: Path, parts: list[list[naive_stats.Mention]], triples: list[Triple], items: int = 0
+) -> RunPaths:
     """A run whose `link` and `kb` hold just what `stats` reads."""
-    entities = [(qid, f"item {qid}", "", None, 0, 0, 0, [], False, None) for qid in range(1, items + 1)]
+    entities = [
+        (qid, f"item {qid}", "", None, 0, 0, 0, [], False, None) for qid in range(1, items + 1)
+    ]
     write_stage(root, "link", {"links": (LINKS, [links(part) for part in parts])})
     write_stage(
         root,
@@ -63,7 +67,9 @@ def counted(paths: RunPaths) -> dict[str, list[tuple[Any, ...]]]:
         }  # fmt: skip
 
 
-def assert_equal(found: dict[str, list[tuple[Any, ...]]], wanted: dict[str, list[tuple[Any, ...]]]) -> None:
+def assert_equal(
+    found: dict[str, list[tuple[Any, ...]]], wanted: dict[str, list[tuple[Any, ...]]]
+) -> None:
     """Keys and counts exactly, floats to their last digits."""
     for table, rows in wanted.items():
         assert [tuple(v for v in row if not isinstance(v, float)) for row in found[table]] == [
@@ -106,10 +112,17 @@ def test_counts_equal_a_naive_recount(
     manifest = run_plan(stats.plan(config, paths), paths)
     naive = naive_stats.count(mentions, triples, in_sentence, in_document)
     assert_equal(counted(paths), naive_stats.tables(naive, least))
-    lists = [[mention for mention in mentions if mention[0] == document and mention[3]] for document in documents]
+    lists = [
+        [mention for mention in mentions if mention[0] == document and mention[3]]
+        for document in documents
+    ]
     in_heavy = sum(len(one) for one in lists if len({mention[3] for mention in one}) > in_document)
     assert manifest.counters.get("links_of_documents_over_pair_limit", 0) == in_heavy
-    expected = {"rows_in": len(mentions), "rows_out": len(mentions), "sentences_over_pair_limit": naive.over_sentence}
+    expected = {
+        "rows_in": len(mentions),
+        "rows_out": len(mentions),
+        "sentences_over_pair_limit": naive.over_sentence,
+    }
     for counter, number in (expected | {"documents_over_pair_limit": naive.over_document}).items():
         assert manifest.counters.get(counter, 0) == number, counter
 
@@ -131,7 +144,9 @@ def kit_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "link.spacy_model=blank:en",
         "link.unit_mb=0.25",
     ]
-    done = program("run", "--run", str(run), "--until", "stats", *(f"--set={key}" for key in inputs), cwd=ROOT)
+    done = program(
+        "run", "--run", str(run), "--until", "stats", *(f"--set={key}" for key in inputs), cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr
     return run
 
@@ -141,17 +156,23 @@ def kit_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_kit_counts_equal_a_naive_recount_at_1_2_and_7_units(kit_run: Path) -> None:
     paths = RunPaths(root=str(kit_run))
     with open_run(paths) as connection:
-        mentions = connection.sql("SELECT doc_id, sentence_start, surface, qid, confidence FROM links").fetchall()
+        mentions = connection.sql(
+            "SELECT doc_id, sentence_start, surface, qid, confidence FROM links"
+        ).fetchall()
     with connect() as connection:
         add_triples(connection, paths)
         triples = connection.sql("SELECT subject, predicate, object FROM triples").fetchall()
     config = StatsConfig(num_bootstrap=10)
-    naive = naive_stats.count(mentions, _between(triples, mentions), config.max_sentence_entities, 128)
+    naive = naive_stats.count(
+        mentions, _between(triples, mentions), config.max_sentence_entities, 128
+    )
     wanted = naive_stats.tables(naive, config.min_cooccurrence)
     assert len(wanted["cooccurrence"]) > 10_000
     assert len(wanted["fact_support"]) > 1_000
     for units in (1, 2, 7):
-        sizes = (int(len(mentions) / (units + part / 10)) for part in range(30))  # files are not cut: try
+        sizes = (
+            int(len(mentions) / (units + part / 10)) for part in range(30)
+        )  # files are not cut: try
         plans = (stats.plan(StatsConfig(unit_rows=rows, num_bootstrap=10), paths) for rows in sizes)
         run_plan(next(plan for plan in plans if len(plan.units) == units), paths)
         assert_equal(counted(paths), wanted)
@@ -173,10 +194,18 @@ def mention(document: str, qid: int | None) -> naive_stats.Mention:
 
 def test_summary_of_a_corpus_counted_by_hand(tmp_path: Path) -> None:
     qids = [1] * 6 + [2, 2] + [3, 4] + [None, None]
-    paths = made_run(tmp_path, [[mention(f"d{place}", qid) for place, qid in enumerate(qids)]], [], items=8)
+    paths = made_run(
+        tmp_path, [[mention(f"d{place}", qid) for place, qid in enumerate(qids)]], [], items=8
+    )
     run_plan(stats.plan(StatsConfig(), paths), paths)
     row = summary(paths)
-    counts = {"num_documents": 12, "num_sentences": 12, "num_mentions": 12, "num_linked": 10, "num_entities": 4}
+    counts = {
+        "num_documents": 12,
+        "num_sentences": 12,
+        "num_mentions": 12,
+        "num_linked": 10,
+        "num_entities": 4,
+    }
     assert row.items() >= counts.items()
     assert row["nil_share"] == pytest.approx(2 / 12)
     assert row["hapax_share"] == pytest.approx(2 / 4)
@@ -196,7 +225,12 @@ def test_nothing_linked_leaves_empty_tables(tmp_path: Path) -> None:
     run_plan(stats.plan(StatsConfig(), paths), paths)
     assert not any(counted(paths).values())
     row = summary(paths)
-    assert (row["num_mentions"], row["nil_share"], row["gini"], row["kb_coverage"]) == (1, 1.0, None, 0.0)
+    assert (row["num_mentions"], row["nil_share"], row["gini"], row["kb_coverage"]) == (
+        1,
+        1.0,
+        None,
+        0.0,
+    )
 
 
 def test_no_links_file_at_all(tmp_path: Path) -> None:
@@ -207,9 +241,16 @@ def test_no_links_file_at_all(tmp_path: Path) -> None:
 
 
 def test_bands_by_count(tmp_path: Path) -> None:
-    rows = [mention(f"{qid}-{place}", qid) for qid, number in ((1, 5), (2, 3), (3, 2)) for place in range(number)]
+    rows = [
+        mention(f"{qid}-{place}", qid)
+        for qid, number in ((1, 5), (2, 3), (3, 2))
+        for place in range(number)
+    ]
     paths = made_run(tmp_path, [rows], [])
-    run_plan(stats.plan(StatsConfig(bands="count", head_min_mentions=4, torso_min_mentions=3), paths), paths)
+    run_plan(
+        stats.plan(StatsConfig(bands="count", head_min_mentions=4, torso_min_mentions=3), paths),
+        paths,
+    )
     with open_run(paths) as connection:
         assert dict(connection.sql("SELECT qid, band FROM entity_frequency").fetchall()) == {
             1: "head", 2: "torso", 3: "tail",
@@ -220,14 +261,19 @@ def test_bands_by_count(tmp_path: Path) -> None:
 def test_merged_items_support_the_facts_of_the_item_that_they_became(tmp_path: Path) -> None:
     paths = made_run(tmp_path, [[mention("a", 1), mention("a", 2)]], [(1, 17, 9)])
     redirects = REDIRECTS.from_rows([("Q9", "Q2")])
-    tables = {"entities": (ENTITIES, []), "triples": (TRIPLES, [TRIPLES.from_rows([(1, 17, 9, "normal")])])}
+    tables = {
+        "entities": (ENTITIES, []),
+        "triples": (TRIPLES, [TRIPLES.from_rows([(1, 17, 9, "normal")])]),
+    }
     write_stage(tmp_path, "kb", {**tables, "redirects": (REDIRECTS, [redirects])})
     run_plan(stats.plan(StatsConfig(), paths), paths)
     assert counted(paths)["fact_support"] == [(1, 17, 2, 1, 1)]
 
 
 def test_a_killed_count_goes_on(tmp_path: Path) -> None:
-    parts = [[mention(f"{part}-{place}", place % 5 + 1) for place in range(30)] for part in range(4)]
+    parts = [
+        [mention(f"{part}-{place}", place % 5 + 1) for place in range(30)] for part in range(4)
+    ]
     paths = made_run(tmp_path / "one", parts, [(1, 2, 3)])
     run_plan(stats.plan(StatsConfig(unit_rows=1), paths), paths)
     wanted = counted(paths)

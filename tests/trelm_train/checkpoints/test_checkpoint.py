@@ -29,7 +29,9 @@ def test_everything_comes_back(*, background: bool, tmp_path: Path) -> None:
     writer.finish()
     found = load_checkpoint(tmp_path / "step-00000007")
     assert found.state == {"step": 7, "note": "ünïcode"}
-    assert {name: set(group) for name, group in found.tensors.items()} == {k: set(v) for k, v in GROUPS.items()}
+    assert {name: set(group) for name, group in found.tensors.items()} == {
+        k: set(v) for k, v in GROUPS.items()
+    }
     for name, group in GROUPS.items():
         for key, value in group.items():
             assert found.tensors[name][key].dtype == value.dtype
@@ -62,7 +64,11 @@ def test_old_ones_go_and_the_best_stays(tmp_path: Path) -> None:
         writer.save(step, {"model": {"x": torch.ones(1)}}, {"step": step})
         if step == 2:
             writer.mark_best(2, "loss", 1.5)
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000002", "step-00000004", "step-00000005"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == [
+        "step-00000002",
+        "step-00000004",
+        "step-00000005",
+    ]
     assert best_checkpoint(tmp_path) == tmp_path / "step-00000002"
     writer.mark_best(5, "loss", 1.25)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000004", "step-00000005"]
@@ -98,7 +104,10 @@ def test_an_end_in_the_middle_of_a_checkpoint(
         raise OSError("no space left on device")
 
     monkeypatch.setattr(checkpoint, "_settle", gone)
-    with pytest.raises(TrelmError, match="step-00000002: cannot write the checkpoint.*the last one before it is whole"):
+    with pytest.raises(
+        TrelmError,
+        match="step-00000002: cannot write the checkpoint.*the last one before it is whole",
+    ):
         _save_and_finish(writer)
     assert latest_checkpoint(tmp_path) == tmp_path / "step-00000001"
     monkeypatch.undo()

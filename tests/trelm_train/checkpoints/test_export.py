@@ -62,12 +62,19 @@ def test_the_export_loads_with_no_key_missing_or_unexpected(out: Path) -> None:
 def test_a_checkpoint_becomes_the_same_model(out: Path, tmp_path: Path) -> None:
     last = list_checkpoints(out / "checkpoints")[-1]
     result = CliRunner().invoke(
-        cli, ["export", "--checkpoint", str(last), "--out", str(tmp_path / "m")], catch_exceptions=False
+        cli,
+        ["export", "--checkpoint", str(last), "--out", str(tmp_path / "m")],
+        catch_exceptions=False,
     )
     assert "model of step 4" in result.output
     for name in ("entities.parquet", "bank.safetensors"):
-        assert (tmp_path / "m" / "bank" / name).read_bytes() == (out / "model" / "bank" / name).read_bytes()
-    ours, theirs = load_file(tmp_path / "m" / "model.safetensors"), load_file(out / "model" / "model.safetensors")
+        assert (tmp_path / "m" / "bank" / name).read_bytes() == (
+            out / "model" / "bank" / name
+        ).read_bytes()
+    ours, theirs = (
+        load_file(tmp_path / "m" / "model.safetensors"),
+        load_file(out / "model" / "model.safetensors"),
+    )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert find_bank(tmp_path / "m") == tmp_path / "m" / "bank"
 
@@ -92,7 +99,9 @@ def test_the_bank_lies_beside_the_model(out: Path) -> None:
     assert pq.read_table(out / "entities.parquet")["label"].to_pylist() == world.ENTITIES
 
 
-def test_a_bank_in_a_file_gives_the_same_run(out: Path, shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+def test_a_bank_in_a_file_gives_the_same_run(
+    out: Path, shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
     """The same bank and the same weights, bit for bit; the run's folder holds no file of the bank."""
     run(
         request_for(
@@ -101,7 +110,9 @@ def test_a_bank_in_a_file_gives_the_same_run(out: Path, shards_path: Path, model
         )
     )  # fmt: skip
     for name in ("model.safetensors", "bank/bank.safetensors"):
-        assert (tmp_path / "out" / "model" / name).read_bytes() == (out / "model" / name).read_bytes()
+        assert (tmp_path / "out" / "model" / name).read_bytes() == (
+            out / "model" / name
+        ).read_bytes()
 
 
 def test_only_written_rows_are_exported(knowledge: Knowledge, tmp_path: Path) -> None:
@@ -117,7 +128,9 @@ def test_only_written_rows_are_exported(knowledge: Knowledge, tmp_path: Path) ->
 
 
 def test_names_follow_the_bank_rows(knowledge: Knowledge) -> None:
-    turned = replace(knowledge, bank_row=np.where(knowledge.bank_row >= 0, 19 - knowledge.bank_row, -1))
+    turned = replace(
+        knowledge, bank_row=np.where(knowledge.bank_row >= 0, 19 - knowledge.bank_row, -1)
+    )
     entities = entities_of(turned)
     assert entities["row"].to_pylist() == list(range(20))
     assert entities["label"].to_pylist() == world.ENTITIES[::-1]
@@ -128,7 +141,9 @@ def test_the_nearest_are_found_piece_by_piece(out: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("trelm_train.training.inspect.PIECE", 3)
     _, pieces = nearest(out, "Q110", top=30)
     assert [item.id for item in pieces] == [item.id for item in whole]
-    assert [item.cosine for item in pieces] == pytest.approx([item.cosine for item in whole], abs=1e-6)
+    assert [item.cosine for item in pieces] == pytest.approx(
+        [item.cosine for item in whole], abs=1e-6
+    )
 
 
 def test_a_cosine_is_that_of_the_mixed_notes(out: Path) -> None:
@@ -137,7 +152,9 @@ def test_a_cosine_is_that_of_the_mixed_notes(out: Path) -> None:
     _, (first, *_) = nearest(out, "Q110", top=1)
     rows = dict(zip(world.ENTITIES, range(20), strict=True))
     places = [bank["row"].tolist().index(rows[label]) for label in ("Mertz", first.label)]
-    assert first.cosine == pytest.approx(float(torch.cosine_similarity(*mixed[places], dim=0)), abs=1e-6)
+    assert first.cosine == pytest.approx(
+        float(torch.cosine_similarity(*mixed[places], dim=0)), abs=1e-6
+    )
 
 
 def test_a_disk_that_is_full(out: Path, knowledge: Knowledge, tmp_path: Path) -> None:
@@ -162,7 +179,9 @@ def test_nearest_entities(out: Path) -> None:
 
 def test_inspect_commands(out: Path) -> None:
     runner = CliRunner()
-    text = runner.invoke(cli, ["inspect", "bank", "--run", str(out), "--entity", "Q110", "--top", "2"]).output
+    text = runner.invoke(
+        cli, ["inspect", "bank", "--run", str(out), "--entity", "Q110", "--top", "2"]
+    ).output
     assert text.startswith("Q110 Mertz: written")
     assert len(text.splitlines()) == 3
     text = runner.invoke(cli, ["inspect", "path", "--run", str(out)]).output

@@ -63,13 +63,19 @@ def test_every_mention_of_a_tail_is_fully_masked(
     assert len(facts)
     for head_span, tail in zip(facts.head_span_G.tolist(), facts.tail_G.tolist(), strict=True):
         sentence = batch.span_sentence_P[head_span]
-        for span in np.flatnonzero((batch.span_sentence_P == sentence) & (batch.span_entity_P == tail)).tolist():
-            assert (ids[batch.span_start_P[span] : batch.span_end_P[span]] == vocabulary.mask_id).all()
+        for span in np.flatnonzero(
+            (batch.span_sentence_P == sentence) & (batch.span_entity_P == tail)
+        ).tolist():
+            assert (
+                ids[batch.span_start_P[span] : batch.span_end_P[span]] == vocabulary.mask_id
+            ).all()
     kept = ~np.isin(np.arange(ids.size), np.flatnonzero(ids == vocabulary.mask_id))
     assert np.array_equal(ids[kept], masked.input_ids_RS.reshape(-1)[kept])
 
 
-def test_heads_are_visible_and_sentences_serve_once(batch: Batch, masked: Masked, facts: Facts) -> None:
+def test_heads_are_visible_and_sentences_serve_once(
+    batch: Batch, masked: Masked, facts: Facts
+) -> None:
     assert not masked.chosen_RS.reshape(-1)[batch.span_start_P[facts.head_span_G]].any()
     sentences = batch.span_sentence_P[facts.head_span_G]
     assert len(set(sentences.tolist())) == len(sentences)
@@ -128,12 +134,18 @@ def tails_one_by_one(facts: Facts, knowledge: Knowledge, config: CkaConfig) -> l
     """The same draw as `tail_contrast`, fact by fact."""
     in_batch, rows = np.unique(facts.tail_G), []
     for head, relation, tail, key in zip(
-        facts.head_G.tolist(), facts.relation_G.tolist(), facts.tail_G.tolist(), facts.key_G.tolist(), strict=True
+        facts.head_G.tolist(),
+        facts.relation_G.tolist(),
+        facts.tail_G.tolist(),
+        facts.key_G.tolist(),
+        strict=True,
     ):
         banned = np.append(knowledge.true_tails(head, relation), tail)
         tails, most = knowledge.tails.of(relation), SAMPLE * config.negatives
         if len(tails) > most:
-            tails = tails[(uniform(0, "some", 0, key, np.arange(most)) * len(tails)).astype(np.int64)]
+            tails = tails[
+                (uniform(0, "some", 0, key, np.arange(most)) * len(tails)).astype(np.int64)
+            ]
         near = knowledge.without_namesakes(in_batch, banned)
         far = knowledge.without_namesakes(np.setdiff1d(tails, near), banned)
         parts = [part[np.argsort(uniform(0, "tail", 0, key, part))] for part in (near, far)]
@@ -143,20 +155,28 @@ def tails_one_by_one(facts: Facts, knowledge: Knowledge, config: CkaConfig) -> l
 
 @pytest.mark.parametrize("tails", [0, 50], ids=["the world's tails", "50 tails with repeats"])
 @pytest.mark.parametrize("negatives", [1, 3, 64])
-def test_tails_are_those_of_a_plain_loop(negatives: int, tails: int, facts: Facts, knowledge: Knowledge) -> None:
+def test_tails_are_those_of_a_plain_loop(
+    negatives: int, tails: int, facts: Facts, knowledge: Knowledge
+) -> None:
     config = CkaConfig(negatives=negatives)
     if tails:
         lengths = np.where(np.arange(len(knowledge)) >= ROW["lives in"], tails, 0)
-        knowledge = replace(knowledge, tails=from_lengths(np.arange(int(lengths.sum())) % 20, lengths))
+        knowledge = replace(
+            knowledge, tails=from_lengths(np.arange(int(lengths.sum())) % 20, lengths)
+        )
     contrast = tail_contrast(facts, knowledge, config, seed=0, epoch=0)
-    found = [row[valid].tolist() for row, valid in zip(contrast.row_GN, contrast.valid_GN, strict=True)]
+    found = [
+        row[valid].tolist() for row, valid in zip(contrast.row_GN, contrast.valid_GN, strict=True)
+    ]
     assert found == tails_one_by_one(facts, knowledge, config)
 
 
 def test_relations_are_those_of_a_plain_loop(facts: Facts, knowledge: Knowledge) -> None:
     contrast = relation_contrast(facts, knowledge, relations_of(knowledge), seed=0, epoch=0)
     for number in range(len(facts)):
-        head, tail, key = (int(values[number]) for values in (facts.head_G, facts.tail_G, facts.key_G))
+        head, tail, key = (
+            int(values[number]) for values in (facts.head_G, facts.tail_G, facts.key_G)
+        )
         held = knowledge.true_tail_relation.of(head)[knowledge.true_tail.of(head) == tail]
         wrong = np.setdiff1d(relations_of(knowledge), held)
         wrong = wrong[np.argsort(uniform(0, "wrong", 0, key, wrong))][:3]
@@ -189,7 +209,9 @@ def test_a_plan_does_not_depend_on_the_packing(
 
     def by_sentence(rows: list[list[int]]) -> dict[int, tuple[int, list[int], list[int]]]:
         packed = assemble(sentences, rows, Position(), 0)
-        plan = planner.plan(packed, mask_batch(packed, MaskingConfig(), vocabulary, seed=0, epoch=0))
+        plan = planner.plan(
+            packed, mask_batch(packed, MaskingConfig(), vocabulary, seed=0, epoch=0)
+        )
         hidden = packed.key_N[packed.span_sentence_P[plan.hidden_P]]
         return {
             int(key): (
@@ -211,12 +233,17 @@ def test_another_epoch_is_another_draw(facts: Facts, knowledge: Knowledge) -> No
     assert not np.array_equal(left.row_GN, right.row_GN)
 
 
-def test_a_fact_without_a_negative_is_dropped(batch: Batch, masked: Masked, facts: Facts, knowledge: Knowledge) -> None:
+def test_a_fact_without_a_negative_is_dropped(
+    batch: Batch, masked: Masked, facts: Facts, knowledge: Knowledge
+) -> None:
     """All towns and countries bear one name: no tail can be told from a false one; no fact counts, no tail is hidden."""
     whole = CkaPlanner(CONFIG, knowledge, seed=0).plan(batch, masked)
     assert len(whole) == len(facts) > 0
     assert (whole.valid_GN.sum(1) > 1).all()
-    alike = replace(knowledge, name=np.where(np.arange(len(knowledge)) < len(COUNTRIES + TOWNS), 0, knowledge.name))
+    alike = replace(
+        knowledge,
+        name=np.where(np.arange(len(knowledge)) < len(COUNTRIES + TOWNS), 0, knowledge.name),
+    )
     plan = CkaPlanner(CONFIG, alike, seed=0).plan(batch, masked)
     assert not len(plan)
     assert not plan.hidden_P.any()
@@ -248,7 +275,9 @@ def test_the_loss_is_that_of_the_formula(
     for number in range(len(plan)):
         head = flat[plan.head_start_G[number] : plan.head_end_G[number]].mean(0)
         tails = plan.tail_U[plan.place_GC[number]]
-        pairs = [(int(relation), int(tail)) for relation in plan.relation_GR[number] for tail in tails]
+        pairs = [
+            (int(relation), int(tail)) for relation in plan.relation_GR[number] for tail in tails
+        ]
         logits = []
         for relation, tail in pairs[: plan.valid_GN[number].sum()]:
             ids, words = (torch.from_numpy(knowledge.label_ids.of(row)) for row in (relation, tail))
@@ -279,7 +308,9 @@ def test_states_in_half_precision(batch: Batch, plan: CkaPlan, model: MaskedLm, 
     assert torch.equal(loss.detach(), plain.detach())
 
 
-def test_a_label_without_tokens_is_no_nan(batch: Batch, plan: CkaPlan, model: MaskedLm, knowledge: Knowledge) -> None:
+def test_a_label_without_tokens_is_no_nan(
+    batch: Batch, plan: CkaPlan, model: MaskedLm, knowledge: Knowledge
+) -> None:
     lengths = np.zeros(len(knowledge), np.int64)
     nameless = replace(knowledge, label_ids=from_lengths(np.zeros(0, np.int64), lengths))
     cka = Cka(CONFIG, nameless, make_anchor(model.word_embeddings.weight, nameless), seed=0)
@@ -290,10 +321,15 @@ def test_a_label_without_tokens_is_no_nan(batch: Batch, plan: CkaPlan, model: Ma
     assert torch.isfinite(cka.projection.weight.grad).all()
 
 
-def test_parts_of_a_step_add_up(stream: BatchStream, model: MaskedLm, cka: Cka, vocabulary: Vocabulary) -> None:
+def test_parts_of_a_step_add_up(
+    stream: BatchStream, model: MaskedLm, cka: Cka, vocabulary: Vocabulary
+) -> None:
     """Sums over micro-batches, each with its own plan, divided by all facts: what the step needs."""
     batches = [batch for batch, _ in itertools.islice(stream.iterate(Position()), 2)]
-    plans = [cka.planner.plan(b, mask_batch(b, MaskingConfig(), vocabulary, seed=0, epoch=0)) for b in batches]
+    plans = [
+        cka.planner.plan(b, mask_batch(b, MaskingConfig(), vocabulary, seed=0, epoch=0))
+        for b in batches
+    ]
     sums = [
         float(cka.loss_sum(model.encode(model.pack(b)), plan, model.word_embeddings).detach())
         for b, plan in zip(batches, plans, strict=True)
@@ -320,11 +356,18 @@ def test_a_batch_without_facts_adds_nothing(
 
 
 def test_candidates_are_label_means(model: MaskedLm, knowledge: Knowledge) -> None:
-    means = label_means(model.word_embeddings, knowledge, np.asarray([ROW["Zenda"], ROW["Golden City"]]))
+    means = label_means(
+        model.word_embeddings, knowledge, np.asarray([ROW["Zenda"], ROW["Golden City"]])
+    )
     ids = torch.from_numpy(knowledge.label_ids.of(ROW["Golden City"]))
     assert torch.allclose(means[1], model.word_embeddings.weight[ids].mean(0), atol=1e-6)
 
 
 def test_numbers_among_others() -> None:
-    assert among(np.asarray([2, 5, 9]), np.asarray([9, 1, 2, 10])).tolist() == [True, False, True, False]
+    assert among(np.asarray([2, 5, 9]), np.asarray([9, 1, 2, 10])).tolist() == [
+        True,
+        False,
+        True,
+        False,
+    ]
     assert not among(np.zeros(0, np.int64), np.asarray([0, 1])).any()

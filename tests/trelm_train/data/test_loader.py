@@ -56,18 +56,25 @@ def epoch(stream: BatchStream, number: int = 0) -> list[Batch]:
 
 def same(left: Batch, right: Batch) -> bool:
     """Every field."""
-    pairs = ((getattr(left, field.name), getattr(right, field.name)) for field in dataclasses.fields(Batch))
+    pairs = (
+        (getattr(left, field.name), getattr(right, field.name))
+        for field in dataclasses.fields(Batch)
+    )
     return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in pairs)
 
 
-@pytest.mark.parametrize("packing", [PACKING, WINDOWS, BUCKETS], ids=["packed", "windows", "buckets"])
+@pytest.mark.parametrize(
+    "packing", [PACKING, WINDOWS, BUCKETS], ids=["packed", "windows", "buckets"]
+)
 def test_an_epoch_holds_every_training_sentence_once(shards: Shards, packing: Packing) -> None:
     train = read_sentences(list(shards.row_groups), "train")
     stream = BatchStream(shards, packing, seed=1, pad_id=0)
     for number in (0, 1, 7):
         keys = np.concatenate([batch.key_N for batch in epoch(stream, number)])
         assert sorted(keys.tolist()) == sorted(train.key_N.tolist())
-    validation = np.concatenate([batch.key_N for batch in split_batches(shards, packing, "validation", 0)])
+    validation = np.concatenate(
+        [batch.key_N for batch in split_batches(shards, packing, "validation", 0)]
+    )
     assert sorted([*keys.tolist(), *validation.tolist()]) == list(range(len(world.sentences())))
 
 
@@ -94,17 +101,28 @@ def test_any_batch_can_be_resumed(shards: Shards, packing: Packing) -> None:
 
 @given(st.permutations(range(30)), st.sampled_from([WINDOWS, BUCKETS]))
 @settings(max_examples=15, deadline=None)
-def test_batches_in_any_order_are_those_of_the_stream(shards: Shards, order: list[int], packing: Packing) -> None:
+def test_batches_in_any_order_are_those_of_the_stream(
+    shards: Shards, order: list[int], packing: Packing
+) -> None:
     """What was read before, kept or dropped, has no influence."""
-    whole = [batch for batch, _ in islice(BatchStream(shards, packing, seed=2, pad_id=0).iterate(Position()), 30)]
+    whole = [
+        batch
+        for batch, _ in islice(
+            BatchStream(shards, packing, seed=2, pad_id=0).iterate(Position()), 30
+        )
+    ]
     stream = BatchStream(shards, packing, seed=2, pad_id=0)
     for number in order:
         assert same(stream.at(whole[number].position), whole[number])
 
 
-@given(st.integers(1, 4), st.integers(1, 7), st.integers(0, 25), st.sampled_from([WINDOWS, BUCKETS]))
+@given(
+    st.integers(1, 4), st.integers(1, 7), st.integers(0, 25), st.sampled_from([WINDOWS, BUCKETS])
+)
 @settings(max_examples=12, deadline=None)
-def test_ranks_share_one_stream(shards: Shards, world_size: int, per_step: int, start: int, packing: Packing) -> None:
+def test_ranks_share_one_stream(
+    shards: Shards, world_size: int, per_step: int, start: int, packing: Packing
+) -> None:
     """Whatever their number, also over the border of epochs; a run may go on with another number of them."""
     alone = BatchStream(shards, packing, seed=4, pad_id=0)
     wanted = [batch for batch, _ in islice(alone.iterate(Position()), start, start + 6 * per_step)]
@@ -114,9 +132,17 @@ def test_ranks_share_one_stream(shards: Shards, world_size: int, per_step: int, 
     for _ in range(2):
         for group, after in islice(in_steps(alone.positions(position), per_step), 3):
             position = after
-            parts = [[ranks[r].at(here) for here in share(group, r, len(ranks))] for r in range(len(ranks))]
+            parts = [
+                [ranks[r].at(here) for here in share(group, r, len(ranks))]
+                for r in range(len(ranks))
+            ]
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
-            found += [part[number] for number in range(len(parts[0])) for part in parts if number < len(part)]
+            found += [
+                part[number]
+                for number in range(len(parts[0]))
+                for part in parts
+                if number < len(part)
+            ]
         ranks = ranks[:1]  # all but one are gone
     assert len(found) == len(wanted)
     assert all(same(left, right) for left, right in zip(found, wanted, strict=True))
@@ -148,7 +174,9 @@ def test_positions_assemble_nothing_and_a_seek_reads_one_window(
     assert len(reads) == 1
 
 
-@pytest.mark.parametrize("position", [Position(window=99), Position(index=99), Position(index=-1)], ids=str)
+@pytest.mark.parametrize(
+    "position", [Position(window=99), Position(index=99), Position(index=-1)], ids=str
+)
 def test_a_position_that_there_is_not(shards: Shards, position: Position) -> None:
     with pytest.raises(ValueError, match="no batch at Position"):
         BatchStream(shards, WINDOWS, seed=2, pad_id=0).at(position)
@@ -157,7 +185,12 @@ def test_a_position_that_there_is_not(shards: Shards, position: Position) -> Non
 def test_threads_may_share_a_stream(shards: Shards) -> None:
     """The training loop's prefetch thread, and a look ahead from the loop itself."""
     stream = BatchStream(shards, WINDOWS, seed=2, pad_id=0)
-    wanted = [batch for batch, _ in islice(BatchStream(shards, WINDOWS, seed=2, pad_id=0).iterate(Position()), 60)]
+    wanted = [
+        batch
+        for batch, _ in islice(
+            BatchStream(shards, WINDOWS, seed=2, pad_id=0).iterate(Position()), 60
+        )
+    ]
     found: dict[int, list[Batch]] = {}
 
     def read(number: int) -> None:
@@ -191,13 +224,18 @@ def test_a_state_survives_json(shards: Shards) -> None:
         ({"fingerprint": "0" * 64}, "not the shards that this run was started with"),
         ({"seed": 9}, r"seed = 2 \(was 9\)"),
         ({"layout": "packed"}, r"layout = 'buckets' \(was 'packed'\)"),
-        ({"max_tokens": 47, "batch_tokens": 95}, r"max_tokens = 48 \(was 47\), batch_tokens = 96 \(was 95\)"),
+        (
+            {"max_tokens": 47, "batch_tokens": 95},
+            r"max_tokens = 48 \(was 47\), batch_tokens = 96 \(was 95\)",
+        ),
         ({"window_rows": 21}, r"window_rows = 20 \(was 21\)"),
         ({"order_version": 1}, "order_version"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_a_state_of_another_stream_is_refused(shards: Shards, changed: dict[str, Any], message: str) -> None:
+def test_a_state_of_another_stream_is_refused(
+    shards: Shards, changed: dict[str, Any], message: str
+) -> None:
     stream = BatchStream(shards, BUCKETS, seed=2, pad_id=0)
     with pytest.raises(ConfigError, match=message):
         stream.check(dataclasses.replace(stream.state(Position()), **changed))
@@ -209,7 +247,10 @@ def test_spans_words_and_facts_move_with_their_sentence(shards: Shards, batch: B
     flat = batch.input_ids_RS.reshape(-1)
     for number, key in enumerate(batch.key_N.tolist()):
         row = row_of[key]
-        assert flat[batch.start_N[number] : batch.end_N[number]].tolist() == sentences.ids.of(row).tolist()
+        assert (
+            flat[batch.start_N[number] : batch.end_N[number]].tolist()
+            == sentences.ids.of(row).tolist()
+        )
         spans = np.flatnonzero(batch.span_sentence_P == number)
         starts = batch.span_start_P[spans] - batch.start_N[number]
         assert starts.tolist() == sentences.span_start.of(row).tolist()
@@ -218,7 +259,9 @@ def test_spans_words_and_facts_move_with_their_sentence(shards: Shards, batch: B
         heads = batch.span_entity_P[batch.fact_head_F[facts]]
         assert heads.tolist() == sentences.span_entity.of(row)[sentences.fact_head.of(row)].tolist()
     words = batch.segment_RS.reshape(-1)[batch.word_start_W]
-    assert np.array_equal(np.bincount(words), sentences.words.lengths(np.asarray([row_of[k] for k in batch.key_N])))
+    assert np.array_equal(
+        np.bincount(words), sentences.words.lengths(np.asarray([row_of[k] for k in batch.key_N]))
+    )
 
 
 def test_padding_belongs_to_no_sentence(batch: Batch) -> None:
@@ -251,9 +294,14 @@ def test_random_bits_of_a_generator() -> None:
     assert abs(draw[:20000].mean() - 0.5) < 0.01
     assert abs(np.corrcoef(draw[:20000], draw[20000:])[0, 1]) < 0.03
     assert len(np.unique(draw)) == 40000
-    assert next_bits(state[:1], np.ones(1, np.int64)) == random_bits(1, "mask", 0), "the first output"
+    assert next_bits(state[:1], np.ones(1, np.int64)) == random_bits(1, "mask", 0), (
+        "the first output"
+    )
     for probability in (0.0, 0.15, 1.0):
-        assert abs(happens(random_bits(3, "x", np.arange(20000)), probability).mean() - probability) < 0.01
+        assert (
+            abs(happens(random_bits(3, "x", np.arange(20000)), probability).mean() - probability)
+            < 0.01
+        )
 
 
 @given(st.lists(st.integers(0, 9), max_size=30), st.integers(0, 99))
@@ -277,14 +325,19 @@ def test_too_long_for_the_model(shards: Shards) -> None:
 def test_an_empty_training_split(tokenizer: Any, tmp_path: Path) -> None:
     columns = world.example_columns(tokenizer)
     columns["split"] = ["validation"] * len(columns["split"])
-    folder = world.write_shards(tmp_path / "s", tokenizer, columns, world.knowledge_columns(tokenizer))
+    folder = world.write_shards(
+        tmp_path / "s", tokenizer, columns, world.knowledge_columns(tokenizer)
+    )
     with pytest.raises(TrelmError, match="no training sentence"):
         BatchStream(open_shards(folder), PACKING, seed=0, pad_id=0)
 
 
 def test_a_damaged_file(tokenizer: Any, tmp_path: Path) -> None:
     folder = world.write_shards(
-        tmp_path / "s", tokenizer, world.example_columns(tokenizer), world.knowledge_columns(tokenizer)
+        tmp_path / "s",
+        tokenizer,
+        world.example_columns(tokenizer),
+        world.knowledge_columns(tokenizer),
     )
     path = folder / "examples-0.parquet"
     content = bytearray(path.read_bytes())

@@ -36,7 +36,8 @@ def corpus(draw: st.DrawFn) -> Sentences:
         lists["fact_relation"].append([7 for _ in facts])
         lists["fact_tail"].append([tail for _, tail in facts])
     lists["span_entity"] = [
-        [100 * number + k for k in range(len(item["span_start"]))] for number, item in enumerate(drawn)
+        [100 * number + k for k in range(len(item["span_start"]))]
+        for number, item in enumerate(drawn)
     ]
     return sentences_from_lists(lists)
 
@@ -59,15 +60,24 @@ def whole(batch: Batch, start: Any, end: Any) -> Any:
 
 @given(corpus(), st.sampled_from(LAYOUTS), st.integers(0, 99))
 @settings(max_examples=80, deadline=None)
-def test_words_mentions_facts_and_masks_stay_in_their_sentence(sentences: Sentences, layout: str, seed: int) -> None:
+def test_words_mentions_facts_and_masks_stay_in_their_sentence(
+    sentences: Sentences, layout: str, seed: int
+) -> None:
     seen: list[int] = []
     for batch in batches_of(sentences, layout, seed):
         seen += batch.key_N.tolist()
         assert whole(batch, batch.start_N, batch.end_N).tolist() == list(range(len(batch.key_N)))
-        assert np.array_equal(whole(batch, batch.span_start_P, batch.span_end_P), batch.span_sentence_P)
+        assert np.array_equal(
+            whole(batch, batch.span_start_P, batch.span_end_P), batch.span_sentence_P
+        )
         entity_sentence = batch.key_N[batch.span_sentence_P]
-        assert np.array_equal(batch.span_entity_P // 100, entity_sentence), "the entity is one of the sentence"
-        head, tail = batch.span_sentence_P[batch.fact_head_F], batch.span_sentence_P[batch.fact_tail_F]
+        assert np.array_equal(batch.span_entity_P // 100, entity_sentence), (
+            "the entity is one of the sentence"
+        )
+        head, tail = (
+            batch.span_sentence_P[batch.fact_head_F],
+            batch.span_sentence_P[batch.fact_tail_F],
+        )
         assert np.array_equal(head, tail)
         starts = unit_starts(batch)
         ends = unit_ends(batch, starts)
@@ -81,7 +91,9 @@ def test_words_mentions_facts_and_masks_stay_in_their_sentence(sentences: Senten
     assert sorted(seen) == list(range(len(sentences)))
 
 
-def by_sentence(batches: list[Batch], *, seed: int, epoch: int = 0) -> dict[int, dict[str, list[int]]]:
+def by_sentence(
+    batches: list[Batch], *, seed: int, epoch: int = 0
+) -> dict[int, dict[str, list[int]]]:
     """What a model would see and be asked of each sentence, in numbers of the sentence's own."""
     found = {}
     for batch in batches:
@@ -98,8 +110,10 @@ def by_sentence(batches: list[Batch], *, seed: int, epoch: int = 0) -> dict[int,
                 "chosen": masked.chosen_RS.reshape(-1)[start:end].tolist(),
                 "offset": batch.offset_RS.reshape(-1)[start:end].tolist(),
                 "words": (words - start).tolist(),
-                "spans": (batch.span_start_P[spans] - start).tolist() + (batch.span_end_P[spans] - start).tolist(),
-                "entities": batch.span_entity_P[spans].tolist() + batch.span_ordinal_P[spans].tolist(),
+                "spans": (batch.span_start_P[spans] - start).tolist()
+                + (batch.span_end_P[spans] - start).tolist(),
+                "entities": batch.span_entity_P[spans].tolist()
+                + batch.span_ordinal_P[spans].tolist(),
                 "facts": batch.span_entity_P[batch.fact_head_F[facts]].tolist()
                 + batch.span_entity_P[batch.fact_tail_F[facts]].tolist(),
             }
@@ -123,7 +137,13 @@ def test_layout_and_order_change_nothing_of_a_sentence(sentences: Sentences, see
 def test_masks_of_the_stream_do_not_depend_on_the_layout(shards: Shards) -> None:
     found = []
     for layout, batch_tokens, window_rows in (("packed", 256, 8192), ("buckets", 96, 20)):
-        packing = Packing(max_tokens=48, batch_tokens=batch_tokens, limit=64, layout=layout, window_rows=window_rows)
+        packing = Packing(
+            max_tokens=48,
+            batch_tokens=batch_tokens,
+            limit=64,
+            layout=layout,
+            window_rows=window_rows,
+        )
         batches = []
         for batch, _ in BatchStream(shards, packing, seed=3, pad_id=0).iterate(Position(epoch=1)):
             if batch.position.epoch > 1:
@@ -136,18 +156,24 @@ def test_masks_of_the_stream_do_not_depend_on_the_layout(shards: Shards) -> None
 
 def test_batches_are_told_apart_from_their_neighbours_in_a_block() -> None:
     """Masking one of them changes no other: they share arrays."""
-    sentences = sentences_from_lists({"ids": [[2, *range(5, 35), 3]] * 8, "words": [list(range(1, 31))] * 8})
+    sentences = sentences_from_lists(
+        {"ids": [[2, *range(5, 35), 3]] * 8, "words": [list(range(1, 31))] * 8}
+    )
     batches = batches_of(sentences, "packed", 0)
     before = [batch.input_ids_RS.copy() for batch in batches]
     assert len(batches) > 2
     for batch in batches:
         mask_batch(batch, HALF, VOCABULARY, seed=0, epoch=0)
-    assert all(np.array_equal(batch.input_ids_RS, ids) for batch, ids in zip(batches, before, strict=True))
+    assert all(
+        np.array_equal(batch.input_ids_RS, ids) for batch, ids in zip(batches, before, strict=True)
+    )
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_every_epoch_masks_anew_and_every_sentence_its_own_way(epoch: int) -> None:
-    sentences = sentences_from_lists({"ids": [[2, *range(5, 35), 3]] * 2, "words": [list(range(1, 31))] * 2})
+    sentences = sentences_from_lists(
+        {"ids": [[2, *range(5, 35), 3]] * 2, "words": [list(range(1, 31))] * 2}
+    )
     batches = batches_of(sentences, "buckets", 0)
     masks = by_sentence(batches, seed=1, epoch=epoch)
     assert masks[0]["chosen"] != masks[1]["chosen"]

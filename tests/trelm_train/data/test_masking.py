@@ -20,7 +20,11 @@ def sentence(draw: st.DrawFn) -> dict[str, list[int]]:
     borders = sorted(draw(st.sets(st.integers(1, length), max_size=6)))
     spans = list(zip(borders[::2], borders[1::2], strict=False))
     return {
-        "ids": [2, *draw(st.lists(st.integers(5, 49), min_size=length - 1, max_size=length - 1)), 3],
+        "ids": [
+            2,
+            *draw(st.lists(st.integers(5, 49), min_size=length - 1, max_size=length - 1)),
+            3,
+        ],
         "words": starts,
         "span_start": [start for start, _ in spans],
         "span_end": [end for _, end in spans],
@@ -36,14 +40,19 @@ def batch_of(sentences: list[dict[str, list[int]]], rows: list[list[int]]) -> Ba
 
 @given(st.lists(sentence(), min_size=1, max_size=4), st.integers(0, 10**6), st.floats(0.05, 0.9))
 @settings(max_examples=80, deadline=None)
-def test_words_and_mentions_are_masked_wholly_or_not_at_all(sentences: Any, seed: int, probability: float) -> None:
+def test_words_and_mentions_are_masked_wholly_or_not_at_all(
+    sentences: Any, seed: int, probability: float
+) -> None:
     batch = batch_of(sentences, [list(range(len(sentences)))])
-    masked = mask_batch(batch, MaskingConfig(probability=probability), VOCABULARY, seed=seed, epoch=0)
+    masked = mask_batch(
+        batch, MaskingConfig(probability=probability), VOCABULARY, seed=seed, epoch=0
+    )
     chosen = masked.chosen_RS.reshape(-1)
     for start, end in zip(batch.span_start_P, batch.span_end_P, strict=True):
         assert len(set(chosen[start:end].tolist())) == 1
     word_ends = np.minimum(
-        np.append(batch.word_start_W[1:], 10**9), batch.end_N[batch.segment_RS[0, batch.word_start_W]] - 1
+        np.append(batch.word_start_W[1:], 10**9),
+        batch.end_N[batch.segment_RS[0, batch.word_start_W]] - 1,
     )
     for start, end in zip(batch.word_start_W, word_ends, strict=True):
         assert len(set(chosen[start:end].tolist())) == 1
@@ -71,7 +80,9 @@ def test_masks_do_not_depend_on_the_packing(sentences: Any, seed: int) -> None:
 def test_shares() -> None:
     plain = {"ids": [2, *([7] * 60), 3], "words": list(range(1, 61))}
     lists = {name: [plain[name]] * 300 for name in plain}
-    batch = assemble(sentences_from_lists(lists), [[number] for number in range(300)], Position(), 0)
+    batch = assemble(
+        sentences_from_lists(lists), [[number] for number in range(300)], Position(), 0
+    )
     masked = mask_batch(batch, MaskingConfig(), VOCABULARY, seed=1, epoch=0)
     ids = masked.input_ids_RS.reshape(-1)[masked.target_M]
     assert abs(len(ids) / (300 * 60) - 0.15) < 0.01

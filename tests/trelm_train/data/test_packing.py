@@ -5,11 +5,21 @@ from hypothesis import strategies as st
 
 from schemas.array_types import I64, U64
 from trelm_train.data.arrays import random_bits
-from trelm_train.data.packing import LAYOUTS, Packing, Plan, fill_rows, make_plan, pack, plan_batches
+from trelm_train.data.packing import (
+    LAYOUTS,
+    Packing,
+    Plan,
+    fill_rows,
+    make_plan,
+    pack,
+    plan_batches,
+)
 from trelm_train.errors import ConfigError
 
 PACKING = Packing(max_tokens=48, batch_tokens=96, limit=64)
-LENGTHS = st.lists(st.integers(1, 70), max_size=80).map(lambda lengths: np.asarray(lengths, np.int64))
+LENGTHS = st.lists(st.integers(1, 70), max_size=80).map(
+    lambda lengths: np.asarray(lengths, np.int64)
+)
 
 
 def bits_of(count: int, seed: int = 0) -> U64:
@@ -18,7 +28,9 @@ def bits_of(count: int, seed: int = 0) -> U64:
 
 def natural_lengths(count: int) -> I64:
     """Of sentences: 30 tokens in the mean, some long."""
-    lengths: I64 = np.clip(np.random.default_rng(0).lognormal(3.15, 0.55, count).astype(np.int64) + 2, 3, 200)
+    lengths: I64 = np.clip(
+        np.random.default_rng(0).lognormal(3.15, 0.55, count).astype(np.int64) + 2, 3, 200
+    )
     return lengths
 
 
@@ -50,16 +62,21 @@ def test_a_histogram_is_filled_like_its_sentences(counts: list[int], capacity: i
 
 @given(LENGTHS, st.sampled_from(LAYOUTS), st.none() | st.integers(0, 1000))
 @settings(max_examples=100, deadline=None)
-def test_a_plan_has_every_sentence_once_within_the_budget(lengths: I64, layout: str, seed: int | None) -> None:
+def test_a_plan_has_every_sentence_once_within_the_budget(
+    lengths: I64, layout: str, seed: int | None
+) -> None:
     packing = Packing(max_tokens=48, batch_tokens=100, limit=70, layout=layout)
     plan = make_plan(lengths, packing, None if seed is None else bits_of(len(lengths), seed))
     batches = plan.lists()
-    assert sorted(item for batch in batches for row in batch for item in row) == list(range(len(lengths)))
+    assert sorted(item for batch in batches for row in batch for item in row) == list(
+        range(len(lengths))
+    )
     for batch in batches:
         widths = [int(lengths[row].sum()) for row in batch]
         assert len(batch) == 1 or len(batch) * max(widths) <= 100
         assert all(
-            len(row) == 1 or (layout == "packed" and width <= 48) for row, width in zip(batch, widths, strict=True)
+            len(row) == 1 or (layout == "packed" and width <= 48)
+            for row, width in zip(batch, widths, strict=True)
         )
     for low in range(plan.num_batches):
         for high in range(low + 1, plan.num_batches + 1):
@@ -67,7 +84,9 @@ def test_a_plan_has_every_sentence_once_within_the_budget(lengths: I64, layout: 
 
 
 def efficiency(plan: Plan, lengths: I64) -> float:
-    padded = sum(len(batch) * max(int(lengths[row].sum()) for row in batch) for batch in plan.lists())
+    padded = sum(
+        len(batch) * max(int(lengths[row].sum()) for row in batch) for batch in plan.lists()
+    )
     return float(lengths.sum() / padded)
 
 
@@ -84,7 +103,10 @@ def test_little_is_padded(layout: str, at_least: float, batch_tokens: int) -> No
 def test_packed_batches_are_about_equal() -> None:
     """No small one at the end of each window."""
     lengths = np.full(130, 32, np.int64)  # 33 rows of 128, 8 to a batch at most
-    sizes = [len(batch) for batch in plan_batches(lengths, Packing(max_tokens=128, batch_tokens=1024, limit=128))]
+    sizes = [
+        len(batch)
+        for batch in plan_batches(lengths, Packing(max_tokens=128, batch_tokens=1024, limit=128))
+    ]
     assert sizes == [6, 7, 6, 7, 7]
 
 
@@ -95,7 +117,10 @@ def test_the_order_says_nothing_about_the_length(layout: str) -> None:
     packing = Packing(max_tokens=128, batch_tokens=1024, limit=512, layout=layout)
     plan = make_plan(lengths, packing, bits_of(len(lengths)))
     for values in (
-        [float(np.mean([lengths[item] for row in batch for item in row])) for batch in plan.lists()],
+        [
+            float(np.mean([lengths[item] for row in batch for item in row]))
+            for batch in plan.lists()
+        ],
         [float(len(row)) for batch in plan.lists() for row in batch],
     ):
         if np.std(values) > 0:
@@ -111,7 +136,11 @@ def test_row_mates_change_with_the_bits() -> None:
     lengths = natural_lengths(2000)
     packing = Packing(max_tokens=128, batch_tokens=1024, limit=512)
     rows = [
-        {tuple(sorted(row)) for batch in make_plan(lengths, packing, bits_of(2000, seed)).lists() for row in batch}
+        {
+            tuple(sorted(row))
+            for batch in make_plan(lengths, packing, bits_of(2000, seed)).lists()
+            for row in batch
+        }
         for seed in (0, 1)
     ]
     assert len(rows[0] & rows[1]) < 0.1 * len(rows[0])

@@ -18,7 +18,9 @@ def names() -> list[str]:
 
 @given(st.lists(st.integers(), max_size=30), st.integers(0, 5), st.integers(0, 31))
 @settings(max_examples=60, deadline=None)
-def test_order_and_values_are_those_of_the_iterator(items: list[int], depth: int, stop: int) -> None:
+def test_order_and_values_are_those_of_the_iterator(
+    items: list[int], depth: int, stop: int
+) -> None:
     seen = []
     with prefetch(iter(items), depth) as ready:
         for number, item in enumerate(ready):
@@ -127,7 +129,9 @@ except KeyboardInterrupt:
 def test_ctrl_c_while_waiting() -> None:
     """The signal comes while an item is awaited: the thread ends after the one it makes, of eight that were asked for."""
     start = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", CTRL_C], check=True, text=True, capture_output=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", CTRL_C], check=True, text=True, capture_output=True, timeout=60
+    )
     assert done.stdout.split() == ["0", "[]"]
     assert not done.stderr
     assert time.monotonic() - start < 15, "all items take 20 s"

@@ -46,7 +46,9 @@ def test_not_a_shards_folder(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("<html>")
     with pytest.raises(ConfigError, match="not a TRELM manifest"):
         open_shards(tmp_path)
-    (tmp_path / "manifest.json").write_text('{"stage":"link","fingerprint":"","code_version":"","tables":{}}')
+    (tmp_path / "manifest.json").write_text(
+        '{"stage":"link","fingerprint":"","code_version":"","tables":{}}'
+    )
     with pytest.raises(ConfigError, match="holds stage 'link'"):
         open_shards(tmp_path)
 
@@ -79,7 +81,9 @@ def test_a_file_that_is_not_parquet(copy: Path) -> None:
 def test_the_wrong_table(copy: Path) -> None:
     size = (copy / "knowledge.parquet").stat().st_size
     shutil.copyfile(copy / "examples-0.parquet", copy / "knowledge.parquet")
-    _forget(copy, f'"num_bytes": {size}', f'"num_bytes": {(copy / "examples-0.parquet").stat().st_size}')
+    _forget(
+        copy, f'"num_bytes": {size}', f'"num_bytes": {(copy / "examples-0.parquet").stat().st_size}'
+    )
     with pytest.raises(TrelmError, match="holds table 'examples'"):
         open_shards(copy)
 
@@ -108,7 +112,9 @@ def test_another_tokenizer(copy: Path) -> None:
 def test_rows_must_count_up(tokenizer: Any, tmp_path: Path) -> None:
     columns = world.knowledge_columns(tokenizer)
     columns["row"][3] = 9
-    folder = world.write_shards(tmp_path / "s", tokenizer, world.example_columns(tokenizer), columns)
+    folder = world.write_shards(
+        tmp_path / "s", tokenizer, world.example_columns(tokenizer), columns
+    )
     with pytest.raises(TrelmError, match="not 0, 1, 2"):
         load_knowledge(open_shards(folder))
 
@@ -116,7 +122,9 @@ def test_rows_must_count_up(tokenizer: Any, tmp_path: Path) -> None:
 def test_rows_must_exist(tokenizer: Any, tmp_path: Path) -> None:
     columns = world.knowledge_columns(tokenizer)
     columns["triple_other_row"][0] = [999] * len(columns["triple_other_row"][0])
-    folder = world.write_shards(tmp_path / "s", tokenizer, world.example_columns(tokenizer), columns)
+    folder = world.write_shards(
+        tmp_path / "s", tokenizer, world.example_columns(tokenizer), columns
+    )
     with pytest.raises(TrelmError, match="points to row 999"):
         load_knowledge(open_shards(folder))
 
@@ -135,7 +143,11 @@ def test_a_policy_without_bits_is_refused(copy: Path, model_path: Path, tmp_path
     open_shards(copy).check_policy("all")
     for policy, is_wrong in (("klt", True), ("none", False)):
         request = request_for(copy, model_path, tmp_path / policy, f"injection.policy={policy}")
-        with pytest.raises(ConfigError, match="--policy klt") if is_wrong else contextlib.nullcontext():
+        with (
+            pytest.raises(ConfigError, match="--policy klt")
+            if is_wrong
+            else contextlib.nullcontext()
+        ):
             start_run(request)
 
 
@@ -143,7 +155,11 @@ LISTS = [column.name for column in EXAMPLES.columns if pa.types.is_list(column.t
 
 
 def test_lists_are_views_of_every_row(shards: Shards, shards_path: Path) -> None:
-    rows = [row for number in (0, 1) for row in pq.read_table(shards_path / f"examples-{number}.parquet").to_pylist()]
+    rows = [
+        row
+        for number in (0, 1)
+        for row in pq.read_table(shards_path / f"examples-{number}.parquet").to_pylist()
+    ]
     seen = 0
     for group, lists in zip(shards.row_groups, read_lists(shards.row_groups, LISTS), strict=True):
         assert seen == group.first_row
@@ -181,7 +197,16 @@ def test_reading_needs_pyarrow_alone(shards_path: Path) -> None:
         "count = sum(len(lists['input_ids'].values) for lists in read_lists(groups, ['input_ids']))\n"
         "print(count, *{name.split('.')[0] for name in sys.modules} & {*sys.argv[2:]})"
     )
-    banned = ["torch", "pandas", "transformers", "tokenizers", "apache_beam", "duckdb", "spacy", "pipeline"]
+    banned = [
+        "torch",
+        "pandas",
+        "transformers",
+        "tokenizers",
+        "apache_beam",
+        "duckdb",
+        "spacy",
+        "pipeline",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", script, str(shards_path), *banned],
         check=True,
@@ -190,6 +215,7 @@ def test_reading_needs_pyarrow_alone(shards_path: Path) -> None:
         timeout=60,
     )
     total = sum(
-        pc.sum(pq.read_table(shards_path / f"examples-{number}.parquet")["n_tokens"]).as_py() for number in (0, 1)
+        pc.sum(pq.read_table(shards_path / f"examples-{number}.parquet")["n_tokens"]).as_py()
+        for number in (0, 1)
     )
     assert done.stdout.split() == [str(total)]

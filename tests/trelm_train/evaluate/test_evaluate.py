@@ -14,7 +14,15 @@ from trelm_train.data.loader import Batch, Packing
 from trelm_train.data.masking import Vocabulary
 from trelm_train.data.shards import Shards
 from trelm_train.errors import ConfigError
-from trelm_train.evaluate.lama import Options, Prober, evaluate_lama, gold_ranks, readable, scores, skip_reason
+from trelm_train.evaluate.lama import (
+    Options,
+    Prober,
+    evaluate_lama,
+    gold_ranks,
+    readable,
+    scores,
+    skip_reason,
+)
 from trelm_train.evaluate.mlm import SMOOTHING, _score, evaluate_mlm, measure
 from trelm_train.model.masked_lm import MaskedLm
 
@@ -22,8 +30,12 @@ from trelm_train.model.masked_lm import MaskedLm
 def test_masks_are_fixed_whatever_the_packing(
     model: MaskedLm, vocabulary: Vocabulary, shards: Shards, knowledge: Knowledge
 ) -> None:
-    wide = evaluate_mlm(model, vocabulary, shards, knowledge, Packing(max_tokens=64, batch_tokens=256, limit=64))
-    narrow = evaluate_mlm(model, vocabulary, shards, knowledge, Packing(max_tokens=20, batch_tokens=20, limit=64))
+    wide = evaluate_mlm(
+        model, vocabulary, shards, knowledge, Packing(max_tokens=64, batch_tokens=256, limit=64)
+    )
+    narrow = evaluate_mlm(
+        model, vocabulary, shards, knowledge, Packing(max_tokens=20, batch_tokens=20, limit=64)
+    )
     assert wide.num_sentences == 6
     assert wide.num_masked == narrow.num_masked > 0
     assert wide.loss == pytest.approx(narrow.loss, abs=1e-4)
@@ -39,16 +51,31 @@ def test_the_knowledge_score_by_hand(batch: Batch, knowledge: Knowledge, tokeniz
     for position, token in enumerate(knowledge.label_ids.of(ROW["Zenda"]).tolist()):
         logits[position, token] = 0.0
     found = _score(logits, batch, fact, knowledge)
-    others = [row for row in knowledge.tails.of(ROW["lives in"]) if len(knowledge.label_ids.of(row)) == length]
+    others = [
+        row
+        for row in knowledge.tails.of(ROW["lives in"])
+        if len(knowledge.label_ids.of(row)) == length
+    ]
     if len(others) < 2:
         assert found is None
     else:
         assert found == pytest.approx((1 + SMOOTHING) / SMOOTHING, rel=0.01)
-    assert _score(logits[:1].repeat(40, 1), batch, fact, knowledge) is None, "another number of tokens"
+    assert _score(logits[:1].repeat(40, 1), batch, fact, knowledge) is None, (
+        "another number of tokens"
+    )
 
 
 def test_mlm_command(model_path: Path, shards_path: Path) -> None:
-    command = ["evaluate", "mlm", "--model", str(model_path), "--shards", str(shards_path), "--device", "cpu"]
+    command = [
+        "evaluate",
+        "mlm",
+        "--model",
+        str(model_path),
+        "--shards",
+        str(shards_path),
+        "--device",
+        "cpu",
+    ]
     data = json.loads(CliRunner().invoke(cli, [*command, "--json"], catch_exceptions=False).stdout)
     assert data == measure(str(model_path), shards_path, "cpu").to_dict()
     assert "entity_loss" in CliRunner().invoke(cli, command, catch_exceptions=False).output
@@ -74,7 +101,9 @@ def probes(tmp_path: Path) -> Path:
         {"uuid": "nothing"},
     ]
     (folder / "P1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "\n")
-    (folder / "P2.jsonl").write_text(json.dumps({"sub_label": "Mona", "obj_label": "Timbuktu by the sea"}) + "\n")
+    (folder / "P2.jsonl").write_text(
+        json.dumps({"sub_label": "Mona", "obj_label": "Timbuktu by the sea"}) + "\n"
+    )
     relations = [
         {"relation": "P1", "template": "[X] lives in [Y] .", "label": "lives in", "type": "N-1"},
         {"relation": "P2", "template": "[X] saw [Y] .", "label": "saw", "type": "N-M"},
@@ -85,8 +114,15 @@ def probes(tmp_path: Path) -> Path:
     return folder
 
 
-def test_lama_counts_and_names_what_it_leaves_out(model: MaskedLm, tokenizer: Any, probes: Path) -> None:
-    options = Options(probes=probes, relations=probes / "relations.jsonl", common_vocab=probes / "common.txt", uhn=True)
+def test_lama_counts_and_names_what_it_leaves_out(
+    model: MaskedLm, tokenizer: Any, probes: Path
+) -> None:
+    options = Options(
+        probes=probes,
+        relations=probes / "relations.jsonl",
+        common_vocab=probes / "common.txt",
+        uhn=True,
+    )
     result = evaluate_lama(model, tokenizer, options)
     single = len(tokenizer("Zenda", add_special_tokens=False)["input_ids"]) == 1
     assert result["relations"]["P1"]["n"] == result["num_items"] == 1 + single
@@ -141,12 +177,18 @@ def test_roberta_objects_follow_a_space(roberta: MaskedLm) -> None:
 
 
 def test_scores_by_hand() -> None:
-    assert scores([1, 2, 20, 1]) == {"p_at_1": 0.5, "p_at_10": 0.75, "mrr": pytest.approx((1 + 0.5 + 0.05 + 1) / 4)}
+    assert scores([1, 2, 20, 1]) == {
+        "p_at_1": 0.5,
+        "p_at_10": 0.75,
+        "mrr": pytest.approx((1 + 0.5 + 0.05 + 1) / 4),
+    }
 
 
 def test_macro_is_the_mean_over_relations(model: MaskedLm, tokenizer: Any, probes: Path) -> None:
     (probes / "P2.jsonl").write_text('{"sub_label": "Mona", "obj_label": "king"}\n')
-    result = evaluate_lama(model, tokenizer, Options(probes=probes, relations=probes / "relations.jsonl"))
+    result = evaluate_lama(
+        model, tokenizer, Options(probes=probes, relations=probes / "relations.jsonl")
+    )
     rows = result["relations"]
     assert result["macro"]["mrr"] == pytest.approx((rows["P1"]["mrr"] + rows["P2"]["mrr"]) / 2)
     total = rows["P1"]["n"] * rows["P1"]["mrr"] + rows["P2"]["mrr"]
@@ -154,7 +196,11 @@ def test_macro_is_the_mean_over_relations(model: MaskedLm, tokenizer: Any, probe
 
 
 def test_judgments_need_a_majority() -> None:
-    row = {"sub_label": "a", "obj_label": "b", "judgments": [{"judgment": "no"}, {"judgment": "yes"}]}
+    row = {
+        "sub_label": "a",
+        "obj_label": "b",
+        "judgments": [{"judgment": "no"}, {"judgment": "yes"}],
+    }
     assert skip_reason(row, set(), uhn=False) == ""
 
 
@@ -165,10 +211,18 @@ def test_wrong_probe_files(model: MaskedLm, tokenizer: Any, probes: Path, tmp_pa
     with pytest.raises(ConfigError, match="cannot read"):
         evaluate_lama(model, tokenizer, Options(probes=probes, relations=tmp_path / "none.jsonl"))
     with pytest.raises(ConfigError, match="cannot read"):
-        evaluate_lama(model, tokenizer, Options(probes=probes, relations=relations, common_vocab=tmp_path / "none"))
+        evaluate_lama(
+            model,
+            tokenizer,
+            Options(probes=probes, relations=relations, common_vocab=tmp_path / "none"),
+        )
     (tmp_path / "odd.txt").write_text("nosuchwordatall\n")
     with pytest.raises(ConfigError, match="holds no single token"):
-        evaluate_lama(model, tokenizer, Options(probes=probes, relations=relations, common_vocab=tmp_path / "odd.txt"))
+        evaluate_lama(
+            model,
+            tokenizer,
+            Options(probes=probes, relations=relations, common_vocab=tmp_path / "odd.txt"),
+        )
     for text, message in (
         ("{", "1: not JSON"),
         ("[1]", "not a JSON object"),

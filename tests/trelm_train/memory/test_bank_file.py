@@ -22,12 +22,18 @@ def filled(num_rows: int = 50, storage: str = "ram", folder: Path | None = None)
     bank = MemoryBank(num_rows, H, MemoryConfig(storage=storage), folder=folder)
     rows = np.arange(0, num_rows, 3)
     names = torch.from_numpy(np.stack([rows, rows + 7, 0 * rows, 0 * rows], axis=1))
-    bank.write(Notes.from_tensors(names, torch.randn(len(rows), 2, H, generator=torch.Generator().manual_seed(0))))
+    bank.write(
+        Notes.from_tensors(
+            names, torch.randn(len(rows), 2, H, generator=torch.Generator().manual_seed(0))
+        )
+    )
     return bank
 
 
 def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+    return left.keys() == right.keys() and all(
+        torch.equal(left[name], right[name]) for name in left
+    )
 
 
 @pytest.mark.parametrize("piece", [1, 5, 1000])
@@ -41,7 +47,9 @@ def test_the_file_is_the_state(piece: int, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("storage", ["ram", "file", "device"])
-def test_a_bank_is_taken_up_from_its_file(storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bank_is_taken_up_from_its_file(
+    storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("trelm_train.memory.memory_bank.PIECE", 5)
     bank, other = filled(), filled(50, storage, tmp_path)
     write_bank(bank, tmp_path / "bank.safetensors")

@@ -15,7 +15,14 @@ from tests.trelm_train.conftest import small_config
 from trelm_train.config import MemoryConfig
 from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.memory import bank_store
-from trelm_train.memory.bank_store import FileStore, NoteStore, RamStore, main_memory_bytes, make_store, pick_storage
+from trelm_train.memory.bank_store import (
+    FileStore,
+    NoteStore,
+    RamStore,
+    main_memory_bytes,
+    make_store,
+    pick_storage,
+)
 from trelm_train.memory.memory_bank import MemoryBank, Notes
 
 CPU = torch.device("cpu")
@@ -84,25 +91,35 @@ def test_auto_goes_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_storage(MemoryConfig(ram_share=0.5), rows // 3, BASE) == "ram"
     assert pick_storage(MemoryConfig(storage="device"), rows, BASE) == "device"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert pick_storage(MemoryConfig(), rows // 5, BASE) == "file", "each rank has a bank of its own"
+    assert pick_storage(MemoryConfig(), rows // 5, BASE) == "file", (
+        "each rank has a bank of its own"
+    )
 
 
 def test_a_control_group_confines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, text in (("none", "max\n"), ("some", "50000000\n")):
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(bank_store, "CGROUP_LIMITS", (str(tmp_path / "none"), str(tmp_path / "missing")))
+    monkeypatch.setattr(
+        bank_store, "CGROUP_LIMITS", (str(tmp_path / "none"), str(tmp_path / "missing"))
+    )
     assert main_memory_bytes() == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     monkeypatch.setattr(bank_store, "CGROUP_LIMITS", (str(tmp_path / "some"),))
     assert main_memory_bytes() == 50_000_000
     assert pick_storage(MemoryConfig(), 10_000, BASE) == "file"
 
 
-def test_the_folder_of_the_configuration_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_of_the_configuration_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened = []
     good = bank_store._open_nameless
-    monkeypatch.setattr(bank_store, "_open_nameless", lambda folder: opened.append(folder) or good(folder))
+    monkeypatch.setattr(
+        bank_store, "_open_nameless", lambda folder: opened.append(folder) or good(folder)
+    )
     for folder in (str(tmp_path / "scratch"), ""):
-        make_store(MemoryConfig(storage="file", folder=folder), 10, 4, folder=tmp_path / "run", device=CPU)
+        make_store(
+            MemoryConfig(storage="file", folder=folder), 10, 4, folder=tmp_path / "run", device=CPU
+        )
     assert opened == [tmp_path / "scratch", tmp_path / "run"]
     with pytest.raises(ConfigError, match="needs a folder; set memory.folder"):
         store("file", None)
@@ -110,11 +127,15 @@ def test_the_folder_of_the_configuration_comes_first(tmp_path: Path, monkeypatch
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"cannot write the memory bank there .*; set memory.folder"):
+    with pytest.raises(
+        ConfigError, match=r"cannot write the memory bank there .*; set memory.folder"
+    ):
         store("file", tmp_path / "file" / "run")
 
 
-def test_a_filesystem_without_nameless_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_filesystem_without_nameless_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = os.open
 
     def without(path: Any, flags: int, *more: Any, **others: Any) -> int:
@@ -130,16 +151,26 @@ def test_a_filesystem_without_nameless_files(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_filesystem_without_sparse_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FileStore, "disk_bytes", property(lambda self: os.fstat(self.handle).st_size))
-    with pytest.raises(ConfigError, match=r"no sparse files, .*15\.4 GB at once; set memory.folder"):
+    monkeypatch.setattr(
+        FileStore, "disk_bytes", property(lambda self: os.fstat(self.handle).st_size)
+    )
+    with pytest.raises(
+        ConfigError, match=r"no sparse files, .*15\.4 GB at once; set memory.folder"
+    ):
         store("file", tmp_path, MANY_ROWS, BASE)
 
 
 @pytest.mark.parametrize(
     ("number", "message"),
-    [(errno.ENOSPC, "the disk is full"), (errno.EDQUOT, "the disk is full"), (errno.EIO, "cannot write")],
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "the disk is full"),
+        (errno.EIO, "cannot write"),
+    ],
 )
-def test_a_disk_that_fills_up(number: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up(
+    number: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first call takes a part, as a full disk does; the next one fails."""
     calls: Iterator[int] = iter(range(9))
 
@@ -189,7 +220,9 @@ def test_no_room_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bank_store.mmap, "mmap", refuse)
     with pytest.raises(TrelmError, match=r"no room in main memory .*memory.storage = 'file'"):
         RamStore(10, 4)
-    monkeypatch.setattr(torch, "zeros", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+    monkeypatch.setattr(
+        torch, "zeros", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("full"))
+    )
     with pytest.raises(TrelmError, match=r"no room on cpu; set memory.storage"):
         store("device", None)
 
@@ -203,7 +236,10 @@ def test_handles_are_given_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [("memory.storage=disk", "one of auto, ram, file, device"), ("memory.ram_share=2", "between 0 and 1")],
+    [
+        ("memory.storage=disk", "one of auto, ram, file, device"),
+        ("memory.ram_share=2", "between 0 and 1"),
+    ],
 )
 def test_wrong_settings(setting: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

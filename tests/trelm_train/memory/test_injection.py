@@ -50,22 +50,30 @@ def full_bank(knowledge: Knowledge, hidden: int) -> MemoryBank:
     return bank
 
 
-def test_no_triple_of_an_entity_in_the_same_sentence_is_ever_used(stream: BatchStream, knowledge: Knowledge) -> None:
+def test_no_triple_of_an_entity_in_the_same_sentence_is_ever_used(
+    stream: BatchStream, knowledge: Knowledge
+) -> None:
     """Every sentence states (h, r, t): neither mention may get that triple, in any epoch, in either direction."""
     used = 0
     for number, (batch, _) in enumerate(stream.iterate(Position())):
         if number == 12:
             break
         spans = np.arange(len(batch.span_start_P))
-        for span, triple in enumerate(sample_triples(batch, spans, knowledge, seed=number).tolist()):
+        for span, triple in enumerate(
+            sample_triples(batch, spans, knowledge, seed=number).tolist()
+        ):
             if triple >= 0:
-                mentioned = batch.span_entity_P[batch.span_sentence_P == batch.span_sentence_P[span]]
+                mentioned = batch.span_entity_P[
+                    batch.span_sentence_P == batch.span_sentence_P[span]
+                ]
                 assert knowledge.triple_other.values[triple] not in mentioned
                 used += 1
     assert used, "other triples are used"
 
 
-def test_an_inverse_relation_is_excluded_too(batch: Batch, knowledge: Knowledge, anchor: Anchor) -> None:
+def test_an_inverse_relation_is_excluded_too(
+    batch: Batch, knowledge: Knowledge, anchor: Anchor
+) -> None:
     """h has only triples with t, by two relations and in both directions: nothing is left to inject."""
     head = int(batch.span_entity_P[batch.fact_head_F[0]])
     tail = int(batch.span_entity_P[batch.fact_tail_F[0]])
@@ -75,7 +83,9 @@ def test_an_inverse_relation_is_excluded_too(batch: Batch, knowledge: Knowledge,
     only = replace(
         knowledge,
         triple_other=twice,
-        triple_relation=from_lengths(np.asarray([ROW["capital of"], ROW["country"]], np.int64), lengths),
+        triple_relation=from_lengths(
+            np.asarray([ROW["capital of"], ROW["country"]], np.int64), lengths
+        ),
         triple_is_head=from_lengths(np.asarray([1, 0], np.int64), lengths),
     )
     injection = Injector(ALWAYS, only, anchor, seed=0).plan(batch, *nothing(batch), None)
@@ -118,43 +128,64 @@ def test_label_vectors_are_means_of_the_initial_embeddings(
     own = anchor.vectors(np.asarray([ROW["Zenda"], ROW["Golden City"]]))
     assert torch.allclose(own[1], model.word_embeddings.weight[ids].mean(0))
     assert not own.requires_grad
-    assert anchor.token_norm == pytest.approx(float(model.word_embeddings.weight.detach().norm(dim=1).mean()))
+    assert anchor.token_norm == pytest.approx(
+        float(model.word_embeddings.weight.detach().norm(dim=1).mean())
+    )
 
 
-def test_triple_only_memory_only_and_both(batch: Batch, knowledge: Knowledge, anchor: Anchor) -> None:
+def test_triple_only_memory_only_and_both(
+    batch: Batch, knowledge: Knowledge, anchor: Anchor
+) -> None:
     bank = full_bank(knowledge, anchor.hidden_size)
     injector = Injector(replace(ALWAYS, triple_share=0.3), knowledge, anchor, seed=0)
     both = injector.plan(batch, *nothing(batch), bank)
     alone = injector.plan(batch, *nothing(batch), None)
-    assert set(alone.span_J) == set(both.span_J[both.triple_J >= 0]), "without a bank only triples are injected"
+    assert set(alone.span_J) == set(both.span_J[both.triple_J >= 0]), (
+        "without a bank only triples are injected"
+    )
     norms = alone.vector_JH.norm(dim=1)
-    assert torch.allclose(norms, torch.full_like(norms, anchor.token_norm), rtol=1e-4), "alpha is 1 without a note"
+    assert torch.allclose(norms, torch.full_like(norms, anchor.token_norm), rtol=1e-4), (
+        "alpha is 1 without a note"
+    )
     untold = both.vector_JH[torch.from_numpy(both.triple_J < 0)].norm(dim=1)
     assert len(untold)
-    assert torch.allclose(untold, torch.full_like(untold, anchor.token_norm), rtol=1e-4), "alpha is 0 without a triple"
+    assert torch.allclose(untold, torch.full_like(untold, anchor.token_norm), rtol=1e-4), (
+        "alpha is 0 without a triple"
+    )
     place = {span: number for number, span in enumerate(alone.span_J.tolist())}
     for number, span in enumerate(both.span_J.tolist()):
         if both.triple_J[number] >= 0:
             row = np.asarray([knowledge.bank_row[batch.span_entity_P[span]]])
             note = bank.read(row)[0]
-            wanted = 0.3 * alone.vector_JH[place[span]] + 0.7 * note / note.norm() * anchor.token_norm
+            wanted = (
+                0.3 * alone.vector_JH[place[span]] + 0.7 * note / note.norm() * anchor.token_norm
+            )
             assert torch.allclose(both.vector_JH[number], wanted, atol=1e-4)
 
 
-def test_only_the_sentence_itself_has_written_the_note(batch: Batch, knowledge: Knowledge, anchor: Anchor) -> None:
+def test_only_the_sentence_itself_has_written_the_note(
+    batch: Batch, knowledge: Knowledge, anchor: Anchor
+) -> None:
     bank = MemoryBank(knowledge.num_bank_rows, anchor.hidden_size, MemoryConfig())
     row = knowledge.bank_row[batch.span_entity_P[:1]]
     key = batch.key_N[batch.span_sentence_P[:1]]
     ones = torch.ones(len(row), anchor.hidden_size)
     bank.write(notes(row, key, ones))
     injector = Injector(ALWAYS, knowledge, anchor, seed=0)
-    with_bank, without = injector.plan(batch, *nothing(batch), bank), injector.plan(batch, *nothing(batch), None)
-    left = {s: v.tolist() for s, v in zip(with_bank.span_J.tolist(), with_bank.vector_JH, strict=True)}
+    with_bank, without = (
+        injector.plan(batch, *nothing(batch), bank),
+        injector.plan(batch, *nothing(batch), None),
+    )
+    left = {
+        s: v.tolist() for s, v in zip(with_bank.span_J.tolist(), with_bank.vector_JH, strict=True)
+    }
     right = {s: v.tolist() for s, v in zip(without.span_J.tolist(), without.vector_JH, strict=True)}
     assert left.get(0) == right.get(0)
 
 
-def test_the_edit_mixes_span_tokens_only(batch: Batch, knowledge: Knowledge, anchor: Anchor, model: MaskedLm) -> None:
+def test_the_edit_mixes_span_tokens_only(
+    batch: Batch, knowledge: Knowledge, anchor: Anchor, model: MaskedLm
+) -> None:
     injector = Injector(replace(ALWAYS, strength=0.25), knowledge, anchor, seed=0)
     injection = injector.plan(batch, *nothing(batch), full_bank(knowledge, model.hidden_size))
     edit = injector.edit(batch, injection)
@@ -166,7 +197,9 @@ def test_the_edit_mixes_span_tokens_only(batch: Batch, knowledge: Knowledge, anc
     for number, span in enumerate(injection.span_J.tolist()):
         for token in range(batch.span_start_P[span], batch.span_end_P[span]):
             inside[token] = True
-            assert torch.allclose(changed[token], 0.75 * word[token] + 0.25 * injection.vector_JH[number], atol=1e-5)
+            assert torch.allclose(
+                changed[token], 0.75 * word[token] + 0.25 * injection.vector_JH[number], atol=1e-5
+            )
     assert torch.equal(changed[~inside], word[~inside])
 
 
@@ -176,7 +209,9 @@ def test_what_is_not_injected(batch: Batch, knowledge: Knowledge, anchor: Anchor
     everything = len(batch.span_start_P)
 
     def count(config: InjectionConfig, masked: np.ndarray, without: np.ndarray) -> int:
-        return len(Injector(config, knowledge, anchor, seed=0).plan(batch, masked, without, bank).span_J)
+        return len(
+            Injector(config, knowledge, anchor, seed=0).plan(batch, masked, without, bank).span_J
+        )
 
     assert count(ALWAYS, chosen, blocked) == everything
     assert count(replace(ALWAYS, dropout=1.0), chosen, blocked) == 0
@@ -206,9 +241,16 @@ def sentence_with(ids: list[int], span: tuple[int, int], entity: int) -> Batch:
 def test_a_triple_whose_other_end_is_spelt_out_is_not_used(knowledge: Knowledge) -> None:
     """The town is mentioned, its country stands there as plain words that the linker missed: the triple would tell it."""
     town = ROW["Zenda"]
-    triples = np.arange(knowledge.triple_other.offsets[town], knowledge.triple_other.offsets[town + 1])
-    country = next(row for row in knowledge.triple_other.of(town).tolist() if knowledge.label(row) in COUNTRIES)
-    label, other = knowledge.label_ids.of(country).tolist(), knowledge.label_ids.of(ROW["Flavia"]).tolist()
+    triples = np.arange(
+        knowledge.triple_other.offsets[town], knowledge.triple_other.offsets[town + 1]
+    )
+    country = next(
+        row for row in knowledge.triple_other.of(town).tolist() if knowledge.label(row) in COUNTRIES
+    )
+    label, other = (
+        knowledge.label_ids.of(country).tolist(),
+        knowledge.label_ids.of(ROW["Flavia"]).tolist(),
+    )
     own = knowledge.label_ids.of(town).tolist()
     assert not set(label) <= set(own)
 
@@ -228,15 +270,21 @@ def test_a_part_of_a_label_does_not_tell_it(knowledge: Knowledge) -> None:
     assert len(set(label)) > 1
     for words, told in ((label, True), (label[::-1], True), (label[1:], False), (label[:1], False)):
         batch = sentence_with(words, (1, 2), ROW["Zenda"])
-        assert spelt_out(batch, np.asarray([0]), np.asarray([city]), knowledge.label_ids).tolist() == [told]
+        assert spelt_out(
+            batch, np.asarray([0]), np.asarray([city]), knowledge.label_ids
+        ).tolist() == [told]
 
 
-def test_a_triple_whose_other_end_is_mentioned_by_another_name_is_not_used(knowledge: Knowledge) -> None:
+def test_a_triple_whose_other_end_is_mentioned_by_another_name_is_not_used(
+    knowledge: Knowledge,
+) -> None:
     """The linker knows the country by an alias: its label is not there to be found."""
     town = ROW["Zenda"]
     first, end = knowledge.triple_other.offsets[town], knowledge.triple_other.offsets[town + 1]
     triples = np.arange(first, end)
-    country = next(row for row in knowledge.triple_other.of(town).tolist() if knowledge.label(row) in COUNTRIES)
+    country = next(
+        row for row in knowledge.triple_other.of(town).tolist() if knowledge.label(row) in COUNTRIES
+    )
     lists = {"ids": [[2, 10, 11, 3]], "span_start": [[1, 2]], "span_end": [[2, 3]], "span_entity": [[town, country]],
              "span_policies": [[1, 1]]}  # fmt: skip
     batch = assemble(sentences_from_lists(lists), [[0]], Position(), 0)
@@ -250,7 +298,10 @@ def test_another_sentence_of_the_row_does_not_count(knowledge: Knowledge) -> Non
     label = knowledge.label_ids.of(ROW["Genovia"]).tolist()
     batch = sentence_with(label, (1, 2), ROW["Zenda"])
     asked = np.full(2, ROW["Genovia"])
-    assert spelt_out(batch, np.asarray([0, 1]), asked, knowledge.label_ids).tolist() == [True, False]
+    assert spelt_out(batch, np.asarray([0, 1]), asked, knowledge.label_ids).tolist() == [
+        True,
+        False,
+    ]
 
 
 def test_an_empty_label_is_never_spelt_out(batch: Batch) -> None:
@@ -270,7 +321,9 @@ def test_the_anchor_does_not_move_with_the_model(model: MaskedLm, knowledge: Kno
     assert anchor.vectors(rows[:0]).shape == (0, model.hidden_size)
 
 
-def test_a_draw_needs_neither_bank_nor_model(batch: Batch, knowledge: Knowledge, anchor: Anchor) -> None:
+def test_a_draw_needs_neither_bank_nor_model(
+    batch: Batch, knowledge: Knowledge, anchor: Anchor
+) -> None:
     """The same draw serves whatever the bank holds when its turn comes."""
     injector = Injector(ALWAYS, knowledge, anchor, seed=0)
     drawn = injector.draw(batch, *nothing(batch))
@@ -280,15 +333,21 @@ def test_a_draw_needs_neither_bank_nor_model(batch: Batch, knowledge: Knowledge,
         assert torch.equal(late.vector_JH, at_once.vector_JH)
 
 
-def test_half_precision_embeddings_are_edited_too(batch: Batch, knowledge: Knowledge, anchor: Anchor) -> None:
+def test_half_precision_embeddings_are_edited_too(
+    batch: Batch, knowledge: Knowledge, anchor: Anchor
+) -> None:
     injector = Injector(ALWAYS, knowledge, anchor, seed=0)
-    edit = injector.edit(batch, injector.plan(batch, *nothing(batch), full_bank(knowledge, anchor.hidden_size)))
+    edit = injector.edit(
+        batch, injector.plan(batch, *nothing(batch), full_bank(knowledge, anchor.hidden_size))
+    )
     assert edit is not None
     word = torch.randn(*batch.input_ids_RS.shape, anchor.hidden_size)
     assert torch.allclose(edit(word.bfloat16()).float(), edit(word), atol=0.1)
 
 
-def test_gradients_reach_the_edited_embeddings(batch: Batch, knowledge: Knowledge, anchor: Anchor) -> None:
+def test_gradients_reach_the_edited_embeddings(
+    batch: Batch, knowledge: Knowledge, anchor: Anchor
+) -> None:
     """A mention's own embedding keeps 1 - lambda of its gradient, every other token all of it."""
     injector = Injector(replace(ALWAYS, strength=0.25), knowledge, anchor, seed=0)
     injection = injector.plan(batch, *nothing(batch), full_bank(knowledge, anchor.hidden_size))

@@ -64,7 +64,9 @@ def small_model(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Pat
     hf = world.make_bert(tokenizer, layers=2, dropout=0.0)
     optimiser = torch.optim.AdamW(hf.parameters(), lr=0.01)
     plain = torch.tensor([[OPEN, HEAD, *WORDS, answer, CLOSE] for answer in ANSWERS])
-    doubled = torch.tensor([[OPEN, HEAD, WORDS[0], a, WORDS[1], a, WORDS[2], CLOSE] for a in ANSWERS])
+    doubled = torch.tensor(
+        [[OPEN, HEAD, WORDS[0], a, WORDS[1], a, WORDS[2], CLOSE] for a in ANSWERS]
+    )
     asked = torch.where(doubled == HEAD, doubled[:, 3:4], doubled)
     for _ in range(PRETRAINING):
         loss = hf(input_ids=plain, labels=plain).loss + hf(input_ids=doubled, labels=asked).loss
@@ -76,7 +78,9 @@ def small_model(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-def losses(shards: Path, model: Path, out: Path, *sets: str, before: Change | None = None) -> np.ndarray:
+def losses(
+    shards: Path, model: Path, out: Path, *sets: str, before: Change | None = None
+) -> np.ndarray:
     """Masked-LM and contrastive loss of every step, as steps x 2."""
     session = start_run(request_for(shards, model, out, *SETTINGS, *sets))
     found = []
@@ -90,7 +94,11 @@ def losses(shards: Path, model: Path, out: Path, *sets: str, before: Change | No
 
 def stays(values: np.ndarray) -> bool:
     """Whether the loss is that of a guess, on the first visit, on the second, and after many."""
-    return bool(values[0] > FLOOR - DROP and values[1] > FLOOR - DROP and values[-LAST:].mean() > FLOOR - SLACK)
+    return bool(
+        values[0] > FLOOR - DROP
+        and values[1] > FLOOR - DROP
+        and values[-LAST:].mean() > FLOOR - SLACK
+    )
 
 
 def falls(values: np.ndarray) -> bool:
@@ -111,10 +119,14 @@ def test_a_note_of_the_same_sentence_is_not_read(
     tokenizer: Any, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Case a: the row's only note comes from the sentence itself, which comes back epoch after epoch."""
-    shards = write(tmp_path / "s", tokenizer, [alone(n, a) for n, a in enumerate(answers())], {}, OWN_ROWS)
+    shards = write(
+        tmp_path / "s", tokenizer, [alone(n, a) for n, a in enumerate(answers())], {}, OWN_ROWS
+    )
     assert stays(losses(shards, small_model, tmp_path / "kept")[:, 0])
     monkeypatch.setattr(
-        MemoryBank, "seen", lambda bank, row, _sentence: (row >= 0) & (bank.source_B[np.maximum(row, 0)] != NEVER)
+        MemoryBank,
+        "seen",
+        lambda bank, row, _sentence: (row >= 0) & (bank.source_B[np.maximum(row, 0)] != NEVER),
     )
     assert falls(losses(shards, small_model, tmp_path / "without")[:, 0])
 
@@ -125,9 +137,14 @@ def sorted_halves() -> list[int]:
     return half + half
 
 
-def test_a_step_reads_the_bank_as_it_was_before(tokenizer: Any, small_model: Path, tmp_path: Path) -> None:
+def test_a_step_reads_the_bank_as_it_was_before(
+    tokenizer: Any, small_model: Path, tmp_path: Path
+) -> None:
     """Case e: two sentences of a step mention one entity that nothing was written about before."""
-    shared = [alone(number % (NUM_SENTENCES // 2), answer) for number, answer in enumerate(sorted_halves())]
+    shared = [
+        alone(number % (NUM_SENTENCES // 2), answer)
+        for number, answer in enumerate(sorted_halves())
+    ]
     shards = write(tmp_path / "s", tokenizer, shared, {}, OWN_ROWS)
 
     def forget(session: Session, _batch: Batch) -> None:
@@ -139,7 +156,9 @@ def test_a_step_reads_the_bank_as_it_was_before(tokenizer: Any, small_model: Pat
         parts = session.parts
         assert parts.bank is not None
         hidden = parts.model.encode(parts.model.pack(batch))
-        parts.bank.write(take_notes(batch, hidden, session.knowledge.bank_row[batch.span_entity_P], 0))
+        parts.bank.write(
+            take_notes(batch, hidden, session.knowledge.bank_row[batch.span_entity_P], 0)
+        )
 
     assert stays(losses(shards, small_model, tmp_path / "kept", before=forget)[:, 0])
     written_first = losses(shards, small_model, tmp_path / "without", before=forget_and_write)
@@ -163,16 +182,22 @@ def test_a_triple_that_names_the_answer_is_not_used(
 
     In half of the sentences of either direction the linker has missed the answer.
     """
-    made = [told(number, answer, linked=number // 2 % 2 == 0) for number, answer in enumerate(answers())]
+    made = [
+        told(number, answer, linked=number // 2 % 2 == 0) for number, answer in enumerate(answers())
+    ]
     triples = {FIRST_HEAD + number: triple for number, (_, triple) in enumerate(made)}
     shards = write(tmp_path / "s", tokenizer, [puzzle for puzzle, _ in made], triples, {})
     assert stays(losses(shards, small_model, tmp_path / "kept")[:, 0])
     with monkeypatch.context() as without:
         without.setattr(
-            injection, "usable_triples", lambda batch, sentence, triple, knowledge: np.ones(len(triple), np.bool_)
+            injection,
+            "usable_triples",
+            lambda batch, sentence, triple, knowledge: np.ones(len(triple), np.bool_),
         )
         assert falls(losses(shards, small_model, tmp_path / "any triple")[:, 0])
-    monkeypatch.setattr(injection, "spelt_out", lambda batch, sentence, row, ids: np.zeros(len(row), np.bool_))
+    monkeypatch.setattr(
+        injection, "spelt_out", lambda batch, sentence, row, ids: np.zeros(len(row), np.bool_)
+    )
     assert falls(losses(shards, small_model, tmp_path / "linked ones left out")[:, 0])
 
 
@@ -190,21 +215,29 @@ def twice(number: int, answer: int) -> Puzzle:
     )
 
 
-CONTRASTIVE = ("cka.enabled=true", "cka.mlm_share=0", "cka.fact_share=0.5", "masking.probability=0.1")
+CONTRASTIVE = (
+    "cka.enabled=true",
+    "cka.mlm_share=0",
+    "cka.fact_share=0.5",
+    "masking.probability=0.1",
+)
 
 
 @pytest.fixture(scope="module")
 def facts_path(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     puzzles = [twice(number, answer) for number, answer in enumerate(answers())]
     triples = {
-        FIRST_HEAD + number: [(RELATION, FIRST_ANSWER + answer, True)] for number, answer in enumerate(answers())
+        FIRST_HEAD + number: [(RELATION, FIRST_ANSWER + answer, True)]
+        for number, answer in enumerate(answers())
     }
     rows = {row: row - FIRST_ANSWER for row in range(FIRST_ANSWER, FIRST_HEAD)}
     return write(tmp_path_factory.mktemp("facts") / "s", tokenizer, puzzles, triples, rows)
 
 
 def one_mention_hidden(batch: Batch, sentence: Any, entity: Any) -> Any:
-    every = cka_plan.among(np.unique(sentence * 10_000 + entity), batch.span_sentence_P * 10_000 + batch.span_entity_P)
+    every = cka_plan.among(
+        np.unique(sentence * 10_000 + entity), batch.span_sentence_P * 10_000 + batch.span_entity_P
+    )
     return every & (batch.span_ordinal_P == 1)
 
 
@@ -225,7 +258,9 @@ def test_a_note_at_the_hidden_tail_would_tell_it(
 ) -> None:
     good = Injector.candidates
     monkeypatch.setattr(
-        Injector, "candidates", lambda self, batch, chosen, blocked: good(self, batch, chosen, np.zeros_like(blocked))
+        Injector,
+        "candidates",
+        lambda self, batch, chosen, blocked: good(self, batch, chosen, np.zeros_like(blocked)),
     )
     assert falls(losses(facts_path, small_model, tmp_path / "without", *CONTRASTIVE)[:, 1])
 
@@ -241,10 +276,14 @@ def target_losses(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss at each target from `first_token` on, with bank and injection on, and the notes of the mentions there."""
     bank = MemoryBank(knowledge.num_bank_rows, model.hidden_size, MemoryConfig())
-    hidden = torch.randn(*batch.input_ids_RS.shape, model.hidden_size, generator=torch.Generator().manual_seed(1))
+    hidden = torch.randn(
+        *batch.input_ids_RS.shape, model.hidden_size, generator=torch.Generator().manual_seed(1)
+    )
     for key in (9001, 9002):
         other = replace(
-            batch, key_N=np.full_like(batch.key_N, key), span_entity_P=np.arange(len(batch.span_entity_P)) % 20
+            batch,
+            key_N=np.full_like(batch.key_N, key),
+            span_entity_P=np.arange(len(batch.span_entity_P)) % 20,
         )
         bank.write(take_notes(other, hidden, other.span_entity_P, 2))
     injector = Injector(
@@ -253,7 +292,8 @@ def target_losses(
     )  # fmt: skip
     masked = mask_batch(batch, MaskingConfig(probability=0.5), vocabulary, seed=0, epoch=0)
     edit = injector.edit(
-        batch, injector.plan(batch, masked.chosen_RS, np.zeros(len(batch.span_start_P), np.bool_), bank)
+        batch,
+        injector.plan(batch, masked.chosen_RS, np.zeros(len(batch.span_start_P), np.bool_), bank),
     )
     assert edit is not None
     inputs = model.pack(batch, masked.input_ids_RS)
@@ -264,7 +304,9 @@ def target_losses(
     notes = take_notes(batch, states, knowledge.bank_row[batch.span_entity_P], 2)
     at = torch.from_numpy(masked.target_M)
     logits = model.logits(states.reshape(-1, model.hidden_size)[at])
-    each = torch.nn.functional.cross_entropy(logits, torch.from_numpy(masked.gold_M), reduction="none").detach()
+    each = torch.nn.functional.cross_entropy(
+        logits, torch.from_numpy(masked.gold_M), reduction="none"
+    ).detach()
     whole = mlm_loss_sum(model, states, at, torch.from_numpy(masked.gold_M)).detach()
     assert torch.allclose(each.sum(), whole, rtol=1e-5)
     own = torch.from_numpy(batch.span_start_P >= first_token)
@@ -282,15 +324,20 @@ def test_packed_neighbours_tell_nothing(
     ids = batch.input_ids_RS.copy()
     ids[0, 1 : border - 1] = ids[0, 1 : border - 1][::-1] + 1
     changed = replace(
-        batch, input_ids_RS=ids, span_entity_P=np.where(first, (batch.span_entity_P + 3) % 20, batch.span_entity_P)
+        batch,
+        input_ids_RS=ids,
+        span_entity_P=np.where(first, (batch.span_entity_P + 3) % 20, batch.span_entity_P),
     )
-    before, after = (target_losses(each, model, knowledge, vocabulary, border) for each in (batch, changed))
+    before, after = (
+        target_losses(each, model, knowledge, vocabulary, border) for each in (batch, changed)
+    )
     assert len(before[0])
     assert len(before[1])
     for left, right in zip(before, after, strict=True):
         assert torch.equal(left, right)
     open_before, open_after = (
-        target_losses(each, model, knowledge, vocabulary, border, packed=False) for each in (batch, changed)
+        target_losses(each, model, knowledge, vocabulary, border, packed=False)
+        for each in (batch, changed)
     )
     assert not torch.allclose(open_before[0], open_after[0], atol=1e-3), "without the mask it would"
     assert not torch.allclose(open_before[1], open_after[1], atol=1e-3)

@@ -11,12 +11,23 @@ from trelm_train.config import MemoryConfig
 from trelm_train.data.loader import Batch, BatchStream, Position, assemble
 from trelm_train.data.packing import pack
 from trelm_train.errors import ConfigError
-from trelm_train.memory.memory_bank import MANY, NEVER, MemoryBank, Notes, join_notes, range_means, take_notes, window
+from trelm_train.memory.memory_bank import (
+    MANY,
+    NEVER,
+    MemoryBank,
+    Notes,
+    join_notes,
+    range_means,
+    take_notes,
+    window,
+)
 
 H = 4
 
 
-def notes(rows: list[int], sentences: list[int], local: torch.Tensor, global_: torch.Tensor | None = None) -> Notes:
+def notes(
+    rows: list[int], sentences: list[int], local: torch.Tensor, global_: torch.Tensor | None = None
+) -> Notes:
     return Notes(
         row_O=np.asarray(rows, np.int64),
         sentence_O=np.asarray(sentences, np.int64),
@@ -71,7 +82,9 @@ def occurrences(names: list[Occurrence], values: torch.Tensor, chosen: list[int]
 
 @given(OCCURRENCES, st.integers(1, 4), st.randoms())
 @settings(max_examples=40, deadline=None)
-def test_neither_order_nor_split_changes_a_bit(names: list[Occurrence], parts: int, random: object) -> None:
+def test_neither_order_nor_split_changes_a_bit(
+    names: list[Occurrence], parts: int, random: object
+) -> None:
     """Micro-batches and ranks in any number and order, some of them empty: the same bank to the last bit."""
     values = torch.randn(len(names), 2, H, generator=torch.Generator().manual_seed(len(names)))
     order = list(range(len(names)))
@@ -79,7 +92,9 @@ def test_neither_order_nor_split_changes_a_bit(names: list[Occurrence], parts: i
     left, right = bank(), bank()
     for _ in range(2):
         left.write(occurrences(names, values, list(range(len(names)))))
-        right.write(join_notes([occurrences(names, values, order[part::parts]) for part in range(parts)]))
+        right.write(
+            join_notes([occurrences(names, values, order[part::parts]) for part in range(parts)])
+        )
     for name, tensor in left.state().items():
         assert torch.equal(tensor, right.state()[name]), name
 
@@ -105,7 +120,9 @@ def test_the_global_note_is_the_mean_of_all_occurrences() -> None:
     memory.write(notes([0, 0], [1, 2], torch.zeros(2, H), torch.tensor([[1.0] * H, [2.0] * H])))
     memory.write(notes([0], [3], torch.zeros(1, H), torch.full((1, H), 6.0)))
     assert note(memory, 0)[1] == [3.0] * H
-    assert memory.read(np.asarray([0])).tolist() == [[1.5] * H], "beta = 0.5 of the global note, the local one is 0"
+    assert memory.read(np.asarray([0])).tolist() == [[1.5] * H], (
+        "beta = 0.5 of the global note, the local one is 0"
+    )
 
 
 def test_no_self_note_in_any_epoch() -> None:
@@ -151,14 +168,18 @@ def test_the_window_stays_inside_its_sentence_and_off_special_tokens(batch: Batc
 
 def test_notes_are_true_means(batch: Batch) -> None:
     size = batch.input_ids_RS.size
-    hidden = torch.arange(size, dtype=torch.float32).view(*batch.input_ids_RS.shape, 1).repeat(1, 1, H)
+    hidden = (
+        torch.arange(size, dtype=torch.float32).view(*batch.input_ids_RS.shape, 1).repeat(1, 1, H)
+    )
     hidden.requires_grad_()
     rows = np.where(np.arange(len(batch.span_start_P)) % 2 == 0, batch.span_entity_P, -1)
     taken = take_notes(batch, hidden, rows, 2)
     assert not taken.value_O2H.requires_grad
     for number, span in enumerate(np.flatnonzero(rows >= 0).tolist()):
         start, end = (int(x[0]) for x in window(batch, np.asarray([span]), 2))
-        assert float(taken.value_O2H[number, 0, 0]) == pytest.approx((start + end - 1) / 2, rel=1e-6)
+        assert float(taken.value_O2H[number, 0, 0]) == pytest.approx(
+            (start + end - 1) / 2, rel=1e-6
+        )
         mention = (batch.span_start_P[span] + batch.span_end_P[span] - 1) / 2
         assert float(taken.value_O2H[number, 1, 0]) == pytest.approx(mention, rel=1e-6)
 
@@ -171,7 +192,13 @@ def test_range_means() -> None:
 def filled(num_rows: int, config: MemoryConfig, folder: Path | None = None) -> MemoryBank:
     """Rows 1 and 3 written by two sentences, row 4 by one."""
     memory = MemoryBank(num_rows, H, config, folder=folder)
-    memory.write(notes([1, 1, 3, 3, 4], [5, 6, 5, 6, 5], torch.randn(5, H, generator=torch.Generator().manual_seed(3))))
+    memory.write(
+        notes(
+            [1, 1, 3, 3, 4],
+            [5, 6, 5, 6, 5],
+            torch.randn(5, H, generator=torch.Generator().manual_seed(3)),
+        )
+    )
     return memory
 
 
@@ -187,7 +214,9 @@ def test_the_state_holds_written_rows_only(storage: str, tmp_path: Path) -> None
     other.load(saved)
     again = other.state()
     assert all(torch.equal(again[name], saved[name]) for name in saved)
-    assert note(other, 0) == [[0.0] * H] * 2, "nothing is left of what was written after the checkpoint"
+    assert note(other, 0) == [[0.0] * H] * 2, (
+        "nothing is left of what was written after the checkpoint"
+    )
     assert not other.seen(np.asarray([0]), np.asarray([77]))[0]
     other.write(notes([0], [8], torch.full((1, H), 5.0)))
     assert note(other, 0) == [[5.0] * H] * 2, "a first write again"
@@ -197,7 +226,9 @@ def test_only_written_rows_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a full tmpfs, reading a hole of a mapped file is a deadly signal."""
     memory, asked = bank(), []
     good = memory.store.gather
-    monkeypatch.setattr(memory.store, "gather", lambda rows: asked.append(rows.tolist()) or good(rows))
+    monkeypatch.setattr(
+        memory.store, "gather", lambda rows: asked.append(rows.tolist()) or good(rows)
+    )
     memory.write(notes([1], [5], torch.ones(1, H)))
     memory.write(notes([1, 2], [5, 5], torch.ones(2, H)))
     assert asked == [[1, 1]]
@@ -211,7 +242,10 @@ def test_an_empty_bank_is_saved_too() -> None:
 
 @pytest.mark.parametrize("storage", ["file", "device"])
 def test_every_storage_does_the_same(storage: str, tmp_path: Path) -> None:
-    left, right = filled(9, MemoryConfig(storage="ram")), filled(9, MemoryConfig(storage=storage), tmp_path)
+    left, right = (
+        filled(9, MemoryConfig(storage="ram")),
+        filled(9, MemoryConfig(storage=storage), tmp_path),
+    )
     for memory in (left, right):
         memory.write(notes([4, 1, 8], [9, 9, 9], torch.arange(3 * H).view(3, H).float()))
     for name, tensor in left.state().items():

@@ -14,9 +14,16 @@ def test_share_and_scale(probability: float) -> None:
     assert float((out == 0).float().mean()) == pytest.approx(probability, abs=0.002)
     assert float(out.mean()) == pytest.approx(1.0, abs=0.01)
     assert len(out.unique()) == 2
-    rows, columns = (out == 0).float().mean(1), (out == 0).float().mean(0)  # no pattern along either axis
-    assert float(rows.std()) == pytest.approx((probability * (1 - probability) / 1001) ** 0.5, rel=0.2)
-    assert float(columns.std()) == pytest.approx((probability * (1 - probability) / 1000) ** 0.5, rel=0.2)
+    rows, columns = (
+        (out == 0).float().mean(1),
+        (out == 0).float().mean(0),
+    )  # no pattern along either axis
+    assert float(rows.std()) == pytest.approx(
+        (probability * (1 - probability) / 1001) ** 0.5, rel=0.2
+    )
+    assert float(columns.std()) == pytest.approx(
+        (probability * (1 - probability) / 1000) ** 0.5, rel=0.2
+    )
     neighbours = torch.corrcoef(torch.stack([out[:, :-1].flatten(), out[:, 1:].flatten()]))[0, 1]
     assert abs(float(neighbours)) < 0.005
 

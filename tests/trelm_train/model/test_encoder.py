@@ -15,7 +15,9 @@ FAMILIES = ("bert", "roberta", "modernbert")
 
 @pytest.fixture(params=FAMILIES)
 def any_model(request: pytest.FixtureRequest, tokenizer: object) -> MaskedLm:
-    made = MaskedLm(world.make_family(request.param, len(tokenizer), tokenizer), torch.device("cpu"))  # type: ignore[arg-type]
+    made = MaskedLm(
+        world.make_family(request.param, len(tokenizer), tokenizer), torch.device("cpu")
+    )  # type: ignore[arg-type]
     made.hf.eval()
     return made
 
@@ -49,21 +51,28 @@ def test_gradients_are_those_of_the_rows_that_learn(any_model: MaskedLm, batch: 
     def gradients(hidden: torch.Tensor) -> dict[str, torch.Tensor]:
         loss = (hidden.flatten(0, 1) * weights)[torch.from_numpy(learned)].sum()
         found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        return {name: value for name, value in zip(parameters, found, strict=True) if value is not None}
+        return {
+            name: value for name, value in zip(parameters, found, strict=True) if value is not None
+        }
 
     read = reads(learned, noted, any_model.device)
     ours = gradients(encode_reads(any_model.family, packed, read, Attention(dropout=0.0)))
     theirs = gradients(any_model.encode(packed))
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
-        assert torch.allclose(ours[name], value, rtol=1e-4, atol=1e-4 * float(value.abs().max())), name
+        assert torch.allclose(ours[name], value, rtol=1e-4, atol=1e-4 * float(value.abs().max())), (
+            name
+        )
 
 
 def test_notes_alone_record_nothing(any_model: MaskedLm, batch: Batch) -> None:
     size = batch.input_ids_RS.size
     nothing, everything = np.zeros(size, np.bool_), np.ones(size, np.bool_)
     out = encode_reads(
-        any_model.family, any_model.pack(batch), reads(nothing, everything, any_model.device), Attention(dropout=0.0)
+        any_model.family,
+        any_model.pack(batch),
+        reads(nothing, everything, any_model.device),
+        Attention(dropout=0.0),
     )
     out.sum().backward()
     assert all(p.grad is None or not p.grad.any() for p in any_model.hf.parameters())
@@ -87,7 +96,9 @@ def test_sentence_by_sentence_is_the_same(any_model: MaskedLm, batch: Batch) -> 
     assert attention.longest == lengths.max()
 
 
-def test_dropped_attention_still_sees_its_own_sentence_only(any_model: MaskedLm, batch: Batch) -> None:
+def test_dropped_attention_still_sees_its_own_sentence_only(
+    any_model: MaskedLm, batch: Batch
+) -> None:
     """With dropout on, another sentence of the row may say what it wants."""
     first = expand(batch.start_N[:1], (batch.end_N - batch.start_N)[:1])
     learned = np.zeros(batch.input_ids_RS.size, np.bool_)
@@ -100,7 +111,9 @@ def test_dropped_attention_still_sees_its_own_sentence_only(any_model: MaskedLm,
         torch.manual_seed(5)
         any_model.hf.train()
         found.append(
-            encode_reads(any_model.family, any_model.pack(batch, ids), read, Attention(dropout=0.3)).flatten(0, 1)
+            encode_reads(
+                any_model.family, any_model.pack(batch, ids), read, Attention(dropout=0.3)
+            ).flatten(0, 1)
         )
     assert torch.equal(found[0][torch.from_numpy(first)], found[1][torch.from_numpy(first)])
 
@@ -109,7 +122,8 @@ def test_attention_dropout_is_drawn(any_model: MaskedLm, batch: Batch) -> None:
     learned = batch.segment_RS.reshape(-1) >= 0
     read = reads(learned, np.zeros_like(learned), any_model.device)
     states = [
-        encode_reads(any_model.family, any_model.pack(batch), read, Attention(dropout=p)) for p in (0.0, 0.3, 0.3)
+        encode_reads(any_model.family, any_model.pack(batch), read, Attention(dropout=p))
+        for p in (0.0, 0.3, 0.3)
     ]
     assert not torch.equal(states[0], states[1])
     assert not torch.equal(states[1], states[2])

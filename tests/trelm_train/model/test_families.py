@@ -29,11 +29,16 @@ def model_of(family: str) -> MaskedLm:
     return model
 
 
-def states(model: MaskedLm, sentences: list[list[int]], rows: list[list[int]]) -> list[torch.Tensor]:
+def states(
+    model: MaskedLm, sentences: list[list[int]], rows: list[list[int]]
+) -> list[torch.Tensor]:
     batch = assemble(sentences_from_lists({"ids": sentences}), rows, Position(), 1)
     with torch.no_grad():
         hidden = model.encode(model.pack(batch)).reshape(-1, model.hidden_size)
-    found = {int(key): hidden[s:e] for key, s, e in zip(batch.key_N, batch.start_N, batch.end_N, strict=True)}
+    found = {
+        int(key): hidden[s:e]
+        for key, s, e in zip(batch.key_N, batch.start_N, batch.end_N, strict=True)
+    }
     return [found[number] for number in range(len(sentences))]
 
 
@@ -61,7 +66,9 @@ def test_the_parts_make_the_whole(family: str) -> None:
         for layer in range(model.num_layers):
             rotation = parts.rotation(layer, packed)
             keys_values = parts.keys_values(layer, hidden, rotation)
-            mixed = parts.mix(parts.queries(layer, hidden, rotation), keys_values, parts.mask(layer, packed))
+            mixed = parts.mix(
+                parts.queries(layer, hidden, rotation), keys_values, parts.mask(layer, packed)
+            )
             attended = parts.join(layer, mixed, hidden)
             hidden = parts.from_neurons(layer, parts.neurons(layer, attended), attended)
         hidden = parts.finish(hidden)
@@ -90,7 +97,9 @@ def test_a_neuron_is_its_rows_and_its_column(family: str) -> None:
         assert torch.equal(after[:, rest], before[:, rest])
         ffn.w_out.weight[:, index] = 0
         changed = before.index_fill(1, index, 7.0)
-        assert torch.allclose(model.family.from_neurons(1, changed, x), model.family.from_neurons(1, after, x))
+        assert torch.allclose(
+            model.family.from_neurons(1, changed, x), model.family.from_neurons(1, after, x)
+        )
         assert not torch.allclose(out, model.family.from_neurons(1, changed, x))
     assert ffn.rows_per_neuron == (2 if family == "modernbert" else 1)
 
@@ -131,8 +140,12 @@ def test_modernbert_trains_end_to_end(tokenizer: Any, shards_path: Path, tmp_pat
     request = request_for(shards_path, model_path, tmp_path / "out", "train.validate=false")
     summary = run(request)
     assert summary["steps"] == 6
-    before, after = (load_pretrained(str(path), CPU) for path in (model_path, tmp_path / "out" / "model"))
+    before, after = (
+        load_pretrained(str(path), CPU) for path in (model_path, tmp_path / "out" / "model")
+    )
     old = dict(before.hf.named_parameters())
-    changed = {name for name, value in after.hf.named_parameters() if not torch.equal(value, old[name])}
+    changed = {
+        name for name, value in after.hf.named_parameters() if not torch.equal(value, old[name])
+    }
     assert changed
     assert {after.family.kind(name) for name in changed} == {"ffn"}

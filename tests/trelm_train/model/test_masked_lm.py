@@ -56,13 +56,17 @@ def test_evaluating_restores_the_mode(model: MaskedLm) -> None:
     assert model.hf.training
 
 
-def test_the_right_tokenizer(model_path: Path, model: MaskedLm, shards: Shards, tokenizer: Any) -> None:
+def test_the_right_tokenizer(
+    model_path: Path, model: MaskedLm, shards: Shards, tokenizer: Any
+) -> None:
     vocabulary = check_tokenizer(str(model_path), model, shards)
     assert vocabulary.mask_id == tokenizer.mask_token_id
     assert vocabulary.size == len(tokenizer)
 
 
-def test_the_vocabulary_counts_not_the_file(tokenizer: Any, model: MaskedLm, shards: Shards, tmp_path: Path) -> None:
+def test_the_vocabulary_counts_not_the_file(
+    tokenizer: Any, model: MaskedLm, shards: Shards, tmp_path: Path
+) -> None:
     tokenizer.save_pretrained(tmp_path)
     path = tmp_path / "tokenizer.json"
     path.write_text(path.read_text() + "\n")
@@ -132,7 +136,9 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_padding_attends_to_padding_only(model: MaskedLm) -> None:
-    batch = assemble(sentences_from_lists({"ids": [[2, 7, 8, 3], [2, 3]]}), [[0], [1]], Position(), 0)
+    batch = assemble(
+        sentences_from_lists({"ids": [[2, 7, 8, 3], [2, 3]]}), [[0], [1]], Position(), 0
+    )
     mask = model.pack(batch).mask_R1SS[:, 0]
     assert mask[1].int().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
     assert np.isfinite(model.encode(model.pack(batch)).detach().numpy()).all()

@@ -40,7 +40,9 @@ class Recorder(types.ModuleType):
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_a_run_is_told_and_taken_up_again(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_told_and_taken_up_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = Recorder(name)
     monkeypatch.setitem(sys.modules, name, module)
     for after_step in (0, 2):
@@ -84,7 +86,9 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_unknown_logger_is_refused(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="train.loggers names 'comet'; known are tensorboard, wandb, mlflow"):
+    with pytest.raises(
+        ConfigError, match="train.loggers names 'comet'; known are tensorboard, wandb, mlflow"
+    ):
         request_for(shards_path, model_path, tmp_path, "train.loggers=['comet']")
 
 
@@ -95,7 +99,12 @@ def test_flat() -> None:
 def test_no_logger_but_the_file(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
     run(
         request_for(
-            shards_path, model_path, tmp_path / "out", "train.steps=2", "train.loggers=[]", "train.validate=false"
+            shards_path,
+            model_path,
+            tmp_path / "out",
+            "train.steps=2",
+            "train.loggers=[]",
+            "train.validate=false",
         )
     )
     assert (tmp_path / "out" / "metrics.jsonl").read_text()
@@ -109,12 +118,16 @@ def test_a_run_with_a_recorded_logger(
 
     module = Recorder("wandb")
     monkeypatch.setitem(sys.modules, "wandb", module)
-    request = request_for(shards_path, model_path, tmp_path / "out", "train.loggers=['wandb']", "train.log_every=1")
+    request = request_for(
+        shards_path, model_path, tmp_path / "out", "train.loggers=['wandb']", "train.log_every=1"
+    )
     with pytest.raises(InterruptedRun):
         run(request, StopAfter(2))
     assert module.names()[-1] == "finish"  # closed on the way out
     resume(tmp_path / "out")
-    steps = [more["step"] for call, (args, more) in module.calls if call == "log" and "loss" in args[0]]
+    steps = [
+        more["step"] for call, (args, more) in module.calls if call == "log" and "loss" in args[0]
+    ]
     assert steps == [1, 2, 3, 4, 5, 6]
     told = [args[0] for call, (args, _) in module.calls if call == "log" and "eval/loss" in args[0]]
     assert len(told) == 2  # before and after

@@ -24,7 +24,9 @@ def settings_of(vocab_size: int, batch: Batch, vocabulary: Vocabulary) -> dict[s
         model = MaskedLm(world.make_family(family, vocab_size), CPU)
         model.hf.eval()
         probes = probes_of(batch, vocabulary, seed=1)[:6]
-        probe_batch, targets = next(chunks(probes, Packing(max_tokens=48, batch_tokens=96, limit=64), 0))
+        probe_batch, targets = next(
+            chunks(probes, Packing(max_tokens=48, batch_tokens=96, limit=64), 0)
+        )
         found[family] = model, model.pack(probe_batch), targets
     return found
 
@@ -36,7 +38,9 @@ def missing_of(setting: Setting, attribution_ELI: Tensor, context: str) -> Tenso
     with evaluating(model, "float32"), torch.no_grad():
         walk = Walk(model, packed, targets, context=context)
         for cut in walk.cuts():
-            gain_E = walk.probabilities(cut, cut.neurons_TI) - walk.probabilities(cut, torch.zeros_like(cut.neurons_TI))
+            gain_E = walk.probabilities(cut, cut.neurons_TI) - walk.probabilities(
+                cut, torch.zeros_like(cut.neurons_TI)
+            )
             missing_E = (attribution_ELI[:, cut.layer].sum(-1) - gain_E).abs()
             rows.append(missing_E / (0.02 * gain_E.abs().clamp(min=0.01)))
     return torch.stack(rows, 1)
@@ -55,17 +59,29 @@ def test_attributions_sum_to_the_gain_in_probability(
 
 @pytest.mark.parametrize("family", NAMES)
 @pytest.mark.parametrize("context", CONTEXTS)
-def test_the_cut_probability_is_the_models(context: str, family: str, settings_of: dict[str, Setting]) -> None:
+def test_the_cut_probability_is_the_models(
+    context: str, family: str, settings_of: dict[str, Setting]
+) -> None:
     model, packed, targets = settings_of[family]
     with evaluating(model, "float32"), torch.no_grad():
-        hidden = model.encode(packed).reshape(-1, model.hidden_size)[torch.from_numpy(targets.position_T)]
-        log_p = torch.log_softmax(model.logits(hidden), -1).gather(1, torch.from_numpy(targets.gold_T)[:, None])[:, 0]
-        product = torch.zeros(targets.num_examples).index_add(0, torch.from_numpy(targets.example_T), log_p).exp()
+        hidden = model.encode(packed).reshape(-1, model.hidden_size)[
+            torch.from_numpy(targets.position_T)
+        ]
+        log_p = torch.log_softmax(model.logits(hidden), -1).gather(
+            1, torch.from_numpy(targets.gold_T)[:, None]
+        )[:, 0]
+        product = (
+            torch.zeros(targets.num_examples)
+            .index_add(0, torch.from_numpy(targets.example_T), log_p)
+            .exp()
+        )
         walk = Walk(model, packed, targets, context=context)
         cuts = list(walk.cuts())
         assert [cut.layer for cut in cuts] == list(range(model.num_layers))
         for cut in cuts:
-            assert torch.allclose(walk.probabilities(cut, cut.neurons_TI), product, rtol=1e-4, atol=1e-7)
+            assert torch.allclose(
+                walk.probabilities(cut, cut.neurons_TI), product, rtol=1e-4, atol=1e-7
+            )
 
 
 @pytest.mark.parametrize("family", NAMES)
@@ -79,11 +95,17 @@ def test_a_changed_neuron_goes_through_the_whole_model(
     """
     model, packed, targets = settings_of[family]
     at = torch.from_numpy(targets.position_T)
-    others = torch.ones(packed.input_ids_RS.numel(), dtype=torch.bool).index_fill(0, at, False).nonzero()[:, 0]
+    others = (
+        torch.ones(packed.input_ids_RS.numel(), dtype=torch.bool)
+        .index_fill(0, at, False)
+        .nonzero()[:, 0]
+    )
     with evaluating(model, "float32"), torch.no_grad():
         plain: dict[int, Tensor] = {}
         handles = [
-            layer.register_forward_hook(lambda _m, _i, out, number=number: plain.__setitem__(number, out))
+            layer.register_forward_hook(
+                lambda _m, _i, out, number=number: plain.__setitem__(number, out)
+            )
             for number, layer in enumerate(model.layers)
         ]
         model.encode(packed)
@@ -93,36 +115,51 @@ def test_a_changed_neuron_goes_through_the_whole_model(
         for cut in walk.cuts():
             changed = cut.neurons_TI * 0.3
 
-            def replace(_module: object, inputs: tuple[Tensor, ...], changed: Tensor = changed) -> tuple[Tensor, ...]:
+            def replace(
+                _module: object, inputs: tuple[Tensor, ...], changed: Tensor = changed
+            ) -> tuple[Tensor, ...]:
                 return (inputs[0].flatten(0, 1).index_copy(0, at, changed).view_as(inputs[0]),)
 
             def put_back(number: int, out: Tensor) -> Tensor:
-                return out.flatten(0, 1).index_copy(0, others, plain[number].flatten(0, 1)[others]).view_as(out)
+                return (
+                    out.flatten(0, 1)
+                    .index_copy(0, others, plain[number].flatten(0, 1)[others])
+                    .view_as(out)
+                )
 
             handles = [model.family.ffn(cut.layer).w_out.register_forward_pre_hook(replace)]
             if context == "fixed":
                 handles += [
-                    layer.register_forward_hook(lambda _m, _i, out, number=number: put_back(number, out))
+                    layer.register_forward_hook(
+                        lambda _m, _i, out, number=number: put_back(number, out)
+                    )
                     for number, layer in enumerate(model.layers)
                 ]
             hidden = model.encode(packed).flatten(0, 1)[at]
             for handle in handles:
                 handle.remove()
-            log_p = torch.log_softmax(model.logits(hidden), -1).gather(1, walk.gold_T[:, None])[:, 0]
+            log_p = torch.log_softmax(model.logits(hidden), -1).gather(1, walk.gold_T[:, None])[
+                :, 0
+            ]
             wanted = torch.zeros(targets.num_examples).index_add(0, walk.example_T, log_p).exp()
             assert torch.allclose(walk.probabilities(cut, changed), wanted, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("family", NAMES)
-def test_a_fixed_context_is_exact_in_the_top_two_layers(family: str, settings_of: dict[str, Setting]) -> None:
+def test_a_fixed_context_is_exact_in_the_top_two_layers(
+    family: str, settings_of: dict[str, Setting]
+) -> None:
     """Nothing reads the other tokens' states above them."""
     exact, fixed = (
-        attribute(*settings_of[family], estimator("midpoint", 1, context=context)) for context in ("exact", "fixed")
+        attribute(*settings_of[family], estimator("midpoint", 1, context=context))
+        for context in ("exact", "fixed")
     )
     top = exact[:, -2:]
     assert torch.allclose(fixed[:, -2:], top, rtol=1e-4, atol=1e-6 * float(top.abs().max()))
     if exact.shape[1] > 2:
-        assert not torch.allclose(fixed[:, 0], exact[:, 0], rtol=1e-2, atol=1e-3 * float(exact[:, 0].abs().max()))
+        assert not torch.allclose(
+            fixed[:, 0], exact[:, 0], rtol=1e-2, atol=1e-3 * float(exact[:, 0].abs().max())
+        )
 
 
 @pytest.mark.parametrize("family", NAMES)
@@ -146,17 +183,26 @@ def test_captum_agrees(context: str, family: str, settings_of: dict[str, Setting
             for cut in walk.cuts():
 
                 def f(many: Tensor, walk: Walk = walk, cut: Cut = cut) -> Tensor:
-                    return torch.cat([walk.probabilities(cut, v.view(cut.neurons_TI.shape).float()) for v in many])
+                    return torch.cat(
+                        [
+                            walk.probabilities(cut, v.view(cut.neurons_TI.shape).float())
+                            for v in many
+                        ]
+                    )
 
                 flat = cut.neurons_TI.reshape(1, -1)
                 oracle = IntegratedGradients(f).attribute(flat, n_steps=8, method="gausslegendre")
                 wanted = oracle.view(len(rows), -1).sum(0).float()
-                assert torch.allclose(ours[example, cut.layer], wanted, atol=1e-5 * float(wanted.abs().max()) + 1e-8)
+                assert torch.allclose(
+                    ours[example, cut.layer], wanted, atol=1e-5 * float(wanted.abs().max()) + 1e-8
+                )
 
 
 @pytest.mark.parametrize("family", NAMES)
 @pytest.mark.parametrize("context", CONTEXTS)
-def test_sentences_do_not_see_each_other(context: str, family: str, settings_of: dict[str, Setting]) -> None:
+def test_sentences_do_not_see_each_other(
+    context: str, family: str, settings_of: dict[str, Setting]
+) -> None:
     """Attribution of packed probes equals that of each alone."""
     model, packed, targets = settings_of[family]
     how = estimator("midpoint", 1, context=context)
@@ -178,7 +224,9 @@ def test_sentences_do_not_see_each_other(context: str, family: str, settings_of:
             num_examples=1,
         )
         single = attribute(model, alone, asked, how)[0]
-        assert torch.allclose(single, together[example], rtol=1e-3, atol=1e-5 * float(single.abs().max()))
+        assert torch.allclose(
+            single, together[example], rtol=1e-3, atol=1e-5 * float(single.abs().max())
+        )
 
 
 def overlap(left: Tensor, right: Tensor, share: float = 0.1) -> float:
@@ -188,12 +236,16 @@ def overlap(left: Tensor, right: Tensor, share: float = 0.1) -> float:
 
 
 @pytest.mark.parametrize("family", NAMES)
-def test_one_midpoint_picks_nearly_the_same_neurons(family: str, settings_of: dict[str, Setting]) -> None:
+def test_one_midpoint_picks_nearly_the_same_neurons(
+    family: str, settings_of: dict[str, Setting]
+) -> None:
     """Loose on purpose: random weights bend more than trained ones (see the kit's model below)."""
     setting = settings_of[family]
     exact = attribute(*setting, estimator("gauss_legendre", 16)).sum(0)
     assert overlap(attribute(*setting, estimator("midpoint", 1)).sum(0), exact) >= 0.7
-    narrow = attribute(*setting, estimator("midpoint", 1, precision="bfloat16", context="fixed")).sum(0)
+    narrow = attribute(
+        *setting, estimator("midpoint", 1, precision="bfloat16", context="fixed")
+    ).sum(0)
     assert narrow.dtype == torch.float32
     assert overlap(narrow, exact) >= 0.6
 
@@ -216,15 +268,21 @@ def test_nothing_is_left_behind(model: MaskedLm, settings_of: dict[str, Setting]
     attribute(model, packed, targets, estimator("midpoint", 1))
     assert model.hf.training
     assert all(parameter.grad is None for parameter in model.hf.parameters())
-    assert {name for name, parameter in model.hf.named_parameters() if parameter.requires_grad} == trained
+    assert {
+        name for name, parameter in model.hf.named_parameters() if parameter.requires_grad
+    } == trained
     none = Targets(
-        position_T=np.zeros(0, np.int64), example_T=np.zeros(0, np.int64), gold_T=np.zeros(0, np.int64), num_examples=0
+        position_T=np.zeros(0, np.int64),
+        example_T=np.zeros(0, np.int64),
+        gold_T=np.zeros(0, np.int64),
+        num_examples=0,
     )
     assert attribute(model, packed, none, estimator("midpoint", 1)).shape == (0, 3, 64)
 
 
 @pytest.mark.parametrize(
-    ("rule", "points"), [("midpoint", (0.25, 0.75)), ("left", (0.0, 0.5)), ("gauss_legendre", (0.2113249, 0.7886751))]
+    ("rule", "points"),
+    [("midpoint", (0.25, 0.75)), ("left", (0.0, 0.5)), ("gauss_legendre", (0.2113249, 0.7886751))],
 )
 def test_estimator(rule: str, points: tuple[float, float]) -> None:
     found = estimator(rule, 2)

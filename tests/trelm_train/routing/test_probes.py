@@ -3,7 +3,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trelm_train.data.loader import Batch, BatchStream, Packing, Position, assemble, sentences_from_lists
+from trelm_train.data.loader import (
+    Batch,
+    BatchStream,
+    Packing,
+    Position,
+    assemble,
+    sentences_from_lists,
+)
 from trelm_train.data.masking import Vocabulary
 from trelm_train.routing.probes import CHUNK_TOKENS, Probe, chunks, probes_of, upcoming_probes
 
@@ -42,17 +49,26 @@ def test_an_entity_mentioned_twice_is_hidden_twice(vocabulary: Vocabulary) -> No
 def test_no_mention_no_probe(vocabulary: Vocabulary) -> None:
     plain = assemble(sentences_from_lists({"ids": [[2, 7, 3]]}), [[0]], Position(), 0)
     assert probes_of(plain, vocabulary, seed=0) == []
-    assert upcoming_probes([(plain, Position(epoch=2))], vocabulary, seed=0, limit=5, start=Position()) == []
+    assert (
+        upcoming_probes([(plain, Position(epoch=2))], vocabulary, seed=0, limit=5, start=Position())
+        == []
+    )
 
 
-def test_the_set_is_a_function_of_seed_and_position(stream: BatchStream, vocabulary: Vocabulary) -> None:
+def test_the_set_is_a_function_of_seed_and_position(
+    stream: BatchStream, vocabulary: Vocabulary
+) -> None:
     def draw(seed: int, position: Position) -> list[list[int]]:
-        found = upcoming_probes(stream.iterate(position), vocabulary, seed=seed, limit=9, start=position)
+        found = upcoming_probes(
+            stream.iterate(position), vocabulary, seed=seed, limit=9, start=position
+        )
         assert len(found) == 9
         return [probe.input_ids for probe in found]
 
     first = draw(0, Position())
-    list(zip(range(3), stream.iterate(Position(epoch=1)), strict=False))  # what was read in between does not matter
+    list(
+        zip(range(3), stream.iterate(Position(epoch=1)), strict=False)
+    )  # what was read in between does not matter
     assert draw(0, Position()) == first
     assert draw(0, Position(index=1)) != first
 
@@ -82,7 +98,11 @@ def test_chunks_hold_every_probe_once_and_little_else(lengths: list[int], seed: 
         stop = int(rng.integers(start + 1, length))
         at = np.arange(start, stop)
         probes.append(
-            Probe(input_ids=rng.integers(10, 99, length).tolist(), position_T=at, gold_T=rng.integers(10, 99, len(at)))
+            Probe(
+                input_ids=rng.integers(10, 99, length).tolist(),
+                position_T=at,
+                gold_T=rng.integers(10, 99, len(at)),
+            )
         )
     found, tokens, room = [], 0, 0
     for batch, targets in chunks(probes, PACKING, 0):
@@ -92,7 +112,9 @@ def test_chunks_hold_every_probe_once_and_little_else(lengths: list[int], seed: 
         for example, number in enumerate(batch.key_N.tolist()):
             rows = targets.example_T == example
             probe = probes[number]
-            assert np.array_equal(targets.position_T[rows], batch.start_N[example] + probe.position_T)
+            assert np.array_equal(
+                targets.position_T[rows], batch.start_N[example] + probe.position_T
+            )
             assert np.array_equal(targets.gold_T[rows], probe.gold_T)
             sentence = batch.input_ids_RS.reshape(-1)[batch.start_N[example] : batch.end_N[example]]
             assert sentence.tolist() == probe.input_ids
@@ -104,14 +126,20 @@ def test_real_lengths_pack_tightly() -> None:
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.lognormal(3.5, 0.4, 256), 5, 128).astype(int)
     probes = [
-        Probe(input_ids=[7] * int(length), position_T=np.asarray([1]), gold_T=np.asarray([7])) for length in lengths
+        Probe(input_ids=[7] * int(length), position_T=np.asarray([1]), gold_T=np.asarray([7]))
+        for length in lengths
     ]
-    made = [batch for batch, _ in chunks(probes, Packing(max_tokens=128, batch_tokens=4096, limit=512), 0)]
+    made = [
+        batch
+        for batch, _ in chunks(probes, Packing(max_tokens=128, batch_tokens=4096, limit=512), 0)
+    ]
     share = sum(batch.num_tokens for batch in made) / sum(batch.input_ids_RS.size for batch in made)
     assert share >= 0.9
 
 
 @pytest.mark.parametrize("limit", [1, 4])
 def test_the_limit_holds(limit: int, stream: BatchStream, vocabulary: Vocabulary) -> None:
-    found = upcoming_probes(stream.iterate(Position()), vocabulary, seed=0, limit=limit, start=Position())
+    found = upcoming_probes(
+        stream.iterate(Position()), vocabulary, seed=0, limit=limit, start=Position()
+    )
     assert len(found) == limit

@@ -13,7 +13,15 @@ from trelm_train.errors import TrelmError
 from trelm_train.model.masked_lm import MaskedLm
 from trelm_train.ranks import Ranks
 from trelm_train.routing.probes import upcoming_probes
-from trelm_train.routing.router import Router, Tally, attribution_share, tally, top_neurons, votes, whole_parameters
+from trelm_train.routing.router import (
+    Router,
+    Tally,
+    attribution_share,
+    tally,
+    top_neurons,
+    votes,
+    whole_parameters,
+)
 from trelm_train.training.session import start_run
 
 
@@ -27,8 +35,12 @@ def total(neurons: dict[int, torch.Tensor]) -> int:
 
 
 def test_votes_by_hand() -> None:
-    attribution = torch.tensor([[[1.0, 0.2, 0.1], [-3.0, 0.5, 0.0]], [[0.0, 0.0, 0.0], [0.0, 0.0, -1.0]]])
-    assert votes(attribution, 0.2).tolist() == [[1, 1, 0], [0, 1, 0]], "no positive attribution, no vote"
+    attribution = torch.tensor(
+        [[[1.0, 0.2, 0.1], [-3.0, 0.5, 0.0]], [[0.0, 0.0, 0.0], [0.0, 0.0, -1.0]]]
+    )
+    assert votes(attribution, 0.2).tolist() == [[1, 1, 0], [0, 1, 0]], (
+        "no positive attribution, no vote"
+    )
 
 
 def test_ties_go_to_the_second_score_then_to_the_seed() -> None:
@@ -46,7 +58,9 @@ def test_ties_go_to_the_second_score_then_to_the_seed() -> None:
 
 
 @pytest.mark.parametrize("policy", ["ig", "random", "top_layers"])
-def test_policies_choose_as_many(policy: str, model: MaskedLm, vocabulary: Vocabulary, stream: BatchStream) -> None:
+def test_policies_choose_as_many(
+    policy: str, model: MaskedLm, vocabulary: Vocabulary, stream: BatchStream
+) -> None:
     chosen = router(model, vocabulary, policy=policy).neurons(stream, Position())
     assert total(chosen) == round(0.25 * 3 * 64)
     again = router(model, vocabulary, policy=policy).neurons(stream, Position())
@@ -57,10 +71,14 @@ def test_policies_choose_as_many(policy: str, model: MaskedLm, vocabulary: Vocab
         assert {layer: len(index) for layer, index in chosen.items()} == {0: 0, 1: 0, 2: 48}
 
 
-def test_all_neurons_and_the_layer_budget(model: MaskedLm, vocabulary: Vocabulary, stream: BatchStream) -> None:
+def test_all_neurons_and_the_layer_budget(
+    model: MaskedLm, vocabulary: Vocabulary, stream: BatchStream
+) -> None:
     assert total(router(model, vocabulary, policy="ffn_all").neurons(stream, Position())) == 3 * 64
     for policy in ("ig", "random"):
-        narrow = router(model, vocabulary, policy=policy, layer_budget=1, share=0.9).neurons(stream, Position())
+        narrow = router(model, vocabulary, policy=policy, layer_budget=1, share=0.9).neurons(
+            stream, Position()
+        )
         assert {layer: len(index) for layer, index in narrow.items()} == {0: 0, 1: 0, 2: 64}
 
 
@@ -85,7 +103,9 @@ def test_refreshes_are_smoothed_and_survive_a_round_trip(
 
 
 def test_when_a_refresh_is_due(model: MaskedLm, vocabulary: Vocabulary) -> None:
-    ig, random = (router(model, vocabulary, policy=policy, refresh_every=10) for policy in ("ig", "random"))
+    ig, random = (
+        router(model, vocabulary, policy=policy, refresh_every=10) for policy in ("ig", "random")
+    )
     assert [step for step in range(25) if ig.due(step)] == [0, 10, 20]
     assert [step for step in range(25) if random.due(step)] == [0]
 
@@ -117,19 +137,30 @@ class Others:
 
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_any_number_of_ranks_gives_the_same_bits(
-    size: int, model: MaskedLm, vocabulary: Vocabulary, stream: BatchStream, monkeypatch: pytest.MonkeyPatch
+    size: int,
+    model: MaskedLm,
+    vocabulary: Vocabulary,
+    stream: BatchStream,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("trelm_train.routing.probes.CHUNK_TOKENS", 64)  # many chunks, also of so few probes
+    monkeypatch.setattr(
+        "trelm_train.routing.probes.CHUNK_TOKENS", 64
+    )  # many chunks, also of so few probes
     alone = router(model, vocabulary)
     chosen = alone.neurons(stream, Position())
-    probes = upcoming_probes(stream.iterate(Position()), vocabulary, seed=4, limit=20, start=Position())
+    probes = upcoming_probes(
+        stream.iterate(Position()), vocabulary, seed=4, limit=20, start=Position()
+    )
     shares = [
-        router(model, vocabulary).count_votes(probes, stream, Ranks(rank=rank, size=size)) for rank in range(size)
+        router(model, vocabulary).count_votes(probes, stream, Ranks(rank=rank, size=size))
+        for rank in range(size)
     ]
     assert sum(share.parts((3, 64))[2] for share in shares) == 20
     assert all(share.parts((3, 64))[2] for share in shares), "every rank has something to do"
     for rank in range(size):
-        others = torch.stack([share.counts for number, share in enumerate(shares) if number != rank]).sum(0)
+        others = torch.stack(
+            [share.counts for number, share in enumerate(shares) if number != rank]
+        ).sum(0)
         mine = router(model, vocabulary)
         ranks = Others(rank=rank, size=size, counts=others)
         found = mine.neurons(stream, Position(), ranks)
@@ -138,7 +169,9 @@ def test_any_number_of_ranks_gives_the_same_bits(
 
 
 def test_nothing_found_is_zero_not_a_division_by_it() -> None:
-    votes_LI, _, num_examples = Tally(counts=torch.zeros(2 * 6 + 1, dtype=torch.int64)).parts((2, 3))
+    votes_LI, _, num_examples = Tally(counts=torch.zeros(2 * 6 + 1, dtype=torch.int64)).parts(
+        (2, 3)
+    )
     assert num_examples == 0
     assert not votes_LI.any()
 
@@ -147,7 +180,12 @@ def test_nothing_found_is_zero_not_a_division_by_it() -> None:
 @pytest.mark.parametrize("budget", [0, 1, 2])
 @pytest.mark.parametrize("share", [0.01, 0.4, 1.0])
 def test_budgets_hold(
-    policy: str, budget: int, share: float, model: MaskedLm, vocabulary: Vocabulary, stream: BatchStream
+    policy: str,
+    budget: int,
+    share: float,
+    model: MaskedLm,
+    vocabulary: Vocabulary,
+    stream: BatchStream,
 ) -> None:
     made = router(model, vocabulary, policy=policy, layer_budget=budget, share=share, probe_facts=4)
     chosen = made.neurons(stream, Position())
@@ -158,7 +196,9 @@ def test_budgets_hold(
     assert all(len(index.unique()) == len(index) for index in chosen.values())
 
 
-def test_bfloat16_layers_choose_much_the_same(model: MaskedLm, vocabulary: Vocabulary, stream: BatchStream) -> None:
+def test_bfloat16_layers_choose_much_the_same(
+    model: MaskedLm, vocabulary: Vocabulary, stream: BatchStream
+) -> None:
     exact, narrow = (
         router(model, vocabulary, precision=precision).neurons(stream, Position())
         for precision in ("float32", "bfloat16")
@@ -167,9 +207,13 @@ def test_bfloat16_layers_choose_much_the_same(model: MaskedLm, vocabulary: Vocab
     assert same >= 0.8 * total(exact)
 
 
-def test_full_has_no_router_and_others_have(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+def test_full_has_no_router_and_others_have(
+    shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
     for policy, routed in (("full", False), ("top_layers", True)):
-        session = start_run(request_for(shards_path, model_path, tmp_path / policy, f"routing.policy={policy}"))
+        session = start_run(
+            request_for(shards_path, model_path, tmp_path / policy, f"routing.policy={policy}")
+        )
         assert (session.router is not None) == routed
         assert (session.parts.sparse is not None) == routed
 
@@ -178,7 +222,9 @@ def test_shards_without_mentions(
     model: MaskedLm, vocabulary: Vocabulary, stream: BatchStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = assemble(sentences_from_lists({"ids": [[2, 7, 3]]}), [[0]], Position(), 0)
-    bare = BatchStream(stream.shards, Packing(max_tokens=48, batch_tokens=96, limit=64), seed=0, pad_id=0)
+    bare = BatchStream(
+        stream.shards, Packing(max_tokens=48, batch_tokens=96, limit=64), seed=0, pad_id=0
+    )
     monkeypatch.setattr(bare, "iterate", lambda _: iter([(plain, Position(epoch=2))]))
     with pytest.raises(TrelmError, match="needs linked mentions"):
         router(model, vocabulary).neurons(bare, Position())
@@ -194,7 +240,9 @@ def test_shards_without_mentions(
         ("train_head", {"transform.dense", "output.dense.bias", "predictions.bias"}),
     ],
 )
-def test_everything_else_is_frozen_but_for_its_switch(switch: str, names: set[str], model: MaskedLm) -> None:
+def test_everything_else_is_frozen_but_for_its_switch(
+    switch: str, names: set[str], model: MaskedLm
+) -> None:
     chosen = whole_parameters(model, RoutingConfig(**({switch: True} if switch else {})))
     assert all(any(name in key for key in chosen) for name in names)
     assert bool(chosen) == bool(names)
@@ -216,7 +264,9 @@ def test_what_attribution_will_take(caplog: pytest.LogCaptureFixture) -> None:
     assert attribution_share(RoutingConfig(), 4096) == pytest.approx(0.014, abs=0.002)
     small = attribution_share(RoutingConfig(), 512)
     assert 0.05 < small < 0.15
-    assert attribution_share(RoutingConfig(context="exact"), 4096) == pytest.approx(0.054, abs=0.005)
+    assert attribution_share(RoutingConfig(context="exact"), 4096) == pytest.approx(
+        0.054, abs=0.005
+    )
     assert attribution_share(RoutingConfig(policy="random"), 512) == 0.0
     with caplog.at_level("WARNING", logger="trelm_train.training.train"):
         _warn_of_dear_routing(load_config(None, ["train.batch_tokens=512"]))

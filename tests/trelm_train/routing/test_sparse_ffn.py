@@ -27,7 +27,9 @@ def made(family: str, vocab_size: int) -> MaskedLm:
     return model
 
 
-def sparse_of(model: MaskedLm, neurons: dict[int, Tensor] | None = None, **settings: float) -> SparseFfn:
+def sparse_of(
+    model: MaskedLm, neurons: dict[int, Tensor] | None = None, **settings: float
+) -> SparseFfn:
     config = TrainConfig(**{"learning_rate": 0.01, "weight_decay": 0.1, **settings})  # type: ignore[arg-type]
     sparse = SparseFfn(model, config, rate_scale=1.0)
     sparse.select(CHOSEN if neurons is None else neurons)
@@ -60,11 +62,15 @@ def dense_gradients(rows: LayerRows) -> dict[str, Tensor]:
     return dense
 
 
-def both(model: MaskedLm, sparse: SparseFfn, backward: Callable[[], None]) -> list[tuple[Tensor, Tensor]]:
+def both(
+    model: MaskedLm, sparse: SparseFfn, backward: Callable[[], None]
+) -> list[tuple[Tensor, Tensor]]:
     """Gradients of the copies, and the dense ones restricted to their rows, of the same backward passes."""
     with sparse.patched():
         backward()
-    assert all(parameter.grad is None for parameter in model.hf.parameters()), "no weight gradient of anything else"
+    assert all(parameter.grad is None for parameter in model.hf.parameters()), (
+        "no weight gradient of anything else"
+    )
     for parameter in model.hf.parameters():
         parameter.requires_grad_()
     backward()
@@ -83,14 +89,18 @@ def relative(left: Tensor, right: Tensor) -> float:
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_gradients_are_the_dense_ones_restricted(family: str, vocab_size: int, batch: Batch) -> None:
+def test_gradients_are_the_dense_ones_restricted(
+    family: str, vocab_size: int, batch: Batch
+) -> None:
     model = made(family, vocab_size)
     pairs = both(model, sparse_of(model), lambda: torch.autograd.backward(loss_of(model, batch)))
     assert max(relative(ours, dense) for ours, dense in pairs) <= 1e-6
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_they_are_with_dropout_over_several_backward_passes(family: str, vocab_size: int, batch: Batch) -> None:
+def test_they_are_with_dropout_over_several_backward_passes(
+    family: str, vocab_size: int, batch: Batch
+) -> None:
     """The same random state draws the same dropout, so the patched forward must ask for it in the same order."""
     model = made(family, vocab_size)
     model.hf.train()
@@ -105,7 +115,9 @@ def test_they_are_with_dropout_over_several_backward_passes(family: str, vocab_s
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_under_autocast_they_are_the_dense_ones_of_autocast(family: str, vocab_size: int, batch: Batch) -> None:
+def test_under_autocast_they_are_the_dense_ones_of_autocast(
+    family: str, vocab_size: int, batch: Batch
+) -> None:
     """bfloat16 keeps 8 bits; the copies' gradients are float32, as a dense weight's are."""
     model = made(family, vocab_size)
     hidden = {}
@@ -122,10 +134,15 @@ def test_under_autocast_they_are_the_dense_ones_of_autocast(family: str, vocab_s
     assert max(relative(ours, dense) for ours, dense in pairs) <= 2**-7
     exact = made(family, vocab_size)
     wanted = both(exact, sparse_of(exact), lambda: torch.autograd.backward(loss_of(exact, batch)))
-    assert max(relative(ours, dense) for (ours, _), (_, dense) in zip(pairs, wanted, strict=True)) > 2**-9
+    assert (
+        max(relative(ours, dense) for (ours, _), (_, dense) in zip(pairs, wanted, strict=True))
+        > 2**-9
+    )
 
 
-def test_the_forward_is_unchanged_and_the_patch_ends(model: MaskedLm, batch: Batch, sparse: SparseFfn) -> None:
+def test_the_forward_is_unchanged_and_the_patch_ends(
+    model: MaskedLm, batch: Batch, sparse: SparseFfn
+) -> None:
     before = model.encode(model.pack(batch))
     ffn = model.family.ffn(1)
 
@@ -140,7 +157,9 @@ def test_the_forward_is_unchanged_and_the_patch_ends(model: MaskedLm, batch: Bat
     assert not any("forward" in module.__dict__ for module in model.hf.modules())
 
 
-def test_the_output_bias_can_be_trained_beside(model: MaskedLm, batch: Batch, sparse: SparseFfn) -> None:
+def test_the_output_bias_can_be_trained_beside(
+    model: MaskedLm, batch: Batch, sparse: SparseFfn
+) -> None:
     bias = model.layers[1].output.dense.bias.requires_grad_()
     with sparse.patched():
         torch.autograd.backward(loss_of(model, batch))
@@ -151,7 +170,9 @@ def test_the_output_bias_can_be_trained_beside(model: MaskedLm, batch: Batch, sp
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_the_backward_stops_at_the_lowest_selected_layer(family: str, vocab_size: int, batch: Batch) -> None:
+def test_the_backward_stops_at_the_lowest_selected_layer(
+    family: str, vocab_size: int, batch: Batch
+) -> None:
     """Nothing below is in the graph: no node for it, and no tensor of its size is kept for the backward pass."""
     model = made(family, vocab_size)
     sparse = sparse_of(model, TOP)
@@ -197,7 +218,9 @@ def leaves_of(loss: Tensor) -> set[int]:
     return leaves
 
 
-def test_w_out_keeps_the_selected_neurons_only(model: MaskedLm, batch: Batch, sparse: SparseFfn) -> None:
+def test_w_out_keeps_the_selected_neurons_only(
+    model: MaskedLm, batch: Batch, sparse: SparseFfn
+) -> None:
     tokens, inner = batch.input_ids_RS.size, model.inner_size
     kept: list[torch.Size] = []
 
@@ -231,7 +254,9 @@ def own(rows: LayerRows, tensors: list[Tensor], neuron: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_updates_are_adamw_each_neuron_at_its_own_step(family: str, vocab_size: int, batch: Batch) -> None:
+def test_updates_are_adamw_each_neuron_at_its_own_step(
+    family: str, vocab_size: int, batch: Batch
+) -> None:
     """Two steps, a refresh, three steps: torch's AdamW for one neuron at a time, on the gradients that were used."""
     model = made(family, vocab_size)
     sparse = sparse_of(model, {1: torch.tensor([2, 5, 9])})
@@ -246,10 +271,17 @@ def test_updates_are_adamw_each_neuron_at_its_own_step(family: str, vocab_size: 
         gradients = sparse.gradients()
         for neuron in rows.index_K.tolist():
             if neuron not in wanted:
-                values = [torch.nn.Parameter(part) for part in own(rows, [*rows.values.values()], neuron)]
+                values = [
+                    torch.nn.Parameter(part) for part in own(rows, [*rows.values.values()], neuron)
+                ]
                 decays = [0.0 if name == "in_bias_J" else 0.1 for name in rows.values]
-                groups = [{"params": [v], "weight_decay": d} for v, d in zip(values, decays, strict=True)]
-                wanted[neuron] = values, torch.optim.AdamW(groups, lr=0.005, betas=BETAS, eps=EPSILON)
+                groups = [
+                    {"params": [v], "weight_decay": d} for v, d in zip(values, decays, strict=True)
+                ]
+                wanted[neuron] = (
+                    values,
+                    torch.optim.AdamW(groups, lr=0.005, betas=BETAS, eps=EPSILON),
+                )
             values, adamw = wanted[neuron]
             for value, gradient in zip(values, own(rows, gradients, neuron), strict=True):
                 value.grad = gradient
@@ -257,19 +289,25 @@ def test_updates_are_adamw_each_neuron_at_its_own_step(family: str, vocab_size: 
         sparse.step(0.5)
         sparse.zero_grad()
         for neuron in rows.index_K.tolist():
-            for ours, theirs in zip(own(rows, [*rows.values.values()], neuron), wanted[neuron][0], strict=True):
+            for ours, theirs in zip(
+                own(rows, [*rows.values.values()], neuron), wanted[neuron][0], strict=True
+            ):
                 assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6), (step, neuron)
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_survivors_keep_their_moments_and_newcomers_start_at_zero(family: str, vocab_size: int, batch: Batch) -> None:
+def test_survivors_keep_their_moments_and_newcomers_start_at_zero(
+    family: str, vocab_size: int, batch: Batch
+) -> None:
     model = made(family, vocab_size)
     sparse = sparse_of(model, {0: torch.tensor([7]), 1: torch.tensor([0, 5, 9])})
     steps_of(sparse, model, batch, 2)
     old = sparse.rows[1]
     sparse.select({1: torch.tensor([4, 5, 9, 20])})
     rows = sparse.rows[1]
-    assert rows.index_K.tolist() == [5, 9, 4, 20], "longest trained first, so that equal step counts are one run"
+    assert rows.index_K.tolist() == [5, 9, 4, 20], (
+        "longest trained first, so that equal step counts are one run"
+    )
     assert rows.steps_K.tolist() == [2, 2, 0, 0]
     assert rows.runs == [(0, 2, 2.0), (2, 4, 0.0)]
     for name, moment in rows.moments.items():
@@ -298,28 +336,45 @@ def test_write_back_is_exact(family: str, vocab_size: int, batch: Batch) -> None
     sparse = sparse_of(model)
     before = {name: value.detach().clone() for name, value in model.hf.named_parameters()}
     steps_of(sparse, model, batch, 3)
-    changed = {name for name, value in model.hf.named_parameters() if not torch.equal(value, before[name])}
+    changed = {
+        name for name, value in model.hf.named_parameters() if not torch.equal(value, before[name])
+    }
     assert {model.family.kind(name) for name in changed} == {"ffn"}
     for rows in sparse.rows.values():
         assert torch.equal(rows.ffn.w_in.weight[rows.rows_J], rows.values["in_weight_JH"])
         assert torch.equal(rows.ffn.w_out.weight[:, rows.index_K].T, rows.values["out_weight_KH"])
         if rows.ffn.w_in.bias is not None:
             assert torch.equal(rows.ffn.w_in.bias[rows.rows_J], rows.values["in_bias_J"])
-        for linear, index, dim in ((rows.ffn.w_in, rows.rows_J, 0), (rows.ffn.w_out, rows.index_K, 1)):
+        for linear, index, dim in (
+            (rows.ffn.w_in, rows.rows_J, 0),
+            (rows.ffn.w_out, rows.index_K, 1),
+        ):
             name = next(key for key, value in model.hf.named_parameters() if value is linear.weight)
-            rest = torch.ones(linear.weight.shape[dim], dtype=torch.bool).index_fill(0, index, False).nonzero()[:, 0]
-            assert torch.equal(linear.weight.index_select(dim, rest), before[name].index_select(dim, rest))
+            rest = (
+                torch.ones(linear.weight.shape[dim], dtype=torch.bool)
+                .index_fill(0, index, False)
+                .nonzero()[:, 0]
+            )
+            assert torch.equal(
+                linear.weight.index_select(dim, rest), before[name].index_select(dim, rest)
+            )
 
 
 def test_a_step_without_gradients_changes_nothing(sparse: SparseFfn) -> None:
     before = [value.detach().clone() for value in sparse.parameters()]
     sparse.step(1.0)
-    assert all(torch.equal(left, right) for left, right in zip(before, sparse.parameters(), strict=True))
+    assert all(
+        torch.equal(left, right) for left, right in zip(before, sparse.parameters(), strict=True)
+    )
     assert not sparse.rows[1].steps_K.any()
 
 
-def test_gradients_are_a_list_that_ranks_can_sum(model: MaskedLm, batch: Batch, sparse: SparseFfn) -> None:
-    assert [gradient.any().item() for gradient in sparse.gradients()] == [False] * len(sparse.parameters())
+def test_gradients_are_a_list_that_ranks_can_sum(
+    model: MaskedLm, batch: Batch, sparse: SparseFfn
+) -> None:
+    assert [gradient.any().item() for gradient in sparse.gradients()] == [False] * len(
+        sparse.parameters()
+    )
     sparse.zero_grad()
     with sparse.patched():
         torch.autograd.backward(loss_of(model, batch))
@@ -329,10 +384,14 @@ def test_gradients_are_a_list_that_ranks_can_sum(model: MaskedLm, batch: Batch, 
     sparse.zero_grad()
     with sparse.patched():
         torch.autograd.backward(loss_of(model, batch))
-    assert all(torch.equal(ours, half) for ours, half in zip(sparse.gradients(), single, strict=True))
+    assert all(
+        torch.equal(ours, half) for ours, half in zip(sparse.gradients(), single, strict=True)
+    )
 
 
-def test_a_saved_state_goes_on_bit_for_bit(tokenizer: object, vocab_size: int, batch: Batch) -> None:
+def test_a_saved_state_goes_on_bit_for_bit(
+    tokenizer: object, vocab_size: int, batch: Batch
+) -> None:
     """Through a refresh, so that the step counts differ; and a second refresh after the restart."""
     results = []
     for restart in (False, True):
@@ -352,7 +411,9 @@ def test_a_saved_state_goes_on_bit_for_bit(tokenizer: object, vocab_size: int, b
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
-@pytest.mark.parametrize(("policy", "family"), [("ig", "bert"), ("random", "roberta"), ("ig", "modernbert")])
+@pytest.mark.parametrize(
+    ("policy", "family"), [("ig", "bert"), ("random", "roberta"), ("ig", "modernbert")]
+)
 def test_unselected_weights_stay_bit_identical(
     policy: str, family: str, tokenizer: object, shards_path: Path, tmp_path: Path
 ) -> None:

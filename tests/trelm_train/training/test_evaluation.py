@@ -27,13 +27,21 @@ def evaluations(out: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def probes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("probes")
-    rows = [{"sub_label": fact[0], "obj_label": fact[2]} for fact in world.facts() if fact[1] == world.COUNTRY]
+    rows = [
+        {"sub_label": fact[0], "obj_label": fact[2]}
+        for fact in world.facts()
+        if fact[1] == world.COUNTRY
+    ]
     (folder / "P1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "relations.jsonl").write_text(json.dumps({"relation": "P1", "template": "[X] is a town in [Y] ."}) + "\n")
+    (folder / "relations.jsonl").write_text(
+        json.dumps({"relation": "P1", "template": "[X] is a town in [Y] ."}) + "\n"
+    )
     return folder
 
 
-def test_evaluations_and_the_best(shards_path: Path, model_path: Path, probes: Path, tmp_path: Path) -> None:
+def test_evaluations_and_the_best(
+    shards_path: Path, model_path: Path, probes: Path, tmp_path: Path
+) -> None:
     sets = (
         "evaluation.every=2", "evaluation.best=loss", "train.keep_checkpoints=1", "train.steps=8",
         f"evaluation.lama_probes={probes}", f"evaluation.lama_relations={probes / 'relations.jsonl'}",
@@ -50,14 +58,19 @@ def test_evaluations_and_the_best(shards_path: Path, model_path: Path, probes: P
     found = best_checkpoint(request.out / "checkpoints")
     assert found is not None
     assert found.name == f"step-{best:08d}"
-    assert {path.name for path in list_checkpoints(request.out / "checkpoints")} == {found.name, "step-00000008"}
+    assert {path.name for path in list_checkpoints(request.out / "checkpoints")} == {
+        found.name,
+        "step-00000008",
+    }
 
 
 def test_evaluations_change_nothing(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
     for name, sets in (("with", ("evaluation.every=1",)), ("without", ("train.validate=false",))):
         run(request_for(shards_path, model_path, tmp_path / name, *sets))
     assert metrics_of(tmp_path / "with") == metrics_of(tmp_path / "without")
-    same_files(tmp_path / "with/model/model.safetensors", tmp_path / "without/model/model.safetensors")
+    same_files(
+        tmp_path / "with/model/model.safetensors", tmp_path / "without/model/model.safetensors"
+    )
 
 
 def test_evaluations_after_a_stop(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
@@ -75,7 +88,12 @@ def test_evaluations_after_a_stop(shards_path: Path, model_path: Path, tmp_path:
 
 
 def test_one_line_per_step(tmp_path: Path) -> None:
-    for step, loss in ((0, 5.0), (2, 4.0), (4, 3.0), (2, 4.5)):  # a run that was killed after 4 goes on from 1
+    for step, loss in (
+        (0, 5.0),
+        (2, 4.0),
+        (4, 3.0),
+        (2, 4.5),
+    ):  # a run that was killed after 4 goes on from 1
         write_evaluation(tmp_path, step, {"loss": loss})
     assert [(line["step"], line["loss"]) for line in evaluations(tmp_path)] == [(0, 5.0), (2, 4.5)]
 
@@ -83,7 +101,10 @@ def test_one_line_per_step(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sets", "match"),
     [
-        (("evaluation.best=perplexity", "evaluation.every=1"), "evaluation.best = 'perplexity' must be one of loss"),
+        (
+            ("evaluation.best=perplexity", "evaluation.every=1"),
+            "evaluation.best = 'perplexity' must be one of loss",
+        ),
         (
             ("evaluation.best=lama_p_at_1", "evaluation.every=1"),
             "must be one of loss, accuracy, entity_loss, cka_score$",
@@ -107,7 +128,11 @@ def test_settings_that_make_no_sense(
 
 def test_the_profiler(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
     assert profiled_steps("11:15") == (11, 15)
-    run(request_for(shards_path, model_path, tmp_path / "out", "train.profile=2:3", "train.validate=false"))
+    run(
+        request_for(
+            shards_path, model_path, tmp_path / "out", "train.profile=2:3", "train.validate=false"
+        )
+    )
     trace = json.loads((tmp_path / "out" / "profile" / "steps-2-3.json").read_text())
     assert trace["traceEvents"]
     assert "aten::mm" in (tmp_path / "out" / "profile" / "steps-2-3.txt").read_text()
@@ -134,7 +159,9 @@ def test_no_number_is_no_best(value: float | None) -> None:
         ("train.dropout=0.3",),
     ],
 )
-def test_switches_of_the_step(sets: tuple[str, ...], shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+def test_switches_of_the_step(
+    sets: tuple[str, ...], shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
     """Each goes on exactly after a stop."""
     run(request_for(shards_path, model_path, tmp_path / "whole", "train.validate=false", *sets))
     request = request_for(shards_path, model_path, tmp_path / "out", "train.validate=false", *sets)

@@ -17,7 +17,12 @@ from trelm_train.checkpoints.checkpoint import latest_checkpoint, load_checkpoin
 from trelm_train.training.train import run, run_or_resume
 
 STEPS = 24
-SETS = ("train.checkpoint_every=1", "train.log_every=1", f"train.steps={STEPS}", "routing.refresh_every=5")
+SETS = (
+    "train.checkpoint_every=1",
+    "train.log_every=1",
+    f"train.steps={STEPS}",
+    "routing.refresh_every=5",
+)
 
 
 KILLED = """
@@ -50,7 +55,18 @@ def killed_at(place: tuple[str, str, int], arguments: list[str]) -> int:
 
 def arguments(shards: Path, model: Path, out: Path, *sets: str) -> list[str]:
     pairs = [part for one in (*SMALL, *SETS, *sets) for part in ("--set", one)]
-    return ["run", "--resume", "auto", "--shards", str(shards), "--model", str(model), "--out", str(out), *pairs]
+    return [
+        "run",
+        "--resume",
+        "auto",
+        "--shards",
+        str(shards),
+        "--model",
+        str(model),
+        "--out",
+        str(out),
+        *pairs,
+    ]
 
 
 def lines_of(out: Path) -> list[dict[str, Any]]:
@@ -87,26 +103,44 @@ def test_killed_again_and_again(
     assert 0 < load_checkpoint(latest_checkpoint(out / "checkpoints") or out).state["step"] < STEPS
     run_or_resume(request_for(shards_path, model_path, out, *SETS, *sets))
     assert lines_of(out) == lines_of(whole)
-    left, right = (load_checkpoint(latest_checkpoint(path / "checkpoints") or path) for path in (whole, out))
+    left, right = (
+        load_checkpoint(latest_checkpoint(path / "checkpoints") or path) for path in (whole, out)
+    )
     assert left.state["guard"] == right.state["guard"]
-    assert left.tensors.keys() == right.tensors.keys() == {"model", "optimiser", "cka", "sparse", "router"}
-    assert (left.path / "bank.safetensors").read_bytes() == (right.path / "bank.safetensors").read_bytes()
+    assert (
+        left.tensors.keys()
+        == right.tensors.keys()
+        == {"model", "optimiser", "cka", "sparse", "router"}
+    )
+    assert (left.path / "bank.safetensors").read_bytes() == (
+        right.path / "bank.safetensors"
+    ).read_bytes()
     for group, named in left.tensors.items():
         assert named.keys() == right.tensors[group].keys()
         for name, value in named.items():
             assert torch.equal(value, right.tensors[group][name]), f"{group}/{name}"
 
 
-def test_resume_auto_starts_where_there_is_nothing(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
-    request = request_for(shards_path, model_path, tmp_path / "out", "train.steps=2", "train.validate=false")
+def test_resume_auto_starts_where_there_is_nothing(
+    shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
+    request = request_for(
+        shards_path, model_path, tmp_path / "out", "train.steps=2", "train.validate=false"
+    )
     assert run_or_resume(request)["steps"] == 2
     assert run_or_resume(request)["steps"] == 2  # done already: nothing is trained again
 
 
-def test_resume_auto_refuses_other_settings(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+def test_resume_auto_refuses_other_settings(
+    shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
     from trelm_train.errors import ConfigError
 
-    run_or_resume(request_for(shards_path, model_path, tmp_path / "out", "train.steps=2", "train.validate=false"))
+    run_or_resume(
+        request_for(
+            shards_path, model_path, tmp_path / "out", "train.steps=2", "train.validate=false"
+        )
+    )
     with pytest.raises(ConfigError, match=r"other settings \(memory\.decay\)"):
         run_or_resume(
             request_for(shards_path, model_path, tmp_path / "out", "train.steps=2", "train.validate=false",
@@ -115,6 +149,8 @@ def test_resume_auto_refuses_other_settings(shards_path: Path, model_path: Path,
     allowed = request_for(shards_path, model_path, tmp_path / "out", "train.steps=2", "train.validate=false",
                           "train.keep_checkpoints=5", "train.loggers=[]")  # fmt: skip
     assert run_or_resume(allowed)["steps"] == 2
-    assert "keep_checkpoints = 5" in (tmp_path / "out" / "config.toml").read_text()  # and it counts from now on
+    assert (
+        "keep_checkpoints = 5" in (tmp_path / "out" / "config.toml").read_text()
+    )  # and it counts from now on
     with pytest.raises(ConfigError, match=r"other settings \(--model\)"):
         run_or_resume(replace(allowed, model="another/model"))

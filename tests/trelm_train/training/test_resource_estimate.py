@@ -24,14 +24,18 @@ from trelm_train.training.session import prepare_run
 
 @pytest.fixture(scope="module")
 def small(shards_path: Path, model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    return plan_request(request_for(shards_path, model_path, tmp_path_factory.mktemp("plan") / "out"))
+    return plan_request(
+        request_for(shards_path, model_path, tmp_path_factory.mktemp("plan") / "out")
+    )
 
 
 def test_the_parts_by_hand(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
     request = request_for(shards_path, model_path, tmp_path / "out", "routing.policy=full")
     session = prepare_run(request)
     found = make_plan(session)
-    weights = sum(p.numel() for p in session.parts.model.hf.parameters()) + 2 * 32 * 32  # W_q of CKA
+    weights = (
+        sum(p.numel() for p in session.parts.model.hf.parameters()) + 2 * 32 * 32
+    )  # W_q of CKA
     assert found.gradients_mb * 1e6 == pytest.approx(4 * weights)
     assert found.optimiser_mb * 1e6 == pytest.approx(8 * weights)
     assert found.bank_mb * 1e6 == pytest.approx(2 * 2 * session.knowledge.num_bank_rows * 32)
@@ -39,16 +43,24 @@ def test_the_parts_by_hand(shards_path: Path, model_path: Path, tmp_path: Path) 
     assert not (tmp_path / "out").exists()  # a plan writes nothing
 
 
-def test_routing_needs_less(small: Plan, shards_path: Path, model_path: Path, tmp_path: Path) -> None:
-    full = plan_request(request_for(shards_path, model_path, tmp_path / "out", "routing.policy=full"))
+def test_routing_needs_less(
+    small: Plan, shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
+    full = plan_request(
+        request_for(shards_path, model_path, tmp_path / "out", "routing.policy=full")
+    )
     assert small.optimiser_mb < 0.5 * full.optimiser_mb
     assert 0 < small.activations_mb < full.activations_mb
     assert small.checkpoint_mb < full.checkpoint_mb
 
 
-def test_activations_grow_with_the_batch(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+def test_activations_grow_with_the_batch(
+    shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
     one, four = (
-        plan_request(request_for(shards_path, model_path, tmp_path / "out", f"train.batch_tokens={tokens}"))
+        plan_request(
+            request_for(shards_path, model_path, tmp_path / "out", f"train.batch_tokens={tokens}")
+        )
         for tokens in (480, 4800)
     )
     assert one.activations_mb > 0
@@ -71,15 +83,31 @@ def test_what_autograd_keeps_is_counted_once() -> None:
 @pytest.mark.parametrize(
     ("changed", "wanted"),
     [
-        ({"peak_memory_mb": 2000.0}, "about 2,000 MB of memory, and 1,000 MB are free; lower train.batch_tokens"),
-        ({"disk_mb": 2000.0}, "about 2,000 MB of disk, and 1,000 MB are free there; lower train.keep_checkpoints"),
+        (
+            {"peak_memory_mb": 2000.0},
+            "about 2,000 MB of memory, and 1,000 MB are free; lower train.batch_tokens",
+        ),
+        (
+            {"disk_mb": 2000.0},
+            "about 2,000 MB of disk, and 1,000 MB are free there; lower train.keep_checkpoints",
+        ),
         ({}, ""),
     ],
 )
 def test_a_run_that_cannot_fit_is_refused(
-    changed: dict[str, float], wanted: str, small: Plan, shards_path: Path, model_path: Path, tmp_path: Path
+    changed: dict[str, float],
+    wanted: str,
+    small: Plan,
+    shards_path: Path,
+    model_path: Path,
+    tmp_path: Path,
 ) -> None:
-    fitting = {"peak_memory_mb": 500.0, "available_memory_mb": 1000.0, "disk_mb": 500.0, "available_disk_mb": 1000.0}
+    fitting = {
+        "peak_memory_mb": 500.0,
+        "available_memory_mb": 1000.0,
+        "disk_mb": 500.0,
+        "available_disk_mb": 1000.0,
+    }
     needed = replace(small, **{**fitting, **changed})
     request = request_for(shards_path, model_path, tmp_path / "out")
     if wanted:
@@ -87,7 +115,9 @@ def test_a_run_that_cannot_fit_is_refused(
             check_plan(needed, request)
     else:
         check_plan(needed, request)
-    check_plan(needed, request_for(shards_path, model_path, tmp_path / "out", "train.check_plan=false"))
+    check_plan(
+        needed, request_for(shards_path, model_path, tmp_path / "out", "train.check_plan=false")
+    )
 
 
 def test_a_run_checks_its_plan_before_the_first_step(
@@ -126,7 +156,9 @@ def test_activations_are_those_of_a_training_step(
     from tests.trelm_train.conftest import step_on
     from trelm_train.training.train import route
 
-    session = prepare_run(request_for(shards_path, model_path, tmp_path / "out", f"routing.policy={policy}"))
+    session = prepare_run(
+        request_for(shards_path, model_path, tmp_path / "out", f"routing.policy={policy}")
+    )
     planned = make_plan(session).activations_mb
     assert session.parts.sparse is None or not session.parts.sparse.rows  # the stand-in is gone
     (tmp_path / "out").mkdir()
@@ -139,10 +171,14 @@ def test_activations_are_those_of_a_training_step(
 
     batch = next(session.stream.iterate(session.position))[0]
     step_on(replace(session, parts=replace(session.parts, encode=counted)), batch, 0)
-    assert planned == pytest.approx(counts[0] / 1e6, rel=0.25)  # this batch is not quite full, nor its routes the same
+    assert planned == pytest.approx(
+        counts[0] / 1e6, rel=0.25
+    )  # this batch is not quite full, nor its routes the same
 
 
-def test_a_bank_in_a_file_is_planned_without_one(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+def test_a_bank_in_a_file_is_planned_without_one(
+    shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
     plan_request(request_for(shards_path, model_path, tmp_path / "out", "memory.storage=file"))
     assert not (tmp_path / "out").exists()
 
@@ -157,7 +193,11 @@ def test_a_resumed_run_needs_no_room_for_what_it_has(
     from trelm_train.training.train import resume, run
 
     request = request_for(
-        shards_path, model_path, tmp_path / "out", "train.checkpoint_every=1", "train.keep_checkpoints=9"
+        shards_path,
+        model_path,
+        tmp_path / "out",
+        "train.checkpoint_every=1",
+        "train.keep_checkpoints=9",
     )
     needed = plan_request(request).disk_mb
     with pytest.raises(InterruptedRun):

@@ -18,7 +18,9 @@ def take(guard: Guard, loss: float, norm: float) -> str:
 def guard_after(count: int, *, sigma: float = 6.0) -> Guard:
     guard, rng = Guard(sigma), np.random.default_rng(0)
     for _ in range(count):
-        assert take(guard, 3.0 + 0.1 * rng.standard_normal(), 1.0 + 0.05 * rng.standard_normal()) == ""
+        assert (
+            take(guard, 3.0 + 0.1 * rng.standard_normal(), 1.0 + 0.05 * rng.standard_normal()) == ""
+        )
     return guard
 
 
@@ -86,5 +88,7 @@ def test_steps_with_facts_are_not_spikes_beside_those_without() -> None:
         if not verdict:
             guard.took(values)
     assert skipped == 0
-    assert guard.judge(step_values(3.0, 9.0, 5.0, facts=1)).startswith("contrastive loss 9 is above")
+    assert guard.judge(step_values(3.0, 9.0, 5.0, facts=1)).startswith(
+        "contrastive loss 9 is above"
+    )
     assert guard.judge(step_values(3.0, 0.0, 5.0, facts=0)).startswith("gradient norm 5 is above")

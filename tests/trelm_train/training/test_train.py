@@ -51,7 +51,9 @@ def groups_of(checkpoint: Path) -> set[str]:
 
 def same_tensors(left: Path, right: Path) -> None:
     a, b = load_checkpoint(left).tensors, load_checkpoint(right).tensors
-    assert {name: set(group) for name, group in a.items()} == {name: set(group) for name, group in b.items()}
+    assert {name: set(group) for name, group in a.items()} == {
+        name: set(group) for name, group in b.items()
+    }
     for name, group in a.items():
         for key, value in group.items():
             assert torch.equal(value, b[name][key]), f"{name}/{key}"
@@ -70,7 +72,12 @@ def whole(shards_path: Path, model_path: Path, tmp_path_factory: pytest.TempPath
     out = tmp_path_factory.mktemp("train") / "whole"
     run(
         request_for(
-            shards_path, model_path, out, "train.steps=9", "train.checkpoint_every=4", "routing.refresh_every=4"
+            shards_path,
+            model_path,
+            out,
+            "train.steps=9",
+            "train.checkpoint_every=4",
+            "routing.refresh_every=4",
         )
     )
     return out
@@ -95,7 +102,10 @@ def test_stop_and_resume_equals_no_stop(
     assert caught.value.exit_code == 143
     torch.manual_seed(999)  # whatever happened meanwhile
     summary = resume(request.out)
-    left, right = latest_checkpoint(whole / "checkpoints"), latest_checkpoint(request.out / "checkpoints")
+    left, right = (
+        latest_checkpoint(whole / "checkpoints"),
+        latest_checkpoint(request.out / "checkpoints"),
+    )
     assert left is not None
     assert right is not None
     assert groups_of(left) == {"cka", "model", "optimiser", "router", "sparse"}
@@ -113,11 +123,21 @@ def test_a_run_leaves_everything_a_user_needs(whole: Path) -> None:
     assert summary["steps"] == 9
     assert summary["validation_before"]["loss"] != summary["validation_after"]["loss"]
     assert 0 < summary["weights_updated_share"] < 0.3
-    assert set(summary["seconds"]) >= {"attribution", "memory", "forward_backward", "optimiser", "data", "checkpoint"}
+    assert set(summary["seconds"]) >= {
+        "attribution",
+        "memory",
+        "forward_backward",
+        "optimiser",
+        "data",
+        "checkpoint",
+    }
     assert summary["bank_rows_written"] > 0
     assert [line["step"] for line in metrics_of(whole)] == [2, 4, 6, 8, 9]
     assert list((whole / "tensorboard").iterdir())
-    assert [path.name for path in list_checkpoints(whole / "checkpoints")] == ["step-00000008", "step-00000009"]
+    assert [path.name for path in list_checkpoints(whole / "checkpoints")] == [
+        "step-00000008",
+        "step-00000009",
+    ]
     assert "routing.share = 0.25" not in (whole / "config.toml").read_text()
     assert "share = 0.25" in (whole / "config.toml").read_text()
     assert not list(whole.rglob("*.pt")) + list(whole.rglob("*.pkl")) + list(whole.rglob("*.bin"))
@@ -128,7 +148,9 @@ def test_a_run_leaves_everything_a_user_needs(whole: Path) -> None:
     assert sum(map(len, path["layers"])) == 48
 
 
-def test_two_runs_are_equal(whole: Path, shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+def test_two_runs_are_equal(
+    whole: Path, shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
     torch.manual_seed(12345)
     run(
         request_for(
@@ -141,11 +163,24 @@ def test_two_runs_are_equal(whole: Path, shards_path: Path, model_path: Path, tm
         )
     )
     assert metrics_of(tmp_path / "out") == metrics_of(whole)
-    same_files(whole / "model" / "model.safetensors", tmp_path / "out" / "model" / "model.safetensors")
+    same_files(
+        whole / "model" / "model.safetensors", tmp_path / "out" / "model" / "model.safetensors"
+    )
 
 
-def test_another_seed_is_another_run(whole: Path, shards_path: Path, model_path: Path, tmp_path: Path) -> None:
-    run(request_for(shards_path, model_path, tmp_path / "out", "train.steps=2", "train.seed=5", "train.validate=false"))
+def test_another_seed_is_another_run(
+    whole: Path, shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
+    run(
+        request_for(
+            shards_path,
+            model_path,
+            tmp_path / "out",
+            "train.steps=2",
+            "train.seed=5",
+            "train.validate=false",
+        )
+    )
     assert metrics_of(tmp_path / "out")[0] != metrics_of(whole)[0]
 
 
@@ -161,14 +196,28 @@ def test_a_run_is_not_overwritten(whole: Path, shards_path: Path, model_path: Pa
         ("memory.enabled=false",),
         ("cka.enabled=false",),
         ("routing.policy=full",),
-        ("injection.policy=none", "cka.enabled=false", "routing.policy=full", "memory.enabled=false"),
+        (
+            "injection.policy=none",
+            "cka.enabled=false",
+            "routing.policy=full",
+            "memory.enabled=false",
+        ),
         ("routing.policy=top_layers", "routing.layer_budget=1"),
         ("routing.policy=ffn_all", "routing.train_layer_norm=true", "routing.train_head=true"),
-        ("cka.contrast=relation", "injection.policy=all", "routing.rule=gauss_legendre", "routing.points=2"),
+        (
+            "cka.contrast=relation",
+            "injection.policy=all",
+            "routing.rule=gauss_legendre",
+            "routing.points=2",
+        ),
     ],
 )
-def test_every_switch(sets: tuple[str, ...], shards_path: Path, model_path: Path, tmp_path: Path) -> None:
-    request = request_for(shards_path, model_path, tmp_path / "out", "train.steps=3", "train.validate=false", *sets)
+def test_every_switch(
+    sets: tuple[str, ...], shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
+    request = request_for(
+        shards_path, model_path, tmp_path / "out", "train.steps=3", "train.validate=false", *sets
+    )
     with pytest.raises(InterruptedRun):
         run(request, StopAfter(0))
     summary = resume(request.out)
@@ -189,7 +238,9 @@ def test_roberta_runs_with_everything_on(tokenizer: Any, shards_path: Path, tmp_
     tokenizer.save_pretrained(folder)
     summary = run(request_for(shards_path, folder, tmp_path / "out", "train.steps=5"))
     assert 0 < summary["weights_updated_share"] < 0.3
-    _, info = AutoModelForMaskedLM.from_pretrained(tmp_path / "out" / "model", output_loading_info=True)
+    _, info = AutoModelForMaskedLM.from_pretrained(
+        tmp_path / "out" / "model", output_loading_info=True
+    )
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
 
@@ -249,7 +300,11 @@ def test_a_run_that_ended_before_its_first_checkpoint_may_start_anew(
 ) -> None:
     from trelm_train.training.session import start_run
 
-    start_run(request_for(shards_path, model_path, tmp_path / "out", "train.steps=2", "train.learning_rate=1"))
+    start_run(
+        request_for(
+            shards_path, model_path, tmp_path / "out", "train.steps=2", "train.learning_rate=1"
+        )
+    )
     run(request_for(shards_path, model_path, tmp_path / "out", "train.steps=2"))
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["steps"] == 2
 
@@ -278,10 +333,15 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_ends_the_run(
 ) -> None:
     from trelm_train.training import step
 
-    monkeypatch.setattr(step, "mlm_loss_sum", lambda model, hidden, target, gold: hidden.sum() * float("nan"))
-    request = request_for(shards_path, model_path, tmp_path / "out", "train.steps=50", "train.validate=false")
+    monkeypatch.setattr(
+        step, "mlm_loss_sum", lambda model, hidden, target, gold: hidden.sum() * float("nan")
+    )
+    request = request_for(
+        shards_path, model_path, tmp_path / "out", "train.steps=50", "train.validate=false"
+    )
     with pytest.raises(
-        TrelmError, match="10 steps in a row were skipped.*not finite; checkpoint saved.*start a new one"
+        TrelmError,
+        match="10 steps in a row were skipped.*not finite; checkpoint saved.*start a new one",
     ):
         run(request)
 
@@ -292,8 +352,14 @@ def test_one_bad_step_is_skipped_and_not_logged(
     from trelm_train.training import step
 
     good, calls = step.mlm_loss_sum, iter(range(100))
-    monkeypatch.setattr(step, "mlm_loss_sum", lambda *args: good(*args) * (float("nan") if next(calls) == 2 else 1.0))
-    request = request_for(shards_path, model_path, tmp_path / "out", "train.log_every=1", "train.validate=false")
+    monkeypatch.setattr(
+        step,
+        "mlm_loss_sum",
+        lambda *args: good(*args) * (float("nan") if next(calls) == 2 else 1.0),
+    )
+    request = request_for(
+        shards_path, model_path, tmp_path / "out", "train.log_every=1", "train.validate=false"
+    )
     assert run(request)["steps"] == 6
     assert [line["step"] for line in metrics_of(request.out)] == [1, 2, 4, 5, 6]
 
@@ -304,9 +370,15 @@ def test_nan_steps_leave_weights_and_bank_alone(
     from trelm_train.training import step
     from trelm_train.training.session import start_run
 
-    session = start_run(request_for(shards_path, model_path, tmp_path / "out", "routing.policy=full"))
-    before = {name: value.detach().clone() for name, value in session.parts.model.hf.named_parameters()}
-    monkeypatch.setattr(step, "mlm_loss_sum", lambda model, hidden, target, gold: hidden.sum() * float("nan"))
+    session = start_run(
+        request_for(shards_path, model_path, tmp_path / "out", "routing.policy=full")
+    )
+    before = {
+        name: value.detach().clone() for name, value in session.parts.model.hf.named_parameters()
+    }
+    monkeypatch.setattr(
+        step, "mlm_loss_sum", lambda model, hidden, target, gold: hidden.sum() * float("nan")
+    )
     work = next(works(session.stream, session.position, session.parts.ranks, 1, session.maker))
     result = step.train_step(session.parts, work, 0)
     assert result.skipped == "not finite"
@@ -361,7 +433,9 @@ def test_a_terminal_gets_a_bar() -> None:
     assert "4/10" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_an_output_folder_that_cannot_be(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+def test_an_output_folder_that_cannot_be(
+    shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="give another --out"):
         run(request_for(shards_path, model_path, tmp_path / "file" / "out"))
@@ -378,7 +452,9 @@ def test_the_schedule() -> None:
 
 
 def test_metrics_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "a": 1}\n{"step": 2, "a": 2}\n{"step": 3, "a"')
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 1, "a": 1}\n{"step": 2, "a": 2}\n{"step": 3, "a"'
+    )
     log = MetricLog(tmp_path, after_step=1)
     log.write(2, {"a": 5.0})
     log.close()

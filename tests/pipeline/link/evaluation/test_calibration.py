@@ -30,11 +30,15 @@ def test_hand_computed_figures() -> None:
     assert expected_calibration_error(confidence, right) == pytest.approx(expected)
     assert brier(confidence, right) == pytest.approx((0.1**2 + 0.92**2 + 0.5**2 + 0.5**2) / 4)
     precisions = precision_by_count(confidence, right)
-    assert precisions.tolist() == pytest.approx([0, 1 / 2, 2 / 3, 2 / 4])  # of equals, the first goes first
+    assert precisions.tolist() == pytest.approx(
+        [0, 1 / 2, 2 / 3, 2 / 4]
+    )  # of equals, the first goes first
     assert precision_at_coverage(precisions, 8, 25) == pytest.approx(1 / 2)
     assert precision_at_coverage(precisions, 8, 26) == pytest.approx(2 / 3), "rounded up to three"
     assert precision_at_coverage(precisions, 8, 50) == pytest.approx(2 / 4)
-    assert precision_at_coverage(precisions, 8, 75) is None, "only four of eight spans have a candidate"
+    assert precision_at_coverage(precisions, 8, 75) is None, (
+        "only four of eight spans have a candidate"
+    )
     assert coverage_at_precision(precisions, 8, 0.6) == pytest.approx(3 / 8), (
         "the largest, whatever precision was before"
     )
@@ -47,20 +51,36 @@ def test_ends_of_the_range_have_bins() -> None:
 
 
 def test_spans_that_are_judged() -> None:
-    gold = [Gold(A, 1, True), Gold(B, 2, True), Gold(C, 3, True), Gold(D, None, False), Gold(E, 9, False)]
+    gold = [
+        Gold(A, 1, True),
+        Gold(B, 2, True),
+        Gold(C, 3, True),
+        Gold(D, None, False),
+        Gold(E, 9, False),
+    ]
     links = {
         A: Outcome(1, (1,), confidence=1.0),
-        B: Outcome(None, (2, 5), confidence=0.2),  # NIL, but the best candidate is the gold item: right
+        B: Outcome(
+            None, (2, 5), confidence=0.2
+        ),  # NIL, but the best candidate is the gold item: right
         C: Outcome(None),  # without candidates: only counts for coverage
         D: Outcome(5, (5,), confidence=0.6),  # NIL: wrong
         E: Outcome(9, (9,), confidence=0.4),  # not in the KB, so wrong, whatever is listed
         ("d", 90, 91): Outcome(1, (1,), confidence=1.0),  # no gold span
     }
     found = calibration(gold, links)
-    assert {name: (part["spans"], part["judged"]) for name, part in found.items()} == {"all": (5, 4), "in_kb": (3, 2)}
+    assert {name: (part["spans"], part["judged"]) for name, part in found.items()} == {
+        "all": (5, 4),
+        "in_kb": (3, 2),
+    }
     assert found["all"]["brier"] == pytest.approx((0 + 0.64 + 0.36 + 0.16) / 4)
     assert found["all"]["expected_calibration_error"] == pytest.approx((0 + 0.8 + 0.6 + 0.4) / 4)
-    assert found["all"]["precision_at_coverage"] == {"0.25": 0.5, "0.50": 0.3333, "0.75": 0.5, "1.00": None}
+    assert found["all"]["precision_at_coverage"] == {
+        "0.25": 0.5,
+        "0.50": 0.3333,
+        "0.75": 0.5,
+        "1.00": None,
+    }
     assert (found["all"]["coverage"], found["all"]["precision"]) == (0.8, 0.5)
     assert found["all"]["coverage_at_precision_0.95"] == 0.2
     assert found["in_kb"]["brier"] == pytest.approx(0.32)
@@ -70,7 +90,11 @@ def test_spans_that_are_judged() -> None:
 
 def test_nothing_to_judge() -> None:
     empty = calibration([], {})["all"]
-    assert (empty["expected_calibration_error"], empty["brier"], empty["coverage"]) == (None, None, None)
+    assert (empty["expected_calibration_error"], empty["brier"], empty["coverage"]) == (
+        None,
+        None,
+        None,
+    )
     undetected = calibration([Gold(A, 1, True)], {})["in_kb"]
     assert (undetected["spans"], undetected["judged"], undetected["coverage"]) == (1, 0, 0.0)
     assert undetected["precision_at_coverage"]["0.25"] is None
@@ -93,13 +117,19 @@ def test_order_changes_nothing_and_a_loop_agrees(judged, random, num_more: int) 
     gaps = [0.0] * NUM_BINS
     for _, confidence, right in keyed:
         gaps[min(math.floor(confidence * NUM_BINS), NUM_BINS - 1)] += confidence - right
-    assert part["expected_calibration_error"] == pytest.approx(sum(map(abs, gaps)) / len(keyed), abs=1e-4)
+    assert part["expected_calibration_error"] == pytest.approx(
+        sum(map(abs, gaps)) / len(keyed), abs=1e-4
+    )
     assert sum(one["count"] for one in part["bins"]) == len(keyed)
     distances = (one["count"] * abs(one["confidence"] - one["accuracy"]) for one in part["bins"])
-    assert part["expected_calibration_error"] == pytest.approx(sum(distances) / len(keyed), abs=2e-4)
+    assert part["expected_calibration_error"] == pytest.approx(
+        sum(distances) / len(keyed), abs=2e-4
+    )
     confident = [right for _, _, right in sorted(keyed, key=lambda one: (-one[1], one[0]))]
     enough = [count for count in range(1, len(keyed) + 1) if sum(confident[:count]) >= 0.95 * count]
-    assert part["coverage_at_precision_0.95"] == pytest.approx(max(enough, default=0) / num_spans, abs=1e-4)
+    assert part["coverage_at_precision_0.95"] == pytest.approx(
+        max(enough, default=0) / num_spans, abs=1e-4
+    )
     for name, precision in part["precision_at_coverage"].items():
         count = math.ceil(float(name) * num_spans)
         wanted = sum(confident[:count]) / count if count <= len(keyed) else None

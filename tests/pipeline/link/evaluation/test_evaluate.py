@@ -23,13 +23,19 @@ USAGE = 2
 
 
 @pytest.fixture(scope="module")
-def scored(sample_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def scored(
+    sample_run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Scores and errors of the sample, by the program."""
     errors = tmp_path_factory.mktemp("errors") / "errors.jsonl"
     errors.write_text("an older file\n")
-    done = program("evaluate", "--run", str(sample_run), "--gold", str(GOLD), "--errors", str(errors), "--json")
+    done = program(
+        "evaluate", "--run", str(sample_run), "--gold", str(GOLD), "--errors", str(errors), "--json"
+    )
     assert done.returncode == 0, done.stderr
-    assert [path.name for path in errors.parent.iterdir()] == [errors.name], "no temporary file stays"
+    assert [path.name for path in errors.parent.iterdir()] == [errors.name], (
+        "no temporary file stays"
+    )
     return json.loads(done.stdout), [json.loads(line) for line in errors.read_text().splitlines()]
 
 
@@ -38,7 +44,9 @@ def test_figures_agree_with_each_other(scored) -> None:
     wrong = scores["errors"]["wrong_in_kb"]
     assert scores["recall"] == pytest.approx(1 - wrong / scores["gold_in_kb"], abs=1e-4)
     found = scores["detection"]
-    assert scores["recall"] == pytest.approx(found["span_recall"] * found["item_accuracy_at_found_spans"], abs=1e-3)
+    assert scores["recall"] == pytest.approx(
+        found["span_recall"] * found["item_accuracy_at_found_spans"], abs=1e-3
+    )
     by_first = found["span_recall_by_first_character"].values()
     assert sum(part["gold"] for part in by_first) == scores["gold_in_kb"]
     assert {"ner", "dictionary"} <= set(found["detectors"])
@@ -90,12 +98,16 @@ def test_text_has_a_section_for_every_question(scored) -> None:
 
 
 def test_pointing_triples_follow_redirects(sample_run: Path) -> None:
-    moved = {int(source[1:]): int(target[1:]) for source, target in rows_of(sample_run, "redirects")}
+    moved = {
+        int(source[1:]): int(target[1:]) for source, target in rows_of(sample_run, "redirects")
+    }
     objects = [row[2] for row in rows_of(sample_run, "triples")]
     assert set(moved) & set(objects), "the sample has triples that point to a merged item"
     naive = Counter(moved.get(qid, qid) for qid in objects)
     wanted = {*moved.values(), 90, 4_000_000_099}
-    assert in_degrees(RunPaths(root=str(sample_run)), wanted) == {qid: naive[qid] for qid in wanted if naive[qid]}
+    assert in_degrees(RunPaths(root=str(sample_run)), wanted) == {
+        qid: naive[qid] for qid in wanted if naive[qid]
+    }
     assert in_degrees(RunPaths(root=str(sample_run)), set()) == {}
 
 
@@ -103,10 +115,14 @@ def test_subset_of_the_documents(sample_run: Path, scored, tmp_path: Path) -> No
     """Gold of a few of the run's documents: their mentions alone count, and give the same errors."""
     lines = GOLD.read_text().splitlines()[:5]
     (tmp_path / "gold.jsonl").write_text("\n".join(lines) + "\n")
-    scores = evaluate_run(str(sample_run), str(tmp_path / "gold.jsonl"), str(tmp_path / "errors.jsonl"))
+    scores = evaluate_run(
+        str(sample_run), str(tmp_path / "gold.jsonl"), str(tmp_path / "errors.jsonl")
+    )
     doc_ids = {json.loads(line)["doc_id"] for line in lines}
     assert scores["documents"] == len(doc_ids)
-    assert scores["predicted"] == sum(row[0] in doc_ids and row[7] is not None for row in rows_of(sample_run, "links"))
+    assert scores["predicted"] == sum(
+        row[0] in doc_ids and row[7] is not None for row in rows_of(sample_run, "links")
+    )
     errors = [json.loads(line) for line in (tmp_path / "errors.jsonl").read_text().splitlines()]
     assert errors == [error for error in scored[1] if error["doc_id"] in doc_ids]
 
@@ -115,7 +131,10 @@ def test_merged_and_impossible_gold_items(sample_run: Path, tmp_path: Path) -> N
     document = json.loads(GOLD.read_text().splitlines()[0])
     (france,) = {mention["qid"] for mention in document["mentions"] if mention["start"] == 15}
     merged = {target: source for source, target in rows_of(sample_run, "redirects")}
-    mentions = [{"start": 15, "end": 21, "qid": merged[france]}, {"start": 25, "end": 30, "qid": 1 << 40}]
+    mentions = [
+        {"start": 15, "end": 21, "qid": merged[france]},
+        {"start": 25, "end": 30, "qid": 1 << 40},
+    ]
     (tmp_path / "gold.jsonl").write_text(json.dumps(document | {"mentions": mentions}) + "\n")
     scores = evaluate_run(str(sample_run), str(tmp_path / "gold.jsonl"))
     assert (scores["gold_in_kb"], scores["nil_mentions"], scores["recall"]) == (1, 1, 1.0)
@@ -124,21 +143,31 @@ def test_merged_and_impossible_gold_items(sample_run: Path, tmp_path: Path) -> N
 def test_gold_spans(sample_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(sample_run, run, ignore=shutil.ignore_patterns("stats"))
-    done = program("link", *sample_arguments(run, "--gold-spans", str(GOLD), "--set", "link.top_k=20"))
+    done = program(
+        "link", *sample_arguments(run, "--gold-spans", str(GOLD), "--set", "link.top_k=20")
+    )
     assert done.returncode == 0, done.stderr
     scores = evaluate_run(str(run), str(GOLD), str(tmp_path / "errors.jsonl"))
     assert scores["mode"] == "gold spans"
     assert scores["candidate_recall_at"]["1"] == scores["accuracy_best_candidate"]
-    assert scores["candidate_recall_at"]["20"] == scores["candidate_recall_at"]["all"] == scores["candidate_recall"]
+    assert (
+        scores["candidate_recall_at"]["20"]
+        == scores["candidate_recall_at"]["all"]
+        == scores["candidate_recall"]
+    )
     classes = {name: part["count"] for name, part in scores["errors"]["classes"].items()}
     assert classes["not_detected"] == classes["wrong_span"] == 0
-    assert scores["accuracy"] == pytest.approx(1 - sum(classes.values()) / scores["gold_in_kb"], abs=1e-4)
+    assert scores["accuracy"] == pytest.approx(
+        1 - sum(classes.values()) / scores["gold_in_kb"], abs=1e-4
+    )
     assert scores["slices"]["rare"]["gold_in_kb"] > 0
     assert list(scores["slices"]) == ["rare"], "no bands without stats"
     assert "gold spans: " in format_scores(scores)
 
 
-@pytest.mark.parametrize(("path", "problem"), [("none/errors.jsonl", "there is no folder"), (".", "is a folder")])
+@pytest.mark.parametrize(
+    ("path", "problem"), [("none/errors.jsonl", "there is no folder"), (".", "is a folder")]
+)
 def test_errors_that_cannot_be_written(tmp_path: Path, path: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         evaluate_run("no-run", "no-gold", str(tmp_path / path))
@@ -146,7 +175,9 @@ def test_errors_that_cannot_be_written(tmp_path: Path, path: str, problem: str) 
 
 def test_missing_folder_is_a_usage_error(sample_run: Path, tmp_path: Path) -> None:
     errors = tmp_path / "none" / "errors.jsonl"
-    done = program("evaluate", "--run", str(sample_run), "--gold", str(GOLD), "--errors", str(errors))
+    done = program(
+        "evaluate", "--run", str(sample_run), "--gold", str(GOLD), "--errors", str(errors)
+    )
     assert done.returncode == USAGE
     assert "make it first" in done.stderr
     assert not errors.parent.exists()

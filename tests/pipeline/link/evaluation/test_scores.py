@@ -50,9 +50,27 @@ def test_end_to_end() -> None:
     assert (scores["wrong_item"], scores["no_gold_span"]) == (2, 1)
     assert scores["detection_recall"] == pytest.approx(4 / 5)
     assert scores["nil_left_unlinked"] == pytest.approx(1 / 2)
-    assert scores["slices"]["rare"] == {"gold": 2, "predicted": 1, "precision": 1.0, "recall": 0.5, "f1": 0.6667}
-    assert scores["slices"]["tail"] == {"gold": 2, "predicted": 2, "precision": 0.5, "recall": 0.5, "f1": 0.5}
-    assert scores["slices"]["head"] == {"gold": 1, "predicted": 3, "precision": 0.3333, "recall": 1.0, "f1": 0.5}
+    assert scores["slices"]["rare"] == {
+        "gold": 2,
+        "predicted": 1,
+        "precision": 1.0,
+        "recall": 0.5,
+        "f1": 0.6667,
+    }
+    assert scores["slices"]["tail"] == {
+        "gold": 2,
+        "predicted": 2,
+        "precision": 0.5,
+        "recall": 0.5,
+        "f1": 0.5,
+    }
+    assert scores["slices"]["head"] == {
+        "gold": 1,
+        "predicted": 3,
+        "precision": 0.3333,
+        "recall": 1.0,
+        "f1": 0.5,
+    }
 
 
 def test_an_undetected_rare_mention_still_counts() -> None:
@@ -74,7 +92,11 @@ def test_nothing_to_score() -> None:
     assert end_to_end([], {})["f1"] is None
     assert at_gold_spans([], {})["accuracy"] is None
     assert detection([], {})["span_recall"] is None
-    assert count_errors([], [])["classes"]["nil"] == {"count": 0, "share": None, "share_of_gold": None}
+    assert count_errors([], [])["classes"]["nil"] == {
+        "count": 0,
+        "share": None,
+        "share_of_gold": None,
+    }
 
 
 def test_rare_is_a_candidate_that_is_not_the_most_pointed_to() -> None:
@@ -98,7 +120,11 @@ FACTS = Facts({1: 10, 2: 5}, {1: PERSON, 2: PERSON | 8, 3: PLACE, 4: 0})
     ("gold", "links", "name"),
     [
         (1, {}, "not_detected"),
-        (1, {("d", 15, 18): Outcome(1, (1,)), ("d", 5, 10): Outcome(1, (1,))}, "not_detected"),  # touching is not over
+        (
+            1,
+            {("d", 15, 18): Outcome(1, (1,)), ("d", 5, 10): Outcome(1, (1,))},
+            "not_detected",
+        ),  # touching is not over
         (1, {("e", 10, 15): Outcome(1, (1,))}, "not_detected"),  # another document
         (1, {("d", 10, 16): Outcome(1, (1,))}, "wrong_span"),  # although the item is right
         (1, {("d", 0, 11): Outcome(None)}, "wrong_span"),
@@ -124,15 +150,23 @@ def test_class_of_an_error(gold: int, links: dict[Key, Outcome], name: str | Non
 @pytest.mark.parametrize("qid", [None, 99])
 def test_linked_though_nil_or_not_in_the_kb(qid: int | None) -> None:
     gold = [Gold(HERE, qid, False)]
-    assert [error.name for error in find_errors(gold, {HERE: Outcome(1, (1,))}, FACTS)] == [NIL_LINKED]
+    assert [error.name for error in find_errors(gold, {HERE: Outcome(1, (1,))}, FACTS)] == [
+        NIL_LINKED
+    ]
     assert not list(find_errors(gold, {HERE: Outcome(None, (1,))}, FACTS))
-    assert not list(find_errors(gold, {("d", 9, 15): Outcome(1, (1,))}, FACTS)), "another span is another mention"
+    assert not list(find_errors(gold, {("d", 9, 15): Outcome(1, (1,))}, FACTS)), (
+        "another span is another mention"
+    )
 
 
 def test_error_names_the_mention_at_the_span_or_over_it() -> None:
     links = {HERE: Outcome(2, (2, 1)), ("d", 9, 20): Outcome(1, (1,))}
     gold = [Gold(HERE, 1, True), Gold(("d", 18, 19), 1, True), Gold(("d", 30, 31), 1, True)]
-    assert [error.mention for error in find_errors(gold, links, FACTS)] == [HERE, ("d", 9, 20), None]
+    assert [error.mention for error in find_errors(gold, links, FACTS)] == [
+        HERE,
+        ("d", 9, 20),
+        None,
+    ]
 
 
 def test_counts_and_shares_of_errors() -> None:
@@ -166,14 +200,22 @@ def test_classes_partition_the_wrong_mentions(spans, links, in_degree, types) ->
     gold = [Gold(key, qid, in_kb) for key, (qid, in_kb) in spans.items()]
     facts = Facts(in_degree, types)
     found = list(find_errors(gold, links, facts))
-    wrong = {one.key for one in gold if one.in_kb and links.get(one.key, Outcome(None)).qid != one.qid}
+    wrong = {
+        one.key for one in gold if one.in_kb and links.get(one.key, Outcome(None)).qid != one.qid
+    }
     assert Counter(error.gold.key for error in found if error.gold.in_kb) == Counter(wrong)
     assert {error.name for error in found if error.gold.in_kb} <= set(ERROR_CLASSES)
     assert {error.name for error in found if not error.gold.in_kb} <= {NIL_LINKED}
     counted = count_errors(found, gold)
-    assert counted["wrong_in_kb"] == len(wrong) == sum(part["count"] for part in counted["classes"].values())
+    assert (
+        counted["wrong_in_kb"]
+        == len(wrong)
+        == sum(part["count"] for part in counted["classes"].values())
+    )
     right = sum(one.in_kb for one in gold) - len(wrong)
-    assert end_to_end(gold, links)["recall"] == (round(right / (right + len(wrong)), 4) if right + len(wrong) else None)
+    assert end_to_end(gold, links)["recall"] == (
+        round(right / (right + len(wrong)), 4) if right + len(wrong) else None
+    )
 
 
 @given(st.lists(SPANS, max_size=15), SPANS)
@@ -185,12 +227,21 @@ def test_overlap_equals_a_look_at_every_mention(keys: list[Key], span: Key) -> N
 
 def test_candidate_recall_at_cutoffs() -> None:
     many = tuple(range(100, 130))
-    links = {A: Outcome(1, (1,)), B: Outcome(7, (7, 2)), C: Outcome(100, (*many[:19], 3)), D: Outcome(5, (5,))}
+    links = {
+        A: Outcome(1, (1,)),
+        B: Outcome(7, (7, 2)),
+        C: Outcome(100, (*many[:19], 3)),
+        D: Outcome(5, (5,)),
+    }
     gold = [*GOLD, Gold(E[:2] + (60,), 129, True)]
     links[gold[-1].key] = Outcome(100, many)
     assert candidate_recall(gold, links, 64) == {"1": 0.25, "5": 0.5, "20": 0.75, "all": 1.0}
-    assert candidate_recall(gold, links, 8) == {"1": 0.25, "5": 0.5, "20": None, "all": 1.0}, "link.top_k is 8"
-    assert candidate_recall(GOLD, {}, 20) == {"1": 0.0, "5": 0.0, "20": 0.0, "all": 0.0}, "a span not found lists none"
+    assert candidate_recall(gold, links, 8) == {"1": 0.25, "5": 0.5, "20": None, "all": 1.0}, (
+        "link.top_k is 8"
+    )
+    assert candidate_recall(GOLD, {}, 20) == {"1": 0.0, "5": 0.0, "20": 0.0, "all": 0.0}, (
+        "a span not found lists none"
+    )
     assert candidate_recall([], {}, 64) == {"1": None, "5": None, "20": None, "all": None}
 
 

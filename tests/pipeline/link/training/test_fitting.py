@@ -13,7 +13,9 @@ TRUE = Model(-1.0, {"prior": 1.2, "label": 0.8, "popularity": -0.7, "partial": -
 NAMES = tuple(TRUE.weights)
 
 
-def simulated(num_mentions: int, seed: int, model: Model = TRUE, names: tuple[str, ...] = NAMES) -> Examples:
+def simulated(
+    num_mentions: int, seed: int, model: Model = TRUE, names: tuple[str, ...] = NAMES
+) -> Examples:
     """Mentions with 0 to 5 candidates; which one is meant, or none, is drawn from the model's own probabilities."""
     random = np.random.default_rng(seed)
     sizes = random.integers(0, 6, num_mentions)
@@ -23,7 +25,9 @@ def simulated(num_mentions: int, seed: int, model: Model = TRUE, names: tuple[st
         name: (random.normal(size=len(mentions)) * (place + 1) + place).astype(np.float32)
         for place, name in enumerate(names)
     }
-    scores = model.bias + sum(contributions({"prior": np.zeros(len(mentions)), **features}, model).values())
+    scores = model.bias + sum(
+        contributions({"prior": np.zeros(len(mentions)), **features}, model).values()
+    )
     ends = np.cumsum(sizes)
     is_gold = np.zeros(len(mentions), bool)
     for start, end in zip((ends - sizes).tolist(), ends.tolist(), strict=True):
@@ -31,7 +35,9 @@ def simulated(num_mentions: int, seed: int, model: Model = TRUE, names: tuple[st
         chosen = random.choice(end - start + 1, p=exponents / exponents.sum())
         if chosen < end - start:
             is_gold[start + chosen] = True
-    return Examples(features=features, mentions=mentions, is_gold=is_gold, num_mentions=num_mentions)
+    return Examples(
+        features=features, mentions=mentions, is_gold=is_gold, num_mentions=num_mentions
+    )
 
 
 def loss(model: Model, examples: Examples) -> float:
@@ -58,13 +64,20 @@ def test_a_fitted_model_beats_the_start_and_the_truth_on_its_own_examples() -> N
 def test_the_loss_of_a_coin() -> None:
     """One candidate with score 0, and NIL: log 2 each, whichever is right."""
     examples = Examples(
-        features={"prior": np.zeros(2)}, mentions=np.array([0, 1]), is_gold=np.array([True, False]), num_mentions=2
+        features={"prior": np.zeros(2)},
+        mentions=np.array([0, 1]),
+        is_gold=np.array([True, False]),
+        num_mentions=2,
     )
     value, gradient = _loss_and_gradient(np.zeros(2), np.zeros((2, 1)), examples, 0.0)
     assert value == pytest.approx(np.log(2))
     assert gradient.tolist() == [0.0, 0.0]
-    nothing = Examples(features={}, mentions=np.empty(0, np.int64), is_gold=np.empty(0, bool), num_mentions=3)
-    assert _loss_and_gradient(np.zeros(2), np.zeros((0, 1)), nothing, 0.0)[0] == 0.0, "NIL without a choice is certain"
+    nothing = Examples(
+        features={}, mentions=np.empty(0, np.int64), is_gold=np.empty(0, bool), num_mentions=3
+    )
+    assert _loss_and_gradient(np.zeros(2), np.zeros((0, 1)), nothing, 0.0)[0] == 0.0, (
+        "NIL without a choice is certain"
+    )
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.1])
@@ -101,7 +114,9 @@ def test_a_penalty_shrinks_and_a_constant_feature_is_harmless() -> None:
     examples.features["title"] = np.ones(len(examples.mentions), np.float32)  # type: ignore[index]
     with_constant = fit(examples, (*NAMES, "title"), 1e-4)
     assert with_constant.weights["title"] == 0.0
-    assert with_constant.weights["prior"] == pytest.approx(fit(examples, NAMES, 1e-4).weights["prior"], abs=1e-3)
+    assert with_constant.weights["prior"] == pytest.approx(
+        fit(examples, NAMES, 1e-4).weights["prior"], abs=1e-3
+    )
 
 
 def test_examples_of_some_mentions() -> None:
@@ -120,5 +135,7 @@ def test_examples_of_some_mentions() -> None:
 
 def test_without_candidates_there_is_nothing_to_learn() -> None:
     nothing = {name: np.empty(0, np.float32) for name in NAMES}
-    examples = Examples(features=nothing, mentions=np.empty(0, np.int64), is_gold=np.empty(0, bool), num_mentions=3)
+    examples = Examples(
+        features=nothing, mentions=np.empty(0, np.int64), is_gold=np.empty(0, bool), num_mentions=3
+    )
     assert fit(examples, NAMES) == Model(0.0, dict.fromkeys(NAMES, 0.0))

@@ -12,18 +12,35 @@ from tests.pipeline.cases import GOLD, program, rows_of, sample_arguments
 def test_weights_of_ones_own(sample_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "weights.json"
     done = program(
-        "link", "train", "--run", str(sample_run), "--gold", str(GOLD), "--out", str(out), "--folds", "3", "--json"
+        "link",
+        "train",
+        "--run",
+        str(sample_run),
+        "--gold",
+        str(GOLD),
+        "--out",
+        str(out),
+        "--folds",
+        "3",
+        "--json",
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)["figures"]["all"]
     assert figures["gold_in_kb"] > 500
     assert figures["accuracy"] > 0.9
-    assert figures["candidate_recall"] >= figures["recall_at_5"] >= figures["recall_at_1"] >= figures["accuracy"] - 1e-9
+    assert (
+        figures["candidate_recall"]
+        >= figures["recall_at_5"]
+        >= figures["recall_at_1"]
+        >= figures["accuracy"] - 1e-9
+    )
     assert figures["calibration_error"] < 0.1
     assert "links of" not in done.stderr
     weights = json.loads(out.read_text())
     assert weights["about"]["gold"] == [GOLD.name]
-    assert min(weights["weights"][name] for name in ("prior", "similarity", "near", "mentioned")) >= 0
+    assert (
+        min(weights["weights"][name] for name in ("prior", "similarity", "near", "mentioned")) >= 0
+    )
 
     run = tmp_path / "run"
     shutil.copytree(sample_run, run)
@@ -49,7 +66,14 @@ def test_the_text_report_with_an_ablation(sample_run: Path, tmp_path: Path) -> N
 
 def test_mistakes_are_named_before_any_work(sample_run: Path, tmp_path: Path) -> None:
     missing = program(
-        "link", "train", "--run", str(sample_run), "--gold", str(GOLD), "--out", str(tmp_path / "no/w.json")
+        "link",
+        "train",
+        "--run",
+        str(sample_run),
+        "--gold",
+        str(GOLD),
+        "--out",
+        str(tmp_path / "no/w.json"),
     )
     assert missing.returncode == 2
     assert "there is no folder" in missing.stderr
@@ -71,8 +95,12 @@ def test_mistakes_are_named_before_any_work(sample_run: Path, tmp_path: Path) ->
     useless = program("link", *sample_arguments(sample_run), "--rerank-model", str(tmp_path))
     assert useless.returncode == 2
     assert "would change nothing" in useless.stderr
-    (tmp_path / "bad.json").write_text('{"format": "trelm linker weights 1", "bias": 0, "weights": {"luck": 1}}')
-    unknown = program("link", *sample_arguments(sample_run), "--weights", str(tmp_path / "bad.json"))
+    (tmp_path / "bad.json").write_text(
+        '{"format": "trelm linker weights 1", "bias": 0, "weights": {"luck": 1}}'
+    )
+    unknown = program(
+        "link", *sample_arguments(sample_run), "--weights", str(tmp_path / "bad.json")
+    )
     assert unknown.returncode == 2
     assert "luck" in unknown.stderr
 
@@ -96,5 +124,8 @@ def test_gold_that_teaches_nothing_is_named(sample_run: Path, tmp_path: Path) ->
     )
     assert "in one of 5 folds" in trained(document("a", "Paris is far.", "Q90"))
     # An item that cannot be one is as unknown as one that the KB does not have.
-    few = [document(f"{number}", "Paris is far.", qid) for number, qid in enumerate(["Q90", "Q90", 1 << 40, -5])]
+    few = [
+        document(f"{number}", "Paris is far.", qid)
+        for number, qid in enumerate(["Q90", "Q90", 1 << 40, -5])
+    ]
     assert "Error" not in trained(*few)

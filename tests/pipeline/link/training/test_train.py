@@ -23,7 +23,9 @@ from tests.pipeline.index.test_alias_index import build
 from tests.pipeline.inputs_run import rows_of, run_plan
 
 ANCHOR = SOURCE_BITS["anchor"]
-SURFACE = st.sampled_from([f"{first} {last}" for first in ("Ann", "Zoë", "(x)") for last in ("Lee", "")])
+SURFACE = st.sampled_from(
+    [f"{first} {last}" for first in ("Ann", "Zoë", "(x)") for last in ("Lee", "")]
+)
 NAME = st.tuples(SURFACE, st.integers(1, 30), st.sampled_from(["label", "title", "alias"]))
 LINK = st.tuples(SURFACE, st.integers(1, 30))
 Names = list[tuple[str, int, str]]
@@ -52,8 +54,12 @@ def postings(index: AliasIndex | HeldOutIndex, key: str) -> dict[int, tuple[int,
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(NAME, max_size=15), st.lists(LINK, max_size=15), st.lists(LINK, max_size=15))
-def test_equals_an_index_that_never_saw_the_links(tmp_path_factory, names: Names, own: Links, others: Links) -> None:
-    held_out = HeldOutIndex(index_of(tmp_path_factory.mktemp("all"), names, [*own, *others]), counted(own))
+def test_equals_an_index_that_never_saw_the_links(
+    tmp_path_factory, names: Names, own: Links, others: Links
+) -> None:
+    held_out = HeldOutIndex(
+        index_of(tmp_path_factory.mktemp("all"), names, [*own, *others]), counted(own)
+    )
     without = index_of(tmp_path_factory.mktemp("others"), names, others)
     keys = {
         key
@@ -63,7 +69,10 @@ def test_equals_an_index_that_never_saw_the_links(tmp_path_factory, names: Names
     }
     for key in [*keys, "nowhere"]:
         assert postings(held_out, key) == postings(without, key), key
-        assert {column.dtype for column in held_out.postings(key)} == {np.dtype("uint32"), np.dtype("uint8")}
+        assert {column.dtype for column in held_out.postings(key)} == {
+            np.dtype("uint32"),
+            np.dtype("uint8"),
+        }
 
 
 def test_folds_are_the_same_everywhere() -> None:
@@ -91,7 +100,8 @@ def test_links_of_the_gold_documents_by_fold(sample_run: Path, folds: int) -> No
                 wanted[fold_of(row["doc_id"], folds)][key, row["qid"]] += 1
     found = own_links(paths, gold(some | {"not in the corpus"}), folds)
     assert [
-        Counter({(key, qid): count for key, counts in own.items() for qid, count in counts.items()}) for own in found
+        Counter({(key, qid): count for key, counts in own.items() for qid, count in counts.items()})
+        for own in found
     ] == wanted
     assert sum(map(Counter.total, wanted)) > 20
 
