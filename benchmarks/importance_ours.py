@@ -171,8 +171,12 @@ def _sequences(worker: ImportanceWorker) -> Sequences:
 
 
 def _pass(
-    encoder: SentenceEncoder, sequences: Sequences, budget: int, padded: bool, pooled: bool
-) -> dict[str, Any]:  # noqa: FBT001
+    encoder: SentenceEncoder,
+    sequences: Sequences,
+    budget: int,
+    padded: bool,  # noqa: FBT001
+    pooled: bool,  # noqa: FBT001
+) -> dict[str, Any]:
     """One pass over all sequences, timed."""
     import torch
 
@@ -192,8 +196,11 @@ def _pass(
 
 
 def _tensors(
-    encoder: SentenceEncoder, sequences: Sequences, budget: int, padded: bool
-) -> Iterator[tuple[Any, Any]]:  # noqa: FBT001
+    encoder: SentenceEncoder,
+    sequences: Sequences,
+    budget: int,
+    padded: bool,  # noqa: FBT001
+) -> Iterator[tuple[Any, Any]]:
     """Ids and attention mask (none where nothing is padded) of batches, sorted by length."""
     import torch
 

@@ -30,8 +30,13 @@ class Mention:
 
 
 def plain(
-    out: Path, run: str, model: str, batch_sizes: Sequence[int], *, scores: bool = False
-) -> dict[str, Any]:  # noqa: ARG001
+    out: Path,  # noqa: ARG001
+    run: str,
+    model: str,
+    batch_sizes: Sequence[int],
+    *,
+    scores: bool = False,
+) -> dict[str, Any]:
     """All mentions of a run."""
     way, mentions = Plain(model), read_mentions(run)
     way.cosines(mentions[: batch_sizes[0]], batch_sizes[0])

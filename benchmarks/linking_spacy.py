@@ -83,8 +83,12 @@ def recognise(out: Path, texts: str, model: str, by: str, batch_size: int) -> di
 
 
 def recognise_without_zone(
-    out: Path, texts: str, model: str, by: str, batch_size: int
-) -> dict[str, Any]:  # noqa: ARG001
+    out: Path,  # noqa: ARG001
+    texts: str,
+    model: str,
+    by: str,
+    batch_size: int,
+) -> dict[str, Any]:
     """The same, and no word is ever forgotten: faster, while memory lasts."""
     nlp, stream = load(model), list(pieces(read_texts(texts), by))
     clock = Clock()
@@ -294,8 +298,10 @@ def _train(nlp: Any, linker: Any, sentences: Sequence[tuple[str, int, str, list[
 
 
 def _apply(
-    nlp: Any, linker: Any, sentences: Sequence[tuple[str, int, str, list[Triple]]]
-) -> list[Any]:  # noqa: ANN401
+    nlp: Any,  # noqa: ANN401
+    linker: Any,  # noqa: ANN401
+    sentences: Sequence[tuple[str, int, str, list[Triple]]],
+) -> list[Any]:
     random.seed(5)  # spaCy shuffles candidates
     found = []
     for doc_id, offset, text, mentions in sentences:

@@ -67,7 +67,7 @@ def _result(gather: list[float], update: list[float], **more: Any) -> Result:  #
 
 def ours(
     out: Path, storage: str, num_rows: int, hidden_size: int, mentions: int, count: int
-) -> Result:  # noqa: PLR0913
+) -> Result:
     """`MemoryBank` in main memory or in a sparse file."""
     torch.set_num_threads(1)
     start = time.perf_counter()

@@ -59,7 +59,7 @@ class Setup:
         return {"shards": self.shards, "model": model, "threads": 1}
 
 
-def _hf(name: str, common: dict[str, Any], steps: int, **options: Any) -> Variant:  # noqa: ANN401
+def _hf(name: str, common: dict[str, Any], steps: int, **options: Any) -> Variant:
     settings = {
         "bf16": False,
         "grouped": False,

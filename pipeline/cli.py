@@ -365,8 +365,12 @@ _stage_command(
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def link_train_command(
-    out: str, config: str, overrides: tuple[str, ...], as_json: bool, **given: Any
-) -> None:  # noqa: ANN401, FBT001
+    out: str,
+    config: str,
+    overrides: tuple[str, ...],
+    as_json: bool,  # noqa: FBT001
+    **given: Any,  # noqa: ANN401
+) -> None:
     """Fit the linker's weights to gold links, and say how well they do on documents that they have not seen.
 
     \b

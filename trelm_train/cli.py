@@ -88,7 +88,7 @@ def cli(verbose: bool) -> None:  # noqa: FBT001
     Example, from shards to a probed model:
       trelm-train run --shards runs/a/shards --model bert-base-uncased --out runs/a/train
       trelm-train evaluate mlm --model runs/a/train/model --shards runs/a/shards
-    """  # noqa: D301
+    """
     log = logging.getLogger("trelm_train")  # only ours: other libraries print for themselves
     if not log.handlers:
         handler = _EchoHandler()
@@ -122,7 +122,7 @@ def run(resume_mode: str, **options: Any) -> None:  # noqa: ANN401
     Four GPUs, eight batches per step, started anew by the batch system until it is done:
       torchrun --nproc-per-node 4 -m trelm_train run --shards runs/a/shards --model roberta-base \\
           --out runs/a/train --resume auto --set train.micro_batches=8
-    """  # noqa: D301
+    """
     request = _request(options)
     from trelm_train.training import train
     from trelm_train.training.report import readable
@@ -159,7 +159,7 @@ def resume(out: Path, shards: Path | None) -> None:
     \b
     Example:
       trelm-train resume --out runs/a/train
-    """  # noqa: D301
+    """
     from trelm_train.training.report import readable
     from trelm_train.training.train import resume as continue_run
 
@@ -223,7 +223,7 @@ def init(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     \b
     Example:
       trelm-train init --documents runs/a/documents --out runs/a/model --warmup-steps 300
-    """  # noqa: D301
+    """
     from trelm_train.config import Config, TrainConfig, check
     from trelm_train.init import InitRequest
     from trelm_train.init import init as make
@@ -262,7 +262,7 @@ def export(checkpoint: Path, out: Path) -> None:
     \b
     Example:
       trelm-train export --checkpoint runs/a/train/checkpoints/step-00000500 --out model-500
-    """  # noqa: D301
+    """
     from trelm_train.checkpoints.export import export_checkpoint
 
     click.echo(f"{out}: model of step {export_checkpoint(checkpoint, out)}")
@@ -275,7 +275,7 @@ def evaluate() -> None:
     \b
     Example:
       trelm-train evaluate mlm --model runs/a/train/model --shards runs/a/shards
-    """  # noqa: D301
+    """
 
 
 @evaluate.command("mlm")
@@ -298,7 +298,7 @@ def evaluate_mlm(model: str, shards: Path, sentences: int, device: str, as_json:
     \b
     Example:
       trelm-train evaluate mlm --model runs/a/train/model --shards runs/a/shards --json
-    """  # noqa: D301
+    """
     from trelm_train.evaluate.mlm import measure
 
     result = measure(model, shards, device, max_sentences=sentences).to_dict()
@@ -347,7 +347,7 @@ def evaluate_lama(model: str, device: str, uhn: str | None, as_json: bool, **opt
     Example:
       trelm-train evaluate lama --model runs/a/train/model --probes probes/TREx \\
           --relations probes/relations.jsonl --common-vocab common_vocab_cased.txt
-    """  # noqa: D301
+    """
     from trelm_train.evaluate.lama import Options, probe, readable
 
     result = probe(model, device, Options(uhn=uhn is not None, **options))
@@ -361,7 +361,7 @@ def inspect() -> None:
     \b
     Example:
       trelm-train inspect path --run runs/a/train
-    """  # noqa: D301
+    """
 
 
 @inspect.command("plan")
@@ -374,7 +374,7 @@ def inspect_plan(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     Example:
       trelm-train inspect plan --shards runs/a/shards --model bert-base-uncased --out runs/a/train \\
           --set train.batch_tokens=16384
-    """  # noqa: D301
+    """
     request = _request(options)
     from trelm_train.training.resource_estimate import plan_request, readable_plan
 
@@ -399,7 +399,7 @@ def inspect_bank(run_path: Path, entity: str, top: int, as_json: bool) -> None: 
     \b
     Example:
       trelm-train inspect bank --run runs/a/train --entity Q90
-    """  # noqa: D301
+    """
     from dataclasses import asdict
 
     from trelm_train.training.inspect import nearest
@@ -423,7 +423,7 @@ def inspect_path(run_path: Path, as_json: bool) -> None:  # noqa: FBT001
     \b
     Example:
       trelm-train inspect path --run runs/a/train
-    """  # noqa: D301
+    """
     from trelm_train.training.inspect import knowledge_path
 
     path = knowledge_path(run_path)

@@ -40,7 +40,7 @@ def run(program: str, *arguments: str, capture: bool = False) -> str:
     say(f"\n$ {program} {shlex.join(arguments)}")
     done = subprocess.run(
         command, check=False, text=True, stdout=subprocess.PIPE if capture else None
-    )  # noqa: S603
+    )
     if done.returncode:
         sys.exit(done.returncode)
     return done.stdout or ""
@@ -56,7 +56,7 @@ def query(sql: str) -> list[dict[str, Any]]:
     """Rows of a question to the run."""
     program = str(Path(sys.executable).parent / "trelm-pipeline")
     command = [program, "sql", "--run", RUN, "--format", "json", sql]
-    return [json.loads(line) for line in subprocess.check_output(command, text=True).splitlines()]  # noqa: S603
+    return [json.loads(line) for line in subprocess.check_output(command, text=True).splitlines()]
 
 
 def probe(model: str) -> dict[str, Any]:
@@ -101,8 +101,12 @@ def main() -> None:
 
 
 def report(
-    links: dict[str, Any], before: Any, after: Any, summary: dict[str, Any], seconds: float
-) -> None:  # noqa: ANN401
+    links: dict[str, Any],
+    before: Any,  # noqa: ANN401
+    after: Any,  # noqa: ANN401
+    summary: dict[str, Any],
+    seconds: float,
+) -> None:
     """The readable summary."""
     tail = query("FROM tail_summary")[0]
     rarest = ", ".join(f"{row['label']} ({row['num_mentions']})" for row in query(RAREST))

@@ -27,7 +27,10 @@ MACROS = (
 LABEL_MACRO = "CREATE OR REPLACE MACRO label(number) AS (SELECT any_value(e.label) FROM entities e WHERE e.qid = number)"
 
 
-PROPERTY_MACRO = "CREATE OR REPLACE MACRO property(number) AS (SELECT any_value(p.label) FROM properties p WHERE p.pid = number)"
+PROPERTY_MACRO = (
+    "CREATE OR REPLACE MACRO property(number) AS "
+    "(SELECT any_value(p.label) FROM properties p WHERE p.pid = number)"
+)
 # Triples with merged items followed to the item they became.
 FOLLOWED = """
 CREATE OR REPLACE VIEW {view} AS

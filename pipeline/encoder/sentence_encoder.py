@@ -113,7 +113,7 @@ class SentenceEncoder:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _means(self, ids_BN: np.ndarray) -> np.ndarray:  # noqa: N803 - B sequences of N tokens
+    def _means(self, ids_BN: np.ndarray) -> np.ndarray:
         """Means of the last layer, float32 (B, d)."""
         torch = self._torch
         opening, closing = self._frame

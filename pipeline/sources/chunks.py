@@ -87,8 +87,10 @@ def format_of(path: str, file: IO[bytes]) -> str:
 
 
 def plain_chunks(
-    file: IO[bytes], span: Span, on_loss: LossHandler | None = None
-) -> Iterator[Chunk]:  # noqa: ARG001
+    file: IO[bytes],
+    span: Span,
+    on_loss: LossHandler | None = None,  # noqa: ARG001
+) -> Iterator[Chunk]:
     """Chunks of an uncompressed file; nothing in it can be corrupt at this level.
 
     Raises:

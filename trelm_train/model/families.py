@@ -197,8 +197,11 @@ class Bert(Family):
         return out_NH
 
     def keys_values(
-        self, layer: int, hidden_NH: Tensor, rotation: Rotation
-    ) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        self,
+        layer: int,
+        hidden_NH: Tensor,
+        rotation: Rotation,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor]:
         """Two projections; positions are embedded."""
         attention = self.layers[layer].attention.self
         return attention.key(hidden_NH), attention.value(hidden_NH)

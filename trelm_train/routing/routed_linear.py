@@ -20,7 +20,7 @@ class RoutedIn(torch.autograd.Function):
     """`x W_in^T + b_in`; weight gradients for the gathered rows only."""
 
     @staticmethod
-    def forward(  # noqa: PLR0913
+    def forward(
         ctx: Any,  # noqa: ANN401
         x_H: Tensor,
         full: tuple[Tensor, Tensor | None],
@@ -41,8 +41,9 @@ class RoutedIn(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any, *grads: Tensor
-    ) -> tuple[Tensor | None, None, None, Tensor, Tensor | None]:  # noqa: ANN401
+        ctx: Any,  # noqa: ANN401
+        *grads: Tensor,
+    ) -> tuple[Tensor | None, None, None, Tensor, Tensor | None]:
         """Gradient of the input (if asked) and of the gathered rows."""
         cast_H, weight_IH, rows_J = ctx.saved_tensors
         grad_I = grads[0]
@@ -56,7 +57,7 @@ class RoutedOut(torch.autograd.Function):
     """`v W_out^T + b_out`; weight gradients for the gathered columns only."""
 
     @staticmethod
-    def forward(  # noqa: PLR0913
+    def forward(
         ctx: Any,  # noqa: ANN401
         v_I: Tensor,
         weight_HI: Tensor,
@@ -77,8 +78,9 @@ class RoutedOut(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any, *grads: Tensor
-    ) -> tuple[Tensor | None, None, Tensor | None, None, Tensor]:  # noqa: ANN401
+        ctx: Any,  # noqa: ANN401
+        *grads: Tensor,
+    ) -> tuple[Tensor | None, None, Tensor | None, None, Tensor]:
         """Gradient of the neurons, of the bias (if it is trained) and of the gathered columns."""
         selected_TK, weight_HI = ctx.saved_tensors
         grad_H = grads[0]
