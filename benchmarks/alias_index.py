@@ -30,7 +30,8 @@ from benchmarks.alias_names import make_kb
 from pipeline.arrays.sections import map_sections
 from pipeline.engine.stage import StagePlan, finish_stage, prepare, write_unit
 from pipeline.engine.tables import RunPaths
-from pipeline.engine.units import Unit, UnitReport, UnitWorker
+from pipeline.engine.tasks import RowRange, Unit
+from pipeline.engine.units import UnitReport, UnitWorker
 from pipeline.index.alias_index import AliasIndex
 from pipeline.index.stage import plan
 from pipeline.link.candidates import fuzzy_candidates
@@ -71,7 +72,9 @@ def added_mb(before: dict[str, float]) -> dict[str, float]:
     return {name: round(value - before[name], 1) for name, value in rss_mb().items()}
 
 
-def run_units(data: str, worker: UnitWorker, units: list[Unit]) -> tuple[list[UnitReport], Figures]:
+def run_units(
+    data: str, worker: UnitWorker[Any], units: list[Unit[Any]]
+) -> tuple[list[UnitReport], Figures]:
     """Units one after another; seconds and peak RSS of the process, and what it had at its start."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     before, start_s = rss_mb()["both"], time.process_time()
@@ -90,13 +93,12 @@ def build(stage: StagePlan, paths: RunPaths) -> dict[str, Figures]:
     prepared = prepare(stage, paths)
     figures: dict[str, Figures] = {}
     reports: list[UnitReport] = []
-    for phase in stage.phases:
-        groups: dict[str, list[Unit]] = {}
-        for unit in phase.units:
-            is_file = unit.path.endswith(".parquet")
-            groups.setdefault(
-                Path(unit.path).parent.name if is_file else unit.path.split("/")[0], []
-            ).append(unit)
+    for phase, phase_units in stage.numbered_phases:
+        groups: dict[str, list[Unit[Any]]] = {}
+        for unit in phase_units:
+            task = unit.task
+            kind = task.table if isinstance(task, RowRange) else task.kind
+            groups.setdefault(kind, []).append(unit)
         for kind, units in groups.items():
             done, figures[kind] = in_fresh_process(run_units, prepared.data, phase.worker, units)
             reports += done

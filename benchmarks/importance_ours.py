@@ -22,7 +22,7 @@ from pipeline.encoder.sequences import Sequences
 from pipeline.engine.beam_runner import LOCAL_WORKERS
 from pipeline.engine.stage import write_unit
 from pipeline.engine.tables import RunPaths, read_table
-from pipeline.engine.units import Unit
+from pipeline.engine.tasks import RowRange, Unit
 from pipeline.importance.stage import ImportanceWorker, _chunks
 from pipeline.link.linked_sentences import linked_units
 from schemas import IMPORTANCE, REJECTS
@@ -85,8 +85,7 @@ def folders(out: Path) -> None:
 def _open(run: str, model: str, dtype: str, threads: int) -> ImportanceWorker:
     config = ImportanceConfig(model=model, dtype=dtype, num_threads=threads, device="cpu")  # type: ignore[arg-type]
     worker = ImportanceWorker(paths=RunPaths(root=run), config=config)
-    worker.setup()
-    worker._open[0][0].encode(Sequences.of([WARM]), 4096)
+    worker.encoder.encode(Sequences.of([WARM]), 4096)
     return worker
 
 
@@ -121,7 +120,7 @@ def _nothing(number: int) -> int:
     return number
 
 
-def _one_unit(out: str, unit: Unit) -> None:
+def _one_unit(out: str, unit: Unit[RowRange]) -> None:
     write_unit(out, "importance", unit, _workers[0].process)
 
 

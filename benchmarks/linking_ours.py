@@ -15,8 +15,9 @@ from benchmarks.linking_steps import timed_steps
 from benchmarks.linking_tables import read_jsonl, read_links
 from pipeline.config import LinkConfig
 from pipeline.engine.stage import write_unit
-from pipeline.engine.tables import RunPaths, sized_units
-from pipeline.engine.units import Unit, UnitWriter
+from pipeline.engine.tables import RunPaths, sized_row_ranges
+from pipeline.engine.tasks import Bucket, RowRange, Unit, number_units
+from pipeline.engine.units import UnitWriter
 from pipeline.link.stage import LinkWorker
 from schemas import DOCUMENTS
 
@@ -25,7 +26,7 @@ MEGABYTE = 1e6
 
 def write_documents(folder: Path, documents: Sequence[tuple[str, str]]) -> str:
     """Ids and texts as a file of the table `documents`."""
-    unit = Unit(index=0, of=1, path="", start=0, end=0)
+    unit = Unit(index=0, of=1, task=Bucket(kind="documents"))
 
     def write(_unit: Unit, out: UnitWriter) -> None:
         out.write(
@@ -56,11 +57,12 @@ class Stage:
         self.folder = out
         for name in ("_tmp", "_units", "links", "sentences", "rejects"):
             (out / name).mkdir(parents=True, exist_ok=True)
-        self._worker.setup()
+        _ = self._worker.resources  # opening is not timed
 
-    def units(self, paths: Sequence[str]) -> list[Unit]:
+    def units(self, paths: Sequence[str]) -> list[Unit[RowRange]]:
         """The units that the stage would make of these files."""
-        return sized_units(paths, int(self._config.unit_mb * MEGABYTE), DOCUMENTS)
+        tasks = sized_row_ranges(paths, int(self._config.unit_mb * MEGABYTE), DOCUMENTS)
+        return number_units([tasks])[0]
 
     def run(self, units: Iterable[Unit]) -> int:
         """Link and write some units; returns the mentions."""

@@ -17,7 +17,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from benchmarks.harness import ROOT
 from benchmarks.linking_data import command, kit_folder
 from pipeline.engine.stage import write_unit
-from pipeline.engine.units import Unit, UnitWriter
+from pipeline.engine.tasks import Bucket, Unit
+from pipeline.engine.units import UnitWriter
 from schemas import EXAMPLES
 from schemas.table import list_of
 
@@ -110,7 +111,7 @@ def generated_rows(folder: Path, num_tokens: int) -> list[str]:
         for name in ("_tmp", "_units", EXAMPLES.name):
             (data / name).mkdir(parents=True, exist_ok=True)
         for number in range(num_files):
-            unit = Unit(index=number, of=num_files, path="generated", start=0, end=0)
+            unit = Unit(index=number, of=num_files, task=Bucket(kind="generated"))
             write_unit(str(data), "shards", unit, _generate)
         (data / "done").touch()
     return [str(path) for path in sorted((data / EXAMPLES.name).glob("*.parquet"))]

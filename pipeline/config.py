@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from schemas.settings import ConfigError, at_least, build, key, load_toml, with_overrides
+from schemas.errors import ConfigError
+from schemas.settings import at_least, build, key, load_toml, with_overrides
 from schemas.shards import NO_POLICY, POLICIES
 
 LANGUAGE_CODE = re.compile(r"[a-z][a-z0-9-]*")

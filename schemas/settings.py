@@ -18,6 +18,8 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
+from schemas.errors import ConfigError
+
 T = TypeVar("T")
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -26,10 +28,6 @@ def key(default: T, meaning: str) -> T:
     """A setting of a configuration dataclass: its default and what it means (shown in the reference)."""
     made: T = dataclasses.field(default=default, metadata={"meaning": meaning})
     return made
-
-
-class ConfigError(ValueError):
-    """The configuration is wrong: says which key, where, and what would be right."""
 
 
 def load_toml(path: str) -> dict[str, Any]:

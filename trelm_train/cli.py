@@ -6,17 +6,22 @@ Nothing heavy is imported before a command runs.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import click
 
-from trelm_train.errors import TrelmError
+from schemas.command_line import HELP_SETTINGS, Program, add_verbose_option, call, leave
+
+PROGRAM = Program(
+    extra="train",
+    after_stop="checkpoints are kept, `trelm-train resume --out FOLDER` goes on",
+    # Batch systems send SIGTERM, or SIGUSR1 some time before.
+    stop_signals=(signal.SIGTERM, signal.SIGUSR1),
+)
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -30,8 +35,11 @@ DEVICE_OPTION = click.option(
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
-def _run_options(command: Any) -> Any:  # noqa: ANN401
-    """What `run` and `inspect plan` both take."""
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def _run_options(command: Command) -> Command:
+    """Give a command the options that `run` and `inspect plan` share."""
     for option in reversed(
         (
             click.option(
@@ -70,18 +78,9 @@ def _run_options(command: Any) -> Any:  # noqa: ANN401
     return command
 
 
-class _EchoHandler(logging.Handler):
-    """Log lines to whatever standard error is now."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """One line."""
-        click.echo(self.format(record), err=True)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(name="trelm-train", context_settings=HELP_SETTINGS)
 @click.version_option(package_name="trelm", prog_name="trelm-train")
-@click.option("-v", "--verbose", is_flag=True, help="Show debug messages.")
-def cli(verbose: bool) -> None:  # noqa: FBT001
+def cli() -> None:
     """Train a knowledge-enhanced BERT or RoBERTa on the shards of trelm-pipeline.
 
     \b
@@ -89,12 +88,6 @@ def cli(verbose: bool) -> None:  # noqa: FBT001
       trelm-train run --shards runs/a/shards --model bert-base-uncased --out runs/a/train
       trelm-train evaluate mlm --model runs/a/train/model --shards runs/a/shards
     """
-    log = logging.getLogger("trelm_train")  # only ours: other libraries print for themselves
-    if not log.handlers:
-        handler = _EchoHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-        log.addHandler(handler)
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
 @cli.command()
@@ -443,41 +436,16 @@ def _show(result: dict[str, Any], text: str, *, as_json: bool) -> None:
     click.echo(json.dumps(result) if as_json else text)
 
 
-def main() -> None:
-    """Entry point: 0 done, 1 failure, 2 bad usage or configuration, 130 interrupted, 143 terminated."""
+add_verbose_option(cli)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the program: 0 done, 1 failure, 2 bad usage or configuration, 130 interrupted, 143 terminated."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    sys.exit(_call(lambda: cli.main(standalone_mode=False)))
-
-
-def _call(command: Callable[[], Any]) -> int:
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, _terminate)
-    try:
-        command()
-    except TrelmError as error:
-        click.echo(f"error: {error}", err=True)
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("error: interrupted", err=True)
-        return 130
-    except ModuleNotFoundError as error:
-        click.echo(
-            f"error: {error.name} is not installed; install the trainer with: pip install 'trelm[train]'",
-            err=True,
-        )
-        return 1
-    except OSError as error:
-        click.echo(f"error: {error}; check the path, its permissions and the free space", err=True)
-        return 1
-    return 0
-
-
-def _terminate(*_: object) -> None:
-    sys.exit(143)
+    leave(
+        call(lambda: cli.main(arguments, prog_name="trelm-train", standalone_mode=False), PROGRAM)
+    )
 
 
 if __name__ == "__main__":

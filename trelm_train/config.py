@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from schemas import settings
+from schemas.errors import ConfigError
 from schemas.settings import build, key, load_toml, with_overrides
 from schemas.shards import POLICIES
-from trelm_train.errors import ConfigError
 
 ROUTING_POLICIES = ("ig", "random", "top_layers", "ffn_all", "full")
 STORAGES = ("auto", "ram", "file", "device")
@@ -205,13 +204,9 @@ def load_config(path: Path | None, sets: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: unreadable file, unknown key, wrong type or value out of range.
     """
-    try:
-        raw = load_toml(str(path)) if path is not None else {}
-        config = build(
-            Config, with_overrides(raw, sets), str(path) if path is not None else "settings"
-        )
-    except settings.ConfigError as error:
-        raise ConfigError(str(error)) from error
+    raw = load_toml(str(path)) if path is not None else {}
+    where = str(path) if path is not None else "settings"
+    config = build(Config, with_overrides(raw, sets), where)
     check(config)
     return config
 

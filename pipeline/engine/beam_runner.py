@@ -27,7 +27,8 @@ from pipeline.engine.errors import StageError, message_in
 from pipeline.engine.progress import MetricsPoller, ProgressAddress, ProgressReceiver, counts_in
 from pipeline.engine.progress_text import Work, final_line
 from pipeline.engine.worker_threads import LOCAL_WORKERS
-from schemas.settings import ConfigError
+from schemas.command_line import TERMINATED, Terminated
+from schemas.errors import ConfigError
 
 LOCAL_RUNNERS = {
     "",
@@ -40,12 +41,7 @@ LOCAL_RUNNERS = {
 IN_PROCESS = "FnApiRunner"
 REMOTE_SCHEMES = ("gs://", "s3://", "hdfs://")
 GRACE_S = 5.0  # between the request to stop and the end
-TERMINATED = 143
 logger = logging.getLogger("trelm")
-
-
-class Terminated(KeyboardInterrupt):
-    """The process was asked to stop by SIGTERM."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +183,7 @@ def _descendants(parent: int) -> list[int]:
     return [*children, *(process for child in children for process in _descendants(child))]
 
 
-def leave(code: int) -> NoReturn:
+def leave_at_once(code: int) -> NoReturn:
     """End the program after an interruption: no worker is left, and no thread of Beam's is waited for.
 
     Raises:

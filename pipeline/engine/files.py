@@ -18,7 +18,7 @@ from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline.engine.errors import StageError
-from schemas.settings import ConfigError
+from schemas.errors import ConfigError
 
 GLOB_CHARACTERS = "*?[]"
 REMOTE_MARK = "://"

@@ -11,11 +11,10 @@ import pyarrow.parquet as pq
 
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
-from pipeline.engine.units import Unit
+from pipeline.engine.tasks import RowRange
+from pipeline.flow import STAGE_NAMES
 from schemas.manifest import MANIFEST_NAME, Manifest
 from schemas.table import SchemaError, Table
-
-STAGES = ("kb", "titles", "documents", "index", "link", "stats", "importance", "shards")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +63,7 @@ class RunPaths:
         """
         found = self.finished(stage)
         for name, fingerprint in found.inputs.items():
-            if name in STAGES and self.require(name).fingerprint != fingerprint:
+            if name in STAGE_NAMES and self.require(name).fingerprint != fingerprint:
                 raise StageError(
                     f"{self.root}: stage {stage!r} was made from another output of {name!r} than is here now; "
                     f"run `trelm-pipeline {stage} --run {self.root}`, or `trelm-pipeline run` for all that is out of date"
@@ -144,35 +143,32 @@ def read_table(
     return pa.concat_tables(parts) if parts else schema.empty_table()
 
 
-def row_units(paths: Sequence[str], rows_per_unit: int, table: Table) -> list[Unit]:
+def row_ranges(paths: Sequence[str], rows_per_range: int, table: Table) -> list[RowRange]:
     """Split the files of a table into ranges of rows; a range never leaves its file."""
     ranges = []
     for path in paths:
-        count = check_table(path, table)
-        ranges += [
-            (path, low, min(low + rows_per_unit, count)) for low in range(0, count, rows_per_unit)
-        ]
-    return _numbered(ranges)
+        num_rows = check_table(path, table)
+        ranges += _ranges_of(path, num_rows, rows_per_range, table)
+    return ranges
 
 
-def sized_units(paths: Sequence[str], bytes_per_unit: int, table: Table) -> list[Unit]:
-    """Split the files of a table into ranges of rows of about so many bytes; long documents make short ranges."""
-    ranges: list[tuple[str, int, int]] = []
+def sized_row_ranges(paths: Sequence[str], bytes_per_range: int, table: Table) -> list[RowRange]:
+    """Split the files of a table into ranges of rows of about `bytes_per_range`; long documents make short ranges."""
+    ranges = []
     for path in paths:
         with open_table(path, table) as parquet:
             metadata = parquet.metadata
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         mean_bytes = sum(group.total_byte_size for group in groups) / max(metadata.num_rows, 1)
-        step = max(int(bytes_per_unit / max(mean_bytes, 1)), 1)
-        ranges += [
-            (path, low, min(low + step, metadata.num_rows))
-            for low in range(0, metadata.num_rows, step)
-        ]
-    return _numbered(ranges)
+        rows_per_range = max(int(bytes_per_range / max(mean_bytes, 1)), 1)
+        ranges += _ranges_of(path, metadata.num_rows, rows_per_range, table)
+    return ranges
 
 
-def _numbered(ranges: Sequence[tuple[str, int, int]]) -> list[Unit]:
+def _ranges_of(path: str, num_rows: int, rows_per_range: int, table: Table) -> list[RowRange]:
     return [
-        Unit(index=index, of=len(ranges), path=path, start=low, end=high)
-        for index, (path, low, high) in enumerate(ranges)
+        RowRange(
+            path=path, start=start, end=min(start + rows_per_range, num_rows), table=table.name
+        )
+        for start in range(0, num_rows, rows_per_range)
     ]

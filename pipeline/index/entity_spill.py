@@ -18,7 +18,7 @@ from pipeline.arrays.sorted_map import SortedMap, follow, sorted_map
 from pipeline.engine import files
 from pipeline.engine.spill import spill_folder, write_spill
 from pipeline.engine.tables import open_table, read_batches, read_rows
-from pipeline.engine.units import Unit
+from pipeline.engine.tasks import RowRange, Unit
 from pipeline.index.neighbours import Pairs, both_ways, nearest
 from schemas import ENTITIES, REDIRECTS, TRIPLES
 from schemas.array_types import Array
@@ -94,21 +94,22 @@ def merged_items(data: str) -> SortedMap:
     return SortedMap(keys=arrays["source"], values=arrays["target"])
 
 
-def spill_entities(data: str, unit: Unit, bounds: Sequence[int]) -> None:
+def spill_entities(data: str, unit: Unit[RowRange], bounds: Sequence[int]) -> None:
     """One unit's rows of `entities`, by QID."""
     parts = [ENTITY_ROWS.empty_table()]
     parts += [
-        rows.select(ENTITY_COLUMNS) for rows in read_rows(unit.path, ENTITIES, unit.start, unit.end)
+        rows.select(ENTITY_COLUMNS)
+        for rows in read_rows(unit.task.path, ENTITIES, unit.task.start, unit.task.end)
     ]
     rows = pa.concat_tables([part.cast(ENTITY_ROWS) for part in parts])
     buckets = buckets_of(rows.column("qid").to_numpy(), bounds)
     write_spill(data, "entities", unit.index, rows, buckets, len(bounds) + 1)
 
 
-def spill_triples(data: str, unit: Unit, bounds: Sequence[int]) -> None:
+def spill_triples(data: str, unit: Unit[RowRange], bounds: Sequence[int]) -> None:
     """One unit's rows of `triples`: how often each item is pointed to, neighbours, and the graph of classes."""
     merged, num_buckets = merged_items(data), len(bounds) + 1
-    read = list(read_rows(unit.path, TRIPLES, unit.start, unit.end))
+    read = list(read_rows(unit.task.path, TRIPLES, unit.task.start, unit.task.end))
     subjects, predicates, stored = (
         np.concatenate([np.empty(0, np.uint32), *(rows.column(name).to_numpy() for rows in read)])
         for name in ("subject", "predicate", "object")

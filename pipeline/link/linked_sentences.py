@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from pipeline.arrays.runs import first_come, offsets_of
 from pipeline.engine.errors import StageError
-from pipeline.engine.tables import RunPaths, open_table, read_table, sized_units
-from pipeline.engine.units import Unit
+from pipeline.engine.tables import RunPaths, open_table, read_table, sized_row_ranges
+from pipeline.engine.tasks import RowRange, Unit, number_units
 from schemas import DOCUMENTS, IMPORTANCE, LINKS, SENTENCES, Table
 from schemas.array_types import Array
 
@@ -61,7 +61,7 @@ class LinkedReader:
         self._parts: dict[str, dict[str, str]] = {}
         self._group: tuple[tuple[str, int], pa.Table] | None = None
 
-    def read(self, unit: Unit) -> LinkedUnit:
+    def read(self, unit: Unit[RowRange]) -> LinkedUnit:
         """Sentences and linked mentions of one unit. Memory: its texts and 40 bytes per sentence and mention."""
         doc_ids, texts = self._documents(unit)
         sentences = self._rows("link", SENTENCES, unit, ("doc_id", "start", "end"))
@@ -72,7 +72,7 @@ class LinkedReader:
             )
         return join_linked(doc_ids, texts, sentences, links.filter(links["qid"].is_valid()))
 
-    def cosines(self, unit: Unit, linked: LinkedUnit) -> Array:
+    def cosines(self, unit: Unit[RowRange], linked: LinkedUnit) -> Array:
         """`importance.cosine` of each mention, float32 (M,); NaN where it was not scored."""
         rows = self._rows("importance", IMPORTANCE, unit, ("doc_id", "start", "end", "cosine"))
         wanted = linked.keys(
@@ -86,18 +86,18 @@ class LinkedReader:
         place = np.minimum(np.searchsorted(scored, wanted), len(scored) - 1)
         return np.where(scored[place] == wanted, values[place], np.float32("nan"))
 
-    def _documents(self, unit: Unit) -> tuple[pa.Array, list[str]]:
+    def _documents(self, unit: Unit[RowRange]) -> tuple[pa.Array, list[str]]:
         """Ids and texts of a range of rows."""
         parts, first = [DOCUMENTS.empty().select(["doc_id", "text"])], 0
-        with open_table(unit.path, DOCUMENTS) as file:
+        with open_table(unit.task.path, DOCUMENTS) as file:
             for group in range(file.num_row_groups):
                 count = file.metadata.row_group(group).num_rows
-                low, high = max(unit.start - first, 0), min(unit.end - first, count)
+                low, high = max(unit.task.start - first, 0), min(unit.task.end - first, count)
                 if low < high:
-                    if self._group is None or self._group[0] != (unit.path, group):
+                    if self._group is None or self._group[0] != (unit.task.path, group):
                         rows = file.read_row_group(group, columns=["doc_id", "text"])
                         self._group = (
-                            (unit.path, group),
+                            (unit.task.path, group),
                             rows.replace_schema_metadata(parts[0].schema.metadata),
                         )
                     parts.append(self._group[1].slice(low, high - low))
@@ -106,7 +106,7 @@ class LinkedReader:
         return found["doc_id"].combine_chunks(), found["text"].to_pylist()
 
     def _rows(
-        self, stage: str, table: Table, unit: Unit, columns: tuple[str, ...]
+        self, stage: str, table: Table, unit: Unit[RowRange], columns: tuple[str, ...]
     ) -> pa.Table | None:
         """Some columns of the part that a stage wrote for a unit."""
         if table.name not in self._parts:
@@ -116,14 +116,16 @@ class LinkedReader:
         return None if path is None else read_table([path], table, columns).combine_chunks()
 
 
-def _part(unit: Unit) -> str:
+def _part(unit: Unit[RowRange]) -> str:
     return f"part-{unit.index:05d}-of-{unit.of:05d}.parquet"
 
 
-def linked_units(paths: RunPaths) -> list[Unit]:
+def linked_units(paths: RunPaths) -> list[Unit[RowRange]]:
     """The units that `link` worked on: ranges of documents, numbered as its part files are."""
     unit_mb = float(paths.require("link").config["unit_mb"])
-    return sized_units(paths.files("documents", DOCUMENTS), int(unit_mb * 1e6), DOCUMENTS)
+    tasks = sized_row_ranges(paths.files("documents", DOCUMENTS), int(unit_mb * 1e6), DOCUMENTS)
+    (units,) = number_units([tasks])
+    return units
 
 
 def join_linked(

@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +19,11 @@ from pipeline.documents.anchors import AnchorReader
 from pipeline.encoder.tokenizer import check_model as check_model_files
 from pipeline.encoder.tokenizer import model_stamp
 from pipeline.engine import files
-from pipeline.engine.stage import StagePlan
-from pipeline.engine.tables import RunPaths, read_rows, sized_units
-from pipeline.engine.units import Unit, UnitWriter
+from pipeline.engine.opened import OpenedOnce
+from pipeline.engine.stage import Phase, StagePlan
+from pipeline.engine.tables import RunPaths, read_rows, sized_row_ranges
+from pipeline.engine.tasks import RowRange, Unit
+from pipeline.engine.units import UnitWriter
 from pipeline.index.alias_index import AliasIndex
 from pipeline.index.entity_store import EntityStore
 from pipeline.link import features
@@ -38,8 +39,9 @@ from pipeline.link.spacy_annotator import Annotated, Annotator, check_model, mod
 from pipeline.link.spans import Span
 from pipeline.link.weights import load_weights, weights_stamp
 from schemas import DOCUMENTS, LINKS, SENTENCES
+from schemas.errors import ConfigError
 from schemas.link import CANDIDATE, PARTS
-from schemas.settings import ConfigError, to_dict
+from schemas.settings import to_dict
 
 BATCH_DOCUMENTS = 128
 BATCH_CHARACTERS = 200_000
@@ -95,35 +97,29 @@ def open_resources(config: LinkConfig, aliases: str, entities: str) -> LinkResou
     )
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LinkWorker:
     """Annotates and links one unit of documents."""
 
     config: LinkConfig
     aliases: str  # folder of the alias index
     entities: str  # folder of the entity store
-    _open: list[LinkResources] = field(default_factory=list)
+    _resources: OpenedOnce[LinkResources] = field(
+        default_factory=OpenedOnce, compare=False, repr=False
+    )
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Models and maps stay in their process."""
-        return {
-            "config": self.config,
-            "aliases": self.aliases,
-            "entities": self.entities,
-            "_open": [],
-        }
+    @property
+    def resources(self) -> LinkResources:
+        """What the worker opens once."""
+        return self._resources.get(lambda: open_resources(self.config, self.aliases, self.entities))
 
-    def setup(self) -> None:
-        """Open models and maps, once."""
-        if not self._open:
-            self._open.append(open_resources(self.config, self.aliases, self.entities))
-
-    def process(self, unit: Unit, out: UnitWriter) -> None:
+    def process(self, unit: Unit[RowRange], out: UnitWriter) -> None:
         """One range of documents."""
-        anchors = self._open[0].anchors
+        task = unit.task
+        anchors = self.resources.anchors
         if anchors is not None:
-            anchors.open_part(unit.path)
-        for rows in read_rows(unit.path, DOCUMENTS, unit.start, unit.end):
+            anchors.open_part(task.path)
+        for rows in read_rows(task.path, DOCUMENTS, task.start, task.end):
             documents = list(
                 zip(rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True)
             )
@@ -134,8 +130,8 @@ class LinkWorker:
     def _batch(self, documents: Rows, out: UnitWriter) -> None:
         out.count("rows_in", len(documents))
         kept = [document for document in documents if self._is_usable(document, out)]
-        found = find_mentions(self._open[0], kept, self.config)
-        links = link_mentions(self._open[0], found, self.config)
+        found = find_mentions(self.resources, kept, self.config)
+        links = link_mentions(self.resources, found, self.config)
         out.count("rows_out", len(kept))
         out.count("mentions", len(links.qids))
         out.count("linked", int(np.count_nonzero(links.qids)))
@@ -143,7 +139,7 @@ class LinkWorker:
         out.write(LINKS, link_rows(found, links))
 
     def _is_usable(self, document: tuple[str, str], out: UnitWriter) -> bool:
-        gold = self._open[0].gold
+        gold = self.resources.gold
         if gold is None:
             return True
         doc_id, text = document
@@ -346,17 +342,18 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
         inputs["rerank_model"] = model_stamp(config.rerank_model)
     if config.gold_spans:
         inputs["gold_spans"] = files.stamp(config.gold_spans)
+    tasks = sized_row_ranges(
+        paths.files("documents", DOCUMENTS), int(config.unit_mb * 1e6), DOCUMENTS
+    )
+    worker = LinkWorker(
+        config=config,
+        aliases=paths.artefact("index", "aliases"),
+        entities=paths.artefact("index", "entities"),
+    )
     return StagePlan(
         name="link",
         tables=(SENTENCES, LINKS),
-        units=sized_units(
-            paths.files("documents", DOCUMENTS), int(config.unit_mb * 1e6), DOCUMENTS
-        ),
-        worker=LinkWorker(
-            config=config,
-            aliases=paths.artefact("index", "aliases"),
-            entities=paths.artefact("index", "entities"),
-        ),
+        phases=(Phase(name="link", tasks=tasks, worker=worker),),
         inputs=inputs,
         config=to_dict(config),
     )

@@ -8,7 +8,7 @@ from importlib import resources
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
 from pipeline.link.disambiguation import BY_HAND, Model
-from schemas.settings import ConfigError
+from schemas.errors import ConfigError
 
 TRAINED, HAND = "trained", "by-hand"
 SHIPPED = "trained_weights.json"

@@ -8,8 +8,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from trelm_train.cli import _call, cli
-from trelm_train.errors import ConfigError, TrelmError
+from schemas.command_line import call
+from schemas.errors import ConfigError, TrelmError
+from trelm_train.cli import PROGRAM, cli
 
 FORBIDDEN = ("pipeline", "apache_beam", "spacy", "duckdb", "rapidfuzz")
 
@@ -167,6 +168,8 @@ def test_exit_codes(error: BaseException, code: int, capsys: pytest.CaptureFixtu
     def fail() -> None:
         raise error
 
-    assert _call(fail) == code
-    assert "rror: " in capsys.readouterr().err
-    assert _call(lambda: None) == 0
+    assert call(fail, PROGRAM) == code
+    said = capsys.readouterr().err
+    assert ("interrupted; " if code == 130 else "Error: ") in said
+    assert "Traceback" not in said
+    assert call(lambda: None, PROGRAM) == 0

@@ -20,7 +20,8 @@ from pipeline.engine.progress import MetricsPoller, ProgressReceiver, ProgressSe
 from pipeline.engine.progress_text import Work, duration, final_line, note, progress_line
 from pipeline.engine.stage import build_graph, prepare
 from pipeline.engine.tables import RunPaths
-from pipeline.engine.units import Unit, UnitWriter
+from pipeline.engine.tasks import ByteRange, Unit
+from pipeline.engine.units import UnitWriter
 from pipeline.kb.stage import KbWorker, plan
 from pipeline.run_stage import run_stage
 from tests.conftest import SAMPLE
@@ -217,7 +218,7 @@ def test_one_reader_moves_on(tmp_path: Path) -> None:
     ]
     path = tmp_path / "one.json.gz"
     path.write_bytes(gzip.compress(b"".join(lines), 1))
-    unit = Unit(index=0, of=1, path=str(path), start=0, end=path.stat().st_size)
+    unit = Unit(index=0, of=1, task=ByteRange(path=str(path), start=0, end=path.stat().st_size))
     out = ToldWriter(unit)
     KbWorker(config=KbConfig(), page_dumps={}).process(unit, out)
     amounts, records = zip(*out.told, strict=True)

@@ -16,7 +16,7 @@ from pipeline.index.fuzzy_keys import (
     similar,
 )
 from pipeline.index.name_keys import normalise
-from schemas.settings import ConfigError
+from schemas.errors import ConfigError
 
 LETTERS = (
     st.text("abcdefgh ", min_size=5, max_size=14).map(normalise).filter(lambda key: len(key) >= 5)

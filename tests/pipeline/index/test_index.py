@@ -74,8 +74,8 @@ def test_any_units_parts_and_shards(sample: RunPaths, monkeypatch: pytest.Monkey
     }  # fmt: skip
     monkeypatch.setattr(index, "PART_ENTITIES", 60)
     plan = index.plan(IndexConfig(unit_rows=100), sample)
-    assert len(plan.then[0].units) == 1 + 6
-    assert len(plan.units) > 30
+    assert len(plan.phase_named("parts").tasks) == 1 + 6
+    assert len(plan.phase_named("index").tasks) > 30
     assert build(sample, unit_rows=100) == whole
     build(sample, num_shards=4, unit_rows=700)
     four = AliasIndex(sample.artefact("index", "aliases"))
@@ -110,7 +110,7 @@ def test_a_build_that_was_stopped_goes_on(
 def stopped(plan: StagePlan, paths: RunPaths, rng: random.Random) -> int:
     """Some units in order, then one that is killed before its report; returns how many are done."""
     prepared = prepare(plan, paths)
-    work = [(phase.worker, unit) for phase in plan.phases for unit in phase.units]
+    work = [(phase.worker, unit) for phase, units in plan.numbered_phases for unit in units]
     stop = rng.randrange(len(work))
     for worker, unit in work[:stop]:
         write_unit(prepared.data, plan.name, unit, worker.process)
@@ -298,14 +298,14 @@ def test_items_that_occur_twice_count_once(tmp_path: Path) -> None:
 def test_shards_follow_the_rows(sample: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "SHARD_ROWS", 500)
     plan = index.plan(IndexConfig(), sample)
-    assert sum(unit.path.startswith("shards/") for unit in plan.all_units) == 4  # of 1,626 rows
-    assert sum(unit.path.startswith("fuzzy/") for unit in plan.all_units) == 1
+    assert sum(unit.task.identity[0] == "shards" for unit in plan.all_units) == 4  # of 1,626 rows
+    assert sum(unit.task.identity[0] == "fuzzy" for unit in plan.all_units) == 1
     assert sorted(unit.index for unit in plan.all_units) == list(range(len(plan.all_units)))
-    assert {unit.path for unit in plan.then[2].units} == {
-        "fuzzy/0",
-        "words/0",
-        "openings",
-        *(f"arrays/{name}" for name in ARRAYS),
+    assert {(task.kind, task.number) for task in plan.phase_named("files").tasks} == {
+        ("fuzzy", 0),
+        ("words", 0),
+        ("openings", 0),
+        *(("arrays", number) for number in range(len(ARRAYS))),
     }
 
 
@@ -325,12 +325,13 @@ def test_a_part_file_that_is_lost_is_named(sample: RunPaths) -> None:
     prepared = prepare(plan, sample)
     reports = [
         write_unit(prepared.data, "index", unit, phase.worker.process)
-        for phase in plan.phases[:3]
-        for unit in phase.units
+        for phase, units in plan.numbered_phases[:3]
+        for unit in units
     ]
     (Path(prepared.data) / "_spill" / "entities" / "part-00000.safetensors").unlink()
+    shards, units = plan.numbered_phases[3]
     with pytest.raises(StageError, match="part-00000"):
-        write_unit(prepared.data, "index", plan.then[1].units[0], plan.then[1].worker.process)
-    assert len(reports) == sum(len(phase.units) for phase in plan.phases[:3])
+        write_unit(prepared.data, "index", units[0], shards.worker.process)
+    assert len(reports) == sum(len(phase.tasks) for phase in plan.phases[:3])
     with pytest.raises(StageError, match="alias-000"):
         finish_stage(prepared, reports)

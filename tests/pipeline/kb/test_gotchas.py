@@ -11,10 +11,10 @@ import numpy as np
 from pipeline.config import DocumentsConfig, KbConfig, RunConfig
 from pipeline.engine.beam_runner import RunnerSettings
 from pipeline.engine.tables import RunPaths
-from pipeline.flow import run_stage
 from pipeline.index.alias_index import AliasIndex
 from pipeline.index.entity_store import EntityStore
 from pipeline.index.name_keys import normalise
+from pipeline.run_stage import run_stage
 from schemas import REDIRECTS
 from tests.conftest import SAMPLE
 from tests.pipeline.inputs_run import rows_of

@@ -14,11 +14,11 @@ from pipeline.config import KbConfig, RunConfig
 from pipeline.engine.beam_runner import RunnerSettings
 from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths
-from pipeline.flow import run_stage
 from pipeline.kb.stage import plan
+from pipeline.run_stage import run_stage
 from pipeline.sources import SourceError
 from schemas import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, REJECTS, STATEMENTS, TRIPLES
-from schemas.settings import ConfigError
+from schemas.errors import ConfigError
 from tests.conftest import SAMPLE
 from tests.pipeline.inputs_run import recut, rows_of, run_plan
 from tests.pipeline.sources.conftest import gzip_members

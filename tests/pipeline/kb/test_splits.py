@@ -16,11 +16,11 @@ import pytest
 import zstandard
 
 from pipeline.config import KbConfig
-from pipeline.engine.units import Unit, UnitWriter
+from pipeline.engine.tasks import ByteRange, Unit, number_units
+from pipeline.engine.units import UnitWriter
 from pipeline.kb.stage import KbWorker
 from pipeline.sources import SourceError
 from pipeline.sources.bz2_blocks import iter_magics
-from pipeline.sources.work import number_units
 from schemas.table import Table
 from tests.pipeline.sources.conftest import bz2_streams, gzip_members, zstd_frames
 
@@ -106,7 +106,7 @@ def read(path: Path, cuts: list[int]) -> tuple[Rows, Counter[str]]:
     worker = KbWorker(config=KbConfig(statements=True, skip_corrupt=True), page_dumps={})
     rows: Rows = Counter()
     counters: Counter[str] = Counter()
-    for unit in number_units([(str(path), low, high) for low, high in pairwise(bounds)]):
+    for unit in units_between(path, bounds):
         out = MemoryWriter(unit)
         worker.process(unit, out)
         out.close()
@@ -117,7 +117,12 @@ def read(path: Path, cuts: list[int]) -> tuple[Rows, Counter[str]]:
     return rows, counters
 
 
-def process_all(worker: KbWorker, units: list[Unit]) -> None:
+def units_between(path: Path, bounds: list[int]) -> list[Unit[ByteRange]]:
+    tasks = [ByteRange(path=str(path), start=low, end=high) for low, high in pairwise(bounds)]
+    return number_units([tasks])[0]
+
+
+def process_all(worker: KbWorker, units: list[Unit[ByteRange]]) -> None:
     for unit in units:
         worker.process(unit, MemoryWriter(unit))
 
@@ -214,8 +219,6 @@ def test_without_skip_corrupt_any_split_of_a_damaged_file_fails(tmp_path: Path, 
         cuts = sorted(
             {cut for cut in random_cuts(random_, len(content), starts) if 0 < cut < len(content)}
         )
-        units = number_units(
-            [(str(path), low, high) for low, high in pairwise([0, *cuts, len(content)])]
-        )
+        units = units_between(path, [0, *cuts, len(content)])
         with pytest.raises(SourceError, match=r"byte \d+: .* corrupt"):
             process_all(worker, units)

@@ -18,11 +18,11 @@ from pipeline.config import KbConfig, RunConfig
 from pipeline.engine.beam_runner import RunnerSettings
 from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths
-from pipeline.flow import run_stage
 from pipeline.kb.revisions import Revisions, write_revisions
 from pipeline.kb.stage import plan
+from pipeline.run_stage import run_stage
 from schemas import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, STATEMENTS, TRIPLES
-from schemas.settings import ConfigError
+from schemas.errors import ConfigError
 from tests.conftest import SAMPLE
 from tests.pipeline.inputs_run import rows_of, run_plan
 

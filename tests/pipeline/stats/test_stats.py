@@ -17,7 +17,7 @@ from pipeline.database.connection import add_triples, connect, open_run
 from pipeline.engine.tables import RunPaths, read_table
 from pipeline.stats import stage as stats
 from schemas import ENTITIES, LINKS, REDIRECTS, TAIL_SUMMARY, TRIPLES
-from schemas.settings import ConfigError
+from schemas.errors import ConfigError
 from tests.pipeline.cases import ROOT, program
 from tests.pipeline.inputs_run import run_plan
 from tests.pipeline.stats import naive_stats
@@ -174,7 +174,9 @@ def test_kit_counts_equal_a_naive_recount_at_1_2_and_7_units(kit_run: Path) -> N
             int(len(mentions) / (units + part / 10)) for part in range(30)
         )  # files are not cut: try
         plans = (stats.plan(StatsConfig(unit_rows=rows, num_bootstrap=10), paths) for rows in sizes)
-        run_plan(next(plan for plan in plans if len(plan.units) == units), paths)
+        run_plan(
+            next(plan for plan in plans if len(plan.phase_named("stats").tasks) == units), paths
+        )
         assert_equal(counted(paths), wanted)
 
 
@@ -289,8 +291,8 @@ def _half(plan: Any, paths: RunPaths) -> None:
     from pipeline.engine.stage import prepare, write_unit
 
     prepared = prepare(plan, paths)
-    for phase, units in ((plan.phases[0], plan.phases[0].units), (plan.phases[1], plan.units[:2])):
-        for unit in units:
+    for phase, units in plan.numbered_phases[:2]:
+        for unit in units[:2]:
             write_unit(prepared.data, plan.name, unit, phase.worker.process)
 
 
