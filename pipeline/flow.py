@@ -127,7 +127,7 @@ STAGES = (
     Stage(
         name="importance",
         summary="Compute the semantic importance of every linked mention, by a frozen encoder.",
-        reads=("link",),
+        reads=("documents", "link"),
         writes=(IMPORTANCE,),
         section="importance",
         module="pipeline.importance.stage",
@@ -137,7 +137,7 @@ STAGES = (
     Stage(
         name="shards",
         summary="Turn everything together into training examples and knowledge, for one tokenizer.",
-        reads=("kb", "link", "stats", "importance"),
+        reads=("kb", "documents", "link", "stats", "importance"),
         writes=(EXAMPLES, KNOWLEDGE),
         artefacts=("tokenizer",),
         section="shards",
