@@ -1,11 +1,13 @@
-"""The alias index at scale: how it is built, how large it is, how fast it answers, what a process pays for it.
+"""The alias index at scale: how it is built, how large it is, how fast it answers, what a process
+pays for it.
 
     TRELM_KIT=/path/to/kit python -m benchmarks.alias_index [--quick] [--aliases 5000000]
 
-The stage's own units run one after another, each kind in a process of its own, without Beam. Probes run in fresh processes
-pinned to one core. Seconds are of CPU time, so a busy machine changes little. RSS is RssAnon + RssFile of
-/proc/self/status; RssFile is the page cache, shared by the processes of a machine. Peers on the same rows: a Python dict,
-SQLite (one clustered table). Figures for 100 M are linear extrapolations.
+The stage's own units run one after another, each kind in a process of its own, without Beam. Probes
+run in fresh processes pinned to one core. Seconds are of CPU time, so a busy machine changes
+little. RSS is RssAnon + RssFile of /proc/self/status; RssFile is the page cache, shared by the
+processes of a machine. Peers on the same rows: a Python dict, SQLite (one clustered table). Figures
+for 100 M are linear extrapolations.
 """
 
 from __future__ import annotations
@@ -107,7 +109,9 @@ def build(stage: StagePlan, paths: RunPaths) -> dict[str, Figures]:
 
 
 def sample_keys(folder: str, num_probes: int) -> tuple[list[str], list[str]]:
-    """Keys that are listed, drawn evenly, and as many that are not: the same with one letter changed."""
+    """Keys that are listed, drawn evenly, and as many that are not: the same with one letter
+    changed.
+    """
     index, rng = AliasIndex(folder), random.Random(1)
     hits = index._restore(rng.randrange(len(index)) for _ in range(num_probes))
     misses = (_misspelt(key, rng) for key in hits)

@@ -1,4 +1,5 @@
-"""Our side of `dump_parse`: stage `kb` outside Beam, unit by unit; functions that `benchmarks.child` calls.
+"""Our side of `dump_parse`: stage `kb` outside Beam, unit by unit; functions that
+`benchmarks.child` calls.
 
 Only what any program may use of the stage: its plan, the plan's phases, `write_unit`.
 """
@@ -36,7 +37,9 @@ def process_units(
 
 
 def process_units_in_pool(out: Path, path: str, unit_mb: float, processes: int) -> dict[str, Any]:
-    """The same by several processes, which take a unit when they are free; their start is not timed."""
+    """The same by several processes, which take a unit when they are free; their start is not
+    timed.
+    """
     context = multiprocessing.get_context(
         "spawn"
     )  # Beam's and Arrow's threads do not survive a fork
@@ -65,7 +68,9 @@ def kit_files(out: Path, paths: list[str]) -> dict[str, Any]:
 
 
 def _kit_file(out: Path, path: str) -> dict[str, Any]:
-    """One dump through the stage: what went in (counted by the standard library alone) and what became of it."""
+    """One dump through the stage: what went in (counted by the standard library alone) and what
+    became of it.
+    """
     with open_stdlib(path) as file:
         entities_in = len(json.load(file))
     prepared = _prepared(out, path, KIT_UNIT_MB, {"statements": True})

@@ -1,7 +1,9 @@
-"""Our side of `importance`, and the encoder alone: each function runs in a process of its own (`benchmarks.child`).
+"""Our side of `importance`, and the encoder alone: each function runs in a process of its own
+(`benchmarks.child`).
 
-Loading the model and a first forward pass are not timed. `whole_stage` is all of the stage but Beam, files included. Used are
-insides of the stage's worker and of the encoder: when they change, this follows.
+Loading the model and a first forward pass are not timed. `whole_stage` is all of the stage but
+Beam, files included. Used are insides of the stage's worker and of the encoder: when they change,
+this follows.
 """
 
 from __future__ import annotations
@@ -125,10 +127,11 @@ def _one_unit(out: str, unit: Unit[RowRange]) -> None:
 
 
 def encoder_alone(out: Path, run: str, model: str, dtype: str, *, tune: bool) -> dict[str, Any]:  # noqa: ARG001
-    """Forward passes over the stage's sequences, each different one once: batched before, as tensors, nothing read from them.
+    """Forward passes over the stage's sequences, each different one once: batched before, as
+    tensors, nothing read from them.
 
-    How they are batched (padded or of one length, and how large) and whether threads share an operation or take batches is
-    tried on a quarter of them first.
+    How they are batched (padded or of one length, and how large) and whether threads share an
+    operation or take batches is tried on a quarter of them first.
     """
     worker = _open(run, model, dtype, 0)
     encoder = worker._open[0][0]

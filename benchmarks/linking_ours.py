@@ -1,7 +1,8 @@
-"""Our side of `linking`, and all that it touches of the stage `link`: when its insides change, this and `linking_steps` follow.
+"""Our side of `linking`, and all that it touches of the stage `link`: when its insides change, this
+and `linking_steps` follow.
 
-Used are the stage's worker and settings, the writer of units, and the table `documents`. The functions with `out`
-are called by `benchmarks.child`, each in a process of its own.
+Used are the stage's worker and settings, the writer of units, and the table `documents`. The
+functions with `out` are called by `benchmarks.child`, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -101,7 +102,9 @@ def memory(out: Path, run: str, parts: list[str], model: str) -> dict[str, Any]:
 
 
 def named_spans(out: Path, run: str, spans: str, *, given: bool, **settings: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Sentences with one name each (a gold file): what becomes of the names, their spans given or to be found."""
+    """Sentences with one name each (a gold file): what becomes of the names, their spans given or
+    to be found.
+    """
     lines = list(read_jsonl(spans))
     path = write_documents(out / "documents", [(line["doc_id"], line["text"]) for line in lines])
     stage = Stage(out / "link", run, gold_spans=spans if given else "", **settings)

@@ -1,4 +1,6 @@
-"""A run's folder made of given tables, as its stages would have left it: for benchmarks and tests of later stages."""
+"""A run's folder made of given tables, as its stages would have left it: for benchmarks and tests
+of later stages.
+"""
 
 from __future__ import annotations
 

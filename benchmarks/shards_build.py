@@ -1,4 +1,5 @@
-"""Sentences to shards, and the tokenizer alone on the same sentences; every variant in a process of its own, one thread.
+"""Sentences to shards, and the tokenizer alone on the same sentences; every variant in a process of
+its own, one thread.
 
 Loading a tokenizer is not timed. The corpus is taken `copies` times: ours reads it anew each time.
 """
@@ -30,7 +31,9 @@ Result = dict[str, Any]
 
 
 def ours(out: Path, run: str, model: str, copies: int) -> Result:
-    """Phases `shards` and `shuffle`, unit after unit, without Beam; `knowledge` before that, timed on its own."""
+    """Phases `shards` and `shuffle`, unit after unit, without Beam; `knowledge` before that, timed
+    on its own.
+    """
     paths = RunPaths(root=run)
     plan = _copied(shards.plan(ShardsConfig(model=model), paths), copies)
     for name in ("_tmp", "_units", *(table.name for table in (EXAMPLES, KNOWLEDGE, REJECTS))):
@@ -103,7 +106,9 @@ def encode_batch(out: Path, run: str, model: str, copies: int, batch_size: int) 
 
 
 def script(out: Path, run: str, model: str, copies: int, batch_size: int) -> Result:
-    """What a script would do: call the tokenizer, words and offsets as lists, to Parquet; no spans, facts or order."""
+    """What a script would do: call the tokenizer, words and offsets as lists, to Parquet; no spans,
+    facts or order.
+    """
     tokenizer = _tokenizer(model)
     schema = pa.schema({name: pa.list_(pa.int32()) for name in ("input_ids", "words", "offsets")})
     with pq.ParquetWriter(out / "script.parquet", schema, compression="zstd") as writer:

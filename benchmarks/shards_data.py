@@ -1,7 +1,9 @@
-"""What `shards` works on, made once per folder: a run up to `importance`, tokenizers of both families, generated rows.
+"""What `shards` works on, made once per folder: a run up to `importance`, tokenizers of both
+families, generated rows.
 
-A quick run is of the sample, a full one of the kit's articles and extracts. Generated rows have the columns, the encodings and
-the row groups that the stage writes; ids are Zipf-distributed over a vocabulary of 30,000, rows have 29 tokens in the mean.
+A quick run is of the sample, a full one of the kit's articles and extracts. Generated rows have the
+columns, the encodings and the row groups that the stage writes; ids are Zipf-distributed over a
+vocabulary of 30,000, rows have 29 tokens in the mean.
 """
 
 from __future__ import annotations
@@ -65,7 +67,10 @@ def finished_run(folder: Path, *, quick: bool) -> str:
 
 
 def tokenizer_folders(folder: Path) -> dict[str, str]:
-    """BERT's family: the kit's small model. RoBERTa's: GPT-2's vocabulary and merges behind RoBERTa's special tokens."""
+    """BERT's family: the kit's small model.
+
+    RoBERTa's: GPT-2's vocabulary and merges behind RoBERTa's special tokens.
+    """
     roberta = folder / "roberta"
     if not roberta.exists():
         make_roberta(roberta, kit_folder() / "model" / "gpt2-bpe")

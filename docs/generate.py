@@ -1,4 +1,5 @@
-"""Write what the docs derive from the code: reference.md (stages, commands, settings, tables), the table of dataflow.md.
+"""Write what the docs derive from the code: reference.md (stages, commands, settings, tables), the
+table of dataflow.md.
 
 `make docs` runs it; a test fails where either file is stale.
 """

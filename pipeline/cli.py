@@ -41,8 +41,8 @@ JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print the fi
 class TwoWords(click.Group):
     """Let a command's name have two words: `link train` beside `link`.
 
-    A nested group cannot do this: a group takes the first word that it does not know for a subcommand, and `link`
-    passes the options that it does not know on to Beam.
+    A nested group cannot do this: a group takes the first word that it does not know for a
+    subcommand, and `link` passes the options that it does not know on to Beam.
     """
 
     def resolve_command(
@@ -55,7 +55,9 @@ class TwoWords(click.Group):
         return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """List the commands in the order in which they were added: the order of the flow, not of the alphabet."""
+        """List the commands in the order in which they were added: the order of the flow, not of
+        the alphabet.
+        """
         return list(self.commands)
 
 
@@ -129,7 +131,8 @@ def link_train_command(  # noqa: PLR0913 - an option each
     overrides: tuple[str, ...],
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Fit the linker's weights to gold links, and say how well they do on documents that they have not seen.
+    """Fit the linker's weights to gold links, and say how well they do on documents that they have
+    not seen.
 
     \b
     Figures are of a cross-validation by document; the weights written are fitted on everything.
@@ -156,7 +159,9 @@ def link_train_command(  # noqa: PLR0913 - an option each
 @OUT_OPTION
 @click.argument("query", default="")
 def sql_command(run_folder: str, kind: str, out: str, query: str) -> None:
-    """Query the run's tables with DuckDB; without a QUERY, list them. Macros: qid(n), pid(n), label(n).
+    """Query the run's tables with DuckDB; without a QUERY, list them.
+
+    Macros: qid(n), pid(n), label(n).
 
     \b
     trelm-pipeline sql --run runs/a \\
@@ -195,7 +200,9 @@ def ask_command(  # noqa: PLR0913 - an option each
     name: str,
     item: str,
 ) -> None:
-    """Ask the run's statistics a named question. ITEM is an id (Q937) or an exact label, where a question takes one.
+    """Ask the run's statistics a named question.
+
+    ITEM is an id (Q937) or an exact label, where a question takes one.
 
     \b
     trelm-pipeline ask --list
@@ -276,7 +283,8 @@ def evaluate_command(run_folder: str, gold: str, errors: str, as_json: bool) -> 
     help="How many of the most frequent entities the search box knows.",
 )
 def report_command(run_folder: str, out: str, gold: str, num_entities: int) -> None:
-    """Write one HTML page about the run: the tail, bands, importance, links, entities, rejects, configuration.
+    """Write one HTML page about the run: the tail, bands, importance, links, entities, rejects,
+    configuration.
 
     \b
     The page is a single file, works offline and loads nothing. What it shows: docs/report.md.
@@ -298,7 +306,9 @@ add_verbose_option(cli)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the program: 0 done, 1 failure, 2 bad usage or configuration, 130 interrupted, 143 terminated."""
+    """Run the program: 0 done, 1 failure, 2 bad usage or configuration, 130 interrupted, 143
+    terminated.
+    """
     code = call(
         lambda: cli.main(arguments, prog_name="trelm-pipeline", standalone_mode=False), PROGRAM
     )

@@ -1,7 +1,7 @@
 """Declare the settings of a pipeline run: one frozen dataclass per stage, one TOML file per run.
 
-Unknown keys are errors. `${NAME}` in a string stands for the environment's value. Relative paths count from the folder
-where the command runs. The resolved copy is stored with the output.
+Unknown keys are errors. `${NAME}` in a string stands for the environment's value. Relative paths
+count from the folder where the command runs. The resolved copy is stored with the output.
 """
 
 from __future__ import annotations
@@ -243,6 +243,7 @@ class StatsConfig:
             max_document_entities=0,
         )
         at_least(self, num_bootstrap=10, unit_rows=1, memory_gb=0.1, torso_min_mentions=1)
+
         if not 0 < self.head_mass < self.torso_mass < 1:
             raise ConfigError(
                 f"wanted 0 < head_mass < torso_mass < 1, found {self.head_mass} and {self.torso_mass}"
@@ -323,10 +324,12 @@ class ShardsConfig:
             klt_r_max=max(self.klt_r_min, 1),
             rows_per_file=1,
         )
+
         if not 8 <= self.max_tokens <= 8192:
             raise ConfigError(f"max_tokens is {self.max_tokens}, wanted 8 to 8192")
         if not 0 <= self.validation_share < 1:
             raise ConfigError(f"validation_share is {self.validation_share}, wanted 0 to below 1")
+
         for policy in self.policies:
             if policy not in POLICIES and self.policies != (NO_POLICY,):
                 raise ConfigError(
@@ -355,7 +358,8 @@ class RunConfig:
 
 
 def load_config(path: str, overrides: tuple[str, ...] = ()) -> RunConfig:
-    """Read the configuration from a TOML file (none: the defaults), then apply `a.b=value` overrides.
+    """Read the configuration from a TOML file (none: the defaults), then apply `a.b=value`
+    overrides.
 
     Raises:
         ConfigError: says which key and what would be right.

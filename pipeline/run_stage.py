@@ -14,7 +14,7 @@ from pipeline.config import RunConfig
 from pipeline.database.run_database import has_database, write_database
 from pipeline.engine import files
 from pipeline.engine.beam_runner import RunnerSettings, refuse_local_paths, run_graph
-from pipeline.engine.progress_text import Work
+from pipeline.engine.progress_text import Workload
 from pipeline.engine.stage import PreparedStage, StagePlan, build_graph, is_current, prepare
 from pipeline.engine.tables import RunPaths
 from pipeline.link.weights import weights_file
@@ -38,7 +38,9 @@ def plan_stage(name: str, config: RunConfig) -> StagePlan:
 def run_missing(
     config: RunConfig, settings: RunnerSettings, last: str = flow.STAGE_NAMES[-1]
 ) -> Iterator[tuple[str, bool]]:
-    """Run every stage up to `last` that is missing or out of date; yield each name and whether it ran."""
+    """Run every stage up to `last` that is missing or out of date; yield each name and whether it
+    ran.
+    """
     for stage in flow.stages_until(last):
         if is_needed(stage, config):
             yield stage.name, run_stage(stage.name, config, settings)
@@ -92,7 +94,7 @@ def run_stage(
     run_graph(
         settings,
         lambda pipeline, address: build_graph(pipeline, prepared, address),
-        _work_of(prepared),
+        _workload_of(prepared),
     )
     if settings.is_dry:
         return False
@@ -109,11 +111,14 @@ def _check_paths(config: RunConfig, settings: RunnerSettings) -> None:
     """
     if not config.run:
         raise ConfigError('no run folder; give --run FOLDER (or run = "…" in the configuration)')
+
+    # Lists of files are made with globs below the folder.
     if any(character in config.run for character in files.GLOB_CHARACTERS):
         raise ConfigError(
             f"--run {config.run!r}: a run's folder may not have any of {files.GLOB_CHARACTERS} "
             "in its name"
         )
+
     link_files = [
         path for path in (config.link.gold_spans, weights_file(config.link.weights)) if path
     ]
@@ -121,8 +126,8 @@ def _check_paths(config: RunConfig, settings: RunnerSettings) -> None:
     refuse_local_paths(settings, [config.run, *inputs])
 
 
-def _work_of(prepared: PreparedStage) -> Work:
-    return Work(
+def _workload_of(prepared: PreparedStage) -> Workload:
+    return Workload(
         stage=prepared.plan.name,
         total=sum(unit.size for unit in prepared.pending),
         num_units=len(prepared.pending),

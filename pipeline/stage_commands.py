@@ -1,7 +1,9 @@
-"""Make the commands that run stages: one for each command that `flow.STAGES` names, and `run` for all of them.
+"""Make the commands that run stages: one for each command that `flow.STAGES` names, and `run` for
+all of them.
 
-A stage's command has the options that all share (`StageOptions`), its everyday settings as flags (`EVERYDAY`), and passes
-every other option on to Beam. Heavy imports happen when a command runs, so `--help` answers at once.
+A stage's command has the options that all share (`StageOptions`), its everyday settings as flags
+(`EVERYDAY`), and passes every other option on to Beam. Heavy imports happen when a command runs, so
+`--help` answers at once.
 """
 
 from __future__ import annotations
@@ -115,7 +117,7 @@ class Everyday:
 def _split_at_commas(
     _context: click.Context, _option: click.Parameter, value: str | None
 ) -> tuple[str, ...]:
-    return tuple(part.strip() for part in (value or "").split(",") if part.strip())
+    return tuple(word.strip() for word in (value or "").split(",") if word.strip())
 
 
 EVERYDAY = (

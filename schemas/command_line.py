@@ -1,6 +1,7 @@
 """Let both programs behave alike on the command line: help, log lines, errors, exit codes.
 
-Exit codes: 0 done, 1 the work failed, 2 wrong usage or configuration, 130 interrupted, 143 terminated.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage or configuration, 130 interrupted, 143
+terminated.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Program:
 
     # The extra that installs what it imports: pip install 'trelm[EXTRA]'.
     extra: str
-    # What a user should know when a command was stopped, unless the command itself says something else.
+    # What a user should know when a command was stopped, unless the command itself says something
+    # else.
     after_stop: str
     # Signals that end it like SIGTERM.
     stop_signals: tuple[signal.Signals, ...] = (signal.SIGTERM,)
@@ -45,7 +47,7 @@ class Terminated(KeyboardInterrupt):
 
 
 class EchoHandler(logging.Handler):
-    """Write log lines to what standard error is now: a test or a progress bar may have replaced it."""
+    """Write log lines to the present standard error: a test or a progress bar may replace it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
@@ -53,7 +55,9 @@ class EchoHandler(logging.Handler):
 
 
 def set_up_logging(*, verbose: bool) -> None:
-    """Show our own log lines with their time, warnings of other libraries, and with `verbose` debug lines."""
+    """Show our own log lines with their time, warnings of other libraries, and with `verbose` debug
+    lines.
+    """
     root = logging.getLogger()
     if not any(isinstance(handler, EchoHandler) for handler in root.handlers):
         handler = EchoHandler()
@@ -62,7 +66,8 @@ def set_up_logging(*, verbose: bool) -> None:
 
     for name in OWN_LOGGERS:
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
-    # Beam reports every failed attempt with three tracebacks; the error itself reaches the user anyway.
+    # Beam reports every failed attempt with three tracebacks; the error itself reaches the user
+    # anyway.
     logging.getLogger("apache_beam").setLevel(logging.INFO if verbose else logging.CRITICAL)
 
 
@@ -72,7 +77,7 @@ def is_verbose() -> bool:
 
 
 def say_after_stop(text: str) -> None:
-    """Set what a user is told when this command is stopped."""
+    """Set the text for a user whose command is stopped."""
     _after_stop.set(text)
 
 
@@ -91,6 +96,7 @@ def add_verbose_option(command: click.Command) -> None:
         callback=_remember_verbose,
         help="Debug messages and full tracebacks.",
     )
+
     command.params.append(option)
     if isinstance(command, click.Group):
         for subcommand in command.commands.values():
@@ -102,6 +108,7 @@ def call(command: Callable[[], object], program: Program) -> int:
     _is_verbose.set(False)
     _after_stop.set(program.after_stop)
     set_up_logging(verbose=False)
+
     with _stopped_by(program.stop_signals):
         try:
             command()
@@ -118,7 +125,8 @@ def call(command: Callable[[], object], program: Program) -> int:
             click.echo(f"{verb}; {_after_stop.get()}", err=True)
             return TERMINATED if is_terminated else INTERRUPTED
         except ModuleNotFoundError as error:
-            # A module of our own that is missing is a fault of the program, which its traceback shows best.
+            # A module of our own that is missing is a fault of the program, which its traceback
+            # shows best.
             if error.name is None or error.name.partition(".")[0] in OWN_PACKAGES:
                 raise
             advice = f"install it with: pip install 'trelm[{program.extra}]'"

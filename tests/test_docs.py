@@ -1,4 +1,6 @@
-"""The generated reference is fresh, every setting and command says what it is, and what the docs link to exists."""
+"""The generated reference is fresh, every setting and command says what it is, and what the docs
+link to exists.
+"""
 
 from __future__ import annotations
 

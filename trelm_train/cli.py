@@ -1,4 +1,5 @@
-"""`trelm-train`: train a BERT or RoBERTa on the shards of `trelm-pipeline`, and look at what came of it.
+"""`trelm-train`: train a BERT or RoBERTa on the shards of `trelm-pipeline`, and look at what came
+of it.
 
 Nothing heavy is imported before a command runs.
 """
@@ -440,7 +441,9 @@ add_verbose_option(cli)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the program: 0 done, 1 failure, 2 bad usage or configuration, 130 interrupted, 143 terminated."""
+    """Run the program: 0 done, 1 failure, 2 bad usage or configuration, 130 interrupted, 143
+    terminated.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     leave(

@@ -286,8 +286,8 @@ def load_config(path: Path | None, sets: Sequence[str] = ()) -> Config:
         ConfigError: unreadable file, unknown key, wrong type or value out of range.
     """
     raw = load_toml(str(path)) if path is not None else {}
-    where = str(path) if path is not None else "settings"
-    config = build(Config, with_overrides(raw, sets), where)
+    source = str(path) if path is not None else "settings"
+    config = build(Config, with_overrides(raw, sets), source)
     check(config)
     return config
 
@@ -330,7 +330,7 @@ def check(config: Config) -> None:
     Raises:
         ConfigError: names the key, its value and what is allowed.
     """
-    for names, is_right, wanted in (
+    for names, is_right, demand in (
         ((*_SHARES, *_POSITIVE, *_NOT_NEGATIVE), math.isfinite, "be a finite number"),
         (_SHARES, lambda value: 0 <= value <= 1, "lie between 0 and 1"),
         (_POSITIVE, lambda value: value > 0, "be greater than 0"),
@@ -338,7 +338,8 @@ def check(config: Config) -> None:
     ):
         for name in names:
             if not is_right(value_of(config, name)):
-                raise ConfigError(f"{name} = {value_of(config, name)!r} must {wanted}")
+                raise ConfigError(f"{name} = {value_of(config, name)!r} must {demand}")
+
     for name, choices in _CHOICES.items():
         if value_of(config, name) not in choices:
             raise ConfigError(
@@ -381,10 +382,10 @@ def profiled_steps(text: str) -> tuple[int, int]:
     Raises:
         ConfigError: not two such numbers.
     """
-    first, _, last = text.partition(":")
-    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+    start, _, end = text.partition(":")
+    if not (start.isdecimal() and end.isdecimal() and 1 <= int(start) <= int(end)):
         raise ConfigError(f"train.profile = {text!r} must be FIRST:LAST, for example 11:15")
-    return int(first), int(last)
+    return int(start), int(end)
 
 
 def value_of(config: Config, name: str) -> Any:  # noqa: ANN401

@@ -11,7 +11,10 @@ _MARKED = re.compile(rf"{MARK}<<(.*?)>>", re.DOTALL)
 
 
 class StageError(TrelmError):
-    """Say what was wrong, where, and what to do. The text survives the runner's wrapping, also between processes."""
+    """Say what was wrong, where, and what to do.
+
+    The text survives the runner's wrapping, also between processes.
+    """
 
     def __init__(self, message: str) -> None:
         # Runners make an exception again from its text, which then has the mark already.
@@ -26,6 +29,8 @@ class StageError(TrelmError):
 
 
 def message_in(text: str) -> str | None:
-    """Return the message of a `StageError` inside a runner's error text, or None where there is none."""
+    """Return the message of a `StageError` inside a runner's error text, or None where there is
+    none.
+    """
     marked = _MARKED.search(text)
     return marked.group(1) if marked else None

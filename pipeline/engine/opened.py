@@ -11,13 +11,14 @@ R = TypeVar("R")
 class OpenedOnce(Generic[R]):
     """Hold what a worker opens at its first unit and uses for all units that follow.
 
-    A worker is pickled and sent to other processes and threads; each copy opens for itself, so nothing that is opened
-    needs to be picklable or safe to share between threads. Opening waits for the first unit, because a phase before may
-    have to make the files first.
+    A worker is pickled and sent to other processes and threads; each copy opens for itself, so
+    nothing that is opened needs to be picklable or safe to share between threads. Opening waits for
+    the first unit, because a phase before may have to make the files first.
 
     Example, in a worker, which is a frozen dataclass:
 
-        _index: OpenedOnce[AliasIndex] = field(default_factory=OpenedOnce, compare=False, repr=False)
+        _index: OpenedOnce[AliasIndex] = field(default_factory=OpenedOnce, compare=False,
+            repr=False)
 
         def process(self, unit, out):
             index = self._index.get(lambda: AliasIndex(self.folder))

@@ -1,11 +1,13 @@
 """Run a stage: plan it, find what is done already, process its units, write the manifest last.
 
-A stage is a list of phases, and a phase is a list of tasks that one worker does in any order. On Beam a phase is
-`Create(units) | Reshuffle | ParDo(ProcessUnit)`; a phase starts when all units of the phase before it are done, and the
-reports of all phases go to `ToList | Finish`. What a phase leaves for the next one lies in files: only reports cross the
-runner's memory. Rows go to `STAGE/data-FINGERPRINT/`. The manifest names their files, so the stage's output appears all
-at once, and an older output stays whole until then. The graph writes the manifest, not the driver: a launcher need not
-wait for the job.
+A stage is a list of phases, and a phase is a list of tasks that one worker does in any order. On
+Beam a phase is
+`Create(units) | Reshuffle | ParDo(ProcessUnit)`; a phase starts when all units of the phase before
+it are done, and the reports of all phases go to `ToList | Finish`. What a phase leaves for the next
+one lies in files: only reports cross the runner's memory. Rows go to `STAGE/data-FINGERPRINT/`. The
+manifest names their files, so the stage's output appears all at once, and an older output stays
+whole until then. The graph writes the manifest, not the driver: a launcher need not wait for the
+job.
 
 Example: the smallest stage has one phase, which bears the stage's name.
 
@@ -101,13 +103,16 @@ class StagePlan:
     def fingerprint(self) -> str:
         """Return a hash of all that decides the stage's rows.
 
-        Of the phases only the one that bears the stage's name counts: the tasks of the others follow from it.
+        Of the phases only the one that bears the stage's name counts: the tasks of the others
+        follow from it.
         """
         versions = {table.name: table.version for table in self.tables}
+        # Paths below the run's folder count relative to it: a run that was moved is still current.
         ranges = [
             (name.removeprefix(self.root), start, end)
             for name, start, end in (task.identity for task in self.phase_named(self.name).tasks)
         ]
+
         text = json.dumps(
             [self.name, __version__, versions, self.inputs, self.config, ranges], sort_keys=True
         )
@@ -175,7 +180,7 @@ class ProcessUnit(beam.DoFn):  # type: ignore[misc]
         self._address = address
 
     def process(self, unit: Unit, _done_before: int = 0) -> Iterator[UnitReport]:  # type: ignore[type-arg]
-        """Process one unit; the number of units of the phase before is there only to be waited for."""
+        """Process one unit; the side input is only there to be waited for."""
         yield write_unit(self._folder, self._stage, unit, self._worker.process, self._address)
 
 
@@ -187,12 +192,14 @@ def write_unit(
     address: ProgressAddress | None = None,
 ) -> UnitReport:
     """Write the rows of one unit, or nothing at all, and return its report."""
-    out = UnitWriter(folder, stage, unit, address)
+    writer = UnitWriter(folder, stage, unit, address)
+
     try:
-        process(unit, out)
-        return out.finish()
+        process(unit, writer)
+        return writer.finish()
     except BaseException:
-        out.abandon()
+        # Also on Ctrl-C: no temporary file stays behind.
+        writer.abandon()
         raise
 
 
@@ -203,7 +210,8 @@ def build_graph(
     plan = prepared.plan
     pending = {unit.index for unit in prepared.pending}
     all_reports: list[Any] = []
-    # The number of units done is known when a phase has ended: as a side input it holds the next phase back.
+    # The number of units done is known when a phase has ended: as a side input it holds the next
+    # phase back.
     barrier: tuple[AsSingleton, ...] = ()
 
     for phase, units in plan.numbered_phases:
@@ -235,7 +243,8 @@ def build_graph(
 
 
 def finish_stage(prepared: PreparedStage, reports: Iterable[UnitReport]) -> str:
-    """Check the counts, build what the stage builds at its end, write the manifest, remove older outputs.
+    """Check the counts, build what the stage builds at its end, write the manifest, remove older
+    outputs.
 
     Raises:
         StageError: rows were lost, or too many were rejected.
@@ -254,35 +263,42 @@ def finish_stage(prepared: PreparedStage, reports: Iterable[UnitReport]) -> str:
     extra = dict(plan.extra)
     if plan.finish is not None:
         extra |= plan.finish(prepared, current)
-    parts = {
+
+    part_files = {
         table.name: [report.parts[table.name] for report in current if table.name in report.parts]
         for table in (*plan.tables, REJECTS)
     }
-    return write_manifest(prepared, parts, counters, extra)
+    return write_manifest(prepared, part_files, counters, extra)
 
 
 def write_manifest(
     prepared: PreparedStage,
-    parts: Mapping[str, Sequence[PartFile]],
+    part_files: Mapping[str, Sequence[PartFile]],
     counters: Counter[str],
     extra: dict[str, str],
 ) -> str:
-    """Make the stage's output exist: write its manifest, then remove older outputs. Return the manifest's path."""
+    """Make the stage's output exist: write its manifest, then remove older outputs.
+
+    Return the manifest's path.
+    """
     plan = prepared.plan
+    tables = {
+        table.name: _table_files(table, plan, part_files[table.name])
+        for table in (*plan.tables, REJECTS)
+    }
     manifest = Manifest(
         stage=plan.name,
         fingerprint=plan.fingerprint,
         code_version=__version__,
-        tables={
-            table.name: _table_files(table, plan, parts[table.name])
-            for table in (*plan.tables, REJECTS)
-        },
+        tables=tables,
         counters=dict(sorted(counters.items())),
         inputs=plan.inputs,
         config=plan.config,
         extra=extra,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+
+    # From this moment on the new output counts, and the older ones can go.
     path = files.join(prepared.folder, MANIFEST_NAME)
     files.write_bytes(path, manifest.to_json().encode())
     _remove_older(prepared)
@@ -296,6 +312,8 @@ def check_counters(plan: StagePlan, counters: Counter[str]) -> None:
         StageError: they are not.
     """
     rows_in, rejects = counters["rows_in"], counters["rejects"]
+
+    # What is left out on purpose has a counter that says so in its name.
     skipped = sum(count for name, count in counters.items() if name.startswith("skipped_"))
     accounted = counters["rows_out"] + rejects + skipped
     if rows_in != accounted:
@@ -311,9 +329,11 @@ def check_counters(plan: StagePlan, counters: Counter[str]) -> None:
         )
 
 
-def _table_files(table: Table, plan: StagePlan, parts: Sequence[PartFile]) -> TableFiles:
-    listed = tuple(replace(part, path=f"{plan.data_folder}/{part.path}") for part in parts)
-    return TableFiles(version=table.version, rows=sum(part.rows for part in parts), files=listed)
+def _table_files(table: Table, plan: StagePlan, part_files: Sequence[PartFile]) -> TableFiles:
+    # The manifest counts paths from the stage's folder, a unit's report from the data folder.
+    listed = tuple(replace(entry, path=f"{plan.data_folder}/{entry.path}") for entry in part_files)
+    num_rows = sum(entry.rows for entry in part_files)
+    return TableFiles(version=table.version, rows=num_rows, files=listed)
 
 
 def _remove_older(prepared: PreparedStage) -> None:

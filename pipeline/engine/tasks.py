@@ -1,7 +1,7 @@
 """Say what one unit of work is about: a typed task, and the number that the engine gives it.
 
-A stage's plan lists tasks. The engine alone numbers them: one numbering goes through all phases of a stage, so a
-unit's number names its report and its part files.
+A stage's plan lists tasks. The engine alone numbers them: one numbering goes through all phases of
+a stage, so a unit's number names its report and its part files.
 
 Example: a dump of 25 MB, cut into two byte ranges, and one job after them.
 
@@ -30,7 +30,7 @@ class Task(Protocol):
 
     @property
     def identity(self) -> tuple[str, int, int]:
-        """Return what tells the task from every other one of its stage."""
+        """Return what distinguishes the task from all others of its stage."""
 
 
 T = TypeVar("T", bound=Task, covariant=True)
@@ -78,7 +78,9 @@ class RowRange:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ListRange:
-    """Name the entries `start` to `end` (half open) of a list that the worker holds, such as its input files."""
+    """Name the entries `start` to `end` (half open) of a list that the worker holds, such as its
+    input files.
+    """
 
     kind: str
     start: int
@@ -97,7 +99,9 @@ class ListRange:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bucket:
-    """Name one job of a later phase: what it makes, and from which bucket of what earlier phases left."""
+    """Name one job of a later phase: what it makes, and from which bucket of what earlier phases
+    left.
+    """
 
     kind: str
     number: int = 0
@@ -111,7 +115,9 @@ class Bucket:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unit(Generic[T]):
-    """Hold a task and its number: unit `index` of the `of` units that a stage has in all its phases."""
+    """Hold a task and its number: unit `index` of the `of` units that a stage has in all its
+    phases.
+    """
 
     index: int
     of: int

@@ -1,10 +1,13 @@
 """Write what a unit of work makes: its rows to its own part files, and then its report.
 
-A unit is a range of an input, 10 to 60 seconds of work, that is read in batches, and is written whole or not at all:
+A unit is a range of an input, 10 to 60 seconds of work, that is read in batches, and is written
+whole or not at all:
 
 1. `UnitWriter` collects rows per table and writes them to `_tmp/`, hashing as it writes.
-2. `finish` renames each file to `TABLE/part-00042-of-00200.parquet` and writes the report, `_units/00042.json`.
-3. The report of a unit whose JSON is there is read from it, so a killed run goes on where it stopped.
+2. `finish` renames each file to `TABLE/part-00042-of-00200.parquet` and writes the report,
+   `_units/00042.json`.
+3. The report of a unit whose JSON is there is read from it, so a killed run goes on where it
+   stopped.
 
 Only reports leave a unit, so memory stays flat. `pipeline.engine.tasks` says which units there are.
 """
@@ -55,13 +58,17 @@ class UnitReport:
     @classmethod
     def from_json(cls, text: str) -> UnitReport:
         """Read a report from JSON text."""
-        raw = json.loads(text)
-        parts = {name: PartFile(**part) for name, part in raw.pop("parts").items()}
-        return cls(parts=parts, replaces=tuple(raw.pop("replaces", ())), **raw)
+        values = json.loads(text)
+        part_files = {name: PartFile(**entry) for name, entry in values.pop("parts").items()}
+        replaces = tuple(values.pop("replaces", ()))
+        return cls(parts=part_files, replaces=replaces, **values)
 
 
 class UnitWorker(Protocol[T_contra]):
-    """Do the units of one phase. A frozen, picklable dataclass; what it opens goes through `opened_once`."""
+    """Do the units of one phase.
+
+    A frozen, picklable dataclass; what it opens goes through `opened_once`.
+    """
 
     def process(self, unit: Unit[T_contra], out: UnitWriter) -> None:
         """Read what the unit's task names, and write its rows."""
@@ -77,6 +84,8 @@ class UnitWriter:
         self._stage = stage
         self._unit = unit
         self._sender = ProgressSender(address)
+
+        # Batches of rows that wait for a full row group, by table.
         self._pending: dict[str, list[pa.Table]] = {}
         self._pending_bytes: Counter[str] = Counter()
         self._sinks: dict[str, tuple[files.HashingSink, pq.ParquetWriter]] = {}
@@ -116,7 +125,9 @@ class UnitWriter:
         self._replaces.append(index)
 
     def advance(self, amount: int) -> None:
-        """Report that `amount` more of the unit's range is done, with what was counted since the last call."""
+        """Report that `amount` more of the unit's range is done, with what was counted since the
+        last call.
+        """
         self._sender.send(done=amount, **self._unsent_counts())
 
     def _unsent_counts(self) -> dict[str, int]:
@@ -144,13 +155,13 @@ class UnitWriter:
         for name in list(self._pending):
             self._flush(name)
 
-        parts = {}
+        part_files = {}
         for name, (sink, writer) in self._sinks.items():
             writer.close()
             sink.close()
             path = f"{name}/part-{self._unit.index:05d}-of-{self._unit.of:05d}.parquet"
             files.rename(sink.path, files.join(self.folder, *path.split("/")))
-            parts[name] = PartFile(
+            part_files[name] = PartFile(
                 path=path,
                 rows=self._num_rows[name],
                 num_bytes=sink.num_bytes,
@@ -160,7 +171,7 @@ class UnitWriter:
         # The report comes last: without it the unit counts as not done, whatever files there are.
         report = UnitReport(
             index=self._unit.index,
-            parts=parts,
+            parts=part_files,
             counters=dict(self.counters),
             replaces=tuple(self._replaces),
         )

@@ -226,7 +226,8 @@ def test_an_interruption_ends_the_variant_too(folder: Path) -> None:
         "import signal\n"
         "from pathlib import Path\n"
         "from benchmarks.harness import Variant, run_once, run_program\n"
-        # A job that a shell starts in the background ignores SIGINT, and hands that on to its children.
+        # A job that a shell starts in the background ignores SIGINT, and hands that on to its
+        # children.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "variant = Variant(name='slow', target='tests.benchmarks.slow:sleep', arguments={'started': %r})\n"
         "run_program(lambda: run_once(variant, Path(%r)))\n"

@@ -1,4 +1,6 @@
-"""The linking benchmark: the texts it makes, how it scores, that its stop-watches fit the stage, and what it prints."""
+"""The linking benchmark: the texts it makes, how it scores, that its stop-watches fit the stage,
+and what it prints.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Shared by the pipeline's tests: the program in a process of its own, the sample's configuration, rows of a run."""
+"""Shared by the pipeline's tests: the program in a process of its own, the sample's configuration,
+rows of a run.
+"""
 
 from __future__ import annotations
 

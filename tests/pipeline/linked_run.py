@@ -1,4 +1,6 @@
-"""A finished run whose documents and links are cut anew: other units of `link` without linking again."""
+"""A finished run whose documents and links are cut anew: other units of `link` without linking
+again.
+"""
 
 from __future__ import annotations
 

@@ -100,7 +100,9 @@ def test_same_rows_for_any_units_and_workers(sample_run: Path, tmp_path: Path) -
 
 
 def test_killed_link_goes_on_where_it_stopped(sample_run: Path, tmp_path: Path) -> None:
-    """kill -9 in the middle, then `run`: the same rows, finished units are not done again, nothing half written is read."""
+    """kill -9 in the middle, then `run`: the same rows, finished units are not done again, nothing
+    half written is read.
+    """
     run = copy_of(sample_run, tmp_path / "run", "link", "stats")
     arguments = sample_arguments(run, "--until", "link", "--set", "link.unit_mb=0.001")
     running = subprocess.Popen(
@@ -135,7 +137,8 @@ def test_stops_cleanly(sample_run: Path, tmp_path: Path, number: signal.Signals,
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
-        # A job that a shell starts in the background ignores SIGINT, and hands that on to its children.
+        # A job that a shell starts in the background ignores SIGINT, and hands that on to its
+        # children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60

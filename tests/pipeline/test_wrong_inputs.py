@@ -1,4 +1,6 @@
-"""Wrong inputs: each gives one clear message (what, where, what to do), the right exit code, and nothing half written."""
+"""Wrong inputs: each gives one clear message (what, where, what to do), the right exit code, and
+nothing half written.
+"""
 
 from __future__ import annotations
 

@@ -117,7 +117,9 @@ def test_few_points_pick_what_the_integral_picks(
     how: dict[str, str],
     facts: tuple[MaskedLm, Packed, Targets],
 ) -> None:
-    """Top tenth against the 20-step integral, summed over facts; on a trained model, since a random one has no signal."""
+    """Top tenth against the 20-step integral, summed over facts; on a trained model, since a random
+    one has no signal.
+    """
     exact = attribute(*facts, estimator("midpoint", 20)).sum(0)
     assert overlap(attribute(*facts, estimator(rule, points, **how)).sum(0), exact) >= least
 
@@ -194,7 +196,9 @@ def test_a_real_mask(real_model: Path, real_tokenizer: Any) -> None:
 
 
 def test_roberta_on_a_byte_level_tokenizer(kit: Path, tmp_path: Path) -> None:
-    """GPT-2's vocabulary and merges behind RoBERTa's special tokens; random weights; everything on; stopped once."""
+    """GPT-2's vocabulary and merges behind RoBERTa's special tokens; random weights; everything on;
+    stopped once.
+    """
     from transformers import AutoModelForMaskedLM
 
     folder = tmp_path / "roberta"

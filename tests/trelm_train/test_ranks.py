@@ -1,4 +1,6 @@
-"""Several processes train as one: the same losses, weights and memory bank, up to the order of sums."""
+"""Several processes train as one: the same losses, weights and memory bank, up to the order of
+sums.
+"""
 
 import json
 import os
@@ -103,7 +105,9 @@ def assert_same_run(left: Path, right: Path) -> None:
 def test_ranks_train_as_one(
     count: int, alone: Path, shards_path: Path, model_path: Path, tmp_path: Path
 ) -> None:
-    """Three batches per step on two ranks (one makes two of them) or on three: what one process does."""
+    """Three batches per step on two ranks (one makes two of them) or on three: what one process
+    does.
+    """
     found = finish(start(count, arguments(shards_path, model_path, tmp_path / "out")))
     assert [code for code, _, _ in found] == [0] * count, found
     assert "training loss" in found[0][1]
@@ -114,7 +118,9 @@ def test_ranks_train_as_one(
 def test_another_number_of_ranks_goes_on(
     shards_path: Path, model_path: Path, tmp_path: Path
 ) -> None:
-    """Two ranks, stopped by a signal to one of them, then one process: no batch twice, none left out."""
+    """Two ranks, stopped by a signal to one of them, then one process: no batch twice, none left
+    out.
+    """
     sets = ("train.validate=false", "train.steps=80", "train.learning_rate=0.0005")
     run(request_for(shards_path, model_path, tmp_path / "alone", *SETS, *sets))
     out = tmp_path / "out"
@@ -157,7 +163,9 @@ def test_one_rank_needs_nobody() -> None:
 
 
 def test_a_tensor_without_gradient_anywhere_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """AdamW skips it; zeros it would decay and move by old moments, and one rank would differ from two."""
+    """AdamW skips it; zeros it would decay and move by old moments, and one rank would differ from
+    two.
+    """
     from trelm_train import ranks
 
     monkeypatch.setattr(

@@ -1,4 +1,6 @@
-"""Named questions: every one answers, against counts made by hand; its SQL runs as shown in a DuckDB of one's own."""
+"""Named questions: every one answers, against counts made by hand; its SQL runs as shown in a
+DuckDB of one's own.
+"""
 
 from __future__ import annotations
 

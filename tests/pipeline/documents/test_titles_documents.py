@@ -1,4 +1,6 @@
-"""Stages `titles` and `documents`: every kind of corpus, anchors through redirects, wrong inputs, the kit's articles."""
+"""Stages `titles` and `documents`: every kind of corpus, anchors through redirects, wrong inputs,
+the kit's articles.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The text tokenizer: code points of tokens in any text, tokens of spans, words, names; BERT's and RoBERTa's families."""
+"""The text tokenizer: code points of tokens in any text, tokens of spans, words, names; BERT's and
+RoBERTa's families.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from pipeline.encoder.tokenizer import TextTokenizer
 from tests.pipeline import tiny_model
 from tests.pipeline.shards.naive_shards import touching
 
-# Composed and decomposed accents, characters that vanish (soft hyphen, zero width), grow (ß, İ, ﬁ) or need several tokens.
+# Composed and decomposed accents, characters that vanish (soft hyphen, zero width), grow (ß, İ, ﬁ)
+# or need several tokens.
 PIECES = st.sampled_from(
     "the of France Paris São Sa\u0303o é e\u0301 ß İ ﬁ Ǆ 東京 न्यू 👩\u200d🚀 🗺\ufe0f 😀 \u00ad \u200b \ufeff ' ’s , . - [MASK] "
     "</s> \t \n \u00a0 \u3000 1,234 x\u0301\u0323".split(" ")

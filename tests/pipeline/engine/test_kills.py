@@ -1,4 +1,5 @@
-"""kill -9 at random moments, again and again, then a run to the end: the same rows, and nothing half written is left.
+"""kill -9 at random moments, again and again, then a run to the end: the same rows, and nothing
+half written is left.
 
 TRELM_KILLS is the number of kills (default 3); `--log-cli-level=INFO` shows where each one hit.
 """
@@ -91,7 +92,9 @@ def num_done(run: Path) -> int:
 
 
 def kill_once(words: list[str], run: Path, delay_s: float) -> int:
-    """Start the program, kill it and its children that long after its first unit; comes back with the units done."""
+    """Start the program, kill it and its children that long after its first unit; comes back with
+    the units done.
+    """
     before = num_done(run)
     running = subprocess.Popen(
         [sys.executable, "-m", "pipeline.cli", *words],
@@ -170,7 +173,8 @@ def test_no_worker_outlives_the_program(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        # A job that a shell starts in the background ignores SIGINT, and hands that on to its children.
+        # A job that a shell starts in the background ignores SIGINT, and hands that on to its
+        # children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:

@@ -17,7 +17,7 @@ from pipeline.config import KbConfig, RunConfig
 from pipeline.engine import progress
 from pipeline.engine.beam_runner import RunnerSettings, beam_options
 from pipeline.engine.progress import MetricsPoller, ProgressReceiver, ProgressSender, counts_in
-from pipeline.engine.progress_text import Work, duration, final_line, note, progress_line
+from pipeline.engine.progress_text import Workload, duration, final_line, note, progress_line
 from pipeline.engine.stage import build_graph, prepare
 from pipeline.engine.tables import RunPaths
 from pipeline.engine.tasks import ByteRange, Unit
@@ -26,7 +26,7 @@ from pipeline.kb.stage import KbWorker, plan
 from pipeline.run_stage import run_stage
 from tests.conftest import SAMPLE
 
-DUMP = Work(stage="kb", total=36_000_000_000, num_units=1_120, measure="bytes", noun="entities")
+DUMP = Workload(stage="kb", total=36_000_000_000, num_units=1_120, measure="bytes", noun="entities")
 
 
 @pytest.mark.parametrize(
@@ -42,24 +42,24 @@ DUMP = Work(stage="kb", total=36_000_000_000, num_units=1_120, measure="bytes", 
             "kb: 100 %, 36.0 of 36.0 GB, 1,120 of 1,120 units, 0.1 entities/s, 1 reject, about 0 s left",
         ),
         (
-            Work(stage="link", total=9_000, num_units=3, noun="documents"), {"done": 1_500, "records": 1_500}, 40.0,
+            Workload(stage="link", total=9_000, num_units=3, noun="documents"), {"done": 1_500, "records": 1_500}, 40.0,
             "link: 17 %, 1,500 of 9,000 rows, 0 of 3 units, 38 documents/s, 0 rejects, about 3 min left",
         ),
         (  # text files and byte ranges in one corpus have no common measure
-            Work(stage="documents", total=4, num_units=2, measure="", noun="documents"), {"done": 1}, 1.0,
+            Workload(stage="documents", total=4, num_units=2, measure="", noun="documents"), {"done": 1}, 1.0,
             "documents: 25 %, 0 of 2 units, 0.0 documents/s, 0 rejects, about 3 s left",
         ),
         (
-            Work(stage="kb", total=900, num_units=1, measure="bytes"), {"done": 450}, 1.0,
+            Workload(stage="kb", total=900, num_units=1, measure="bytes"), {"done": 450}, 1.0,
             "kb: 50 %, 450 of 900 bytes, 0 of 1 units, 0.0 rows/s, 0 rejects, about 1 s left",
         ),
         (
-            Work(stage="kb", total=0, num_units=0), {}, 1.0,
+            Workload(stage="kb", total=0, num_units=0), {}, 1.0,
             "kb: 0 %, 0 of 0 rows, 0 of 0 units, 0.0 rows/s, 0 rejects, starting",
         ),
     ],
 )  # fmt: skip
-def test_line(work: Work, counts: dict[str, int], elapsed_s: float, wanted: str) -> None:
+def test_line(work: Workload, counts: dict[str, int], elapsed_s: float, wanted: str) -> None:
     assert progress_line(work, counts, elapsed_s) == wanted
     assert note(work, counts, elapsed_s) in wanted, "a bar and a line say the same"
 
@@ -68,7 +68,7 @@ def test_last_line() -> None:
     counts = {"done": 36_000_000_000, "records": 118_000_000, "rejects": 1_002}
     wanted = "kb: 36.0 GB, 118,000,000 entities in 2 h 05 min (15,733 entities/s), 1,002 rejects"
     assert final_line(DUMP, counts, 7_500.0) == wanted
-    assert final_line(Work(stage="link", total=3, num_units=1), {"records": 3}, 2.0) == (
+    assert final_line(Workload(stage="link", total=3, num_units=1), {"records": 3}, 2.0) == (
         "link: 3 rows in 2 s (1.5 rows/s), 0 rejects"
     )
 
@@ -86,7 +86,7 @@ def test_datagrams_arrive_as_lines(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(progress, "LOG_EVERY_S", 0.05)
-    work = Work(stage="kb", total=100, num_units=2, measure="bytes", noun="entities")
+    work = Workload(stage="kb", total=100, num_units=2, measure="bytes", noun="entities")
     with caplog.at_level(logging.INFO, "trelm"), ProgressReceiver(work) as receiver:
         for _ in range(2):
             sender = ProgressSender(receiver.address)
@@ -100,7 +100,9 @@ def test_datagrams_arrive_as_lines(
 
 
 class FakeResult:
-    """A job elsewhere: a number of answers, then an error, then answers again; keeps an answer, as Beam's own does."""
+    """A job elsewhere: a number of answers, then an error, then answers again; keeps an answer, as
+    Beam's own does.
+    """
 
     def __init__(self) -> None:
         self.asked = 0
@@ -137,7 +139,7 @@ class FakeResult:
 
 
 def test_poller_logs_what_the_runner_counts(caplog: pytest.LogCaptureFixture) -> None:
-    work = Work(stage="kb", total=900, num_units=100, measure="bytes", noun="entities")
+    work = Workload(stage="kb", total=900, num_units=100, measure="bytes", noun="entities")
     result = FakeResult()
     with caplog.at_level(logging.INFO, "trelm"), MetricsPoller(result, work, every_s=0.01):
         deadline = time.monotonic() + 20

@@ -1,4 +1,6 @@
-"""Stage `importance` against the plain way (two forward passes per mention), for any units, batches, formats; resuming."""
+"""Stage `importance` against the plain way (two forward passes per mention), for any units,
+batches, formats; resuming.
+"""
 
 from __future__ import annotations
 
@@ -334,7 +336,9 @@ def test_progress_is_told_while_a_unit_is_worked_on(
 def test_auto_is_one_format_for_the_whole_run(
     run: RunPaths, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that began on one machine goes on as it began on another; what is asked for outright is done."""
+    """A run that began on one machine goes on as it began on another; what is asked for outright is
+    done.
+    """
     monkeypatch.setattr(importance, "best_dtype", lambda _: "bfloat16")
     assert made(run, models["bert"], dtype="auto").config["dtype"] == "bfloat16"
     monkeypatch.setattr(importance, "best_dtype", lambda _: "float32")

@@ -1,4 +1,6 @@
-"""Tokens without spaCy: words, possessives, abbreviations, single punctuation marks; sentences by full stop and line."""
+"""Tokens without spaCy: words, possessives, abbreviations, single punctuation marks; sentences by
+full stop and line.
+"""
 
 from __future__ import annotations
 

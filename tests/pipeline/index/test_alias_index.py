@@ -183,7 +183,9 @@ def test_same_bytes_for_any_units(tmp_path: Path) -> None:
 
 @pytest.mark.kit
 def test_misspelt_labels_of_the_kit_are_found(kit: Path, tmp_path: Path) -> None:
-    """One edit in a label: the right key is among the similar ones, for nearly all (a full block loses the rest)."""
+    """One edit in a label: the right key is among the similar ones, for nearly all (a full block
+    loses the rest).
+    """
     found = json.loads((kit / "kb" / "fb15k237_entity2wikidata.json").read_text())
     labels = sorted(
         {entity["label"] for entity in found.values() if len(normalise(entity["label"])) >= 6}

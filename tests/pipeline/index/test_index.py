@@ -1,4 +1,6 @@
-"""Stage `index`: the same files for any units, shards and interruptions; the entity store against a plain reference."""
+"""Stage `index`: the same files for any units, shards and interruptions; the entity store against a
+plain reference.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ def build(paths: RunPaths, **settings: int) -> dict[str, bytes]:
 
 
 def test_any_units_parts_and_shards(sample: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files do not depend on the units or on the ranges of QIDs; postings do not depend on the shards either."""
+    """Files do not depend on the units or on the ranges of QIDs; postings do not depend on the
+    shards either.
+    """
     whole = build(sample)
     one = AliasIndex(sample.artefact("index", "aliases"))
     assert sample.require("index").counters == {
@@ -90,7 +94,9 @@ def test_any_units_parts_and_shards(sample: RunPaths, monkeypatch: pytest.Monkey
 def test_a_build_that_was_stopped_goes_on(
     sample: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """Stopped between any two units, and after a unit that left its files but no report: the same files."""
+    """Stopped between any two units, and after a unit that left its files but no report: the same
+    files.
+    """
     monkeypatch.setattr(index, "PART_ENTITIES", 100)
     config = IndexConfig(unit_rows=300, num_shards=3)
     plan = index.plan(config, sample)

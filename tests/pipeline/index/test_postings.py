@@ -1,4 +1,6 @@
-"""Rows of the alias index: united, ordered, cut; runs and neighbours, each against a plain reference."""
+"""Rows of the alias index: united, ordered, cut; runs and neighbours, each against a plain
+reference.
+"""
 
 from __future__ import annotations
 

@@ -148,7 +148,8 @@ def test_pairs_differ_by_their_words_and_by_their_order() -> None:
     assert not np.isin(
         pair_hashes(hashes[:50], hashes[50:100]), pair_hashes(hashes[50:100], hashes[:50])
     ).any()
-    # The upper bits are what a table of bits is addressed by: 40,000 pairs fill 65,536 places as chance would.
+    # The upper bits are what a table of bits is addressed by: 40,000 pairs fill 65,536 places as
+    # chance would.
     filled = len(np.unique(pairs >> np.uint64(48)))
     assert filled == pytest.approx(65_536 * (1 - np.exp(-len(pairs) / 65_536)), rel=0.02)
     assert len(pair_hashes(hashes[:0], hashes[:0])) == 0

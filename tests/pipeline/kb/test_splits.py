@@ -1,4 +1,6 @@
-"""Any split of any format gives the rows of `kb`, rejects included, that one reader gives; damaged files too."""
+"""Any split of any format gives the rows of `kb`, rejects included, that one reader gives; damaged
+files too.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ class MemoryWriter(UnitWriter):
 
 
 def entity(number: int, random_: random.Random) -> bytes:
-    """An item or property with rows in every table, and noise of any length, so that little of it can be compressed."""
+    """An item or property with rows in every table, and noise of any length, so that little of it
+    can be compressed.
+    """
     noise = random_.randbytes(random_.choice((0, 5, 500, 800, 2500))).hex()
     value = {"id": f"Q{number + 1}", "entity-type": "item"}
     snaks = {
@@ -176,7 +180,8 @@ def test_every_format_has_the_same_rows(tmp_path: Path) -> None:
 def test_any_split_of_a_damaged_file_loses_the_same_rows(tmp_path: Path, name: str) -> None:
     """One byte changed, or some bytes gone, at random places and where something starts.
 
-    What came out of a gzip member or zstd frame before the fault shows stays; all that depends on the member alone.
+    What came out of a gzip member or zstd frame before the fault shows stays; all that depends on
+    the member alone.
     """
     content, path, random_ = FORMATS[name](DUMP), tmp_path / name, random.Random(name)
     path.write_bytes(content)

@@ -148,7 +148,9 @@ def test_update_through_beam_and_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("late", [False, True])
 def test_repeats_in_an_update(tmp_path: Path, *, late: bool) -> None:
-    """An item that the newer dump has twice, once changed and once not: its first occurrence counts."""
+    """An item that the newer dump has twice, once changed and once not: its first occurrence
+    counts.
+    """
     content = entities(5)
     old = run(tmp_path / "old", dump(tmp_path / "old.json", content))
     changed = {"id": content[3]["id"], "lastrevid": 6, "labels": {"en": {"value": "changed"}}}

@@ -1,4 +1,6 @@
-"""A small alias index and entity store in memory, for the tests of candidates, features and linking."""
+"""A small alias index and entity store in memory, for the tests of candidates, features and
+linking.
+"""
 
 from __future__ import annotations
 

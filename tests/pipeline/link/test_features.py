@@ -178,7 +178,9 @@ def test_features_equal_plain_loops(batch: Batch) -> None:
 def lone(
     documents: tuple[tuple[int, ...], ...], first: int, terms: tuple[int, ...] = (7,)
 ) -> dict[str, list[float]]:
-    """Features of a mention of one token in the first document; its candidate has some terms, all of IDF 2."""
+    """Features of a mention of one token in the first document; its candidate has some terms, all
+    of IDF 2.
+    """
     batch = Batch(documents, (One(0, first, first + 1, ((1, True),)),), {1: Entity(terms=terms)})
     store = Store(batch.entities)
     return {

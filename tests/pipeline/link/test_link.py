@@ -1,4 +1,6 @@
-"""Stage `link` on the sample: anchors, scores that add up, any units, weights by name, blank pipelines."""
+"""Stage `link` on the sample: anchors, scores that add up, any units, weights by name, blank
+pipelines.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""From mentions to links with a small index and store in memory: the decision, NIL, batches, caches."""
+"""From mentions to links with a small index and store in memory: the decision, NIL, batches,
+caches.
+"""
 
 from __future__ import annotations
 

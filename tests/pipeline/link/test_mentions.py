@@ -1,4 +1,6 @@
-"""Mention detection on tokens made without spaCy: what is found, what is not, which of two overlapping spans wins."""
+"""Mention detection on tokens made without spaCy: what is found, what is not, which of two
+overlapping spans wins.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ Found = list[tuple[str, str]]
 
 
 class Names:
-    """Names as written; those that begin with a capital are proper. `linked`: keys that the corpus links often."""
+    """Names as written; those that begin with a capital are proper. `linked`: keys that the corpus
+    links often.
+    """
 
     def __init__(self, names: Iterable[str], linked: Iterable[str] = ()) -> None:
         self.keys = {normalise(name): name for name in names}
@@ -304,7 +308,9 @@ RANGES = st.lists(
     st.lists(st.tuples(st.integers(0, 150), st.integers(1, 20)), max_size=3),
 )
 def test_any_text_and_names(text: str, listed: list[str], ranges, links) -> None:
-    """Spans lie in the text, in order, none overlapping; the probes find names, and no link of the corpus is lost."""
+    """Spans lie in the text, in order, none overlapping; the probes find names, and no link of the
+    corpus is lost.
+    """
     names = Names(listed, linked=[normalise(name) for name in listed[:2]])
     named, end = [], 0
     for start, length, label in sorted(ranges):  # a recogniser's spans do not overlap

@@ -1,4 +1,6 @@
-"""Contexts against candidates with a tiny model: exact against the plain way, whatever the order and the cache."""
+"""Contexts against candidates with a tiny model: exact against the plain way, whatever the order
+and the cache.
+"""
 
 from __future__ import annotations
 

@@ -40,7 +40,9 @@ def shown(found: list[Annotated], annotator: Annotator) -> list[object]:
 
 
 def plain_sentences(doc) -> list[tuple[int, int]]:
-    """Sentences of spaCy, cut at line ends, without surrounding space and without those of space alone."""
+    """Sentences of spaCy, cut at line ends, without surrounding space and without those of space
+    alone.
+    """
     found = []
     for sentence in doc.sents:
         part: list = []

@@ -1,4 +1,6 @@
-"""The report without a browser: its figures against the tables, what it says of missing stages, where it is written."""
+"""The report without a browser: its figures against the tables, what it says of missing stages,
+where it is written.
+"""
 
 from __future__ import annotations
 

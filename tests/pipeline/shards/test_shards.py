@@ -1,4 +1,6 @@
-"""Stage `shards`: rows against the plain way, one order for any units, what is counted, resuming, tokenizers."""
+"""Stage `shards`: rows against the plain way, one order for any units, what is counted, resuming,
+tokenizers.
+"""
 
 from __future__ import annotations
 
@@ -126,7 +128,9 @@ def limits_of(run: Path) -> PolicyLimits:
 
 
 def reach_of(run: Path) -> dict[int, int]:
-    """Entities within two hops of each linked entity, by row: a naive count over all usable triples."""
+    """Entities within two hops of each linked entity, by row: a naive count over all usable
+    triples.
+    """
     from schemas import ENTITIES
 
     is_meta = ENTITIES.column_names.index("is_meta")

@@ -65,7 +65,9 @@ def test_windows_prefer_word_starts() -> None:
 
 
 def test_windows_of_a_very_long_sentence_take_little_time() -> None:
-    """A book without a full stop, spans all over: linear, not a walk through all spans for each window."""
+    """A book without a full stop, spans all over: linear, not a walk through all spans for each
+    window.
+    """
     starts = np.arange(0, 1_000_000, 10)
     bounds = window_bounds(
         np.array([0, 1_000_000]), np.ones(1_000_000, np.bool_), (starts, starts + 3), 126

@@ -1,4 +1,6 @@
-"""Stage `stats`: every count equals a naive recount, at any number of units; caps, bands, the tail's summary."""
+"""Stage `stats`: every count equals a naive recount, at any number of units; caps, bands, the
+tail's summary.
+"""
 
 from __future__ import annotations
 
@@ -129,7 +131,9 @@ def test_counts_equal_a_naive_recount(
 
 @pytest.fixture(scope="module")
 def kit_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The kit as examples/kit.toml runs it, but with capitalised words and links only: no recogniser, for its time."""
+    """The kit as examples/kit.toml runs it, but with capitalised words and links only: no
+    recogniser, for its time.
+    """
     if "TRELM_KIT" not in os.environ:
         pytest.skip("TRELM_KIT is not set")
     folder = tmp_path_factory.mktemp("kit")

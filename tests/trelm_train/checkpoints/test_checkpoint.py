@@ -133,7 +133,9 @@ def test_a_folder_that_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_stands_is_not_touched(tmp_path: Path) -> None:
-    """The last step is often one that was saved already: the newest checkpoint must not be taken down to be put up again."""
+    """The last step is often one that was saved already: the newest checkpoint must not be taken
+    down to be put up again.
+    """
     writer = Writer(tmp_path, keep=1)
     writer.save(4, GROUPS, {"step": 4})
     before = (tmp_path / "step-00000004").stat().st_ino

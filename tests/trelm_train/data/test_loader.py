@@ -123,7 +123,9 @@ def test_batches_in_any_order_are_those_of_the_stream(
 def test_ranks_share_one_stream(
     shards: Shards, world_size: int, per_step: int, start: int, packing: Packing
 ) -> None:
-    """Whatever their number, also over the border of epochs; a run may go on with another number of them."""
+    """Whatever their number, also over the border of epochs; a run may go on with another number of
+    them.
+    """
     alone = BatchStream(shards, packing, seed=4, pad_id=0)
     wanted = [batch for batch, _ in islice(alone.iterate(Position()), start, start + 6 * per_step)]
     position = Position() if not start else list(islice(alone.positions(Position()), start))[-1][1]
@@ -288,7 +290,9 @@ def test_random_numbers_are_uniform_and_keyed() -> None:
 
 
 def test_random_bits_of_a_generator() -> None:
-    """Many numbers for one key: uniform, unlike those of the next key, true as often as they should be."""
+    """Many numbers for one key: uniform, unlike those of the next key, true as often as they should
+    be.
+    """
     state = np.repeat(generators(1, "mask", np.arange(2, dtype=np.int64)), 20000)
     draw = fractions(next_bits(state, np.tile(np.arange(20000, dtype=np.int64), 2)))
     assert abs(draw[:20000].mean() - 0.5) < 0.01

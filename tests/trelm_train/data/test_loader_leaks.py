@@ -1,4 +1,6 @@
-"""Nothing of one sentence reaches another one of its row: words, mentions, facts, masks; in both layouts."""
+"""Nothing of one sentence reaches another one of its row: words, mentions, facts, masks; in both
+layouts.
+"""
 
 import dataclasses
 from typing import Any

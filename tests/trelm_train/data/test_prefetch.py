@@ -127,7 +127,9 @@ except KeyboardInterrupt:
 
 
 def test_ctrl_c_while_waiting() -> None:
-    """The signal comes while an item is awaited: the thread ends after the one it makes, of eight that were asked for."""
+    """The signal comes while an item is awaited: the thread ends after the one it makes, of eight
+    that were asked for.
+    """
     start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", CTRL_C], check=True, text=True, capture_output=True, timeout=60

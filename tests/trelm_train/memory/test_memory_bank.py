@@ -85,7 +85,9 @@ def occurrences(names: list[Occurrence], values: torch.Tensor, chosen: list[int]
 def test_neither_order_nor_split_changes_a_bit(
     names: list[Occurrence], parts: int, random: object
 ) -> None:
-    """Micro-batches and ranks in any number and order, some of them empty: the same bank to the last bit."""
+    """Micro-batches and ranks in any number and order, some of them empty: the same bank to the
+    last bit.
+    """
     values = torch.randn(len(names), 2, H, generator=torch.Generator().manual_seed(len(names)))
     order = list(range(len(names)))
     random.shuffle(order)  # type: ignore[attr-defined]
@@ -100,7 +102,9 @@ def test_neither_order_nor_split_changes_a_bit(
 
 
 def test_a_long_group_is_added_in_one_order() -> None:
-    """Float32 sums depend on their order: 300 occurrences of one row would differ if they were not sorted first."""
+    """Float32 sums depend on their order: 300 occurrences of one row would differ if they were not
+    sorted first.
+    """
     names = [(0, sentence, 0, 3) for sentence in range(300)]
     values = (
         torch.randn(300, 2, H, generator=torch.Generator().manual_seed(1))

@@ -133,7 +133,9 @@ def test_the_switches_hold_in_every_family(family: str) -> None:
 
 
 def test_modernbert_trains_end_to_end(tokenizer: Any, shards_path: Path, tmp_path: Path) -> None:
-    """Injection, memory, CKA and routing on; the exported model loads as a plain one and its untrained weights are equal."""
+    """Injection, memory, CKA and routing on; the exported model loads as a plain one and its
+    untrained weights are equal.
+    """
     model_path = tmp_path / "model"
     world.make_modernbert(len(tokenizer)).save_pretrained(model_path)
     tokenizer.save_pretrained(model_path)

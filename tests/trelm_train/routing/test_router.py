@@ -258,7 +258,9 @@ def test_full_trains_everything(model: MaskedLm) -> None:
 
 
 def test_what_attribution_will_take(caplog: pytest.LogCaptureFixture) -> None:
-    """The figures of docs/routing.md: cheap at the defaults, dear with small batches; the warning proposes enough."""
+    """The figures of docs/routing.md: cheap at the defaults, dear with small batches; the warning
+    proposes enough.
+    """
     from trelm_train.training.train import _warn_of_dear_routing
 
     assert attribution_share(RoutingConfig(), 4096) == pytest.approx(0.014, abs=0.002)

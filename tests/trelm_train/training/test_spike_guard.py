@@ -78,7 +78,9 @@ def test_state_goes_on() -> None:
 
 
 def test_steps_with_facts_are_not_spikes_beside_those_without() -> None:
-    """Facts in one step of sixty: their contrastive loss and larger gradient are judged among themselves."""
+    """Facts in one step of sixty: their contrastive loss and larger gradient are judged among
+    themselves.
+    """
     guard, skipped = Guard(6.0), 0
     for number in range(6000):
         facts = int(number % 60 == 59)

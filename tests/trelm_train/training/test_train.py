@@ -87,7 +87,9 @@ def whole(shards_path: Path, model_path: Path, tmp_path_factory: pytest.TempPath
 def test_stop_and_resume_equals_no_stop(
     after: int, whole: Path, shards_path: Path, model_path: Path, tmp_path: Path
 ) -> None:
-    """n steps, stop, resume == all steps at once: weights, optimiser, bank, routing, random state, losses, bit for bit."""
+    """n steps, stop, resume == all steps at once: weights, optimiser, bank, routing, random state,
+    losses, bit for bit.
+    """
     request = request_for(
         shards_path,
         model_path,

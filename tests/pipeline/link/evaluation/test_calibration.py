@@ -137,7 +137,9 @@ def test_order_changes_nothing_and_a_loop_agrees(judged, random, num_more: int) 
 
 
 def test_a_link_of_the_corpus_itself_is_no_confidence_of_the_linker() -> None:
-    """The link is the corpus's, with confidence 1; judged is the best candidate, with its own probability."""
+    """The link is the corpus's, with confidence 1; judged is the best candidate, with its own
+    probability.
+    """
     links = {
         A: Outcome(1, (2, 1), confidence=1.0, scores=(0.25, 0.2)),
         B: Outcome(2, (2,), confidence=0.75, scores=(0.75,)),

@@ -1,4 +1,6 @@
-"""`evaluate` on the sample: figures that agree with each other, the file of errors, subsets, folders that do not exist."""
+"""`evaluate` on the sample: figures that agree with each other, the file of errors, subsets,
+folders that do not exist.
+"""
 
 from __future__ import annotations
 
