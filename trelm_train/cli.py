@@ -104,7 +104,7 @@ def cli() -> None:
     type=click.Choice(["never", "auto"]),
     default="never",
     show_default=True,
-    help="auto: go on from the newest checkpoint in --out if there is one, for jobs that are started anew.",
+    help="auto: go on from the newest checkpoint in --out if there is one, for jobs that are started again.",
 )
 def run(resume_mode: str, **options: Any) -> None:  # noqa: ANN401
     """Train from the beginning.
@@ -113,8 +113,8 @@ def run(resume_mode: str, **options: Any) -> None:  # noqa: ANN401
     Examples:
       trelm-train run --shards runs/a/shards --model bert-base-uncased --out runs/a/train \\
           --steps 2000 --set routing.policy=ig --set injection.policy=long-tail-important
-    Four GPUs, eight batches per step, started anew by the batch system until it is done:
-      torchrun --nproc-per-node 4 -m trelm_train run --shards runs/a/shards --model roberta-base \\
+    Four GPUs, eight batches per step, started again by the batch system until it is done:
+      torchrun --nproc-per-node 4 --no-python trelm-train run --shards runs/a/shards --model roberta-base \\
           --out runs/a/train --resume auto --set train.micro_batches=8
     """
     request = _request(options)
@@ -195,7 +195,7 @@ def resume(out: Path, shards: Path | None) -> None:
     type=click.IntRange(min=0),
     default=500,
     show_default=True,
-    help="Plain masked-LM steps; 0: none.",
+    help="Plain masked-LM steps; 0 makes none.",
 )
 @click.option(
     "--batch-tokens",
@@ -282,12 +282,12 @@ def evaluate() -> None:
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="The first so many; 0: all.",
+    help="How many sentences, from the first; 0 takes all.",
 )
 @DEVICE_OPTION
 @JSON_OPTION
 def evaluate_mlm(model: str, shards: Path, sentences: int, device: str, as_json: bool) -> None:  # noqa: FBT001
-    """Masked-LM loss on fixed masks of the validation split, and the knowledge score.
+    """Measure the masked-LM loss on fixed masks of the validation split, and the knowledge score.
 
     \b
     Example:
@@ -330,12 +330,12 @@ def evaluate_mlm(model: str, shards: Path, sentences: int, device: str, as_json:
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Items per relation; 0: all.",
+    help="Items per relation; 0 asks all.",
 )
 @DEVICE_OPTION
 @JSON_OPTION
 def evaluate_lama(model: str, device: str, uhn: str | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
-    """Facts as cloze questions: P@1, P@10 and mean reciprocal rank, mean over relations.
+    """Ask facts as cloze questions: P@1, P@10 and mean reciprocal rank, mean over relations.
 
     \b
     Example:
@@ -350,7 +350,7 @@ def evaluate_lama(model: str, device: str, uhn: str | None, as_json: bool, **opt
 
 @cli.group()
 def inspect() -> None:
-    """Look into a run: what it will need, and what came of it.
+    """Look into a run: what it will need, and what it has learned.
 
     \b
     Example:
@@ -362,7 +362,7 @@ def inspect() -> None:
 @_run_options
 @JSON_OPTION
 def inspect_plan(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
-    """Memory and disk that a run will need, without starting it; writes nothing.
+    """Estimate the memory and disk that a run will need, without starting it; write nothing.
 
     \b
     Example:
@@ -388,7 +388,7 @@ def inspect_plan(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
 @click.option("--top", type=int, default=10, show_default=True, help="How many neighbours.")
 @JSON_OPTION
 def inspect_bank(run_path: Path, entity: str, top: int, as_json: bool) -> None:  # noqa: FBT001
-    """Entities whose notes in the memory bank are nearest to one entity's, by cosine.
+    """List the entities whose notes in the memory bank are nearest to one entity's, by cosine.
 
     \b
     Example:
@@ -398,21 +398,21 @@ def inspect_bank(run_path: Path, entity: str, top: int, as_json: bool) -> None: 
 
     from trelm_train.training.inspect import nearest
 
-    asked, found = nearest(run_path, entity, top=top)
-    lines = [f"{asked.id} {asked.label}: written {asked.count} times"]
-    lines += [f"  {item.cosine:+.3f}  {item.id:10} {item.label} ({item.count})" for item in found]
-    _show(
-        {"entity": asdict(asked), "nearest": [asdict(item) for item in found]},
-        "\n".join(lines),
-        as_json=as_json,
-    )
+    center, neighbours = nearest(run_path, entity, top=top)
+    lines = [f"{center.id} {center.label}: written {center.count} times"]
+    lines += [
+        f"  {item.cosine:+.3f}  {item.id:10} {item.label} ({item.count})" for item in neighbours
+    ]
+
+    result = {"entity": asdict(center), "nearest": [asdict(item) for item in neighbours]}
+    _show(result, "\n".join(lines), as_json=as_json)
 
 
 @inspect.command("path")
 @click.option("--run", "run_path", type=FOLDER, required=True, help="The --out folder of a run.")
 @JSON_OPTION
 def inspect_path(run_path: Path, as_json: bool) -> None:  # noqa: FBT001
-    """The knowledge path: how many neurons of each layer were trained, and the first of them.
+    """Show the knowledge path: how many neurons of each layer were trained, and the first of them.
 
     \b
     Example:

@@ -8,9 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from schemas.command_line import call
-from schemas.errors import ConfigError, TrelmError
-from trelm_train.cli import PROGRAM, cli
+from trelm_train.cli import cli
 
 FORBIDDEN = ("pipeline", "apache_beam", "spacy", "duckdb", "rapidfuzz")
 
@@ -151,25 +149,3 @@ def test_run_and_resume_print_a_summary(
         "2 steps"
         in CliRunner().invoke(cli, ["resume", "--out", str(out)], catch_exceptions=False).output
     )
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (TrelmError("broken"), 1),
-        (ConfigError("wrong"), 2),
-        (click.UsageError("odd"), 2),
-        (KeyboardInterrupt(), 130),
-        (ModuleNotFoundError("no", name="torch"), 1),
-        (PermissionError(13, "Permission denied", "x"), 1),
-    ],
-)
-def test_exit_codes(error: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
-    def fail() -> None:
-        raise error
-
-    assert call(fail, PROGRAM) == code
-    said = capsys.readouterr().err
-    assert ("interrupted; " if code == 130 else "Error: ") in said
-    assert "Traceback" not in said
-    assert call(lambda: None, PROGRAM) == 0
