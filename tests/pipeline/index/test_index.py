@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from pipeline.index.words import text_terms
 from pipeline.kb import stage as kb
 from schemas import ALIASES, ENTITIES, REDIRECTS, TRIPLES
 from tests.conftest import SAMPLE
+from tests.pausing import Pause
 from tests.pipeline.cases import ROOT, program, sample_arguments
 from tests.pipeline.inputs_run import rows_of, run_plan
 
@@ -144,12 +144,15 @@ def test_kill_9(sample_run: Path, tmp_path: Path) -> None:
     arguments = sample_arguments(
         run, "--until", "index", "--set", "index.unit_rows=50", "--set", "index.num_shards=5"
     )
+    # The stages before `index` have fewer than 10 units together.
+    pause = Pause.at("pipeline.engine.units:UnitWriter.finish", call=45, folder=tmp_path / "pause")
     running = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", "run", *arguments], cwd=ROOT, stderr=subprocess.PIPE
+        [sys.executable, "-m", "pipeline.cli", "run", *arguments],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        env=pause.environment(),
     )
-    deadline = time.monotonic() + 60
-    while len(list(run.glob("index/data-*/_units/*.json"))) < 40 and time.monotonic() < deadline:
-        time.sleep(0.005)
+    pause.wait(running)
     running.send_signal(signal.SIGKILL)
     running.communicate()
     assert not (run / "index" / "manifest.json").exists()

@@ -207,7 +207,7 @@ def test_a_dump_without_revisions_is_parsed_whole(tmp_path: Path) -> None:
     assert rows_of(updated, "kb", ENTITIES) == rows_of(whole, "kb", ENTITIES)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.dictionaries(st.integers(1, 2**32 - 1), st.integers(1, 2**40)),
     st.lists(st.integers(1, 2**32 - 1)),

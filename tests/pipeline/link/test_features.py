@@ -163,7 +163,7 @@ def store_of(batch: Batch) -> Store:
     return Store(batch.entities, idf)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(batches())
 def test_features_equal_plain_loops(batch: Batch) -> None:
     store = store_of(batch)

@@ -4,7 +4,6 @@ overlapping spans wins.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from itertools import pairwise
 
@@ -300,7 +299,7 @@ RANGES = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     TEXT,
     st.lists(NAME, max_size=8),
@@ -341,13 +340,11 @@ def test_any_text_and_names(text: str, listed: list[str], ranges, links) -> None
 
 
 def test_many_spans_take_little_time() -> None:
-    """Quadratic work on a book-sized document would take minutes."""
+    """Quadratic work on a book-sized document would take minutes, and meet the time limit of every test."""
     spans = [
         Span(6 * place, 6 * place + 5, "dictionary", None, known=True) for place in range(60_000)
     ]
-    begin = time.perf_counter()
     assert len(without_overlap(spans)) == 60_000
     text = "Ann Lee saw Paris and machine learning. " * 2_500
     names = Names(["Ann Lee", "Paris", "machine learning"])
     assert len(spans_of(text, names)) == 3 * 2_500
-    assert time.perf_counter() - begin < 20

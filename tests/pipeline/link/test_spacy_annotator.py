@@ -157,7 +157,7 @@ def one_spaced(text: str) -> str:
     return " ".join(text.split())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(PARTS, max_size=20).map(" ".join) | st.text("aB1.?! ”", max_size=30).map(one_spaced)
 )

@@ -94,7 +94,7 @@ MENTIONS = st.lists(
 FACTS = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 2), st.integers(1, 8)), max_size=12)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(MENTIONS, FACTS, st.integers(2, 5), st.integers(0, 6), st.integers(1, 3))
 def test_counts_equal_a_naive_recount(
     tmp_path_factory: pytest.TempPathFactory,

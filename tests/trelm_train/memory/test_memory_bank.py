@@ -54,7 +54,7 @@ def test_the_first_write_assigns() -> None:
 
 
 @given(st.integers(1, 6), st.floats(0.01, 0.9))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_equal_duplicates_weigh_as_much_as_updates_in_turn(times: int, decay: float) -> None:
     start, later = torch.full((1, H), 2.0), torch.full((1, H), -1.0)
     together = bank(decay)
@@ -81,7 +81,7 @@ def occurrences(names: list[Occurrence], values: torch.Tensor, chosen: list[int]
 
 
 @given(OCCURRENCES, st.integers(1, 4), st.randoms())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_neither_order_nor_split_changes_a_bit(
     names: list[Occurrence], parts: int, random: object
 ) -> None:

@@ -44,7 +44,7 @@ def states(
 
 @pytest.mark.parametrize("family", NAMES)
 @given(ids_list)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_packed_equals_one_by_one(family: str, sentences: list[list[int]]) -> None:
     """ModernBERT's windows of 4 tokens on either side are narrower than most of these sentences."""
     model = model_of(family)
