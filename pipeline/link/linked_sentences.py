@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.arrays.runs import first_come, offsets_of
+from pipeline.arrays.runs import first_of_overlapping, offsets_of
 from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths, open_table, read_table, sized_row_ranges
 from pipeline.engine.tasks import RowRange, Unit, number_units
@@ -155,7 +155,7 @@ def join_linked(
         before[document] + end, -1
     )  # the last one: of the sentence -1, before all others
     inside = np.flatnonzero(high <= ends[sentence])
-    kept = inside[first_come(low[inside], high[inside])]
+    kept = inside[first_of_overlapping(low[inside], high[inside])]
     rows = order[kept]
     return LinkedUnit(
         doc_ids=doc_ids,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.arrays.runs import first_come
+from pipeline.arrays.runs import first_of_overlapping
 from pipeline.shards.policies import PolicyLimits, default_r_freq, median_of_counts, policy_bits
 from pipeline.shards.windows import (
     bucket_of,
@@ -79,7 +79,7 @@ def test_windows_of_a_very_long_sentence_take_little_time() -> None:
 def test_of_overlapping_spans_the_first_stays(drawn: list[tuple[int, int]]) -> None:
     spans = sorted((start, start + length) for start, length in drawn)
     starts, ends = np.array(spans, np.int64).reshape(-1, 2).T
-    assert first_come(starts, ends).tolist() == naive_shards.keep_apart(spans)
+    assert first_of_overlapping(starts, ends).tolist() == naive_shards.keep_apart(spans)
 
 
 def test_splits_are_stable_and_of_the_asked_size() -> None:
