@@ -12,7 +12,12 @@ from typing import NamedTuple, Protocol
 
 from rapidfuzz import fuzz
 
-from pipeline.index.fuzzy_keys import Similar, differing, nearest, similar
+from pipeline.index.fuzzy_keys import (
+    SimilarKey,
+    differing_words,
+    similar_choices,
+    with_fewest_edits,
+)
 from pipeline.index.name_keys import SOURCE_BITS, normalise, query_keys
 from pipeline.index.words import STOP_WORDS
 from pipeline.link.inflections import inflections
@@ -127,20 +132,22 @@ def fuzzy_candidates(surface: str, index: NameIndex, cutoff: float) -> Candidate
         for other in index.similar_keys(key)
         if abs(len(other) - len(key)) <= max(1, len(key) // 5)
     ]
-    near = [one for one in similar(key, choices, cutoff) if not _has_own_words(key, one, index)]
-    for one in nearest(near)[:MAX_FUZZY_KEYS]:
+    near = [
+        one for one in similar_choices(key, choices, cutoff) if not _has_own_words(key, one, index)
+    ]
+    for one in with_fewest_edits(near)[:MAX_FUZZY_KEYS]:
         _add(candidates, index.postings(one.key), FUZZY, one.similarity)
     return candidates
 
 
-def _has_own_words(key: str, found: Similar, index: NameIndex) -> bool:
+def _has_own_words(key: str, found: SimilarKey, index: NameIndex) -> bool:
     """Whether the words that it has instead are words of names: then they are not misspelt.
 
     In a name of several words a single edit is one all the same.
     """
     if " " in key and found.edits <= 1:
         return False
-    lost, _ = differing(key, found.key)
+    lost, _ = differing_words(key, found.key)
     return any(len(index.items_with_word(word)) or len(index.postings(word).qids) for word in lost)
 
 

@@ -20,7 +20,7 @@ from pipeline.index.words import (
     JOINS,
     LOWER,
     OPENS,
-    OWNS,
+    POSSESSIVE,
     SHORT,
     STOP,
     UPPER,
@@ -125,7 +125,7 @@ class Probes:
                 flag = flags[last]
                 if opens[last]:
                     break
-                if flag & (OPENS | OWNS):
+                if flag & (OPENS | POSSESSIVE):
                     if self._is_long_name(first, last):
                         yield self._range(first, last)
                 elif not flag & INNER:
@@ -141,7 +141,7 @@ class Probes:
         joined = (gaps == 1) | ((gaps == 2) & (flags[places[:-1] + 1] & JOINS > 0))
         joined &= ~self._tokens.opens_sentence[places[1:]]
         words, singulars = (hashes[places] for hashes in self._hashes)
-        may = joined & (flags[places[:-1]] & (STOP | OWNS) == 0)
+        may = joined & (flags[places[:-1]] & (STOP | POSSESSIVE) == 0)
         at = np.flatnonzero(may)
         opening = self.names.opens_name(words[at], words[at + 1]) | self.names.opens_name(
             words[at], singulars[at + 1]
@@ -159,7 +159,7 @@ class Probes:
         flags = self._flags_of
         places = np.flatnonzero(
             (flags & (LOWER | ALPHA) == LOWER | ALPHA)
-            & (flags & (STOP | SHORT | OWNS | GENERIC) == 0)
+            & (flags & (STOP | SHORT | POSSESSIVE | GENERIC) == 0)
         )
         numbers, inverse = np.unique(self._tokens.words[places], return_inverse=True)
         linked = np.fromiter(
@@ -190,7 +190,7 @@ class Probes:
     def _is_lone_name(self, place: int, *, strict: bool) -> bool:
         """A name of one token, unless it is a function word, a number, a letter, or a common word that opens a sentence."""
         flag = self._flags[place]
-        if flag & (STOP | SHORT | OWNS) or not flag & ALPHA:
+        if flag & (STOP | SHORT | POSSESSIVE) or not flag & ALPHA:
             return False
         key = self._keys[self._words[place]]
         if strict:
@@ -211,7 +211,7 @@ class Probes:
 
     def _is_lower_name(self, first: int, last: int) -> bool:
         flags = self._flags[first : last + 1]
-        if flags[-1] & (STOP | OWNS) or not any(flag & LOWER for flag in flags):
+        if flags[-1] & (STOP | POSSESSIVE) or not any(flag & LOWER for flag in flags):
             return False
         if all(flag & STOP or not flag & ALPHA for flag in flags):
             return False

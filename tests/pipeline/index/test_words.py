@@ -34,7 +34,7 @@ NAMES = (
     "UPPER",
     "LOWER",
     "EMPTY",
-    "OWNS",
+    "POSSESSIVE",
     "SHORT",
     "ENDS",
     "GENERIC",
@@ -62,7 +62,7 @@ def flags_of(word: str) -> set[str]:
         ("de", "LOWER ALPHA INNER"),  # within names, but no stop word: it may be linked
         ("Seven", "OPENS ALPHA STOP"),
         ("U.S.", "OPENS ALPHA UPPER EDGED"),
-        ("'s", "ALPHA OWNS STOP SHORT"),
+        ("'s", "ALPHA POSSESSIVE STOP SHORT"),
         ("-", "INNER EDGED JOINS EMPTY SHORT"),
         (".", "INNER EDGED EMPTY SHORT ENDS"),
         ("?", "EDGED EMPTY SHORT ENDS"),
