@@ -231,7 +231,7 @@ def _follow_anchors(
 
 def batch_of(
     found: Sequence[Found], annotator: Annotator, *, fuzzy: bool
-) -> tuple[list[Mention], features.Tokens]:
+) -> tuple[list[Mention], features.BatchTokens]:
     """Mentions and tokens of a batch as the linker wants them."""
     mentions: list[Mention] = []
     first = 0
@@ -271,7 +271,7 @@ def batch_of(
     )
     sizes = [len(document.notes.tokens) for document in found]
     owners = np.repeat(np.arange(len(found)), sizes)
-    return mentions, features.Tokens(terms=terms[words], documents=owners)
+    return mentions, features.BatchTokens(terms=terms[words], documents=owners)
 
 
 def sentence_rows(found: Sequence[Found]) -> pa.Table:

@@ -137,7 +137,7 @@ def collect(training: Training, config: LinkConfig) -> GoldMentions:
     )
     resources.gold = documents  # its spans are the mentions
     held_out = own_links(paths, documents, training.folds)
-    linkers = [resources.linker.on(HeldOutIndex(resources.index, own)) for own in held_out]
+    linkers = [resources.linker.with_index(HeldOutIndex(resources.index, own)) for own in held_out]
     parts = list(_parts(resources, documents, linkers, config))
     if not sum(len(part.gold) for part in parts):
         raise StageError(f"{', '.join(training.gold_files)}: no mention to train on")

@@ -17,8 +17,9 @@ from pipeline.link.features import (
     NEAR_TOKENS,
     STATIC,
     WINDOW_TOKENS,
-    Flat,
-    Tokens,
+    BatchTokens,
+    EntityPairs,
+    FlatCandidates,
     context_features,
     dynamic_features,
     log_prior,
@@ -44,7 +45,7 @@ class Batch:
     entities: dict[int, Entity]
 
 
-def flat_of(batch: Batch, store: Store) -> tuple[Flat, Tokens]:
+def flat_of(batch: Batch, store: Store) -> tuple[FlatCandidates, BatchTokens]:
     starts = np.cumsum([0, *map(len, batch.documents)]).tolist()
     pairs = [
         (number, *candidate)
@@ -52,7 +53,7 @@ def flat_of(batch: Batch, store: Store) -> tuple[Flat, Tokens]:
         for candidate in one.candidates
     ]
     qids = np.array([qid for _, qid, _ in pairs], np.uint32)
-    flat = Flat(
+    flat = FlatCandidates(
         mentions=np.array([number for number, _, _ in pairs], np.int64),
         rows=store.rows(qids),
         qids=qids,
@@ -63,7 +64,7 @@ def flat_of(batch: Batch, store: Store) -> tuple[Flat, Tokens]:
         ),
         end_tokens=np.array([starts[one.document] + one.end for one in batch.mentions], np.int64),
     )
-    tokens = Tokens(
+    tokens = BatchTokens(
         terms=np.array([term for document in batch.documents for term in document], np.uint32),
         documents=np.repeat(
             np.arange(len(batch.documents)), [len(document) for document in batch.documents]
@@ -239,7 +240,9 @@ def test_context_of_what_no_document_has() -> None:
     batch = Batch(((1, 2),), (One(0, 0, 1, ((1, True),)),), {1: Entity(terms=(highest,))})
     store = Store(batch.entities)
     flat, tokens = flat_of(batch, store)
-    found = context_features(flat, tokens, store, (flat.rows.copy(), np.zeros(1, np.int64)))
+    found = context_features(
+        flat, tokens, store, EntityPairs(flat.rows.copy(), np.zeros(1, np.int64))
+    )
     assert [values.tolist() for values in found.values()] == [[0.0]] * 3
 
 
