@@ -154,7 +154,7 @@ def fold_weights(arguments: argparse.Namespace, articles: list[Json]) -> tuple[l
     )
     paths = []
     for fold in range(FOLDS):
-        model = fit(mentions.examples.of(fold_of_mention != fold), names)
+        model = fit(mentions.examples.of_mentions(fold_of_mention != fold), names)
         path = arguments.out / f"weights-{fold}.json"
         path.write_text(model.to_json(), encoding="utf-8")
         paths.append(str(path))

@@ -1,6 +1,5 @@
 """Score a run's links against a gold file: read the tables; `scores` and `calibration` count.
 
-
 Only the gold's documents are kept in memory, and of the KB only their items. The triples are
 counted in one scan, with bounded memory.
 """

@@ -126,7 +126,7 @@ def test_a_penalty_shrinks_and_a_constant_feature_is_harmless() -> None:
 def test_examples_of_some_mentions() -> None:
     examples = simulated(30, 5)
     chosen = np.arange(30) % 3 != 0
-    some = examples.of(chosen)
+    some = examples.of_mentions(chosen)
     assert some.num_mentions == 20
     kept = np.flatnonzero(chosen)
     for number in range(20):
