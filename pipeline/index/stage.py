@@ -1,9 +1,11 @@
-"""Stage `index`: aliases and anchor counts to the memory-mapped alias index, entities to the entity store.
+"""Build the memory-mapped alias index of names and the entity store: stage `index`.
 
-Map-only, in phases: what one leaves for the next lies in files, so memory follows the unit and a killed build goes on.
+Map-only, in phases: what a phase leaves for the next one lies in files, so memory follows the unit,
+and a killed build continues where it stopped.
 
 1. merged: items that were merged into others.
-2. index: rows of `aliases`, `redirects`, `anchors` to keys by shard; of `entities` and `triples` by range of QIDs.
+2. index: rows of `aliases`, `redirects` and `anchors` to keys by shard; rows of `entities` and
+   `triples` by range of QIDs.
 3. parts: ranges of QIDs: labels, popularity, neighbours; types of classes.
 4. shards: tries and postings, cut by popularity; ranges of QIDs: context terms.
 5. files: fuzzy blocks, names by word; the arrays of the entity store.
@@ -47,18 +49,22 @@ from pipeline.index.name_words import build_openings, build_words
 from schemas import ALIASES, ANCHORS, ENTITIES, REDIRECTS, TRIPLES
 from schemas.settings import to_dict
 
-SHARD_ROWS = 1_500_000  # rows of `aliases` per shard
-PART_ENTITIES = 300_000  # entities per range of QIDs
+# Rows of `aliases` per shard.
+SHARD_ROWS = 1_500_000
+# Entities per range of QIDs.
+PART_ENTITIES = 300_000
 SHARDS_PER_FUZZY_PART = 4
 ALIAS_FOLDER, ENTITY_FOLDER = "aliases", "entities"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Into how many files the work is cut."""
+    """Say into how many files the work is cut."""
 
-    limits: Limits  # of the alias index
-    qid_bounds: tuple[int, ...]  # first items of all ranges but the first
+    # Of the alias index.
+    limits: Limits
+    # First items of all ranges but the first.
+    qid_bounds: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +136,10 @@ def _anchor_rows(task: RowRange) -> Iterator[pa.Table]:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildWorker:
-    """Build files from what earlier phases left: a task's kind says which, its number which bucket."""
+    """Build files from what earlier phases left.
+
+    A task's kind says which files, its number which bucket.
+    """
 
     # Files of `redirects`.
     merged: tuple[str, ...]
@@ -168,19 +177,22 @@ class BuildWorker:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishIndex:
-    """Makes the alias index readable."""
+    """Make the alias index readable, as the last step of the stage."""
 
     limits: Limits
 
     def __call__(self, prepared: PreparedStage, reports: Sequence[UnitReport]) -> dict[str, str]:  # noqa: ARG002
-        """Write its description; returns both artefacts."""
+        """Write its description, and return the folders of index and store."""
         write_description(files.join(prepared.data, ALIAS_FOLDER), self.limits)
         folder = prepared.plan.data_folder
         return {name: f"{folder}/{name}" for name in (ALIAS_FOLDER, ENTITY_FOLDER)}
 
 
 def plan(config: IndexConfig, paths: RunPaths) -> StagePlan:
-    """Plan the rows to read (aliases, redirects, anchors, entities, triples), then the phases that build files."""
+    """Plan the rows to read, then the phases that build files.
+
+    Rows to read are those of aliases, redirects, anchors, entities and triples.
+    """
     names, inputs = _name_ranges(config, paths)
     num_names = sum(task.size for task in names)
     entities = row_ranges(paths.files("kb", ENTITIES), config.unit_rows, ENTITIES)
@@ -218,7 +230,8 @@ def _name_ranges(config: IndexConfig, paths: RunPaths) -> tuple[list[RowRange], 
         ranges += row_ranges(paths.files("titles", REDIRECTS), config.unit_rows, REDIRECTS)
     if config.anchors and documents is not None:
         inputs["documents"] = paths.require("documents").fingerprint
-        # Whole files, because the texts of the links lie in the part of `documents` of the same number.
+        # Whole files, because the texts of the links lie in the part of `documents` of the same
+        # number.
         ranges += [
             RowRange(path=path, start=0, end=check_table(path, ANCHORS), table=ANCHORS.name)
             for path in paths.files("documents", ANCHORS)
@@ -241,7 +254,10 @@ def _layout(config: IndexConfig, paths: RunPaths, num_names: int, num_entities: 
 
 
 def _build_tasks(layout: Layout, num_names: int) -> tuple[list[Bucket], list[Bucket], list[Bucket]]:
-    """Return the tasks of the phases `parts`, `shards` and `files`; their sizes are for the progress bar."""
+    """Return the tasks of the phases `parts`, `shards` and `files`.
+
+    Their sizes are for the progress bar.
+    """
     num_ranges = len(layout.qid_bounds) + 1
     names_per_shard = num_names // layout.limits.num_shards
     parts = [

@@ -34,7 +34,7 @@ from pipeline.link.features import FEATURES, GROUPS
 from pipeline.link.gold import GoldDocument, load_gold
 from pipeline.link.linker import Linker, Mention
 from pipeline.link.stage import (
-    Found,
+    DocumentMentions,
     LinkResources,
     batch_of,
     batches,
@@ -284,8 +284,8 @@ def _score_batches(
             if fold_of(name, len(linkers)) == fold
         ]
         for batch in batches(fold_documents):
-            found = find_mentions(resources, batch, config)
-            yield _score_batch(resources, linker, found, documents, fuzzy=config.fuzzy)
+            with_mentions = find_mentions(resources, batch, config)
+            yield _score_batch(resources, linker, with_mentions, documents, fuzzy=config.fuzzy)
             num_done += len(batch)
             logger.info("link train: %d of %d documents", num_done, len(documents))
 
@@ -293,19 +293,19 @@ def _score_batches(
 def _score_batch(
     resources: LinkResources,
     linker: Linker,
-    found: Sequence[Found],
+    with_mentions: Sequence[DocumentMentions],
     documents: Mapping[str, GoldDocument],
     *,
     fuzzy: bool,
 ) -> _ScoredBatch:
-    mentions, tokens = batch_of(found, resources.annotator, fuzzy=fuzzy)
-    gold = list(_gold_of(found, documents))
-    copies = list(_misspelt_copies(found, mentions)) if fuzzy else []
+    mentions, tokens = batch_of(with_mentions, resources.annotator, fuzzy=fuzzy)
+    gold = list(_gold_of(with_mentions, documents))
+    copies = list(_misspelt_copies(with_mentions, mentions)) if fuzzy else []
     all_mentions = [*mentions, *(copy for _, copy in copies)]
 
     scored = linker.score(all_mentions, tokens)
     if resources.rerank is not None:
-        contexts = contexts_of(found)
+        contexts = contexts_of(with_mentions)
         # A copy has the context of the mention that it misspells.
         scored.features["semantic"] = resources.rerank(
             [*contexts, *(contexts[number] for number, _ in copies)], scored
@@ -316,19 +316,19 @@ def _score_batch(
         scored.qids,
         scored.matches,
         [*gold, *(gold[number] for number, _ in copies)],
-        [found[mention.document].doc_id for mention in all_mentions],
+        [with_mentions[mention.document].doc_id for mention in all_mentions],
         [False] * len(mentions) + [True] * len(copies),
     )
 
 
 def _misspelt_copies(
-    found: Sequence[Found], mentions: Sequence[Mention]
+    with_mentions: Sequence[DocumentMentions], mentions: Sequence[Mention]
 ) -> Iterator[tuple[int, Mention]]:
     """Yield misspelt copies of some mentions, with the number of the mention.
 
     Chance is seeded by document, so the copies are the same however documents are batched.
     """
-    chances = [random.Random(document.doc_id) for document in found]
+    chances = [random.Random(document.doc_id) for document in with_mentions]
     for number, mention in enumerate(mentions):
         chance = chances[mention.document]
         if chance.random() < MISSPELT_SHARE:
@@ -337,9 +337,11 @@ def _misspelt_copies(
                 yield number, replace(mention, surface=surface, longer=())
 
 
-def _gold_of(found: Sequence[Found], documents: Mapping[str, GoldDocument]) -> Iterator[int]:
+def _gold_of(
+    with_mentions: Sequence[DocumentMentions], documents: Mapping[str, GoldDocument]
+) -> Iterator[int]:
     """Yield the gold item of each mention; 0 for NIL."""
-    for document in found:
+    for document in with_mentions:
         qid_of_span = {
             (mention.start, mention.end): mention.qid
             for mention in documents[document.doc_id].mentions
