@@ -70,6 +70,7 @@ def local_folder(folder: str) -> str:
     if target.exists():
         return str(target)
 
+    # Copied beside the target, since only a rename within one file system is atomic.
     scratch = Path(tempfile.mkdtemp(prefix="trelm-copy-"))
     for metadata in files.list_files(files.join(folder, "*")):
         copy_path = scratch / Path(metadata.path).name

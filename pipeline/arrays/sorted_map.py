@@ -11,6 +11,7 @@ import numpy as np
 
 from schemas.array_types import Array, Bools
 
+# Real chains are short: a longer one is a mistake or a cycle.
 MAX_HOPS = 5
 
 

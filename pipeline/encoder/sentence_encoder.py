@@ -99,6 +99,7 @@ class SentenceEncoder:
         An empty sequence has a vector of zeros. Memory: the vectors, and the states of
         `batch_tokens` tokens.
         """
+        # Equal sequences share a forward pass.
         rows, number_of_sequence = sequences.distinct()
         distinct = sequences.take(rows)
         vectors = np.zeros((len(distinct), int(self._model.config.hidden_size)), np.float32)

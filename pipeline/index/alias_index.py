@@ -98,6 +98,7 @@ class _Shard:
 
         low, length = self._run_starts[key_id], mark - SEVERAL
         if length == LONG_RUN:
+            # The mark has no room for the length: it stands before the run.
             low, length = low + 1, self._run_lengths[low]
         high = low + length
         counts = self._counts(len(self._marks) + low, length)
@@ -110,6 +111,7 @@ class _Shard:
         """
         low = bisect_left(self._counted, number)
         high = low
+        # Few postings have counts, so a walk is faster than a second search.
         while high < len(self._counted) and self._counted[high] < number + length:
             high += 1
         if low == high and length <= len(_NO_COUNTS):

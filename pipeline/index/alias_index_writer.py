@@ -225,6 +225,7 @@ def write_description(folder: str, limits: Limits) -> int:
     """
     sizes = shard_sizes(folder, limits.num_shards)
     local = local_folder(folder)
+    # All links of the corpus: a word needs a share of them to be a mention in lower case.
     links_of_shards = (
         int(map_sections(postings_path(local, shard))["count"].sum(dtype=np.int64))
         for shard in range(limits.num_shards)

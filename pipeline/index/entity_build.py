@@ -127,18 +127,20 @@ def write_terms(data: str, bucket: int, bounds: Sequence[int]) -> None:
 
     Terms are words of the description and of the neighbours' labels.
     """
-    parts = EntityParts(data, bounds)
-    part = parts[bucket]
-    num_rows = len(part["qid"])
+    entity_parts = EntityParts(data, bounds)
+    sections = entity_parts[bucket]
+    num_rows = len(sections["qid"])
+    # At least one chunk, also of a part without rows: there must be something to concatenate.
     chunks = [
-        _context_terms(parts, part, low, min(low + CHUNK_ROWS, num_rows))
+        _context_terms(entity_parts, sections, low, min(low + CHUNK_ROWS, num_rows))
         for low in range(0, max(num_rows, 1), CHUNK_ROWS)
     ]
 
     terms = np.concatenate([values for _, values in chunks])
+    # How many entities of this part have a term; `_idf` adds up all parts.
     distinct, counts = np.unique(terms, return_counts=True)
     arrays: dict[str, Array] = {
-        "type": _types(data, part),
+        "type": _types(data, sections),
         "term_offsets": offsets_of(np.concatenate([sizes for sizes, _ in chunks])),
         "terms": terms,
         "frequent": distinct,
@@ -194,17 +196,20 @@ def _types(data: str, part: dict[str, Array]) -> U8:
 
 def join_array(data: str, folder: str, name: str, bounds: Sequence[int]) -> None:
     """Write one array of the store from all parts."""
-    parts = EntityParts(data, bounds, "terms" if name in TERM_ARRAYS else "entities")
+    entity_parts = EntityParts(data, bounds, "terms" if name in TERM_ARRAYS else "entities")
     path = array_path(folder, name)
+
     # The parts are read twice, once for the length, so that one at a time is in memory.
     if name == "idf":
-        save_joined(path, np.float32, 1 << TERM_BITS, [_idf(parts)])
+        save_joined(path, np.float32, 1 << TERM_BITS, [_idf(entity_parts)])
     elif name.endswith("_offsets"):
-        length = 1 + sum(len(part[name]) - 1 for part in parts)
-        save_joined(path, np.int64, length, _joined_offsets(part[name] for part in parts))
+        length = 1 + sum(len(sections[name]) - 1 for sections in entity_parts)
+        save_joined(
+            path, np.int64, length, _joined_offsets(sections[name] for sections in entity_parts)
+        )
     else:
-        length = sum(len(part[name]) for part in parts)
-        save_joined(path, DTYPES[name], length, (part[name] for part in parts))
+        length = sum(len(sections[name]) for sections in entity_parts)
+        save_joined(path, DTYPES[name], length, (sections[name] for sections in entity_parts))
 
 
 def _joined_offsets(offsets_of_parts: Iterable[I64]) -> Iterator[I64]:
@@ -219,8 +224,9 @@ def _joined_offsets(offsets_of_parts: Iterable[I64]) -> Iterator[I64]:
 def _idf(parts: Iterable[dict[str, Array]]) -> F32:
     """Return the weight of each term: log((entities + 1) / (entities with the term + 1))."""
     counts, num_entities = np.zeros(1 << TERM_BITS, np.int64), 0
-    for part in parts:
-        counts[part["frequent"]] += part["frequency"]
-        num_entities += len(part["type"])
+    for sections in parts:
+        # A part lists each term once, so no addition is lost.
+        counts[sections["frequent"]] += sections["frequency"]
+        num_entities += len(sections["type"])
     idf: F32 = np.log((num_entities + 1) / (counts + 1)).astype(np.float32)
     return idf

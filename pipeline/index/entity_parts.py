@@ -57,20 +57,23 @@ class EntityParts:
             The slice of the items that are in the part's range, the part, whether it has each item
             of the slice, and the rows of those that it has.
         """
+        # Where the parts' ranges begin and end among the items.
         cuts = [0, *np.searchsorted(qids, self._bounds).tolist(), len(qids)]
+
         for bucket, (low, high) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
             if low < high:
-                part = self[bucket]
-                row_of_qid = SortedMap(keys=part["qid"], values=np.arange(len(part["qid"])))
+                sections = self[bucket]
+                row_of_qid = SortedMap(keys=sections["qid"], values=np.arange(len(sections["qid"])))
                 is_stored, rows = row_of_qid.find(qids[low:high])
-                yield slice(low, high), part, is_stored, rows[is_stored]
+                yield slice(low, high), sections, is_stored, rows[is_stored]
 
     def popularity(self, qids: U32) -> U32:
         """Return the popularity of items in any order; 0 for an item that is not there."""
         distinct, number_of_qid = np.unique(qids, return_inverse=True)
         popularity = np.zeros(len(distinct), np.uint32)
-        for span, part, is_stored, rows in self._find(distinct):
-            popularity[span][is_stored] = part["popularity"][rows]
+        for span, sections, is_stored, rows in self._find(distinct):
+            # A slice is a view, so this writes into the array itself.
+            popularity[span][is_stored] = sections["popularity"][rows]
         return popularity[number_of_qid]
 
     def label_terms(self, qids: U32) -> tuple[I64, U32]:
@@ -81,9 +84,12 @@ class EntityParts:
         """
         sizes = np.zeros(len(qids), np.int64)
         words = [np.empty(0, np.uint32)]
-        for span, part, is_stored, rows in self._find(qids):
-            starts = part["own_offsets"][rows]
-            lengths = part["own_offsets"][rows + 1] - starts
+
+        # Sizes go to the items' positions; words simply follow each other, since items and parts
+        # are both sorted.
+        for span, sections, is_stored, rows in self._find(qids):
+            starts = sections["own_offsets"][rows]
+            lengths = sections["own_offsets"][rows + 1] - starts
             sizes[span][is_stored] = lengths
-            words.append(part["own"][spread(starts, lengths)])
+            words.append(sections["own"][spread(starts, lengths)])
         return sizes, np.concatenate(words)

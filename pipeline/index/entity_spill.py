@@ -26,6 +26,7 @@ from schemas.array_types import I64, U32, Ints
 
 SUBCLASS_OF = 279
 MAX_QID = (1 << 32) - 1
+# Files of `entities` whose beginnings are read to find the bounds of the buckets.
 SAMPLED_FILES = 32
 ENTITY_COLUMNS = (
     "qid", "label", "description", "enwiki_title", "num_sitelinks", "num_statements",
@@ -36,6 +37,7 @@ DEGREE_ROWS = pa.schema([("qid", pa.uint32()), ("count", pa.uint32())])
 # `other` is a neighbour of `one`.
 NEAR_ROWS = pa.schema([("one", pa.uint32()), ("other", pa.uint32()), ("is_incoming", pa.uint8())])
 CLASS_ROWS = pa.schema([("child", pa.uint32()), ("parent", pa.uint32())])
+# Folder of the file that says which items were merged.
 MERGED = "merged"
 
 
@@ -46,6 +48,7 @@ def qid_bounds(paths: Sequence[str], num_buckets: int) -> tuple[int, ...]:
     """
     step = -(-len(paths) // SAMPLED_FILES) if paths else 1
     samples = [np.empty(0, np.uint32)]
+    # The beginnings of files all over the dump are a fair sample of it.
     for path in paths[::step] if num_buckets > 1 else ():
         with open_table(path, ENTITIES) as file:
             if file.num_row_groups:
@@ -54,6 +57,7 @@ def qid_bounds(paths: Sequence[str], num_buckets: int) -> tuple[int, ...]:
     qids = np.sort(np.concatenate(samples))
     if not len(qids):
         return (1,) * (num_buckets - 1)
+    # Quantiles of the sample.
     rows = np.arange(1, num_buckets) * len(qids) // num_buckets
     return tuple(qids[rows].tolist())
 
@@ -138,6 +142,7 @@ def spill_triples(data: str, unit: Unit[RowRange], bounds: Sequence[int]) -> Non
     degrees = pa.table([targets, counts.astype(np.uint32)], schema=DEGREE_ROWS)
     write_spill(data, "degree", unit.index, degrees, buckets_of(targets, bounds), num_buckets)
 
+    # Cut to the best before they are written: an item like a country has millions in one unit.
     near = best_neighbours(pairs_both_ways(subjects, objects))
     rows = pa.table([near.item, near.neighbour, near.is_incoming], schema=NEAR_ROWS)
     write_spill(data, "near", unit.index, rows, buckets_of(near.item, bounds), num_buckets)

@@ -114,6 +114,7 @@ class EntityStore:
         return sizes, self._arrays[VALUES[name]][spread(starts, sizes)]
 
     def _text(self, name: str, row: int) -> str:
+        # A run ends where the next one begins.
         low, high = self._arrays[f"{name}_offsets"][row : row + 2]
         return bytes(self._arrays[VALUES[name]][low:high]).decode()
 

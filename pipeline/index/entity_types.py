@@ -116,6 +116,7 @@ def type_table(label: str | None) -> F32:
     if agreement is None:
         return scores
 
+    # An entity with several types agrees as well as the best of them. No bits at all: unknown.
     for bits in range(1, 1 << NUM_TYPES):
         scores[bits] = max(
             agreement.get(1 << bit, 0.0) for bit in range(NUM_TYPES) if bits & (1 << bit)

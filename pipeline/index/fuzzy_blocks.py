@@ -67,8 +67,8 @@ class FuzzyBlocks:
 
     def __init__(self, folder: str, num_parts: int) -> None:
         self._parts = []
-        for part in range(num_parts):
-            arrays = map_sections(part_path(folder, part))
+        for number in range(num_parts):
+            arrays = map_sections(part_path(folder, number))
             # Single values of the first two are read: memoryviews are faster there than arrays.
             self._parts.append((arrays["cells"].data, arrays["marks"].data, arrays["keys"]))
 

@@ -76,8 +76,8 @@ def reorderings(key: str) -> Iterator[str]:
 def _swap_middle(key: str) -> str:
     """Return the key with the two letters swapped where its halves meet."""
     middle = len(key) // 2
-    before, after = key[: middle - 1], key[middle + 1 :]
-    return f"{before}{key[middle : middle + 1]}{key[middle - 1 : middle]}{after}"
+    head, tail = key[: middle - 1], key[middle + 1 :]
+    return f"{head}{key[middle : middle + 1]}{key[middle - 1 : middle]}{tail}"
 
 
 def _halves(key: str, length: int) -> tuple[int, int]:

@@ -132,6 +132,7 @@ def query_keys(surface: str) -> list[str]:
     bare = normalise(_POSSESSIVE.sub("", surface.rstrip()))
     if bare != key:
         keys += [bare, fold(bare)]
+    # Nothing is removed from most keys; repeats are dropped at the end.
     keys += [_ARTICLE.sub("", listed) for listed in list(keys)]
     if len(key) > 4 and key.endswith("s") and not key.endswith("ss"):
         keys += [key[:-1], fold(key[:-1])]

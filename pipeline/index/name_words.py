@@ -173,18 +173,19 @@ class NameWords:
 
     def __init__(self, folder: str, num_parts: int) -> None:
         self._parts = []
-        for part in range(num_parts):
-            path = words_path(folder, part)
+        for number in range(num_parts):
+            path = words_path(folder, number)
             try:
                 trie = marisa_trie.Trie().mmap(path)
             except (OSError, RuntimeError) as error:
                 raise StageError(
                     f"{path}: cannot be read ({error}); run `trelm-pipeline index --redo`"
                 ) from error
-            arrays = map_sections(items_path(folder, part))
+            arrays = map_sections(items_path(folder, number))
             get: Callable[[str], int | None] = trie.get
             self._parts.append((get, arrays["ends"].data, arrays["qids"]))
 
+        # From a 64-bit hash to the number of its bit: only the upper bits are left.
         self._bits = map_sections(openings_path(folder))["bits"]
         self._shift = np.uint64(64 - (len(self._bits) * 8 - 1).bit_length())
 

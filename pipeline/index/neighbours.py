@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.arrays.runs import first_per_owner
 from schemas.array_types import U8, U32
 
+# Of an item. Without a limit a country would have millions of them.
 MAX_NEIGHBOURS = 32
 
 

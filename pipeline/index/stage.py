@@ -53,6 +53,7 @@ from schemas.settings import to_dict
 SHARD_ROWS = 1_500_000
 # Entities per range of QIDs.
 PART_ENTITIES = 300_000
+# A shard's fuzzy blocks take less memory to build than its postings.
 SHARDS_PER_FUZZY_PART = 4
 ALIAS_FOLDER, ENTITY_FOLDER = "aliases", "entities"
 
@@ -97,6 +98,7 @@ class SpillWorker:
             column = rows.schema.get_field_index("qid")
             rows = rows.set_column(column, rows.schema.field("qid"), followed)
 
+        # Nothing is dropped here: as many rows leave as come in.
         for counter in ("rows_in", "rows_out", f"from_{unit.task.table}"):
             out.count(counter, rows.num_rows)
         spill_aliases(out.folder, unit.index, rows, self.layout.limits.num_shards)
@@ -183,6 +185,7 @@ class FinishIndex:
 
     def __call__(self, prepared: PreparedStage, reports: Sequence[UnitReport]) -> dict[str, str]:  # noqa: ARG002
         """Write its description, and return the folders of index and store."""
+        # Last, since readers refuse an index without a description.
         write_description(files.join(prepared.data, ALIAS_FOLDER), self.limits)
         folder = prepared.plan.data_folder
         return {name: f"{folder}/{name}" for name in (ALIAS_FOLDER, ENTITY_FOLDER)}
@@ -199,18 +202,19 @@ def plan(config: IndexConfig, paths: RunPaths) -> StagePlan:
     triples = row_ranges(paths.files("kb", TRIPLES), config.unit_rows, TRIPLES)
     layout = _layout(config, paths, num_names, sum(task.size for task in entities))
 
+    # Each phase reads what the ones before it spilled, so their order is fixed.
     spill = SpillWorker(paths=paths, layout=layout)
     build = BuildWorker(merged=tuple(paths.files("kb", REDIRECTS)), layout=layout)
-    parts, shards, joined = _build_tasks(layout, num_names)
+    part_tasks, shard_tasks, file_tasks = _build_tasks(layout, num_names)
     return StagePlan(
         name="index",
         tables=(),
         phases=(
             Phase(name="merged", tasks=[Bucket(kind="merged")], worker=build),
             Phase(name="index", tasks=[*names, *entities, *triples], worker=spill),
-            Phase(name="parts", tasks=parts, worker=build),
-            Phase(name="shards", tasks=shards, worker=build),
-            Phase(name="files", tasks=joined, worker=build),
+            Phase(name="parts", tasks=part_tasks, worker=build),
+            Phase(name="shards", tasks=shard_tasks, worker=build),
+            Phase(name="files", tasks=file_tasks, worker=build),
         ),
         inputs=inputs,
         config=to_dict(config),
@@ -240,9 +244,11 @@ def _name_ranges(config: IndexConfig, paths: RunPaths) -> tuple[list[RowRange], 
 
 
 def _layout(config: IndexConfig, paths: RunPaths, num_names: int, num_entities: int) -> Layout:
+    """Return into how many files to cut the index, so that the size of a file is bounded."""
     num_shards = config.num_shards or -(-num_names // SHARD_ROWS) or 1
     num_parts = -(-num_entities // PART_ENTITIES) or 1
     num_fuzzy_parts = -(-num_shards // SHARDS_PER_FUZZY_PART)
+
     return Layout(
         limits=Limits(
             num_shards=num_shards,
@@ -260,21 +266,23 @@ def _build_tasks(layout: Layout, num_names: int) -> tuple[list[Bucket], list[Buc
     """
     num_ranges = len(layout.qid_bounds) + 1
     names_per_shard = num_names // layout.limits.num_shards
-    parts = [
+
+    # Shards and terms read all parts; the files after them read all shards and terms.
+    part_tasks = [
         Bucket(kind="classes"),
         *_buckets("parts", num_ranges, PART_ENTITIES),
     ]
-    shards = [
+    shard_tasks = [
         *_buckets("shards", layout.limits.num_shards, names_per_shard),
         *_buckets("terms", num_ranges, PART_ENTITIES),
     ]
-    joined = [
+    file_tasks = [
         *_buckets("fuzzy", layout.limits.num_parts, names_per_shard),
         *_buckets("words", layout.limits.num_parts, names_per_shard),
         Bucket(kind="openings", size=names_per_shard),
         *_buckets("arrays", len(ARRAYS), 1),
     ]
-    return parts, shards, joined
+    return part_tasks, shard_tasks, file_tasks
 
 
 def _buckets(kind: str, count: int, size: int) -> list[Bucket]:

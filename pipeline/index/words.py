@@ -226,6 +226,7 @@ class WordTable:
 def _flags_of(word: str, key: str) -> int:
     """Return the flags of a word as written and of its key, united."""
     lower = word.lower()
+    # A condition counts as 0 or 1, so it keeps its flag or drops it.
     return (
         OPENS * (word[:1].isupper() or word[:1].isdigit())
         | INNER * (lower in INNER_WORDS)

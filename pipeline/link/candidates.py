@@ -145,6 +145,7 @@ def fuzzy_candidates(surface: str, index: NameIndex, cutoff: float) -> Candidate
     if len(key) < MIN_FUZZY_CHARACTERS or key.isdigit():
         return candidates
 
+    # Names of very different lengths are no misspellings of each other, whatever their words.
     max_difference = max(1, len(key) // 5)
     choices = [
         choice

@@ -96,6 +96,7 @@ def contributions(features: Mapping[str, Array], model: Model) -> dict[str, F64]
     for group, names in GROUPS.items():
         total = np.zeros(num_candidates, np.float64)
         for name in names:
+            # A feature without a weight costs nothing, and `semantic` may not be computed at all.
             if name in features and model.weights.get(name):
                 total += model.weights[name] * features[name]
         added[group] = total
@@ -111,6 +112,7 @@ def probabilities(scores: F64, mentions: I64, num_mentions: int) -> F32:
         num_mentions: how many mentions there are.
     """
     # Less the highest score of the mention (NIL included), so that no exponent overflows.
+    # NIL adds exp(0 - top) to the total.
     top = np.zeros(num_mentions)
     np.maximum.at(top, mentions, scores)
     exponents = np.exp(scores - top[mentions])

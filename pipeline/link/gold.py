@@ -40,6 +40,7 @@ def read_gold(path: str) -> Iterator[GoldDocument]:
     """
     with files.open_read(path) as file:
         for number, line in enumerate(file, 1):
+            # An empty line at the end of a file is common.
             if line.strip():
                 yield _document(line, f"{path}:{number}")
 
@@ -60,6 +61,7 @@ def load_gold(path: str) -> dict[str, GoldDocument]:
                 f"{path}: document {document.doc_id!r} occurs twice, with different texts"
             )
 
+        # Each side is checked for itself, then both against each other.
         earlier_mentions = earlier.mentions if earlier else ()
         united = {**_by_span(earlier_mentions, path), **_by_span(document.mentions, path)}
         for mention in earlier_mentions:
@@ -103,6 +105,7 @@ def _document(line: bytes, position: str) -> GoldDocument:
             '{"doc_id": "1", "text": "…", "mentions": [{"start": 0, "end": 5, "qid": "Q90"}]}'
         ) from error
 
+    # Offsets in bytes or UTF-16 would often fall outside the text, or point to other words.
     for mention in mentions:
         if not 0 <= mention.start < mention.end <= len(text):
             raise StageError(
@@ -120,4 +123,5 @@ def parse_qid(value: object) -> int | None:
     """
     if value is None:
         return None
+    # The text of a whole number is the same with or without quotes in JSON.
     return int(str(value).removeprefix("Q"))

@@ -11,6 +11,7 @@ from pipeline.index.entity_store import EntityStore
 from pipeline.index.name_keys import SOURCE_BITS, fold
 from pipeline.link.inflections import inflections, plurals
 
+# Answers per cache. Emptying a full one is simpler, and faster to use, than an order of use.
 CACHE_SIZE = 100_000
 
 
@@ -30,6 +31,7 @@ class IndexNames:
         self._entities = entities
         self._is_name: dict[str, bool] = {}
         self._is_linked: dict[str, bool] = {}
+        # Without counted links no share can be reached: infinity answers no to every word.
         self._min_links = (
             max(word_links * index.num_links, 1.0) if word_links and index.num_links else math.inf
         )
@@ -72,6 +74,7 @@ class IndexNames:
 
     def is_proper(self, key: str) -> bool:
         """Say whether the label of the item that a key most likely names begins with a capital."""
+        # Postings are sorted: the first item that the store has is the most likely one.
         rows = self._entities.rows(np.asarray(self._index.postings(key).qids, np.uint32))
         stored_rows = rows[rows >= 0]
         return bool(len(stored_rows) and self._entities.label(int(stored_rows[0]))[:1].isupper())
@@ -81,4 +84,5 @@ class IndexNames:
             return False
         if key in self._index or (not key.isascii() and fold(key) in self._index):
             return True
+        # Only these keys can be plurals; the test keeps nearly all others from more look-ups.
         return key.endswith("s") and any(form in self._index for form in plurals(key))

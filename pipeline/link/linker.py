@@ -388,8 +388,8 @@ def decide(
         top_k: candidates that are returned of each mention.
         min_confidence: below this probability of the best candidate a mention is NIL.
     """
-    parts = contributions(scored.features, model)
-    scores = np.sum([*parts.values()], axis=0) + model.bias
+    added = contributions(scored.features, model)
+    scores = np.sum([*added.values()], axis=0) + model.bias
     probability = probabilities(scores, scored.mentions, num_mentions)
 
     order = ranked(scored.mentions, probability, scored.popularity, scored.qids)
@@ -410,5 +410,5 @@ def decide(
         offsets,
         best,
         probability,
-        {name: values[order] for name, values in parts.items()},
+        {name: values[order] for name, values in added.items()},
     )

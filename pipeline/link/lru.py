@@ -36,5 +36,6 @@ class LruCache(Generic[K, V]):
         """Keep a value, and drop the oldest one where there is no room."""
         self._values[key] = value
         self._values.move_to_end(key)
+        # At most one value too many, since every call adds at most one.
         if len(self._values) > self._max_size:
             self._values.popitem(last=False)

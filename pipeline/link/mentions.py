@@ -21,6 +21,7 @@ from pipeline.link.probes import Document, Names, Probes
 from pipeline.link.spans import PERSON_LABELS, Span, cut_unknown_spans, trim, without_overlap
 
 _LEADING_ARTICLE = re.compile(r"^(?:the|a|an)\s+", re.IGNORECASE)
+# Letters that initials must have to stand for a name: "UN".
 MIN_ACRONYM = 2
 
 
@@ -74,6 +75,7 @@ def detect(
         ner_type = detected.ner_type if detected else None
         by_range[start, end] = Span(start, end, detector, ner_type, known=True)
 
+    # Unknown spans are cut first, since the names in them compete with other spans.
     spans = without_overlap(cut_unknown_spans(text, list(by_range.values()), probe))
     return _with_short_forms(document, spans)
 

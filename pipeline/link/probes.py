@@ -228,6 +228,7 @@ class Probes:
         if flag & (STOP | SHORT | POSSESSIVE) or not flag & ALPHA:
             return False
 
+        # Without case as a sign, a single word must be long enough and name a proper item.
         key = self._keys[self._words[token]]
         if is_caseless:
             return (

@@ -26,8 +26,11 @@ from pipeline.link.linker import Scored
 from pipeline.link.lru import LruCache
 from schemas.array_types import F32, I64, Ints
 
+# Of a window or a text, special tokens included.
 MAX_TOKENS = 64
+# Of a forward pass.
 BATCH_TOKENS = 4096
+# Candidates of a mention that are compared, the most popular ones.
 MAX_RERANKED = 16
 
 
@@ -103,6 +106,7 @@ class Reranker:
             window_ids(encoding, context, self._width)
             for encoding, context in zip(encodings, contexts, strict=True)
         ]
+        # Arrays cannot be keys of a dict, their bytes can.
         distinct = {ids.tobytes(): ids for ids in windows}
         vectors = dict(zip(distinct, self._encode(list(distinct.values())), strict=True))
         return [vectors[ids.tobytes()] for ids in windows]
@@ -162,6 +166,7 @@ class CandidateReranker:
             for low, high in itertools.pairwise(bounds)
         ]
 
+        # A single candidate has nothing to be compared with.
         several = [mention for mention, rows in enumerate(compared) if len(rows) > 1]
         texts = [
             [self._text(row) for row in scored.rows[compared[mention]].tolist()]
@@ -180,5 +185,6 @@ class CandidateReranker:
 
 def _most_popular(popularity: F32, low: int, high: int) -> I64:
     """Return the MAX_RERANKED most popular of the rows low to high, ascending."""
+    # Stable, so that of equally popular candidates the first ones are taken on every machine.
     order = np.argsort(-popularity[low:high], kind="stable")
     return low + np.sort(order[:MAX_RERANKED])

@@ -26,6 +26,8 @@ def longer_names(surfaces: Sequence[str]) -> list[tuple[str, ...]]:
     keys = {surface: normalise(surface) for surface in dict.fromkeys(surfaces)}
     by_word: dict[str, list[tuple[str, frozenset[str]]]] = defaultdict(list)
     by_initials: dict[str, list[str]] = defaultdict(list)
+    # Only a name of several words can be longer than another. `keys` has the document's order, and
+    # so have these lists.
     for surface, key in keys.items():
         words = frozenset(key.split())
         if len(words) > 1:

@@ -95,8 +95,10 @@ def pieces(text: str) -> Iterator[tuple[int, str]]:
     while start < len(text):
         end = min(start + PIECE_CHARACTERS, len(text))
         if end < len(text):
+            # rfind returns -1 where there is none, so this is 0 then.
             line_end = text.rfind("\n", start, end) + 1
             end = line_end if line_end > start else _end_of_space(text, start, end)
+
         run = _LONG_RUN.search(text, start, end)
         end = run.end() if run else end
         yield start, text[start:end]
@@ -173,12 +175,12 @@ class Annotator:
         newlines = np.fromiter((match.start() for match in _NEWLINE.finditer(text)), np.int64)
         sentences = sentences + np.searchsorted(newlines, starts[tokens])
 
-        named = [
+        entities = [
             NamedEntity(offset + entity.start_char, offset + entity.end_char, entity.label_)
             for entity in doc.ents
         ]
         return _Piece(
-            starts[tokens] + offset, (starts + lengths)[tokens] + offset, words, sentences, named
+            starts[tokens] + offset, (starts + lengths)[tokens] + offset, words, sentences, entities
         )
 
 
@@ -252,5 +254,5 @@ def _joined(pieces_of_text: Sequence[_Piece]) -> Annotated:
     sentences = list(
         zip(starts[opening_tokens].tolist(), ends[closing_tokens].tolist(), strict=True)
     )
-    named = [entity for piece in pieces_of_text for entity in piece.named]
-    return Annotated(DocumentTokens(starts, ends, words, opens), named, sentences)
+    entities = [entity for piece in pieces_of_text for entity in piece.named]
+    return Annotated(DocumentTokens(starts, ends, words, opens), entities, sentences)

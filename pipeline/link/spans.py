@@ -163,6 +163,7 @@ def _side_by_side(text: str, outer: Span, inside: Sequence[Span], names: NameTes
     pieces: list[Span] = []
     end = outer.start
     for span in inside:
+        # Names inside the last one, or that cross the end, are passed over.
         if span.start >= end and span.end <= outer.end:
             has_gap = text[end : span.start].strip()
             if has_gap or not names.is_proper(normalise(text[span.start : span.end])):

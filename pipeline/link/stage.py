@@ -84,6 +84,7 @@ def open_resources(config: LinkConfig, aliases: str, entities: str) -> LinkResou
     Raises:
         StageError: one of them is not there, or has another version.
     """
+    # On a cluster the folders are remote: they are copied once per machine.
     index, store = AliasIndex(local_folder(aliases)), EntityStore(local_folder(entities))
     reach = Reach(fuzzy_cutoff=config.fuzzy_cutoff, max_partial=config.max_partial)
     rerank: CandidateReranker | None = None
@@ -121,6 +122,7 @@ class LinkWorker:
 
     def process(self, unit: Unit[RowRange], out: UnitWriter) -> None:
         """Link one range of documents."""
+        # The anchors of a part of `documents` lie in the part of the same number.
         task = unit.task
         anchors = self.resources.anchors
         if anchors is not None:
@@ -185,6 +187,7 @@ def find_mentions(
     table = resources.annotator.table
     with_mentions = []
     for (doc_id, text), annotated in zip(documents, annotations, strict=True):
+        # Given spans replace all detectors; the recogniser still gives labels.
         if resources.gold is not None:
             spans = gold_spans(resources.gold[doc_id], annotated)
         else:
@@ -216,6 +219,7 @@ def link_mentions(
     links = resources.linker.decide(
         scored, len(mentions), top_k=config.top_k, min_confidence=config.min_confidence
     )
+    # The corpus's own links overrule the model, so they come last.
     if resources.anchors is not None:
         _follow_anchors(documents, links, resources.anchors, resources.entities)
     return links
@@ -350,12 +354,13 @@ def _candidate_lists(links: Links) -> pa.Array:
     matches = pa.DictionaryArray.from_arrays(
         pa.array(best.matches, pa.uint8()), pa.array(MATCHES)
     ).cast(pa.string())
-    parts = [
+    part_columns = [
         pa.array(np.round(links.parts[name], PART_DECIMALS).astype(np.float32)) for name in PARTS
     ]
 
+    # One struct per candidate of the batch; the offsets say which belong to each mention.
     structs = pa.StructArray.from_arrays(
-        [best.qids, links.probability, matches, *parts], fields=list(CANDIDATE)
+        [best.qids, links.probability, matches, *part_columns], fields=list(CANDIDATE)
     )
     offsets = pa.array(links.offsets.astype(np.int32))
     return pa.ListArray.from_arrays(offsets, structs, type=LINKS.schema.field("candidates").type)
@@ -371,6 +376,7 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
     documents, index = paths.require("documents"), paths.require("index")
     check_model(config.spacy_model)
     model = load_weights(config.weights)
+    # A forward pass per mention for nothing would be an expensive surprise.
     if config.rerank_model and not model.weights.get("semantic"):
         raise ConfigError(
             f"link.rerank_model: the weights {config.weights!r} give it none, "
@@ -379,6 +385,7 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
             "or use link.weights=by-hand"
         )
 
+    # Whatever changes the links is an input: a change of it makes the stage run again.
     inputs = {"documents": documents.fingerprint, "index": index.fingerprint}
     inputs["spacy_model"] = model_version(config.spacy_model)
     inputs["weights"] = weights_stamp(config.weights)

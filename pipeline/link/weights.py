@@ -11,6 +11,7 @@ from pipeline.link.disambiguation import BY_HAND, Model
 from schemas.errors import ConfigError
 
 TRAINED, HAND = "trained", "by-hand"
+# The file that `trained` means, beside this module.
 SHIPPED = "trained_weights.json"
 
 

@@ -55,6 +55,9 @@ def calibration(
 
 def _figures(confidence: F64, right: Bools, num_spans: int) -> dict[str, Any]:
     precisions = precision_by_count(confidence, right)
+
+    # Coverage is a share of all gold spans, also of those without a candidate, so it may end
+    # below 1.
     return {
         "spans": num_spans,
         "judged": len(confidence),
@@ -89,6 +92,8 @@ def reliability(confidence: Floats, right: Bools) -> list[dict[str, Any]]:
     """
     bins = _bins(confidence)
     counts = np.bincount(bins, minlength=NUM_BINS)
+
+    # Sums per bin, shape (NUM_BINS,).
     confidence_sums, right_sums = (
         np.bincount(bins, values, NUM_BINS) for values in (confidence, right)
     )

@@ -16,6 +16,7 @@ from pipeline.index.entity_store import EntityStore
 from pipeline.link.evaluation.scores import LinkError, Prediction, SpanKey, rank_of
 from pipeline.link.gold import GoldDocument
 
+# On each side of the mention: enough to see why a link is wrong.
 CONTEXT_CHARACTERS = 60
 SHOWN_CANDIDATES = 5
 
@@ -49,6 +50,8 @@ def _record(
         if link is not None and error.gold.qid is not None
         else None
     )
+
+    # Ranks count from 1 in the file.
     return {
         "doc_id": doc_id,
         "start": start,

@@ -40,6 +40,7 @@ from pipeline.link.evaluation.scores import (
 from pipeline.link.gold import GoldDocument, load_gold
 from schemas import DOCUMENTS, ENTITY_FREQUENCY, LINKS
 
+# The band of an item to which the run has no link.
 NOT_LINKED = "not linked"
 LINK_COLUMNS = ("doc_id", "start", "end", "qid", "confidence", "detector", "candidates")
 
@@ -76,6 +77,8 @@ def evaluate_run(run_folder: str, gold_path: str, errors_path: str = "") -> dict
     compared = _compare(paths, documents, store)
     if errors_path:
         write_errors(errors_path, compared.errors, compared.links, documents, store)
+
+    # The mode comes with the figures: those of one mode must not be compared with the other's.
     return {
         "mode": "gold spans" if link_config["gold_spans"] else "end to end",
         "documents": len(documents),
@@ -85,11 +88,13 @@ def evaluate_run(run_folder: str, gold_path: str, errors_path: str = "") -> dict
 
 def _scores(compared: Compared, link_config: dict[str, Any]) -> dict[str, Any]:
     golds, links = compared.golds, compared.links
+    # At given spans nothing was detected, so there is no precision to speak of.
     if link_config["gold_spans"]:
         scores = at_gold_spans(golds, links)
     else:
         scores = end_to_end(golds, links)
         scores["detection"] = detection(golds, links)
+
     return scores | {
         "candidate_recall_at": candidate_recall(golds, links, link_config["top_k"]),
         "errors": count_errors(compared.errors, golds),
@@ -109,6 +114,7 @@ def _compare(paths: RunPaths, documents: dict[str, GoldDocument], store: EntityS
     facts = ItemFacts(in_degrees(paths, qids), _types(store, qids))
     bands = _bands(paths, qids)
 
+    # The same item may be rare at one mention and not at another: it depends on the candidates.
     def slices(qid: int | None, candidates: tuple[int, ...]) -> tuple[str, ...]:
         if qid is None:
             return ()
@@ -133,6 +139,7 @@ def _check_texts(paths: RunPaths, documents: dict[str, GoldDocument], gold_path:
     Raises:
         StageError: it has not.
     """
+    # Offsets of the gold mean nothing in another text.
     missing = set(documents)
     for rows in matching(
         paths.files("documents", DOCUMENTS), DOCUMENTS, ("doc_id", "text"), sorted(documents)
@@ -159,6 +166,7 @@ def _links(paths: RunPaths, doc_ids: Sequence[str]) -> dict[SpanKey, Prediction]
     """Read the links of some documents."""
     links: dict[SpanKey, Prediction] = {}
     for rows in matching(paths.files("link", LINKS), LINKS, LINK_COLUMNS, doc_ids):
+        # All columns but the candidates, which are lists of structs.
         columns = (rows.column(name).to_pylist() for name in LINK_COLUMNS[:-1])
         for row, (qids, scores) in zip(
             zip(*columns, strict=True), _candidates(rows.column("candidates")), strict=True
@@ -190,6 +198,7 @@ def _golds(paths: RunPaths, documents: Iterable[GoldDocument], store: EntityStor
     current_qid = redirects_of(
         paths, {mention.qid for _, mention in mentions if mention.qid is not None}
     )
+    # Only items of the KB have an entry.
     types = _types(store, set(current_qid.values()))
 
     golds = []

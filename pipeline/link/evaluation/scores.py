@@ -161,6 +161,7 @@ def at_gold_spans(gold: Iterable[Gold], links: Mapping[SpanKey, Prediction]) -> 
 
 
 def _accuracies(golds: list[Gold], links: Mapping[SpanKey, Prediction]) -> dict[str, Any]:
+    # A gold span without a mention counts as NIL.
     pairs = [(mention.qid, links.get(mention.key, NIL)) for mention in golds]
     num_right = sum(link.qid == qid for qid, link in pairs)
     num_best_right = sum(link.candidates[:1] == (qid,) for qid, link in pairs)
@@ -234,6 +235,8 @@ def candidate_recall(
     count_of_rank = Counter(
         rank_of(mention.qid, links.get(mention.key, NIL).candidates) for mention in in_kb
     )
+
+    # Rank None: the item is no candidate, or no mention has the span.
     recalls = {
         str(cutoff): _ratio(sum(count_of_rank[rank] for rank in range(cutoff)), len(in_kb))
         if cutoff <= top_k
@@ -268,6 +271,8 @@ def find_errors(
     finder = OverlapFinder(links)
     for mention in gold:
         link_key = mention.key if mention.key in links else finder.overlapping(mention.key)
+
+        # Gold outside the KB is right where no mention has exactly its span.
         if link_key is None or link_key != mention.key:
             undetected = "not_detected" if link_key is None else "wrong_span"
             name = undetected if mention.in_kb else None
@@ -288,6 +293,7 @@ def _class_at_span(mention: Gold, link: Prediction, facts: ItemFacts) -> str | N
     if link.qid is None:
         return "nil"
 
+    # Two types differ only if both are known and share no bit.
     chosen_types, gold_types = facts.types.get(link.qid, 0), facts.types.get(mention.qid, 0)
     if chosen_types and gold_types and not chosen_types & gold_types:
         return "type"
@@ -302,6 +308,8 @@ def count_errors(errors: Iterable[LinkError], gold: Iterable[Gold]) -> dict[str,
     counts = Counter(error.name for error in errors)
     gold_counts = Counter(mention.in_kb for mention in gold)
     num_wrong = sum(counts[name] for name in ERROR_CLASSES)
+
+    # All classes appear, also those without an error, so that files of two runs compare.
     return {
         "wrong_in_kb": num_wrong,
         "classes": {

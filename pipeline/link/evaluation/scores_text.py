@@ -7,6 +7,7 @@ from typing import Any
 
 # A row: its name, then its values.
 Cells = list[Any]
+# In characters.
 NAME_WIDTH, NUMBER_WIDTH = 40, 9
 
 
@@ -83,6 +84,7 @@ def _candidate_recall(scores: dict[str, Any]) -> list[Cells]:
 
 
 def _slices(slices: dict[str, Any]) -> list[Cells]:
+    # All slices have the same figures; which ones depends on the mode.
     names = list(next(iter(slices.values())))
     titles = {
         "gold_in_kb": "gold",
@@ -155,6 +157,7 @@ def _aligned(rows: list[Cells]) -> str:
 
 
 def _cell(value: float | str | None) -> str:
+    # Counts are whole numbers, shares are not.
     if isinstance(value, str):
         return value
     if value is None:

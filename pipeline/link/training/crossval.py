@@ -79,6 +79,8 @@ def cross_validate(gold: GoldMentions, names: Sequence[str], count: int) -> F32:
     """
     folds = gold.folds(count)
     probability = np.zeros(len(gold.qids), np.float32)
+
+    # A fold may be empty where there are few documents.
     for fold in range(count):
         is_held_out = folds == fold
         if is_held_out.any() and not is_held_out.all():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import string
 
+# What people do by mistake, each equally often.
 EDITS = ("insert", "delete", "substitute", "transpose")
+# Shorter names are not looked up as misspellings either.
 MIN_CHARACTERS = 5
 
 
@@ -22,11 +24,11 @@ def misspelt(name: str, chance: random.Random) -> str:
     edit = chance.choice(EDITS)
     position = chance.randrange(1, len(name) - 1)
     letter = chance.choice(string.ascii_lowercase)
-    before, replaced, after = name[:position], name[position], name[position + 1 :]
+    head, character, tail = name[:position], name[position], name[position + 1 :]
     if edit == "insert":
-        return f"{before}{letter}{replaced}{after}"
+        return f"{head}{letter}{character}{tail}"
     if edit == "delete":
-        return before + after
+        return head + tail
     if edit == "substitute":
-        return before + letter + after
-    return f"{before}{after[0]}{replaced}{after[1:]}"
+        return head + letter + tail
+    return f"{head}{tail[0]}{character}{tail[1:]}"

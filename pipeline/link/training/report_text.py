@@ -50,6 +50,7 @@ def format_training(report: Mapping[str, Any], model: Model) -> str:
 
 def _table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return a line of titles and a line per row."""
+    # Wide enough for all names of features, so that the tables of an ablation are aligned.
     width = max(22, *(len(name) for name in rows))
     lines = [" " * width + "".join(f"{title:>11}" for _, title in COLUMNS)]
     for name, values in rows.items():

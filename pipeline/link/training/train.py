@@ -76,6 +76,7 @@ def train(training: Training, config: LinkConfig) -> tuple[Model, dict[str, Any]
     gold = collect(training, config)
     _check(gold, training)
 
+    # Without a re-ranker there is no feature `semantic`.
     names = [name for name in FEATURES if name in gold.examples.features]
     report: dict[str, Any] = {
         "folds": training.folds,
@@ -85,6 +86,7 @@ def train(training: Training, config: LinkConfig) -> tuple[Model, dict[str, Any]
     if training.ablate:
         report["without"] = _ablation(gold, names, training)
 
+    # Fitted on all mentions, misspelt copies included; the figures above count no copy.
     model = fit(gold.examples, names)
     about = {
         "version": __version__,
@@ -101,6 +103,7 @@ def _check(gold: GoldMentions, training: Training) -> None:
     Raises:
         StageError: no mention has a candidate, or all documents are in one fold.
     """
+    # Both would otherwise show as weights or figures of 0.
     gold_files = ", ".join(training.gold_files)
     if not len(gold.qids):
         raise StageError(
@@ -197,6 +200,7 @@ def links_by_fold(
     paths: RunPaths, documents: Mapping[str, GoldDocument], folds: int
 ) -> list[FoldLinks]:
     """Return, per fold, the links of the gold's documents from which the index has learned."""
+    # An index built without the corpus's links has learned nothing from them.
     links_of_fold: list[FoldLinks] = [defaultdict(Counter) for _ in range(folds)]
     index, corpus = paths.manifest("index"), paths.manifest("documents")
     if index is None or corpus is None or "documents" not in index.inputs:
@@ -283,6 +287,8 @@ def _score_batches(
             for name, document in documents.items()
             if fold_of(name, len(linkers)) == fold
         ]
+
+        # In batches as stage `link` fills them, which bounds the memory.
         for batch in batches(fold_documents):
             with_mentions = find_mentions(resources, batch, config)
             yield _score_batch(resources, linker, with_mentions, documents, fuzzy=config.fuzzy)
