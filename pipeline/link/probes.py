@@ -248,7 +248,10 @@ class Probes:
         return self.names.is_name(self._key(low, high))
 
     def _is_lower_name(self, low: int, high: int) -> bool:
-        """Say the same of a name that has a word in lower case and ends in no function word."""
+        """Say whether tokens `low` to `high` are a name with a word in lower case.
+
+        A function word or a possessive cannot be its last word.
+        """
         flags = self._flags[low : high + 1]
         if flags[-1] & (STOP | POSSESSIVE) or not any(flag & LOWER for flag in flags):
             return False
