@@ -23,7 +23,7 @@ from pipeline.engine.stage import Phase, PreparedStage, StagePlan
 from pipeline.engine.tables import RunPaths
 from pipeline.engine.tasks import Bucket, ByteRange, Unit
 from pipeline.engine.units import UnitReport, UnitWriter
-from pipeline.kb.entity_rows import NOT_JSON, KbBuilder, KbRules, Outcome
+from pipeline.kb.entity_rows import NOT_JSON, KbBuilder, KbRules, RecordOutcome
 from pipeline.kb.repeats import EXCLUDED, UNCHANGED, RepeatsWorker, leave_ids
 from pipeline.kb.revisions import Revisions
 from pipeline.kb.sql_redirects import (
@@ -110,7 +110,7 @@ class KbWorker:
         progress.finish()
 
     def _account(
-        self, task: ByteRange, out: UnitWriter, position: str, line: bytes, outcome: Outcome
+        self, task: ByteRange, out: UnitWriter, position: str, line: bytes, outcome: RecordOutcome
     ) -> None:
         out.count("rows_in")
         if outcome.counter != "rejects":
