@@ -19,8 +19,8 @@ from pipeline.documents.wikitext import Anchor, WikitextError, plain_text
 from pipeline.engine import files
 from pipeline.sources.chunks import (
     HEAD_BYTES,
+    ByteSpan,
     LossHandler,
-    Span,
     StoredHandler,
     sniff,
     source_error,
@@ -99,7 +99,7 @@ def read_text_file(path: str, doc_id: str) -> RawDocument:
     parts, total = [], 0
     if files.size_of(path) == 0:
         return RawDocument(position="0", doc_id=doc_id)
-    for chunk in read_chunks(Span(path=path, start=0, end=files.size_of(path))):
+    for chunk in read_chunks(ByteSpan(path=path, start=0, end=files.size_of(path))):
         parts.append(chunk.data)
         total += len(chunk.data)
         if total > MAX_TEXT_FILE_BYTES:
@@ -116,7 +116,7 @@ def read_text_file(path: str, doc_id: str) -> RawDocument:
 
 
 def read_jsonl(
-    span: Span,
+    span: ByteSpan,
     label: str,
     config: DocumentsConfig,
     on_loss: LossHandler | None,
@@ -288,7 +288,7 @@ def redirect_target(page: RawPage) -> str | None:
 
 
 def read_articles(
-    span: Span, on_loss: LossHandler | None, on_stored: StoredHandler | None = None
+    span: ByteSpan, on_loss: LossHandler | None, on_stored: StoredHandler | None = None
 ) -> Iterator[RawDocument]:
     """Articles of a MediaWiki export as plain text with anchors; other namespaces and redirects are skipped."""
     for position, xml in read_pages(span, on_loss, on_stored):

@@ -34,7 +34,7 @@ from pipeline.kb.sql_redirects import (
     database_and_table,
 )
 from pipeline.kb.update import UpdatePlan, check_copied, open_revisions, plan_update
-from pipeline.sources.chunks import SourceError, Span, source_error
+from pipeline.sources.chunks import ByteSpan, SourceError, source_error
 from pipeline.sources.lines import read_lines
 from pipeline.sources.ranges import peek, plan_ranges
 from pipeline.sources.work import RangeProgress, loss_handler, span_of
@@ -151,7 +151,7 @@ def _flush(builder: KbBuilder, out: UnitWriter) -> None:
 
 def _sql_rows(path: str, table: str, columns: Sequence[str]) -> Iterator[list[bytes]]:
     rows = SqlRows(table, columns)
-    for position, line in read_lines(Span(path=path, start=0, end=files.size_of(path))):
+    for position, line in read_lines(ByteSpan(path=path, start=0, end=files.size_of(path))):
         try:
             yield from rows.feed(line)
         except ValueError as error:

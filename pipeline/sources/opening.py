@@ -1,4 +1,4 @@
-"""From a path to chunks: the reader that fits what the file starts with."""
+"""Open a file with the reader that fits what the file starts with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from collections.abc import Iterator
 
 from pipeline.engine import files
 from pipeline.sources.bz2_blocks import bz2_chunks
-from pipeline.sources.chunks import Chunk, ChunkReader, LossHandler, Span, format_of, plain_chunks
+from pipeline.sources.chunks import (
+    ByteSpan,
+    Chunk,
+    ChunkReader,
+    LossHandler,
+    format_of,
+    plain_chunks,
+)
 from pipeline.sources.gz import GzipMembers
 from pipeline.sources.members import MemberFormat, member_chunks
 from pipeline.sources.zstd_frames import ZstdFrames
@@ -20,8 +27,14 @@ READERS: dict[str, ChunkReader] = {
 }
 
 
-def read_chunks(span: Span, on_loss: LossHandler | None = None) -> Iterator[Chunk]:
-    """Decoded chunks of a span, then those after it; closes the file when the consumer stops.
+def read_chunks(span: ByteSpan, on_loss: LossHandler | None = None) -> Iterator[Chunk]:
+    """Yield the decoded chunks of a span, then those after it.
+
+    The file is closed when the consumer stops.
+
+    Args:
+        span: the bytes to read.
+        on_loss: receives each block or member that is lost; without it, a loss raises.
 
     Raises:
         SourceError: the file is empty, of an unknown format, corrupt or truncated.

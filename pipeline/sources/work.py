@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pipeline.engine.tasks import ByteRange, ListRange, RowRange
 from pipeline.engine.units import UnitWriter
-from pipeline.sources.chunks import LossHandler, SourceError, Span
+from pipeline.sources.chunks import ByteSpan, LossHandler, SourceError
 
 LOST = "corrupt block or member"
 
 
-def span_of(task: ByteRange) -> Span:
+def span_of(task: ByteRange) -> ByteSpan:
     """The bytes of a task."""
-    return Span(path=task.path, start=task.start, end=task.end)
+    return ByteSpan(path=task.path, start=task.start, end=task.end)
 
 
 def loss_handler(out: UnitWriter, *, skip_corrupt: bool) -> LossHandler | None:
