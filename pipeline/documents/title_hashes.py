@@ -26,7 +26,7 @@ def hash_titles(titles: Iterable[str]) -> U64:
 def resolve_titles(
     articles: SortedMap, title_redirects: SortedMap, qid_redirects: SortedMap
 ) -> SortedMap:
-    """Return all titles that lead to an item: articles, then redirects to them, through merged items.
+    """Return all titles that lead to an item, directly or through redirects.
 
     A title that is an article is never followed further. Redirects that lead nowhere, or in a
     cycle, are left out.
