@@ -1,4 +1,4 @@
-"""Results of a query as a table on the terminal, CSV, JSON or Parquet."""
+"""Give the result of a query as a table on the terminal, CSV, JSON or Parquet."""
 
 from __future__ import annotations
 
@@ -22,21 +22,27 @@ from schemas import REJECTS
 from schemas.errors import ConfigError
 
 KINDS = ("table", "csv", "json", "parquet")
-MAX_SHOWN = 1000  # rows of a table on the terminal; files and the other formats have all
+# The most rows of a table on the terminal; files and the other formats have all.
+MAX_SHOWN = 1000
+# The stage of each table that questions need; the other tables are those of `kb`.
 STAGE_OF = {
-    **dict.fromkeys(
-        ("entity_frequency", "surface_frequency", "cooccurrence", "fact_support", "tail_summary"),
-        "stats",
-    ),
+    "entity_frequency": "stats",
+    "surface_frequency": "stats",
+    "cooccurrence": "stats",
+    "fact_support": "stats",
+    "tail_summary": "stats",
     "links": "link",
     "importance": "importance",
-}  # of tables that questions need; the others are those of `kb`
-LISTING = """SELECT view_name AS "table" FROM duckdb_views() WHERE NOT internal AND view_name[1] <> '_' ORDER BY 1"""
+}
+LISTING = (
+    'SELECT view_name AS "table" FROM duckdb_views() '
+    "WHERE NOT internal AND view_name[1] <> '_' ORDER BY 1"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Output:
-    """How an answer is given."""
+    """Say how an answer is given: the kind, the file (`-` is the terminal), SQL instead of rows."""
 
     kind: str
     out: str
@@ -45,6 +51,12 @@ class Output:
 
 def run_query(run_folder: str, query: str, kind: str, out: str) -> None:
     """Run a query over the run's views and write its result.
+
+    Args:
+        run_folder: the run.
+        query: SQL; empty lists the views.
+        kind: one of KINDS.
+        out: the file to write; `-` is the terminal.
 
     Raises:
         ConfigError: an unknown output kind, or Parquet to the terminal.
@@ -55,18 +67,28 @@ def run_query(run_folder: str, query: str, kind: str, out: str) -> None:
         _answer(connection, query or LISTING, {}, kind, out)
 
 
-def ask(run_folder: str, question: Question, argument: str, rows: int, how: Output) -> None:
+def ask(run_folder: str, question: Question, argument: str, rows: int, output: Output) -> None:
     """Answer a named question, or show its SQL.
+
+    Args:
+        run_folder: the run.
+        question: the question.
+        argument: the item that the question is about; empty for a question about none.
+        rows: the most rows of the answer.
+        output: how to give it.
 
     Raises:
         ConfigError: an unknown output kind, or Parquet to the terminal.
-        StageError: a table is missing (names the stage), the item is not there, or the folder holds no run.
+        StageError: a table is missing (names the stage), the item is not in the run, or the folder
+            holds no run.
     """
-    _check(how.kind, how.out)
+    _check(output.kind, output.out)
     paths = RunPaths(root=run_folder)
+    # A stage that is out of date would answer wrongly: `require` raises.
     for stage in sorted({stage_of(name) for name in question.needs if name != REJECTS.name}):
         if paths.manifest(stage) is not None:
-            paths.require(stage)  # what is out of date would answer wrongly
+            paths.require(stage)
+
     with open_run(paths) as connection:
         views = {name for (name,) in connection.sql(LISTING).fetchall()}
         missing = [name for name in question.needs if name not in views]
@@ -76,16 +98,23 @@ def ask(run_folder: str, question: Question, argument: str, rows: int, how: Outp
                 f"{run_folder}: `ask {question.name}` needs {missing[0]!r}; "
                 f"run `trelm-pipeline {stage} --run {run_folder}` first"
             )
+
+        # DuckDB refuses parameters that a query does not use.
         values = {"rows": rows} if "$rows" in question.sql else {}
         if question.about:
             values["item"] = find_item(connection, argument)
-        if how.show_sql:
-            _put((shown(question, values) + "\n").encode(), how.out)
+        if output.show_sql:
+            _put((shown(question, values) + "\n").encode(), output.out)
         else:
-            _answer(connection, question.sql, values, how.kind, how.out)
+            _answer(connection, question.sql, values, output.kind, output.out)
 
 
 def _check(kind: str, out: str) -> None:
+    """Refuse an output before the query runs.
+
+    Raises:
+        ConfigError: an unknown kind, Parquet to the terminal, or no such folder.
+    """
     if kind not in KINDS:
         raise ConfigError(f"--format {kind!r}: one of {', '.join(KINDS)}")
     if kind == "parquet" and out == "-":
@@ -95,17 +124,25 @@ def _check(kind: str, out: str) -> None:
 
 
 def stage_of(table: str) -> str:
-    """The stage that writes a table which questions need."""
+    """Return the stage that writes a table which questions need."""
     return STAGE_OF.get(table, "kb")
 
 
 def _answer(
     connection: duckdb.DuckDBPyConnection, query: str, values: dict[str, int], kind: str, out: str
 ) -> None:
+    """Run a query and write its rows.
+
+    Raises:
+        StageError: the query fails.
+    """
     try:
         relation = connection.sql(query, params=values) if values else connection.sql(query)
-        if relation is None:  # a statement without rows
+        # A statement such as SET gives no rows.
+        if relation is None:
             return
+
+        # DuckDB draws the table itself, without fetching more rows than it shows.
         if kind == "table" and out == "-":
             width = shutil.get_terminal_size((160, 24)).columns
             relation.show(max_width=width, max_rows=MAX_SHOWN)
@@ -117,6 +154,7 @@ def _answer(
 
 
 def _write(rows: pa.Table, kind: str, out: str) -> None:
+    """Write rows in one of the formats; a table in a file is plain text."""
     if kind == "parquet":
         pq.write_table(rows, out, compression="zstd")
     elif kind == "json":
@@ -131,12 +169,14 @@ def _write(rows: pa.Table, kind: str, out: str) -> None:
 
 
 def _plain(rows: pa.Table) -> str:
+    """Return rows as text: a line each, with tabs between the values."""
     lines = ["\t".join(rows.column_names)]
     lines += ["\t".join(str(value) for value in row.values()) for row in rows.to_pylist()]
     return "\n".join(lines) + "\n"
 
 
 def _put(content: bytes, out: str) -> None:
+    """Write bytes to the terminal or to a file."""
     if out == "-":
         sys.stdout.buffer.write(content)
         sys.stdout.flush()
