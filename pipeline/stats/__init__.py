@@ -1,1 +1,1 @@
-"""Turn links into frequencies, co-occurrence, supported facts and the tail's summary: stage `stats`."""
+"""Turn links into frequencies, co-occurrence, facts and the tail's summary: stage `stats`."""
