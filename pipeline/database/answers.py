@@ -62,6 +62,7 @@ def run_query(run_folder: str, query: str, kind: str, out: str) -> None:
         ConfigError: an unknown output kind, or Parquet to the terminal.
         StageError: the query is wrong, or the folder holds no run.
     """
+    # Before the query, which may take minutes.
     _check(kind, out)
     with open_run(RunPaths(root=run_folder)) as connection:
         _answer(connection, query or LISTING, {}, kind, out)
@@ -91,6 +92,7 @@ def ask(run_folder: str, question: Question, argument: str, rows: int, output: O
 
     with open_run(paths) as connection:
         views = {name for (name,) in connection.sql(LISTING).fetchall()}
+        # A table that the run lacks would give an error of SQL that names no command.
         missing = [name for name in question.needs if name not in views]
         if missing:
             stage = stage_of(missing[0])
@@ -117,6 +119,7 @@ def _check(kind: str, out: str) -> None:
     """
     if kind not in KINDS:
         raise ConfigError(f"--format {kind!r}: one of {', '.join(KINDS)}")
+    # Parquet is a binary format: a terminal cannot show it.
     if kind == "parquet" and out == "-":
         raise ConfigError("--format parquet needs --out FILE")
     if out != "-":
@@ -158,9 +161,11 @@ def _write(rows: pa.Table, kind: str, out: str) -> None:
     if kind == "parquet":
         pq.write_table(rows, out, compression="zstd")
     elif kind == "json":
+        # A line per row, so that other programs can read it as a stream.
         text = "".join(json.dumps(row, default=str) + "\n" for row in rows.to_pylist())
         _put(text.encode(), out)
     elif kind == "csv":
+        # Through memory: the same bytes go to the terminal or to a file.
         sink = pa.BufferOutputStream()
         pyarrow.csv.write_csv(rows, sink)
         _put(bytes(sink.getvalue()), out)

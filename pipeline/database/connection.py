@@ -56,6 +56,7 @@ def connect(memory_gb: float = 1.0) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     connection.execute(f"SET memory_limit = '{float(memory_gb):.2f}GB'")
     connection.execute(f"SET threads = {threads_of_a_worker()}")
+    # Queries that need an order ask for it; the others then need less memory.
     connection.execute("SET preserve_insertion_order = false")
 
     # Not the folder where the command runs, which may be read-only.
@@ -74,6 +75,7 @@ def add_view(
     Raises:
         StageError: a file is damaged, or of another version.
     """
+    # DuckDB would read a file of another version without a complaint.
     for path in paths:
         check_table(path, table)
 

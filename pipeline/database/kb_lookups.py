@@ -30,6 +30,7 @@ def matching(
     key_set = pa.array(keys, table.schema.field(columns[0]).type)
     for path in paths:
         for batch in read_batches(path, table, columns):
+            # Filtered batch by batch: only the matches stay in memory.
             rows = batch.filter(pc.is_in(batch.column(columns[0]), value_set=key_set))
             if rows.num_rows:
                 yield rows
@@ -37,6 +38,7 @@ def matching(
 
 def redirects_of(paths: RunPaths, qids: set[int]) -> dict[int, int]:
     """Return the present QID of each item: itself, or the item it was merged into."""
+    # An item that was not merged stays itself.
     present = {qid: qid for qid in qids}
     sources = sorted(f"Q{qid}" for qid in qids)
     for rows in matching(paths.files("kb", REDIRECTS), REDIRECTS, ("source", "target"), sources):

@@ -14,6 +14,7 @@ import duckdb
 from pipeline.engine.errors import StageError
 from schemas.errors import ConfigError
 
+# The letter may be left out or be small.
 _QID = re.compile(r"[Qq]?([1-9]\d{0,9})")
 MAX_QID = 2**32 - 1
 
@@ -280,6 +281,8 @@ def find_question(name: str, argument: str) -> Question:
             "(`trelm-pipeline ask --list` explains them)"
         )
     question = BY_NAME[name]
+    # An argument that is ignored would look like an answer about it, and a missing one like an
+    # answer about all.
     if question.about and not argument:
         raise ConfigError(
             f"`ask {name}` needs an item, for example `trelm-pipeline ask {name} Q937`"
@@ -297,6 +300,7 @@ def find_item(connection: duckdb.DuckDBPyConnection, text: str) -> int:
     """
     match = _QID.fullmatch(text.strip())
     if match and int(match.group(1)) <= MAX_QID:
+        # The user may know an item by an id from before a merge.
         qid = _followed(connection, int(match.group(1)))
         in_run = (
             "SELECT 1 FROM entities WHERE qid = $1 "
@@ -332,6 +336,7 @@ def _followed(connection: duckdb.DuckDBPyConnection, qid: int) -> int:
 
 def shown(question: Question, values: dict[str, int]) -> str:
     """Return the SQL with its parameters filled in, as it runs on `run.duckdb`."""
+    # Values are integers, so no quoting is needed.
     text = question.sql.strip()
     for name, value in values.items():
         text = text.replace(f"${name}", str(int(value)))

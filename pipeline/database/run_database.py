@@ -74,10 +74,12 @@ def _rows(
     connection: duckdb.DuckDBPyConnection, table: Table, table_paths: list[str], root: str
 ) -> str:
     """Return a query for a table's rows: its files by relative paths, or no rows of its types."""
+    # DuckDB resolves the paths below the folder where it is opened.
     if table_paths:
         relative = [Path(path).relative_to(root).as_posix() for path in table_paths]
         return f"SELECT * FROM read_parquet([{', '.join(map(_quoted, relative))}])"
 
+    # A table without files still has its columns.
     types = zip(table.column_names, connection.from_arrow(table.empty()).types, strict=True)
     columns = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in types)
     return f"SELECT {columns} WHERE false"

@@ -58,6 +58,7 @@ class AnchorReader:
 
     def open_part(self, documents: str) -> None:
         """Read the links of a part file of `documents`."""
+        # Units of `link` come in the order of the parts: most of them share the last one.
         if documents == self._documents_path:
             return
 

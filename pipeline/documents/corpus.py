@@ -38,6 +38,7 @@ MAX_TEXT_FILE_BYTES = 64 << 20
 # How much of a faulty record is kept with its reject.
 PAYLOAD_LENGTH = 2000
 _REDIRECT_TEXT = re.compile(r"\s*#redirect\s*:?\s*\[\[([^\]|\n]+)", re.IGNORECASE)
+# Any of these near the start of an XML file makes it a MediaWiki export.
 _MEDIAWIKI = re.compile(rb"<mediawiki\b|<page>|<siteinfo>")
 
 
@@ -82,6 +83,7 @@ def kind_of(path: str, requested: str = "auto") -> str:
     if kind == "html":
         problem = "this is HTML or XML, not a MediaWiki export"
         raise source_error(path, 0, problem, 'convert it, or set format = "text"')
+    # A wrong kind would fail on every record: one error at once says more.
     if requested not in ("auto", kind):
         problem = f"this looks like {kind}, not {requested}"
         raise source_error(path, 0, problem, 'correct documents.format or set it "auto"')
@@ -116,6 +118,7 @@ def read_text_file(path: str, doc_id: str) -> RawDocument:
             advice = "a text file is one document: split it, or write JSONL"
             raise source_error(path, 0, problem, advice)
 
+    # Decoded as a whole: a character may lie across two chunks.
     content = b"".join(pieces)
     try:
         return RawDocument(position="0", doc_id=doc_id, text=content.decode("utf-8-sig"))
@@ -217,6 +220,7 @@ def _json_links(
     except msgspec.MsgspecError as error:
         raise ValueError('no list of {"start", "end", "qid"}') from error
 
+    # Two spans with the same ends would count one mention twice.
     qid_by_span = {}
     for link in links:
         if not 0 <= link.start < link.end <= length:
@@ -309,6 +313,7 @@ def read_parquet(
         batches = parquet.iter_batches(
             batch_size=PARQUET_BATCH_ROWS, row_groups=groups, columns=columns
         )
+        # Rows are numbered within the file, so that ids do not depend on the ranges.
         for batch in batches:
             for row in batch.to_pylist():
                 yield _row_document(row, number, label, config)
@@ -322,6 +327,7 @@ def _row_document(
     text = row.get(config.text_field)
     title = row.get(config.title_field)
     doc_id = row.get(config.id_field)
+    # A null or a number in the text column is a fault of one row, not of the file.
     if not isinstance(text, str):
         problem = f"{config.text_field!r} is not a string"
         return RawDocument(position=str(number), problem=problem, payload=str(text))
@@ -373,6 +379,7 @@ def _article(page: RawPage, position: str) -> RawDocument:
         return RawDocument(position=position, skipped="skipped_namespace")
     if redirect_target(page) is not None:
         return RawDocument(position=position, skipped="skipped_redirect")
+    # Other models, such as Lua modules and JSON, hold no running text.
     if page.model != "wikitext":
         return RawDocument(position=position, skipped="skipped_model")
 

@@ -120,9 +120,11 @@ class _DocumentSink:
 
         problem = document.problem or self._problem_of(document)
         if problem:
+            # The reject shows the start of the text, to be recognised by.
             payload = document.payload or document.text[:500]
             self._out.reject(document.doc_id or f"{path}:{document.position}", problem, payload)
             return
+        # Only kept documents count: a reject does not use up its id.
         self._seen.add(document.doc_id)
         self._out.count("rows_out")
 
@@ -181,6 +183,7 @@ def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
             "documents.inputs is empty: "
             "give files, folders or globs, for example --input corpus.jsonl"
         )
+    # One empty file is a reject; a corpus of empty files is a mistake.
     if not any(files.size_of(path) for path in inputs):
         raise StageError(
             f"{', '.join(inputs)}: the corpus is empty: every file has 0 bytes; give other inputs"
@@ -213,6 +216,7 @@ def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
 
 def measure_of(kinds: set[str]) -> str:
     """Return what the units of inputs of these kinds count; empty where they differ."""
+    # A progress bar cannot add bytes and rows.
     measures = {{"text": "files", "parquet": "rows"}.get(kind, "bytes") for kind in kinds}
     return measures.pop() if len(measures) == 1 else ""
 
@@ -222,6 +226,7 @@ def _tasks(
 ) -> list[DocumentTask]:
     """Return the tasks of the corpus: groups of text files, then ranges of the other files."""
     unit_bytes = int(config.unit_mb * 2**20)
+    # A unit per small file would cost more than reading it.
     tasks: list[DocumentTask] = [
         ListRange(kind=texts[start], start=start, end=min(start + TEXT_FILES_PER_UNIT, len(texts)))
         for start in range(0, len(texts), TEXT_FILES_PER_UNIT)

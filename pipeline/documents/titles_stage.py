@@ -64,8 +64,11 @@ class TitlesWorker:
                 out.reject(f"{unit.task.path}:{position}", reason, payload)
                 continue
 
+            # A link and a title are spelt in many ways: both sides are normalised before they are
+            # compared.
             target = redirect_target(page)
             source, leads_to = normalise_title(page.title), link_target(target or "")
+            # Redirects that differ only in spelling lead to themselves once they are normalised.
             is_skipped = page.namespace != 0 or not leads_to or source == leads_to
             if is_skipped or source in sources:
                 out.count("skipped_page" if target is None else "skipped_redirect")
@@ -129,8 +132,10 @@ def build_title_map(entity_paths: Sequence[str], redirect_paths: Sequence[str]) 
         entity_paths: part files of `entities`.
         redirect_paths: part files of `redirects`, of titles and of items.
     """
+    # The empty arrays keep the dtype where there is no row at all.
     titles, qids = [np.empty(0, np.uint64)], [np.empty(0, np.uint32)]
     for batch in _batches(entity_paths, ENTITIES, ["qid", "enwiki_title"]):
+        # Most items have no article in English Wikipedia.
         with_title = batch.filter(batch.column("enwiki_title").is_valid())
         titles.append(hash_titles(with_title.column("enwiki_title").to_pylist()))
         qids.append(with_title.column("qid").to_numpy())
@@ -173,6 +178,7 @@ class TitleMap:
 
     def __init__(self, folder: str) -> None:
         local = local_folder(folder)
+        # The arrays are sorted by hash: a look-up is a binary search in mapped memory.
         keys, values = (load_array(files.join(local, name)) for name in (HASHES, QIDS))
         self._titles = SortedMap(keys=keys, values=values)
 

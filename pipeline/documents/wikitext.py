@@ -60,6 +60,7 @@ def plain_text(wikitext: str) -> PlainText:
     """
     try:
         nodes = mwparserfromhell.parse(clean_wikitext(wikitext), skip_style_tags=True).nodes
+    # Deeply nested markup exhausts the stack of the parser.
     except (ParserError, RecursionError) as error:
         raise WikitextError("wikitext that the parser cannot read") from error
 
@@ -161,6 +162,7 @@ class _TextWriter:
             self._add_space(" ")
         self._append(display)
 
+        # A link to a section of the same page, or elsewhere, is text but no anchor.
         title = link_target(target)
         if title:
             anchor = Anchor(start=self._length - len(display), end=self._length, title=title)
@@ -185,6 +187,7 @@ class _TextWriter:
 
     def _write_tag(self, tag: Tag) -> None:
         """Write the contents of an HTML element or a list item."""
+        # Authors write tags with capitals and spaces.
         name = str(tag.tag).strip().lower()
         if name in _HIDDEN_TAGS:
             return

@@ -104,6 +104,7 @@ def clean_wikitext(wikitext: str) -> str:
     >>> clean_wikitext("'''Paris''' ({{IPA|pa.ʁi}}) is <!-- the --> a [[city]].<ref>{{cite}}</ref>")
     'Paris  is  a [[city]].'
     """
+    # Comments go before all else: they may hide one half of a pair of tags or braces.
     text = _COMMENT.sub("", wikitext)
     text = drop_ranges(text, tag_ranges(text))
     text = drop_ranges(text, template_ranges(text))

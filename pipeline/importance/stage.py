@@ -62,6 +62,7 @@ class ImportanceWorker:
 
     def process(self, unit: Unit[RowRange], out: UnitWriter) -> None:
         """Write the scores of one unit of links."""
+        # The reader keeps the last row group: units in their order mostly share one.
         linked = self._reader.get(lambda: LinkedReader(self.paths)).read(unit)
         out.count("rows_in", linked.num_outside + linked.num_overlapping)
         out.count("skipped_outside_sentence", linked.num_outside)
@@ -176,6 +177,7 @@ def _number_format(config: ImportanceConfig, paths: RunPaths) -> NumberFormat:
     if config.dtype != "auto":
         return config.dtype
     manifest = paths.manifest("importance")
+    # Other cosines in a part of the units would not be comparable.
     recorded = manifest.config.get("dtype") if manifest is not None else None
     return cast(NumberFormat, recorded) if recorded else best_dtype(config.device)
 
@@ -188,6 +190,7 @@ def plan(config: ImportanceConfig, paths: RunPaths) -> StagePlan:
     """
     check_model(config.model)
     link = paths.require("link")
+    # The units of `link` are balanced by text, which decides the time here too.
     tasks = [unit.task for unit in linked_units(paths)]
 
     # Resolved once, here: machines with other hardware must not give other cosines.

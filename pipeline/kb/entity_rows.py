@@ -100,6 +100,7 @@ class RecordOutcome:
 
 
 KEPT = RecordOutcome(counter="rows_out")
+# Where nearly all dumps have the id and the revision of an item.
 _ID_FIRST = re.compile(rb'\{(?:"type":"item",)?"id":"Q([1-9]\d{0,9})",')
 _REVISION_LAST = re.compile(rb',"lastrevid":(\d{1,18})\}$')
 # What the web API returns for an id that does not exist.
@@ -206,6 +207,7 @@ class KbBuilder:
         letter, number = parsed
         if letter not in "QP":
             return RecordOutcome(counter=SKIPPED_KINDS.get(letter, "skipped_other_entity"))
+        # Dumps may repeat an entity; the phase `repeats` finds repeats in other units.
         if parsed in self._seen:
             return RecordOutcome(counter="skipped_repeated")
         self._seen.add(parsed)
@@ -251,6 +253,7 @@ class KbBuilder:
     def _add_item(self, qid: int, entity: Entity[Any, Any, Any], claims: Claims) -> RecordOutcome:
         """Add the rows of an item, unless it is a scholarly article that the rules exclude."""
         num_statements, targets = item_claims(claims, self.counts)
+        # Properties come in the dump's order: P31 may stand anywhere among them.
         instance_of = next((values for pid, _, values in targets if pid == INSTANCE_OF), [])
         if self._rules.exclude_scholarly and not SCHOLARLY_CLASSES.isdisjoint(instance_of):
             self.excluded.append(qid)
@@ -259,6 +262,7 @@ class KbBuilder:
         labels = terms_in(entity.labels)
         sitelinks = entity.sitelinks if isinstance(entity.sitelinks, dict) else {}
         title = page_title(sitelinks.get("enwiki"))
+        # The column is a signed 64-bit number.
         has_revision = entity.lastrevid and 0 < entity.lastrevid <= MAX_REVISION
         revision = entity.lastrevid if has_revision else None
         self._buffers[ENTITIES.name].append(
@@ -354,6 +358,7 @@ def split_objects(record: bytes) -> list[bytes]:
             _, end = decoder.raw_decode(text, position)
             objects.append(text[position:end].encode())
 
+            # Objects may be joined by spaces, commas or tabs.
             num_separators = len(text[end:]) - len(text[end:].lstrip(" ,\t"))
             position = end + num_separators
     except (ValueError, RecursionError):

@@ -66,6 +66,7 @@ def _text_and_language(snak: Snak[Any]) -> tuple[str, str] | None:
     if type(value) is msgspec.Raw:
         value = _decoded(value)
 
+    # Exact types instead of isinstance: this runs for every name of every item.
     if type(value) is str:
         return value, ""
     if type(value) is EntityValue and value.text and value.language:

@@ -62,6 +62,7 @@ class RepeatsWorker:
         """Find the repeats; write the units that have some again."""
         reports = finished_units(out.folder)
         earlier = _EarlierIds()
+        # In the order of the units, which is the order of the files: the first occurrence stays.
         for index in range(unit.index):
             repeats = earlier.take_repeats(out.folder, reports[index])
             if len(repeats):
@@ -142,6 +143,7 @@ def _write_again(out: UnitWriter, report: UnitReport, repeats: Repeats) -> None:
     counters["skipped_scholarly"] -= len(repeats.excluded)
     counters["skipped_repeated"] += len(repeats)
     counters["items_unchanged"] -= len(repeats.unchanged)
+    # The unary plus drops counters that fell to 0, as if they had never been counted.
     for counter, count in (+counters).items():
         out.count(counter, count)
     out.replace(report.index)

@@ -45,6 +45,7 @@ def unquote(value: bytes) -> str:
     "What's new"
     """
     inner = value.removeprefix(b"'").removesuffix(b"'")
+    # Most names have no escape, and the check is cheaper than the substitution.
     if b"\\" in inner:
         inner = ESCAPE.sub(rb"\1", inner)
     return inner.decode("utf-8", "replace").replace("_", " ")
@@ -156,8 +157,10 @@ class RedirectJoin:
     def add_redirect(self, row: Sequence[bytes]) -> str:
         """Remember a row of `redirect`; return rows_out, or the counter of skipped rows."""
         page_id, namespace, title, interwiki = row
+        # Only articles are link targets; redirects between talk pages are of no use.
         if namespace != b"0":
             return "skipped_namespace"
+        # A redirect to another wiki leads to no page of this one.
         if interwiki not in NO_VALUES:
             return "skipped_interwiki"
 

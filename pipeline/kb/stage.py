@@ -58,6 +58,7 @@ def collector_off() -> Iterator[None]:
 
     Rows hold no cycles, and the search for cycles costs 13 % of the time.
     """
+    # Restored afterwards: other code of the process may have switched it off, too.
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -108,6 +109,7 @@ class KbWorker:
         for position, line in read_lines(span_of(unit.task), on_loss, progress.reached):
             for outcome in builder.add_line(line):
                 self._account(unit.task, out, position, line, outcome)
+            # Bytes are counted instead of rows: entities differ in size by a factor of thousands.
             num_bytes += len(line)
             if num_bytes >= BATCH_BYTES:
                 _flush(builder, out)
@@ -193,6 +195,7 @@ def plan(config: KbConfig, paths: RunPaths) -> StagePlan:
         ConfigError: no dump.
         StageError: not a Wikidata dump, or an SQL dump without its partner.
     """
+    # Before the paths are expanded: an address would look like a missing file.
     refuse_addresses(config.dumps)
     dumps = files.expand(config.dumps)
     if not dumps:
@@ -206,6 +209,7 @@ def plan(config: KbConfig, paths: RunPaths) -> StagePlan:
         spans = plan_ranges(path, unit_bytes)
         tasks += [ByteRange(path=path, start=span.start, end=span.end) for span in spans]
     page_dumps = pair_sql_dumps(files.expand(config.redirects))
+    # A pair of SQL dumps is one unit: the redirects must be complete before pages are read.
     tasks += [ByteRange(path=path, start=0, end=files.size_of(path)) for path in page_dumps]
 
     inputs = [*dumps, *page_dumps, *page_dumps.values()]
@@ -302,6 +306,7 @@ def pair_sql_dumps(paths: Sequence[str]) -> dict[str, str]:
             raise source_error(path, 0, problem, advice)
         path_of[database or posixpath.basename(path).partition("-")[0], table] = path
 
+    # Redirects have only the id of their page: its title stands in the other table.
     for (database, table), path in path_of.items():
         partner = "page" if table == "redirect" else "redirect"
         if (database, partner) not in path_of:

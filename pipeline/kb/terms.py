@@ -41,6 +41,7 @@ def clean(name: str) -> str:
     # Most names are plain ASCII and skip the loop over characters.
     if not name.isascii() or not name.isprintable():
         name = "".join(char for char in name if _is_visible(char))
+    # split() without an argument knows all kinds of space, and drops those at the ends.
     return " ".join(name.split())
 
 

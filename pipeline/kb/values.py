@@ -107,9 +107,11 @@ def parse_value(kind: str, raw: bytes) -> Value:
     match value:
         case _Monolingual():
             return Value(text=value.text, language=value.language)
+        # Bounds have no columns: with them the whole JSON is kept beside the amount.
         case _Quantity():
             bounds = as_json if value.upper is not None or value.lower is not None else None
             return Value(amount=value.amount, unit=_id_in(value.unit) or value.unit, raw=bounds)
+        # Degrees on the Moon are no place on Earth: the globe is kept in `raw`.
         case _Coordinate():
             off_earth = as_json if _id_in(value.globe) not in ("", EARTH) else None
             return Value(latitude=value.latitude, longitude=value.longitude, raw=off_earth)
@@ -129,6 +131,7 @@ def _entity(value: EntityValue) -> Value | None:
     if number is not None:
         return Value(item=number)
 
+    # Lexemes and forms have ids that are no plain numbers, such as L7-F2.
     if value.id:
         return Value(text=value.id)
 

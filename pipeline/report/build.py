@@ -56,6 +56,7 @@ def write_report(
     # Everything else that the page shows can be missing, but not the counts.
     paths.require("stats")
 
+    # Gold is compared first: a wrong gold file should stop before the slow queries.
     scores = evaluate_run(run_folder, gold) if gold else None
     with open_run(paths) as connection:
         content = collect(connection, paths, Calibration(gold, scores) if scores else None)
@@ -70,6 +71,7 @@ def collect(
     connection: duckdb.DuckDBPyConnection, paths: RunPaths, calibration: Calibration | None
 ) -> ReportContent:
     """Collect everything that the page shows, as small rows."""
+    # A stage that has not run has no manifest.
     manifests = {
         stage: manifest for stage in STAGE_NAMES if (manifest := paths.manifest(stage)) is not None
     }
@@ -123,4 +125,5 @@ def _is_current(paths: RunPaths, stage: str) -> bool:
 def _config(paths: RunPaths) -> str:
     """Return the text of the run's configuration file; empty if it has none."""
     path = files.join(paths.root, CONFIG_NAME)
+    # A file that the user has edited may hold bytes that are no UTF-8.
     return files.read_bytes(path).decode(errors="replace") if files.exists(path) else ""

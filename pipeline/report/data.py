@@ -151,6 +151,7 @@ class RejectGroup:
 def tail_summary(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
     """Return the one row of `tail_summary`, by column."""
     result = connection.execute("FROM tail_summary LIMIT 1")
+    # By name, because the page shows only some of the many columns.
     names = [column[0] for column in result.description or ()]
     return dict(zip(names, result.fetchall()[0], strict=True))
 
@@ -160,6 +161,7 @@ def rank_points(connection: duckdb.DuckDBPyConnection, num_entities: int) -> lis
     if not num_entities:
         return []
 
+    # At low ranks the spacing is below 1: equal ranks become one point.
     ranks = np.unique(np.geomspace(1, num_entities, MAX_POINTS).round().astype(np.int64)).tolist()
     result = connection.execute(
         """
@@ -301,6 +303,7 @@ def num_facts(connection: duckdb.DuckDBPyConnection) -> int:
 
 def nil_without_candidates(connection: duckdb.DuckDBPyConnection) -> int:
     """Return the number of NIL mentions without any candidate item."""
+    # The linker gives confidence 0 only where it had no candidate.
     result = connection.execute("SELECT count(*) FROM links WHERE qid IS NULL AND confidence = 0")
     return int(result.fetchall()[0][0])
 

@@ -14,6 +14,7 @@ import duckdb
 
 from schemas.stats import BANDS
 
+# The length of both tables of entities.
 NUM_TOP = 25
 # The most surfaces, companions and facts that are shown of an entity.
 PER_ENTITY = 3
@@ -120,6 +121,7 @@ def searchable(connection: duckdb.DuckDBPyConnection, limit: int) -> dict[str, A
     # A number instead of a name for each entity: the page has thousands of them.
     columns["band"] = [BANDS.index(band) for band in columns["band"]]
 
+    # Each query gives at most PER_ENTITY rows per entity.
     columns["surfaces"] = _grouped(_surfaces(connection), len(rows))
     columns["near"] = _grouped(_companions(connection), len(rows))
     columns["properties"], facts = _facts(connection)
@@ -201,6 +203,7 @@ def _facts(connection: duckdb.DuckDBPyConnection) -> tuple[list[str], list[tuple
         "SELECT pid, label FROM properties WHERE label <> ''"
     ).fetchall()
     label_by_pid = dict(label_rows)
+    # In the order of their numbers, so that the page is the same at every call.
     pids = sorted({row[1] for row in rows})
     index_by_pid = {pid: index for index, pid in enumerate(pids)}
     labels = [label_by_pid.get(pid, f"P{pid}") for pid in pids]
@@ -212,6 +215,7 @@ def _grouped(rows: list[tuple[Any, ...]], length: int) -> list[list[Any]]:
 
     The first value of a row is the entity's index.
     """
+    # Flat lists: a list per value would double the size of the page.
     lists: list[list[Any]] = [[] for _ in range(length)]
     for index, *values in rows:
         lists[index] += values

@@ -14,7 +14,9 @@ from pipeline.report.data import Confidences
 from pipeline.report.markup import Markup, number, tag
 from pipeline.report.svg import Chart, Frame, Scale, frames, path, short, steps, x_axis, y_axis
 
+# Columns of the chart; it must divide NUM_FINE.
 SHOWN_BINS = 20
+# The column of the corpus's own links, and the gap before it.
 ANCHORS_WIDTH, ANCHORS_GAP = 40, 26
 
 
@@ -33,12 +35,14 @@ def confidence_plot(confidences: Confidences, min_confidence: float) -> Chart:
         for values in (confidences.linked, confidences.nil)
     )
     num_anchors = confidences.anchors
+    # At least 1: the scale needs a length.
     highest = max(int((linked + nil).max()), num_anchors, 1)
 
     def draw(frame: Frame) -> list[Markup]:
         # Without anchors the axis takes the whole width.
         end = frame.plot_right - (ANCHORS_WIDTH + ANCHORS_GAP if num_anchors else 0)
         x = Scale(0, 1, frame.left, end)
+        # A little room above the highest column.
         y = Scale(0, highest * 1.05, frame.plot_bottom, frame.top)
         x_ticks = [(value, f"{value:g}") for value in (0, 0.2, 0.4, 0.6, 0.8, 1)]
         y_ticks = [(value, short(value)) for value in steps(highest)]
@@ -57,12 +61,7 @@ def confidence_plot(confidences: Confidences, min_confidence: float) -> Chart:
 
         if num_anchors:
             elements += _anchors_column(frame, y, num_anchors)
-        limit_x = x(min_confidence)
-        limit_text = f"NIL below {min_confidence:g}"
-        elements += [
-            tag("line", class_="limit", x1=limit_x, x2=limit_x, y1=frame.top, y2=frame.plot_bottom),
-            tag("text", limit_text, class_="note", x=limit_x + 6, y=frame.top + 12),
-        ]
+        elements += _limit_line(frame, x, min_confidence)
         return elements
 
     wide, narrow = frames(320, 270, top=24)
@@ -78,6 +77,16 @@ def confidence_plot(confidences: Confidences, min_confidence: float) -> Chart:
         narrow=narrow,
         by_x=True,
     )
+
+
+def _limit_line(frame: Frame, x: Scale, min_confidence: float) -> list[Markup]:
+    """Return the line of the linker's limit, with its name."""
+    limit_x = x(min_confidence)
+    text = f"NIL below {min_confidence:g}"
+    return [
+        tag("line", class_="limit", x1=limit_x, x2=limit_x, y1=frame.top, y2=frame.plot_bottom),
+        tag("text", text, class_="note", x=limit_x + 6, y=frame.top + 12),
+    ]
 
 
 def _anchors_column(frame: Frame, y: Scale, num_anchors: int) -> list[Markup]:

@@ -50,6 +50,7 @@ def thresholds(content: ReportContent, limit: float) -> Markup:
         content: the report.
         limit: the linker's limit of confidence: only higher thresholds are shown beside it.
     """
+    # Shares of all links but the corpus's own, which have no confidence to cut by.
     total = content.confidences.above(0)[0]
     # The linker has cut all links below its limit already: lower thresholds would change nothing.
     higher = {threshold for threshold in THRESHOLDS if threshold > limit}
@@ -125,6 +126,7 @@ def _calibration_rows(scores: dict[str, Any]) -> list[tuple[str, ...]]:
         row("Brier score", [group["brier"] for group in by_group]),
         row("gold spans that were judged", [group["judged"] for group in by_group], 0),
     ]
+    # The shares are those that the evaluation chose.
     for share in by_group[0]["precision_at_coverage"]:
         name = f"precision where {percent(float(share), 0)} are answered"
         rows.append(row(name, [group["precision_at_coverage"][share] for group in by_group]))
@@ -133,6 +135,7 @@ def _calibration_rows(scores: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def _quality(scores: dict[str, Any]) -> str:
     """Return the main score in words: end to end, or accuracy where the spans were given."""
+    # End-to-end scores exist only where the linker found the spans itself.
     if "f1" in scores:
         precision, recall, f1 = (number(scores[name], 3) for name in ("precision", "recall", "f1"))
         return f"end to end, precision {precision}, recall {recall}, F1 {f1}. Gold: "
@@ -170,6 +173,7 @@ def nil(content: ReportContent) -> Markup:
     if not num_nil:
         return note("Every mention is linked.")
 
+    # The interval is missing where nothing is linked.
     ends = interval(tail["nil_share_low"], tail["nil_share_high"], 1, as_percent=True)
     interval_text = f" (95% interval {ends})" if ends else ""
     text = (

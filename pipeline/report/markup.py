@@ -34,6 +34,7 @@ def tag(name: str, /, *children: object, **attributes: object) -> Markup:
     underscore (`class_` is class), and other underscores become hyphens (`data_tip` is data-tip).
     """
     written = []
+    # Python reserves `class` and `for`, and allows no hyphen in a name.
     for key, value in attributes.items():
         if value is None:
             continue
@@ -54,6 +55,7 @@ def joined(pieces: Iterable[object], between: str = "") -> Markup:
 
 def data_block(identity: str, value: object) -> Markup:
     """Return JSON inside the page, for its script; no text in it can end the block."""
+    # Compact: the data of the search box are most of the page.
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_JSON_ESCAPES)
     return Markup(f'<script type="application/json" id="{identity}">{text}</script>')
 
@@ -99,6 +101,7 @@ def bar(share: float, kind: str) -> Markup:
 
     It is for sighted readers only: the number stands beside it.
     """
+    # The cell is 100 units wide.
     width = f"{min(max(share, 0.0), 1.0) * 100:.2f}"
     return tag(
         "svg",
@@ -118,6 +121,7 @@ def number(value: float | None, digits: int = 0) -> str:
 
 def signed(value: float) -> str:
     """Return a number with its sign, two decimals."""
+    # A minus sign is as wide as a plus; a hyphen is not.
     return f"{value:+.2f}".replace("-", "−")
 
 

@@ -16,6 +16,7 @@ from pipeline.report import link_sections, run_sections, tail_sections
 from pipeline.report.facts import ReportContent
 from pipeline.report.markup import Markup, data_block, interval, number, percent, tag
 
+# Inside the page: an icon of its own would have to be loaded.
 ICON = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E"
     "%3Crect width='32' height='32' rx='7' fill='%232b50c8'/%3E"
@@ -83,6 +84,7 @@ def page(content: ReportContent, search_columns: dict[str, Any]) -> str:
         _bar(),
         tag("div", _navigation(), _main(content, name, search_columns), class_="layout"),
         tag("div", id="tip", aria_hidden="true", hidden="hidden"),
+        # The script reads the data when it starts, so they stand before it.
         data_block("entities-data", search_columns),
         tag("script", script),
     )
@@ -96,6 +98,7 @@ def _hash(text: str) -> str:
 
 def _bar() -> Markup:
     """Return the bar at the top: logo and theme button."""
+    # Screen readers pass over the logo: the name stands beside it.
     curve = tag("path", d="M5 4C7 18 12 21 24 22", class_="logo-line")
     logo = tag(
         "svg", curve, class_="logo", viewBox="0 0 28 26", aria_hidden="true", focusable="false"
@@ -118,6 +121,7 @@ def _navigation() -> Markup:
 
 def _main(content: ReportContent, name: str, search_columns: dict[str, Any]) -> Markup:
     """Return everything beside the navigation."""
+    # Each section follows the same pattern, so the navigation and the tests can rely on it.
     sections = []
     for section in SECTIONS:
         title_id = f"{section.anchor}-title"
@@ -222,6 +226,7 @@ def _search(content: ReportContent, num_searchable: int) -> Markup:
         )
         cut = tag("p", text, class_="small", id="search-cut")
 
+    # The roles tell a screen reader that this is a search box with a list below.
     box = tag(
         "input",
         type="search",

@@ -25,6 +25,7 @@ def missing(content: ReportContent, stage: str, subject: str) -> Markup:
         stage: the stage that makes the figure.
         subject: what is missing, as the beginning of a sentence.
     """
+    # The command is the same: the stage makes its output again.
     state = "is out of date" if stage in content.outdated else "is not in this run"
     command = tag("code", f"trelm-pipeline {stage} --run {content.run}")
     return note(f"{subject} {state}. This command makes it: ", command)
@@ -63,5 +64,6 @@ def share_cell(share: float, kind: str, count: int | None = None) -> Markup:
     """
     count_text = None if count is None else tag("b", number(count))
     numbers = tag("span", count_text, tag("span", percent(share)), class_="share-number")
+    # A cell with a count has two lines.
     class_ = "share" if count is None else "share stacked"
     return tag("span", numbers, bar(share, kind), class_=class_)

@@ -58,6 +58,7 @@ def _entity_table(caption: str, entity_rows: Sequence[EntityRow]) -> Markup:
 
 def rejects(content: ReportContent) -> Markup:
     """Return the table of input that could not be used."""
+    # An empty table would look like a fault of the page.
     if not content.rejects:
         return note("No stage rejected anything.")
 
@@ -83,6 +84,7 @@ def rejects(content: ReportContent) -> Markup:
 
 def run(content: ReportContent) -> Markup:
     """Return stages, tables and configuration."""
+    # In the order of the flow.
     stages = [_stage_row(stage, manifest) for stage, manifest in content.manifests.items()]
     heads = (
         "Stage",
@@ -132,6 +134,7 @@ def _stage_row(stage: str, manifest: Manifest) -> tuple[object, ...]:
     )
     num_rejects = manifest.tables["rejects"].rows if "rejects" in manifest.tables else 0
 
+    # To the minute, in UTC.
     created = manifest.created[:16].replace("T", " ")
     return (
         stage,
@@ -148,6 +151,7 @@ def _stage_row(stage: str, manifest: Manifest) -> tuple[object, ...]:
 def _settings(manifest: Manifest) -> list[str]:
     """Return a line per setting of a stage; long lists are cut."""
     lines = []
+    # Sorted, so that two runs can be compared line by line.
     for name, value in sorted(manifest.config.items()):
         if isinstance(value, list) and len(value) > MAX_SHOWN:
             value = [*value[:MAX_SHOWN], f"… {len(value) - MAX_SHOWN} more"]

@@ -90,6 +90,7 @@ def steps(high: float, count: int = 4) -> list[float]:
 
 def short(value: float) -> str:
     """Return a number as a tick shows it: 20k, 1.5M, 0.25."""
+    # From large to small: the first that fits is used.
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
             return f"{value / limit:g}{unit}"
@@ -121,6 +122,7 @@ def y_axis(frame: Frame, scale: Scale, ticks: Sequence[tuple[float, str]], label
     """
     elements: list[Markup] = []
     for value, text in ticks:
+        # Half the height of a letter brings the text level with its line.
         y = scale(value)
         elements.append(tag("line", class_="grid", x1=frame.left, x2=frame.plot_right, y1=y, y2=y))
         elements.append(tag("text", text, class_="tick end", x=frame.left - 8, y=y + 4))
@@ -131,6 +133,7 @@ def y_axis(frame: Frame, scale: Scale, ticks: Sequence[tuple[float, str]], label
 
 def path(points: Sequence[tuple[float, float]], class_: str, *, closed: bool = False) -> Markup:
     """Return a line through points, or the area inside them."""
+    # Move to the first point, draw lines to the others.
     text = "M" + "L".join(f"{x:g},{y:g}" for x, y in points)
     return tag("path", class_=class_, d=text + ("Z" if closed else ""))
 
@@ -171,6 +174,7 @@ class Chart:
 
 def frames(wide_height: int, narrow_height: int, **margins: int) -> tuple[Frame, Frame]:
     """Return a frame for wide pages and one for phones."""
+    # A narrow page has less room for the numbers of the axis.
     narrow_margins = {"left": 46, "right": 10} | margins
     wide = Frame(kind="wide", width=860, height=wide_height, **margins)
     return wide, Frame(kind="narrow", width=360, height=narrow_height, **narrow_margins)

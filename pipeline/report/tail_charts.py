@@ -79,6 +79,7 @@ def rank_plot(points: Sequence[RankPoint], tail: dict[str, Any], bands: Sequence
 
 def _point(point: RankPoint, x: Scale, y: Scale) -> Markup:
     """Return the dot of an entity."""
+    # An item without a label is known by its id.
     name = point.label or f"Q{point.qid}"
     tip = f"{name}\nrank {point.rank:,}, {point.num_mentions:,} mentions, {point.band}"
     return tag(

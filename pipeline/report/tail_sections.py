@@ -74,6 +74,7 @@ def fit_in_words(tail: dict[str, Any]) -> str:
     ratio, p_value = tail["power_law_vs_lognormal"], tail["power_law_vs_lognormal_p"]
     if ratio is None:
         return text
+    # The sign of the ratio means nothing where chance explains it.
     if p_value is None or p_value >= SURE:
         verdict = "neither fits clearly better"
     else:
@@ -125,6 +126,7 @@ def bands(content: ReportContent) -> Markup:
 def _mass(content: ReportContent) -> str:
     """Return how the limits were chosen, where they follow from shares of the mentions."""
     stats = content.manifests["stats"].config
+    # With fixed counts there is nothing to explain.
     if stats.get("bands", "mass") != "mass" or "head_mass" not in stats:
         return ""
     head, torso = (percent(stats[name], 0) for name in ("head_mass", "torso_mass"))

@@ -87,6 +87,7 @@ class RowMaker:
         width = self.config.max_tokens - SPECIAL_TOKENS
         tokens = self.tokenizer.encode_runs(linked.sentence_texts(), has_mention_S, width)
 
+        # Spans come before windows: a window must not cut a span.
         spans = self._spans(linked, cosines_M, tokens, counters)
         bounds_W1 = window_bounds(
             tokens.offsets, tokens.starts_word, (spans.start, spans.end), width
@@ -177,6 +178,7 @@ class RowMaker:
             **_span_columns(spans, bounds_W1),
             **self._fact_columns(spans, bounds_W1),
         }
+        # In the order of the schema, which is not that of the dictionary.
         arrays = [columns[name] for name in KEYED_SCHEMA.names]
         return pa.Table.from_arrays(arrays, schema=KEYED_SCHEMA)
 

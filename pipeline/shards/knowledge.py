@@ -164,6 +164,7 @@ class KnowledgeBuilder:
         distances = self._fetch(DISTANCES)
         summary = read_table(self._paths.files("stats", TAIL_SUMMARY), TAIL_SUMMARY).to_pylist()[0]
 
+        # Without a setting the limit follows from the corpus.
         config = self._config
         default = default_r_freq(summary["num_linked"], summary["num_entities"])
         return PolicyLimits(
@@ -253,6 +254,7 @@ def _execute_all(
     connection: duckdb.DuckDBPyConnection, script: str, values: dict[str, int]
 ) -> None:
     """Run a script whose last statement, and no other, has parameters."""
+    # DuckDB binds parameters for one statement at a time.
     *statements, last_statement = script.split(";")
     for statement in statements:
         connection.execute(statement)

@@ -85,6 +85,7 @@ class _LineAssembler:
 
     def _end_line(self, chunk: Chunk, end: bytes, start: int) -> tuple[str, bytes]:
         """Return a line that ends with these bytes of the chunk, and its position."""
+        # Nearly all lines lie within one chunk and need no copy.
         if not self._pieces:
             return f"{chunk.prefix}{chunk.offset + start}", end
 

@@ -19,6 +19,7 @@ from pipeline.sources.gz import GzipMembers
 from pipeline.sources.members import MemberFormat, member_chunks
 from pipeline.sources.zstd_frames import ZstdFrames
 
+# Formats whose files are members one after the other.
 MEMBER_FORMATS: dict[str, MemberFormat] = {"gz": GzipMembers(), "zst": ZstdFrames()}
 READERS: dict[str, ChunkReader] = {
     "plain": plain_chunks,
@@ -39,5 +40,6 @@ def read_chunks(span: ByteSpan, on_loss: LossHandler | None = None) -> Iterator[
     Raises:
         SourceError: the file is empty, of an unknown format, corrupt or truncated.
     """
+    # A generator: the file stays open exactly as long as the consumer reads.
     with files.open_read(span.path) as file:
         yield from READERS[format_of(span.path, file)](file, span, on_loss)

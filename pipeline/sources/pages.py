@@ -92,6 +92,7 @@ class _PageScanner:
     def _drop(self, num_bytes: int) -> None:
         """Remove bytes from the start of the buffer."""
         del self._buffer[:num_bytes]
+        # Dropped bytes may reach beyond the owned ones.
         self._owned = max(self._owned - num_bytes, 0)
         self._cursor = 0
 
@@ -115,6 +116,8 @@ class _PageScanner:
         """Remove the whole page from the buffer; return b"" if its end is still to come."""
         offset = self._buffer.find(CLOSE, self._cursor)
         if offset < 0:
+            # The next search begins where an end tag may have begun, so that no byte is searched
+            # twice.
             self._cursor = max(len(self._buffer) - len(CLOSE), 0)
             if len(self._buffer) > MAX_PAGE_BYTES:
                 problem = f"a page is longer than {MAX_PAGE_BYTES >> 20} MB"

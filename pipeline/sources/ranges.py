@@ -61,6 +61,7 @@ def peek(path: str, num_bytes: int = 4096, losses: list[SourceError] | None = No
     # Damage further on is left to the units that read the file: the settings may let them skip it.
     losses = [] if losses is None else losses
     head = b""
+    # Reading stops after the first chunks: the file is never read to its end.
     for chunk in read_chunks(ByteSpan(path=path, start=0, end=files.size_of(path)), losses.append):
         head += chunk.data[:num_bytes]
         if len(head) >= num_bytes:

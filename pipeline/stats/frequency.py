@@ -101,12 +101,14 @@ def resampled(entities_F: I64, num_samples: int, seed: int) -> I64:
 
 def interval(samples_B: F64) -> tuple[float, float]:
     """Return the percentile interval, INTERVAL wide, of a figure's resamples."""
+    # Equal shares of the resamples lie below and above the interval.
     low, high = np.quantile(samples_B, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
     return float(low), float(high)
 
 
 def share_interval(count: int, total: int, num_samples: int, seed: int) -> tuple[float, float]:
     """Return the percentile interval of a share of mentions, with each mention drawn by itself."""
+    # A binomial draw stands for a draw of all mentions, which differ in nothing else.
     drawn = np.random.default_rng(seed).binomial(total, count / total, size=num_samples)
     return interval(drawn / total)
 

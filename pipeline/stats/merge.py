@@ -68,6 +68,7 @@ _NPMI = """
 CASE WHEN p.{of} = 0 THEN -1.0 WHEN p.{of} = n.{of} THEN 1.0
      ELSE ln(p.{of} * n.{of} / (a.{of}::DOUBLE * b.{of})) / -ln(p.{of} / n.{of}) END
 """
+# A pair is one number: the lower item in the high 32 bits.
 PAIR_QUERY = f"""
 WITH n AS (SELECT sum(value) FILTER (name = 'num_sentences') AS num_sentences,
                   sum(value) FILTER (name = 'num_documents') AS num_documents FROM corpus)
@@ -99,6 +100,7 @@ def merge_entities(config: StatsConfig, paths: RunPaths, out: UnitWriter) -> Non
             np.asarray(values).astype(np.int64) for values in spectrum.values()
         )
 
+        # The bands need the whole spectrum, so they are known only now.
         head, torso = _cutoffs(config, frequencies, entities)
         _write(out, ENTITY_FREQUENCY, connection, ENTITY_QUERY, {"head": head, "torso": torso})
         totals = connection.sql(
@@ -135,6 +137,7 @@ def merge_surfaces(config: StatsConfig, bucket: int, out: UnitWriter) -> None:
     """Write one bucket of `surface_frequency`."""
     with connect(config.memory_gb) as connection:
         _merge(connection, "surface", out.folder, bucket)
+        # All surfaces of an item, in all buckets, share its total.
         _totals(connection, out.folder)
         _write(out, SURFACE_FREQUENCY, connection, SURFACE_QUERY, {})
 
@@ -145,7 +148,9 @@ def merge_pairs(config: StatsConfig, bucket: int, out: UnitWriter) -> None:
     Memory: about 24 bytes per occurrence of a pair in the bucket.
     """
     near, together = (_occurrences(out.folder, kind, bucket) for kind in (NEAR, TOGETHER))
+    # A bucket holds all occurrences of its pairs, so its counts are final.
     qid_pairs, num_sentences, num_documents = pairs.pair_counts(near, together)
+    # Rare pairs are most of all pairs, and of little use.
     is_frequent = np.maximum(num_sentences, num_documents) >= config.min_cooccurrence
     columns = {
         "pair": qid_pairs[is_frequent],
@@ -155,6 +160,7 @@ def merge_pairs(config: StatsConfig, bucket: int, out: UnitWriter) -> None:
 
     with connect(config.memory_gb) as connection:
         connection.register("pair", pa.table(columns))
+        # The normalised mutual information needs the number of all sentences and documents.
         _merge(connection, "corpus", out.folder, 0)
         _totals(connection, out.folder)
         _write(out, COOCCURRENCE, connection, PAIR_QUERY, {})
@@ -202,6 +208,7 @@ def _write(
     values: Mapping[str, Any],
 ) -> None:
     """Write the rows of a query with these parameters, batch by batch."""
+    # The result is streamed: it may be larger than the memory.
     for batch in connection.sql(query, params=dict(values)).to_arrow_reader(BATCH_ROWS):
         rows = pa.Table.from_batches([batch])
         columns = {name: rows.column(name) for name in table.column_names}
@@ -210,6 +217,7 @@ def _write(
 
 def _cutoffs(config: StatsConfig, frequencies: I64, entities: I64) -> tuple[int, int]:
     """Return the lowest frequency of the head and of the torso."""
+    # Fixed limits make runs over different corpora comparable.
     if config.bands == "count":
         return config.head_min_mentions, config.torso_min_mentions
     return frequency.band_cutoffs(frequencies, entities, config.head_mass, config.torso_mass)
@@ -231,6 +239,7 @@ def tail_figures(config: StatsConfig, frequencies: I64, entities: I64) -> dict[s
     figures: dict[str, float | None] = {
         "dis_share": float(frequency.share_of_frequency(frequencies, entities, 2))
     }
+    # One set of resamples serves all figures.
     samples = frequency.resampled(entities, config.num_bootstrap, SEED)
     resamples = frequency.spectrum_figures(frequencies, samples)
     for name, value in frequency.spectrum_figures(frequencies, entities).items():

@@ -137,6 +137,7 @@ def _groups(num_links: Sequence[int], unit_rows: int) -> list[ListRange]:
     groups, first_file, links_in_group = [], 0, 0
     for num_files, count in enumerate(num_links, 1):
         links_in_group += count
+        # The last group may be smaller.
         if links_in_group >= unit_rows or num_files == len(num_links):
             groups.append(ListRange(kind="links", start=first_file, end=num_files))
             first_file, links_in_group = num_files, 0
