@@ -3,7 +3,7 @@
 `torch.distributed.checkpoint` writes and reads the tensors, with its safetensors storage (its default one pickles). A folder
 that bears its final name is whole: a process killed while it writes leaves only a partial folder, which nothing reads and
 the next checkpoint removes. Old ones are removed after a new one stands; the best one stays. In the background a
-checkpoint costs the copy of its tensors in memory (`Writer`), and at most one is under way.
+checkpoint costs the copy of its tensors in memory (`CheckpointWriter`), and at most one is under way.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _no_files(_folder: Path) -> None:
     """Nothing but tensors and state."""
 
 
-class Writer:
+class CheckpointWriter:
     """Writes the checkpoints of a run, at most one at a time."""
 
     def __init__(self, folder: Path, *, keep: int, background: bool = False) -> None:

@@ -17,7 +17,7 @@ from schemas.array_types import I64
 from trelm_train.cka.plan import CkaPlan, CkaPlanner
 from trelm_train.config import CkaConfig
 from trelm_train.data.knowledge import Knowledge
-from trelm_train.memory.injection import Anchor
+from trelm_train.memory.injection import InitialEmbeddings
 from trelm_train.memory.memory_bank import range_means
 
 # Legend: G facts that serve in a step, N candidates (the true one first), C candidate tails of a fact, R relations per fact, U
@@ -37,11 +37,11 @@ class Cka(nn.Module):
     """The projection W_q, which exists in training only, and the loss."""
 
     def __init__(
-        self, config: CkaConfig, knowledge: Knowledge, anchor: Anchor, *, seed: int
+        self, config: CkaConfig, knowledge: Knowledge, initial: InitialEmbeddings, *, seed: int
     ) -> None:
         super().__init__()
-        hidden = anchor.hidden_size
-        self.config, self.knowledge, self.anchor = config, knowledge, anchor
+        hidden = initial.hidden_size
+        self.config, self.knowledge, self.initial = config, knowledge, initial
         self.planner = CkaPlanner(config, knowledge, seed=seed)
         self.projection = nn.Linear(2 * hidden, hidden, bias=False)
         generator = torch.Generator().manual_seed(seed)
@@ -53,7 +53,7 @@ class Cka(nn.Module):
     def query(self, states_TH: Tensor, plan: CkaPlan) -> Tensor:
         """q for each fact and each of its relations, as G x R x H."""
         head_GH = range_means(states_TH, plan.head_start_G, plan.head_end_G)
-        relation_GRH = self.anchor.vectors(plan.relation_GR.reshape(-1)).view(
+        relation_GRH = self.initial.vectors(plan.relation_GR.reshape(-1)).view(
             *plan.relation_GR.shape, -1
         )
         of_head, of_relation = self.projection.weight.chunk(2, dim=1)
@@ -65,12 +65,12 @@ class Cka(nn.Module):
         """cos(q, c) / tau of each fact and candidate, as G x N."""
         query_GRH = F.normalize(self.query(states_TH, plan), dim=-1)
         tail_UH = F.normalize(label_means(word_embeddings, self.knowledge, plan.tail_U), dim=-1)
-        place_GC = torch.from_numpy(plan.place_GC).to(tail_UH.device)
+        tail_index_GC = torch.from_numpy(plan.tail_index_GC).to(tail_UH.device)
         if self.config.contrast == "tail":
             # One product with all distinct tails, then a choice: a gradient through chosen rows would cost more.
-            cosine_GN = (query_GRH[:, 0] @ tail_UH.T).gather(1, place_GC)
+            cosine_GN = (query_GRH[:, 0] @ tail_UH.T).gather(1, tail_index_GC)
         else:
-            cosine_GN = (query_GRH * tail_UH.index_select(0, place_GC[:, 0])[:, None]).sum(-1)
+            cosine_GN = (query_GRH * tail_UH.index_select(0, tail_index_GC[:, 0])[:, None]).sum(-1)
         return cosine_GN / self.config.temperature
 
     def loss_sum(self, hidden_RSH: Tensor, plan: CkaPlan, word_embeddings: nn.Embedding) -> Tensor:

@@ -19,7 +19,7 @@ from trelm_train.config import CkaConfig
 from trelm_train.data.arrays import among, expand, uniform
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.loader import Batch
-from trelm_train.data.masking import Masked
+from trelm_train.data.masking import MaskedBatch
 
 # Legend: F facts of a batch, G facts that serve in a step, N candidates (the true one first), C (fact, candidate) pairs, U
 # distinct candidates, L their label tokens, P spans, R relations per fact.
@@ -29,7 +29,7 @@ SAMPLE = 4  # of a relation with many tails, so many times the negatives are dra
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Facts:
+class StepFacts:
     """The facts of one step: knowledge rows, the head's mention, and the sentence."""
 
     head_span_G: I64
@@ -42,9 +42,11 @@ class Facts:
     def __len__(self) -> int:
         return len(self.head_G)
 
-    def take(self, kept_G: Bools) -> Facts:
+    def take(self, kept_G: Bools) -> StepFacts:
         """Some of them."""
-        return Facts(**{field.name: getattr(self, field.name)[kept_G] for field in fields(self)})
+        return StepFacts(
+            **{field.name: getattr(self, field.name)[kept_G] for field in fields(self)}
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,13 +64,13 @@ class CkaPlan:
     With tails as candidates there is one relation per fact (R = 1) and N tails; with relations R = N and one tail.
     """
 
-    facts: Facts
+    facts: StepFacts
     hidden_P: Bools  # mentions of a tail: fully masked, and not injected
     head_start_G: I64  # flat range of the head's mention
     head_end_G: I64
     relation_GR: I64
     tail_U: I64  # distinct tails, ascending
-    place_GC: I64  # each fact's candidates (or its one tail) in `tail_U`
+    tail_index_GC: I64  # each fact's candidates (or its one tail) in `tail_U`
     valid_GN: Bools
 
     def __len__(self) -> int:
@@ -76,7 +78,7 @@ class CkaPlan:
         return len(self.facts)
 
 
-def choose_facts(batch: Batch, masked: Masked, config: CkaConfig, *, seed: int) -> Facts:
+def choose_facts(batch: Batch, masked: MaskedBatch, config: CkaConfig, *, seed: int) -> StepFacts:
     """At most one fact per sentence, whose head is not masked and not the tail itself."""
     epoch = batch.position.epoch
     sentence_F = batch.span_sentence_P[batch.fact_head_F]
@@ -90,7 +92,7 @@ def choose_facts(batch: Batch, masked: Masked, config: CkaConfig, *, seed: int) 
     )
     order = fact[np.lexsort((draw, sentence_F[fact]))]
     order = order[np.unique(sentence_F[order], return_index=True)[1]]
-    return Facts(
+    return StepFacts(
         head_span_G=batch.fact_head_F[order],
         head_G=head_F[order],
         relation_G=batch.fact_relation_F[order],
@@ -116,7 +118,7 @@ def hide(batch: Batch, input_ids_RS: I64, hidden_P: Bools, mask_id: int) -> I64:
 
 
 def tail_contrast(
-    facts: Facts, knowledge: Knowledge, config: CkaConfig, *, seed: int, epoch: int
+    facts: StepFacts, knowledge: Knowledge, config: CkaConfig, *, seed: int, epoch: int
 ) -> Contrast:
     """True tail, then up to N false ones: tails of the batch, then tails of the relation, each in random order."""
     number_G = np.arange(len(facts))
@@ -142,7 +144,7 @@ def tail_contrast(
 
 
 def _relation_tails(
-    facts: Facts, knowledge: Knowledge, most: int, *, seed: int, epoch: int
+    facts: StepFacts, knowledge: Knowledge, most: int, *, seed: int, epoch: int
 ) -> tuple[I64, I64]:
     """Fact numbers and tails of their relations: all of them, or a sample of `most` with repeats."""
     counts = knowledge.tails.lengths(facts.relation_G)
@@ -155,7 +157,7 @@ def _relation_tails(
     return fact, knowledge.tails.at(knowledge.tails.offsets[facts.relation_G][fact] + place)
 
 
-def _true_tails(facts: Facts, knowledge: Knowledge) -> tuple[I64, I64]:
+def _true_tails(facts: StepFacts, knowledge: Knowledge) -> tuple[I64, I64]:
     """Fact numbers and every tail of (h, r, .), the stated one included."""
     at = knowledge.true_tail.positions(facts.head_G)
     fact = np.repeat(np.arange(len(facts)), knowledge.true_tail.lengths(facts.head_G))
@@ -167,7 +169,7 @@ def _true_tails(facts: Facts, knowledge: Knowledge) -> tuple[I64, I64]:
 
 
 def relation_contrast(
-    facts: Facts, knowledge: Knowledge, relation_K: I64, *, seed: int, epoch: int
+    facts: StepFacts, knowledge: Knowledge, relation_K: I64, *, seed: int, epoch: int
 ) -> Contrast:
     """True relation, then three of all relations (`relation_K`, ascending) that do not hold between head and tail."""
     at = knowledge.true_tail.positions(facts.head_G)
@@ -204,7 +206,7 @@ class CkaPlanner:
         self.config, self.knowledge, self.seed = config, knowledge, seed
         self.relation_K: I64 = np.flatnonzero(~knowledge.is_entity)
 
-    def contrast(self, facts: Facts, epoch: int) -> Contrast:
+    def contrast(self, facts: StepFacts, epoch: int) -> Contrast:
         """Candidates of each fact: tails or relations."""
         if self.config.contrast == "tail":
             return tail_contrast(facts, self.knowledge, self.config, seed=self.seed, epoch=epoch)
@@ -212,7 +214,7 @@ class CkaPlanner:
             facts, self.knowledge, self.relation_K, seed=self.seed, epoch=epoch
         )
 
-    def plan(self, batch: Batch, masked: Masked) -> CkaPlan:
+    def plan(self, batch: Batch, masked: MaskedBatch) -> CkaPlan:
         """Facts that serve in a step and have a negative."""
         facts = choose_facts(batch, masked, self.config, seed=self.seed)
         contrast = self.contrast(facts, batch.position.epoch)
@@ -232,6 +234,6 @@ class CkaPlanner:
             head_end_G=batch.span_end_P[facts.head_span_G],
             relation_GR=facts.relation_G[:, None] if by_tail else row_GN,
             tail_U=tail_U,
-            place_GC=place.reshape(asked_GC.shape),
+            tail_index_GC=place.reshape(asked_GC.shape),
             valid_GN=valid_GN,
         )

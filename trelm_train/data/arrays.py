@@ -157,7 +157,7 @@ def happens(bits: U64, probability: float) -> Bools:
     return found
 
 
-def by_bits(bits: U64) -> I64:
+def order_by_bits(bits: U64) -> I64:
     """The permutation that random bits give: their order. Ties of the leading bits go by place, on every machine alike."""
     width = np.uint64(max(1, len(bits)).bit_length())
     keys = (bits >> width << width) | np.arange(len(bits), dtype=np.uint64)

@@ -13,7 +13,7 @@ import numpy as np
 
 from schemas.array_types import I64
 from trelm_train.data.arrays import expand
-from trelm_train.data.packing import Plan
+from trelm_train.data.packing import PackingPlan
 from trelm_train.data.sentences import Sentences
 
 # Legend: R rows, S tokens per row, N sentences, W words, P spans, F facts, B batches, K pieces (sentences and paddings),
@@ -115,7 +115,7 @@ def keep_freed_memory() -> None:
 def assemble(sentences: Sentences, rows: list[list[int]], position: Position, pad_id: int) -> Batch:
     """One batch from rows of sentence numbers."""
     sizes = np.asarray([len(row) for row in rows], np.int64)
-    plan = Plan(
+    plan = PackingPlan(
         sentence_N=np.asarray([item for row in rows for item in row], np.int64),
         row_begin_Q=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
         batch_begin_C=np.asarray([0, len(rows)], np.int64),
@@ -123,7 +123,9 @@ def assemble(sentences: Sentences, rows: list[list[int]], position: Position, pa
     return assemble_plan(sentences, plan, position, pad_id)[0]
 
 
-def assemble_plan(sentences: Sentences, plan: Plan, first: Position, pad_id: int) -> list[Batch]:
+def assemble_plan(
+    sentences: Sentences, plan: PackingPlan, first: Position, pad_id: int
+) -> list[Batch]:
     """All batches of a plan.
 
     Args:
@@ -177,7 +179,7 @@ def _slices(begin_B: I64, end: int) -> list[slice]:
     return [slice(low, high) for low, high in zip(borders[:-1], borders[1:], strict=True)]
 
 
-def _lay_out(sentences: Sentences, plan: Plan) -> _Layout:
+def _lay_out(sentences: Sentences, plan: PackingPlan) -> _Layout:
     row_begin_R, batch_begin_B = plan.row_begin_Q[:-1], plan.batch_begin_C[:-1]
     length_N = sentences.ids.lengths(plan.sentence_N)
     row_N = np.repeat(np.arange(len(row_begin_R)), np.diff(plan.row_begin_Q))

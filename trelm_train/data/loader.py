@@ -19,9 +19,16 @@ from typing import Any
 import numpy as np
 
 from schemas.array_types import I64
-from trelm_train.data.arrays import by_bits, random_bits
+from trelm_train.data.arrays import order_by_bits, random_bits
 from trelm_train.data.batches import Batch, Position, assemble, assemble_plan, keep_freed_memory
-from trelm_train.data.packing import WINDOW_ROWS, Packing, Plan, make_plan, pack, plan_batches
+from trelm_train.data.packing import (
+    WINDOW_ROWS,
+    Packing,
+    PackingPlan,
+    make_packing_plan,
+    pack,
+    plan_batches,
+)
 from trelm_train.data.sentences import (
     Sentences,
     in_file_order,
@@ -171,18 +178,18 @@ class BatchStream:
 
     def _make_windows(self, epoch: int) -> list[list[RowGroup]]:
         groups = self.shards.row_groups
-        order = by_bits(
+        order = order_by_bits(
             random_bits(self.seed, "groups", epoch, np.arange(len(groups), dtype=np.int64))
         )
         return windows_of(
             (groups[number] for number in order.tolist()), self.packing.rows_per_window
         )
 
-    def _make_plan(self, epoch: int, window: int) -> Plan:
+    def _make_plan(self, epoch: int, window: int) -> PackingPlan:
         outline = read_outline(self._windows(epoch)[window], "train")
         check_lengths(outline.length_N, self.packing, self.shards)
         bits_N = random_bits(self.seed, "order", epoch, outline.key_N)
-        return make_plan(outline.length_N, self.packing, bits_N).of_rows(outline.row_N)
+        return make_packing_plan(outline.length_N, self.packing, bits_N).renumbered(outline.row_N)
 
     def _read_rows(self, epoch: int, window: int) -> Sentences:
         return read_rows(self._windows(epoch)[window])
@@ -238,7 +245,7 @@ def split_batches(shards: Shards, packing: Packing, split: str, pad_id: int) -> 
     ):
         outline = read_outline(groups, split)
         check_lengths(outline.length_N, packing, shards)
-        plan = make_plan(outline.length_N, packing).of_rows(outline.row_N)
+        plan = make_packing_plan(outline.length_N, packing).renumbered(outline.row_N)
         if plan.num_batches:
             yield from assemble_plan(read_rows(groups), plan, Position(window=window), pad_id)
 

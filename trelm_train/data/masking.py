@@ -31,7 +31,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Masked:
+class MaskedBatch:
     """A batch with its targets hidden."""
 
     input_ids_RS: I64
@@ -63,7 +63,7 @@ def _ends(batch: Batch, starts_U: I64, chosen: I64) -> I64:
 
 def mask_batch(
     batch: Batch, config: MaskingConfig, vocabulary: Vocabulary, *, seed: int, epoch: int
-) -> Masked:
+) -> MaskedBatch:
     """Choose units with the configured probability; 80 % become the mask token, 10 % random tokens, 10 % stay."""
     starts = unit_starts(batch)
     bits_U = _unit_bits(batch, starts, seed=seed, epoch=epoch)
@@ -88,7 +88,7 @@ def mask_batch(
     flat[token] = _random_ids(bits, vocabulary)
     flags = np.zeros(ids.size, np.bool_)
     flags[target] = True
-    return Masked(
+    return MaskedBatch(
         input_ids_RS=ids, target_M=target, gold_M=gold, chosen_RS=flags.reshape(ids.shape)
     )
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from schemas.array_types import I64, U64
-from trelm_train.data.arrays import by_bits, expand, grouped, remixed
+from trelm_train.data.arrays import expand, grouped, order_by_bits, remixed
 from trelm_train.errors import ConfigError
 
 # Legend: N sentences, R rows, B batches; Q and C are R + 1 and B + 1 borders.
@@ -54,7 +54,7 @@ class Packing:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class PackingPlan:
     """Sentences in the order of their rows, and where rows and batches begin."""
 
     sentence_N: I64
@@ -66,16 +66,16 @@ class Plan:
         """How many batches."""
         return len(self.batch_begin_C) - 1
 
-    def batches(self, low: int, high: int) -> Plan:
+    def batches(self, low: int, high: int) -> PackingPlan:
         """Some consecutive batches."""
         rows = self.row_begin_Q[self.batch_begin_C[low] : self.batch_begin_C[high] + 1]
-        return Plan(
+        return PackingPlan(
             sentence_N=self.sentence_N[rows[0] : rows[-1]],
             row_begin_Q=rows - rows[0],
             batch_begin_C=self.batch_begin_C[low : high + 1] - self.batch_begin_C[low],
         )
 
-    def of_rows(self, row_N: I64) -> Plan:
+    def renumbered(self, row_N: I64) -> PackingPlan:
         """The same with other numbers of the sentences: `row_N[number]` instead of `number`."""
         return replace(self, sentence_N=row_N[self.sentence_N])
 
@@ -90,7 +90,7 @@ class Plan:
         return [rows[low:high] for low, high in zip(ends[:-1], ends[1:], strict=True)]
 
 
-def make_plan(lengths_N: I64, packing: Packing, bits_N: U64 | None = None) -> Plan:
+def make_packing_plan(lengths_N: I64, packing: Packing, bits_N: U64 | None = None) -> PackingPlan:
     """Every sentence once.
 
     Args:
@@ -109,7 +109,7 @@ def make_plan(lengths_N: I64, packing: Packing, bits_N: U64 | None = None) -> Pl
     if bits_N is None:
         return plan
     first_B = plan.sentence_N[plan.row_begin_Q[plan.batch_begin_C[:-1]]]
-    return _in_order(plan, by_bits(remixed(bits_N[first_B], 2)))
+    return _in_order(plan, order_by_bits(remixed(bits_N[first_B], 2)))
 
 
 def pack(lengths: I64, capacity: int) -> list[list[int]]:
@@ -120,7 +120,7 @@ def pack(lengths: I64, capacity: int) -> list[list[int]]:
 
 def plan_batches(lengths: I64, packing: Packing) -> list[list[list[int]]]:
     """Batches of rows as lists of sentence numbers, unshuffled."""
-    return make_plan(lengths, packing).lists()
+    return make_packing_plan(lengths, packing).lists()
 
 
 def fill_rows(counts: I64, capacity: int) -> tuple[I64, int]:
@@ -170,44 +170,46 @@ def _longest_first(lengths_N: I64, bits_N: U64 | None) -> I64:
     shortness_N = lengths_N.max(initial=0) - lengths_N
     if bits_N is None:
         return grouped(shortness_N)
-    order_N = by_bits(bits_N)
+    order_N = order_by_bits(bits_N)
     return order_N[grouped(shortness_N[order_N])]
 
 
-def _packed(order_N: I64, lengths_N: I64, packing: Packing, bits_N: U64 | None) -> Plan:
+def _packed(order_N: I64, lengths_N: I64, packing: Packing, bits_N: U64 | None) -> PackingPlan:
     """Full rows, shuffled, in batches of about equally many."""
     row_N, num_rows = fill_rows(np.bincount(lengths_N[order_N]), packing.max_tokens)
     sentence_N = order_N[grouped(row_N)]
     row_begin_Q = _borders(np.bincount(row_N, minlength=num_rows))
     per_batch = max(1, packing.batch_tokens // packing.max_tokens)
     num_batches = -(-num_rows // per_batch)
-    plan = Plan(
+    plan = PackingPlan(
         sentence_N=sentence_N,
         row_begin_Q=row_begin_Q,
         batch_begin_C=np.arange(num_rows + 1, dtype=np.int64),
     )
     if bits_N is not None:
-        plan = _in_order(plan, by_bits(remixed(bits_N[sentence_N[row_begin_Q[:-1]]], 1)))
+        plan = _in_order(plan, order_by_bits(remixed(bits_N[sentence_N[row_begin_Q[:-1]]], 1)))
     borders = np.arange(num_batches + 1, dtype=np.int64) * num_rows // max(1, num_batches)
-    return Plan(sentence_N=plan.sentence_N, row_begin_Q=plan.row_begin_Q, batch_begin_C=borders)
+    return PackingPlan(
+        sentence_N=plan.sentence_N, row_begin_Q=plan.row_begin_Q, batch_begin_C=borders
+    )
 
 
-def _bucketed(order_N: I64, lengths_N: I64, packing: Packing) -> Plan:
+def _bucketed(order_N: I64, lengths_N: I64, packing: Packing) -> PackingPlan:
     """Rows of one sentence, longest first, as many to a batch as its first row's width lets in."""
     length_N = lengths_N[order_N]
     borders = [0]
     while borders[-1] < len(order_N):
         per_batch = max(1, packing.batch_tokens // max(1, int(length_N[borders[-1]])))
         borders.append(min(len(order_N), borders[-1] + per_batch))
-    return Plan(
+    return PackingPlan(
         sentence_N=order_N,
         row_begin_Q=np.arange(len(order_N) + 1, dtype=np.int64),
         batch_begin_C=np.asarray(borders, np.int64),
     )
 
 
-def _joined(left: Plan, right: Plan) -> Plan:
-    return Plan(
+def _joined(left: PackingPlan, right: PackingPlan) -> PackingPlan:
+    return PackingPlan(
         sentence_N=np.concatenate([left.sentence_N, right.sentence_N]),
         row_begin_Q=np.concatenate(
             [left.row_begin_Q, right.row_begin_Q[1:] + left.row_begin_Q[-1]]
@@ -218,12 +220,12 @@ def _joined(left: Plan, right: Plan) -> Plan:
     )
 
 
-def _in_order(plan: Plan, order_B: I64) -> Plan:
+def _in_order(plan: PackingPlan, order_B: I64) -> PackingPlan:
     """The same batches in another order."""
     rows_B = np.diff(plan.batch_begin_C)[order_B]
     row_R = expand(plan.batch_begin_C[order_B], rows_B)
     sentences_R = np.diff(plan.row_begin_Q)[row_R]
-    return Plan(
+    return PackingPlan(
         sentence_N=plan.sentence_N[expand(plan.row_begin_Q[row_R], sentences_R)],
         row_begin_Q=_borders(sentences_R),
         batch_begin_C=_borders(rows_B),

@@ -21,7 +21,7 @@ from trelm_train.config import MaskingConfig
 from trelm_train.data.arrays import expand
 from trelm_train.data.knowledge import Knowledge, load_knowledge
 from trelm_train.data.loader import Batch, Packing, split_batches
-from trelm_train.data.masking import Masked, Vocabulary, mask_batch
+from trelm_train.data.masking import MaskedBatch, Vocabulary, mask_batch
 from trelm_train.data.shards import Shards, open_shards
 from trelm_train.model.masked_lm import MaskedLm, check_tokenizer, load_pretrained, pick_device
 
@@ -50,7 +50,7 @@ class MlmReport:
 
 
 @dataclass(slots=True)
-class _Sums:
+class _MlmTotals:
     sentences: int = 0
     masked: int = 0
     loss: float = 0.0
@@ -71,7 +71,7 @@ def evaluate_mlm(
     max_sentences: int = 0,
 ) -> MlmReport:
     """Measure a model on the validation split, or on about its first so many sentences (rows lie in random order)."""
-    sums = _Sums()
+    sums = _MlmTotals()
     with model.evaluating(), torch.no_grad():
         for batch in split_batches(shards, packing, "validation", vocabulary.pad_id):
             masked = mask_batch(batch, MaskingConfig(), vocabulary, seed=MASK_SEED, epoch=0)
@@ -102,7 +102,7 @@ def span_tokens(batch: Batch) -> Bools:
     return inside
 
 
-def _add_loss(sums: _Sums, model: MaskedLm, batch: Batch, masked: Masked) -> None:
+def _add_loss(sums: _MlmTotals, model: MaskedLm, batch: Batch, masked: MaskedBatch) -> None:
     sums.sentences += len(batch.key_N)
     if not len(masked.target_M):
         return
@@ -123,7 +123,7 @@ def _add_loss(sums: _Sums, model: MaskedLm, batch: Batch, masked: Masked) -> Non
 
 
 def _add_facts(
-    sums: _Sums, model: MaskedLm, batch: Batch, knowledge: Knowledge, vocabulary: Vocabulary
+    sums: _MlmTotals, model: MaskedLm, batch: Batch, knowledge: Knowledge, vocabulary: Vocabulary
 ) -> None:
     first = np.unique(batch.span_sentence_P[batch.fact_tail_F], return_index=True)[
         1

@@ -34,7 +34,7 @@ MAX_TRIPLES = 64  # of an entity with more, so many are drawn before the unusabl
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Anchor:
+class InitialEmbeddings:
     """What the initial model fixes for the whole run: its word embeddings, and the scale of one.
 
     Label vectors are made when they are asked for: kept for all K rows, they would take 4 K H bytes.
@@ -60,7 +60,7 @@ class Anchor:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Drawn:
+class DrawnMentions:
     """Mentions that may be injected in a step, as far as the batch alone tells."""
 
     span_J: I64
@@ -78,17 +78,17 @@ class Injection:
     triple_J: I64  # index into the flat triples, -1: none
 
 
-def make_anchor(word_embeddings_VH: Tensor, knowledge: Knowledge) -> Anchor:
+def freeze_embeddings(word_embeddings_VH: Tensor, knowledge: Knowledge) -> InitialEmbeddings:
     """A frozen copy of the initial word embeddings, where they lie."""
     table_VH = word_embeddings_VH.detach().to(torch.float32, copy=True)
-    return Anchor(
+    return InitialEmbeddings(
         table_VH=table_VH,
         label_ids=knowledge.label_ids,
         token_norm=float(table_VH.norm(dim=1).mean()),
     )
 
 
-def wanted_spans(batch: Batch, policy: str) -> Bools:
+def chosen_spans(batch: Batch, policy: str) -> Bools:
     """Mentions that the policy chooses."""
     chosen: Bools = (batch.span_policies_P & POLICY_BITS.get(policy, 0)) != 0
     return chosen
@@ -143,12 +143,12 @@ def spelt_out(batch: Batch, sentence_C: I64, row_C: I64, label_ids: Ragged) -> B
     return complete
 
 
-def triple_vectors(knowledge: Knowledge, anchor: Anchor, triple_J: I64) -> Tensor:
+def triple_vectors(knowledge: Knowledge, initial: InitialEmbeddings, triple_J: I64) -> Tensor:
     """K(e) of each sampled triple, as J x H."""
     rows = np.concatenate(
         [knowledge.triple_other.values[triple_J], knowledge.triple_relation.values[triple_J]]
     )
-    other, relation = anchor.vectors(rows).chunk(2)
+    other, relation = initial.vectors(rows).chunk(2)
     sign = np.where(knowledge.triple_is_head.values[triple_J] != 0, -1.0, 1.0).astype(np.float32)
     return other + torch.from_numpy(sign)[:, None].to(other.device) * relation
 
@@ -162,9 +162,14 @@ class Injector:
     """Plans the injection of a step."""
 
     def __init__(
-        self, config: InjectionConfig, knowledge: Knowledge, anchor: Anchor, *, seed: int
+        self,
+        config: InjectionConfig,
+        knowledge: Knowledge,
+        initial: InitialEmbeddings,
+        *,
+        seed: int,
     ) -> None:
-        self.config, self.knowledge, self.anchor, self.seed = config, knowledge, anchor, seed
+        self.config, self.knowledge, self.initial, self.seed = config, knowledge, initial, seed
 
     def candidates(self, batch: Batch, chosen_RS: Bools, blocked_P: Bools) -> I64:
         """Mentions to inject: wanted by the policy, not blocked, not dropped, half of the masked ones."""
@@ -175,10 +180,10 @@ class Injector:
         draw = uniform(self.seed, "hidden", epoch, key_P, batch.span_ordinal_P)
         allowed = ~masked | (draw < self.config.masked_probability)
         return np.flatnonzero(
-            wanted_spans(batch, self.config.policy) & allowed & ~dropped & ~blocked_P
+            chosen_spans(batch, self.config.policy) & allowed & ~dropped & ~blocked_P
         )
 
-    def draw(self, batch: Batch, chosen_RS: Bools, blocked_P: Bools) -> Drawn:
+    def draw(self, batch: Batch, chosen_RS: Bools, blocked_P: Bools) -> DrawnMentions:
         """The half that needs no bank and no model.
 
         Args:
@@ -187,27 +192,27 @@ class Injector:
             blocked_P: Mentions that get nothing: the hidden tails of contrastive knowledge assessing.
         """
         span = self.candidates(batch, chosen_RS, blocked_P)
-        return Drawn(
+        return DrawnMentions(
             span_J=span,
             triple_J=sample_triples(batch, span, self.knowledge, seed=self.seed),
             row_J=self.knowledge.bank_row[batch.span_entity_P[span]],
             sentence_J=batch.key_N[batch.span_sentence_P[span]],
         )
 
-    def vectors(self, drawn: Drawn, bank: MemoryBank | None) -> Injection:
+    def vectors(self, drawn: DrawnMentions, bank: MemoryBank | None) -> Injection:
         """inj(e) of each mention that has a triple or a readable note, in float32."""
         noted = (
             np.zeros(len(drawn.span_J), np.bool_)
             if bank is None
-            else bank.seen(drawn.row_J, drawn.sentence_J)
+            else bank.readable(drawn.row_J, drawn.sentence_J)
         )
         kept = np.flatnonzero((drawn.triple_J >= 0) | noted)
         triple, row, noted = drawn.triple_J[kept], drawn.row_J[kept], noted[kept]
         alpha = np.where(triple < 0, 0.0, np.where(noted, self.config.triple_share, 1.0))
-        device, norm = self.anchor.table_VH.device, self.anchor.token_norm
-        vector = torch.zeros(len(kept), self.anchor.hidden_size, device=device)
+        device, norm = self.initial.table_VH.device, self.initial.token_norm
+        vector = torch.zeros(len(kept), self.initial.hidden_size, device=device)
         told, read = np.flatnonzero(triple >= 0), np.flatnonzero(noted)
-        known = scaled(triple_vectors(self.knowledge, self.anchor, triple[told]), norm)
+        known = scaled(triple_vectors(self.knowledge, self.initial, triple[told]), norm)
         _add(vector, told, alpha[told], known)
         if bank is not None and len(read):
             _add(vector, read, 1 - alpha[read], scaled(bank.read(row[read]).to(device), norm))

@@ -113,7 +113,7 @@ class MemoryBank:
     def __len__(self) -> int:
         return self.num_rows
 
-    def seen(self, row_O: I64, sentence_O: I64) -> Bools:
+    def readable(self, row_O: I64, sentence_O: I64) -> Bools:
         """Where a sentence may read a row: written, and not by this sentence alone."""
         if not self.num_rows:
             return np.zeros(len(row_O), np.bool_)

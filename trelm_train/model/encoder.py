@@ -25,17 +25,17 @@ from trelm_train.model.families import Family, Packed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reads:
+class ReadPositions:
     """Flat positions whose last states are read, ascending: those that get a gradient, and the others."""
 
     learned: Tensor
     noted: Tensor
 
 
-def reads(learned_N: Bools, noted_N: Bools, device: torch.device) -> Reads:
+def read_positions(learned_N: Bools, noted_N: Bools, device: torch.device) -> ReadPositions:
     """From two marks per token; a token with both is learned."""
     only_noted: I64 = np.flatnonzero(noted_N & ~learned_N)
-    return Reads(
+    return ReadPositions(
         learned=torch.from_numpy(np.flatnonzero(learned_N)).to(device),
         noted=torch.from_numpy(only_noted).to(device),
     )
@@ -52,7 +52,7 @@ class Attention:
     longest: int = 0  # varlen: of them
 
 
-def varlen(batch: Batch, device: torch.device) -> Attention:
+def varlen_attention(batch: Batch, device: torch.device) -> Attention:
     """Attention sentence by sentence; padding is sentences too, which nobody reads."""
     ends = np.asarray([0, batch.input_ids_RS.size], np.int64)
     borders = np.unique(np.concatenate([ends, batch.start_N, batch.end_N]))
@@ -63,7 +63,9 @@ def varlen(batch: Batch, device: torch.device) -> Attention:
     )
 
 
-def encode_reads(family: Family, packed: Packed, read: Reads, attention: Attention) -> Tensor:
+def encode_reads(
+    family: Family, packed: Packed, read: ReadPositions, attention: Attention
+) -> Tensor:
     """Last hidden states in training mode, as R x S x H; zeros where nothing is read."""
     shape = packed.input_ids_RS.shape
     hidden_NH = family.embed(packed).flatten(0, 1)

@@ -77,9 +77,9 @@ class MetricLog:
         line = {"step": step, **values, **({"speed": speed} if speed else {})}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        self.tell(step, values | (speed or {}))
+        self.send_to_loggers(step, values | (speed or {}))
 
-    def tell(self, step: int, values: dict[str, float]) -> None:
+    def send_to_loggers(self, step: int, values: dict[str, float]) -> None:
         """The loggers alone."""
         for logger in self.loggers:
             logger.log(step, values)

@@ -67,7 +67,7 @@ class Cut:
     keys_values: tuple[Tensor, Tensor] | None = None  # of the next layer
 
 
-def estimator(
+def make_estimator(
     rule: str, points: int, *, precision: str = "float32", context: str = "exact"
 ) -> Estimator:
     """An estimator by a rule: midpoint, gauss_legendre or left (the last as in published code)."""

@@ -22,7 +22,7 @@ from trelm_train.data.masking import Vocabulary
 from trelm_train.errors import TrelmError
 from trelm_train.model.masked_lm import MaskedLm
 from trelm_train.ranks import ALONE, Ranks
-from trelm_train.routing.attribution import attribute, estimator
+from trelm_train.routing.attribution import attribute, make_estimator
 from trelm_train.routing.probes import Probe, chunks, upcoming_probes
 
 # Legend: L layers, I inner size, E examples.
@@ -31,7 +31,7 @@ UNIT = 2.0**-30  # of summed attributions
 PROBE_TOKENS = 35  # of a sentence with a mention, in the mean
 FIXED_COST, EXACT_COST = 0.85, 3.4  # of a fact, in full steps of the same sentences
 ROUTED_STEP = 0.65  # of a full step
-DEAR = 0.05  # share of the training time that routing should not exceed
+MAX_ROUTING_SHARE = 0.05  # share of the training time that routing should not exceed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +43,7 @@ class Tally:
 
     counts: Tensor  # int64, 2 L I + 1
 
-    def parts(self, shape: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+    def means(self, shape: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
         """Mean vote and mean positive attribution per example, as L x I each, and the number of examples."""
         size, num_examples = shape[0] * shape[1], int(self.counts[-1])
         sums = self.counts[:-1].double() / max(1, num_examples)
@@ -99,7 +99,7 @@ class Router:
         self.first_layer = (
             max(0, model.num_layers - config.layer_budget) if config.layer_budget else 0
         )
-        self.how = estimator(
+        self.how = make_estimator(
             config.rule, config.points, precision=config.precision, context=config.context
         )
         self.votes_LI: Tensor | None = None
@@ -157,7 +157,7 @@ class Router:
             )
         counts = self.count_votes(probes, stream, ranks).counts.to(self.model.device)
         ranks.sum_tensors([counts])
-        votes_LI, strength_LI, _ = Tally(counts=counts.cpu()).parts(
+        votes_LI, strength_LI, _ = Tally(counts=counts.cpu()).means(
             (self.model.num_layers, self.model.inner_size)
         )
         self.votes_LI = self._smooth(self.votes_LI, votes_LI)

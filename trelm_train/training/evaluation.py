@@ -42,15 +42,15 @@ class Evaluator:
         if self.config.lama_probes:
             options = lama_options(self.config)
             tokenizer = load_tokenizer(str(session.shards.tokenizer_path))
-            self.prober = Prober(session.parts.model, tokenizer, options.common_vocab)
+            self.prober = Prober(session.components.model, tokenizer, options.common_vocab)
             self.questions = collect(self.prober, options)
 
     def measure(self) -> dict[str, Any]:
         """All measures of the model as it is now."""
-        session, parts = self.session, self.session.parts
+        session, components = self.session, self.session.components
         report = evaluate_mlm(
-            parts.model,
-            parts.vocabulary,
+            components.model,
+            components.vocabulary,
             session.shards,
             session.knowledge,
             session.packing,

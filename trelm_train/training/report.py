@@ -16,22 +16,22 @@ TRAINING = ("data", "injection", "forward_backward", "optimiser", "memory", "att
 
 def describe(session: Session) -> str:
     """What is about to be trained, in one line."""
-    config, parts = session.request.config, session.parts
-    rows = 0 if parts.bank is None else len(parts.bank.count_B)
+    config, components = session.request.config, session.components
+    rows = 0 if components.bank is None else len(components.bank.count_B)
     sentences = sum(group.num_rows for group in session.shards.row_groups)
-    injection = config.injection.policy if parts.injector is not None else "none"
+    injection = config.injection.policy if components.injector is not None else "none"
     return (
         f"{sentences:,} sentences, {len(session.knowledge):,} knowledge rows; injection {injection}, "
-        f"{rows:,} memory rows, CKA {'on' if parts.cka else 'off'}, routing {config.routing.policy}; "
-        f"{config.train.steps:,} steps on {parts.model.device.type}"
+        f"{rows:,} memory rows, CKA {'on' if components.cka else 'off'}, routing {config.routing.policy}; "
+        f"{config.train.steps:,} steps on {components.model.device.type}"
     )
 
 
-def path_of(session: Session) -> dict[str, Any]:
+def knowledge_path_of(session: Session) -> dict[str, Any]:
     """The knowledge path: which neurons of each layer are trained."""
-    sparse = session.parts.sparse
+    sparse = session.components.sparse
     rows = {} if sparse is None else sparse.rows
-    model = session.parts.model
+    model = session.components.model
     return {
         "policy": session.request.config.routing.policy,
         "step": session.history.get("routed_at"),
@@ -51,7 +51,7 @@ def changed_share(session: Session) -> float:
     changed = total = 0
     with safe_open(session.request.out / INITIAL / "model.safetensors", framework="pt") as initial:
         saved = set(initial.keys())
-        for name, parameter in session.parts.model.hf.named_parameters():
+        for name, parameter in session.components.model.hf.named_parameters():
             total += parameter.numel()
             if name in saved:
                 changed += int((initial.get_tensor(name) != parameter.cpu()).sum())
@@ -60,10 +60,10 @@ def changed_share(session: Session) -> float:
 
 def summarise(session: Session, validation_after: dict[str, Any] | None) -> dict[str, Any]:
     """The figures of a run; seconds are wall-clock, by component."""
-    seconds = session.parts.timers.seconds
+    seconds = session.components.timers.seconds
     training = sum(seconds.get(name, 0.0) for name in TRAINING)
     first, last = session.history.get("first", {}), session.history.get("last", {})
-    parts = session.parts
+    components = session.components
     return {
         "steps": session.step,
         "epochs": session.position.epoch,
@@ -80,8 +80,8 @@ def summarise(session: Session, validation_after: dict[str, Any] | None) -> dict
         "validation_after": validation_after,
         "best": session.history.get("best"),
         "skipped_steps": session.history.get("skipped_steps", 0),
-        "num_weights": sum(parameter.numel() for parameter in parts.model.hf.parameters()),
-        "trained_per_step_share": parts.trained_share,
+        "num_weights": sum(parameter.numel() for parameter in components.model.hf.parameters()),
+        "trained_per_step_share": components.trained_share,
         "weights_updated_share": changed_share(session),
         "tokens_per_s": session.tokens / training if training else 0.0,
         "training_s": training,
@@ -89,7 +89,9 @@ def summarise(session: Session, validation_after: dict[str, Any] | None) -> dict
         "attribution_share": seconds.get("attribution", 0.0) / training if training else 0.0,
         "memory_share": seconds.get("memory", 0.0) / training if training else 0.0,
         "peak_rss_mb": peak_rss_mb(),
-        "bank_rows_written": 0 if parts.bank is None else int((parts.bank.count_B > 0).sum()),
+        "bank_rows_written": 0
+        if components.bank is None
+        else int((components.bank.count_B > 0).sum()),
         "model": str(session.request.out / "model"),
         "checkpoint": str(list_checkpoints(session.request.out / CHECKPOINTS)[-1]),
     }

@@ -22,7 +22,7 @@ from trelm_train.config import MemoryConfig
 from trelm_train.data.loader import Position, assemble, sentences_from_lists
 from trelm_train.errors import ConfigError
 from trelm_train.memory.bank_store import note_bytes, pick_storage, ranks_here
-from trelm_train.model.encoder import Attention, encode_reads, reads
+from trelm_train.model.encoder import Attention, encode_reads, read_positions
 from trelm_train.model.precision import products
 from trelm_train.reporting.metrics import rss_mb
 from trelm_train.routing.probes import CHUNK_TOKENS
@@ -43,7 +43,7 @@ SPARE = 0.03  # of the estimate: what the allocator holds but nobody uses
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class ResourceEstimate:
     """Megabytes (10^6 bytes); `available` is what the machine would give."""
 
     resident_mb: float
@@ -81,13 +81,13 @@ def counted_activations(counts: list[int]) -> Iterator[None]:
         yield
 
 
-def make_plan(session: Session, memory: MemoryConfig | None = None) -> Plan:
+def estimate_resources(session: Session, memory: MemoryConfig | None = None) -> ResourceEstimate:
     """Estimate what training this session will need; `memory` where the session's own bank is a stand-in.
 
     Several ranks of one machine count together.
     """
     num_trained, num_gathered = _trained(session)
-    total = sum(parameter.numel() for parameter in session.parts.model.hf.parameters())
+    total = sum(parameter.numel() for parameter in session.components.model.hf.parameters())
     copies = FLOAT * num_gathered
     gradients, moments = (
         FLOAT * (num_trained + num_gathered),
@@ -99,7 +99,7 @@ def make_plan(session: Session, memory: MemoryConfig | None = None) -> Plan:
     checkpoint = tensors + _bank_bytes(session)
     resident = rss_mb() * MB
     lasting = resident + copies + moments + bank_memory
-    flat = gradients if session.parts.ranks.size > 1 else 0  # what ranks sum is one tensor
+    flat = gradients if session.components.ranks.size > 1 else 0  # what ranks sum is one tensor
     passing = activations * PASSING_LAYERS / _recorded_layers(session) + _attribution_bytes(session)
     stays = (
         lasting + gradients + flat + activations + passing
@@ -110,7 +110,7 @@ def make_plan(session: Session, memory: MemoryConfig | None = None) -> Plan:
         session.request.config.train.keep_checkpoints + 2
     )  # the best one, and one that is being written
     disk = checkpoint * kept + 2 * FLOAT * total + 2 * _bank_bytes(session)
-    return Plan(
+    return ResourceEstimate(
         resident_mb=resident / MB,
         gradients_mb=(copies + gradients) / MB,
         optimiser_mb=moments / MB,
@@ -130,10 +130,10 @@ def make_plan(session: Session, memory: MemoryConfig | None = None) -> Plan:
 
 def _trained(session: Session) -> tuple[int, int]:
     """Weights trained as a whole, and gathered ones (before the first selection their number is known already)."""
-    whole = sum(value.numel() for value in session.parts.optimiser.named.values())
+    whole = sum(value.numel() for value in session.components.optimiser.named.values())
     if session.router is None:
         return whole, 0
-    return whole, session.router.count * (2 * session.parts.model.hidden_size + 1)
+    return whole, session.router.count * (2 * session.components.model.hidden_size + 1)
 
 
 def _size(folder: Path) -> int:
@@ -147,16 +147,18 @@ def _size(folder: Path) -> int:
 
 def _bank_bytes(session: Session) -> int:
     """Both notes of every row that may be written: all, or as many as the run will meet mentions at most."""
-    if session.parts.bank is None:
+    if session.components.bank is None:
         return 0
     train = session.request.config.train
     met = train.steps * train.micro_batches * train.batch_tokens // TOKENS_PER_MENTION
-    return note_bytes(min(session.knowledge.num_bank_rows, met), session.parts.model.hidden_size)
+    return note_bytes(
+        min(session.knowledge.num_bank_rows, met), session.components.model.hidden_size
+    )
 
 
 def _bank_memory_bytes(session: Session, memory: MemoryConfig) -> int:
     """What a bank in main memory may grow to: its pages are taken when rows are written."""
-    bank = session.parts.bank
+    bank = session.components.bank
     if bank is None or pick_storage(memory, bank.num_rows, bank.hidden_size) != "ram":
         return 0
     return _bank_bytes(session)
@@ -164,25 +166,25 @@ def _bank_memory_bytes(session: Session, memory: MemoryConfig) -> int:
 
 def _batch_bytes(session: Session) -> tuple[float, float]:
     """Activations of a full batch, and of its head, in bytes: from a batch of one packed row and one of two."""
-    parts, train = session.parts, session.request.config.train
+    components, train = session.components, session.request.config.train
     width = session.packing.max_tokens
     rows = max(1, train.batch_tokens // width)
     one, two = (_kept_bytes(session, count, width) for count in (1, 2))
     targets = session.request.config.masking.probability * rows * width
-    head = LOGIT_COPIES * FLOAT * targets * parts.model.config.vocab_size
+    head = LOGIT_COPIES * FLOAT * targets * components.model.config.vocab_size
     return float(one + (two - one) * (rows - 1)), head
 
 
 def _recorded_layers(session: Session) -> int:
     """Layers whose activations are kept."""
-    return session.parts.model.num_layers - (
+    return session.components.model.num_layers - (
         session.router.first_layer if session.router is not None else 0
     )
 
 
 def _attribution_bytes(session: Session) -> float:
     """What one chunk of probes takes: states of all layers, and the head on its answers."""
-    model, router = session.parts.model, session.router
+    model, router = session.components.model, session.router
     if router is None or router.config.policy != "ig":
         return 0.0
     states = model.num_layers * CHUNK_TOKENS * STATES_PER_LAYER * model.hidden_size
@@ -192,34 +194,38 @@ def _attribution_bytes(session: Session) -> float:
 
 def _kept_bytes(session: Session, rows: int, width: int) -> int:
     """What the encoder's forward pass keeps for so many packed rows of usual sentences."""
-    parts = session.parts
-    lists = {"ids": [[parts.vocabulary.mask_id] * (width // 4)] * (4 * rows)}
+    components = session.components
+    lists = {"ids": [[components.vocabulary.mask_id] * (width // 4)] * (4 * rows)}
     packed = [list(range(4 * row, 4 * row + 4)) for row in range(rows)]
-    batch = assemble(sentences_from_lists(lists), packed, Position(), parts.vocabulary.pad_id)
-    noted = np.full(batch.input_ids_RS.size, parts.bank is not None)
+    batch = assemble(sentences_from_lists(lists), packed, Position(), components.vocabulary.pad_id)
+    noted = np.full(batch.input_ids_RS.size, components.bank is not None)
     learned = np.arange(len(noted)) < session.request.config.masking.probability * len(noted)
     read, attention = (
-        reads(learned, noted, parts.model.device),
-        Attention(dropout=parts.attention_dropout),
+        read_positions(learned, noted, components.model.device),
+        Attention(dropout=components.attention_dropout),
     )
     counts = [0]
-    parts.model.hf.train()
-    with _routed(session), counted_activations(counts), products(parts.dtype, parts.model.device):
-        encode_reads(parts.model.family, parts.model.pack(batch), read, attention)
+    components.model.hf.train()
+    with (
+        _routed(session),
+        counted_activations(counts),
+        products(components.dtype, components.model.device),
+    ):
+        encode_reads(components.model.family, components.model.pack(batch), read, attention)
     return counts[0]
 
 
 def _stand_in(session: Session, router: Router) -> dict[int, torch.Tensor]:
     if router.config.policy != "ig":  # known without any attribution
         return router.neurons(session.stream, session.position)
-    layers = range(router.first_layer, session.parts.model.num_layers)
+    layers = range(router.first_layer, session.components.model.num_layers)
     return {layer: torch.arange(max(1, router.count // len(layers))) for layer in layers}
 
 
 @contextmanager
 def _routed(session: Session) -> Iterator[None]:
     """Inside, as many neurons are trained as will be; before the first selection evenly over the layers that may be."""
-    sparse, router = session.parts.sparse, session.router
+    sparse, router = session.components.sparse, session.router
     if sparse is None or router is None:
         yield
         return
@@ -246,7 +252,7 @@ def free_memory_mb() -> float:
     return int(lines["MemAvailable"].split()[0]) * 1024 / MB
 
 
-def check_plan(plan: Plan, request: RunRequest) -> None:
+def check_estimate(plan: ResourceEstimate, request: RunRequest) -> None:
     """Refuse a run that memory or disk will not do.
 
     Raises:
@@ -266,16 +272,16 @@ def check_plan(plan: Plan, request: RunRequest) -> None:
         )
 
 
-def plan_request(request: RunRequest) -> Plan:
+def estimate_request(request: RunRequest) -> ResourceEstimate:
     """The plan of a run that is not started; writes nothing, so a bank in a file is stood in for by one in memory."""
     memory = request.config.memory
     without_file = replace(
         request, config=replace(request.config, memory=replace(memory, storage="ram"))
     )
-    return make_plan(prepare_run(without_file), memory)
+    return estimate_resources(prepare_run(without_file), memory)
 
 
-def readable_plan(plan: Plan) -> str:
+def readable_estimate(plan: ResourceEstimate) -> str:
     """The plan in a few lines."""
     rows = [
         ("resident already", plan.resident_mb),

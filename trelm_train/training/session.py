@@ -30,7 +30,7 @@ from trelm_train.data.loader import BatchStream, LoaderState, Packing, Position
 from trelm_train.data.shards import Shards, open_shards
 from trelm_train.errors import ConfigError
 from trelm_train.memory.bank_file import read_bank, write_bank
-from trelm_train.memory.injection import Injector, make_anchor
+from trelm_train.memory.injection import Injector, freeze_embeddings
 from trelm_train.memory.memory_bank import MemoryBank
 from trelm_train.model.dropout import attention_dropout, set_dropout
 from trelm_train.model.encoder import encode_reads
@@ -41,9 +41,9 @@ from trelm_train.ranks import ALONE, Ranks
 from trelm_train.reporting.metrics import METRICS_NAME, Interval, Timers
 from trelm_train.routing.router import Router, whole_parameters
 from trelm_train.routing.sparse_ffn import SparseFfn
-from trelm_train.training.spike_guard import Guard
-from trelm_train.training.step import Parts
-from trelm_train.training.step_inputs import Maker
+from trelm_train.training.spike_guard import SpikeGuard
+from trelm_train.training.step import Components
+from trelm_train.training.step_inputs import BatchPreparer
 
 log = logging.getLogger(__name__)
 RUN_NAME = "run.json"
@@ -63,15 +63,15 @@ class RunRequest:
 
 @dataclass(kw_only=True, slots=True)
 class Session:
-    """A run in progress: its parts, and where it stands."""
+    """A run in progress: its components, and where it stands."""
 
     request: RunRequest
     shards: Shards
     knowledge: Knowledge
     stream: BatchStream
     packing: Packing
-    maker: Maker
-    parts: Parts
+    preparer: BatchPreparer
+    components: Components
     router: Router | None
     position: Position = field(default_factory=Position)
     step: int = 0
@@ -115,7 +115,7 @@ def prepare_run(request: RunRequest, ranks: Ranks = ALONE) -> Session:
 
 
 def _lay_out(session: Session) -> None:
-    request, shards, model = session.request, session.shards, session.parts.model
+    request, shards, model = session.request, session.shards, session.components.model
     try:
         request.out.mkdir(parents=True, exist_ok=True)
         (request.out / CONFIG_NAME).write_text(to_toml(request.config), encoding="utf-8")
@@ -127,7 +127,7 @@ def _lay_out(session: Session) -> None:
         missing_ok=True
     )  # of a run that ended before its first checkpoint
     export_model(model, shards.tokenizer_path, request.out / INITIAL)
-    if session.parts.bank is not None:
+    if session.components.bank is not None:
         write_entities(entities_of(session.knowledge), request.out)
     run = {
         "shards": str(request.shards.resolve()),
@@ -206,9 +206,9 @@ def _build(
         limit=model.max_tokens,
     )
     stream = BatchStream(shards, packing, seed=seed, pad_id=vocabulary.pad_id)
-    anchor = make_anchor(model.word_embeddings.weight, knowledge)
+    initial = freeze_embeddings(model.word_embeddings.weight, knowledge)
     cka = (
-        Cka(config.cka, knowledge, anchor, seed=seed).to(model.device)
+        Cka(config.cka, knowledge, initial, seed=seed).to(model.device)
         if config.cka.enabled
         else None
     )
@@ -230,7 +230,7 @@ def _build(
             folder=request.out,
             device=model.device,
         )
-    parts = Parts(
+    components = Components(
         config=config,
         ranks=ranks,
         dtype=number_format(config.train.precision, model.device),
@@ -240,8 +240,8 @@ def _build(
         vocabulary=vocabulary,
         knowledge=knowledge,
         optimiser=Optimiser(whole, config.train),
-        guard=Guard(config.train.skip_sigma),
-        injector=Injector(config.injection, knowledge, anchor, seed=seed) if injecting else None,
+        guard=SpikeGuard(config.train.skip_sigma),
+        injector=Injector(config.injection, knowledge, initial, seed=seed) if injecting else None,
         bank=bank,
         cka=cka,
         sparse=SparseFfn(model, config.train, rate_scale=config.routing.learning_rate_scale)
@@ -256,10 +256,10 @@ def _build(
         knowledge=knowledge,
         stream=stream,
         packing=packing,
-        maker=Maker(
+        preparer=BatchPreparer(
             config=config, vocabulary=vocabulary, planner=cka.planner if cka is not None else None
         ),
-        parts=parts,
+        components=components,
         router=router,
     )
 
@@ -281,21 +281,21 @@ def _check_varlen(model: MaskedLm, dtype: torch.dtype) -> None:
 
 def tensors_of(session: Session) -> dict[str, dict[str, Tensor]]:
     """Every tensor that a resumed run needs, in named groups."""
-    parts = session.parts
-    groups: dict[str, dict[str, Tensor]] = {"model": dict(parts.model.hf.named_parameters())}
-    groups["optimiser"] = parts.optimiser.state()
-    if parts.cka is not None:
-        groups["cka"] = {"projection": parts.cka.projection.weight}
-    if parts.sparse is not None and session.router is not None:
-        groups["sparse"] = parts.sparse.state()
+    components = session.components
+    groups: dict[str, dict[str, Tensor]] = {"model": dict(components.model.hf.named_parameters())}
+    groups["optimiser"] = components.optimiser.state()
+    if components.cka is not None:
+        groups["cka"] = {"projection": components.cka.projection.weight}
+    if components.sparse is not None and session.router is not None:
+        groups["sparse"] = components.sparse.state()
         groups["router"] = session.router.state()
     return {name: group for name, group in groups.items() if group}
 
 
 def write_files(session: Session, folder: Path) -> None:
     """What a checkpoint holds besides tensors: the memory bank, piece by piece."""
-    if session.parts.bank is not None:
-        write_bank(session.parts.bank, folder / BANK_FILE)
+    if session.components.bank is not None:
+        write_bank(session.components.bank, folder / BANK_FILE)
 
 
 def state_of(session: Session) -> dict[str, Any]:
@@ -304,12 +304,12 @@ def state_of(session: Session) -> dict[str, Any]:
         "step": session.step,
         "tokens": session.tokens,
         "skipped": session.skipped,
-        "guard": session.parts.guard.state(),
-        "number_format": str(session.parts.dtype),
+        "guard": session.components.guard.state(),
+        "number_format": str(session.components.dtype),
         "loader": session.stream.state(session.position).to_dict(),
         "config": to_dict(session.request.config),
         "interval": {"sums": session.interval.sums, "steps": session.interval.steps},
-        "seconds": session.parts.timers.seconds,
+        "seconds": session.components.timers.seconds,
         "history": session.history,
     }
 
@@ -341,28 +341,28 @@ def restore(session: Session, checkpoint: Checkpoint) -> None:
     Raises:
         ConfigError: the checkpoint was made from other shards.
     """
-    state, tensors, parts = checkpoint.state, checkpoint.tensors, session.parts
+    state, tensors, components = checkpoint.state, checkpoint.tensors, session.components
     _check_config(checkpoint, to_dict(session.request.config))
-    if state["number_format"] != str(parts.dtype):
+    if state["number_format"] != str(components.dtype):
         raise ConfigError(
-            f"{checkpoint.path}: its steps were in {state['number_format']}, this machine would go on in {parts.dtype}; "
+            f"{checkpoint.path}: its steps were in {state['number_format']}, this machine would go on in {components.dtype}; "
             "resume on a machine like the first, or start a new run with --set train.precision=…"
         )
     loader = LoaderState.from_dict(state["loader"])
     session.stream.check(loader)
-    load_weights(parts.model, tensors["model"])
-    parts.optimiser.load(tensors.get("optimiser", {}))
-    if parts.cka is not None:
+    load_weights(components.model, tensors["model"])
+    components.optimiser.load(tensors.get("optimiser", {}))
+    if components.cka is not None:
         with torch.no_grad():
-            parts.cka.projection.weight.copy_(tensors["cka"]["projection"])
-    if parts.bank is not None:
-        read_bank(parts.bank, checkpoint.path / BANK_FILE)
-    if parts.sparse is not None and session.router is not None:
-        parts.sparse.load(tensors.get("sparse", {}))
+            components.cka.projection.weight.copy_(tensors["cka"]["projection"])
+    if components.bank is not None:
+        read_bank(components.bank, checkpoint.path / BANK_FILE)
+    if components.sparse is not None and session.router is not None:
+        components.sparse.load(tensors.get("sparse", {}))
         session.router.load(tensors.get("router", {}))
-    parts.guard.load(state["guard"])
+    components.guard.load(state["guard"])
     session.step, session.tokens, session.skipped = state["step"], state["tokens"], state["skipped"]
     session.position = loader.position
     session.interval = Interval(**state["interval"])
     session.history = state["history"]
-    parts.timers.seconds.update(state["seconds"])
+    components.timers.seconds.update(state["seconds"])

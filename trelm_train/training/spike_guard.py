@@ -20,7 +20,7 @@ SMALLEST_SHARE = (
 )
 
 
-class Guard:
+class SpikeGuard:
     """Judges each step by those before it."""
 
     def __init__(self, sigma: float) -> None:
@@ -43,7 +43,7 @@ class Guard:
         deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in before) / len(before))
         return mean + self.sigma * max(deviation, SMALLEST_SHARE * abs(mean))
 
-    def took(self, values: dict[str, float]) -> None:
+    def accept(self, values: dict[str, float]) -> None:
         """The step was taken: it counts for those that follow."""
         for name, value in values.items():
             self.before.setdefault(name, deque(maxlen=WINDOW)).append(value)

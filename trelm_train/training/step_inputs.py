@@ -15,17 +15,17 @@ from schemas.array_types import I64, Bools
 from trelm_train.cka.plan import CkaPlan, CkaPlanner, hide
 from trelm_train.config import Config
 from trelm_train.data.loader import Batch, BatchStream, Position, in_steps, share
-from trelm_train.data.masking import Masked, Vocabulary, mask_batch
+from trelm_train.data.masking import MaskedBatch, Vocabulary, mask_batch
 from trelm_train.ranks import Ranks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Micro:
+class MicroBatch:
     """One batch of a step, ready for the model."""
 
     number: int  # within the step, over all ranks
     batch: Batch
-    masked: Masked
+    masked: MaskedBatch
     input_ids_RS: I64  # masked, and without the tails of the facts that serve
     cka: CkaPlan | None
 
@@ -45,22 +45,22 @@ class Micro:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Work:
+class StepInputs:
     """This rank's batches of one step (perhaps none), and where the stream goes on."""
 
-    micro: tuple[Micro, ...]
+    micro_batches: tuple[MicroBatch, ...]
     following: Position
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Maker:
+class BatchPreparer:
     """Makes a batch ready: masks, facts, hidden tails."""
 
     config: Config
     vocabulary: Vocabulary
     planner: CkaPlanner | None
 
-    def __call__(self, batch: Batch, number: int) -> Micro:
+    def __call__(self, batch: Batch, number: int) -> MicroBatch:
         """The batch as the model will see it."""
         seed, epoch = self.config.train.seed, batch.position.epoch
         masked = mask_batch(batch, self.config.masking, self.vocabulary, seed=seed, epoch=epoch)
@@ -68,21 +68,21 @@ class Maker:
         if self.planner is not None:
             plan = self.planner.plan(batch, masked)
             ids = hide(batch, ids, plan.hidden_P, self.vocabulary.mask_id)
-        return Micro(number=number, batch=batch, masked=masked, input_ids_RS=ids, cka=plan)
+        return MicroBatch(number=number, batch=batch, masked=masked, input_ids_RS=ids, cka=plan)
 
 
-def works(
+def stream_step_inputs(
     stream: BatchStream,
     start: Position,
     ranks: Ranks,
     per_step: int,
-    make: Callable[[Batch, int], Micro],
-) -> Iterator[Work]:
+    make: Callable[[Batch, int], MicroBatch],
+) -> Iterator[StepInputs]:
     """The endless sequence of steps from a position on."""
     for places, following in in_steps(stream.positions(start), per_step):
         numbers = range(ranks.rank, per_step, ranks.size)
         mine = share(places, ranks.rank, ranks.size)
-        micro = tuple(
+        micro_batches = tuple(
             make(stream.at(here), number) for here, number in zip(mine, numbers, strict=True)
         )
-        yield Work(micro=micro, following=following)
+        yield StepInputs(micro_batches=micro_batches, following=following)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from schemas.settings import to_dict, to_toml
-from trelm_train.checkpoints.checkpoint import Writer, latest_checkpoint
+from trelm_train.checkpoints.checkpoint import CheckpointWriter, latest_checkpoint
 from trelm_train.checkpoints.export import BANK_FILE, entities_of, export_bank, export_model
 from trelm_train.config import Config, load_config
 from trelm_train.data.prefetch import prefetch
@@ -30,10 +30,10 @@ from trelm_train.reporting.loggers import make_loggers
 from trelm_train.reporting.metrics import MetricLog
 from trelm_train.reporting.profiling import Profile
 from trelm_train.reporting.progress import Show, line_of, progress
-from trelm_train.routing.router import DEAR, attribution_share
+from trelm_train.routing.router import MAX_ROUTING_SHARE, attribution_share
 from trelm_train.training.evaluation import Evaluator, write_evaluation
-from trelm_train.training.report import describe, path_of, summarise
-from trelm_train.training.resource_estimate import check_plan, make_plan
+from trelm_train.training.report import describe, knowledge_path_of, summarise
+from trelm_train.training.resource_estimate import check_estimate, estimate_resources
 from trelm_train.training.session import (
     CHECKPOINTS,
     CONFIG_NAME,
@@ -49,7 +49,7 @@ from trelm_train.training.session import (
 )
 from trelm_train.training.signals import InterruptedRun, Stop
 from trelm_train.training.step import StepResult, train_step
-from trelm_train.training.step_inputs import Work, works
+from trelm_train.training.step_inputs import StepInputs, stream_step_inputs
 
 log = logging.getLogger(__name__)
 MAX_SKIPPED = 10  # steps in a row
@@ -64,7 +64,7 @@ class _Tools:
 
     metrics: MetricLog | None  # of the first rank
     evaluator: Evaluator
-    writer: Writer
+    writer: CheckpointWriter
     show: Show
     stop: Stop
     profile: Profile
@@ -132,12 +132,12 @@ def _algorithms(request: RunRequest) -> Iterator[None]:
 
 
 def _train(session: Session, stop: Stop) -> dict[str, Any]:
-    ranks = session.parts.ranks
+    ranks = session.components.ranks
     if ranks.is_first:
         log.info("%s", describe(session))
-        _warn_of_dear_routing(session.request.config)
-        plan = make_plan(session)
-        check_plan(plan, session.request)
+        _warn_of_costly_routing(session.request.config)
+        plan = estimate_resources(session)
+        check_estimate(plan, session.request)
         _write_json(session.request.out / PLAN_NAME, plan.to_dict())
     with ExitStack() as stack:
         tools = _tools(session, stop, stack)
@@ -161,12 +161,18 @@ def _train(session: Session, stop: Stop) -> dict[str, Any]:
     return _finish(session, validation)
 
 
-def _warn_of_dear_routing(config: Config) -> None:
+def _warn_of_costly_routing(config: Config) -> None:
     share = attribution_share(
         config.routing, config.train.batch_tokens * config.train.micro_batches
     )
-    if share > DEAR:
-        enough = math.ceil(config.routing.refresh_every * share / (1 - share) * (1 - DEAR) / DEAR)
+    if share > MAX_ROUTING_SHARE:
+        enough = math.ceil(
+            config.routing.refresh_every
+            * share
+            / (1 - share)
+            * (1 - MAX_ROUTING_SHARE)
+            / MAX_ROUTING_SHARE
+        )
         log.warning(
             "attribution will take about %.0f %% of the time with such small steps; routing.refresh_every=%d keeps it at 5 %%",
             100 * share,
@@ -176,7 +182,7 @@ def _warn_of_dear_routing(config: Config) -> None:
 
 def _tools(session: Session, stop: Stop, stack: ExitStack) -> _Tools:
     request, config = session.request, session.request.config
-    first = session.parts.ranks.is_first
+    first = session.components.ranks.is_first
     metrics = None
     if first:
         loggers = make_loggers(config.train.loggers)
@@ -188,7 +194,7 @@ def _tools(session: Session, stop: Stop, stack: ExitStack) -> _Tools:
     return _Tools(
         metrics=metrics,
         evaluator=Evaluator(session),
-        writer=Writer(
+        writer=CheckpointWriter(
             request.out / CHECKPOINTS,
             keep=config.train.keep_checkpoints,
             background=config.train.async_checkpoint,
@@ -204,43 +210,47 @@ def _tools(session: Session, stop: Stop, stack: ExitStack) -> _Tools:
 
 def _finish(session: Session, validation: dict[str, Any] | None) -> dict[str, Any]:
     out = session.request.out
-    export_model(session.parts.model, session.shards.tokenizer_path, out / MODEL)
-    if session.parts.bank is not None:
+    export_model(session.components.model, session.shards.tokenizer_path, out / MODEL)
+    if session.components.bank is not None:
         last = latest_checkpoint(out / CHECKPOINTS)
         assert last is not None
         export_bank(last / BANK_FILE, entities_of(session.knowledge), out / MODEL)
-    _write_json(out / "routing.json", path_of(session))
+    _write_json(out / "routing.json", knowledge_path_of(session))
     summary = summarise(session, validation)
     _write_json(out / "summary.json", summary)
     return summary
 
 
 def _loop(session: Session, tools: _Tools) -> None:
-    config, parts = session.request.config, session.parts
-    steps = works(
-        session.stream, session.position, parts.ranks, config.train.micro_batches, session.maker
+    config, components = session.request.config, session.components
+    steps = stream_step_inputs(
+        session.stream,
+        session.position,
+        components.ranks,
+        config.train.micro_batches,
+        session.preparer,
     )
     with prefetch(steps, depth=AHEAD) as ready:
         while session.step < config.train.steps:
             tools.profile.before(session.step + 1)
             route(session)
-            with parts.timers.measure("data"):
-                work = next(ready)
-            _advance(session, work, train_step(parts, work, session.step))
+            with components.timers.measure("data"):
+                inputs = next(ready)
+            _advance(session, inputs, train_step(components, inputs, session.step))
             if session.skipped >= MAX_SKIPPED:
                 _give_up(session, tools)
             tools.profile.after(session.step)
             _after_step(session, tools)
 
 
-def _advance(session: Session, work: Work, result: StepResult) -> None:
-    session.position, session.step = work.following, session.step + 1
+def _advance(session: Session, inputs: StepInputs, result: StepResult) -> None:
+    session.position, session.step = inputs.following, session.step + 1
     session.tokens += 0 if result.skipped else result.totals.tokens
     session.skipped = session.skipped + 1 if result.skipped else 0
     if result.skipped:
         session.history["why_skipped"] = result.skipped
         session.history["skipped_steps"] = session.history.get("skipped_steps", 0) + 1
-        if session.parts.ranks.is_first:
+        if session.components.ranks.is_first:
             log.warning("step %d: skipped, nothing was changed: %s", session.step, result.skipped)
         return
     session.interval.add(values_of(session, result))
@@ -270,7 +280,7 @@ def values_of(session: Session, result: StepResult) -> dict[str, float]:
         "targets": float(totals.targets),
         "facts": float(totals.facts),
         "injected": float(result.num_injected),
-        "trained_share": session.parts.trained_share,
+        "trained_share": session.components.trained_share,
     }
 
 
@@ -282,10 +292,10 @@ def _after_step(session: Session, tools: _Tools) -> None:
     improved = False
     if config.evaluation.every and session.step % config.evaluation.every == 0:
         improved = tools.evaluator.improves(_measure(session, tools))
-    signum = session.parts.ranks.highest(tools.stop.signum)
+    signum = session.components.ranks.highest(tools.stop.signum)
     if session.step % config.train.checkpoint_every == 0 or signum or improved:
         _save(session, tools)
-    if improved and session.parts.ranks.is_first:
+    if improved and session.components.ranks.is_first:
         tools.writer.mark_best(
             session.step, config.evaluation.best, session.history["best"]["value"]
         )
@@ -318,16 +328,16 @@ def _measure(session: Session, tools: _Tools) -> dict[str, Any]:
     ):  # the last step is one of those that are evaluated anyway
         return dict(tools.last["found"])
     found: dict[str, Any] = {}
-    if session.parts.ranks.is_first:
-        with session.parts.timers.measure("validation"):
+    if session.components.ranks.is_first:
+        with session.components.timers.measure("validation"):
             found = tools.evaluator.measure()
         write_evaluation(session.request.out, session.step, found)
         if tools.metrics is not None:
-            tools.metrics.tell(
+            tools.metrics.send_to_loggers(
                 session.step,
                 {f"eval/{name}": value for name, value in found.items() if value is not None},
             )
-    session.parts.ranks.wait()
+    session.components.ranks.wait()
     tools.clock.restart(session.tokens)
     tools.last.update(step=session.step, found=found)
     return found
@@ -335,20 +345,20 @@ def _measure(session: Session, tools: _Tools) -> dict[str, Any]:
 
 def route(session: Session) -> None:
     """Choose neurons anew if they are due."""
-    router, sparse = session.router, session.parts.sparse
+    router, sparse = session.router, session.components.sparse
     if router is None or sparse is None or not router.due(session.step):
         return
-    with session.parts.timers.measure("attribution"):
-        sparse.select(router.neurons(session.stream, session.position, session.parts.ranks))
+    with session.components.timers.measure("attribution"):
+        sparse.select(router.neurons(session.stream, session.position, session.components.ranks))
     session.history["routed_at"] = session.step
-    if session.parts.ranks.is_first:
-        _write_json(session.request.out / "routing.json", path_of(session))
+    if session.components.ranks.is_first:
+        _write_json(session.request.out / "routing.json", knowledge_path_of(session))
 
 
 def _save(session: Session, tools: _Tools) -> None:
-    if not session.parts.ranks.is_first:
+    if not session.components.ranks.is_first:
         return
-    with session.parts.timers.measure("checkpoint"):
+    with session.components.timers.measure("checkpoint"):
         tools.writer.save(
             session.step,
             tensors_of(session),

@@ -6,7 +6,7 @@ import torch
 
 from trelm_train.checkpoints import checkpoint
 from trelm_train.checkpoints.checkpoint import (
-    Writer,
+    CheckpointWriter,
     best_checkpoint,
     latest_checkpoint,
     list_checkpoints,
@@ -24,7 +24,7 @@ GROUPS = {
 
 @pytest.mark.parametrize("background", [False, True])
 def test_everything_comes_back(*, background: bool, tmp_path: Path) -> None:
-    writer = Writer(tmp_path, keep=2, background=background)
+    writer = CheckpointWriter(tmp_path, keep=2, background=background)
     writer.save(7, GROUPS, {"step": 7, "note": "ünïcode"})
     writer.finish()
     found = load_checkpoint(tmp_path / "step-00000007")
@@ -40,7 +40,7 @@ def test_everything_comes_back(*, background: bool, tmp_path: Path) -> None:
 
 
 def test_nothing_is_pickled(tmp_path: Path) -> None:
-    Writer(tmp_path, keep=1).save(1, GROUPS, {})
+    CheckpointWriter(tmp_path, keep=1).save(1, GROUPS, {})
     files = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
     assert files == {".safetensors", ".json"}
 
@@ -48,7 +48,7 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
     """What is written is the state at `save`, whatever happens to the tensors after it."""
     weight, state = torch.ones(1000, 100), {"sums": {"loss": 1.0}}
-    writer = Writer(tmp_path, keep=1, background=True)
+    writer = CheckpointWriter(tmp_path, keep=1, background=True)
     writer.save(1, {"model": {"w": weight}}, state)
     weight.zero_()
     state["sums"]["loss"] = 2.0
@@ -59,7 +59,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
 
 
 def test_old_ones_go_and_the_best_stays(tmp_path: Path) -> None:
-    writer = Writer(tmp_path, keep=2)
+    writer = CheckpointWriter(tmp_path, keep=2)
     for step in (1, 2, 3, 3, 4, 5):
         writer.save(step, {"model": {"x": torch.ones(1)}}, {"step": step})
         if step == 2:
@@ -81,12 +81,12 @@ def test_half_written_checkpoints_do_not_count(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path) is None
     assert latest_checkpoint(tmp_path / "nowhere") is None
     assert best_checkpoint(tmp_path) is None
-    Writer(tmp_path, keep=2).save(5, GROUPS, {"step": 5})
+    CheckpointWriter(tmp_path, keep=2).save(5, GROUPS, {"step": 5})
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000005"]
     assert not list(tmp_path.glob(".*.partial"))  # what a killed process left is removed
 
 
-def _save_and_finish(writer: Writer) -> None:
+def _save_and_finish(writer: CheckpointWriter) -> None:
     writer.save(2, GROUPS, {"step": 2})
     writer.finish()
 
@@ -96,7 +96,7 @@ def test_an_end_in_the_middle_of_a_checkpoint(
     *, background: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tensors written, process gone before the folder got its name: the one before is the newest."""
-    writer = Writer(tmp_path, keep=2, background=background)
+    writer = CheckpointWriter(tmp_path, keep=2, background=background)
     writer.save(1, GROUPS, {"step": 1})
     writer.finish()
 
@@ -119,7 +119,7 @@ def test_an_end_in_the_middle_of_a_checkpoint(
 @pytest.mark.parametrize("background", [False, True])
 def test_a_checkpoint_that_cannot_be_written(*, background: bool, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    writer = Writer(tmp_path / "file", keep=1, background=background)
+    writer = CheckpointWriter(tmp_path / "file", keep=1, background=background)
     with pytest.raises(TrelmError, match="cannot write the checkpoint"):
         writer.save(1, {}, {})
 
@@ -134,7 +134,7 @@ def test_a_folder_that_is_no_checkpoint(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_stands_is_not_touched(tmp_path: Path) -> None:
     """The last step is often one that was saved already: the newest checkpoint must not be taken down to be put up again."""
-    writer = Writer(tmp_path, keep=1)
+    writer = CheckpointWriter(tmp_path, keep=1)
     writer.save(4, GROUPS, {"step": 4})
     before = (tmp_path / "step-00000004").stat().st_ino
     writer.save(4, GROUPS, {"step": 4})
@@ -145,7 +145,7 @@ def test_a_checkpoint_that_stands_is_not_touched(tmp_path: Path) -> None:
 def test_a_checkpoint_gets_its_name_soon_after_it_is_written(tmp_path: Path) -> None:
     import time
 
-    writer = Writer(tmp_path, keep=2, background=True)
+    writer = CheckpointWriter(tmp_path, keep=2, background=True)
     writer.save(1, GROUPS, {"step": 1})
     deadline = time.monotonic() + 30
     while latest_checkpoint(tmp_path) is None:
@@ -156,7 +156,7 @@ def test_a_checkpoint_gets_its_name_soon_after_it_is_written(tmp_path: Path) -> 
 
 
 def test_a_half_removed_checkpoint_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = Writer(tmp_path, keep=1)
+    writer = CheckpointWriter(tmp_path, keep=1)
     writer.save(1, GROUPS, {"step": 1})
 
     def stuck(_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_half_removed_checkpoint_is_none(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_more_files(tmp_path: Path) -> None:
-    writer = Writer(tmp_path, keep=1, background=True)
+    writer = CheckpointWriter(tmp_path, keep=1, background=True)
     writer.save(1, GROUPS, {}, lambda folder: (folder / "more.bin").write_bytes(b"x") and None)
     writer.finish()
     assert (tmp_path / "step-00000001" / "more.bin").read_bytes() == b"x"

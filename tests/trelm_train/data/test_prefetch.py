@@ -108,7 +108,7 @@ def test_the_consumer_s_own_exception_ends_the_thread(error: type[BaseException]
 
 CTRL_C = """
 import os, signal, threading, time
-from trelm_train.prefetch import prefetch
+from trelm_train.data.prefetch import prefetch
 
 def slow():
     yield 0

@@ -192,7 +192,7 @@ def test_a_damaged_file(copy: Path) -> None:
 def test_reading_needs_pyarrow_alone(shards_path: Path) -> None:
     """No torch, no pandas, no tokenizer."""
     script = (
-        "import sys; from pathlib import Path; from trelm_train.shards import open_shards, read_lists\n"
+        "import sys; from pathlib import Path; from trelm_train.data.shards import open_shards, read_lists\n"
         "groups = open_shards(Path(sys.argv[1])).row_groups\n"
         "count = sum(len(lists['input_ids'].values) for lists in read_lists(groups, ['input_ids']))\n"
         "print(count, *{name.split('.')[0] for name in sys.modules} & {*sys.argv[2:]})"

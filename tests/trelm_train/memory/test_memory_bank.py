@@ -128,13 +128,13 @@ def test_the_global_note_is_the_mean_of_all_occurrences() -> None:
 def test_no_self_note_in_any_epoch() -> None:
     memory = bank()
     row, source, other = np.asarray([3]), np.asarray([10]), np.asarray([11])
-    assert not memory.seen(row, source)[0], "never written"
+    assert not memory.readable(row, source)[0], "never written"
     for _ in range(3):  # the same sentence, epoch after epoch
         memory.write(notes([3], [10], torch.ones(1, H)))
-        assert not memory.seen(row, source)[0]
-        assert memory.seen(row, other)[0]
+        assert not memory.readable(row, source)[0]
+        assert memory.readable(row, other)[0]
     memory.write(notes([3], [11], torch.ones(1, H)))
-    assert memory.seen(row, source)[0]
+    assert memory.readable(row, source)[0]
     assert int(memory.source_B[3]) == MANY
 
 
@@ -145,8 +145,8 @@ def test_two_sentences_in_one_step_are_many() -> None:
 
 
 def test_rows_that_do_not_exist_are_never_seen() -> None:
-    assert not bank().seen(np.asarray([-1]), np.asarray([0]))[0]
-    assert not MemoryBank(0, H, MemoryConfig()).seen(np.asarray([-1]), np.asarray([0]))[0]
+    assert not bank().readable(np.asarray([-1]), np.asarray([0]))[0]
+    assert not MemoryBank(0, H, MemoryConfig()).readable(np.asarray([-1]), np.asarray([0]))[0]
 
 
 def test_nothing_to_write() -> None:
@@ -217,7 +217,7 @@ def test_the_state_holds_written_rows_only(storage: str, tmp_path: Path) -> None
     assert note(other, 0) == [[0.0] * H] * 2, (
         "nothing is left of what was written after the checkpoint"
     )
-    assert not other.seen(np.asarray([0]), np.asarray([77]))[0]
+    assert not other.readable(np.asarray([0]), np.asarray([77]))[0]
     other.write(notes([0], [8], torch.full((1, H), 5.0)))
     assert note(other, 0) == [[5.0] * H] * 2, "a first write again"
 

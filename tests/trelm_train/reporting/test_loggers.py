@@ -66,7 +66,7 @@ def test_tensorboard_gets_every_value(tmp_path: Path) -> None:
     for logger in log.loggers:
         logger.start(tmp_path, CONFIG, after_step=0)
     log.write(1, {"loss": 2.0}, {"tokens_per_s": 5.0})
-    log.tell(1, {"eval/loss": 3.0})
+    log.send_to_loggers(1, {"eval/loss": 3.0})
     log.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()

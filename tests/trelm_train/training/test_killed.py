@@ -27,7 +27,9 @@ SETS = (
 
 KILLED = """
 import os, signal, sys
-from trelm_train import checkpoint, cli, train
+from trelm_train import cli
+from trelm_train.checkpoints import checkpoint
+from trelm_train.training import train
 
 module, name, call = {"checkpoint": checkpoint, "train": train}[sys.argv[1]], sys.argv[2], int(sys.argv[3])
 whole, calls = getattr(module, name), 0
