@@ -159,7 +159,7 @@ def _score(
     length = len(log_probabilities_TV)
     tails = knowledge.tails.of(relation)
     true = np.append(knowledge.true_tails(head, relation), tail)
-    wrong = knowledge.without_namesakes(np.unique(tails[:: 1 + len(tails) // MAX_LOOKED_AT]), true)
+    wrong = knowledge.without_names_of(np.unique(tails[:: 1 + len(tails) // MAX_LOOKED_AT]), true)
     wrong = wrong[knowledge.label_ids.lengths(wrong) == length][:MAX_FALSE]
     if len(knowledge.label_ids.of(tail)) != length or not len(wrong):
         return None

@@ -150,8 +150,8 @@ def tails_one_by_one(facts: StepFacts, knowledge: Knowledge, config: CkaConfig) 
             tails = tails[
                 (uniform(0, "some", 0, key, np.arange(most)) * len(tails)).astype(np.int64)
             ]
-        near = knowledge.without_namesakes(in_batch, banned)
-        far = knowledge.without_namesakes(np.setdiff1d(tails, near), banned)
+        near = knowledge.without_names_of(in_batch, banned)
+        far = knowledge.without_names_of(np.setdiff1d(tails, near), banned)
         parts = [part[np.argsort(uniform(0, "tail", 0, key, part))] for part in (near, far)]
         rows.append([tail, *np.concatenate(parts)[: config.negatives].tolist()])
     return rows
