@@ -22,7 +22,7 @@ from trelm_train.data.arrays import expand, random_bits
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.masking import Vocabulary
 from trelm_train.memory.injection import Injector
-from trelm_train.memory.memory_bank import MemoryBank, Notes, join_notes, take_notes, window
+from trelm_train.memory.memory_bank import MemoryBank, Notes, join_notes, note_window, take_notes
 from trelm_train.model.encoder import Attention, ReadPositions, read_positions, varlen_attention
 from trelm_train.model.families import Family, Packed
 from trelm_train.model.masked_lm import MaskedLm, mlm_loss_sum
@@ -230,7 +230,7 @@ def _reads(components: Components, micro: MicroBatch) -> ReadPositions:
         )
     if components.bank is not None:
         rows = components.knowledge.bank_row[batch.span_entity_P]
-        start, end = window(batch, np.flatnonzero(rows >= 0), components.config.memory.window)
+        start, end = note_window(batch, np.flatnonzero(rows >= 0), components.config.memory.window)
         noted[expand(start, end - start)] = True
     return read_positions(learned, noted, components.model.device)
 

@@ -17,9 +17,9 @@ from trelm_train.memory.memory_bank import (
     MemoryBank,
     Notes,
     join_notes,
+    note_window,
     range_means,
     take_notes,
-    window,
 )
 
 H = 4
@@ -157,11 +157,11 @@ def test_nothing_to_write() -> None:
 
 def test_the_window_stays_inside_its_sentence_and_off_special_tokens(batch: Batch) -> None:
     spans = np.arange(len(batch.span_start_P))
-    start, end = window(batch, spans, 100)
+    start, end = note_window(batch, spans, 100)
     sentence = batch.span_sentence_P
     assert np.array_equal(start, batch.start_N[sentence] + 1)
     assert np.array_equal(end, batch.end_N[sentence] - 1)
-    near, far = window(batch, spans, 1)
+    near, far = note_window(batch, spans, 1)
     assert (near >= batch.span_start_P - 1).all()
     assert (far <= batch.span_end_P + 1).all()
 
@@ -176,7 +176,7 @@ def test_notes_are_true_means(batch: Batch) -> None:
     taken = take_notes(batch, hidden, rows, 2)
     assert not taken.value_O2H.requires_grad
     for number, span in enumerate(np.flatnonzero(rows >= 0).tolist()):
-        start, end = (int(x[0]) for x in window(batch, np.asarray([span]), 2))
+        start, end = (int(x[0]) for x in note_window(batch, np.asarray([span]), 2))
         assert float(taken.value_O2H[number, 0, 0]) == pytest.approx(
             (start + end - 1) / 2, rel=1e-6
         )
