@@ -375,3 +375,24 @@ def test_numbers_among_others() -> None:
         False,
     ]
     assert not among(np.zeros(0, np.int64), np.asarray([0, 1])).any()
+
+
+def test_the_example_in_the_docstring(
+    stream: BatchStream, knowledge: Knowledge, vocabulary: Vocabulary
+) -> None:
+    """The table in the docstring of `CkaPlan`."""
+    sentences = some_sentences(stream)
+    pair = [sentences.key_N.tolist().index(key) for key in (0, 3)]
+    batch = assemble(sentences, [[row] for row in pair], Position(), vocabulary.pad_id)
+    masked = mask_batch(batch, MaskingConfig(probability=0.0), vocabulary, seed=0, epoch=0)
+    config = CkaConfig(negatives=2, fact_share=1.0)
+    plan = CkaPlanner(config, knowledge, seed=0).plan(batch, masked)
+
+    assert (plan.head_start_G.tolist(), plan.head_end_G.tolist()) == ([1, 9], [3, 10])
+    assert plan.relation_GR.tolist() == [[ROW["lives in"]]] * 2 == [[20]] * 2
+    assert plan.tail_index_GC.tolist() == [[0, 1, 3], [1, 0, 2]]
+    assert plan.tail_U.tolist() == [4, 5, 7, 8]
+    assert plan.tail_U.tolist() == [
+        ROW[name] for name in ("Strelsau", "Bolivar Town", "Golden City", "Zenda")
+    ]
+    assert plan.hidden_P.tolist() == [False, True, False, True]
