@@ -68,7 +68,7 @@ def throughput(out: Path, **request: Any) -> dict[str, Any]:
         "seconds": wall_end - wall,
         "cpu_seconds": cpu_end - cpu,
         "tokens": sum(result.totals.tokens for _, _, result in ends[WARM_STEPS:]),
-        "places": sum(result.totals.places for _, _, result in ends[WARM_STEPS:]),
+        "places": sum(result.totals.padded for _, _, result in ends[WARM_STEPS:]),
         "steps": request["steps"],
         "parts_s": session.components.timers.seconds,
         "refresh_cpu_s": session.history["refresh_cpu_s"],

@@ -1,4 +1,4 @@
-"""Everything that a run consists of, built once, and its state as tensors and plain values."""
+"""Build all that a run consists of once, and turn its state into tensors and plain values."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from trelm_train.cka.loss import Cka
 from trelm_train.config import OPERATIONAL, Config, load_config
 from trelm_train.data.knowledge import Knowledge, load_knowledge
 from trelm_train.data.loader import BatchStream, LoaderState, Packing, Position
+from trelm_train.data.masking import Vocabulary
 from trelm_train.data.shards import Shards, open_shards
 from trelm_train.errors import ConfigError
 from trelm_train.memory.bank_file import read_bank, write_bank
@@ -49,11 +50,15 @@ log = logging.getLogger(__name__)
 RUN_NAME = "run.json"
 CONFIG_NAME = "config.toml"
 CHECKPOINTS = "checkpoints"
+# Those whose versions are written into `run.json`.
+PACKAGES = (
+    "trelm", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "safetensors",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRequest:
-    """What `trelm-train run` was asked for."""
+    """Hold what `trelm-train run` was asked for."""
 
     shards: Path
     model: str
@@ -63,7 +68,7 @@ class RunRequest:
 
 @dataclass(kw_only=True, slots=True)
 class Session:
-    """A run in progress: its components, and where it stands."""
+    """Hold a run in progress: its components, and where it stands."""
 
     request: RunRequest
     shards: Shards
@@ -78,9 +83,8 @@ class Session:
     tokens: int = 0
     skipped: int = 0
     interval: Interval = field(default_factory=Interval)
-    history: dict[str, Any] = field(
-        default_factory=dict
-    )  # first and last losses, validation before
+    # First and last losses, the validation before training, and the like.
+    history: dict[str, Any] = field(default_factory=dict)
 
 
 def start_run(request: RunRequest, ranks: Ranks = ALONE) -> Session:
@@ -89,13 +93,14 @@ def start_run(request: RunRequest, ranks: Ranks = ALONE) -> Session:
     Raises:
         ConfigError: the folder holds a run already, or an input is wrong.
     """
-    if (request.out / RUN_NAME).exists() and latest_checkpoint(
-        request.out / CHECKPOINTS
-    ) is not None:
+    # A run that ended before its first checkpoint may be started again in its folder.
+    has_run = (request.out / RUN_NAME).exists()
+    if has_run and latest_checkpoint(request.out / CHECKPOINTS) is not None:
         raise ConfigError(
-            f"{request.out}: holds a run already; continue it with `trelm-train resume --out {request.out}`, "
-            "or give another --out"
+            f"{request.out}: holds a run already; continue it with "
+            f"`trelm-train resume --out {request.out}`, or give another --out"
         )
+
     session = prepare_run(request, ranks)
     if ranks.is_first:
         _lay_out(session)
@@ -104,7 +109,7 @@ def start_run(request: RunRequest, ranks: Ranks = ALONE) -> Session:
 
 
 def prepare_run(request: RunRequest, ranks: Ranks = ALONE) -> Session:
-    """A session at its beginning; nothing is written.
+    """Build a session at its beginning; nothing is written.
 
     Raises:
         ConfigError: an input is wrong.
@@ -115,6 +120,11 @@ def prepare_run(request: RunRequest, ranks: Ranks = ALONE) -> Session:
 
 
 def _lay_out(session: Session) -> None:
+    """Write settings, initial model and the run's description into its folder.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
     request, shards, model = session.request, session.shards, session.components.model
     try:
         request.out.mkdir(parents=True, exist_ok=True)
@@ -123,12 +133,13 @@ def _lay_out(session: Session) -> None:
         raise ConfigError(
             f"{request.out}: cannot write there ({error.strerror}); give another --out"
         ) from error
-    (request.out / METRICS_NAME).unlink(
-        missing_ok=True
-    )  # of a run that ended before its first checkpoint
+
+    # Metrics may be there of a run that ended before its first checkpoint.
+    (request.out / METRICS_NAME).unlink(missing_ok=True)
     export_model(model, shards.tokenizer_path, request.out / INITIAL)
     if session.components.bank is not None:
         write_entities(entities_of(session.knowledge), request.out)
+
     run = {
         "shards": str(request.shards.resolve()),
         "model": request.model,
@@ -139,34 +150,30 @@ def _lay_out(session: Session) -> None:
 
 
 def versions() -> dict[str, str]:
-    """What a run was made with."""
-    found = {"python": platform.python_version()}
-    for package in (
-        "trelm",
-        "torch",
-        "transformers",
-        "tokenizers",
-        "numpy",
-        "pyarrow",
-        "safetensors",
-    ):
+    """Return the versions of Python and of the packages that a run is made with."""
+    versions_by_name = {"python": platform.python_version()}
+    for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout
-            found[package] = "unknown"
-    return found
+            versions_by_name[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            # trelm itself is not installed where it runs from a checkout.
+            versions_by_name[package] = "unknown"
+    return versions_by_name
 
 
 def resume_run(
     out: Path, checkpoint: Path | None, moved_shards: Path | None = None, ranks: Ranks = ALONE
 ) -> Session:
-    """Take up a run at a checkpoint (none: at its start); the shards may lie elsewhere now.
+    """Build the session of a run where a checkpoint left it, or at its start without one.
+
+    `moved_shards` is where the shards lie if not where the run found them.
 
     Raises:
         ConfigError: no run there, or its shards have changed.
     """
     if not (out / RUN_NAME).is_file():
         raise ConfigError(f"{out}: no run there; start one with `trelm-train run --out {out} …`")
+
     run = json.loads((out / RUN_NAME).read_text(encoding="utf-8"))
     config = load_config(out / CONFIG_NAME)
     shards_path = moved_shards or Path(run["shards"])
@@ -174,8 +181,10 @@ def resume_run(
     shards = open_shards(request.shards)
     if shards.fingerprint != run["fingerprint"]:
         raise ConfigError(
-            f"{request.shards}: not the shards this run started with; restore them, or start a new run"
+            f"{request.shards}: not the shards this run started with; "
+            "restore them, or start a new run"
         )
+
     model = load_pretrained(str(out / INITIAL), pick_device(config.train.device))
     session = _build(request, shards, model, str(out / INITIAL), ranks)
     if checkpoint is not None:
@@ -186,17 +195,14 @@ def resume_run(
 def _build(
     request: RunRequest, shards: Shards, model: MaskedLm, model_name: str, ranks: Ranks
 ) -> Session:
+    """Build a session from a model and shards that are open already.
+
+    Raises:
+        ConfigError: settings that do not fit the model, the shards or the number of ranks.
+    """
     config, seed = request.config, request.config.train.seed
-    if ranks.size > config.train.micro_batches:
-        raise ConfigError(
-            f"{ranks.size} ranks share {config.train.micro_batches} batch(es) of a step; "
-            f"use --set train.micro_batches={ranks.size}, or a multiple of it"
-        )
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
-    set_dropout(model.hf, config.train.dropout)
-    if config.train.attention == "varlen":
-        _check_varlen(model, number_format(config.train.precision, model.device))
+    _configure(config, model, ranks)
+
     vocabulary = check_tokenizer(model_name, model, shards)
     knowledge = load_knowledge(shards)
     packing = Packing(
@@ -206,23 +212,72 @@ def _build(
         limit=model.max_tokens,
     )
     stream = BatchStream(shards, packing, seed=seed, pad_id=vocabulary.pad_id)
-    initial = freeze_embeddings(model.word_embeddings.weight, knowledge)
-    cka = (
-        Cka(config.cka, knowledge, initial, seed=seed).to(model.device)
-        if config.cka.enabled
-        else None
+
+    components = _build_components(request, shards, model, vocabulary, knowledge, ranks)
+    router = None
+    if components.sparse is not None:
+        router = Router(config.routing, model, vocabulary, seed=seed)
+    planner = components.cka.planner if components.cka is not None else None
+    preparer = BatchPreparer(config=config, vocabulary=vocabulary, planner=planner)
+
+    return Session(
+        request=request,
+        shards=shards,
+        knowledge=knowledge,
+        stream=stream,
+        packing=packing,
+        preparer=preparer,
+        components=components,
+        router=router,
     )
+
+
+def _configure(config: Config, model: MaskedLm, ranks: Ranks) -> None:
+    """Apply settings of the process and the model, and refuse those that cannot be met.
+
+    Raises:
+        ConfigError: too few batches for the ranks, or attention that the model cannot have.
+    """
+    if ranks.size > config.train.micro_batches:
+        raise ConfigError(
+            f"{ranks.size} ranks share {config.train.micro_batches} batch(es) of a step; "
+            f"use --set train.micro_batches={ranks.size}, or a multiple of it"
+        )
+
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    set_dropout(model.hf, config.train.dropout)
+    if config.train.attention == "varlen":
+        _check_varlen(model, number_format(config.train.precision, model.device))
+
+
+def _build_components(
+    request: RunRequest,
+    shards: Shards,
+    model: MaskedLm,
+    vocabulary: Vocabulary,
+    knowledge: Knowledge,
+    ranks: Ranks,
+) -> Components:
+    """Build what a step works with; freeze what is not trained as a whole.
+
+    Raises:
+        ConfigError: the shards have no bits for the injection policy.
+    """
+    config, seed = request.config, request.config.train.seed
+    initial = freeze_embeddings(model.word_embeddings.weight, knowledge)
+    cka = None
+    if config.cka.enabled:
+        cka = Cka(config.cka, knowledge, initial, seed=seed).to(model.device)
     torch.manual_seed(seed)
-    injecting = config.injection.enabled and config.injection.policy != "none"
-    if injecting:
+
+    injector = None
+    if config.injection.enabled and config.injection.policy != "none":
         shards.check_policy(config.injection.policy)
-    has_bank = injecting and config.memory.enabled and knowledge.num_bank_rows > 0
-    routed = config.routing.policy != "full"
-    whole = whole_parameters(model, config.routing)
-    if cka is not None:
-        whole |= dict(cka.named_parameters(prefix="cka"))
+        injector = Injector(config.injection, knowledge, initial, seed=seed)
+    # Without injection no note is ever read.
     bank = None
-    if has_bank:
+    if injector is not None and config.memory.enabled and knowledge.num_bank_rows > 0:
         bank = MemoryBank(
             knowledge.num_bank_rows,
             model.hidden_size,
@@ -230,7 +285,15 @@ def _build(
             folder=request.out,
             device=model.device,
         )
-    components = Components(
+
+    whole = whole_parameters(model, config.routing)
+    if cka is not None:
+        whole |= dict(cka.named_parameters(prefix="cka"))
+    sparse = None
+    if config.routing.policy != "full":
+        sparse = SparseFfn(model, config.train, rate_scale=config.routing.learning_rate_scale)
+
+    return Components(
         config=config,
         ranks=ranks,
         dtype=number_format(config.train.precision, model.device),
@@ -241,65 +304,60 @@ def _build(
         knowledge=knowledge,
         optimiser=Optimiser(whole, config.train),
         guard=SpikeGuard(config.train.skip_sigma),
-        injector=Injector(config.injection, knowledge, initial, seed=seed) if injecting else None,
+        injector=injector,
         bank=bank,
         cka=cka,
-        sparse=SparseFfn(model, config.train, rate_scale=config.routing.learning_rate_scale)
-        if routed
-        else None,
+        sparse=sparse,
         timers=Timers(),
-    )
-    router = Router(config.routing, model, vocabulary, seed=seed) if routed else None
-    return Session(
-        request=request,
-        shards=shards,
-        knowledge=knowledge,
-        stream=stream,
-        packing=packing,
-        preparer=BatchPreparer(
-            config=config, vocabulary=vocabulary, planner=cka.planner if cka is not None else None
-        ),
-        components=components,
-        router=router,
     )
 
 
 def _check_varlen(model: MaskedLm, dtype: torch.dtype) -> None:
+    """Refuse attention by sentence where its kernel lacks something.
+
+    Raises:
+        ConfigError: names it, and what to set instead.
+    """
     if model.device.type == "cuda" and dtype == torch.float32:
         raise ConfigError(
-            "train.attention = 'varlen' multiplies in half formats alone; add --set train.precision=bfloat16"
+            "train.attention = 'varlen' multiplies in half formats alone; "
+            "add --set train.precision=bfloat16"
         )
     if model.config.model_type == "modernbert":
         raise ConfigError(
-            "train.attention = 'varlen' knows no windows, which ModernBERT's layers have; use sdpa"
+            "train.attention = 'varlen' supports no windows, which ModernBERT's layers have; "
+            "use sdpa"
         )
     if attention_dropout(model.hf) > 0:
         raise ConfigError(
-            "train.attention = 'varlen' has no dropout of attention; add --set train.dropout=0, or use sdpa"
+            "train.attention = 'varlen' has no dropout of attention; "
+            "add --set train.dropout=0, or use sdpa"
         )
 
 
 def tensors_of(session: Session) -> dict[str, dict[str, Tensor]]:
-    """Every tensor that a resumed run needs, in named groups."""
+    """Return every tensor that a resumed run needs, in named groups; empty groups are left out."""
     components = session.components
     groups: dict[str, dict[str, Tensor]] = {"model": dict(components.model.hf.named_parameters())}
+
     groups["optimiser"] = components.optimiser.state()
     if components.cka is not None:
         groups["cka"] = {"projection": components.cka.projection.weight}
     if components.sparse is not None and session.router is not None:
         groups["sparse"] = components.sparse.state()
         groups["router"] = session.router.state()
+
     return {name: group for name, group in groups.items() if group}
 
 
 def write_files(session: Session, folder: Path) -> None:
-    """What a checkpoint holds besides tensors: the memory bank, piece by piece."""
+    """Write what a checkpoint holds besides tensors: the memory bank, piece by piece."""
     if session.components.bank is not None:
         write_bank(session.components.bank, folder / BANK_FILE)
 
 
 def state_of(session: Session) -> dict[str, Any]:
-    """Every plain value that a resumed run needs."""
+    """Return every plain value that a resumed run needs."""
     return {
         "step": session.step,
         "tokens": session.tokens,
@@ -314,20 +372,26 @@ def state_of(session: Session) -> dict[str, Any]:
     }
 
 
-def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Settings that differ and decide what is learned."""
-    return [
-        f"{section}.{name}"
-        for section, keys in now.items()
-        for name, value in keys.items()
-        if before.get(section, {}).get(name) != value
-        and f"{section}.{name}" not in OPERATIONAL
-        and section not in OPERATIONAL
-    ]
+def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return the settings that differ and decide what is learned."""
+    changed = []
+    for section, keys in new.items():
+        if section in OPERATIONAL:
+            continue
+        for name, value in keys.items():
+            is_changed = old.get(section, {}).get(name) != value
+            if is_changed and f"{section}.{name}" not in OPERATIONAL:
+                changed.append(f"{section}.{name}")
+    return changed
 
 
-def _check_config(checkpoint: Checkpoint, now: dict[str, dict[str, Any]]) -> None:
-    changed = changed_settings(checkpoint.state["config"], now)
+def _check_config(checkpoint: Checkpoint, config: dict[str, dict[str, Any]]) -> None:
+    """Refuse settings that are not those of a checkpoint.
+
+    Raises:
+        ConfigError: names them.
+    """
+    changed = changed_settings(checkpoint.state["config"], config)
     if changed:
         raise ConfigError(
             f"{checkpoint.path}: made with other settings ({', '.join(changed)} changed since); "
@@ -339,17 +403,21 @@ def restore(session: Session, checkpoint: Checkpoint) -> None:
     """Put a session where a checkpoint left it.
 
     Raises:
-        ConfigError: the checkpoint was made from other shards.
+        ConfigError: the checkpoint was made from other shards, or with other settings.
     """
     state, tensors, components = checkpoint.state, checkpoint.tensors, session.components
     _check_config(checkpoint, to_dict(session.request.config))
     if state["number_format"] != str(components.dtype):
         raise ConfigError(
-            f"{checkpoint.path}: its steps were in {state['number_format']}, this machine would go on in {components.dtype}; "
-            "resume on a machine like the first, or start a new run with --set train.precision=…"
+            f"{checkpoint.path}: its steps were in {state['number_format']}, this machine would go "
+            f"on in {components.dtype}; resume on a machine like the first, or start a new run "
+            "with --set train.precision=…"
         )
+
     loader = LoaderState.from_dict(state["loader"])
     session.stream.check(loader)
+
+    # Weights come before the selected neurons, which are gathered out of them.
     load_weights(components.model, tensors["model"])
     components.optimiser.load(tensors.get("optimiser", {}))
     if components.cka is not None:
@@ -360,6 +428,7 @@ def restore(session: Session, checkpoint: Checkpoint) -> None:
     if components.sparse is not None and session.router is not None:
         components.sparse.load(tensors.get("sparse", {}))
         session.router.load(tensors.get("router", {}))
+
     components.guard.load(state["guard"])
     session.step, session.tokens, session.skipped = state["step"], state["tokens"], state["skipped"]
     session.position = loader.position

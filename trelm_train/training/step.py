@@ -1,9 +1,11 @@
-"""One training step, in the order that the method fixes.
+"""Take one training step, in the order that the method fixes.
 
-For each batch: read the memory bank as it was before the step; forward with the injected embeddings; loss `lambda_1 MLM +
-(1 - lambda_1) CKA`; backward; take notes from the states of that forward. Then sum over ranks; clip; judge; update; write
-the notes. Losses are divided by the number of targets and facts of the whole step, over all batches and ranks, before the
-backward pass: a mean of means would weigh a target by its batch. A step that is skipped changes nothing, the bank included.
+For each batch: read the memory bank as it was before the step; forward with the injected
+embeddings; loss `lambda_1 MLM + (1 - lambda_1) CKA`; backward; take notes from the states of that
+forward. Then sum over ranks; clip; judge; update; write the notes. Losses are divided by the number
+of targets and facts of the whole step, over all batches and ranks, before the backward pass: a mean
+of means would weigh a target by its batch. A step that is skipped changes nothing, the bank
+included.
 """
 
 from __future__ import annotations
@@ -39,13 +41,15 @@ Encode = Callable[[Family, Packed, ReadPositions, Attention], Tensor]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Components:
-    """What a step works with; None where a component is switched off."""
+    """Hold what a step works with; None where a component is switched off."""
 
     config: Config
     ranks: Ranks
-    dtype: torch.dtype  # of matrix products
+    # Of matrix products.
+    dtype: torch.dtype
     attention_dropout: float
-    encode: Encode  # `encode_reads`, perhaps compiled
+    # `encode_reads`, perhaps compiled.
+    encode: Encode
     model: MaskedLm
     vocabulary: Vocabulary
     knowledge: Knowledge
@@ -58,36 +62,41 @@ class Components:
     timers: Timers
 
     def trained(self) -> list[nn.Parameter]:
-        """Every tensor that gets a gradient now."""
-        return list(self.optimiser.named.values()) + (
-            self.sparse.parameters() if self.sparse else []
-        )
+        """Return every tensor that gets a gradient in the next step."""
+        gathered = self.sparse.parameters() if self.sparse else []
+        return list(self.optimiser.named.values()) + gathered
 
     @property
     def trained_share(self) -> float:
-        """Share of the model's weights that a step updates; the projection of CKA is none of them."""
+        """Return the share of the model's weights that a step updates.
+
+        The projection of CKA does not count: the model does not have it.
+        """
         whole = sum(
             value.numel()
             for name, value in self.optimiser.named.items()
             if not name.startswith("cka.")
         )
         gathered = self.sparse.num_trainable if self.sparse else 0
-        return (whole + gathered) / sum(
-            parameter.numel() for parameter in self.model.hf.parameters()
-        )
+        total = sum(parameter.numel() for parameter in self.model.hf.parameters())
+        return (whole + gathered) / total
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Totals:
-    """Of the whole step, over all batches and ranks."""
+    """Count the whole step, over all batches and ranks."""
 
     tokens: int
-    places: int  # tokens and padding
+    # Tokens and padding.
+    padded: int
     targets: int
     facts: int
 
     def weights(self, share: float | None) -> tuple[float, float]:
-        """Of one target's and one fact's loss; `share` is lambda_1, None without CKA."""
+        """Return the weights of one target's and one fact's loss.
+
+        `share` is lambda_1, or None without CKA.
+        """
         if share is None:
             return 1 / max(1, self.targets), 0.0
         return share / max(1, self.targets), (1 - share) / max(1, self.facts)
@@ -95,7 +104,7 @@ class Totals:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
-    """What a step measured, over all ranks."""
+    """Hold what a step measured, over all ranks."""
 
     loss: float
     mlm_loss: float
@@ -104,12 +113,13 @@ class StepResult:
     rate: float
     num_injected: int
     totals: Totals
-    skipped: str  # why; empty: it was taken
+    # The reason why the step was skipped; empty if it was not.
+    skipped: str
 
 
 @dataclass(slots=True)
 class _RankSums:
-    """Of this rank."""
+    """Add up losses and injected mentions of this rank."""
 
     mlm: float = 0.0
     cka: float = 0.0
@@ -117,26 +127,30 @@ class _RankSums:
 
 
 def train_step(components: Components, inputs: StepInputs, step: int) -> StepResult:
-    """One update of the model and of the memory bank; `step` counts from 0."""
+    """Update the model and the memory bank once; `step` counts from 0."""
     totals = count(components, inputs)
     sums, notes = _RankSums(), []
     components.model.hf.train()
     for micro in inputs.micro_batches:
         notes += _learn(components, micro, totals, sums, step)
+
     with components.timers.measure("optimiser"):
         components.ranks.sum_gradients(components.trained())
         mlm, cka, injected = components.ranks.sum([sums.mlm, sums.cka, float(sums.injected)])
-        grad_norm = float(
-            torch.nn.utils.clip_grad_norm_(components.trained(), components.config.train.clip_norm)
-        )
+        clip_norm = components.config.train.clip_norm
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(components.trained(), clip_norm))
+
         mlm_weight, cka_weight = totals.weights(_share(components))
         loss = mlm_weight * mlm + cka_weight * cka
-        skipped = _judged(components, totals, mlm, cka, grad_norm)
+        skipped = _judge(components, totals, mlm, cka, grad_norm)
         rate = rate_factor(step, components.config.train)
-        _update(components, rate, taken=not skipped)
+        _update(components, rate, is_taken=not skipped)
+
+    # Notes are written last, so that no batch of this step reads what another one has written.
     if components.bank is not None and not skipped:
         with components.timers.measure("memory"):
-            components.bank.write(_gathered(components, notes))
+            components.bank.write(_gather_notes(components, notes))
+
     return StepResult(
         loss=loss,
         mlm_loss=mlm / max(1, totals.targets),
@@ -151,27 +165,28 @@ def train_step(components: Components, inputs: StepInputs, step: int) -> StepRes
 
 def count(components: Components, inputs: StepInputs) -> Totals:
     """Count what the losses are divided by, before any of them is computed."""
-    mine = [
-        float(sum(numbers))
-        for numbers in (
-            [micro.batch.num_tokens for micro in inputs.micro_batches],
-            [micro.input_ids_RS.size for micro in inputs.micro_batches],
-            [len(micro.masked.target_M) for micro in inputs.micro_batches],
-            [micro.num_facts for micro in inputs.micro_batches],
-        )
+    micro_batches = inputs.micro_batches
+    of_rank = [
+        sum(micro.batch.num_tokens for micro in micro_batches),
+        sum(micro.input_ids_RS.size for micro in micro_batches),
+        sum(len(micro.masked.target_M) for micro in micro_batches),
+        sum(micro.num_facts for micro in micro_batches),
     ]
-    tokens, places, targets, facts = (int(value) for value in components.ranks.sum(mine))
-    return Totals(tokens=tokens, places=places, targets=targets, facts=facts)
+
+    sums = components.ranks.sum([float(number) for number in of_rank])
+    tokens, padded, targets, facts = (int(value) for value in sums)
+    return Totals(tokens=tokens, padded=padded, targets=targets, facts=facts)
 
 
 def _share(components: Components) -> float | None:
+    """Return lambda_1, or None without CKA."""
     return None if components.cka is None else components.config.cka.mlm_share
 
 
 def _learn(
     components: Components, micro: MicroBatch, totals: Totals, sums: _RankSums, step: int
 ) -> list[Notes]:
-    """Forward and backward of one batch."""
+    """Run forward and backward of one batch; add its losses to the sums, and return its notes."""
     edit = None
     if components.injector is not None:
         with components.timers.measure("injection"):
@@ -180,13 +195,12 @@ def _learn(
             )
             sums.injected += len(injection.span_J)
             edit = components.injector.edit(micro.batch, injection)
-    # Dropout is a function of the step's number and the batch's: the same for any number of ranks, and after a resume.
-    torch.manual_seed(
-        int(
-            random_bits(components.config.train.seed, "dropout", step, micro.number)[0]
-            >> np.uint64(1)
-        )
-    )
+
+    # Dropout is a function of the step's number and the batch's: the same for any number of ranks,
+    # and after a resume.
+    bits = random_bits(components.config.train.seed, "dropout", step, micro.number)
+    torch.manual_seed(int(bits[0] >> np.uint64(1)))
+
     with (
         components.timers.measure("forward_backward"),
         components.model.edit_embeddings(edit),
@@ -194,18 +208,16 @@ def _learn(
     ):
         with products(components.dtype, components.model.device):
             packed = components.model.pack(micro.batch, micro.input_ids_RS)
-            hidden_RSH = components.encode(
-                components.model.family,
-                packed,
-                _reads(components, micro),
-                _attention(components, micro),
-            )
-            mlm = _mlm(components, micro, hidden_RSH)
-        cka = _cka(components, micro, hidden_RSH)
+            read, attention = _read_positions(components, micro), _attention(components, micro)
+            hidden_RSH = components.encode(components.model.family, packed, read, attention)
+            mlm = _mlm_sum(components, micro, hidden_RSH)
+        cka = _cka_sum(components, micro, hidden_RSH)
+
         mlm_weight, cka_weight = totals.weights(_share(components))
         loss = mlm_weight * mlm + cka_weight * cka
         if loss.requires_grad:
             torch.autograd.backward(loss)
+
     sums.mlm += float(mlm.detach())
     sums.cka += float(cka.detach())
     if components.bank is None:
@@ -219,19 +231,20 @@ def _routed(components: Components) -> AbstractContextManager[None]:
     return components.sparse.patched() if components.sparse else nullcontext()
 
 
-def _reads(components: Components, micro: MicroBatch) -> ReadPositions:
-    """Whose last states the losses and the memory bank want."""
+def _read_positions(components: Components, micro: MicroBatch) -> ReadPositions:
+    """Find the tokens whose last states the losses and the memory bank read."""
     batch = micro.batch
     learned, noted = np.zeros((2, batch.input_ids_RS.size), np.bool_)
     learned[micro.masked.target_M] = True
+
     if micro.cka is not None:
-        learned[expand(micro.cka.head_start_G, micro.cka.head_end_G - micro.cka.head_start_G)] = (
-            True
-        )
+        start, end = micro.cka.head_start_G, micro.cka.head_end_G
+        learned[expand(start, end - start)] = True
     if components.bank is not None:
         rows = components.knowledge.bank_row[batch.span_entity_P]
         start, end = note_window(batch, np.flatnonzero(rows >= 0), components.config.memory.window)
         noted[expand(start, end - start)] = True
+
     return read_positions(learned, noted, components.model.device)
 
 
@@ -241,47 +254,51 @@ def _attention(components: Components, micro: MicroBatch) -> Attention:
     return Attention(dropout=components.attention_dropout)
 
 
-def _mlm(components: Components, micro: MicroBatch, hidden_RSH: Tensor) -> Tensor:
+def _mlm_sum(components: Components, micro: MicroBatch, hidden_RSH: Tensor) -> Tensor:
     target_M = torch.from_numpy(micro.masked.target_M).to(components.model.device)
     gold_M = torch.from_numpy(micro.masked.gold_M).to(components.model.device)
     return mlm_loss_sum(components.model, hidden_RSH, target_M, gold_M)
 
 
-def _cka(components: Components, micro: MicroBatch, hidden_RSH: Tensor) -> Tensor:
+def _cka_sum(components: Components, micro: MicroBatch, hidden_RSH: Tensor) -> Tensor:
     if components.cka is None or micro.cka is None:
         return torch.zeros((), device=hidden_RSH.device)
     return components.cka.loss_sum(hidden_RSH, micro.cka, components.model.word_embeddings)
 
 
-def _judged(
-    components: Components, totals: Totals, mlm: float, cka: float, grad_norm: float
-) -> str:
-    """Why the step is skipped, on all ranks alike: where their processors round differently, one may see a spike alone."""
+def _judge(components: Components, totals: Totals, mlm: float, cka: float, grad_norm: float) -> str:
+    """Return the reason to skip the step, or an empty text; on all ranks alike."""
     values = step_values(
         mlm / max(1, totals.targets), cka / max(1, totals.facts), grad_norm, facts=totals.facts
     )
     verdict = components.guard.judge(values)
+
+    # Where processors round differently, one rank alone may see a spike.
     if components.ranks.highest(int(bool(verdict))):
         return verdict or "another rank saw a spike"
     components.guard.accept(values)
     return ""
 
 
-def _gathered(components: Components, notes: list[Notes]) -> Notes:
-    """The notes of all ranks; a rank may have none."""
+def _gather_notes(components: Components, notes: list[Notes]) -> Notes:
+    """Return the notes of all ranks; a rank may have none."""
     if notes:
         names_O4, value_O2H = join_notes(notes).to_tensors()
     else:
         names_O4 = torch.zeros(0, 4, dtype=torch.int64)
         value_O2H = torch.zeros(0, 2, components.model.hidden_size)
-    return Notes.from_tensors(components.ranks.gather(names_O4), components.ranks.gather(value_O2H))
+
+    ranks = components.ranks
+    return Notes.from_tensors(ranks.gather(names_O4), ranks.gather(value_O2H))
 
 
-def _update(components: Components, rate: float, *, taken: bool) -> None:
-    if taken:
+def _update(components: Components, rate: float, *, is_taken: bool) -> None:
+    """Update all trained weights if the step is taken; forget the gradients in any case."""
+    if is_taken:
         components.optimiser.step(rate)
         if components.sparse is not None:
             components.sparse.step(rate)
+
     components.optimiser.zero_grad()
     if components.sparse is not None:
         components.sparse.zero_grad()

@@ -1,7 +1,8 @@
-"""What a step works on: its batches, masked, with the facts that serve, made ahead in a thread.
+"""Prepare what a step trains on: its batches, masked, with the facts that serve, ahead in a thread.
 
-A step takes the next `micro_batches` batches of the stream. Rank r of W makes every W-th of them, so the step is the same
-for any number of ranks, up to the order of sums. Everything here is numpy and a pure function of (seed, position).
+A step takes the next `micro_batches` batches of the stream. Rank r of W prepares every W-th of
+them, so the step is the same for any number of ranks, up to the order of sums. Everything here is
+numpy and a pure function of (seed, position).
 """
 
 from __future__ import annotations
@@ -21,32 +22,32 @@ from trelm_train.ranks import Ranks
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
-    """One batch of a step, ready for the model."""
+    """Hold one batch of a step, ready for the model."""
 
-    number: int  # within the step, over all ranks
+    # Within the step, over all ranks.
+    number: int
     batch: Batch
     masked: MaskedBatch
-    input_ids_RS: I64  # masked, and without the tails of the facts that serve
+    # Masked, and without the tails of the facts that serve.
+    input_ids_RS: I64
     cka: CkaPlan | None
 
     @property
     def hidden_P(self) -> Bools:
-        """Mentions that are hidden for a fact, and get no injection."""
-        return (
-            self.cka.hidden_P
-            if self.cka is not None
-            else np.zeros(len(self.batch.span_start_P), np.bool_)
-        )
+        """Mark the mentions that are hidden for a fact, and get no injection."""
+        if self.cka is None:
+            return np.zeros(len(self.batch.span_start_P), np.bool_)
+        return self.cka.hidden_P
 
     @property
     def num_facts(self) -> int:
-        """Facts that count in the loss."""
+        """Return the number of facts that count in the loss."""
         return len(self.cka) if self.cka is not None else 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepInputs:
-    """This rank's batches of one step (perhaps none), and where the stream goes on."""
+    """Hold this rank's batches of one step (perhaps none), and where the stream goes on."""
 
     micro_batches: tuple[MicroBatch, ...]
     following: Position
@@ -54,20 +55,23 @@ class StepInputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchPreparer:
-    """Makes a batch ready: masks, facts, hidden tails."""
+    """Prepare a batch for the model: masks, facts, hidden tails."""
 
     config: Config
     vocabulary: Vocabulary
     planner: CkaPlanner | None
 
     def __call__(self, batch: Batch, number: int) -> MicroBatch:
-        """The batch as the model will see it."""
+        """Return the batch as the model will see it."""
         seed, epoch = self.config.train.seed, batch.position.epoch
         masked = mask_batch(batch, self.config.masking, self.vocabulary, seed=seed, epoch=epoch)
+
+        # Tails are hidden on top of the masks, and are no masked-LM targets.
         ids, plan = masked.input_ids_RS, None
         if self.planner is not None:
             plan = self.planner.plan(batch, masked)
             ids = hide(batch, ids, plan.hidden_P, self.vocabulary.mask_id)
+
         return MicroBatch(number=number, batch=batch, masked=masked, input_ids_RS=ids, cka=plan)
 
 
@@ -76,13 +80,14 @@ def stream_step_inputs(
     start: Position,
     ranks: Ranks,
     per_step: int,
-    make: Callable[[Batch, int], MicroBatch],
+    prepare: Callable[[Batch, int], MicroBatch],
 ) -> Iterator[StepInputs]:
-    """The endless sequence of steps from a position on."""
-    for places, following in in_steps(stream.positions(start), per_step):
+    """Yield the inputs of all steps from a position on, without end."""
+    for positions, following in in_steps(stream.positions(start), per_step):
         numbers = range(ranks.rank, per_step, ranks.size)
-        mine = share(places, ranks.rank, ranks.size)
+        of_rank = share(positions, ranks.rank, ranks.size)
         micro_batches = tuple(
-            make(stream.at(here), number) for here, number in zip(mine, numbers, strict=True)
+            prepare(stream.at(position), number)
+            for position, number in zip(of_rank, numbers, strict=True)
         )
         yield StepInputs(micro_batches=micro_batches, following=following)
