@@ -66,6 +66,7 @@ def check_request(request: InitRequest) -> None:
         raise ConfigError(
             f"--hidden {request.hidden} must be a multiple of --heads {request.heads}"
         )
+    # The five special tokens and the letters of a small corpus need about as many.
     if request.vocab_size < 100:
         raise ConfigError(f"--vocab-size {request.vocab_size} must be at least 100")
     if (request.out / "config.json").exists():
@@ -187,6 +188,7 @@ def _untrained(request: InitRequest, tokenizer: Any) -> Any:  # noqa: ANN401
     from transformers import BertConfig, BertForMaskedLM
     from transformers.utils import logging as hf_logging
 
+    # Its bar would mix with the log lines of the run.
     hf_logging.disable_progress_bar()
 
     torch.manual_seed(request.warmup.seed)
@@ -203,12 +205,13 @@ def _untrained(request: InitRequest, tokenizer: Any) -> Any:  # noqa: ANN401
 
 
 def sentence_windows(tokenizer: Any, text: str) -> Iterator[tuple[list[int], list[int]]]:  # noqa: ANN401
-    """Yield token ids (with special tokens) and word starts of each sentence, long ones in pieces."""
+    """Yield token ids (special ones too) and word starts of each sentence, long ones in pieces."""
     sentences = [piece for piece in _SENTENCE_END.split(text) if piece.strip()]
     if not sentences:
         return
 
     for encoding in tokenizer(sentences, add_special_tokens=False).encodings:
+        # A long sentence is cut without a look at its words: the warm-up only needs running text.
         for start in range(0, len(encoding.ids), WINDOW_TOKENS):
             ids = encoding.ids[start : start + WINDOW_TOKENS]
             words = encoding.word_ids[start : start + WINDOW_TOKENS]
@@ -228,6 +231,7 @@ def write_plain_shards(folder: Path, tokenizer: Any, corpus: Iterator[str]) -> i
 
     with pq.ParquetWriter(examples, EXAMPLES.schema) as writer:
         for number, text in enumerate(corpus):
+            # One document after the other: memory holds one document's windows.
             windows = list(sentence_windows(tokenizer, text))
             if windows:
                 writer.write_table(_plain_rows(f"{number}", windows))
@@ -255,6 +259,7 @@ def write_plain_shards(folder: Path, tokenizer: Any, corpus: Iterator[str]) -> i
 def _plain_rows(doc_id: str, windows: list[tuple[list[int], list[int]]]) -> pa.Table:
     """Return rows of `examples` for the windows of a document; all other lists are empty."""
     count = len(windows)
+    # Start with empty lists, so that every column of the schema is there.
     columns: dict[str, list[Any]] = {
         name: [[] for _ in range(count)] for name in EXAMPLES.column_names
     }
@@ -282,6 +287,7 @@ def _warm_up(request: InitRequest, scratch: Path) -> dict[str, Any]:
     from trelm_train.training.session import RunRequest
     from trelm_train.training.train import run
 
+    # Plain masked-LM training of all weights.
     config = Config(
         train=replace(request.warmup, validate=False),
         injection=InjectionConfig(enabled=False),

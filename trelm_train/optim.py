@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from trelm_train.config import TrainConfig
 
+# As in RoBERTa (Liu et al. 2019): a shorter memory of squared gradients than the usual .999.
 BETAS = (0.9, 0.98)
 EPSILON = 1e-8
 
@@ -62,12 +63,14 @@ class Optimiser:
         if self.adamw is None:
             return
         for group in self.adamw.param_groups:
+            # The schedule is computed from the step alone, so a resumed run needs no state of it.
             group["lr"] = self.config.learning_rate * factor
         self.adamw.step()
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for parameter in self.named.values():
+            # None instead of zeros: a parameter without a gradient is skipped by AdamW.
             parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
@@ -86,6 +89,7 @@ class Optimiser:
         if self.adamw is None:
             return
 
+        # A copy, because AdamW changes its moments in place.
         for full_name, value in tensors.items():
             name, _, key = full_name.rpartition("/")
             parameter = self.named[name]

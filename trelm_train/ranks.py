@@ -50,6 +50,7 @@ class Ranks:
         if self.size == 1:
             return list(values)
 
+        # On the processor: gloo serves it also where gradients go through nccl.
         total = torch.tensor(list(values), dtype=torch.float64)
         dist.all_reduce(total)
         return [float(value) for value in total.tolist()]
@@ -83,6 +84,7 @@ class Ranks:
         gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
         if not gradients:
             return
+        # One message costs less than one per tensor, and order and sizes are the same on all ranks.
         flat = torch.cat([gradient.reshape(-1).float() for gradient in gradients])
         dist.all_reduce(flat)
 
@@ -151,6 +153,7 @@ def joined(device: str) -> Iterator[Ranks]:
             f"WORLD_SIZE is {size}, but {error} is wrong; start the ranks with torchrun"
         ) from error
 
+    # Both back ends on GPUs: counts and decisions stay on the processor.
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if on_gpu:
         torch.cuda.set_device(ranks.local_rank)
@@ -159,6 +162,7 @@ def joined(device: str) -> Iterator[Ranks]:
     try:
         yield ranks
     except RuntimeError as error:
+        # torch has no type for this error. The rank that failed has printed its own message.
         if any(word in str(error).lower() for word in _LOST):
             raise TrelmError(
                 f"rank {ranks.rank}: another rank has ended, its own message says why"

@@ -104,6 +104,8 @@ class CheckpointWriter:
         if (self.folder / name_of(step) / STATE_NAME).is_file():
             return
 
+        # A name with a dot: `list_checkpoints` cannot find it, and it is on the same filesystem as
+        # the final name, so that the renaming is one act.
         partial = self.folder / f".{name_of(step)}.partial"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -130,6 +132,8 @@ class CheckpointWriter:
             for group, tensors in groups.items()
             for name, value in tensors.items()
         }
+        # Tensors are copied off the model first: training goes on while the background thread
+        # writes.
         storage = HuggingFaceStorageWriter(str(folder))
 
         _silence_library()
@@ -158,6 +162,7 @@ class CheckpointWriter:
         Raises:
             TrelmError: it could not be written.
         """
+        # Forgotten even if it fails: a second call must not try the same folder again.
         pending, self._pending = self._pending, None
         if pending is None:
             return
@@ -174,6 +179,7 @@ class CheckpointWriter:
     def mark_best(self, step: int, measure: str, value: float) -> None:
         """Mark a checkpoint as the best so far, so that it is kept."""
         self.finish()
+        # By name and not by path: a run's folder may be moved.
         text = json.dumps({"checkpoint": name_of(step), "measure": measure, "value": value})
         partial = self.folder / f".{BEST_NAME}"
         partial.write_text(text + "\n", encoding="utf-8")
@@ -182,6 +188,7 @@ class CheckpointWriter:
 
     def _remove_old(self) -> None:
         best = best_checkpoint(self.folder)
+        # Oldest first, so the newest `keep` stay.
         for old in list_checkpoints(self.folder)[: -self.keep]:
             if old != best:
                 # The state goes before the rest: half removed, it is no checkpoint any more.
@@ -203,6 +210,8 @@ def _unwritable(final: Path, error: BaseException) -> TrelmError:
 def _settle(pending: _Pending, final: Path) -> None:
     """Write the state, wait for the disk, and rename the folder to its final name."""
     (pending.partial / STATE_NAME).write_text(pending.state + "\n", encoding="utf-8")
+    # Files first, then the rename, then the folder: in any other order a crash of the machine could
+    # leave an empty file under the final name.
     for path in pending.partial.rglob("*"):
         if path.is_file():
             _sync(path)
@@ -254,6 +263,7 @@ def best_checkpoint(folder: Path) -> Path | None:
     if not path.is_file():
         return None
 
+    # The mark may name a checkpoint that someone has removed by hand.
     mark = json.loads(path.read_text(encoding="utf-8"))
     checkpoint = folder / Path(str(mark["checkpoint"])).name
     return checkpoint if (checkpoint / STATE_NAME).is_file() else None
@@ -299,6 +309,7 @@ def _read(folder: Path, groups: Sequence[str]) -> Groups:
     _silence_library()
     dcp_load(flat, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
 
+    # Back from flat names to groups; a name may itself contain slashes.
     tensors: Groups = {}
     for full_name, value in flat.items():
         group, _, name = full_name.partition("/")

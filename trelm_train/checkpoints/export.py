@@ -42,6 +42,8 @@ def export_model(model: MaskedLm, tokenizer_path: Path, out: Path) -> None:
         model.hf.save_pretrained(out)  # type: ignore[operator]
         for path in sorted(tokenizer_path.iterdir()):
             name = path.name
+            # Files of the tokenizer, of any kind: tokenizer.json, tokenizer_config.json, vocab.txt,
+            # special_tokens_map.json and the like.
             is_tokenizer = "token" in name or "vocab" in name or name == "merges.txt"
             if path.is_file() and is_tokenizer:
                 shutil.copyfile(path, out / path.name)
@@ -52,6 +54,7 @@ def export_model(model: MaskedLm, tokenizer_path: Path, out: Path) -> None:
 def entities_of(knowledge: Knowledge) -> pa.Table:
     """Return bank row, id (Q90 is 90) and label of every entity that has a row, in order of it."""
     entity = np.flatnonzero(knowledge.bank_row >= 0)
+    # The file of the bank has rows in ascending order; names must follow it.
     entity = entity[np.argsort(knowledge.bank_row[entity])]
     columns = {
         "row": knowledge.bank_row[entity],
@@ -94,6 +97,7 @@ def export_checkpoint(path: Path, out: Path) -> int:
         ConfigError: not a checkpoint, or not in its run's folder.
     """
     checkpoint = load_checkpoint(path, ("model",))
+    # OUT/checkpoints/step-… lies two levels below its run.
     run = path.resolve().parent.parent
     if not (run / INITIAL / "config.json").is_file():
         raise ConfigError(
@@ -115,6 +119,7 @@ def find_bank(run: Path) -> Path:
     Raises:
         ConfigError: there is none.
     """
+    # A run has it under its exported model, an exported model beside its weights.
     for folder in (run / "model" / BANK_FOLDER, run / BANK_FOLDER):
         if (folder / BANK_FILE).is_file():
             return folder
@@ -133,6 +138,8 @@ def load_weights(model: MaskedLm, tensors: dict[str, Tensor]) -> None:
         ConfigError: the names differ.
     """
     parameters = dict(model.hf.named_parameters())
+    # Another family or another number of layers: copying the common weights would be silently
+    # wrong.
     if parameters.keys() != tensors.keys():
         difference = sorted(parameters.keys() ^ tensors.keys())
         raise ConfigError(f"weights of another model: {difference[:3]}")

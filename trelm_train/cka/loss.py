@@ -91,6 +91,7 @@ class Cka(nn.Module):
 
         with torch.autocast(hidden_RSH.device.type, enabled=False):
             states_TH = hidden_RSH.reshape(-1, hidden_RSH.shape[-1]).float()
+            # Padded columns are left out of the softmax by `valid_GN`.
             logits_GN = self.logits(states_TH, plan, word_embeddings)
             return info_nce_sum(logits_GN, torch.from_numpy(plan.valid_GN).to(logits_GN.device))
 

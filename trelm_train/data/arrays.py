@@ -35,6 +35,7 @@ class Ragged:
 
     def of(self, row: int) -> I64:
         """Return list number `row`."""
+        # A view where the column is int64 already, a copy of one list otherwise.
         return self.values[self.offsets[row] : self.offsets[row + 1]].astype(np.int64, copy=False)
 
     def starts(self, rows: I64) -> I64:
@@ -62,6 +63,7 @@ def from_lengths(values: I64, lengths: I64) -> Ragged:
     """Build lists from their elements and their lengths."""
     return Ragged(
         values=values,
+        # One more offset than lists: the last one is the number of elements.
         offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)]),
     )
 
@@ -73,6 +75,8 @@ def expand(starts: I64, lengths: I64) -> I64:
 
     # Methods instead of `np.cumsum` and the like: for short arrays those take twice as long.
     ends: I64 = lengths.cumsum(dtype=np.int64)
+    # Each list repeats the distance between its start and its place in the result; adding 0, 1, 2,
+    # … then gives the indices.
     numbers: I64 = (starts - (ends - lengths)).repeat(lengths)
     numbers += np.arange(len(numbers), dtype=np.int64)
     return numbers
@@ -83,6 +87,7 @@ def among(ascending: I64, numbers: I64) -> Bools:
     if not len(ascending):
         return np.zeros(len(numbers), np.bool_)
 
+    # A number beyond all others would be looked up past the end.
     position = np.minimum(np.searchsorted(ascending, numbers), len(ascending) - 1)
     is_member: Bools = ascending[position] == numbers
     return is_member
@@ -110,6 +115,7 @@ def generators(seed: int, purpose: str, *keys: I64 | int) -> U64:
 
     Keys are numbers, or arrays of one length.
     """
+    # The purpose keeps draws apart that have the same keys: masks, order, triples and so on.
     state: int | U64 = seed % 2**64 ^ int.from_bytes(purpose.encode()[:8].ljust(8, b"\0"), "little")
 
     for key in keys:
@@ -162,6 +168,7 @@ def fractions(bits: U64) -> F64:
 
 def happens(bits: U64, probability: float) -> Bools:
     """Return True with this probability, by random bits."""
+    # Compared as integers: no bit is lost, and the same bits give the same answer everywhere.
     limit = round(probability * 2.0**64)
     if limit >= 2**64:
         return np.ones(len(bits), np.bool_)

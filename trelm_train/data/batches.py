@@ -129,6 +129,7 @@ def keep_freed_memory() -> None:
     pages again was 10 to 14 % of the time of assembling. Once an array of up to 32 MB was freed,
     glibc keeps the memory of all smaller ones. Elsewhere nothing happens.
     """
+    # 24 MB: above the threshold of glibc, which rises to the size of an array that is freed.
     np.empty(3 << 20, np.int64)
 
 
@@ -212,6 +213,7 @@ def _lay_out(sentences: Sentences, plan: PackingPlan) -> _BatchLayout:
 
     # A row is as wide as the longest row of its batch.
     rows_B = np.diff(plan.batch_begin_C)
+    # The batch of each row, and from it the width.
     batch_R = np.repeat(np.arange(plan.num_batches), rows_B)
     width_R = np.maximum.reduceat(total_R, batch_begin_B)[batch_R]
 

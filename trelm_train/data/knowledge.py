@@ -55,6 +55,8 @@ class Knowledge:
 
     def without_names_of(self, candidates: I64, rows: I64) -> I64:
         """Return the candidates whose label differs from the labels of all these rows."""
+        # By name, not by row: entities of one name have one label vector, so no label could
+        # separate them.
         is_different = ~np.isin(self.name[candidates], self.name[rows])
         different: I64 = candidates[is_different]
         return different
@@ -80,6 +82,7 @@ def ragged(column: pa.ChunkedArray) -> Ragged:
 
 def _names(label_ids: Ragged) -> I64:
     """Give each label a number; labels with the same tokens get the same one."""
+    # The bytes of the token ids are the key; numbers follow the first appearance of a label.
     numbers: dict[bytes, int] = {}
     keys = (label_ids.of(row).tobytes() for row in range(len(label_ids.offsets) - 1))
     return np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.int64)
@@ -94,6 +97,7 @@ def load_knowledge(shards: Shards) -> Knowledge:
     tables = [pq.read_table(path, partitioning=None) for path in shards.knowledge_files]
     table = pa.concat_tables(tables) if tables else KNOWLEDGE.empty()
 
+    # Everything else points to rows by number, so the numbers must be the positions.
     rows = table["row"].to_numpy()
     if not np.array_equal(rows, np.arange(len(rows))):
         raise TrelmError(
@@ -127,6 +131,7 @@ def _check_rows(knowledge: Knowledge, shards: Shards) -> None:
         TrelmError: names the column and the row.
     """
     for name in ("triple_relation", "triple_other", "true_tail_relation", "true_tail", "tails"):
+        # Checked once here: no later look-up can then leave the arrays.
         largest = int(getattr(knowledge, name).values.max(initial=-1))
         if largest >= len(knowledge):
             raise TrelmError(

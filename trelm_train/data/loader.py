@@ -92,6 +92,8 @@ def windows_of(groups: Iterable[RowGroup], window_rows: int) -> list[list[RowGro
         if room <= 0:
             windows.append([])
             room = window_rows
+        # A window ends with the group that fills it: groups are never split, so a seek reads whole
+        # ones.
         windows[-1].append(group)
         room -= group.num_rows
 
@@ -134,6 +136,8 @@ class BatchStream:
 
         while True:
             if window >= len(self._windows(epoch)):
+                # The stream has no end: after the last window comes the next epoch in another
+                # order.
                 epoch, window, index = epoch + 1, 0, 0
 
             for number in range(index, self._plan(epoch, window).num_batches):
@@ -156,6 +160,8 @@ class BatchStream:
         if not exists:
             raise ValueError(f"no batch at {position}")
 
+        # A batch is assembled together with its block, which the cache keeps for the batches that
+        # follow.
         block, number = divmod(position.index, self._per_block)
         return self._block(epoch, window, block)[number]
 
@@ -183,6 +189,7 @@ class BatchStream:
         Raises:
             ConfigError: names every setting that differs.
         """
+        # Compared at the same position, so that only settings and shards can differ.
         saved, current = state.to_dict(), self.state(state.position).to_dict()
         if saved["fingerprint"] != current["fingerprint"]:
             raise ConfigError(
@@ -210,6 +217,7 @@ class BatchStream:
         """Shuffle the row groups for an epoch and cut them into windows."""
         groups = self.shards.row_groups
         numbers = np.arange(len(groups), dtype=np.int64)
+        # Row groups are shuffled only by their number, which the fingerprint of the shards fixes.
         order = order_by_bits(random_bits(self.seed, "groups", epoch, numbers))
         shuffled = (groups[number] for number in order.tolist())
         return windows_of(shuffled, self.packing.rows_per_window)
@@ -218,6 +226,7 @@ class BatchStream:
         """Plan the batches of a window from the lengths of its sentences."""
         outline = read_outline(self._windows(epoch)[window], "train")
         check_lengths(outline.length_N, self.packing, self.shards)
+        # Bits by key, not by position: a sentence gets the same bits in any window.
         bits_N = random_bits(self.seed, "order", epoch, outline.key_N)
         plan = make_packing_plan(outline.length_N, self.packing, bits_N)
         return plan.renumbered(outline.row_N)
@@ -241,6 +250,7 @@ def in_steps(
     One group is one optimiser step of all ranks together, however many there are.
     """
     remaining = iter(positions)
+    # The stream is endless, so every group is full; only a finite iterable ends with a short one.
     while group := list(islice(remaining, size)):
         yield [position for position, _ in group], group[-1][1]
 

@@ -50,6 +50,8 @@ def unit_starts(batch: Batch) -> I64:
     Units are words, joined where a mention runs over their border.
     """
     is_inner = np.zeros(batch.input_ids_RS.size, np.bool_)
+    # Every token of a mention but its first one: a word that starts there belongs to the mention's
+    # unit.
     is_inner[expand(batch.span_start_P + 1, batch.span_end_P - batch.span_start_P - 1)] = True
     starts: I64 = batch.word_start_W[~is_inner[batch.word_start_W]]
     return starts

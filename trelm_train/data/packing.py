@@ -82,6 +82,7 @@ class PackingPlan:
 
     def batches(self, low: int, high: int) -> PackingPlan:
         """Return the plan of batches `low` to `high - 1` alone."""
+        # One border more than rows: the last one ends the last row.
         row_begin = self.row_begin_Q[self.batch_begin_C[low] : self.batch_begin_C[high] + 1]
         return PackingPlan(
             sentence_N=self.sentence_N[row_begin[0] : row_begin[-1]],
@@ -115,6 +116,7 @@ def make_packing_plan(lengths_N: I64, packing: Packing, bits_N: U64 | None = Non
             sentences share a row, the order of rows and the order of batches. None: sentences keep
             their order, and the widest batches come before narrower ones.
     """
+    # Sentences that are too long for packing come first in this order, so a count separates them.
     order_N = _longest_first(lengths_N, bits_N)
     num_single = len(order_N)
     if packing.layout == PACKED:
@@ -171,7 +173,11 @@ def fill_rows(counts: I64, capacity: int) -> tuple[I64, int]:
             else:
                 room, first_row, available = capacity, num_rows, left
 
+            # A row takes as many sentences of this length as its room allows; sentences of length 0
+            # all go into one row.
             each = min(room // length, left) if length else left
+            # A whole number of equal rows is filled at once. What is left over is less than `each`
+            # per row and goes into the next step.
             filled = min(available, left // each)
 
             # Rows of the range that were not needed go back to it.
@@ -188,16 +194,19 @@ def fill_rows(counts: I64, capacity: int) -> tuple[I64, int]:
             left -= filled * each
 
     first_row_K, filled_K, each_K = np.asarray(steps, np.int64).reshape(-1, 3).T
+    # Steps are in order of falling length, so these are rows of sentences longest first.
     row_of_step = expand(first_row_K, filled_K)
     return np.repeat(row_of_step, np.repeat(each_K, filled_K)), num_rows
 
 
 def _longest_first(lengths_N: I64, bits_N: U64 | None) -> I64:
     """Sort sentences by falling length; those of one length by their random bits."""
+    # `grouped` sorts upwards, and numbers must not be negative.
     shortness_N = lengths_N.max(initial=0) - lengths_N
     if bits_N is None:
         return grouped(shortness_N)
 
+    # The sort by length is stable, so the random order stays within each length.
     order_N = order_by_bits(bits_N)
     return order_N[grouped(shortness_N[order_N])]
 
@@ -220,6 +229,7 @@ def _packed(order_N: I64, lengths_N: I64, packing: Packing, bits_N: U64 | None) 
 
     per_batch = max(1, packing.batch_tokens // packing.max_tokens)
     num_batches = -(-num_rows // per_batch)
+    # Spread evenly: the last batch would be nearly empty otherwise.
     borders = np.arange(num_batches + 1, dtype=np.int64) * num_rows // max(1, num_batches)
     return replace(plan, batch_begin_C=borders)
 
@@ -256,6 +266,7 @@ def _joined(left: PackingPlan, right: PackingPlan) -> PackingPlan:
 def _in_order(plan: PackingPlan, order_B: I64) -> PackingPlan:
     """Return the same batches in another order."""
     rows_B = np.diff(plan.batch_begin_C)[order_B]
+    # Old numbers of the rows in the new order, then the sentences of these rows.
     row_R = expand(plan.batch_begin_C[order_B], rows_B)
     sentences_R = np.diff(plan.row_begin_Q)[row_R]
 

@@ -30,6 +30,7 @@ class Prefetch(Generic[T]):
         self._ready: deque[Future[object]] = deque()
 
     def __enter__(self) -> Prefetch[T]:
+        # As many requests as items to be ready; each item that is taken out requests one more.
         for _ in range(self._depth):
             self._request_next()
         return self
@@ -64,15 +65,18 @@ class Prefetch(Generic[T]):
         return cast(T, item)
 
     def _request_next(self) -> None:
+        # A marker instead of StopIteration, which a future cannot carry.
         self._ready.append(self._thread.submit(next, self._source, _END))
 
     def _drop(self) -> None:
+        # Newest first: a request that is not running yet never starts.
         while self._ready:
             self._ready.pop().cancel()
 
     def _close(self) -> None:
         """Wait for the item that is being made, and no longer; then close a generator."""
         self._drop()
+        # The source must not be closed while the thread is still in it.
         self._thread.shutdown(wait=True, cancel_futures=True)
 
         close = getattr(self._source, "close", None)

@@ -70,6 +70,8 @@ class Sentences:
         columns = {}
         for name in COLUMNS:
             column: Ragged = getattr(self, name)
+            # Columns may be views of a window of Arrow's memory; what is taken is a copy, so that
+            # the window can go.
             columns[name] = from_lengths(column.take(rows), column.lengths(rows))
 
         return Sentences(key_N=self.key_N[rows], **columns)
@@ -99,6 +101,7 @@ def read_outline(groups: Sequence[RowGroup], split: str) -> Outline:
         TrelmError: a file is damaged.
     """
     table = _read(groups, ["n_tokens", "split"])
+    # Train and validation share row groups: rows of the other split are left out here, by number.
     row = np.flatnonzero(_equals(table["split"], split))
     length = np.from_dlpack(_single_chunk(table["n_tokens"]))[row].astype(np.int64)
     return Outline(row_N=row, key_N=_keys(groups)[row], length_N=length)
@@ -110,10 +113,13 @@ def read_rows(groups: Sequence[RowGroup]) -> Sentences:
     Raises:
         TrelmError: a file is damaged, or parallel lists differ in length.
     """
+    # All rows are read, since a view of a column cannot skip any: a plan names those it uses.
     table = _read(groups, list(COLUMNS.values()))
     lists = {name: lists_of(table[column]) for name, column in COLUMNS.items()}
 
     for leader, *followers in _PARALLEL:
+        # Spans and facts are looked up by one index in several columns, so lists must be of one
+        # length.
         offsets = lists[leader].offsets
         if not all(np.array_equal(offsets, lists[name].offsets) for name in followers):
             raise TrelmError(
@@ -201,6 +207,7 @@ def _read(groups: Sequence[RowGroup], columns: list[str]) -> pa.Table:
 
 def _footer(path: Path) -> pq.FileMetaData:
     """Return the footer of a file, parsed again only after the file has changed."""
+    # Size and time of change stand for the content: a file that is written again is parsed again.
     status = path.stat()
     return _parsed_footer(path, status.st_size, status.st_mtime_ns)
 

@@ -120,6 +120,8 @@ def table_files(folder: Path, manifest: Manifest, table: Table) -> list[Path]:
 
     paths = []
     for entry in manifest.tables[table.name].files:
+        # Size and schema are checked here, the hashes are not: reading all the data would take too
+        # long for large shards.
         path = folder / entry.path
         if not path.is_file():
             raise TrelmError(f"{path}: listed in the manifest but missing; run the stage again")
@@ -159,6 +161,7 @@ def open_shards(folder: Path) -> Shards:
             raise TrelmError(f"{folder}: its manifest names no {key!r}; make the shards again")
 
     # Token ids mean nothing without the tokenizer they come from, so its file must be the same.
+    # The folder has the tokenizer's own files, untouched.
     tokenizer_path = folder / manifest.extra["tokenizer"]
     tokenizer_file = tokenizer_path / "tokenizer.json"
     if not tokenizer_file.is_file():
@@ -192,6 +195,7 @@ def _row_groups(paths: list[Path]) -> tuple[RowGroup, ...]:
         for index in range(metadata.num_row_groups):
             num_rows = metadata.row_group(index).num_rows
             groups.append(RowGroup(path=path, index=index, num_rows=num_rows, first_row=first_row))
+            # Keys count on over all files, so they name a row in any order of reading.
             first_row += num_rows
 
     return tuple(groups)
@@ -205,6 +209,8 @@ def _longest_sentence(path: Path) -> int:
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
         for number in range(group.num_columns):
+            # Columns of nested lists have several leaves, so a column is found by its path, not its
+            # number.
             column = group.column(number)
             if column.path_in_schema != "n_tokens":
                 continue
@@ -233,6 +239,7 @@ def read_lists(groups: Iterable[RowGroup], columns: Sequence[str]) -> Iterator[d
     Raises:
         TrelmError: a file is damaged.
     """
+    # `groupby` joins neighbours only: the order of the groups is kept, even if files alternate.
     for path, groups_of_file in itertools.groupby(groups, key=lambda group: group.path):
         try:
             with pq.ParquetFile(path) as file:
@@ -249,6 +256,7 @@ def read_lists(groups: Iterable[RowGroup], columns: Sequence[str]) -> Iterator[d
 
 def lists_of(column: pa.ChunkedArray) -> Lists:
     """Return a list column without nulls as arrays; a copy only if it has several chunks."""
+    # Joining chunks copies the values; one row group in one table has a single chunk.
     rows = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
     # Not `to_numpy`: that imports pandas where it is installed.

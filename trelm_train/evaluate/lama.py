@@ -21,6 +21,7 @@ from trelm_train.data.loader import Packing, Position, assemble, plan_batches, s
 from trelm_train.errors import ConfigError
 from trelm_train.model.masked_lm import MaskedLm, load_pretrained, load_tokenizer, pick_device
 
+# Fixed, so that scores do not depend on the settings of a run.
 BATCH = Packing(max_tokens=128, batch_tokens=4096, limit=512)
 
 
@@ -66,6 +67,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         ConfigError: the file cannot be read, or a line is not a JSON object; names the line.
     """
     try:
+        # Not `splitlines`: JSON may hold other separators of lines inside a text.
         lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise ConfigError(f"{path}: cannot read it ({error.strerror})") from error
@@ -104,6 +106,7 @@ class Prober:
 
     def _all_ids(self) -> list[int]:
         """Return all ids of the vocabulary that are not special."""
+        # Mask and padding tokens are no answers.
         special = set(self.tokenizer.all_special_ids)
         size = min(len(self.tokenizer), self.model.config.vocab_size)
         return [number for number in range(size) if number not in special]
@@ -124,6 +127,7 @@ class Prober:
 
     def single_token(self, word: str) -> int | None:
         """Return the id of a word that is one token of the vocabulary in running text, or None."""
+        # RoBERTa has different tokens for a word at the start of a text and inside of it.
         text = self.model.family.word_prefix + word
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         is_single = len(ids) == 1 and ids[0] != self.tokenizer.unk_token_id
@@ -134,12 +138,14 @@ class Prober:
         gold = self.single_token(str(row["obj_label"]))
         if gold is None:
             return "object_not_one_token"
+        # An object outside the ranked vocabulary could never be found.
         if gold not in self.candidates:
             return "object_not_in_common_vocab"
 
         text = template.replace("[X]", str(row["sub_label"]))
         text = text.replace("[Y]", self.tokenizer.mask_token)
         ids = self.tokenizer(text)["input_ids"]
+        # A template without [Y], or with the mask token in the subject.
         if ids.count(self.tokenizer.mask_token_id) != 1:
             return "not_one_mask"
         if len(ids) > self.model.max_tokens:
@@ -166,6 +172,7 @@ def skip_reason(row: dict[str, Any], pairs: set[tuple[str, str]], *, uhn: bool) 
         return "duplicate"
     pairs.add(pair)
 
+    # The name gives the answer away, as in (Apple Watch, Apple).
     if uhn and pair[1].casefold() in pair[0].casefold():
         return "uhn_string"
     return ""
@@ -211,6 +218,7 @@ def _items_of(
     pairs: set[tuple[str, str]] = set()
 
     for row in read_jsonl(path):
+        # The limit counts items that are asked: the same ones at every evaluation.
         if options.limit and len(items) >= options.limit:
             break
         item = skip_reason(row, pairs, uhn=options.uhn) or prober.item(template, row)
@@ -286,6 +294,7 @@ def score_questions(prober: Prober, questions: Questions) -> dict[str, Any]:
     }
     all_ranks = [rank for ranks in relation_to_ranks.values() for rank in ranks]
 
+    # Macro: relations count alike, however many items they have. Micro: items count alike.
     macro: dict[str, float] | None = None
     if all_ranks:
         macro = {

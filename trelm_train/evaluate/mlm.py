@@ -89,6 +89,7 @@ def evaluate_mlm(
     sums = _MlmTotals()
     with model.evaluating(), torch.no_grad():
         for batch in split_batches(shards, packing, "validation", vocabulary.pad_id):
+            # The default settings, not those of the run: models of different runs are compared.
             masked = mask_batch(batch, MaskingConfig(), vocabulary, seed=MASK_SEED, epoch=0)
             _add_loss(sums, model, batch, masked)
             _add_facts(sums, model, batch, knowledge, vocabulary)
@@ -132,6 +133,7 @@ def _add_loss(sums: _MlmTotals, model: MaskedLm, batch: Batch, masked: MaskedBat
 
     # Double precision: a long sum of small numbers would lose digits.
     loss_M = F.cross_entropy(logits_MV, gold_M, reduction="none").double()
+    # Targets inside a linked mention: what knowledge should help with.
     is_entity_M = torch.from_numpy(span_tokens(batch)[masked.target_M])
     sums.masked += len(gold_M)
     sums.loss += float(loss_M.sum())
@@ -184,6 +186,7 @@ def _score(log_p_TV: Tensor, batch: Batch, fact: int, knowledge: Knowledge) -> f
 
     tails = knowledge.tails.of(relation)
     true = np.append(knowledge.true_tails(head, relation), tail)
+    # Every n-th tail of the relation: a bound on the time that keeps the spread.
     spread = np.unique(tails[:: 1 + len(tails) // MAX_TRIED])
     wrong = knowledge.without_names_of(spread, true)
     wrong = wrong[knowledge.label_ids.lengths(wrong) == length][:MAX_FALSE]
@@ -191,6 +194,7 @@ def _score(log_p_TV: Tensor, batch: Batch, fact: int, knowledge: Knowledge) -> f
         return None
 
     def probability(row: int) -> float:
+        # The product over the tokens of the label, each at its masked position.
         label: I64 = knowledge.label_ids.of(row)
         return float(log_p_TV[torch.arange(length), torch.from_numpy(label)].sum().exp())
 

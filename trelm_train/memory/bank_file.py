@@ -38,6 +38,7 @@ def write_bank(bank: MemoryBank, path: Path) -> None:
         with path.open("wb") as file:
             file.write(_header(len(row_T), bank.hidden_size))
             for piece in _pieces(bank, row_T):
+                # Raw memory, which has the byte order of the format on all usual machines.
                 file.write(np.ascontiguousarray(piece).data)
             _sync(file)
     except OSError as error:
@@ -63,6 +64,7 @@ def _header(num_rows: int, hidden_size: int) -> bytes:
         fields[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
         offset = end
 
+    # No blanks and a fixed order of keys: the same bank gives the same bytes.
     text = json.dumps(fields, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
@@ -79,6 +81,7 @@ def _pieces(bank: MemoryBank, row_T: I64) -> Iterator[Array]:
 
 def _sync(file: BinaryIO) -> None:
     file.flush()
+    # A checkpoint is renamed after this, so the data must be on the disk and not in a cache.
     os.fsync(file.fileno())
 
 
@@ -93,6 +96,7 @@ def read_bank(bank: MemoryBank, path: Path) -> None:
         with safe_open(path, framework="pt") as file:
             bank.load(
                 {name: file.get_tensor(name) for name in ("row", "count", "source")},
+                # A slice of the file reads only what `load` asks for: a piece at a time.
                 notes=file.get_slice("note"),
             )
     except (OSError, SafetensorError) as error:

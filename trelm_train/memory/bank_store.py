@@ -94,6 +94,7 @@ def pick_storage(config: MemoryConfig, num_rows: int, hidden_size: int) -> str:
     if config.storage != "auto":
         return config.storage
 
+    # Every rank has a bank of its own in the same memory.
     all_bytes = ranks_here() * note_bytes(num_rows, hidden_size)
     return "file" if all_bytes > config.ram_share * main_memory_bytes() else "ram"
 
@@ -147,6 +148,7 @@ class RamStore:
         """
         num_bytes = note_bytes(self.shape[0], self.shape[2])
         try:
+            # A map of length 0 is an error, also for a bank without rows.
             memory = mmap.mmap(-1, max(1, num_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError as error:
             raise TrelmError(
@@ -169,6 +171,7 @@ class RamStore:
 
     def put(self, row_U: I64, note_U2H: Tensor) -> None:
         """Write distinct rows."""
+        # Only the pages of these rows are taken from the system.
         self.note_B2H[row_U] = note_U2H.cpu().numpy()
 
 
@@ -185,6 +188,7 @@ class FileStore:
         self.row_bytes = note_bytes(1, hidden_size)
         self.num_bytes = num_rows * self.row_bytes
         self.handle = _open_nameless(folder)
+        # The handle is the only way to the file: when it closes, the file is gone.
         weakref.finalize(self, os.close, self.handle)
         self._check_holes()
         self.clear()
@@ -236,6 +240,7 @@ class FileStore:
 
     def clear(self) -> None:
         """Make every row a hole again."""
+        # Cutting to nothing and growing again leaves one hole, faster than writing zeros.
         self._resize(0)
         self._resize(max(1, self.num_bytes))
 
@@ -249,6 +254,7 @@ class FileStore:
         Raises:
             TrelmError: the disk is full.
         """
+        # Bytes, so that a run of rows is a slice of memory and goes to the disk without a copy.
         data = np.ascontiguousarray(note_U2H.cpu().numpy()).reshape(-1).view(np.uint8).data
 
         # Where a row does not follow its predecessor, a new run begins.

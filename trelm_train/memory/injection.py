@@ -90,6 +90,8 @@ class Injection:
 
 def freeze_embeddings(word_embeddings_VH: Tensor, knowledge: Knowledge) -> InitialEmbeddings:
     """Copy the initial word embeddings, on the device where they lie."""
+    # A copy: training changes the embeddings, and label vectors must stay those of the initial
+    # model.
     table_VH = word_embeddings_VH.detach().to(torch.float32, copy=True)
     return InitialEmbeddings(
         table_VH=table_VH,

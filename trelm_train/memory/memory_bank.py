@@ -141,6 +141,8 @@ class MemoryBank:
             return np.zeros(len(row_O), np.bool_)
 
         source_O = self.source_B[np.maximum(row_O, 0)]
+        # The source of a row is one sentence until a second one writes: that sentence alone must
+        # not read its own note, or the note would give the answer away.
         is_readable: Bools = (row_O >= 0) & (source_O != NEVER) & (source_O != sentence_O + 1)
         return is_readable
 
@@ -200,6 +202,7 @@ class MemoryBank:
         Returns:
             by name: row numbers (T), note (T x 2 x H float16), count and source (T).
         """
+        # A count above 0 marks a row that was written.
         row_T = np.flatnonzero(self.count_B)
         return {
             "row": torch.from_numpy(row_T),

@@ -28,6 +28,7 @@ class _Drop(torch.autograd.Function):
 
         The other elements grow in proportion.
         """
+        # The scale is that of the rounded probability, so that the mean stays exact.
         dropped = round(probability * LEVELS)
         bits = torch.empty(-(-x.numel() // PER_DRAW), dtype=torch.int64).random_(-(2**63), None)
 
@@ -71,6 +72,7 @@ def set_dropout(hf: nn.Module, probability: float = -1.0) -> None:
     for module in list(hf.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Dropout):
+                # Replaced in place: names and weights of the model stay as they are.
                 setattr(module, name, QuickDropout(child.p if probability < 0 else probability))
 
         # Attention functions read this number instead of a module.

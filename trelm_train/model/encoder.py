@@ -40,6 +40,7 @@ class ReadPositions:
 
 def read_positions(learned_N: Bools, noted_N: Bools, device: torch.device) -> ReadPositions:
     """Turn two marks per token into positions; a token with both marks is learned."""
+    # A state that gets a gradient can be noted too: notes are taken from the same tensor.
     only_noted: I64 = np.flatnonzero(noted_N & ~learned_N)
     return ReadPositions(
         learned=torch.from_numpy(np.flatnonzero(learned_N)).to(device),

@@ -49,6 +49,7 @@ class Ffn:
 
     def rows(self, index_K: Tensor) -> Tensor:
         """Return the rows of W_in that some neurons own, as J = K x rows per neuron."""
+        # Block by block: all activated rows, then all gates.
         copies = range(self.rows_per_neuron)
         return torch.cat([index_K + self.inner_size * copy for copy in copies])
 
@@ -65,6 +66,7 @@ class Family(ABC):
 
     def __init__(self, hf: Any) -> None:  # noqa: ANN401 - a model of transformers, which is untyped
         self.hf, self.config = hf, hf.config
+        # The model without its prediction head: `bert`, `roberta` or `model`.
         self.base: Any = getattr(hf, hf.base_model_prefix)
         self.num_heads: int = self.config.num_attention_heads
         self.inner_size: int = self.config.intermediate_size
@@ -149,6 +151,8 @@ class Family(ABC):
 
         It is one of norm, embeddings, attention, out_bias, ffn and head.
         """
+        # The order of the tests matters: LayerNorms stand inside embeddings, attention and layers,
+        # and attention has an output of its own inside a layer.
         lower = name.lower()
         if "norm" in lower:
             return "norm"
@@ -157,6 +161,7 @@ class Family(ABC):
         if ".attention." in lower or ".attn." in lower:
             return "attention"
         if ".layer." in lower or ".layers." in lower:
+            # The bias of W_out belongs to no neuron, so it is neither routed nor part of the FFN.
             return "out_bias" if lower.endswith((".output.dense.bias", ".mlp.wo.bias")) else "ffn"
         return "head"
 
@@ -264,6 +269,7 @@ class ModernBert(Family):
 
         Masks in a dictionary are those that the library uses unchanged.
         """
+        # Two masks at most: whole sentences, and windows.
         masks = {kind: self._mask(kind, packed) for kind in set(self.config.layer_types)}
         return {
             "input_ids": packed.input_ids_RS,
@@ -295,6 +301,7 @@ class ModernBert(Family):
         if kind == "full_attention":
             return packed.mask_R1SS
 
+        # Positions start again in every sentence, but tokens of other sentences are masked already.
         position_RS = packed.position_ids_RS
         distance_RSS = (position_RS[:, :, None] - position_RS[:, None, :]).abs()
         return packed.mask_R1SS & (distance_RSS <= self.config.sliding_window)[:, None]
@@ -339,11 +346,13 @@ class ModernBert(Family):
     def join(self, layer: int, mixed_NH: Tensor, hidden_NH: Tensor) -> Tensor:
         """Apply projection and residual."""
         attn = self.layers[layer].attn
+        # LayerNorm has been applied before the block, so the residual is the state itself.
         return hidden_NH + attn.out_drop(attn.Wo(mixed_NH))
 
     def neurons(self, layer: int, attended_H: Tensor) -> Tensor:
         """Multiply the activated half by the gate."""
         block = self.layers[layer]
+        # One projection gives both halves, 2 I wide.
         activated, gate = block.mlp.Wi(block.mlp_norm(attended_H)).chunk(2, dim=-1)
         return block.mlp.act(activated) * gate
 
@@ -363,6 +372,7 @@ def _turn(x_NhD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
     Computed in float32.
     """
+    # The same angle for all heads.
     cos, sin = (table_ND[:, None] for table_ND in rotation)
     low, high = x_NhD.float().chunk(2, dim=-1)
     turned = torch.cat((low, high), -1) * cos + torch.cat((-high, low), -1) * sin

@@ -2,8 +2,8 @@
 
 These are `BertForMaskedLM`, `RobertaForMaskedLM` and `ModernBertForMaskedLM`. Packing needs what
 the library does not derive: a block-diagonal mask, and positions that start again in every sentence
-(at pad_token_id + 1 in RoBERTa). The prediction head runs on some positions only. What differs between
-the families stands in `families`.
+(at pad_token_id + 1 in RoBERTa). The prediction head runs on some positions only. What differs
+between the families stands in `families`.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class MaskedLm:
         self.hidden_size: int = self.config.hidden_size
         self.inner_size: int = self.config.intermediate_size
         self.position_offset: int = self.family.position_offset
+        # RoBERTa reserves some positions, which no token can have.
         self.max_tokens: int = self.config.max_position_embeddings - self.position_offset
 
     @property
@@ -72,6 +73,8 @@ class MaskedLm:
         """
         ids = batch.input_ids_RS if input_ids_RS is None else input_ids_RS
         position = batch.offset_RS + self.position_offset
+        # Padding is a segment of its own (-1): its tokens see each other, so no row of the mask is
+        # empty.
         segment_RS = torch.from_numpy(batch.segment_RS).to(self.device)
 
         return Packed(
@@ -86,6 +89,7 @@ class MaskedLm:
 
     def encode(self, packed: Packed) -> Tensor:
         """Compute last hidden states, as R x S x H."""
+        # The library's own forward pass, for evaluation; training uses `encoder.encode_reads`.
         hidden_RSH: Tensor = self.base(**self.family.inputs(packed)).last_hidden_state
         return hidden_RSH
 
@@ -103,6 +107,7 @@ class MaskedLm:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Switch off dropout inside a `with` block."""
+        # The mode is restored as it was: evaluation may happen inside training and outside of it.
         training = self.hf.training
         self.hf.eval()
         try:
@@ -120,6 +125,7 @@ class EmbeddingEdit:
 
     def __enter__(self) -> None:
         edit = self.edit
+        # Without an edit no hook is set, and the forward pass is that of the plain model.
         if edit is not None:
             self.handle = self.table.register_forward_hook(
                 lambda _module, _inputs, word_RSH: edit(word_RSH)
@@ -133,6 +139,7 @@ class EmbeddingEdit:
 def mlm_loss_sum(model: MaskedLm, hidden_RSH: Tensor, target_M: Tensor, gold_M: Tensor) -> Tensor:
     """Sum the cross-entropy at the targets; 0 (with a graph) when there is none."""
     if not len(target_M):
+        # A step without targets still needs a backward pass, which other losses join.
         return hidden_RSH.sum() * 0.0
 
     hidden_MH = hidden_RSH.reshape(-1, model.hidden_size)[target_M]
@@ -230,6 +237,7 @@ def vocabulary_of(tokenizer: Any, size: int) -> Vocabulary:  # noqa: ANN401
     Raises:
         ConfigError: the tokenizer has no mask token.
     """
+    # GPT-like tokenizers have none.
     if tokenizer.mask_token_id is None:
         raise ConfigError("the tokenizer has no mask token; a masked language model needs one")
     return Vocabulary(
@@ -276,6 +284,7 @@ def _difference(of_model: dict[str, int], of_shards: dict[str, int]) -> str:
     if of_model == of_shards:
         return ""
 
+    # In the order of ids, so that the message names the lowest difference.
     for token, number in sorted(of_shards.items(), key=lambda item: item[1]):
         if of_model.get(token) != number:
             return f"token {token!r} has id {of_model.get(token)}, in the shards {number}"

@@ -20,6 +20,7 @@ def number_format(name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
         return torch.bfloat16 if name == "bfloat16" else torch.float32
 
+    # bfloat16 is always possible, and slow where it is emulated.
     is_faster = device.type == "cpu" and multiplies_bfloat16()
     if device.type == "cuda":
         is_faster = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -28,4 +29,5 @@ def number_format(name: str, device: torch.device) -> torch.dtype:
 
 def products(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[Any]:
     """Open a `with` block whose matrix products are in `dtype`."""
+    # Autocast to float32 would cost time and change nothing.
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)

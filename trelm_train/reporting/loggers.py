@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from trelm_train.errors import ConfigError
 
+# The name under which the services list runs.
 PROJECT = "trelm"
 Values = dict[str, float]
 
@@ -35,6 +36,7 @@ class TensorBoard:
     """Write event files in `tensorboard/` of the run."""
 
     def __init__(self) -> None:
+        # Imported here: a run that does not name this logger must not need its package.
         from torch.utils.tensorboard import SummaryWriter
 
         self._make = SummaryWriter
@@ -42,6 +44,7 @@ class TensorBoard:
 
     def start(self, folder: Path, config: dict[str, Any], *, after_step: int) -> None:
         """Open the files; events after `after_step` are purged."""
+        # Otherwise the curve of a resumed run would go back and cross itself.
         purge = after_step + 1 if after_step else None
         self._board = self._make(str(folder / "tensorboard"), purge_step=purge)
         if not after_step:
@@ -86,6 +89,7 @@ class WeightsAndBiases:
             id=run_id,
             resume="allow",
         )
+        # Written at every start: the service may have given a new id.
         id_path.write_text(str(self._run.id) + "\n", encoding="utf-8")
 
     def log(self, step: int, values: Values) -> None:
@@ -113,6 +117,7 @@ class MlFlow:
             self._mlflow.start_run(run_id=id_path.read_text(encoding="utf-8").strip())
             return
 
+        # Settings are logged once: MLflow refuses to change them.
         run = self._mlflow.start_run(run_name=folder.name)
         id_path.write_text(str(run.info.run_id) + "\n", encoding="utf-8")
         self._mlflow.log_params(flat(config))
@@ -151,10 +156,11 @@ def make_loggers(names: Sequence[str]) -> list[Logger]:
     loggers = []
     for name in names:
         try:
+            # The package is imported here, before the first step, and not at the first value.
             loggers.append(_MAKERS[name]())
         except ImportError as error:
             raise ConfigError(
-                f"train.loggers names {name!r}, which is not installed ({error}); pip install {name}, "
-                "or --set 'train.loggers=[]'"
+                f"train.loggers names {name!r}, which is not installed ({error}); "
+                f"pip install {name}, or --set 'train.loggers=[]'"
             ) from error
     return loggers

@@ -28,6 +28,7 @@ class Timers:
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
         """Add the time of a `with` block to a component."""
+        # Wall-clock, so that waiting for the loader or for other ranks counts.
         start = time.perf_counter()
         try:
             yield
@@ -77,7 +78,9 @@ class MetricLog:
         self, step: int, values: dict[str, float], speed: dict[str, float] | None = None
     ) -> None:
         """Write one line; what depends on the machine stands apart, under `speed`."""
+        # Two runs with the same settings then have the same lines but for `speed`.
         line = {"step": step, **values, **({"speed": speed} if speed else {})}
+        # Opened for each line: a killed run loses none that was written.
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self.send_to_loggers(step, values | (speed or {}))
@@ -118,4 +121,5 @@ def rss_mb() -> float:
     path = Path("/proc/self/statm")
     if not path.exists():
         return peak_rss_mb()
+    # The second number of the file is the resident memory in pages.
     return int(path.read_text(encoding="utf-8").split()[1]) * resource.getpagesize() / 1e6

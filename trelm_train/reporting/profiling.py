@@ -26,6 +26,7 @@ class Profile:
     def before(self, step: int) -> None:
         """Start the profiler before the first profiled step; call it before each step."""
         if step == self.first_step:
+            # Started late: a profile of a whole run would fill the memory.
             self._profiler = torch.profiler.profile(profile_memory=True)
             self._profiler.start()
 
@@ -42,6 +43,7 @@ class Profile:
 
         profiler.stop()
         self.out.mkdir(parents=True, exist_ok=True)
+        # A resumed run may profile other steps into the same folder.
         name = f"steps-{self.first_step}-{self.last_step}"
         profiler.export_chrome_trace(str(self.out / f"{name}.json"))
         table = profiler.key_averages().table(

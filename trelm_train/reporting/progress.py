@@ -22,6 +22,7 @@ def progress(done: int, steps: int, *, silent: bool) -> AbstractContextManager[S
     if silent:
         return nullcontext(lambda _step, _text: None)
 
+    # Standard output is for results.
     console = Console(stderr=True)
     return bar(console, done, steps) if console.is_terminal else _lines(steps)
 
@@ -37,6 +38,7 @@ def line_of(means: dict[str, float], speed: dict[str, float]) -> str:
 
 @contextmanager
 def _lines(steps: int) -> Iterator[Show]:
+    # One line each time the loop logs, for files and batch systems.
     yield lambda step, text: log.info("step %d/%d  %s", step, steps, text)
 
 

@@ -61,6 +61,7 @@ def probes_of(batch: Batch, vocabulary: Vocabulary, *, seed: int) -> list[Probe]
 
     probes = []
     for span in chosen_C.tolist():
+        # The sentence is cut out of its row, with its special tokens.
         sentence = batch.span_sentence_P[span]
         start, end = batch.start_N[sentence], batch.end_N[sentence]
         position = np.arange(batch.span_start_P[span], batch.span_end_P[span], dtype=np.int64)
@@ -102,6 +103,7 @@ def upcoming_probes(
     probes: list[Probe] = []
     for batch, following in batches:
         probes += probes_of(batch, vocabulary, seed=seed)
+        # Shards with few mentions may not have enough in one epoch.
         if len(probes) >= limit or following.epoch > start.epoch + 1:
             break
     return probes[:limit]
@@ -109,7 +111,9 @@ def upcoming_probes(
 
 def chunks(probes: list[Probe], packing: Packing, pad_id: int) -> Iterator[tuple[Batch, Targets]]:
     """Yield packed batches of about `CHUNK_TOKENS` tokens, each with its targets."""
+    # Spans and facts are not needed any more: the probe has the positions.
     sentences = sentences_from_lists({"ids": [probe.input_ids for probe in probes]})
+    # Chunks have a size of their own: a refresh takes the same memory for any `train.batch_tokens`.
     small = Packing(max_tokens=packing.max_tokens, batch_tokens=CHUNK_TOKENS, limit=packing.limit)
     lengths = np.asarray([len(probe.input_ids) for probe in probes], np.int64)
 

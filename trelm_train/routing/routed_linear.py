@@ -51,6 +51,7 @@ class RoutedIn(torch.autograd.Function):
         grad_I = grads[0]
         grad_x = (grad_I @ weight_IH).to(ctx.dtype) if ctx.needs_input_grad[0] else None
 
+        # Choose the columns before the product: the product then costs J / I of a full one.
         selected_TJ = grad_I.flatten(0, -2).index_select(1, rows_J)
         grad_bias = selected_TJ.float().sum(0) if ctx.has_bias else None
         return grad_x, None, None, (selected_TJ.T @ cast_H.flatten(0, -2)).float(), grad_bias
@@ -76,6 +77,7 @@ class RoutedOut(torch.autograd.Function):
             None if bias_H is None else bias_H.to(dtype),
         )
 
+        # The gathered neurons are T x K instead of T x I: most of the memory of an FFN.
         ctx.save_for_backward(cast_I.flatten(0, -2).index_select(1, index_K), weight)
         ctx.dtype = v_I.dtype
         return F.linear(cast_I, weight, bias)
@@ -91,7 +93,9 @@ class RoutedOut(torch.autograd.Function):
         flat_TH = grad_H.flatten(0, -2)
 
         grad_v = (grad_H @ weight_HI).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+        # Position 2 of the inputs is the bias.
         grad_bias = flat_TH.float().sum(0) if ctx.needs_input_grad[2] else None
+        # float32: several backward passes add up in these gradients.
         return grad_v, None, grad_bias, None, (selected_TK.T @ flat_TH).float()
 
 
@@ -109,6 +113,7 @@ def routed_in(
     bias_J: nn.Parameter | None,
 ) -> Tensor:
     """Apply W_in and train its rows `rows_J` through their copies (bias: None if it has none)."""
+    # Detached: the full weights get no gradient, the gathered copies do.
     full = (w_in.weight.detach(), None if w_in.bias is None else w_in.bias.detach())
     inner_I: Tensor = RoutedIn.apply(x_H, full, rows_J, weight_JH, bias_J)  # type: ignore[no-untyped-call]
     return inner_I

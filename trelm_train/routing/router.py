@@ -55,6 +55,7 @@ class Tally:
 
         The means are L x I each; `shape` is (L, I).
         """
+        # Votes, then attributions, then the number of examples, as `tally` has put them together.
         size, num_examples = shape[0] * shape[1], int(self.counts[-1])
         sums = self.counts[:-1].double() / max(1, num_examples)
         return (
@@ -66,6 +67,7 @@ class Tally:
 
 def tally(attribution_ELI: Tensor, threshold: float) -> Tally:
     """Count votes and attributions of some examples."""
+    # Sums of floats depend on their order, and so on the number of ranks; sums of integers do not.
     strength_LI = (attribution_ELI.double().clamp(min=0) / UNIT).round().long().sum(0)
     votes_LI = votes(attribution_ELI, threshold).long()
     num_examples = torch.tensor([len(attribution_ELI)])
@@ -77,6 +79,7 @@ def votes(attribution_ELI: Tensor, threshold: float) -> Tensor:
 
     An example votes where the attribution is positive and at least `threshold` of its largest.
     """
+    # An example whose attributions are all negative votes for nothing.
     largest_E = attribution_ELI.flatten(1).max(1).values.clamp(min=0)
     is_high = attribution_ELI >= threshold * largest_E[:, None, None]
     return (is_high & (attribution_ELI > 0)).sum(0).float()
@@ -111,6 +114,7 @@ class Router:
         self, config: RoutingConfig, model: MaskedLm, vocabulary: Vocabulary, *, seed: int
     ) -> None:
         self.config, self.model, self.vocabulary, self.seed = config, model, vocabulary, seed
+        # A layer budget counts from the top: the backward pass then ends early.
         self.first_layer = (
             max(0, model.num_layers - config.layer_budget) if config.layer_budget else 0
         )
@@ -132,6 +136,7 @@ class Router:
 
     def due(self, step: int) -> bool:
         """Say whether neurons must be chosen before this step."""
+        # Other policies choose once: their choice does not depend on the weights.
         return step == 0 or (self.config.policy == "ig" and step % self.config.refresh_every == 0)
 
     def neurons(
@@ -185,6 +190,7 @@ class Router:
                 "none; use --set routing.policy=random, or full"
             )
 
+        # Summed over the ranks, so that all of them choose the same neurons.
         counts = self.count_votes(probes, stream, ranks).counts.to(self.model.device)
         ranks.sum_tensors([counts])
         votes_LI, strength_LI, _ = Tally(counts=counts.cpu()).means(
@@ -198,6 +204,7 @@ class Router:
         num_neurons = self.model.num_layers * self.model.inner_size
         counts = torch.zeros(2 * num_neurons + 1, dtype=torch.int64)
 
+        # Every rank makes all chunks, which is cheap, and attributes its own.
         all_chunks = chunks(probes, stream.packing, self.vocabulary.pad_id)
         for number, (batch, targets) in enumerate(all_chunks):
             if number % ranks.size == ranks.rank:

@@ -45,11 +45,14 @@ class LayerRows:
     def __init__(self, ffn: Ffn, index_K: Tensor, old: LayerRows | None = None) -> None:
         self.ffn = ffn
         old_position_K = _old_positions(index_K, old, ffn.inner_size)
+        # Neurons that stay go on with their step counts; newcomers start at 0.
         steps_K = torch.zeros(len(index_K), device=index_K.device)
         if old is not None:
             stays_K = old_position_K >= 0
             steps_K[stays_K] = old.steps_K[old_position_K[stays_K]].clamp(max=SETTLED)
 
+        # Stable: neurons of one run stay in ascending order, so the same selection gives the same
+        # bits.
         order_K = torch.sort(steps_K, descending=True, stable=True).indices
         self.index_K: Tensor = index_K[order_K]
         self.steps_K: Tensor = steps_K[order_K]
@@ -105,6 +108,7 @@ class LayerRows:
     def count_step(self) -> None:
         """Count one more step for every neuron."""
         self.steps_K += 1
+        # All neurons of a layer are trained in every step, so runs never split.
         self.runs = [(start, stop, steps + 1) for start, stop, steps in self.runs]
 
     @torch.no_grad()
@@ -153,6 +157,7 @@ class SparseFfn:
         """
         old = self.rows
         self.rows = {
+            # The copies are gathered again from the full matrices, which hold the latest values.
             layer: LayerRows(
                 self.model.family.ffn(layer), index_K.to(self.model.device), old.get(layer)
             )
@@ -170,6 +175,7 @@ class SparseFfn:
             yield
         finally:
             for rows in self.rows.values():
+                # The attribute hides the method of the class; without it the module is as it was.
                 rows.ffn.w_in.__dict__.pop("forward", None)
                 rows.ffn.w_out.__dict__.pop("forward", None)
 
@@ -191,6 +197,7 @@ class SparseFfn:
         for value in self.parameters():
             if value.grad is None:
                 value.grad = torch.zeros_like(value)
+        # The condition is for the type checker: none is left without a gradient.
         return [value.grad for value in self.parameters() if value.grad is not None]
 
     def step(self, factor: float) -> None:
@@ -203,6 +210,7 @@ class SparseFfn:
             for rows in self.rows.values()
             if any(value.grad is not None for value in rows.values.values())
         ]
+        # Weights decay, biases do not, so they are updated by two calls.
         self._update(trained, DECAYED, self.config.weight_decay, factor)
         self._update(trained, (BIAS,), 0.0, factor)
         for rows in trained:
@@ -278,4 +286,5 @@ def _fused_adamw(columns: list[list[Tensor]], rate: float, weight_decay: float) 
 
 
 def _set_forward(linear: Any, forward: Callable[[Tensor], Tensor]) -> None:  # noqa: ANN401
+    # An attribute of the module and not a wrapper: names of the parameters stay as they are.
     linear.__dict__["forward"] = forward

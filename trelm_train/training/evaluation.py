@@ -45,6 +45,8 @@ class Evaluator:
         self.prober: Prober | None = None
         if self.config.lama_probes:
             options = lama_options(self.config)
+            # Questions are tokenised once, and an unreadable file ends the run before its first
+            # step.
             tokenizer = load_tokenizer(str(session.shards.tokenizer_path))
             self.prober = Prober(session.components.model, tokenizer, options.common_vocab)
             self.questions = collect(self.prober, options)
@@ -73,10 +75,13 @@ class Evaluator:
         If so, later ones are compared with them.
         """
         value = measures.get(self.config.best)
+        # A split without facts has no knowledge score.
         if value is None or not math.isfinite(value):
             return False
 
+        # The history is part of every checkpoint, so a resumed run compares with the same value.
         best = self.session.history.get("best")
+        # Losses fall, all other measures rise.
         sign = -1 if self.config.best in LOWER_IS_BETTER else 1
         if best is not None and sign * value <= sign * best["value"]:
             return False

@@ -70,6 +70,7 @@ def nearest(run: Path, entity: str, *, top: int) -> tuple[Neighbour, list[Neighb
     # The entity is its own nearest neighbour: leave it out.
     itself = neighbour(row)
     cosine_T[row] = -torch.inf
+    # No more neighbours than there are other rows.
     best = cosine_T.topk(max(0, min(top, len(cosine_T) - 1))).indices
     return itself, [neighbour(number) for number in best.tolist()]
 

@@ -19,6 +19,7 @@ def describe(session: Session) -> str:
     """Describe what is about to be trained, in one line."""
     config, components = session.request.config, session.components
     rows = 0 if components.bank is None else len(components.bank.count_B)
+    # Of both splits, as the footers count them.
     sentences = sum(group.num_rows for group in session.shards.row_groups)
     injection = config.injection.policy if components.injector is not None else "none"
 
@@ -55,6 +56,7 @@ def changed_share(session: Session) -> float:
     changed = total = 0
     path = session.request.out / INITIAL / "model.safetensors"
     with safe_open(path, framework="pt") as initial:
+        # Tied weights are saved under one name only.
         saved = set(initial.keys())
         for name, parameter in session.components.model.hf.named_parameters():
             total += parameter.numel()
@@ -67,7 +69,9 @@ def changed_share(session: Session) -> float:
 def summarise(session: Session, validation_after: dict[str, Any] | None) -> dict[str, Any]:
     """Return the figures of a run; seconds are wall-clock, by component."""
     seconds = session.components.timers.seconds
+    # Evaluation and checkpoints are left out, so that speed means the speed of training.
     training = sum(seconds.get(name, 0.0) for name in TRAINING)
+    # Means of the first and of the latest logged interval.
     start, end = session.history.get("first", {}), session.history.get("last", {})
     components, history = session.components, session.history
     bank = components.bank
@@ -111,6 +115,7 @@ def readable(summary: dict[str, Any]) -> str:
         f"training loss        {_change(summary['loss_first'], summary['loss_last'])}",
     ]
 
+    # Both are missing with `train.validate = false`.
     old, new = summary["validation_before"], summary["validation_after"]
     if old and new:
         lines += [

@@ -168,6 +168,7 @@ def _bank_bytes(session: Session) -> int:
         return 0
 
     train = session.request.config.train
+    # A row can only be written by a mention that a step meets.
     num_mentions = train.steps * train.micro_batches * train.batch_tokens // TOKENS_PER_MENTION
     num_rows = min(session.knowledge.num_bank_rows, num_mentions)
     return note_bytes(num_rows, session.components.model.hidden_size)
@@ -227,6 +228,7 @@ def _kept_bytes(session: Session, rows: int, width: int) -> int:
     read = read_positions(learned, noted, components.model.device)
     attention = Attention(dropout=components.attention_dropout)
 
+    # The mode of training: dropout keeps masks for the backward pass, too.
     counts = [0]
     components.model.hf.train()
     with (
@@ -244,6 +246,7 @@ def _stand_in(session: Session, router: Router) -> dict[int, Tensor]:
     if router.config.policy != "ig":
         return router.neurons(session.stream, session.position)
 
+    # Any neurons will do: the memory depends on their number, not on their choice.
     layers = range(router.first_layer, session.components.model.num_layers)
     return {layer: torch.arange(max(1, router.count // len(layers))) for layer in layers}
 

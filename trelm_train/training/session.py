@@ -136,11 +136,14 @@ def _lay_out(session: Session) -> None:
 
     # Metrics may be there of a run that ended before its first checkpoint.
     (request.out / METRICS_NAME).unlink(missing_ok=True)
+    # A copy of the initial model: `resume` and the share of changed weights need it, even if the
+    # model of that name has changed.
     export_model(model, shards.tokenizer_path, request.out / INITIAL)
     if session.components.bank is not None:
         write_entities(entities_of(session.knowledge), request.out)
 
     run = {
+        # Absolute: `resume` may be called from another folder.
         "shards": str(request.shards.resolve()),
         "model": request.model,
         "fingerprint": shards.fingerprint,
@@ -175,6 +178,7 @@ def resume_run(
         raise ConfigError(f"{out}: no run there; start one with `trelm-train run --out {out} …`")
 
     run = json.loads((out / RUN_NAME).read_text(encoding="utf-8"))
+    # The settings of the run's folder, which a user may have edited.
     config = load_config(out / CONFIG_NAME)
     shards_path = moved_shards or Path(run["shards"])
     request = RunRequest(shards=shards_path, model=run["model"], out=out, config=config)
@@ -203,6 +207,7 @@ def _build(
     config, seed = request.config, request.config.train.seed
     _configure(config, model, ranks)
 
+    # Ids of the shards mean other tokens in another vocabulary, without any error.
     vocabulary = check_tokenizer(model_name, model, shards)
     knowledge = load_knowledge(shards)
     packing = Packing(
@@ -244,6 +249,7 @@ def _configure(config: Config, model: MaskedLm, ranks: Ranks) -> None:
             f"use --set train.micro_batches={ranks.size}, or a multiple of it"
         )
 
+    # Sums in another number of threads differ in the last bits, so a run may fix it.
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     set_dropout(model.hf, config.train.dropout)
@@ -269,6 +275,8 @@ def _build_components(
     cka = None
     if config.cka.enabled:
         cka = Cka(config.cka, knowledge, initial, seed=seed).to(model.device)
+    # Building the projection has drawn from torch's generator; from here on a run with and one
+    # without CKA are alike.
     torch.manual_seed(seed)
 
     injector = None
@@ -276,18 +284,11 @@ def _build_components(
         shards.check_policy(config.injection.policy)
         injector = Injector(config.injection, knowledge, initial, seed=seed)
     # Without injection no note is ever read.
-    bank = None
-    if injector is not None and config.memory.enabled and knowledge.num_bank_rows > 0:
-        bank = MemoryBank(
-            knowledge.num_bank_rows,
-            model.hidden_size,
-            config.memory,
-            folder=request.out,
-            device=model.device,
-        )
+    bank = _build_bank(request, model, knowledge) if injector is not None else None
 
     whole = whole_parameters(model, config.routing)
     if cka is not None:
+        # The prefix tells the projection from the model's own weights.
         whole |= dict(cka.named_parameters(prefix="cka"))
     sparse = None
     if config.routing.policy != "full":
@@ -309,6 +310,20 @@ def _build_components(
         cka=cka,
         sparse=sparse,
         timers=Timers(),
+    )
+
+
+def _build_bank(request: RunRequest, model: MaskedLm, knowledge: Knowledge) -> MemoryBank | None:
+    """Build an empty memory bank, or none if it is switched off or no entity has a row."""
+    config = request.config.memory
+    if not config.enabled or not knowledge.num_bank_rows:
+        return None
+    return MemoryBank(
+        knowledge.num_bank_rows,
+        model.hidden_size,
+        config,
+        folder=request.out,
+        device=model.device,
     )
 
 
@@ -340,6 +355,7 @@ def tensors_of(session: Session) -> dict[str, dict[str, Tensor]]:
     components = session.components
     groups: dict[str, dict[str, Tensor]] = {"model": dict(components.model.hf.named_parameters())}
 
+    # Empty where nothing is trained as a whole.
     groups["optimiser"] = components.optimiser.state()
     if components.cka is not None:
         groups["cka"] = {"projection": components.cka.projection.weight}
@@ -363,6 +379,7 @@ def state_of(session: Session) -> dict[str, Any]:
         "tokens": session.tokens,
         "skipped": session.skipped,
         "guard": session.components.guard.state(),
+        # `auto` may mean another format on another machine: a resumed run must notice it.
         "number_format": str(session.components.dtype),
         "loader": session.stream.state(session.position).to_dict(),
         "config": to_dict(session.request.config),
@@ -432,6 +449,8 @@ def restore(session: Session, checkpoint: Checkpoint) -> None:
     components.guard.load(state["guard"])
     session.step, session.tokens, session.skipped = state["step"], state["tokens"], state["skipped"]
     session.position = loader.position
+    # A logging interval may have begun before the checkpoint.
     session.interval = Interval(**state["interval"])
     session.history = state["history"]
+    # Seconds add up over all pieces of a run.
     components.timers.seconds.update(state["seconds"])

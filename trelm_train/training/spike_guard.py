@@ -36,6 +36,7 @@ class SpikeGuard:
 
         for name, value in values.items():
             earlier = self.earlier.get(name, ())
+            # A sigma of 0 skips only what is not finite.
             if self.sigma and len(earlier) >= ENOUGH and value > self.limit(earlier):
                 return f"{name} {value:.4g} is above {self.limit(earlier):.4g}"
         return ""
@@ -50,6 +51,7 @@ class SpikeGuard:
     def accept(self, values: dict[str, float]) -> None:
         """Let the values of a step that was not skipped count for those that follow."""
         for name, value in values.items():
+            # Values of skipped steps would widen the limit until spikes pass.
             self.earlier.setdefault(name, deque(maxlen=WINDOW)).append(value)
 
     def state(self) -> dict[str, Any]:

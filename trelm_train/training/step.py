@@ -78,6 +78,7 @@ class Components:
             if not name.startswith("cka.")
         )
         gathered = self.sparse.num_trainable if self.sparse else 0
+        # Tied weights count once.
         total = sum(parameter.numel() for parameter in self.model.hf.parameters())
         return (whole + gathered) / total
 
@@ -130,11 +131,13 @@ def train_step(components: Components, inputs: StepInputs, step: int) -> StepRes
     """Update the model and the memory bank once; `step` counts from 0."""
     totals = count(components, inputs)
     sums, notes = _RankSums(), []
+    # Evaluation may have left the other mode.
     components.model.hf.train()
     for micro in inputs.micro_batches:
         notes += _learn(components, micro, totals, sums, step)
 
     with components.timers.measure("optimiser"):
+        # The sum, not the mean: losses were divided by the counts of the whole step.
         components.ranks.sum_gradients(components.trained())
         mlm, cka, injected = components.ranks.sum([sums.mlm, sums.cka, float(sums.injected)])
         clip_norm = components.config.train.clip_norm
@@ -173,6 +176,7 @@ def count(components: Components, inputs: StepInputs) -> Totals:
         sum(micro.num_facts for micro in micro_batches),
     ]
 
+    # In one message: every message costs a wait.
     sums = components.ranks.sum([float(number) for number in of_rank])
     tokens, padded, targets, facts = (int(value) for value in sums)
     return Totals(tokens=tokens, padded=padded, targets=targets, facts=facts)
@@ -206,6 +210,7 @@ def _learn(
         components.model.edit_embeddings(edit),
         _routed(components),
     ):
+        # CKA is left out of it: it computes in float32 in any case.
         with products(components.dtype, components.model.device):
             packed = components.model.pack(micro.batch, micro.input_ids_RS)
             read, attention = _read_positions(components, micro), _attention(components, micro)
@@ -215,6 +220,7 @@ def _learn(
 
         mlm_weight, cka_weight = totals.weights(_share(components))
         loss = mlm_weight * mlm + cka_weight * cka
+        # A batch without targets, facts and trained layers has no graph.
         if loss.requires_grad:
             torch.autograd.backward(loss)
 
@@ -234,6 +240,7 @@ def _routed(components: Components) -> AbstractContextManager[None]:
 def _read_positions(components: Components, micro: MicroBatch) -> ReadPositions:
     """Find the tokens whose last states the losses and the memory bank read."""
     batch = micro.batch
+    # One mark per token of the rows, for each kind of reader.
     learned, noted = np.zeros((2, batch.input_ids_RS.size), np.bool_)
     learned[micro.masked.target_M] = True
 
@@ -271,6 +278,7 @@ def _judge(components: Components, totals: Totals, mlm: float, cka: float, grad_
     values = step_values(
         mlm / max(1, totals.targets), cka / max(1, totals.facts), grad_norm, facts=totals.facts
     )
+    # Means over the whole step: the same numbers on all ranks, up to rounding.
     verdict = components.guard.judge(values)
 
     # Where processors round differently, one rank alone may see a spike.
@@ -285,6 +293,7 @@ def _gather_notes(components: Components, notes: list[Notes]) -> Notes:
     if notes:
         names_O4, value_O2H = join_notes(notes).to_tensors()
     else:
+        # Empty tensors of the right shape: every rank must join the gathering.
         names_O4 = torch.zeros(0, 4, dtype=torch.int64)
         value_O2H = torch.zeros(0, 2, components.model.hidden_size)
 

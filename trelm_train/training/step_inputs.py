@@ -84,6 +84,8 @@ def stream_step_inputs(
 ) -> Iterator[StepInputs]:
     """Yield the inputs of all steps from a position on, without end."""
     for positions, following in in_steps(stream.positions(start), per_step):
+        # The number of a batch within the step seeds its dropout, so it must not depend on the
+        # rank.
         numbers = range(ranks.rank, per_step, ranks.size)
         of_rank = share(positions, ranks.rank, ranks.size)
         micro_batches = tuple(

@@ -92,6 +92,7 @@ def resume(out: Path, stop: Stop | None = None, moved_shards: Path | None = None
     checkpoint = latest_checkpoint(out / CHECKPOINTS)
 
     with ExitStack() as stack:
+        # The device is needed before the session is there: it decides how the ranks talk.
         ranks = stack.enter_context(joined(_device_of(out)))
         session = resume_run(out, checkpoint, moved_shards, ranks)
         stack.enter_context(_algorithms(session.request))
@@ -116,6 +117,7 @@ def run_or_resume(request: RunRequest, stop: Stop | None = None) -> dict[str, An
         to_dict(load_config(request.out / CONFIG_NAME)), to_dict(request.config)
     )
     started = json.loads((request.out / RUN_NAME).read_text(encoding="utf-8"))
+    # The model is no setting, but it decides what is learned just the same.
     changed += ["--model"] if started["model"] != request.model else []
     if changed:
         raise ConfigError(
@@ -158,6 +160,7 @@ def _train(session: Session, stop: Stop) -> dict[str, Any]:
         _warn_of_costly_routing(config)
         estimate = estimate_resources(session)
         check_estimate(estimate, session.request)
+        # Written before the first step: it explains a run that was killed for its memory.
         _write_json(session.request.out / PLAN_NAME, estimate.to_dict())
 
     with ExitStack() as stack:
@@ -210,6 +213,7 @@ def _tools(session: Session, stop: Stop, stack: ExitStack) -> _Tools:
     metrics = None
     if is_first:
         loggers = make_loggers(config.train.loggers)
+        # A logger that fails does so before the first step.
         for logger in loggers:
             logger.start(request.out, to_dict(config), after_step=session.step)
         metrics = stack.enter_context(
@@ -283,6 +287,7 @@ def _loop(session: Session, tools: _Tools) -> None:
 def _advance(session: Session, inputs: StepInputs, result: StepResult) -> None:
     """Count a step, and remember what it measured."""
     session.position, session.step = inputs.following, session.step + 1
+    # A skipped step has moved on in the stream, but has learned nothing.
     session.tokens += 0 if result.skipped else result.totals.tokens
     session.skipped = session.skipped + 1 if result.skipped else 0
 
@@ -337,6 +342,7 @@ def _after_step(session: Session, tools: _Tools) -> None:
         InterruptedRun: a signal asked for the end.
     """
     config = session.request.config
+    # A checkpoint in the background gets its final name here, between two steps.
     tools.writer.poll()
     if session.step % config.train.log_every == 0 or session.step == config.train.steps:
         _log(session, tools)
@@ -369,6 +375,7 @@ def _log(session: Session, tools: _Tools) -> None:
         return
 
     means = session.interval.means()
+    # Kept for the summary, over resumes as well.
     session.history.setdefault("first", means)
     session.history["last"] = means
     if tools.metrics is None:
