@@ -245,8 +245,10 @@ class MemoryBank:
 def _group_means(value_O2H: Tensor, order_O: I64, first_U: I64) -> Tensor:
     """Average each run of `order_O` that starts at `first_U`, added in that order, as U x 2 x H."""
     flat_OX = value_O2H.reshape(len(value_O2H), -1)
-    order, first = (torch.from_numpy(numbers).to(flat_OX.device) for numbers in (order_O, first_U))
-    mean_UX = F.embedding_bag(order, flat_OX, first, mode="mean")
+    order, offsets = (
+        torch.from_numpy(numbers).to(flat_OX.device) for numbers in (order_O, first_U)
+    )
+    mean_UX = F.embedding_bag(order, flat_OX, offsets, mode="mean")
     return mean_UX.view(len(first_U), *value_O2H.shape[1:])
 
 

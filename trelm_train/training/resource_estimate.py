@@ -123,8 +123,8 @@ def estimate_resources(session: Session, memory: MemoryConfig | None = None) -> 
     # Besides those of the settings: the best one, and one that is being written.
     num_checkpoints = session.request.config.train.keep_checkpoints + 2
     disk = checkpoint * num_checkpoints + 2 * FLOAT * num_weights + 2 * _bank_bytes(session)
-    out = session.request.out
-    available_disk = shutil.disk_usage(_existing(out)).free + _size(out)
+    folder = session.request.out
+    available_disk = shutil.disk_usage(_existing(folder)).free + _size(folder)
 
     return ResourceEstimate(
         resident_mb=resident / MB,

@@ -225,13 +225,13 @@ def _tools(session: Session, stop: Stop, stack: ExitStack) -> _Tools:
         keep=config.train.keep_checkpoints,
         background=config.train.async_checkpoint,
     )
-    show = stack.enter_context(progress(session.step, config.train.steps, silent=not is_first))
+    show_line = stack.enter_context(progress(session.step, config.train.steps, silent=not is_first))
     profile = Profile(config.train.profile if is_first else "", request.out)
     return _Tools(
         metrics=metrics,
         evaluator=Evaluator(session),
         writer=writer,
-        show=show,
+        show=show_line,
         stop=stop,
         profile=stack.enter_context(closing(profile)),
         clock=_Clock(session.tokens),
@@ -240,18 +240,18 @@ def _tools(session: Session, stop: Stop, stack: ExitStack) -> _Tools:
 
 def _finish(session: Session, validation: dict[str, Any] | None) -> dict[str, Any]:
     """Export the model and its bank, write the reports, and return the summary."""
-    out = session.request.out
-    export_model(session.components.model, session.shards.tokenizer_path, out / MODEL)
+    folder = session.request.out
+    export_model(session.components.model, session.shards.tokenizer_path, folder / MODEL)
 
     # The latest checkpoint was written after the last step: its bank is the final one.
     if session.components.bank is not None:
-        checkpoint = latest_checkpoint(out / CHECKPOINTS)
+        checkpoint = latest_checkpoint(folder / CHECKPOINTS)
         assert checkpoint is not None
-        export_bank(checkpoint / BANK_FILE, entities_of(session.knowledge), out / MODEL)
+        export_bank(checkpoint / BANK_FILE, entities_of(session.knowledge), folder / MODEL)
 
-    _write_json(out / "routing.json", knowledge_path_of(session))
+    _write_json(folder / "routing.json", knowledge_path_of(session))
     summary = summarise(session, validation)
-    _write_json(out / "summary.json", summary)
+    _write_json(folder / "summary.json", summary)
     return summary
 
 

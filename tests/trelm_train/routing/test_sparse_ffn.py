@@ -429,7 +429,9 @@ def test_unselected_weights_stay_bit_identical(
     components, router = session.components, session.router
     assert components.sparse is not None
     assert router is not None
-    before = {name: value.detach().clone() for name, value in components.model.hf.named_parameters()}
+    before = {
+        name: value.detach().clone() for name, value in components.model.hf.named_parameters()
+    }
     allowed = {name: torch.zeros_like(value, dtype=torch.bool) for name, value in before.items()}
     names = {id(value): name for name, value in components.model.hf.named_parameters()}
     batches = session.stream.iterate(session.position)
