@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test check docs clean
+.PHONY: demo test test-fast check docs clean
 
 $(READY): pyproject.toml requirements/constraints.txt requirements/spacy-model.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,16 +17,19 @@ $(READY): pyproject.toml requirements/constraints.txt requirements/spacy-model.t
 demo: $(READY) ## everything on the sample: dump and corpus to a trained, probed model
 	$(BIN)/python examples/tiny/demo.py
 
-check: $(READY) ## style, types, import contracts
+check: $(READY) ## style, types, import contracts; only what changed is checked again
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 test: check ## check, then every test
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(PYTEST)
 
-docs: $(READY) ## write the generated reference anew
+test-fast: check ## check, then the tests that are not marked slow
+	$(PYTEST) -m "not slow"
+
+docs: $(READY) ## write the generated reference again
 	$(BIN)/python docs/generate.py
 
 clean:

@@ -1,11 +1,13 @@
-"""The alias index at scale: how it is built, how large it is, how fast it answers, what a process pays for it.
+"""The alias index at scale: how it is built, how large it is, how fast it answers, what a process
+pays for it.
 
     TRELM_KIT=/path/to/kit python -m benchmarks.alias_index [--quick] [--aliases 5000000]
 
-The stage's own units run one after another, each kind in a process of its own, without Beam. Probes run in fresh processes
-pinned to one core. Seconds are of CPU time, so a busy machine changes little. RSS is RssAnon + RssFile of
-/proc/self/status; RssFile is the page cache, shared by the processes of a machine. Peers on the same rows: a Python dict,
-SQLite (one clustered table). Figures for 100 M are linear extrapolations.
+The stage's own units run one after another, each kind in a process of its own, without Beam. Probes
+run in fresh processes pinned to one core. Seconds are of CPU time, so a busy machine changes
+little. RSS is RssAnon + RssFile of /proc/self/status; RssFile is the page cache, shared by the
+processes of a machine. Peers on the same rows: a Python dict, SQLite (one clustered table). Figures
+for 100 M are linear extrapolations.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from benchmarks.alias_names import make_kb
 from pipeline.arrays.sections import map_sections
 from pipeline.engine.stage import StagePlan, finish_stage, prepare, write_unit
 from pipeline.engine.tables import RunPaths
-from pipeline.engine.units import Unit, UnitReport, UnitWorker
+from pipeline.engine.tasks import RowRange, Unit
+from pipeline.engine.units import UnitReport, UnitWorker
 from pipeline.index.alias_index import AliasIndex
 from pipeline.index.stage import plan
 from pipeline.link.candidates import fuzzy_candidates
@@ -71,7 +74,9 @@ def added_mb(before: dict[str, float]) -> dict[str, float]:
     return {name: round(value - before[name], 1) for name, value in rss_mb().items()}
 
 
-def run_units(data: str, worker: UnitWorker, units: list[Unit]) -> tuple[list[UnitReport], Figures]:
+def run_units(
+    data: str, worker: UnitWorker[Any], units: list[Unit[Any]]
+) -> tuple[list[UnitReport], Figures]:
     """Units one after another; seconds and peak RSS of the process, and what it had at its start."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     before, start_s = rss_mb()["both"], time.process_time()
@@ -90,13 +95,12 @@ def build(stage: StagePlan, paths: RunPaths) -> dict[str, Figures]:
     prepared = prepare(stage, paths)
     figures: dict[str, Figures] = {}
     reports: list[UnitReport] = []
-    for phase in stage.phases:
-        groups: dict[str, list[Unit]] = {}
-        for unit in phase.units:
-            is_file = unit.path.endswith(".parquet")
-            groups.setdefault(
-                Path(unit.path).parent.name if is_file else unit.path.split("/")[0], []
-            ).append(unit)
+    for phase, phase_units in stage.numbered_phases:
+        groups: dict[str, list[Unit[Any]]] = {}
+        for unit in phase_units:
+            task = unit.task
+            kind = task.table if isinstance(task, RowRange) else task.kind
+            groups.setdefault(kind, []).append(unit)
         for kind, units in groups.items():
             done, figures[kind] = in_fresh_process(run_units, prepared.data, phase.worker, units)
             reports += done
@@ -105,7 +109,9 @@ def build(stage: StagePlan, paths: RunPaths) -> dict[str, Figures]:
 
 
 def sample_keys(folder: str, num_probes: int) -> tuple[list[str], list[str]]:
-    """Keys that are listed, drawn evenly, and as many that are not: the same with one letter changed."""
+    """Keys that are listed, drawn evenly, and as many that are not: the same with one letter
+    changed.
+    """
     index, rng = AliasIndex(folder), random.Random(1)
     hits = index._restore(rng.randrange(len(index)) for _ in range(num_probes))
     misses = (_misspelt(key, rng) for key in hits)

@@ -1,8 +1,9 @@
 """A knowledge base for `alias_index`: the kit's genuine one, and synthetic names made of its words.
 
-Synthetic names take the kit's number of words per name, its first words and its other words, at their real frequency;
-names of one word join the halves of two. A quarter of the rows repeat a name of a pool, the more often the earlier it is
-in it: names with thousands of items are there, most have one. Diacritics come along with the words.
+Synthetic names take the kit's number of words per name, its first words and its other words, at
+their real frequency; names of one word join the halves of two. A quarter of the rows repeat a name
+of a pool, the more often the earlier it is in it: names with thousands of items are there, most
+have one. Diacritics come along with the words.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class Words:
 
 
 def make_kb(run: Path, kit: Path, num_rows: int) -> RunConfig:
-    """A run whose stage `kb` has the kit's subset A and, beside it, so many synthetic aliases of synthetic items."""
+    """A run whose stage `kb` has the kit's subset A and, beside it, so many synthetic aliases of
+    synthetic items.
+    """
     dump = kit / "wikidata" / "assembled-subset-A.json.gz"
     config = load_config("", (f"run={run}", f'kb.dumps=["{dump}"]', "index.anchors=false"))
     run_stage("kb", config, RunnerSettings())

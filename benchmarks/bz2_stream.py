@@ -1,8 +1,9 @@
-"""Several bz2 streams as one: the blocks follow each other bit by bit under one header and one end mark.
+"""Several bz2 streams as one: the blocks follow each other bit by bit under one header and one end
+mark.
 
-So the parts of a single-stream file, the form of Wikidata's, can be compressed on all cores. A stream's end mark holds a
-checksum of its blocks' checksums, c = rotate(c, 1) ^ block: linear, so those of parts combine, given their numbers of
-blocks.
+So the parts of a single-stream file, the form of Wikidata's, can be compressed on all cores. A
+stream's end mark holds a checksum of its blocks' checksums, c = rotate(c, 1) ^ block: linear, so
+those of parts combine, given their numbers of blocks.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ class SingleStream:
 
 
 def count_blocks(bits: int, num_bits: int) -> int:
-    """Blocks in a run of blocks: each starts with a magic, at any bit (by chance too, once in 2**48 bits)."""
+    """Blocks in a run of blocks: each starts with a magic, at any bit (by chance too, once in 2**48
+    bits).
+    """
     magic = BLOCK_MAGIC.to_bytes(6, "big")
     data = (bits << (-num_bits % 8)).to_bytes((num_bits + 7) // 8, "big")
     found = 0

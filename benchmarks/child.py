@@ -1,9 +1,11 @@
-"""One variant in a fresh process: `python -m benchmarks.child RESULT.json` with the request as JSON on stdin.
+"""One variant in a fresh process: `python -m benchmarks.child RESULT.json` with the request as JSON
+on stdin.
 
-Goes in: {"target": "module:function", "arguments": {…}, "core": int or null, "scratch": folder}. The function is called
-with `out`, an empty folder that is removed afterwards, and the arguments; it returns a JSON object and may say `seconds`
-itself where not all it does is to be timed. Comes out: {"seconds", "cpu_seconds", "rss_mb", "result"}; the second counts
-this process and its children. Imports are not timed.
+Goes in: {"target": "module:function", "arguments": {…}, "core": int or null, "scratch": folder}.
+The function is called with `out`, an empty folder that is removed afterwards, and the arguments; it
+returns a JSON object and may say `seconds` itself where not all it does is to be timed. Comes out:
+{"seconds", "cpu_seconds", "rss_mb", "result"}; the second counts this process and its children.
+Imports are not timed.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ MEGABYTE = 1e6
 
 
 def own_peak_rss_mb() -> float:
-    """Peak resident memory of this process. Not ru_maxrss on Linux: that keeps the parent's peak over an exec."""
+    """Peak resident memory of this process.
+
+    Not ru_maxrss on Linux: that keeps the parent's peak over an exec.
+    """
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))

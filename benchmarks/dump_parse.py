@@ -1,8 +1,10 @@
-"""Dump to tables: `python -m benchmarks.dump_parse [--quick] [--gb 1.0] [--case gz …] [--keep FOLDER]`.
+"""Dump to tables: `python -m benchmarks.dump_parse [--quick] [--gb 1.0] [--case gz …] [--keep
+FOLDER]`.
 
-Goes in: the data kit (environment variable TRELM_KIT), from whose genuine entities a dump of any size is generated
-(`benchmarks.generated_dump` says what of it is genuine). Comes out: one JSON object per case, see benchmarks/README.md.
-MB are 10**6 bytes of JSON. Costs about 40 minutes and 1.2 GB of disk at 1 GB and five rounds on 2 cores.
+Goes in: the data kit (environment variable TRELM_KIT), from whose genuine entities a dump of any
+size is generated (`benchmarks.generated_dump` says what of it is genuine). Comes out: one JSON
+object per case, see benchmarks/README.md. MB are 10**6 bytes of JSON. Costs about 40 minutes and
+1.2 GB of disk at 1 GB and five rounds on 2 cores.
 """
 
 from __future__ import annotations
@@ -175,7 +177,9 @@ def in_processes(setup: Setup, suffix: str) -> Iterator[dict[str, Any]]:
 
 
 def in_runner(setup: Setup) -> Iterator[dict[str, Any]]:
-    """The command on the local runner with one and with two workers; wall time, start-up included and told."""
+    """The command on the local runner with one and with two workers; wall time, start-up included
+    and told.
+    """
     suffixes, tiny = (".gz",) if setup.quick else (".gz", ".bz2"), setup.dump(".gz", TINY_MB)
     full = {suffix: setup.dump(suffix) for suffix in suffixes}
     workers = [{"workers": count} for count in WORKERS]
@@ -208,7 +212,9 @@ def _many(
 
 
 def peak_memory(setup: Setup) -> Iterator[dict[str, Any]]:
-    """Peak memory of a worker at two sizes of gz and one of bz2, with the stage's own unit size; `--statements` too."""
+    """Peak memory of a worker at two sizes of gz and one of bz2, with the stage's own unit size;
+    `--statements` too.
+    """
     inputs = [(".gz", setup.raw_mb), (".gz", setup.raw_mb * RSS_TIMES), (".bz2", setup.raw_mb)]
     settings: tuple[dict[str, Any], ...] = ({},) if setup.quick else ({}, {"statements": True})
     for suffix, raw_mb in inputs:
@@ -223,7 +229,9 @@ def peak_memory(setup: Setup) -> Iterator[dict[str, Any]]:
 
 
 def same_rows(setup: Setup) -> Iterator[dict[str, Any]]:
-    """Whether every peer makes our rows, in all columns, of a slice; and ours of gz, bz2 and plain JSON."""
+    """Whether every peer makes our rows, in all columns, of a slice; and ours of gz, bz2 and plain
+    JSON.
+    """
     gz = setup.dump(".gz", setup.rows_mb)
     others = [
         ours(setup.dump(suffix, setup.rows_mb), setup.unit_mb, name)

@@ -1,4 +1,6 @@
-"""(c) of `dump_parse`: Beam as its guide has it: ReadFromText, json.loads, rows as dictionaries, WriteToParquet."""
+"""(c) of `dump_parse`: Beam as its guide has it: ReadFromText, json.loads, rows as dictionaries,
+WriteToParquet.
+"""
 
 from __future__ import annotations
 

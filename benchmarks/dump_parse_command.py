@@ -1,7 +1,7 @@
 """The stage as a user runs it: `trelm-pipeline kb` on Beam's local runner.
 
-Apart from the rest of `dump_parse`, for nothing heavy may be imported here: a process's peak memory is also that of the
-program it was before an exec.
+Apart from the rest of `dump_parse`, for nothing heavy may be imported here: a process's peak memory
+is also that of the program it was before an exec.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The limits of `dump_parse`: decompression alone, typed decoding alone; and a dump as the standard library opens it."""
+"""The limits of `dump_parse`: decompression alone, typed decoding alone; and a dump as the standard
+library opens it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Our side of `dump_parse`: stage `kb` outside Beam, unit by unit; functions that `benchmarks.child` calls.
+"""Our side of `dump_parse`: stage `kb` outside Beam, unit by unit; functions that
+`benchmarks.child` calls.
 
 Only what any program may use of the stage: its plan, the plan's phases, `write_unit`.
 """
@@ -19,7 +20,8 @@ from benchmarks.dump_parse_limits import open_stdlib
 from pipeline.config import KbConfig
 from pipeline.engine.stage import PreparedStage, prepare, write_unit
 from pipeline.engine.tables import RunPaths
-from pipeline.engine.units import Unit, UnitReport, UnitWorker
+from pipeline.engine.tasks import Unit
+from pipeline.engine.units import UnitReport, UnitWorker
 from pipeline.kb import stage as kb
 
 KIT_UNIT_MB = 0.0  # the stage's own choice
@@ -35,7 +37,9 @@ def process_units(
 
 
 def process_units_in_pool(out: Path, path: str, unit_mb: float, processes: int) -> dict[str, Any]:
-    """The same by several processes, which take a unit when they are free; their start is not timed."""
+    """The same by several processes, which take a unit when they are free; their start is not
+    timed.
+    """
     context = multiprocessing.get_context(
         "spawn"
     )  # Beam's and Arrow's threads do not survive a fork
@@ -45,9 +49,9 @@ def process_units_in_pool(out: Path, path: str, unit_mb: float, processes: int) 
         start = time.perf_counter()
         prepared = _prepared(out, path, unit_mb)
         taken: list[tuple[float, float]] = []
-        for phase in prepared.plan.phases:
+        for phase, units in prepared.plan.numbered_phases:
             write = partial(_write_in_worker, prepared.data, phase.worker)
-            taken += pool.imap_unordered(write, phase.units)
+            taken += pool.imap_unordered(write, units)
         seconds = time.perf_counter() - start
     peaks, cpu_seconds = zip(*taken, strict=True)
     return {
@@ -64,7 +68,9 @@ def kit_files(out: Path, paths: list[str]) -> dict[str, Any]:
 
 
 def _kit_file(out: Path, path: str) -> dict[str, Any]:
-    """One dump through the stage: what went in (counted by the standard library alone) and what became of it."""
+    """One dump through the stage: what went in (counted by the standard library alone) and what
+    became of it.
+    """
     with open_stdlib(path) as file:
         entities_in = len(json.load(file))
     prepared = _prepared(out, path, KIT_UNIT_MB, {"statements": True})
@@ -103,11 +109,8 @@ def _prepared(
 
 def _run(prepared: PreparedStage) -> list[UnitReport]:
     reports = []
-    for phase in prepared.plan.phases:
-        phase.worker.setup()
-        reports += [
-            write_unit(prepared.data, "kb", unit, phase.worker.process) for unit in phase.units
-        ]
+    for phase, units in prepared.plan.numbered_phases:
+        reports += [write_unit(prepared.data, "kb", unit, phase.worker.process) for unit in units]
     replaced = {index for report in reports for index in report.replaces}
     return [report for report in reports if report.index not in replaced]
 
@@ -117,7 +120,7 @@ def _wait(barrier: Any) -> None:  # noqa: ANN401 - has no public type
     barrier.wait()
 
 
-def _write_in_worker(folder: str, worker: UnitWorker, unit: Unit) -> tuple[float, float]:
+def _write_in_worker(folder: str, worker: UnitWorker[Any], unit: Unit[Any]) -> tuple[float, float]:
     """Peak memory of the process so far, and processor time of the unit."""
     start = time.process_time()
     write_unit(folder, "kb", unit, worker.process)

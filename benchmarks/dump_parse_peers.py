@@ -1,8 +1,8 @@
 """(b) of `dump_parse`: gzip and orjson in one loop; and what the other peers share with it.
 
-All peers keep the same rules as stage `kb`, with the same schemas and Parquet compression, and use our `clean` for names
-and our lists of classes and sites: those are part of the result's definition, not of the speed. None of them counts
-oddities, refuses bad records, or goes on after a kill.
+All peers keep the same rules as stage `kb`, with the same schemas and Parquet compression, and use
+our `clean` for names and our lists of classes and sites: those are part of the result's definition,
+not of the speed. None of them counts oddities, refuses bad records, or goes on after a kill.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ class TableWriter:
 
 
 def orjson_loop(out: Path, path: str) -> dict[str, Any]:
-    """gzip or bz2 of the standard library, orjson, and Parquet in batches: a straightforward script, tuned."""
+    """gzip or bz2 of the standard library, orjson, and Parquet in batches: a straightforward
+    script, tuned.
+    """
     writer, entities = TableWriter(out), 0
     with open_stdlib(path) as stored, io.BufferedReader(stored, LINE_BUFFER_BYTES) as file:
         for line in file:
@@ -116,8 +118,8 @@ def add_item_rows(
 ) -> None:
     """Rows of an item from its parts.
 
-    Names are (label, description, title), counted is (sitelinks, number of statements, revision), triples are by PID:
-    (rank, targets).
+    Names are (label, description, title), counted is (sitelinks, number of statements, revision),
+    triples are by PID: (rank, targets).
     """
     label, description, title = names
     sitelinks, num_statements, revision = counted

@@ -1,8 +1,9 @@
 """(a) of `dump_parse`: qwikidata's dump iterator and its entity objects.
 
-Two things it cannot do are done for it. It refuses entities of genuine dumps that lack something (an item without the key
-`aliases`, a qualifier without `datatype`): those are mended and given to it again, and counted. And it gives no number of
-an entity value without `id`, so numbers are read from its dictionaries.
+Two things it cannot do are done for it. It refuses entities of genuine dumps that lack something
+(an item without the key
+`aliases`, a qualifier without `datatype`): those are mended and given to it again, and counted. And
+it gives no number of an entity value without `id`, so numbers are read from its dictionaries.
 """
 
 from __future__ import annotations

@@ -27,7 +27,9 @@ def table_facts(out: Path, table: Table) -> dict[str, Any]:
 
 
 def compare(out: Path, targets: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Run variants, by name: {"target": "module:function", "arguments": {…}}; comes back with the facts of each."""
+    """Run variants, by name: {"target": "module:function", "arguments": {…}}; comes back with the
+    facts of each.
+    """
     facts = {}
     for name, variant in targets.items():
         folder = out / name

@@ -1,21 +1,25 @@
 """A dump of any size made from genuine Wikidata entities, in the form of the official files.
 
-Goes in: two dump excerpts of the data kit (or any dumps), a size. Comes out: a `.json`, `.json.gz` or `.json.bz2` file.
+Goes in: two dump excerpts of the data kit (or any dumps), a size. Comes out: a `.json`, `.json.gz`
+or `.json.bz2` file.
 
-*Genuine*: every byte of every entity but the ones named below: claims with qualifiers and references, terms in all
-languages, sitelinks, key order, escapes. *Varied*, per copy: the entity's own id (Q or P with a running number of nine
-digits, as long as today's), and the names that reach our tables (labels, descriptions and aliases in `en` and `mul`, the
-enwiki title), which end in that number. So no two rows are equal, and dictionaries and Parquet's compression get nothing
-for free. Claims stay as they are. The compressors cannot profit from the repeats either: a copy follows its model by
-11 MB (the length of all items once), far beyond the windows of gz (32 KB) and bz2 (900 KB).
+*Genuine*: every byte of every entity but the ones named below: claims with qualifiers and
+references, terms in all languages, sitelinks, key order, escapes. *Varied*, per copy: the entity's
+own id (Q or P with a running number of nine digits, as long as today's), and the names that reach
+our tables (labels, descriptions and aliases in `en` and `mul`, the enwiki title), which end in that
+number. So no two rows are equal, and dictionaries and Parquet's compression get nothing for free.
+Claims stay as they are. The compressors cannot profit from the repeats either: a copy follows its
+model by 11 MB (the length of all items once), far beyond the windows of gz (32 KB) and bz2 (900
+KB).
 
-*Proportions*: the kit has more properties than items, a dump has one property per 9,000 items; here it is one per 84,
-so that small files have some. The items are longer than a dump's mean (27 KB; 14 KB in the full dump of 2026): they are
-well-known things.
+*Proportions*: the kit has more properties than items, a dump has one property per 9,000 items; here
+it is one per 84, so that small files have some. The items are longer than a dump's mean (27 KB; 14
+KB in the full dump of 2026): they are well-known things.
 
-*Form*: gz as the official generator makes it: a member for each batch of entities, and `[`, comma and `]` with their
-newlines in members of their own. The official members have 70 MB; a file of 1 GB would have two of them, so these have
-about 4 MB. bz2: the same bytes as one single stream with blocks of 900 KB.
+*Form*: gz as the official generator makes it: a member for each batch of entities, and `[`, comma
+and `]` with their newlines in members of their own. The official members have 70 MB; a file of 1 GB
+would have two of them, so these have about 4 MB. bz2: the same bytes as one single stream with
+blocks of 900 KB.
 """
 
 from __future__ import annotations
@@ -124,7 +128,9 @@ def read_templates(paths: Sequence[Path]) -> Templates:
 
 
 def cut(record: bytes) -> tuple[str, tuple[bytes, ...]]:
-    """The letter of an entity's id, and its JSON cut where the number goes; other bytes stay as they are."""
+    """The letter of an entity's id, and its JSON cut where the number goes; other bytes stay as
+    they are.
+    """
     fields = msgspec.json.decode(record, type=dict[str, msgspec.Raw])
     letter = json.loads(bytes(fields["id"]))[0]
     escape_slashes = b"\\/" in record  # as the official dumps are written
@@ -143,7 +149,9 @@ def cut(record: bytes) -> tuple[str, tuple[bytes, ...]]:
 
 
 def _vary(key: str, value: Any) -> Any:  # noqa: ANN401 - any JSON
-    """The value with marks at the end of the names in it; None if it has none that reach our tables."""
+    """The value with marks at the end of the names in it; None if it has none that reach our
+    tables.
+    """
     if not isinstance(value, dict):
         return None
     if key in ("labels", "descriptions"):
@@ -175,7 +183,9 @@ def make_dump(
     suffix: str,
     batch_entities: int = BATCH_ENTITIES,
 ) -> Dump:
-    """A dump of at least so many MB of JSON, with suffix "", ".gz" or ".bz2"; one made before is used again."""
+    """A dump of at least so many MB of JSON, with suffix "", ".gz" or ".bz2"; one made before is
+    used again.
+    """
     num_entities, raw_bytes = _size(templates, int(raw_mb * 1e6))
     name = f"dump-{templates.digest}-{num_entities}-{batch_entities}.json{suffix}"
     path = folder / name

@@ -1,9 +1,11 @@
-"""What all benchmarks share: variants in fresh processes, interleaved; medians; one JSON object per line.
+"""What all benchmarks share: variants in fresh processes, interleaved; medians; one JSON object per
+line.
 
-Goes in: `Variant`s, each a function named by module, and how often to run them. Comes out: `Measured` per variant.
-A variant has a process of its own, so its peak memory is its own and nothing is warm but the file cache; rounds are
-interleaved (A B C A B C …), so that a slow minute of the machine hits all variants alike. Pinned variants are held on one
-core: their rate is one per core.
+Goes in: `Variant`s, each a function named by module, and how often to run them. Comes out:
+`Measured` per variant. A variant has a process of its own, so its peak memory is its own and
+nothing is warm but the file cache; rounds are interleaved (A B C A B C …), so that a slow minute of
+the machine hits all variants alike. Pinned variants are held on one core: their rate is one per
+core.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ class Measured:
 
     @property
     def cpu_rate(self) -> float:
-        """Work per second of processor time, median: what a variant costs, even while others use the machine."""
+        """Work per second of processor time, median: what a variant costs, even while others use
+        the machine.
+        """
         return self.variant.work / max(statistics.median(self.cpu_seconds), 1e-9)
 
     @property
@@ -142,7 +146,8 @@ def _end_group(process: subprocess.Popen[str]) -> None:
 def record(
     benchmark: str, case: str, unit: str, found: Mapping[str, Measured], limit: float | None
 ) -> dict[str, Any]:
-    """The documented object of a case: the variant `ours`, its limit, and every other variant as a peer.
+    """The documented object of a case: the variant `ours`, its limit, and every other variant as a
+    peer.
 
     Rates are medians; higher is better.
     """
@@ -186,7 +191,9 @@ def emit(fields: Mapping[str, Any]) -> None:
 
 
 def emit_all(found: Iterable[Mapping[str, Any]]) -> int:
-    """Print the object of every case as it comes; 1 if one says that it is not ok, the exit code of a benchmark."""
+    """Print the object of every case as it comes; 1 if one says that it is not ok, the exit code of
+    a benchmark.
+    """
     failed = False
     for fields in found:
         emit(fields)

@@ -1,7 +1,9 @@
-"""Links to semantic importance: `python -m benchmarks.importance [--quick] [--run FOLDER] [--case kit …] [--keep FOLDER]`.
+"""Links to semantic importance: `python -m benchmarks.importance [--quick] [--run FOLDER] [--case
+kit …] [--keep FOLDER]`.
 
-Goes in: the data kit (environment variable TRELM_KIT); `shards_data` makes a linked run of it, `--run` names one instead. Comes
-out: one JSON object per case and number format, see benchmarks/README.md.
+Goes in: the data kit (environment variable TRELM_KIT); `shards_data` makes a linked run of it,
+`--run` names one instead. Comes out: one JSON object per case and number format, see
+benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -145,7 +147,9 @@ def agreed(setup: Setup) -> Iterator[dict[str, Any]]:
 
 
 def threaded(setup: Setup) -> Iterator[dict[str, Any]]:
-    """The stage on all cores: by threads that take batches, by torch's own, by processes of one thread; and on one core."""
+    """The stage on all cores: by threads that take batches, by torch's own, by processes of one
+    thread; and on one core.
+    """
     stage = functools.partial(
         setup.variant, target="ours:whole_stage", case="threads", shape="kit", dtype="float32"
     )

@@ -1,4 +1,6 @@
-"""Whether two number formats choose the same: ranks of 1 - cosine, and the decisions of the injection policies."""
+"""Whether two number formats choose the same: ranks of 1 - cosine, and the decisions of the
+injection policies.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ Rows = dict[str, list[Any]]
 def agreement(run: str, full: Rows, half: Rows) -> dict[str, Any]:
     """Of the rows of two runs of the stage over the same mentions.
 
-    Every entity counts as one with a usable triple: those without are never chosen, so they would agree for nothing.
+    Every entity counts as one with a usable triple: those without are never chosen, so they would
+    agree for nothing.
     """
     sentences, frequency, limits = _corpus(run, full)
     found = [np.array(rows["cosine"], np.float32) for rows in (full, half)]

@@ -1,7 +1,8 @@
-"""What `importance` works on: a slice of a linked run, of so many mentions, and models of any shape.
+"""What `importance` works on: a slice of a linked run, of so many mentions, and models of any
+shape.
 
-A slice is a run of its own: documents drawn at random (seeded) in their order, with their sentences and links, until there are
-enough linked mentions; the last ones of the last document are left out.
+A slice is a run of its own: documents drawn at random (seeded) in their order, with their sentences
+and links, until there are enough linked mentions; the last ones of the last document are left out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Our side of `importance`, and the encoder alone: each function runs in a process of its own (`benchmarks.child`).
+"""Our side of `importance`, and the encoder alone: each function runs in a process of its own
+(`benchmarks.child`).
 
-Loading the model and a first forward pass are not timed. `whole_stage` is all of the stage but Beam, files included. Used are
-insides of the stage's worker and of the encoder: when they change, this follows.
+Loading the model and a first forward pass are not timed. `whole_stage` is all of the stage but
+Beam, files included. Used are insides of the stage's worker and of the encoder: when they change,
+this follows.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from pipeline.encoder.sequences import Sequences
 from pipeline.engine.beam_runner import LOCAL_WORKERS
 from pipeline.engine.stage import write_unit
 from pipeline.engine.tables import RunPaths, read_table
-from pipeline.engine.units import Unit
+from pipeline.engine.tasks import RowRange, Unit
 from pipeline.importance.stage import ImportanceWorker, _chunks
 from pipeline.link.linked_sentences import linked_units
 from schemas import IMPORTANCE, REJECTS
@@ -85,8 +87,7 @@ def folders(out: Path) -> None:
 def _open(run: str, model: str, dtype: str, threads: int) -> ImportanceWorker:
     config = ImportanceConfig(model=model, dtype=dtype, num_threads=threads, device="cpu")  # type: ignore[arg-type]
     worker = ImportanceWorker(paths=RunPaths(root=run), config=config)
-    worker.setup()
-    worker._open[0][0].encode(Sequences.of([WARM]), 4096)
+    worker.encoder.encode(Sequences.of([WARM]), 4096)
     return worker
 
 
@@ -121,15 +122,16 @@ def _nothing(number: int) -> int:
     return number
 
 
-def _one_unit(out: str, unit: Unit) -> None:
+def _one_unit(out: str, unit: Unit[RowRange]) -> None:
     write_unit(out, "importance", unit, _workers[0].process)
 
 
 def encoder_alone(out: Path, run: str, model: str, dtype: str, *, tune: bool) -> dict[str, Any]:  # noqa: ARG001
-    """Forward passes over the stage's sequences, each different one once: batched before, as tensors, nothing read from them.
+    """Forward passes over the stage's sequences, each different one once: batched before, as
+    tensors, nothing read from them.
 
-    How they are batched (padded or of one length, and how large) and whether threads share an operation or take batches is
-    tried on a quarter of them first.
+    How they are batched (padded or of one length, and how large) and whether threads share an
+    operation or take batches is tried on a quarter of them first.
     """
     worker = _open(run, model, dtype, 0)
     encoder = worker._open[0][0]

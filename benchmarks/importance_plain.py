@@ -1,7 +1,9 @@
-"""The peer of `importance`: the plain way, two forward passes for each mention, in the order in which mentions arrive.
+"""The peer of `importance`: the plain way, two forward passes for each mention, in the order in
+which mentions arrive.
 
-What one writes first: batches of mentions, the tokenizer's own padding, the model in float32, torch's own threads. The batch
-size is tried. Nothing is read or written within its time: sentences and spans are given, cosines stay in a list.
+What one writes first: batches of mentions, the tokenizer's own padding, the model in float32,
+torch's own threads. The batch size is tried. Nothing is read or written within its time: sentences
+and spans are given, cosines stay in a list.
 """
 
 from __future__ import annotations
@@ -141,7 +143,9 @@ class Plain:
 def largest_difference(
     plain_rows: Sequence[Sequence[Any]], ours: dict[str, list[Any]]
 ) -> tuple[float, int]:
-    """Of cosines that both sides have, those of sentences that the plain way did not cut; and their number."""
+    """Of cosines that both sides have, those of sentences that the plain way did not cut; and their
+    number.
+    """
     keys = zip(ours["doc_id"], ours["start"], ours["end"], strict=True)
     by_key = dict(zip(keys, ours["cosine"], strict=True))
     apart = [

@@ -1,7 +1,9 @@
-"""Text to links: `python -m benchmarks.linking [--quick] [--tokens 200000] [--case stage …] [--keep FOLDER]`.
+"""Text to links: `python -m benchmarks.linking [--quick] [--tokens 200000] [--case stage …] [--keep
+FOLDER]`.
 
-Goes in: the data kit (environment variable TRELM_KIT); `linking_data` says what is made of it. Comes out: one JSON object per
-case, see benchmarks/README.md. Tokens are spaCy's (`spacy.blank("en")`), counted once and the same for all sides.
+Goes in: the data kit (environment variable TRELM_KIT); `linking_data` says what is made of it.
+Comes out: one JSON object per case, see benchmarks/README.md. Tokens are spaCy's
+(`spacy.blank("en")`), counted once and the same for all sides.
 """
 
 from __future__ import annotations
@@ -70,7 +72,9 @@ class Setup:
         needs: str = "",
         work: float = 1.0,
     ) -> Variant:
-        """A function of a module beside this one, on one core; --quick leaves the choice of cores to the system."""
+        """A function of a module beside this one, on one core; --quick leaves the choice of cores
+        to the system.
+        """
         full = f"benchmarks.linking_{target}"
         return Variant(
             name=name,
@@ -148,7 +152,9 @@ def _dictionaries(add: Callable[..., Variant], common: dict[str, Any]) -> list[V
 
 
 def in_steps(setup: Setup) -> Iterator[dict[str, Any]]:
-    """Shares of the stage's processor time by step, and tokens a second of each step alone; with and without the recogniser."""
+    """Shares of the stage's processor time by step, and tokens a second of each step alone; with
+    and without the recogniser.
+    """
     corpus = setup.made.corpus(setup.tokens)
     for model in (MODEL,) if setup.quick else (MODEL, BLANK):
         answer = setup.once(
@@ -166,7 +172,9 @@ def in_steps(setup: Setup) -> Iterator[dict[str, Any]]:
 
 
 def in_memory(setup: Setup) -> Iterator[dict[str, Any]]:
-    """Resident memory over a stream of new words, from a fifth of it to its end; beside spaCy that never forgets."""
+    """Resident memory over a stream of new words, from a fifth of it to its end; beside spaCy that
+    never forgets.
+    """
     for model, num_tokens in setup.words.items():
         words = setup.made.words(num_tokens)
         answer = setup.once("ours:memory", run=setup.made.run, parts=list(words.parts), model=model)
@@ -188,7 +196,9 @@ def _growth(curve: Sequence[float]) -> float:
 
 
 def fuzzy(setup: Setup) -> Iterator[dict[str, Any]]:
-    """Labels with one edit that are linked to their items, and names of nothing that are linked all the same."""
+    """Labels with one edit that are linked to their items, and names of nothing that are linked all
+    the same.
+    """
     spans, made = setup.made.names(setup.names)
     scan = setup.once("scan:scan", run=setup.made.run, spans=spans, cutoff=CUTOFF)
     best = scan["result"]["found"]

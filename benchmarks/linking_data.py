@@ -1,8 +1,9 @@
-"""What `linking` works on, made once per folder by the project's own commands from the data kit, and used again.
+"""What `linking` works on, made once per folder by the project's own commands from the data kit,
+and used again.
 
-One run holds the knowledge base (the kit's subset A, typed), two corpora (106 cased Wikipedia articles; ERNIE's articles and
-FewRel's sentences with their gold links) and one index. The index takes no names from the articles' links: those articles are
-ERNIE's too.
+One run holds the knowledge base (the kit's subset A, typed), two corpora (106 cased Wikipedia
+articles; ERNIE's articles and FewRel's sentences with their gold links) and one index. The index
+takes no names from the articles' links: those articles are ERNIE's too.
 """
 
 from __future__ import annotations
@@ -123,7 +124,9 @@ class Prepared:
         return Words(parts=tuple(parts), texts=texts, tokens=tokens)
 
     def names(self, count: int) -> tuple[str, list[Misspelt]]:
-        """A gold file of labels with one edit, then as many names of nothing; and what the former were made from."""
+        """A gold file of labels with one edit, then as many names of nothing; and what the former
+        were made from.
+        """
         items = read_items(self.run)
         names = names_of(items)
         alone = {key: qids[0] for key, qids in names.items() if len(qids) == 1}
@@ -149,7 +152,10 @@ class Prepared:
 
 
 def prepare(folder: Path, *, every_ernie: int, every_fewrel: int) -> Prepared:
-    """Knowledge base, documents, index; nothing is done again that is there. Gold files are thinned to every nth line."""
+    """Knowledge base, documents, index; nothing is done again that is there.
+
+    Gold files are thinned to every nth line.
+    """
     kit, made = kit_folder(), folder / f"linking-{every_ernie}-{every_fewrel}"
     done = made / "done"
     if not done.exists():

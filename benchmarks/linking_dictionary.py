@@ -1,7 +1,9 @@
-"""Dictionary peers of `linking`: all names of the KB sought in the text at once, and the most pointed-to item taken.
+"""Dictionary peers of `linking`: all names of the KB sought in the text at once, and the most
+pointed-to item taken.
 
-They detect and look up; they weigh nothing. Each is used as its documentation says, with whole words and the longest match.
-Names that are but one lower-case word or a number are left out: else "the" and "2" are links. Functions are called by
+They detect and look up; they weigh nothing. Each is used as its documentation says, with whole
+words and the longest match. Names that are but one lower-case word or a number are left out: else
+"the" and "2" are links. Functions are called by
 `benchmarks.child`; building is not timed.
 """
 

@@ -1,6 +1,8 @@
-"""Names of the KB by their normalised key, for the baseline and for every peer; and the figures all are scored by.
+"""Names of the KB by their normalised key, for the baseline and for every peer; and the figures all
+are scored by.
 
-A key's items stand most pointed-to first, the lowest id first where that is equal: the baseline takes the first.
+A key's items stand most pointed-to first, the lowest id first where that is equal: the baseline
+takes the first.
 """
 
 from __future__ import annotations

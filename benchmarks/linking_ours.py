@@ -1,7 +1,8 @@
-"""Our side of `linking`, and all that it touches of the stage `link`: when its insides change, this and `linking_steps` follow.
+"""Our side of `linking`, and all that it touches of the stage `link`: when its insides change, this
+and `linking_steps` follow.
 
-Used are the stage's worker and settings, the writer of units, and the table `documents`. The functions with `out`
-are called by `benchmarks.child`, each in a process of its own.
+Used are the stage's worker and settings, the writer of units, and the table `documents`. The
+functions with `out` are called by `benchmarks.child`, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from benchmarks.linking_steps import timed_steps
 from benchmarks.linking_tables import read_jsonl, read_links
 from pipeline.config import LinkConfig
 from pipeline.engine.stage import write_unit
-from pipeline.engine.tables import RunPaths, sized_units
-from pipeline.engine.units import Unit, UnitWriter
+from pipeline.engine.tables import RunPaths, sized_row_ranges
+from pipeline.engine.tasks import Bucket, RowRange, Unit, number_units
+from pipeline.engine.units import UnitWriter
 from pipeline.link.stage import LinkWorker
 from schemas import DOCUMENTS
 
@@ -25,7 +27,7 @@ MEGABYTE = 1e6
 
 def write_documents(folder: Path, documents: Sequence[tuple[str, str]]) -> str:
     """Ids and texts as a file of the table `documents`."""
-    unit = Unit(index=0, of=1, path="", start=0, end=0)
+    unit = Unit(index=0, of=1, task=Bucket(kind="documents"))
 
     def write(_unit: Unit, out: UnitWriter) -> None:
         out.write(
@@ -56,11 +58,12 @@ class Stage:
         self.folder = out
         for name in ("_tmp", "_units", "links", "sentences", "rejects"):
             (out / name).mkdir(parents=True, exist_ok=True)
-        self._worker.setup()
+        _ = self._worker.resources  # opening is not timed
 
-    def units(self, paths: Sequence[str]) -> list[Unit]:
+    def units(self, paths: Sequence[str]) -> list[Unit[RowRange]]:
         """The units that the stage would make of these files."""
-        return sized_units(paths, int(self._config.unit_mb * MEGABYTE), DOCUMENTS)
+        tasks = sized_row_ranges(paths, int(self._config.unit_mb * MEGABYTE), DOCUMENTS)
+        return number_units([tasks])[0]
 
     def run(self, units: Iterable[Unit]) -> int:
         """Link and write some units; returns the mentions."""
@@ -99,7 +102,9 @@ def memory(out: Path, run: str, parts: list[str], model: str) -> dict[str, Any]:
 
 
 def named_spans(out: Path, run: str, spans: str, *, given: bool, **settings: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Sentences with one name each (a gold file): what becomes of the names, their spans given or to be found."""
+    """Sentences with one name each (a gold file): what becomes of the names, their spans given or
+    to be found.
+    """
     lines = list(read_jsonl(spans))
     path = write_documents(out / "documents", [(line["doc_id"], line["text"]) for line in lines])
     stage = Stage(out / "link", run, gold_spans=spans if given else "", **settings)

@@ -1,4 +1,6 @@
-"""The limit of fuzzy search: every name of the KB compared with the misspelt one by `rapidfuzz`: one edit, or the cutoff."""
+"""The limit of fuzzy search: every name of the KB compared with the misspelt one by `rapidfuzz`:
+one edit, or the cutoff.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ ONE_EDIT = 100.0
 
 
 def scan(out: Path, run: str, spans: str, cutoff: float) -> dict[str, Any]:  # noqa: ARG001
-    """Of a gold file's names the most similar known name's most pointed-to item, or nothing. One edit goes before all else."""
+    """Of a gold file's names the most similar known name's most pointed-to item, or nothing.
+
+    One edit goes before all else.
+    """
     names = names_of(read_items(run))
     keys, clock = list(names), Clock()
     found = [_best(row, keys, names) for row in _scores(_queries(spans), keys, cutoff)]

@@ -1,6 +1,8 @@
-"""The package `spacy-entity-linker` as a peer of `linking`, with its database made of our KB (its own is a download).
+"""The package `spacy-entity-linker` as a peer of `linking`, with its database made of our KB (its
+own is a download).
 
-Its tables are filled with the same items and names; `views`, by which it ranks, are the triples that point to an item.
+Its tables are filled with the same items and names; `views`, by which it ranks, are the triples
+that point to an item.
 """
 
 from __future__ import annotations

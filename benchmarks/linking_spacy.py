@@ -1,9 +1,11 @@
-"""spaCy as the limit of `linking` (recogniser or tokeniser alone) and as its peer (its own entity linker).
+"""spaCy as the limit of `linking` (recogniser or tokeniser alone) and as its peer (its own entity
+linker).
 
-The linker gets what the baseline has: an in-memory KB of the same names by the same normalised keys, with each item's share of
-the triples that point to a name's items as prior. `context` adds spaCy's mention encoder, trained or not; its vectors of items
-are the mean of the recogniser's token vectors of label and description, as spaCy's documentation does it with word vectors.
-Functions with `out` are called by `benchmarks.child`; loading and building are not timed.
+The linker gets what the baseline has: an in-memory KB of the same names by the same normalised
+keys, with each item's share of the triples that point to a name's items as prior. `context` adds
+spaCy's mention encoder, trained or not; its vectors of items are the mean of the recogniser's token
+vectors of label and description, as spaCy's documentation does it with word vectors. Functions with
+`out` are called by `benchmarks.child`; loading and building are not timed.
 """
 
 from __future__ import annotations
@@ -75,7 +77,9 @@ def annotate(nlp: Any, texts: Iterable[str], batch_size: int) -> Iterator[Any]: 
 
 
 def recognise(out: Path, texts: str, model: str, by: str, batch_size: int) -> dict[str, Any]:  # noqa: ARG001
-    """The limit: sentences and named entities (of a blank pipeline: tokens) of the corpus, and nothing done with them."""
+    """The limit: sentences and named entities (of a blank pipeline: tokens) of the corpus, and
+    nothing done with them.
+    """
     nlp, stream = load(model), list(pieces(read_texts(texts), by))
     clock = Clock()
     tokens = sum(len(doc) for doc in annotate(nlp, stream, batch_size))
@@ -97,7 +101,9 @@ def recognise_without_zone(
 
 
 def tune(out: Path, texts: str, model: str, ways: dict[str, list[int]]) -> dict[str, Any]:  # noqa: ARG001
-    """Processor seconds of every way to cut and batch the texts, and the best: the least of two runs each."""
+    """Processor seconds of every way to cut and batch the texts, and the best: the least of two
+    runs each.
+    """
     nlp, corpus = load(model), read_texts(texts)
     seconds: dict[tuple[str, int], float] = {}
     for _ in range(2):
@@ -129,7 +135,10 @@ def memory_without_zone(out: Path, texts: str, num_parts: int) -> dict[str, Any]
 
 
 def link(out: Path, run: str, texts: str, model: str, *, context: bool) -> dict[str, Any]:  # noqa: ARG001
-    """The peer, end to end: recogniser and spaCy's linker. Untrained weights cost what trained ones do."""
+    """The peer, end to end: recogniser and spaCy's linker.
+
+    Untrained weights cost what trained ones do.
+    """
     nlp = load(model)
     _add_linker(nlp, read_items(run), context=context)
     stream = list(pieces(read_texts(texts), "4000"))
@@ -147,7 +156,10 @@ def link(out: Path, run: str, texts: str, model: str, *, context: bool) -> dict[
 
 
 def at_gold_spans(out: Path, run: str, gold: str, model: str, *, trained: bool) -> dict[str, Any]:  # noqa: ARG001
-    """The peer at gold spans: an item per mention. Trained: on every second document, applied to the others, and back."""
+    """The peer at gold spans: an item per mention.
+
+    Trained: on every second document, applied to the others, and back.
+    """
     items = read_items(run)
     golds, _ = read_gold(gold, items)
     sentences = sentences_of(gold, golds)
@@ -197,7 +209,9 @@ def _add_linker(nlp: Any, items: Sequence[Item], *, context: bool) -> Any:  # no
 
 
 def _priors(qids: Sequence[int], pointed_to: dict[int, int]) -> list[float]:
-    """Shares of what points to them; of equals the first is ahead by a hair, since spaCy shuffles candidates."""
+    """Shares of what points to them; of equals the first is ahead by a hair, since spaCy shuffles
+    candidates.
+    """
     weights = np.array([pointed_to[qid] + 1 - 1e-4 * place for place, qid in enumerate(qids)])
     return (weights / weights.sum() * (1 - 1e-6)).tolist()
 
@@ -218,7 +232,9 @@ def _by_normalised_key() -> str:
 
 
 def _vectors(nlp: Any, items: Sequence[Item]) -> dict[int, np.ndarray]:  # noqa: ANN401
-    """An item's vector: what the recogniser's network makes of its label and description, on the mean over the tokens."""
+    """An item's vector: what the recogniser's network makes of its label and description, on the
+    mean over the tokens.
+    """
     encode = nlp.get_pipe("ner").model.get_ref("tok2vec")
     vectors = {}
     for first in range(0, len(items), ZONE_DOCS):

@@ -1,4 +1,6 @@
-"""The tables of a run as `linking` reads them: the KB for the baseline and the peers, documents, links. Imports no Beam."""
+"""The tables of a run as `linking` reads them: the KB for the baseline and the peers, documents,
+links. Imports no Beam.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Texts that `linking` makes: misspelt names, names of nothing, streams of new words. All from seeded generators."""
+"""Texts that `linking` makes: misspelt names, names of nothing, streams of new words.
+
+All from seeded generators.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,9 @@ def place(names: Sequence[str]) -> list[Placed]:
 def misspelt(
     labels: Mapping[str, int], names: Collection[str], count: int, seed: int = 1
 ) -> list[Misspelt]:
-    """Labels with one edit each, the four kinds in turn; an edit that gives a known name is drawn again."""
+    """Labels with one edit each, the four kinds in turn; an edit that gives a known name is drawn
+    again.
+    """
     rng = random.Random(seed)
     fit = sorted(
         label for label in labels if len(normalise(label)) >= MIN_CHARACTERS and not label.isdigit()
@@ -106,7 +111,9 @@ def _cased(char: str, like: str) -> str:
 def unrelated(
     texts: Sequence[str], is_name: Callable[[str], bool], count: int, seed: int = 2
 ) -> list[str]:
-    """Capitalised words of the texts (not those that begin a sentence), shuffled into names of 1 to 3 words of nothing."""
+    """Capitalised words of the texts (not those that begin a sentence), shuffled into names of 1 to
+    3 words of nothing.
+    """
     rng = random.Random(seed)
     words = sorted({word for text in texts for word in _capitalised(text)})
     made: dict[str, None] = {}
@@ -133,7 +140,9 @@ def _capitalised(text: str) -> Iterator[str]:
 
 
 def new_words(num_tokens: int, seed: int = 3) -> Iterator[tuple[str, str]]:
-    """Documents of 500 tokens of random letters, nearly all of them new; capitals now and then, one to three in a row."""
+    """Documents of 500 tokens of random letters, nearly all of them new; capitals now and then, one
+    to three in a row.
+    """
     rng = random.Random(seed)
     for number in range(num_tokens // ((SENTENCE_WORDS + 1) * DOCUMENT_SENTENCES)):
         yield f"words:{number}", " ".join(_sentence(rng) for _ in range(DOCUMENT_SENTENCES))

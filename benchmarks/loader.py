@@ -1,7 +1,9 @@
-"""Shards to batches: `python -m benchmarks.loader [--quick] [--tokens N] [--case masks …] [--no-peers]`.
+"""Shards to batches: `python -m benchmarks.loader [--quick] [--tokens N] [--case masks …]
+[--no-peers]`.
 
-Goes in: nothing; rows are generated (see `shards_data`), 30 million tokens and more. Comes out: one JSON object per case, see
-benchmarks/README.md. All cases and peers are measured together, interleaved, each in a process of its own on one core.
+Goes in: nothing; rows are generated (see `shards_data`), 30 million tokens and more. Comes out: one
+JSON object per case, see benchmarks/README.md. All cases and peers are measured together,
+interleaved, each in a process of its own on one core.
 """
 
 from __future__ import annotations
@@ -132,7 +134,9 @@ def _with_work(variant: Variant, work: float) -> Variant:
 
 
 def _details(case: str, ours: Measured) -> dict[str, Any]:
-    """Padding and seek with what they are aimed at; `ok` is false where a figure that does not depend on the load is missed."""
+    """Padding and seek with what they are aimed at; `ok` is false where a figure that does not
+    depend on the load is missed.
+    """
     last = ours.results[-1]
     details = {"tokens": last["tokens"], "aim": AIMS.get(case), "ok": True, **CASES[case]}
     if "padding_efficiency" not in last:

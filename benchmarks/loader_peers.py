@@ -1,4 +1,5 @@
-"""Other ways to the rows of the same files: rows only, in file order or at random; no packing, no masks, no batches.
+"""Other ways to the rows of the same files: rows only, in file order or at random; no packing, no
+masks, no batches.
 
 All get the columns that our loader reads. Imports and the start of a library are not timed.
 """
@@ -71,7 +72,9 @@ def hf_arrow(out: Path, files: list[str], columns: list[str]) -> Result:
 
 
 def hf_random(out: Path, files: list[str], columns: list[str]) -> Result:
-    """Map-style: rows at random, 64 at a time, from its own memory-mapped files, which are made before."""
+    """Map-style: rows at random, 64 at a time, from its own memory-mapped files, which are made
+    before.
+    """
     from datasets import load_dataset
 
     rows = load_dataset(

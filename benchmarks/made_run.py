@@ -1,4 +1,6 @@
-"""A run's folder made of given tables, as its stages would have left it: for benchmarks and tests of later stages."""
+"""A run's folder made of given tables, as its stages would have left it: for benchmarks and tests
+of later stages.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import __version__
-from pipeline.engine.units import Unit, UnitWriter
+from pipeline.engine.tasks import Bucket, Unit
+from pipeline.engine.units import UnitWriter
 from schemas import REJECTS
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
 from schemas.table import Table
@@ -38,7 +41,7 @@ def write_stage(
             (data / folder).mkdir(parents=True, exist_ok=True)
         found[name] = []
         for index, rows in enumerate(parts):
-            out = UnitWriter(str(data), stage, Unit(index=index, of=0, path="", start=0, end=0))
+            out = UnitWriter(str(data), stage, Unit(index=index, of=0, task=Bucket(kind=name)))
             out.write(table, rows)
             found[name] += out.finish().parts.values()
     versions = {name: table.version for name, (table, _) in tables.items()} | {

@@ -1,8 +1,9 @@
 """The memory bank: `python -m benchmarks.memory_bank [--quick] [--rows N …] [--case step_mini …]`.
 
-Goes in: nothing, all is generated. Comes out: one JSON object per case, see benchmarks/README.md. `rows_N`: milliseconds of
-processor time to gather and update the notes of a step with 256 mentions, of N rows of hidden size 768; `step_SHAPE`: what
-bank, injection and contrastive loss take of a training step; `query`: seconds to find the nearest entities in a stored bank.
+Goes in: nothing, all is generated. Comes out: one JSON object per case, see benchmarks/README.md.
+`rows_N`: milliseconds of processor time to gather and update the notes of a step with 256 mentions,
+of N rows of hidden size 768; `step_SHAPE`: what bank, injection and contrastive loss take of a
+training step; `query`: seconds to find the nearest entities in a stored bank.
 """
 
 from __future__ import annotations

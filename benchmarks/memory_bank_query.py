@@ -16,7 +16,9 @@ from trelm_train.training.inspect import nearest
 
 
 def nearest_of(out: Path, num_rows: int, hidden_size: int, written: int) -> dict[str, Any]:
-    """Export the written rows, then ask twice for ten neighbours; the second time the file is in memory."""
+    """Export the written rows, then ask twice for ten neighbours; the second time the file is in
+    memory.
+    """
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     rows = np.sort(rng.choice(num_rows, written, replace=False))

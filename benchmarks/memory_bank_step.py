@@ -1,7 +1,8 @@
-"""What bank, injection and contrastive loss take of a training step: a step with all of them, and one with none.
+"""What bank, injection and contrastive loss take of a training step: a step with all of them, and
+one with none.
 
-The model has random weights: speed alone is measured. Sentences are 15 to 55 tokens long with two mentions of three tokens,
-all of them injected, and every second sentence states a fact.
+The model has random weights: speed alone is measured. Sentences are 15 to 55 tokens long with two
+mentions of three tokens, all of them injected, and every second sentence states a fact.
 """
 
 from __future__ import annotations
@@ -135,7 +136,9 @@ class Setting:
         return sum(clock.seconds.values())
 
     def whole(self, batch: Batch) -> dict[str, float]:
-        """A step with everything on; `cka_loss` has its backward down to the states and the embeddings."""
+        """A step with everything on; `cka_loss` has its backward down to the states and the
+        embeddings.
+        """
         clock = Clock()
         masked = mask_batch(batch, MaskingConfig(), VOCABULARY, seed=0, epoch=0)
         clock.lap("rest")
@@ -154,7 +157,9 @@ class Setting:
         return clock.seconds
 
     def states(self, batch: Batch, ids: Any, edit: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-        """Forward; the states as a leaf, so that the losses' own backward can be timed, and as they are."""
+        """Forward; the states as a leaf, so that the losses' own backward can be timed, and as they
+        are.
+        """
         with (
             torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext(),
             self.model.edit_embeddings(edit),

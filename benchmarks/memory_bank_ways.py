@@ -1,7 +1,9 @@
-"""Ways to keep a bank of notes, each run in a process of its own: ours, a plain tensor, and a loop over mentions.
+"""Ways to keep a bank of notes, each run in a process of its own: ours, a plain tensor, and a loop
+over mentions.
 
-A run makes a bank, then takes steps: gather the notes of the step's mentions, update them; some rows turn up again and
-again, as entities do. Then a checkpoint is written and taken up. Times are processor time, medians over the steps.
+A run makes a bank, then takes steps: gather the notes of the step's mentions, update them; some
+rows turn up again and again, as entities do. Then a checkpoint is written and taken up. Times are
+processor time, medians over the steps.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from torch import Tensor
 from trelm_train.config import MemoryConfig
 from trelm_train.memory.memory_bank import MemoryBank, Notes
 
-# Legend: B rows of the bank, O mentions of a step, H hidden size; the 2 are the local and the global note.
+# Legend: B rows of the bank, O mentions of a step, H hidden size; the 2 are the local and the
+# global note.
 
 Result = dict[str, Any]
 DECAY = 0.1

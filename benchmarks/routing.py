@@ -1,9 +1,11 @@
-"""Knowledge routing: step time, attribution's cost and fidelity: `python -m benchmarks.routing [--quick] [--case …]`.
+"""Knowledge routing: step time, attribution's cost and fidelity: `python -m benchmarks.routing
+[--quick] [--case …]`.
 
-Goes in: nothing for the times (random weights, generated sentences with real lengths, packed); for the fidelity table a
-trained model (`--model`, default the kit's) and the kit's facts (environment variable TRELM_KIT). Comes out: one JSON object
-per case. Times are ratios of processor time to that of a full step in the same run (`wall` beside them); every variant
-runs in processes of its own, the rounds interleaved; a variant's time is the median over its steps.
+Goes in: nothing for the times (random weights, generated sentences with real lengths, packed); for
+the fidelity table a trained model (`--model`, default the kit's) and the kit's facts (environment
+variable TRELM_KIT). Comes out: one JSON object per case. Times are ratios of processor time to that
+of a full step in the same run (`wall` beside them); every variant runs in processes of its own, the
+rounds interleaved; a variant's time is the median over its steps.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ class Setup:
 
 
 def limit(share: float, depth: float) -> float:
-    """Least ratio by operations in the encoder: forward, state gradients and the selected weights' gradients."""
+    """Least ratio by operations in the encoder: forward, state gradients and the selected weights'
+    gradients.
+    """
     return (1 + depth * (1 + 2 * share / 3)) / 3
 
 
@@ -98,7 +102,9 @@ def beside(values: Mapping[str, float], ours: str, limit: float | None) -> dict[
 
 
 def medians(found: Mapping[str, Measured], kind: str) -> dict[str, float]:
-    """Median over the rounds of what each variant's process measured; `kind` is seconds or cpu_seconds."""
+    """Median over the rounds of what each variant's process measured; `kind` is seconds or
+    cpu_seconds.
+    """
     return {
         name: statistics.median(result[kind] for result in one.results)
         for name, one in found.items()
@@ -161,7 +167,9 @@ def attribution(setup: Setup, shape: str) -> Iterator[dict[str, Any]]:
 
 
 def attribution_variants(setup: Setup, shape: str) -> list[Variant]:
-    """Ours with other tokens fixed and exact, 1, 2 and 20 points, the upper half alone, bfloat16; and the peers."""
+    """Ours with other tokens fixed and exact, 1, 2 and 20 points, the upper half alone, bfloat16;
+    and the peers.
+    """
     half = LAYERS[shape] // 2
     few = max(2, setup.facts // 32)
     fixed = {"kind": "ours", "facts": setup.facts, "context": "fixed"}

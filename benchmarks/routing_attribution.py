@@ -1,4 +1,6 @@
-"""What `benchmarks.routing` times and compares of attribution: ours, captum's, and the published procedure."""
+"""What `benchmarks.routing` times and compares of attribution: ours, captum's, and the published
+procedure.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def cost(  # noqa: PLR0913
     context: str = "exact",
     first_layer: int = 0,
 ) -> dict[str, Any]:
-    """Seconds per fact. `kind`: step (a full training step of the same sentences), ours, published or captum."""
+    """Seconds per fact. `kind`: step (a full training step of the same sentences), ours, published
+    or captum.
+    """
     torch.set_num_threads(1)
     model = random_bert(shape, 0.0)
     model.hf.eval()
@@ -127,7 +131,8 @@ def _each(
 
 
 def published(model: MaskedLm, packed: Any, targets: Targets) -> Tensor:  # noqa: ANN401
-    """Per layer, one batch of 20 copies of the sentence, i / 20 of the neurons at the mask in copy i; as L x I.
+    """Per layer, one batch of 20 copies of the sentence, i / 20 of the neurons at the mask in copy
+    i; as L x I.
 
     Kinder than the published code in one point: the vocabulary head runs on the masked rows only.
     """
@@ -166,7 +171,9 @@ def published(model: MaskedLm, packed: Any, targets: Targets) -> Tensor:  # noqa
 
 
 def captum(model: MaskedLm, packed: Any, targets: Targets) -> Tensor:  # noqa: ANN401
-    """Captum's integrated gradients, 20 midpoints, each layer's neurons at the mask from zero; as L x I."""
+    """Captum's integrated gradients, 20 midpoints, each layer's neurons at the mask from zero; as L
+    x I.
+    """
     from captum.attr import IntegratedGradients
 
     layers = []
@@ -190,7 +197,9 @@ def captum(model: MaskedLm, packed: Any, targets: Targets) -> Tensor:  # noqa: A
 
 
 def fidelity(out: Path, model: str, facts: int) -> dict[str, Any]:  # noqa: ARG001
-    """Each method against the 20-step integral on a trained model: overlaps, completeness, captum, noise of sampling."""
+    """Each method against the 20-step integral on a trained model: overlaps, completeness, captum,
+    noise of sampling.
+    """
     torch.set_num_threads(1)
     loaded, tokenizer = trained_model(model)
     made = probe_chunks(loaded, kit_facts(tokenizer, facts))
@@ -262,7 +271,9 @@ def incompleteness(model: MaskedLm, made: list[tuple[Any, Targets]], exact: Tens
 
 
 def captum_difference(model: MaskedLm, made: list[tuple[Any, Targets]]) -> float:
-    """Largest difference from captum's integral with the same 20 midpoints, over the largest attribution; 4 facts."""
+    """Largest difference from captum's integral with the same 20 midpoints, over the largest
+    attribution; 4 facts.
+    """
     packed, targets = made[0]
     worst = 0.0
     for example in range(min(4, targets.num_examples)):

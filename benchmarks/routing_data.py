@@ -1,4 +1,6 @@
-"""Models and sentences for `benchmarks.routing`: random weights where speed alone is measured, facts of the kit elsewhere."""
+"""Models and sentences for `benchmarks.routing`: random weights where speed alone is measured,
+facts of the kit elsewhere.
+"""
 
 from __future__ import annotations
 

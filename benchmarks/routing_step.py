@@ -1,4 +1,6 @@
-"""One training step, as `benchmarks.routing` times it: forward, backward, clipping, update; random weights, MLM loss."""
+"""One training step, as `benchmarks.routing` times it: forward, backward, clipping, update; random
+weights, MLM loss.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ def step(  # noqa: PLR0913
 ) -> dict[str, Any]:
     """Median wall-clock and processor seconds of a step, after a warm-up.
 
-    `kind`: full, forward, ffn (all neurons, as whole matrices), masks (the same, gradients of the others zeroed) or ours.
+    `kind`: full, forward, ffn (all neurons, as whole matrices), masks (the same, gradients of the
+    others zeroed) or ours.
     """
     torch.set_num_threads(1)
     model = random_bert(shape, dropout)

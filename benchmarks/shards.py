@@ -1,8 +1,9 @@
-"""Sentences to shards, and shards read: `python -m benchmarks.shards [--quick] [--run FOLDER] [--case read_ids …]`.
+"""Sentences to shards, and shards read: `python -m benchmarks.shards [--quick] [--run FOLDER]
+[--case read_ids …]`.
 
-Goes in: the data kit (environment variable TRELM_KIT); `shards_data` says what is made of it, `--run` names a finished run
-instead. Comes out: one JSON object per case, see benchmarks/README.md. Tokens are those of the case's tokenizer, special
-ones left out.
+Goes in: the data kit (environment variable TRELM_KIT); `shards_data` says what is made of it,
+`--run` names a finished run instead. Comes out: one JSON object per case, see benchmarks/README.md.
+Tokens are those of the case's tokenizer, special ones left out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Sentences to shards, and the tokenizer alone on the same sentences; every variant in a process of its own, one thread.
+"""Sentences to shards, and the tokenizer alone on the same sentences; every variant in a process of
+its own, one thread.
 
 Loading a tokenizer is not timed. The corpus is taken `copies` times: ours reads it anew each time.
 """
@@ -30,13 +31,15 @@ Result = dict[str, Any]
 
 
 def ours(out: Path, run: str, model: str, copies: int) -> Result:
-    """Phases `shards` and `shuffle`, unit after unit, without Beam; `knowledge` before that, timed on its own."""
+    """Phases `shards` and `shuffle`, unit after unit, without Beam; `knowledge` before that, timed
+    on its own.
+    """
     paths = RunPaths(root=run)
     plan = _copied(shards.plan(ShardsConfig(model=model), paths), copies)
     for name in ("_tmp", "_units", *(table.name for table in (EXAMPLES, KNOWLEDGE, REJECTS))):
         (out / name).mkdir()
     knowledge_s, _ = _phase(out, plan, 0)
-    plan.worker.resources(str(out))  # what a worker loads once
+    plan.phase_named("shards").worker.resources(str(out))  # what a worker loads once
     cpu_start = time.process_time()
     rows_s, reports = _phase(out, plan, 1)
     cpu_rows_s = time.process_time() - cpu_start
@@ -54,20 +57,20 @@ def ours(out: Path, run: str, model: str, copies: int) -> Result:
 
 def _copied(plan: StagePlan, copies: int) -> StagePlan:
     """The same units of `link` several times over."""
-    worker, first = plan.worker, plan.units[0].index
-    total = sum(unit.size for unit in worker.linked)
-    shifted = [
-        replace(unit, start=unit.start + copy * total, end=unit.end + copy * total)
+    knowledge, rows, shuffle = plan.phases
+    total = sum(unit.size for unit in rows.worker.linked)
+    tasks = [
+        replace(task, start=task.start + copy * total, end=task.end + copy * total)
         for copy in range(copies)
-        for unit in plan.units
+        for task in rows.tasks
     ]
-    units = [replace(unit, index=first + place) for place, unit in enumerate(shifted)]
-    return replace(plan, units=units, worker=replace(worker, linked=worker.linked * copies))
+    worker = replace(rows.worker, linked=rows.worker.linked * copies)
+    return replace(plan, phases=(knowledge, replace(rows, tasks=tasks, worker=worker), shuffle))
 
 
 def _phase(out: Path, plan: StagePlan, number: int) -> tuple[float, list[UnitReport]]:
-    phase, start = plan.phases[number], time.perf_counter()
-    reports = [write_unit(str(out), plan.name, unit, phase.worker.process) for unit in phase.units]
+    (phase, units), start = plan.numbered_phases[number], time.perf_counter()
+    reports = [write_unit(str(out), plan.name, unit, phase.worker.process) for unit in units]
     return time.perf_counter() - start, reports
 
 
@@ -103,7 +106,9 @@ def encode_batch(out: Path, run: str, model: str, copies: int, batch_size: int) 
 
 
 def script(out: Path, run: str, model: str, copies: int, batch_size: int) -> Result:
-    """What a script would do: call the tokenizer, words and offsets as lists, to Parquet; no spans, facts or order."""
+    """What a script would do: call the tokenizer, words and offsets as lists, to Parquet; no spans,
+    facts or order.
+    """
     tokenizer = _tokenizer(model)
     schema = pa.schema({name: pa.list_(pa.int32()) for name in ("input_ids", "words", "offsets")})
     with pq.ParquetWriter(out / "script.parquet", schema, compression="zstd") as writer:

@@ -1,7 +1,9 @@
-"""What `shards` works on, made once per folder: a run up to `importance`, tokenizers of both families, generated rows.
+"""What `shards` works on, made once per folder: a run up to `importance`, tokenizers of both
+families, generated rows.
 
-A quick run is of the sample, a full one of the kit's articles and extracts. Generated rows have the columns, the encodings and
-the row groups that the stage writes; ids are Zipf-distributed over a vocabulary of 30,000, rows have 29 tokens in the mean.
+A quick run is of the sample, a full one of the kit's articles and extracts. Generated rows have the
+columns, the encodings and the row groups that the stage writes; ids are Zipf-distributed over a
+vocabulary of 30,000, rows have 29 tokens in the mean.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from benchmarks.harness import ROOT
 from benchmarks.linking_data import command, kit_folder
 from pipeline.engine.stage import write_unit
-from pipeline.engine.units import Unit, UnitWriter
+from pipeline.engine.tasks import Bucket, Unit
+from pipeline.engine.units import UnitWriter
 from schemas import EXAMPLES
 from schemas.table import list_of
 
@@ -64,7 +67,10 @@ def finished_run(folder: Path, *, quick: bool) -> str:
 
 
 def tokenizer_folders(folder: Path) -> dict[str, str]:
-    """BERT's family: the kit's small model. RoBERTa's: GPT-2's vocabulary and merges behind RoBERTa's special tokens."""
+    """BERT's family: the kit's small model.
+
+    RoBERTa's: GPT-2's vocabulary and merges behind RoBERTa's special tokens.
+    """
     roberta = folder / "roberta"
     if not roberta.exists():
         make_roberta(roberta, kit_folder() / "model" / "gpt2-bpe")
@@ -110,7 +116,7 @@ def generated_rows(folder: Path, num_tokens: int) -> list[str]:
         for name in ("_tmp", "_units", EXAMPLES.name):
             (data / name).mkdir(parents=True, exist_ok=True)
         for number in range(num_files):
-            unit = Unit(index=number, of=num_files, path="generated", start=0, end=0)
+            unit = Unit(index=number, of=num_files, task=Bucket(kind="generated"))
             write_unit(str(data), "shards", unit, _generate)
         (data / "done").touch()
     return [str(path) for path in sorted((data / EXAMPLES.name).glob("*.parquet"))]

@@ -1,4 +1,7 @@
-"""Reading `examples` row group by row group: ours, and other ways to the same arrays. One thread each; nothing is kept."""
+"""Reading `examples` row group by row group: ours, and other ways to the same arrays.
+
+One thread each; nothing is kept.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Links to statistics: `python -m benchmarks.statistics [--quick] [--rows 10000000] [--case counts …] [--keep FOLDER]`.
+"""Links to statistics: `python -m benchmarks.statistics [--quick] [--rows 10000000] [--case counts
+…] [--keep FOLDER]`.
 
-Goes in: nothing; links of any number are generated (`benchmarks.statistics_data`). Comes out: one JSON object per case, see
-benchmarks/README.md. Costs about 25 minutes, 14 GB of memory (the plain SQL) and 4 GB of disk at 10 M rows and three rounds.
+Goes in: nothing; links of any number are generated (`benchmarks.statistics_data`). Comes out: one
+JSON object per case, see benchmarks/README.md. Costs about 25 minutes, 14 GB of memory (the plain
+SQL) and 4 GB of disk at 10 M rows and three rounds.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ class Setup:
 
 
 def counts(setup: Setup) -> Iterator[dict[str, Any]]:
-    """The stage with one and two workers, and the same counts by one SQL script: with all memory, and with ours."""
+    """The stage with one and two workers, and the same counts by one SQL script: with all memory,
+    and with ours.
+    """
     run = setup.folder / f"run-{setup.rows}"
     make_run(run, setup.rows)
     limits = {"run": str(run), "sentence": IN_SENTENCE, "document": IN_DOCUMENT}

@@ -1,7 +1,9 @@
-"""Synthetic `links` and `kb` of any size for `statistics`: documents of sentences of mentions, entities by Zipf's law.
+"""Synthetic `links` and `kb` of any size for `statistics`: documents of sentences of mentions,
+entities by Zipf's law.
 
-Half of a document's mentions are drawn from all entities, half from a topic of its own, so that pairs repeat as they do in
-text. Sizes of documents are lognormal. Every number follows from the seed.
+Half of a document's mentions are drawn from all entities, half from a topic of its own, so that
+pairs repeat as they do in text. Sizes of documents are lognormal. Every number follows from the
+seed.
 """
 
 from __future__ import annotations

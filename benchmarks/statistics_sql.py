@@ -1,7 +1,9 @@
-"""The counts of stage `stats` as a user of DuckDB would write them: one script over the links, nothing else around it.
+"""The counts of stage `stats` as a user of DuckDB would write them: one script over the links,
+nothing else around it.
 
-The limit of `statistics`: no units, no resume, no bound on memory, all cores. Documents are numbered first, which is faster
-than joins on their names. What `stats` computes beyond counts (the fits, the intervals, normalised information) is left out.
+The limit of `statistics`: no units, no resume, no bound on memory, all cores. Documents are
+numbered first, which is faster than joins on their names. What `stats` computes beyond counts (the
+fits, the intervals, normalised information) is left out.
 """
 
 from __future__ import annotations

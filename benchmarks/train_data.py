@@ -1,4 +1,6 @@
-"""What the training benchmarks work on: shards of the kit's articles, and models of two shapes with random weights."""
+"""What the training benchmarks work on: shards of the kit's articles, and models of two shapes with
+random weights.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ SHAPES = {
 
 
 def kit_shards(folder: Path, family: str = "bert", *, quick: bool = False) -> str:
-    """Shards of the kit's articles and extracts (with `quick`: of the sample) for one family's tokenizer."""
+    """Shards of the kit's articles and extracts (with `quick`: of the sample) for one family's
+    tokenizer.
+    """
     made = folder / f"shards-{family}"
     if not (made / "run" / "shards" / "manifest.json").exists():
         run = Path(finished_run(folder, quick=quick))

@@ -1,7 +1,7 @@
 """Hugging Face's Trainer on the same sentences: what people continue masked-LM training with today.
 
-`trainer` is its own loop with its own collator and masks. `same_batches` gives it our batches, a sentence per padded row, with
-our masks, so that its losses can be compared with ours step by step.
+`trainer` is its own loop with its own collator and masks. `same_batches` gives it our batches, a
+sentence per padded row, with our masks, so that its losses can be compared with ours step by step.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ WARM_STEPS = 2  # not timed: the first steps fill caches and allocate
 
 
 class Rows(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """Sentences as lists of ids, as `datasets` would give them; with `blocks`, joined and cut as run_mlm.py does."""
+    """Sentences as lists of ids, as `datasets` would give them; with `blocks`, joined and cut as
+    run_mlm.py does.
+    """
 
     def __init__(self, rows: list[Any], width: int, *, blocks: bool) -> None:
         if blocks:

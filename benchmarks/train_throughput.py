@@ -1,8 +1,10 @@
-"""Masked-LM training beside Hugging Face's Trainer: `python -m benchmarks.train_throughput [--quick] [--case mini …]`.
+"""Masked-LM training beside Hugging Face's Trainer: `python -m benchmarks.train_throughput
+[--quick] [--case mini …]`.
 
-Goes in: the data kit (environment variable TRELM_KIT), or `--shards FOLDER` made for a BERT. Comes out: one JSON object per
-case, see benchmarks/README.md. Tokens are real ones, padding left out; all variants train the same untrained model of a
-shape on the same sentences, 15 % masked, one core each.
+Goes in: the data kit (environment variable TRELM_KIT), or `--shards FOLDER` made for a BERT. Comes
+out: one JSON object per case, see benchmarks/README.md. Tokens are real ones, padding left out; all
+variants train the same untrained model of a shape on the same sentences, 15 % masked, one core
+each.
 """
 
 from __future__ import annotations
@@ -86,7 +88,9 @@ def _ours(name: str, common: dict[str, Any], steps: int, *sets: str) -> Variant:
 
 
 def throughput(setup: Setup, shape: str) -> Iterator[dict[str, Any]]:
-    """Real tokens per second; `ours` is plain masked-LM training in the precision that `auto` picks."""
+    """Real tokens per second; `ours` is plain masked-LM training in the precision that `auto`
+    picks.
+    """
     common, steps = setup.common(shape, setup.dropout), setup.steps
     variants = [
         _ours("ours", common, steps, *PLAIN),
@@ -142,7 +146,9 @@ EVERYTHING_OFF = ("injection.enabled=false", "memory.enabled=false", "cka.enable
 
 
 def trelm(setup: Setup, shape: str) -> Iterator[dict[str, Any]]:
-    """A step of everything (bank, injection, CKA, routing at 10 % with its refresh) beside our own full update."""
+    """A step of everything (bank, injection, CKA, routing at 10 % with its refresh) beside our own
+    full update.
+    """
     common, steps = setup.common(shape, setup.dropout), setup.steps
     layers = SHAPES[shape][1]
     variants = [
@@ -207,7 +213,9 @@ def memory(setup: Setup, shape: str) -> Iterator[dict[str, Any]]:
 
 
 def curves(setup: Setup, dropout: float) -> Iterator[dict[str, Any]]:
-    """Losses on the same batches and masks; without dropout they differ by rounding, with it by its noise."""
+    """Losses on the same batches and masks; without dropout they differ by rounding, with it by its
+    noise.
+    """
     common = setup.common("mini", dropout)
     sets = [
         f"train.steps={setup.curve_steps}", f"train.batch_tokens={BATCH_TOKENS // 2}", f"train.max_tokens={WIDTH}",

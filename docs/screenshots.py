@@ -1,4 +1,5 @@
-"""Makes the pictures of the report in docs/ from the demo's run: `make demo`, then `python docs/screenshots.py`.
+"""Makes the pictures of the report in docs/ from the demo's run: `make demo`, then `python
+docs/screenshots.py`.
 
 Needs Chromium and its driver, as the tests of the report do.
 """

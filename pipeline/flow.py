@@ -1,4 +1,4 @@
-"""The whole flow on one screen.
+"""Declare the flow: every stage, in order, with what it reads and what it writes.
 
 Wikidata dump ──▶ kb
 corpus, kb ──▶ titles ──▶ documents            titles: only where the corpus has MediaWiki pages
@@ -7,34 +7,166 @@ documents, index ──▶ link
 link, kb ──▶ stats
 link ──▶ importance
 link, importance, stats, kb ──▶ shards ──▶ trelm-train
+
+`STAGES` is the one place that says so. The command line, `run`, `sql`, lineage checks, the sections
+of the settings and the table in the reference derive from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
-from pipeline.config import RunConfig
-from pipeline.engine import files
-from pipeline.engine.beam_runner import RunnerSettings
-from pipeline.run_stage import run_stage
+from schemas import (
+    ALIASES,
+    ANCHORS,
+    COOCCURRENCE,
+    DOCUMENTS,
+    ENTITIES,
+    ENTITY_FREQUENCY,
+    EXAMPLES,
+    FACT_SUPPORT,
+    IMPORTANCE,
+    KNOWLEDGE,
+    LINKS,
+    PROPERTIES,
+    REDIRECTS,
+    SENTENCES,
+    STATEMENTS,
+    SURFACE_FREQUENCY,
+    TAIL_SUMMARY,
+    TRIPLES,
+    Table,
+)
 
-FLOW = ("kb", "titles", "documents", "index", "link", "stats", "importance", "shards")
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """Declare one stage of the flow."""
+
+    name: str
+    # The first line of its command's help.
+    summary: str
+    # Stages whose tables or files it may read; all of them come before it.
+    reads: tuple[str, ...]
+    writes: tuple[Table, ...]
+    # What it writes besides tables: names of artefacts in its manifest.
+    artefacts: tuple[str, ...] = ()
+    # Section of the settings that decides its rows.
+    section: str
+    # Module with its function `plan`.
+    module: str
+    # Command that runs it.
+    command: str
+    # What a unit of work is, for the reference.
+    unit: str
 
 
-def run_missing(
-    config: RunConfig, settings: RunnerSettings, last: str = FLOW[-1]
-) -> Iterator[tuple[str, bool]]:
-    """Every stage up to `last`, in order; each says whether it ran or was there already."""
-    for stage in FLOW[: FLOW.index(last) + 1]:
-        if stage != "titles" or reads_wiki(config):
-            yield stage, run_stage(stage, config, settings)
+STAGES = (
+    Stage(
+        name="kb",
+        summary="Turn a Wikidata dump into entities, aliases, properties, triples, redirects.",
+        reads=(),
+        writes=(ENTITIES, ALIASES, PROPERTIES, TRIPLES, REDIRECTS, STATEMENTS),
+        section="kb",
+        module="pipeline.kb.stage",
+        command="kb",
+        unit="a byte range of a dump",
+    ),
+    Stage(
+        name="titles",
+        summary="Turn the titles of MediaWiki pages into a map from title to item.",
+        reads=("kb",),
+        writes=(REDIRECTS,),
+        artefacts=("titles",),
+        section="documents",
+        module="pipeline.documents.titles_stage",
+        command="documents",
+        unit="a byte range of an export",
+    ),
+    Stage(
+        name="documents",
+        summary="Turn a corpus into documents and gold anchors: text, JSONL, Parquet, MediaWiki XML (.gz, .bz2, .zst too).",
+        reads=("titles",),
+        writes=(DOCUMENTS, ANCHORS),
+        section="documents",
+        module="pipeline.documents.stage",
+        command="documents",
+        unit="a byte range, a range of rows, or a group of text files",
+    ),
+    Stage(
+        name="index",
+        summary="Turn aliases, anchor counts and entities into memory-mapped look-up files; a stopped build goes on.",
+        reads=("kb", "titles", "documents"),
+        writes=(),
+        artefacts=("aliases", "entities"),
+        section="index",
+        module="pipeline.index.stage",
+        command="index",
+        unit="a range of rows, then shards of names and ranges of QIDs",
+    ),
+    Stage(
+        name="link",
+        summary="Turn documents into sentences and links: mentions, candidates with every score, NIL.",
+        reads=("documents", "index"),
+        writes=(SENTENCES, LINKS),
+        section="link",
+        module="pipeline.link.stage",
+        command="link",
+        unit="a range of documents, about `link.unit_mb` of text",
+    ),
+    Stage(
+        name="stats",
+        summary="Turn links into frequencies, bands, co-occurrence, supported facts and the tail's summary.",
+        reads=("link", "kb"),
+        writes=(ENTITY_FREQUENCY, SURFACE_FREQUENCY, COOCCURRENCE, FACT_SUPPORT, TAIL_SUMMARY),
+        section="stats",
+        module="pipeline.stats.stage",
+        command="stats",
+        unit="a group of links files, then buckets",
+    ),
+    Stage(
+        name="importance",
+        summary="Compute the semantic importance of every linked mention, by a frozen encoder.",
+        reads=("documents", "link"),
+        writes=(IMPORTANCE,),
+        section="importance",
+        module="pipeline.importance.stage",
+        command="importance",
+        unit="a unit of `link`",
+    ),
+    Stage(
+        name="shards",
+        summary="Turn everything together into training examples and knowledge, for one tokenizer.",
+        reads=("kb", "documents", "link", "stats", "importance"),
+        writes=(EXAMPLES, KNOWLEDGE),
+        artefacts=("tokenizer",),
+        section="shards",
+        module="pipeline.shards.stage",
+        command="shards",
+        unit="units of `link`, then ranges of shuffle keys",
+    ),
+)
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 
-def reads_wiki(config: RunConfig) -> bool:
-    """Whether the corpus has MediaWiki pages, whose titles lead to items."""
-    from pipeline.documents.corpus import kind_of
+def stage_named(name: str) -> Stage:
+    """Return a stage by its name.
 
-    wanted = config.documents.format
-    return any(
-        kind_of(path, wanted) == "wiki-xml" for path in files.expand(config.documents.inputs)
-    )
+    Raises:
+        KeyError: there is no such stage.
+    """
+    return {stage.name: stage for stage in STAGES}[name]
+
+
+def stages_until(last: str) -> tuple[Stage, ...]:
+    """Return all stages up to one, in order."""
+    return STAGES[: STAGE_NAMES.index(last) + 1]
+
+
+def writer_of(table: str) -> Stage:
+    """Return the stage that writes a table; of two that do, the first.
+
+    Raises:
+        KeyError: no stage writes it.
+    """
+    return {written.name: stage for stage in reversed(STAGES) for written in stage.writes}[table]

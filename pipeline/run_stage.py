@@ -1,104 +1,149 @@
-"""Running one stage: plan it, skip it where it is up to date, build its graph, run it, say what it wrote."""
+"""Run stages: plan one, skip it where it is up to date, build its graph, run it, say what it wrote."""
 
 from __future__ import annotations
 
 import importlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from pipeline import flow
 from pipeline.config import RunConfig
 from pipeline.database.run_database import has_database, write_database
 from pipeline.engine import files
 from pipeline.engine.beam_runner import RunnerSettings, refuse_local_paths, run_graph
-from pipeline.engine.progress_text import Work
-from pipeline.engine.stage import StagePlan, build_graph, is_current, prepare
+from pipeline.engine.progress_text import Workload
+from pipeline.engine.stage import PreparedStage, StagePlan, build_graph, is_current, prepare
 from pipeline.engine.tables import RunPaths
 from pipeline.link.weights import weights_file
-from schemas.settings import ConfigError, to_toml
+from schemas.errors import ConfigError
+from schemas.settings import to_toml
 
-MODULES = {"titles": "pipeline.documents.titles_stage"}  # stages that share a folder
-SECTIONS = {"titles": "documents"}  # stages without a section of their own
 logger = logging.getLogger("trelm")
 
 
-def plan_stage(stage: str, config: RunConfig) -> StagePlan:
-    """The plan of one stage: inputs checked, units counted, nothing done yet."""
-    make_plan: Callable[..., StagePlan] = importlib.import_module(
-        MODULES.get(stage, f"pipeline.{stage}.stage")
-    ).plan
-    section: Any = getattr(config, SECTIONS.get(stage, stage))
-    if stage == "shards":
+def plan_stage(name: str, config: RunConfig) -> StagePlan:
+    """Plan one stage: its inputs are checked and its units counted, nothing is done yet."""
+    stage = flow.stage_named(name)
+    make_plan: Callable[..., StagePlan] = importlib.import_module(stage.module).plan
+    section: Any = getattr(config, stage.section)
+    if name == "shards":
         section = replace(section, model=section.model or config.importance.model)
     plan = make_plan(section, RunPaths(root=config.run))
     return replace(plan, max_reject_rate=config.max_reject_rate, root=config.run)
 
 
+def run_missing(
+    config: RunConfig, settings: RunnerSettings, last: str = flow.STAGE_NAMES[-1]
+) -> Iterator[tuple[str, bool]]:
+    """Run every stage up to `last` that is missing or out of date; yield each name and whether it
+    ran.
+    """
+    for stage in flow.stages_until(last):
+        if is_needed(stage, config):
+            yield stage.name, run_stage(stage.name, config, settings)
+
+
+def run_command_stages(
+    command: str, config: RunConfig, settings: RunnerSettings, *, redo: bool = False
+) -> None:
+    """Run the stages of one command, in order: `documents` runs `titles` first, where it is needed."""
+    for stage in flow.STAGES:
+        if stage.command == command and is_needed(stage, config):
+            run_stage(stage.name, config, settings, redo=redo)
+
+
+def is_needed(stage: flow.Stage, config: RunConfig) -> bool:
+    """Say whether a stage has work in this run: `titles` only where the corpus has MediaWiki pages."""
+    if stage.name != "titles":
+        return True
+    from pipeline.documents.corpus import kind_of
+
+    inputs = files.expand(config.documents.inputs)
+    return any(kind_of(path, config.documents.format) == "wiki-xml" for path in inputs)
+
+
 def run_stage(
-    stage: str, config: RunConfig, settings: RunnerSettings, *, redo: bool = False
+    name: str, config: RunConfig, settings: RunnerSettings, *, redo: bool = False
 ) -> bool:
-    """Run one stage unless it is there already; says whether it ran.
+    """Run one stage unless its output is there already; return whether it ran.
 
     Raises:
         StageError, ConfigError: what was wrong, where, what to do.
     """
-    if not config.run:
-        raise ConfigError('no run folder; give --run FOLDER (or run = "…" in the configuration)')
-    if any(character in config.run for character in files.GLOB_CHARACTERS):
-        raise ConfigError(
-            f"--run {config.run!r}: a run's folder may not have any of {files.GLOB_CHARACTERS} in its name"
-        )
+    _check_paths(config, settings)
     paths = RunPaths(root=config.run)
-    own_files = [
-        path for path in (config.link.gold_spans, weights_file(config.link.weights)) if path
-    ]
-    refuse_local_paths(
-        settings, [config.run, *config.kb.dumps, *config.documents.inputs, *own_files]
-    )
-    plan = plan_stage(stage, config)
+    plan = plan_stage(name, config)
     if is_current(plan, paths) and not redo:
-        logger.info("%s: up to date, skipped (%s)", stage, rows_written(paths, stage))
+        logger.info("%s: up to date, skipped (%s)", name, rows_written(paths, name))
         if not settings.is_dry and not has_database(paths):
             write_database(paths)
         return False
+
     if redo and not settings.is_dry:
-        files.remove(
-            paths.manifest_path(stage)
-        )  # first: without its manifest an output does not exist
-        files.remove(files.join(paths.stage(stage), plan.data_folder))
+        # The manifest goes before the data: without its manifest an output does not exist.
+        files.remove(paths.manifest_path(name))
+        files.remove(files.join(paths.stage(name), plan.data_folder))
     started_s = time.monotonic()
     files.make_folder(config.run)
     prepared = prepare(plan, paths)
     files.write_bytes(files.join(config.run, "config.toml"), to_toml(config).encode())
-    work = Work(
-        stage=stage,
-        total=sum(unit.size for unit in prepared.pending),
-        num_units=len(prepared.pending),
-        measure=plan.measure,
-        noun=plan.noun,
+
+    run_graph(
+        settings,
+        lambda pipeline, address: build_graph(pipeline, prepared, address),
+        _workload_of(prepared),
     )
-
-    def build(pipeline: Any, address: Any) -> None:  # noqa: ANN401
-        build_graph(pipeline, prepared, address)
-
-    run_graph(settings, build, work)
     if settings.is_dry:
         return False
     write_database(paths)
-    logger.info("%s: %s in %.1f s", stage, rows_written(paths, stage), time.monotonic() - started_s)
+    logger.info("%s: %s in %.1f s", name, rows_written(paths, name), time.monotonic() - started_s)
     return True
 
 
-def rows_written(paths: RunPaths, stage: str) -> str:
-    """The rows of a stage's tables, in words."""
-    manifest = paths.manifest(stage)
+def _check_paths(config: RunConfig, settings: RunnerSettings) -> None:
+    """Refuse a run's folder that cannot work, and local paths that a cluster could not read.
+
+    Raises:
+        ConfigError: says which path.
+    """
+    if not config.run:
+        raise ConfigError('no run folder; give --run FOLDER (or run = "…" in the configuration)')
+
+    # Lists of files are made with globs below the folder.
+    if any(character in config.run for character in files.GLOB_CHARACTERS):
+        raise ConfigError(
+            f"--run {config.run!r}: a run's folder may not have any of {files.GLOB_CHARACTERS} "
+            "in its name"
+        )
+
+    link_files = [
+        path for path in (config.link.gold_spans, weights_file(config.link.weights)) if path
+    ]
+    inputs = [*config.kb.dumps, *config.documents.inputs, *link_files]
+    refuse_local_paths(settings, [config.run, *inputs])
+
+
+def _workload_of(prepared: PreparedStage) -> Workload:
+    return Workload(
+        stage=prepared.plan.name,
+        total=sum(unit.size for unit in prepared.pending),
+        num_units=len(prepared.pending),
+        measure=prepared.plan.measure,
+        noun=prepared.plan.noun,
+    )
+
+
+def rows_written(paths: RunPaths, name: str) -> str:
+    """Return the rows of a stage's tables, in words."""
+    manifest = paths.manifest(name)
     if manifest is None:
         return "not finished"
-    counted = [
-        f"{name} {table.rows:,}"
-        for name, table in manifest.tables.items()
-        if table.rows or name != "rejects"
+    counts = [
+        f"{table_name} {table.rows:,}"
+        for table_name, table in manifest.tables.items()
+        if table.rows or table_name != "rejects"
     ]
-    return ", ".join(counted) or "index written"
+    return ", ".join(counts) or "index written"

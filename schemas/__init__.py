@@ -1,45 +1,25 @@
-"""Every table between and inside the two programs, declared once (pyarrow and the standard library only)."""
+"""Declare what both programs share: every table, once; manifests, settings, errors, the command
+line's manners.
 
-from schemas.documents import ANCHORS, DOCUMENTS
-from schemas.importance import IMPORTANCE
-from schemas.kb import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, STATEMENTS, TRIPLES
-from schemas.link import LINKS, SENTENCES
-from schemas.rejects import REJECTS
-from schemas.shards import EXAMPLES, KNOWLEDGE
-from schemas.stats import (
-    COOCCURRENCE,
-    ENTITY_FREQUENCY,
-    FACT_SUPPORT,
-    SURFACE_FREQUENCY,
-    TAIL_SUMMARY,
-)
-from schemas.table import Column, SchemaError, Table
+A table is imported from here: `from schemas import LINKS`. The tables need Arrow, which takes a
+fifth of a second to import, so they are loaded when the first of them is asked for: `--help` and
+errors do without.
+"""
 
-TABLES: tuple[Table, ...] = (
-    ENTITIES,
-    ALIASES,
-    PROPERTIES,
-    TRIPLES,
-    REDIRECTS,
-    STATEMENTS,
-    DOCUMENTS,
-    ANCHORS,
-    SENTENCES,
-    LINKS,
-    ENTITY_FREQUENCY,
-    SURFACE_FREQUENCY,
-    COOCCURRENCE,
-    FACT_SUPPORT,
-    TAIL_SUMMARY,
-    IMPORTANCE,
-    EXAMPLES,
-    KNOWLEDGE,
-    REJECTS,
-)
-BY_NAME: dict[str, Table] = {table.name: table for table in TABLES}
+from __future__ import annotations
 
-__all__ = [
-    "ALIASES", "ANCHORS", "BY_NAME", "COOCCURRENCE", "DOCUMENTS", "ENTITIES", "ENTITY_FREQUENCY", "EXAMPLES",
-    "FACT_SUPPORT", "IMPORTANCE", "KNOWLEDGE", "LINKS", "PROPERTIES", "REDIRECTS", "REJECTS", "SENTENCES", "STATEMENTS",
-    "SURFACE_FREQUENCY", "TABLES", "TAIL_SUMMARY", "TRIPLES", "Column", "SchemaError", "Table",
-]  # fmt: skip
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from schemas.tables import *  # noqa: F403
+else:
+
+    def __getattr__(name: str) -> object:
+        """Load the tables, and return what is asked of them."""
+        # A dunder is asked for by the import system itself, and a submodule's name before it is
+        # loaded.
+        if name.startswith("_") or not (name.isupper() or name[:1].isupper()):
+            raise AttributeError(name)
+        from schemas import tables
+
+        return getattr(tables, name)

@@ -1,4 +1,6 @@
-"""Name the array types of both programs in one place: an alias says which numbers an array holds, never its shape."""
+"""Name the array types of both programs in one place: an alias says which numbers an array holds,
+never its shape.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tables of stage `documents`: the corpus as text, with the gold links its markup states."""
+"""Declare the tables of stage `documents`: the corpus as text, with the gold links its markup
+states.
+"""
 
 import pyarrow as pa
 

@@ -1,4 +1,6 @@
-"""Table of stage `importance`: the semantic importance of every linked mention (TRELM section 2.1)."""
+"""Declare the table of stage `importance`: the semantic importance of every linked mention (TRELM
+section 2.1).
+"""
 
 import pyarrow as pa
 

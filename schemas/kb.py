@@ -1,4 +1,7 @@
-"""Tables of stage `kb`: what a Wikidata dump says. QIDs and PIDs are uint32: Q42 is 42, P31 is 31."""
+"""Declare the tables of stage `kb`: what a Wikidata dump says.
+
+QIDs and PIDs are uint32: Q42 is 42, P31 is 31.
+"""
 
 import pyarrow as pa
 

@@ -1,4 +1,6 @@
-"""Tables of stage `link`: sentences and mentions, each with its candidates and every partial score."""
+"""Declare the tables of stage `link`: sentences and mentions, each with its candidates and every
+partial score.
+"""
 
 import pyarrow as pa
 

@@ -1,7 +1,9 @@
-"""The manifest of a stage: written last, it is what makes the stage's output exist.
+"""Describe a finished stage in its manifest, which is written last: it makes the stage's output
+exist.
 
-Goes in: `manifest.json` in a stage's folder. Comes out: the list of files of each table, with rows, bytes and sha256.
-Paths are relative to the folder, so a run can be moved. Readers take their files from here, never from a glob.
+Goes in: `manifest.json` in a stage's folder. Comes out: the list of files of each table, with rows,
+bytes and sha256. Paths are relative to the folder, so a run can be moved. Readers take their files
+from here, never from a glob.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ MANIFEST_NAME = "manifest.json"
 
 @dataclass(frozen=True, kw_only=True)
 class PartFile:
-    """One file of a table; `path` is relative to the stage's folder."""
+    """Describe one file of a table; `path` is relative to the stage's folder."""
 
     path: str
     rows: int
@@ -25,7 +27,7 @@ class PartFile:
 
 @dataclass(frozen=True, kw_only=True)
 class TableFiles:
-    """The files of one table."""
+    """List the files of one table."""
 
     version: int
     rows: int
@@ -34,24 +36,24 @@ class TableFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a finished stage wrote, from what, and under which configuration."""
+    """Say what a finished stage wrote, from what, and under which configuration."""
 
     stage: str
-    fingerprint: str  # hash of stage, configuration, code version and the inputs' fingerprints
+    # Hash of stage, configuration, code version and the inputs' fingerprints.
+    fingerprint: str
     code_version: str
     tables: dict[str, TableFiles]
-    counters: dict[str, int] = field(
-        default_factory=dict
-    )  # rows in, rows out, rejects, what was skipped
-    inputs: dict[str, str] = field(default_factory=dict)  # stage or file -> fingerprint
+    # Rows in, rows out, rejects, and what was skipped.
+    counters: dict[str, int] = field(default_factory=dict)
+    # Stage or file -> fingerprint.
+    inputs: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
-    extra: dict[str, str] = field(
-        default_factory=dict
-    )  # other artefacts: name -> relative path or value
+    # Other artefacts: name -> relative path or value.
+    extra: dict[str, str] = field(default_factory=dict)
     created: str = ""
 
     def to_json(self) -> str:
-        """JSON text, stable order."""
+        """Return the manifest as JSON text, its keys sorted."""
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
 
     @classmethod
@@ -67,10 +69,11 @@ class Manifest:
                 name: TableFiles(
                     version=table["version"],
                     rows=table["rows"],
-                    files=tuple(PartFile(**part) for part in table["files"]),
+                    files=tuple(PartFile(**entry) for entry in table["files"]),
                 )
                 for name, table in raw.pop("tables").items()
             }
+
             return cls(tables=tables, **raw)
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(

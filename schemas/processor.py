@@ -1,18 +1,17 @@
-"""What the processor can do, read from the system: both programs choose number formats by it."""
+"""Ask the system what the processor can do: both programs choose number formats by it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
-BFLOAT16_FLAGS = {
-    "avx512_bf16",
-    "amx_bf16",
-}  # x86 instructions that multiply bfloat16 at twice the rate of float32 or more; without them it is several times slower
+# x86 instructions that multiply bfloat16 at twice the rate of float32 or more. Without them
+# bfloat16 is several times slower than float32.
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether matrix products are faster in bfloat16; false where the system does not say."""
+    """Say whether matrix products are faster in bfloat16; false where the system does not say."""
     if not CPU_INFO.exists():
         return False
     lines = (

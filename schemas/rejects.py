@@ -1,4 +1,4 @@
-"""Table written by every stage: what could not be used, and why."""
+"""Declare the table written by every stage: what could not be used, and why."""
 
 import pyarrow as pa
 

@@ -1,7 +1,7 @@
-"""Configuration as frozen dataclasses: from TOML, with unknown keys refused, and back to TOML.
+"""Read configurations as frozen dataclasses from TOML, refuse unknown keys, and write them back.
 
-Goes in: a mapping (parsed TOML) and a dataclass. Comes out: the dataclass, checked key by key and type by type.
-Both programs use it, so it lives in the leaf package.
+Goes in: a mapping (parsed TOML) and a dataclass. Comes out: the dataclass, checked key by key and
+type by type. Both programs use it, so it lives in the leaf package.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ import tomllib
 import types
 import typing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 def key(default: T, meaning: str) -> T:
-    """A setting of a configuration dataclass: its default and what it means (shown in the reference)."""
-    made: T = dataclasses.field(default=default, metadata={"meaning": meaning})
-    return made
-
-
-class ConfigError(ValueError):
-    """The configuration is wrong: says which key, where, and what would be right."""
+    """Declare a setting of a configuration dataclass: its default, and its meaning for the docs."""
+    setting: T = dataclasses.field(default=default, metadata={"meaning": meaning})
+    return setting
 
 
 def load_toml(path: str) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def load_toml(path: str) -> dict[str, Any]:
     try:
         with Path(path).open("rb") as file:
             return tomllib.load(file)
+
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such configuration file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -53,24 +55,27 @@ def with_overrides(raw: dict[str, Any], overrides: typing.Iterable[str]) -> dict
     Raises:
         ConfigError: an override without `=` or an empty key.
     """
+    # A deep copy: the caller's values stay as they are.
     merged: dict[str, Any] = json.loads(json.dumps(raw))
+
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key.strip():
             raise ConfigError(
                 f"--set {override!r}: wanted KEY=VALUE, for example --set link.top_k=5"
             )
-        *parents, last = key.strip().split(".")
-        place = merged
+
+        *parents, name = key.strip().split(".")
+        section = merged
         for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
+            section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
                 raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a section")
-        place[last] = _toml_value(text)
+        section[name] = _toml_value(text)
     return merged
 
 
-def _toml_value(text: str) -> Any:  # noqa: ANN401
+def _toml_value(text: str) -> object:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -78,13 +83,15 @@ def _toml_value(text: str) -> Any:  # noqa: ANN401
 
 
 def build(cls: type[T], raw: typing.Mapping[str, Any], where: str) -> T:
-    """Make a dataclass of a mapping; nested dataclasses are sections.
+    """Make a dataclass from a mapping; nested dataclasses are sections.
 
     Raises:
-        ConfigError: an unknown key (with the nearest known one), a missing key or a value of the wrong type.
+        ConfigError: an unknown key (with the nearest known one), a missing key or a value of the
+            wrong type.
     """
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+
     values = {}
     for key, value in raw.items():
         if key not in names:
@@ -92,6 +99,8 @@ def build(cls: type[T], raw: typing.Mapping[str, Any], where: str) -> T:
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names)}"
             raise ConfigError(f"{where}: unknown key {key!r}{hint}")
         values[key] = _convert(hints[key], value, f"{where}: {key}")
+
+    # A section checks its own values when it is made, and does not know where they stand.
     try:
         return cls(**values)
     except TypeError as error:
@@ -100,17 +109,20 @@ def build(cls: type[T], raw: typing.Mapping[str, Any], where: str) -> T:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401
+def _convert(hint: Any, value: object, where: str) -> Any:  # noqa: ANN401 - a type hint, and its value
+    """Turn a value as TOML has it into what a field's type hint asks for."""
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: wanted a section, found {value!r}")
         return build(typing.cast(type, hint), value, where)
+
     origin = typing.get_origin(hint)
     if origin is tuple:
         element = typing.get_args(hint)[0]
         items = value if isinstance(value, list | tuple) else [value]
         return tuple(_convert(element, item, where) for item in items)
     if origin in (typing.Union, types.UnionType):
+        # The only unions here are optional values.
         inner = next(argument for argument in typing.get_args(hint) if argument is not type(None))
         return None if value is None else _convert(inner, value, where)
     if origin is typing.Literal:
@@ -121,7 +133,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401
     return _scalar(hint, value, where)
 
 
-def _scalar(hint: type, value: Any, where: str) -> Any:  # noqa: ANN401
+def _scalar(hint: type, value: object, where: str) -> object:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is str and isinstance(value, str):
@@ -149,7 +161,7 @@ def expand_variables(text: str, where: str) -> str:
     return VARIABLE.sub(value_of, text)
 
 
-def at_least(config: Any, **lowest: float) -> None:  # noqa: ANN401
+def at_least(config: object, **lowest: float) -> None:
     """Refuse values that are too small, or not a number.
 
     Raises:
@@ -161,13 +173,13 @@ def at_least(config: Any, **lowest: float) -> None:  # noqa: ANN401
             raise ConfigError(f"{name} is {value!r}, wanted {limit:g} or more")
 
 
-def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401
-    """A dataclass as plain JSON-able values; keys without a value are left out."""
+def to_dict(config: DataclassInstance) -> dict[str, Any]:
+    """Return a dataclass as plain values that JSON can hold; keys without a value are left out."""
     raw = dataclasses.asdict(config)
     return typing.cast(dict[str, Any], _plain(raw))
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401
+def _plain(value: object) -> object:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):
@@ -175,22 +187,27 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
     return value
 
 
-def to_toml(config: Any) -> str:  # noqa: ANN401
-    """A dataclass as TOML text, each key with its meaning: its values first, then its sections."""
+def to_toml(config: DataclassInstance) -> str:
+    """Return a dataclass as TOML text, each key with its meaning: its values first, then its
+    sections.
+    """
     return "\n".join(_toml_lines(config, ())) + "\n"
 
 
-def _toml_lines(config: Any, path: tuple[str, ...]) -> list[str]:  # noqa: ANN401
+def _toml_lines(config: DataclassInstance, path: tuple[str, ...]) -> list[str]:
     lines = [f"[{'.'.join(path)}]"] if path else []
     sections = []
+
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             sections.append((item.name, value))
         elif value is not None:
             # JSON strings, numbers, booleans and arrays are TOML too.
             meaning = f"  # {item.metadata['meaning']}" if item.metadata else ""
             lines.append(f"{item.name} = {json.dumps(_plain(value))}{meaning}")
+
+    # In TOML a section ends only where the next one begins, so the values come first.
     for name, section in sections:
         lines += ["", *_toml_lines(section, (*path, name))]
     return lines

@@ -1,4 +1,7 @@
-"""Tables of stage `shards`: all that the trainer reads. Token ids are those of the tokenizer that lies beside them."""
+"""Declare the tables of stage `shards`: all that the trainer reads.
+
+Token ids are those of the tokenizer that lies beside them.
+"""
 
 import pyarrow as pa
 

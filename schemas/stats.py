@@ -1,4 +1,6 @@
-"""Tables of stage `stats`: how often entities, surfaces and facts occur, and how heavy the tail is."""
+"""Declare the tables of stage `stats`: how often entities, surfaces and facts occur, and how heavy
+the tail is.
+"""
 
 import pyarrow as pa
 

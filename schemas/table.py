@@ -1,7 +1,8 @@
-"""What a table is: columns with types and meanings, a version and a key, as one Arrow schema.
+"""Declare tables: columns with types and meanings, a version and a key, as one Arrow schema.
 
-Goes in: declarations (`Table`). Comes out: Arrow schemas whose metadata names table, version and key, and
-the check that a reader makes before it trusts a file. Costs nothing: no file is opened here.
+Goes in: declarations (`Table`). Comes out: Arrow schemas whose metadata names table, version and
+key, and the check that a reader makes before it trusts a file. Costs nothing: no file is opened
+here.
 """
 
 from __future__ import annotations
@@ -19,17 +20,20 @@ PRIMARY_KEY = b"trelm.key"
 
 
 class SchemaError(ValueError):
-    """A file or a batch is not the table, the version or the shape that was asked for."""
+    """Say that a file or a batch is not the table, the version or the shape that was asked for."""
 
 
 def list_of(element: pa.DataType) -> pa.ListType:
-    """A list type whose elements are never null."""
+    """Return a list type whose elements are never null."""
     return pa.list_(pa.field("element", element, nullable=False))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column: name, Arrow type, what it means (with its unit), and what a null means where one is allowed."""
+    """Declare a column: its name, Arrow type and meaning (with its unit).
+
+    `null_means` says what a null means where one is allowed.
+    """
 
     name: str
     type: pa.DataType
@@ -38,13 +42,13 @@ class Column:
 
     @property
     def nullable(self) -> bool:
-        """A column may be null only where the null has a written meaning."""
+        """Say whether a null is allowed: only where it has a written meaning."""
         return bool(self.null_means)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One table of the run: declared once, written and read only through its schema."""
+    """Declare a table of a run; it is written and read only through its schema."""
 
     name: str
     version: int
@@ -54,7 +58,7 @@ class Table:
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """The Arrow schema, with table name, version and key in its metadata."""
+        """Return the Arrow schema, with table name, version and key in its metadata."""
         fields = [
             pa.field(
                 column.name,
@@ -64,6 +68,7 @@ class Table:
             )
             for column in self.columns
         ]
+
         metadata = {
             TABLE_KEY: self.name.encode(),
             VERSION_KEY: str(self.version).encode(),
@@ -73,7 +78,7 @@ class Table:
 
     @property
     def column_names(self) -> tuple[str, ...]:
-        """Names in declared order."""
+        """Return the names of the columns in declared order."""
         return tuple(column.name for column in self.columns)
 
     def check(self, schema: pa.Schema, where: str) -> None:
@@ -83,15 +88,16 @@ class Table:
             SchemaError: names what was wanted, what was found and the file.
         """
         metadata = schema.metadata or {}
-        found = metadata.get(TABLE_KEY, b"").decode()
-        if not found:
+        name = metadata.get(TABLE_KEY, b"").decode()
+        if not name:
             raise SchemaError(
                 f"{where}: not a TRELM table (no {TABLE_KEY.decode()!r} in its metadata); wanted {self.name!r}"
             )
-        if found != self.name:
+        if name != self.name:
             raise SchemaError(
-                f"{where}: holds table {found!r}, but {self.name!r} was wanted; check the path"
+                f"{where}: holds table {name!r}, but {self.name!r} was wanted; check the path"
             )
+
         version = metadata.get(VERSION_KEY, b"").decode()
         if version != str(self.version):
             raise SchemaError(
@@ -106,24 +112,28 @@ class Table:
             raise SchemaError(
                 f"{where}: table {self.name!r} lacks the column(s) {', '.join(missing)}"
             )
+
         for column in self.columns:
-            found = schema.field(column.name).type
-            if not found.equals(column.type):
+            kind = schema.field(column.name).type
+            if not kind.equals(column.type):
                 raise SchemaError(
-                    f"{where}: {self.name}.{column.name} is {found}, wanted {column.type}"
+                    f"{where}: {self.name}.{column.name} is {kind}, wanted {column.type}"
                 )
 
     def from_columns(self, columns: Mapping[str, Any]) -> pa.Table:
-        """Build rows from one sequence or Arrow array per column; every column must be there, and no other.
+        """Build rows from one sequence or Arrow array per column; every column must be there, and
+        no other.
 
         Raises:
-            SchemaError: a column is missing, unknown, of the wrong type, or holds a null that has no meaning.
+            SchemaError: a column is missing, unknown, of the wrong type, or holds a null that has
+                no meaning.
         """
         if set(columns) != set(self.column_names):
             wrong = sorted(set(columns) ^ set(self.column_names))
             raise SchemaError(
                 f"table {self.name!r}: missing or unknown column(s) {', '.join(wrong)}"
             )
+
         arrays = []
         for column in self.columns:
             values: Any = columns[column.name]
@@ -135,6 +145,8 @@ class Table:
                 )
             except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
                 raise SchemaError(f"{self.name}.{column.name}: {error}") from error
+
+            # Arrow itself would take the nulls into a column that is declared without any.
             if array.null_count and not column.nullable:
                 raise SchemaError(
                     f"{self.name}.{column.name}: {array.null_count} null(s), and a null has no meaning here"
@@ -154,7 +166,7 @@ class Table:
         )
 
     def empty(self) -> pa.Table:
-        """No rows, right schema."""
+        """Return a table without rows, of the right schema."""
         return self.schema.empty_table()
 
 

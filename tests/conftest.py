@@ -1,14 +1,23 @@
-"""Settings for all tests: Beam's local runner is pinned, the data kit is optional."""
+"""Settings for all tests: Beam's local runner is pinned, the data kit is optional, hypothesis has no deadline."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# A deadline fails a right answer on a busy machine.
+hypothesis.settings.register_profile(
+    "trelm",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("trelm")
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "examples" / "tiny"

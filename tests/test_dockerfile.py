@@ -1,4 +1,6 @@
-"""The two images: what each installs, as which user, and that versions agree with the rest of the checkout."""
+"""The two images: what each installs, as which user, and that versions agree with the rest of the
+checkout.
+"""
 
 import re
 import tomllib

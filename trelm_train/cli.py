@@ -1,4 +1,5 @@
-"""`trelm-train`: train a BERT or RoBERTa on the shards of `trelm-pipeline`, and look at what came of it.
+"""`trelm-train`: train a BERT or RoBERTa on the shards of `trelm-pipeline`, and look at what came
+of it.
 
 Nothing heavy is imported before a command runs.
 """
@@ -6,17 +7,22 @@ Nothing heavy is imported before a command runs.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import click
 
-from trelm_train.errors import TrelmError
+from schemas.command_line import HELP_SETTINGS, Program, add_verbose_option, call, leave
+
+PROGRAM = Program(
+    extra="train",
+    after_stop="checkpoints are kept, `trelm-train resume --out FOLDER` goes on",
+    # Batch systems send SIGTERM, or SIGUSR1 some time before.
+    stop_signals=(signal.SIGTERM, signal.SIGUSR1),
+)
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -30,8 +36,11 @@ DEVICE_OPTION = click.option(
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
-def _run_options(command: Any) -> Any:  # noqa: ANN401
-    """What `run` and `inspect plan` both take."""
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def _run_options(command: Command) -> Command:
+    """Give a command the options that `run` and `inspect plan` share."""
     for option in reversed(
         (
             click.option(
@@ -70,18 +79,9 @@ def _run_options(command: Any) -> Any:  # noqa: ANN401
     return command
 
 
-class _EchoHandler(logging.Handler):
-    """Log lines to whatever standard error is now."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """One line."""
-        click.echo(self.format(record), err=True)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(name="trelm-train", context_settings=HELP_SETTINGS)
 @click.version_option(package_name="trelm", prog_name="trelm-train")
-@click.option("-v", "--verbose", is_flag=True, help="Show debug messages.")
-def cli(verbose: bool) -> None:  # noqa: FBT001
+def cli() -> None:
     """Train a knowledge-enhanced BERT or RoBERTa on the shards of trelm-pipeline.
 
     \b
@@ -89,12 +89,6 @@ def cli(verbose: bool) -> None:  # noqa: FBT001
       trelm-train run --shards runs/a/shards --model bert-base-uncased --out runs/a/train
       trelm-train evaluate mlm --model runs/a/train/model --shards runs/a/shards
     """
-    log = logging.getLogger("trelm_train")  # only ours: other libraries print for themselves
-    if not log.handlers:
-        handler = _EchoHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-        log.addHandler(handler)
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
 @cli.command()
@@ -110,7 +104,7 @@ def cli(verbose: bool) -> None:  # noqa: FBT001
     type=click.Choice(["never", "auto"]),
     default="never",
     show_default=True,
-    help="auto: go on from the newest checkpoint in --out if there is one, for jobs that are started anew.",
+    help="auto: go on from the newest checkpoint in --out if there is one, for jobs that are started again.",
 )
 def run(resume_mode: str, **options: Any) -> None:  # noqa: ANN401
     """Train from the beginning.
@@ -119,8 +113,8 @@ def run(resume_mode: str, **options: Any) -> None:  # noqa: ANN401
     Examples:
       trelm-train run --shards runs/a/shards --model bert-base-uncased --out runs/a/train \\
           --steps 2000 --set routing.policy=ig --set injection.policy=long-tail-important
-    Four GPUs, eight batches per step, started anew by the batch system until it is done:
-      torchrun --nproc-per-node 4 -m trelm_train run --shards runs/a/shards --model roberta-base \\
+    Four GPUs, eight batches per step, started again by the batch system until it is done:
+      torchrun --nproc-per-node 4 --no-python trelm-train run --shards runs/a/shards --model roberta-base \\
           --out runs/a/train --resume auto --set train.micro_batches=8
     """
     request = _request(options)
@@ -201,7 +195,7 @@ def resume(out: Path, shards: Path | None) -> None:
     type=click.IntRange(min=0),
     default=500,
     show_default=True,
-    help="Plain masked-LM steps; 0: none.",
+    help="Plain masked-LM steps; 0 makes none.",
 )
 @click.option(
     "--batch-tokens",
@@ -288,12 +282,12 @@ def evaluate() -> None:
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="The first so many; 0: all.",
+    help="How many sentences, from the first; 0 takes all.",
 )
 @DEVICE_OPTION
 @JSON_OPTION
 def evaluate_mlm(model: str, shards: Path, sentences: int, device: str, as_json: bool) -> None:  # noqa: FBT001
-    """Masked-LM loss on fixed masks of the validation split, and the knowledge score.
+    """Measure the masked-LM loss on fixed masks of the validation split, and the knowledge score.
 
     \b
     Example:
@@ -336,12 +330,12 @@ def evaluate_mlm(model: str, shards: Path, sentences: int, device: str, as_json:
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Items per relation; 0: all.",
+    help="Items per relation; 0 asks all.",
 )
 @DEVICE_OPTION
 @JSON_OPTION
 def evaluate_lama(model: str, device: str, uhn: str | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
-    """Facts as cloze questions: P@1, P@10 and mean reciprocal rank, mean over relations.
+    """Ask facts as cloze questions: P@1, P@10 and mean reciprocal rank, mean over relations.
 
     \b
     Example:
@@ -356,7 +350,7 @@ def evaluate_lama(model: str, device: str, uhn: str | None, as_json: bool, **opt
 
 @cli.group()
 def inspect() -> None:
-    """Look into a run: what it will need, and what came of it.
+    """Look into a run: what it will need, and what it has learned.
 
     \b
     Example:
@@ -368,7 +362,7 @@ def inspect() -> None:
 @_run_options
 @JSON_OPTION
 def inspect_plan(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
-    """Memory and disk that a run will need, without starting it; writes nothing.
+    """Estimate the memory and disk that a run will need, without starting it; write nothing.
 
     \b
     Example:
@@ -394,7 +388,7 @@ def inspect_plan(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
 @click.option("--top", type=int, default=10, show_default=True, help="How many neighbours.")
 @JSON_OPTION
 def inspect_bank(run_path: Path, entity: str, top: int, as_json: bool) -> None:  # noqa: FBT001
-    """Entities whose notes in the memory bank are nearest to one entity's, by cosine.
+    """List the entities whose notes in the memory bank are nearest to one entity's, by cosine.
 
     \b
     Example:
@@ -404,21 +398,21 @@ def inspect_bank(run_path: Path, entity: str, top: int, as_json: bool) -> None: 
 
     from trelm_train.training.inspect import nearest
 
-    asked, found = nearest(run_path, entity, top=top)
-    lines = [f"{asked.id} {asked.label}: written {asked.count} times"]
-    lines += [f"  {item.cosine:+.3f}  {item.id:10} {item.label} ({item.count})" for item in found]
-    _show(
-        {"entity": asdict(asked), "nearest": [asdict(item) for item in found]},
-        "\n".join(lines),
-        as_json=as_json,
-    )
+    center, neighbours = nearest(run_path, entity, top=top)
+    lines = [f"{center.id} {center.label}: written {center.count} times"]
+    lines += [
+        f"  {item.cosine:+.3f}  {item.id:10} {item.label} ({item.count})" for item in neighbours
+    ]
+
+    result = {"entity": asdict(center), "nearest": [asdict(item) for item in neighbours]}
+    _show(result, "\n".join(lines), as_json=as_json)
 
 
 @inspect.command("path")
 @click.option("--run", "run_path", type=FOLDER, required=True, help="The --out folder of a run.")
 @JSON_OPTION
 def inspect_path(run_path: Path, as_json: bool) -> None:  # noqa: FBT001
-    """The knowledge path: how many neurons of each layer were trained, and the first of them.
+    """Show the knowledge path: how many neurons of each layer were trained, and the first of them.
 
     \b
     Example:
@@ -443,41 +437,18 @@ def _show(result: dict[str, Any], text: str, *, as_json: bool) -> None:
     click.echo(json.dumps(result) if as_json else text)
 
 
-def main() -> None:
-    """Entry point: 0 done, 1 failure, 2 bad usage or configuration, 130 interrupted, 143 terminated."""
+add_verbose_option(cli)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the program: 0 done, 1 failure, 2 bad usage or configuration, 130 interrupted, 143
+    terminated.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    sys.exit(_call(lambda: cli.main(standalone_mode=False)))
-
-
-def _call(command: Callable[[], Any]) -> int:
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, _terminate)
-    try:
-        command()
-    except TrelmError as error:
-        click.echo(f"error: {error}", err=True)
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("error: interrupted", err=True)
-        return 130
-    except ModuleNotFoundError as error:
-        click.echo(
-            f"error: {error.name} is not installed; install the trainer with: pip install 'trelm[train]'",
-            err=True,
-        )
-        return 1
-    except OSError as error:
-        click.echo(f"error: {error}; check the path, its permissions and the free space", err=True)
-        return 1
-    return 0
-
-
-def _terminate(*_: object) -> None:
-    sys.exit(143)
+    leave(
+        call(lambda: cli.main(arguments, prog_name="trelm-train", standalone_mode=False), PROGRAM)
+    )
 
 
 if __name__ == "__main__":

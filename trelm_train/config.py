@@ -1,6 +1,7 @@
-"""Configuration: one frozen dataclass per component, read from one TOML file, changed by `--set section.key=value`.
+"""Declare the settings of training: one frozen dataclass per component, read from one TOML file.
 
-Unknown keys are errors that name the nearest known one (`schemas.settings`). The resolved copy lies beside every output.
+`--set section.key=value` changes a setting. Unknown keys are errors that name the nearest known one
+(`schemas.settings`). The resolved copy lies beside every output.
 """
 
 from __future__ import annotations
@@ -11,184 +12,263 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from schemas import settings
+from schemas.errors import ConfigError
 from schemas.settings import build, key, load_toml, with_overrides
 from schemas.shards import POLICIES
-from trelm_train.errors import ConfigError
 
 ROUTING_POLICIES = ("ig", "random", "top_layers", "ffn_all", "full")
 STORAGES = ("auto", "ram", "file", "device")
 RULES = ("midpoint", "gauss_legendre", "left")
 LOGGERS = ("tensorboard", "wandb", "mlflow")
+# These may differ when a run is resumed, because they change nothing that is learned. A section's
+# name stands for all its settings.
 OPERATIONAL = {
     "train.keep_checkpoints", "train.async_checkpoint", "train.loggers", "train.profile", "train.checkpoint_every",
     "train.log_every", "train.validate", "train.check_plan", "memory.storage", "memory.ram_share", "memory.folder",
     "evaluation",
 }  # fmt: skip
-# These may differ when a run is resumed: they change nothing that is learned. A section's name stands for all of it.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """The loop: how long, how fast, how often to save."""
+    """Configure the loop: how long, how fast, how often to save."""
 
-    steps: int = key(1000, "optimiser steps")
-    seed: int = key(0, "of order, masks, sampling and dropout")
-    learning_rate: float = key(1e-4, "peak, after the warm-up")
-    weight_decay: float = key(0.01, "not on biases and LayerNorm")
-    warmup_share: float = key(0.06, "of all steps, from 0 up to the peak")
-    schedule: str = key("linear", "from the peak down: linear, cosine, or constant")
-    final_rate_share: float = key(0.0, "of the peak, where linear and cosine end")
-    clip_norm: float = key(1.0, "largest norm of the whole gradient")
+    steps: int = key(1000, "Number of optimiser steps in the whole run")
+    seed: int = key(0, "Seed of order, masks, sampling and dropout")
+    learning_rate: float = key(1e-4, "Peak learning rate, reached after the warm-up")
+    weight_decay: float = key(
+        0.01,
+        "Weight decay of all trained weights except biases and LayerNorm",
+    )
+    warmup_share: float = key(0.06, "Share of all steps in which the rate rises from 0 to its peak")
+    schedule: str = key("linear", "Course of the rate after its peak: linear, cosine or constant")
+    final_rate_share: float = key(
+        0.0,
+        "Share of the peak rate at which the courses linear and cosine end",
+    )
+    clip_norm: float = key(
+        1.0,
+        "Norm of the whole gradient above which the gradient is scaled down to it",
+    )
     skip_sigma: float = key(
         6.0,
-        "deviations above the mean of earlier steps from which a step is skipped; 0: only if not finite",
+        "Number of standard deviations above the mean norm of earlier steps from which a step is skipped; 0 "
+        "skips only steps that are not finite",
     )
-    batch_tokens: int = key(4096, "padded tokens of a batch: what memory must hold at once")
-    micro_batches: int = key(1, "batches per optimiser step, over all ranks together")
-    max_tokens: int = key(128, "width of a packed row; a longer sentence gets a row of its own")
+    batch_tokens: int = key(4096, "Padded tokens of a batch, which memory must hold at once")
+    micro_batches: int = key(1, "Number of batches per optimiser step, over all ranks together")
+    max_tokens: int = key(
+        128,
+        "Width of a packed row in tokens; a longer sentence gets a row to itself",
+    )
     layout: str = key(
         "packed",
-        "of a batch: packed rows, or buckets of rows with one sentence each, of similar length",
+        "Layout of a batch: packed rows, or buckets of rows with one sentence each, of similar "
+        "length",
     )
     precision: str = key(
         "auto",
-        "of matrix products: float32, bfloat16, or auto (bfloat16 where the processor or GPU multiplies it)",
+        "Number format of matrix products: float32, bfloat16, or auto (bfloat16 where the "
+        "processor or GPU multiplies it)",
     )
     dropout: float = key(
-        -1.0, "of hidden states and attention; -1: as the model's own configuration says"
+        -1.0,
+        "Dropout of hidden states and attention; -1 takes what the model's own configuration says",
     )
     attention: str = key(
-        "sdpa", "sdpa: block-diagonal mask; varlen: no mask, lengths instead (CUDA)"
+        "sdpa",
+        "Way in which attention is computed: sdpa uses a block-diagonal mask, varlen the sentences' lengths "
+        "instead (CUDA)",
     )
-    compile: bool = key(False, "torch.compile of the encoder; gains on GPUs, nothing on processors")
+    compile: bool = key(
+        False,
+        "Compile the encoder with torch.compile, which gains time on GPUs and none on processors",
+    )
     deterministic: bool = key(
-        False, "only algorithms that give the same bits every time (GPUs are slower by it)"
+        False,
+        "Use only algorithms that give the same bits every time, which makes GPUs slower",
     )
-    checkpoint_every: int = key(500, "steps")
-    keep_checkpoints: int = key(2, "so many of the newest, and the best one")
-    async_checkpoint: bool = key(False, "write checkpoints in a thread while training goes on")
-    log_every: int = key(10, "steps")
+    checkpoint_every: int = key(500, "Steps from one checkpoint to the next")
+    keep_checkpoints: int = key(
+        2,
+        "Number of newest checkpoints that are kept, beside the best one",
+    )
+    async_checkpoint: bool = key(False, "Write checkpoints in a thread while training goes on")
+    log_every: int = key(10, "Steps from one line of metrics to the next")
     loggers: tuple[str, ...] = key(
-        ("tensorboard",), "beside metrics.jsonl: tensorboard, wandb, mlflow"
+        ("tensorboard",),
+        "Names of loggers beside metrics.jsonl: tensorboard, wandb, mlflow",
     )
     profile: str = key(
-        "", "FIRST:LAST step to profile, written for a trace viewer to profile/; empty: none"
+        "",
+        "Steps to profile, FIRST:LAST, written for a trace viewer to profile/; empty profiles none",
     )
-    validate: bool = key(True, "evaluate before and after too")
+    validate: bool = key(True, "Evaluate before the first step and after the last one")
     check_plan: bool = key(
-        True, "refuse to start where memory or disk will not do (trelm-train inspect plan)"
+        True,
+        "Refuse to start where memory or disk will not suffice (see `trelm-train inspect plan`)",
     )
-    device: str = key("auto", "auto, cpu or cuda")
-    threads: int = key(0, "0: as torch decides")
+    device: str = key("auto", "Device that computes: auto, cpu or cuda")
+    threads: int = key(0, "Number of torch threads; 0 leaves the choice to torch")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationConfig:
-    """What is measured while training goes on, each time the same questions."""
+    """Configure what is measured while training goes on; every time the same questions are asked."""
 
-    every: int = key(0, "steps between evaluations; 0: none but those before and after")
+    every: int = key(
+        0,
+        "Steps from one evaluation to the next; 0 evaluates only before and after the run",
+    )
     sentences: int = key(
-        4096, "of the validation split, the first so many; bounds what an evaluation costs"
+        4096,
+        "Number of sentences evaluated, the first of the validation split, which bounds what an "
+        "evaluation costs",
     )
     best: str = key(
         "",
-        "measure whose best checkpoint is kept: loss, entity_loss, accuracy, cka_score, lama_p_at_1, …",
+        "Measure whose best checkpoint is kept: loss, entity_loss, accuracy, cka_score, "
+        "lama_p_at_1, …",
     )
-    lama_probes: str = key("", "folder with P….jsonl; empty: no LAMA")
-    lama_relations: str = key("", "relations.jsonl of the probes")
-    lama_common_vocab: str = key("", "one word per line; empty: the whole vocabulary")
-    lama_limit: int = key(50, "items per relation; 0: all")
+    lama_probes: str = key("", "Folder with probes, P….jsonl; empty asks no LAMA probes")
+    lama_relations: str = key(
+        "",
+        "Path of the probes' relations.jsonl, with a template per relation",
+    )
+    lama_common_vocab: str = key(
+        "",
+        "Path of a word list over which answers are ranked; empty ranks the whole vocabulary",
+    )
+    lama_limit: int = key(50, "Number of items per relation; 0 asks all")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskingConfig:
-    """Masked-language-model targets: whole words, entities wholly or not at all."""
+    """Configure the targets of the masked LM: whole words, and entities as a whole or not at all."""
 
-    probability: float = key(0.15, "share of the units (words, mentions) that are targets")
-    mask_share: float = key(0.8, "of the targets: replaced by the mask token")
-    random_share: float = key(0.1, "of the targets: replaced by a random token; the rest stays")
+    probability: float = key(0.15, "Share of the units (words and mentions) that are targets")
+    mask_share: float = key(0.8, "Share of the targets that the mask token replaces")
+    random_share: float = key(
+        0.1,
+        "Share of the targets that a random token replaces; the remaining targets stay as they are",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InjectionConfig:
-    """Knowledge injection into the input embeddings of chosen mentions."""
+    """Configure the injection of knowledge into the input embeddings of chosen mentions."""
 
-    enabled: bool = key(True, "switch of the component")
+    enabled: bool = key(True, "Turn injection on or off")
     policy: str = key(
         "long-tail-important",
-        "which mentions: none, all, high-frequency, low-frequency, importance, long-tail-important or klt",
+        "Policy that chooses mentions: none, all, high-frequency, low-frequency, importance, "
+        "long-tail-important or klt",
     )
-    strength: float = key(0.5, "lambda: share of the injected vector in the input embedding")
+    strength: float = key(0.5, "Share of the injected vector in the input embedding (lambda)")
     triple_share: float = key(
-        0.5, "alpha: share of the triple's vector, the rest comes from the memory bank"
+        0.5,
+        "Share of the triple's vector in what is injected (alpha); the memory bank gives the rest",
     )
-    masked_probability: float = key(0.5, "a span that is being predicted is injected this often")
+    masked_probability: float = key(
+        0.5,
+        "Probability that a span is injected while it is being predicted",
+    )
     dropout: float = key(
-        0.15, "sentences without any injection, as at fine-tuning and probing time"
+        0.15,
+        "Share of sentences that get no injection, as at fine-tuning and probing time",
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryConfig:
-    """The memory bank of contextual notes."""
+    """Configure the memory bank of contextual notes."""
 
-    enabled: bool = key(True, "switch of the component")
-    decay: float = key(0.1, "gamma: weight of a new local note")
-    window: int = key(8, "k tokens on either side of the mention")
-    global_share: float = key(0.5, "beta: weight of the global note, the rest is the local one")
+    enabled: bool = key(True, "Turn the memory bank on or off")
+    decay: float = key(0.1, "Weight of a new local note beside the older one (gamma)")
+    window: int = key(8, "Tokens on either side of a mention that its local note averages (k)")
+    global_share: float = key(
+        0.5,
+        "Weight of the global note in what is read (beta); the local note has the rest",
+    )
     storage: str = key(
         "auto",
-        "of the notes: ram, file (sparse, in the run's folder), device, or auto: ram or file by size",
+        "Place of the notes: ram, file (sparse, in the run's folder), device, or auto (ram or "
+        "file, by size)",
     )
-    ram_share: float = key(
-        0.25, "auto: a file when the notes of all rows exceed this share of main memory"
-    )
-    folder: str = key("", "of the file; empty: the run's folder")
+    ram_share: float = key(0.25, "Share of main memory above which auto takes a file for the notes")
+    folder: str = key("", "Folder of the notes' file; empty stands for the run's folder")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CkaConfig:
-    """Contrastive knowledge assessing."""
+    """Configure contrastive knowledge assessing: the loss that asks for hidden tails of facts."""
 
-    enabled: bool = key(True, "switch of the component")
-    mlm_share: float = key(0.5, "lambda_1: weight of the masked-LM loss, the rest is this one")
-    temperature: float = key(0.07, "tau of InfoNCE")
-    negatives: int = key(64, "false tails per fact")
-    contrast: str = key("tail", 'or "relation": the same pair with wrong relations')
-    fact_share: float = key(0.5, "sentences with facts that serve in a step; their tail is masked")
+    enabled: bool = key(True, "Turn contrastive knowledge assessing on or off")
+    mlm_share: float = key(
+        0.5,
+        "Weight of the masked-LM loss (lambda_1); the contrastive loss has the rest",
+    )
+    temperature: float = key(0.07, "Temperature of InfoNCE (tau), above 0")
+    negatives: int = key(64, "Number of false tails per fact")
+    contrast: str = key(
+        "tail",
+        "Form of contrast: tail offers wrong tails, relation offers wrong relations of the same "
+        "pair",
+    )
+    fact_share: float = key(
+        0.5,
+        "Share of the sentences with facts that ask for one in a step; the fact's tail is masked",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoutingConfig:
-    """Dynamic knowledge routing: which neurons are trained."""
+    """Configure dynamic knowledge routing: which neurons are trained."""
 
-    policy: str = key("ig", "ig, random, top_layers, ffn_all, or full (no routing)")
-    share: float = key(0.10, "rho: of all FFN neurons")
-    layer_budget: int = key(0, "only the topmost so many layers; 0: all")
-    refresh_every: int = key(200, "steps")
-    probe_facts: int = key(256, "examples per refresh")
-    points: int = key(1, "evaluations per layer")
-    rule: str = key("midpoint", "midpoint, gauss_legendre or left")
+    policy: str = key(
+        "ig",
+        "Policy that chooses neurons: ig, random, top_layers, ffn_all, or full (no routing)",
+    )
+    share: float = key(0.10, "Share of all FFN neurons that are trained (rho)")
+    layer_budget: int = key(
+        0,
+        "Number of topmost layers that neurons come from; 0 stands for all layers",
+    )
+    refresh_every: int = key(200, "Steps from one choice of neurons to the next")
+    probe_facts: int = key(256, "Number of facts that each choice of neurons is based on")
+    points: int = key(1, "Number of evaluations per layer in the attribution's integral")
+    rule: str = key(
+        "midpoint",
+        "Rule of the attribution's integral: midpoint, gauss_legendre or left",
+    )
     context: str = key(
         "fixed",
-        "other tokens' states while a neuron is scaled: fixed, or exact (several times dearer)",
+        "States of the other tokens while a neuron is scaled: fixed, or exact (which takes "
+        "several times as long)",
     )
     precision: str = key(
-        "float32", "of attribution's layers: float32 or bfloat16; the probability is always float32"
+        "float32",
+        "Number format of attribution's layers, float32 or bfloat16; the probability is always "
+        "float32",
     )
-    threshold: float = key(0.2, "of the largest attribution of an example")
-    smoothing: float = key(0.9, "of the votes from refresh to refresh")
-    learning_rate_scale: float = key(5.0, "small sets want more")
-    train_attention: bool = key(False, "train it as a whole too")
-    train_embeddings: bool = key(False, "and with them the tied decoder")
-    train_layer_norm: bool = key(False, "train them as a whole too")
-    train_head: bool = key(False, "the prediction head and the output biases")
+    threshold: float = key(
+        0.2,
+        "Share of an example's largest attribution from which a neuron gets its vote",
+    )
+    smoothing: float = key(0.9, "Weight of the earlier votes when new ones are counted, 0 to 1")
+    learning_rate_scale: float = key(
+        5.0,
+        "Factor on the learning rate of chosen neurons; small sets want more than 1",
+    )
+    train_attention: bool = key(False, "Train attention too, all of it")
+    train_embeddings: bool = key(False, "Train the embeddings too, and with them the tied decoder")
+    train_layer_norm: bool = key(False, "Train LayerNorm too, all of it")
+    train_head: bool = key(False, "Train the prediction head too, and the output biases")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Everything that decides a run, besides its paths."""
+    """Hold everything that decides a run, besides its paths."""
 
     train: TrainConfig = field(default_factory=TrainConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -205,13 +285,9 @@ def load_config(path: Path | None, sets: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: unreadable file, unknown key, wrong type or value out of range.
     """
-    try:
-        raw = load_toml(str(path)) if path is not None else {}
-        config = build(
-            Config, with_overrides(raw, sets), str(path) if path is not None else "settings"
-        )
-    except settings.ConfigError as error:
-        raise ConfigError(str(error)) from error
+    raw = load_toml(str(path)) if path is not None else {}
+    source = str(path) if path is not None else "settings"
+    config = build(Config, with_overrides(raw, sets), source)
     check(config)
     return config
 
@@ -254,7 +330,7 @@ def check(config: Config) -> None:
     Raises:
         ConfigError: names the key, its value and what is allowed.
     """
-    for names, is_right, wanted in (
+    for names, is_right, demand in (
         ((*_SHARES, *_POSITIVE, *_NOT_NEGATIVE), math.isfinite, "be a finite number"),
         (_SHARES, lambda value: 0 <= value <= 1, "lie between 0 and 1"),
         (_POSITIVE, lambda value: value > 0, "be greater than 0"),
@@ -262,7 +338,8 @@ def check(config: Config) -> None:
     ):
         for name in names:
             if not is_right(value_of(config, name)):
-                raise ConfigError(f"{name} = {value_of(config, name)!r} must {wanted}")
+                raise ConfigError(f"{name} = {value_of(config, name)!r} must {demand}")
+
     for name, choices in _CHOICES.items():
         if value_of(config, name) not in choices:
             raise ConfigError(
@@ -300,18 +377,18 @@ def _check_evaluation(evaluation: EvaluationConfig) -> None:
 
 
 def profiled_steps(text: str) -> tuple[int, int]:
-    """First and last step of `FIRST:LAST`, counted from 1.
+    """Return the first and the last step that `FIRST:LAST` names, counted from 1.
 
     Raises:
         ConfigError: not two such numbers.
     """
-    first, _, last = text.partition(":")
-    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+    start, _, end = text.partition(":")
+    if not (start.isdecimal() and end.isdecimal() and 1 <= int(start) <= int(end)):
         raise ConfigError(f"train.profile = {text!r} must be FIRST:LAST, for example 11:15")
-    return int(first), int(last)
+    return int(start), int(end)
 
 
 def value_of(config: Config, name: str) -> Any:  # noqa: ANN401
-    """The value of `section.key`."""
+    """Return the value of `section.key`."""
     section, _, key = name.partition(".")
     return getattr(getattr(config, section), key)

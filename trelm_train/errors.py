@@ -1,15 +1,5 @@
-"""The two errors that a user can meet: each says what was wrong, where, and what to do."""
+"""Name the two errors of the trainer that a user can meet; both programs share them."""
 
-from __future__ import annotations
+from schemas.errors import ConfigError, TrelmError
 
-
-class TrelmError(Exception):
-    """The work cannot be done: exit code 1."""
-
-    exit_code = 1
-
-
-class ConfigError(TrelmError):
-    """The request is wrong (configuration, option or path): exit code 2."""
-
-    exit_code = 2
+__all__ = ["ConfigError", "TrelmError"]

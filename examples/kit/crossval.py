@@ -10,8 +10,8 @@ Two parts, each in 5 folds by document, 15 minutes on two cores:
     articles   the gensim articles end to end against their own links, the anchor detector off: the index has learned from the
                links of the other folds, the weights from FewRel and from ERNIE's articles of the other folds
 
-ERNIE's articles are the gensim articles: each is put in the fold of its twin. Out: one JSON object on a line per fold and one
-of all; in `--out`, the folds' runs, gold files and errors.
+ERNIE's articles are the gensim articles: each is put in the fold of its twin. Out: one JSON object
+on a line per fold and one of all; in `--out`, the folds' runs, gold files and errors.
 """
 
 import argparse
@@ -72,7 +72,9 @@ def read_articles(kit_run: str) -> list[Json]:
 
 
 def links_alone(document: Json) -> Json:
-    """A document of nothing but the texts of another's links, one a line: what an index learns from it is the same."""
+    """A document of nothing but the texts of another's links, one a line: what an index learns from
+    it is the same.
+    """
     text, mentions = "", []
     for mention in document["mentions"]:
         surface = document["text"][mention["start"] : mention["end"]]
@@ -152,7 +154,7 @@ def fold_weights(arguments: argparse.Namespace, articles: list[Json]) -> tuple[l
     )
     paths = []
     for fold in range(FOLDS):
-        model = fit(mentions.examples.of(fold_of_mention != fold), names)
+        model = fit(mentions.examples.of_mentions(fold_of_mention != fold), names)
         path = arguments.out / f"weights-{fold}.json"
         path.write_text(model.to_json(), encoding="utf-8")
         paths.append(str(path))

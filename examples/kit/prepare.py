@@ -2,8 +2,9 @@
 
     TRELM_KIT=/path/to/kit python examples/kit/prepare.py --out kit-prepared
 
-In: the kit, a folder named by the environment variable TRELM_KIT (its README lists the files and their licences).
-Out: four things in `--out`, 18 MB in seconds, the same bytes every time. Nothing of the kit is changed.
+In: the kit, a folder named by the environment variable TRELM_KIT (its README lists the files and
+their licences). Out: four things in `--out`, 18 MB in seconds, the same bytes every time. Nothing
+of the kit is changed.
 
     subset-A-typed.json.gz   subset A with CoDEx's types as P31 statements, and the type items it lacked
     extracts/QID.txt         plain-text introductions, one document a file
@@ -47,7 +48,9 @@ INSTANCE_OF: Json = {
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the body succeeds and vanishes when it does not."""
+    """A temporary path beside `path` that takes its place when the body succeeds and vanishes when
+    it does not.
+    """
     part = path.with_name(f".{path.name}.part")
     discard(part)
     try:
@@ -67,7 +70,9 @@ def discard(path: Path) -> None:
 
 
 def write_gzip(path: Path, lines: Iterable[str]) -> int:
-    """Write lines as gzip with no name and no time in its header, so that equal content gives equal bytes."""
+    """Write lines as gzip with no name and no time in its header, so that equal content gives equal
+    bytes.
+    """
     num_lines = 0
     with (
         replacing(path) as part,
@@ -197,7 +202,9 @@ def ernie_gold(path: Path) -> Iterator[Json]:
 
 
 def fewrel_mention(tokens: list[str], argument: list[Any]) -> Json:
-    """The first place of a head or tail, `[name, QID, [[token indexes], …]]`, as offsets into the joined tokens."""
+    """The first place of a head or tail, `[name, QID, [[token indexes], …]]`, as offsets into the
+    joined tokens.
+    """
     _, qid, places = argument
     first, last = places[0][0], places[0][-1]
     start = sum(len(token) + 1 for token in tokens[:first])

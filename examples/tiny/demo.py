@@ -1,7 +1,9 @@
-"""`make demo`: everything on the sample, from a Wikidata dump to a trained and probed model, in a few minutes.
+"""`make demo`: everything on the sample, from a Wikidata dump to a trained and probed model, in a
+few minutes.
 
-Each step is a command that anyone can type; it is printed before it runs. No weights are downloaded: `trelm-train init`
-makes a small BERT of the sample's own documents, and that is the "pretrained" model of the rest.
+Each step is a command that anyone can type; it is printed before it runs. No weights are
+downloaded: `trelm-train init` makes a small BERT of the sample's own documents, and that is the
+"pretrained" model of the rest.
 """
 
 from __future__ import annotations

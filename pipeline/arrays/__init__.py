@@ -1,1 +1,1 @@
-"""Tools for arrays, without a subject: runs, hashing, sorted maps, sets of items, memory-mapped files."""
+"""Provide tools for arrays of any subject: runs, hashes, sorted maps, sets of ids, mapped files."""

@@ -1,4 +1,4 @@
-"""Flat numpy arrays as files: written through Beam's file systems, read memory-mapped. Never pickled."""
+"""Write flat numpy arrays through Beam's file systems, read them memory-mapped. Never pickled."""
 
 from __future__ import annotations
 
@@ -9,64 +9,77 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pipeline.engine import files
+from schemas.array_types import Array
 
 
-def save_array(path: str, values: np.ndarray[Any, Any]) -> None:
-    """Write an array as .npy, whole or not at all."""
+def save_array(path: str, values: Array) -> None:
+    """Write an array as a .npy file, whole or not at all."""
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
     files.write_bytes(path, buffer.getvalue())
 
 
-def save_joined(
-    path: str, kind: type[np.generic], length: int, parts: Iterable[np.ndarray[Any, Any]]
-) -> None:
-    """Write parts, `length` values together, as one .npy of a kind, whole or not at all. Memory: one part."""
+def save_joined(path: str, dtype: type[np.generic], length: int, pieces: Iterable[Array]) -> None:
+    """Write the pieces of an array as one .npy file, whole or not at all.
+
+    Memory: one piece at a time.
+
+    Args:
+        path: the file.
+        dtype: of the file; each piece is converted to it.
+        length: how many values all pieces have together.
+        pieces: in the order of the file.
+    """
+    # np.save needs the whole array, so the header is written by hand and the pieces follow it.
     header = io.BytesIO()
     description = {
-        "descr": np.lib.format.dtype_to_descr(np.dtype(kind)),
+        "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
         "fortran_order": False,
         "shape": (length,),
     }
     np.lib.format.write_array_header_1_0(header, description)
-    content = (np.ascontiguousarray(part, kind).tobytes() for part in parts)
+
+    content = (np.ascontiguousarray(piece, dtype).tobytes() for piece in pieces)
     files.write_stream(path, itertools.chain([header.getvalue()], content))
 
 
-def load_array(path: str) -> np.ndarray[Any, Any]:
-    """Map a local .npy file; an empty array is read (it cannot be mapped)."""
+def load_array(path: str) -> Array:
+    """Map a local .npy file read-only."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError:
+        # An empty file section cannot be mapped: read the empty array instead.
         return np.load(path, allow_pickle=False)
 
 
 def local_folder(folder: str) -> str:
-    """The folder itself where it is local, else a copy on this machine's disk, made once.
+    """Return a folder's path on this machine: its own, or that of a copy of a remote folder.
 
-    The copy's name is the hash of the address, so all processes of a machine share it; it appears by a rename.
+    The copy is made once. Its name is the hash of the remote address, so all processes of a
+    machine share it. A rename makes it appear whole.
     """
     if files.REMOTE_MARK not in folder:
         return folder
-    target = (
-        Path(tempfile.gettempdir()) / f"trelm-{hashlib.sha256(folder.encode()).hexdigest()[:16]}"
-    )
+
+    address_hash = hashlib.sha256(folder.encode()).hexdigest()[:16]
+    target = Path(tempfile.gettempdir()) / f"trelm-{address_hash}"
     if target.exists():
         return str(target)
+
+    # Copied beside the target, since only a rename within one file system is atomic.
     scratch = Path(tempfile.mkdtemp(prefix="trelm-copy-"))
     for metadata in files.list_files(files.join(folder, "*")):
-        with (
-            files.open_read(metadata.path) as source,
-            (scratch / Path(metadata.path).name).open("wb") as copy,
-        ):
+        copy_path = scratch / Path(metadata.path).name
+        with files.open_read(metadata.path) as source, copy_path.open("wb") as copy:
             shutil.copyfileobj(source, copy)
+
     try:
         scratch.rename(target)
     except OSError:
-        shutil.rmtree(scratch)  # another process was first: its copy is as good
+        # Another process was faster, and its copy is as good.
+        shutil.rmtree(scratch)
     return str(target)

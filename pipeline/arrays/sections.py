@@ -1,4 +1,7 @@
-"""Named flat arrays in one file (the safetensors format), written whole, read memory-mapped without a copy."""
+"""Keep named flat arrays in one file, in the safetensors format.
+
+A file is written whole and read memory-mapped, without a copy.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from safetensors.numpy import save
@@ -15,7 +18,8 @@ from pipeline.engine import files
 from pipeline.engine.errors import StageError
 from schemas.array_types import Array
 
-KINDS = {
+# By the names that safetensors gives them.
+DTYPES = {
     "U8": np.uint8,
     "U16": np.uint16,
     "U32": np.uint32,
@@ -23,23 +27,37 @@ KINDS = {
     "I64": np.int64,
     "F32": np.float32,
 }
+# A file begins with the length of its JSON header, little-endian.
 _LENGTH_BYTES = 8
+# The one key of the header that is no array.
+_METADATA_KEY = "__metadata__"
+
+
+class _Entry(TypedDict):
+    """Describe one array, as the file's header does."""
+
+    dtype: str
+    shape: list[int]
+    # First byte and one past the last, counted from the end of the header.
+    data_offsets: tuple[int, int]
 
 
 def save_sections(path: str, arrays: Mapping[str, Array]) -> None:
     """Write arrays as one file. Memory: a copy of them all."""
-    files.write_bytes(
-        path, save({name: np.ascontiguousarray(values) for name, values in arrays.items()})
-    )
+    contiguous = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
+    files.write_bytes(path, save(contiguous))
 
 
 def map_sections(path: str) -> dict[str, Array]:
-    """Arrays of a local file: read-only views of one map of it, 50 µs; pages are read when they are touched.
+    """Return the arrays of a local file: read-only views of one map of it.
+
+    Takes 50 µs; a page is read when it is touched.
 
     Raises:
-        StageError: no such file, or not whole.
+        StageError: there is no such file, or it is not whole.
     """
     try:
+        # The views keep the map alive, so the file itself may be closed.
         with Path(path).open("rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         start = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")
@@ -47,7 +65,7 @@ def map_sections(path: str) -> dict[str, Array]:
         return {
             name: _view(content, start, entry)
             for name, entry in header.items()
-            if name != "__metadata__"
+            if name != _METADATA_KEY
         }
     except (OSError, ValueError, KeyError) as error:
         raise StageError(
@@ -56,13 +74,17 @@ def map_sections(path: str) -> dict[str, Array]:
 
 
 def section_lengths(path: str) -> dict[str, int]:
-    """How many values each array of a file has; reads the file's beginning, on any file system."""
+    """Return how many values each array of a file has.
+
+    Reads only the beginning of the file, on any file system.
+    """
     with files.open_read(path) as file:
-        header = json.loads(file.read(int.from_bytes(file.read(_LENGTH_BYTES), "little")))
-    return {name: entry["shape"][0] for name, entry in header.items() if name != "__metadata__"}
+        header_length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        header = json.loads(file.read(header_length))
+    return {name: entry["shape"][0] for name, entry in header.items() if name != _METADATA_KEY}
 
 
-def _view(content: mmap.mmap, start: int, entry: dict[str, Any]) -> Array:
+def _view(content: mmap.mmap, start: int, entry: _Entry) -> Array:
     low, high = entry["data_offsets"]
-    kind = np.dtype(KINDS[entry["dtype"]])
-    return np.frombuffer(content, kind, (high - low) // kind.itemsize, start + low)
+    dtype = np.dtype(DTYPES[entry["dtype"]])
+    return np.frombuffer(content, dtype, (high - low) // dtype.itemsize, start + low)

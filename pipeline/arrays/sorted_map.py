@@ -1,4 +1,7 @@
-"""Look up many keys at once in sorted arrays, and follow chains of redirects. Vectorised: a binary search per key."""
+"""Look up many keys at once in sorted arrays, and follow chains of redirects.
+
+Vectorised: a binary search per key.
+"""
 
 from __future__ import annotations
 
@@ -6,41 +9,57 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.array_types import Array
+from schemas.array_types import Array, Bools
 
+# Real chains are short: a longer one is a mistake or a cycle.
 MAX_HOPS = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SortedMap:
-    """Keys in ascending order, each once, and their values."""
+    """Hold keys in ascending order, each once, and their values."""
 
     keys: Array
     values: Array
 
-    def find(self, wanted: Array) -> tuple[Array, Array]:
-        """Which of the wanted keys are there, and the values (of those that are not: any)."""
+    def find(self, requested: Array) -> tuple[Bools, Array]:
+        """Say of each requested key whether it is there, and return its value.
+
+        A key that is not there has any value. Shape (n,) in, two of shape (n,) out.
+        """
         if not len(self.keys):
-            return np.zeros(len(wanted), dtype=bool), np.zeros(len(wanted), dtype=self.values.dtype)
-        places = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
-        return self.keys[places] == wanted, self.values[places]
+            return np.zeros(len(requested), dtype=bool), np.zeros(
+                len(requested), dtype=self.values.dtype
+            )
+
+        # searchsorted returns len(keys) for a key above all; any valid row will do for such a key.
+        rows = np.minimum(np.searchsorted(self.keys, requested), len(self.keys) - 1)
+        return self.keys[rows] == requested, self.values[rows]
 
 
 def sorted_map(keys: Array, values: Array) -> SortedMap:
-    """Of equal keys the one with the lowest value stays, so the order of the rows does not matter."""
+    """Return a map of keys, in any order and repeated at will, to their values.
+
+    Of equal keys the lowest value stays, so the order of the rows does not matter.
+    """
+    # The last key of lexsort counts most: by key, then by value.
     order = np.lexsort((values, keys))
     keys, values = keys[order], values[order]
-    first = np.ones(len(keys), dtype=bool)
-    first[1:] = keys[1:] != keys[:-1]
-    return SortedMap(keys=keys[first], values=values[first])
+
+    is_first = np.ones(len(keys), dtype=bool)
+    is_first[1:] = keys[1:] != keys[:-1]
+    return SortedMap(keys=keys[is_first], values=values[is_first])
 
 
-def follow(redirects: SortedMap, wanted: Array) -> Array:
-    """Where values lead after at most five hops; a cycle or a longer chain ends where the hops end."""
-    current = wanted.copy()
+def follow(redirects: SortedMap, sources: Array) -> Array:
+    """Return where values lead after at most MAX_HOPS redirects.
+
+    A value without a redirect stays. A cycle or a longer chain ends where the hops end.
+    """
+    current = sources.copy()
     for _ in range(MAX_HOPS):
-        known, targets = redirects.find(current)
-        if not known.any():
+        is_redirect, targets = redirects.find(current)
+        if not is_redirect.any():
             break
-        current = np.where(known, targets, current)
+        current = np.where(is_redirect, targets, current)
     return current

@@ -19,7 +19,7 @@ from pipeline.engine.errors import StageError
 from pipeline.engine.files import check_folder
 from pipeline.engine.tables import RunPaths
 from schemas import REJECTS
-from schemas.settings import ConfigError
+from schemas.errors import ConfigError
 
 KINDS = ("table", "csv", "json", "parquet")
 MAX_SHOWN = 1000  # rows of a table on the terminal; files and the other formats have all

@@ -15,8 +15,9 @@ import duckdb
 
 from pipeline.engine.errors import StageError
 from pipeline.engine.files import REMOTE_MARK
-from pipeline.engine.tables import STAGES, RunPaths, check_table
+from pipeline.engine.tables import RunPaths, check_table
 from pipeline.engine.worker_threads import threads_of_a_worker
+from pipeline.flow import STAGE_NAMES
 from schemas import BY_NAME, ENTITIES, PROPERTIES, REDIRECTS, REJECTS, TRIPLES, Table
 
 logger = logging.getLogger("trelm")
@@ -104,10 +105,10 @@ def tables_of(paths: RunPaths) -> dict[str, tuple[Table, list[str]]]:
     Raises:
         StageError: the folder holds no run.
     """
-    if not any(paths.manifest(stage) for stage in STAGES):
+    if not any(paths.manifest(stage) for stage in STAGE_NAMES):
         raise StageError(f"{paths.root}: holds no finished stage of a run; check --run")
     found: dict[str, tuple[Table, list[str]]] = {REJECTS.name: (REJECTS, [])}
-    for stage in STAGES:
+    for stage in STAGE_NAMES:
         manifest = paths.manifest(stage)
         for name in manifest.tables if manifest else ():
             if name == REJECTS.name:

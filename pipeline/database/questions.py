@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import duckdb
 
 from pipeline.engine.errors import StageError
-from schemas.settings import ConfigError
+from schemas.errors import ConfigError
 
 _QID = re.compile(r"[Qq]?([1-9]\d{0,9})")
 MAX_QID = 2**32 - 1

@@ -12,7 +12,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,22 +20,29 @@ from pipeline.arrays.hashing import hash64, hash_texts
 from pipeline.config import DocumentsConfig
 from pipeline.documents import corpus
 from pipeline.documents.corpus import RawDocument
-from pipeline.documents.titles_stage import FOLDER, NO_ITEM, TitleMap, open_title_map
+from pipeline.documents.titles_stage import FOLDER, NO_ITEM, TitleMap
 from pipeline.documents.wikitext import Anchor
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
+from pipeline.engine.opened import OpenedOnce
 from pipeline.engine.row_buffer import RowBuffer
-from pipeline.engine.stage import PreparedStage, StagePlan
+from pipeline.engine.stage import Phase, PreparedStage, StagePlan
 from pipeline.engine.tables import RunPaths, read_batches
-from pipeline.engine.units import Unit, UnitReport, UnitWriter
+from pipeline.engine.tasks import ByteRange, ListRange, RowRange, Unit
+from pipeline.engine.units import UnitReport, UnitWriter
 from pipeline.sources.ranges import plan_ranges
-from pipeline.sources.work import RangeProgress, loss_handler, number_units, span_of
+from pipeline.sources.work import RangeProgress, loss_handler, span_of
 from schemas import ANCHORS, DOCUMENTS
-from schemas.settings import ConfigError, to_dict
+from schemas.errors import ConfigError
+from schemas.settings import to_dict
 
 BATCH_CHARACTERS = 8 << 20
 TEXT_FILES_PER_UNIT = 256
 ENDINGS = re.compile(r"(?<=[^/])(?:\.(?:txt|md|jsonl?|ndjson|parquet|xml|gz|bz2|zst))+$")
+
+
+# A range of bytes, of a user's Parquet rows, or of the list of text files.
+DocumentTask = ByteRange | RowRange | ListRange
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,53 +54,48 @@ class DocumentsWorker:
     labels: dict[str, str]  # path -> short unique name
     texts: tuple[str, ...]  # the text files: a unit of them is a range of this
     titles: str = ""  # folder of the title map; empty where no input has links
+    _titles: OpenedOnce[TitleMap] = field(default_factory=OpenedOnce, compare=False, repr=False)
 
-    def setup(self) -> None:
-        """Map the titles."""
-        if self.titles:
-            open_title_map(self.titles)
-
-    def process(self, unit: Unit, out: UnitWriter) -> None:
+    def process(self, unit: Unit[DocumentTask], out: UnitWriter) -> None:
         """Documents and anchors of the unit."""
-        sink = _Sink(unit, out, open_title_map(self.titles) if self.titles else None)
-        progress = RangeProgress(unit, out)
-        for path, document in self._read(unit, out, progress):
+        sink = _Sink(out, self._titles.get(lambda: TitleMap(self.titles)) if self.titles else None)
+        progress = RangeProgress(unit.task, out)
+        for path, document in self._read(unit.task, out, progress):
             sink.add(path, document)
         sink.flush()
         progress.finish()
 
     def _read(
-        self, unit: Unit, out: UnitWriter, progress: RangeProgress
+        self, task: DocumentTask, out: UnitWriter, progress: RangeProgress
     ) -> Iterator[tuple[str, RawDocument]]:
-        kind, label = self.kinds[unit.path], self.labels[unit.path]
-        on_loss = loss_handler(out, skip_corrupt=self.config.skip_corrupt)
-        if kind == "text":
-            for number in range(unit.start, unit.end):
+        if isinstance(task, ListRange):
+            for number in range(task.start, task.end):
                 path = self.texts[number]
                 yield path, corpus.read_text_file(path, self.labels[path])
                 progress.at_byte(number + 1)
             return
-        if kind == "jsonl":
+        label = self.labels[task.path]
+        if isinstance(task, RowRange):
+            rows = range(task.start, task.end)
+            for document in corpus.read_parquet(task.path, rows, label, self.config):
+                progress.at(document.position)
+                yield task.path, document
+            return
+        on_loss = loss_handler(out, skip_corrupt=self.config.skip_corrupt)
+        if self.kinds[task.path] == "jsonl":
             documents = corpus.read_jsonl(
-                span_of(unit), label, self.config, on_loss, progress.at_byte
-            )
-        elif kind == "parquet":
-            documents = corpus.read_parquet(
-                unit.path, range(unit.start, unit.end), label, self.config
+                span_of(task), label, self.config, on_loss, progress.at_byte
             )
         else:
-            documents = corpus.read_articles(span_of(unit), on_loss, progress.at_byte)
+            documents = corpus.read_articles(span_of(task), on_loss, progress.at_byte)
         for document in documents:
-            if kind == "parquet":
-                progress.at(document.position)
-            yield unit.path, document
+            yield task.path, document
 
 
 class _Sink:
     """Checks documents, counts what becomes of each, writes in batches."""
 
-    def __init__(self, unit: Unit, out: UnitWriter, titles: TitleMap | None) -> None:
-        self._unit = unit
+    def __init__(self, out: UnitWriter, titles: TitleMap | None) -> None:
         self._out = out
         self._titles = titles
         self._documents = RowBuffer(DOCUMENTS)
@@ -172,13 +174,13 @@ def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
         stamps["titles"] = paths.require("titles").fingerprint
         titles = paths.artefact("titles", FOLDER)
     texts = tuple(path for path in inputs if kinds[path] == "text")
+    worker = DocumentsWorker(
+        config=config, kinds=kinds, labels=labels_of(inputs), texts=texts, titles=titles
+    )
     return StagePlan(
         name="documents",
         tables=(DOCUMENTS, ANCHORS),
-        units=number_units(_ranges(config, kinds, texts)),
-        worker=DocumentsWorker(
-            config=config, kinds=kinds, labels=labels_of(inputs), texts=texts, titles=titles
-        ),
+        phases=(Phase(name="documents", tasks=_tasks(config, kinds, texts), worker=worker),),
         inputs=stamps,
         config=to_dict(config),
         finish=functools.partial(finish, tuple(inputs)),
@@ -193,18 +195,26 @@ def measure_of(kinds: set[str]) -> str:
     return measures.pop() if len(measures) == 1 else ""
 
 
-def _ranges(
+def _tasks(
     config: DocumentsConfig, kinds: dict[str, str], texts: Sequence[str]
-) -> list[tuple[str, int, int]]:
+) -> list[DocumentTask]:
     unit_bytes = int(config.unit_mb * 2**20)
-    groups = range(0, len(texts), TEXT_FILES_PER_UNIT)
-    ranges = [(texts[low], low, min(low + TEXT_FILES_PER_UNIT, len(texts))) for low in groups]
+    tasks: list[DocumentTask] = [
+        ListRange(kind=texts[start], start=start, end=min(start + TEXT_FILES_PER_UNIT, len(texts)))
+        for start in range(0, len(texts), TEXT_FILES_PER_UNIT)
+    ]
     for path, kind in kinds.items():
         if kind == "parquet":
-            ranges += corpus.parquet_ranges(path, unit_bytes, config)
+            tasks += [
+                RowRange(path=path, start=start, end=end)
+                for _, start, end in corpus.parquet_ranges(path, unit_bytes, config)
+            ]
         elif kind != "text":
-            ranges += [(span.path, span.start, span.end) for span in plan_ranges(path, unit_bytes)]
-    return ranges
+            tasks += [
+                ByteRange(path=path, start=span.start, end=span.end)
+                for span in plan_ranges(path, unit_bytes)
+            ]
+    return tasks
 
 
 def labels_of(paths: Sequence[str]) -> dict[str, str]:

@@ -24,12 +24,13 @@ from pipeline.documents.title_hashes import hash_titles, resolve_titles
 from pipeline.documents.wikitext_titles import link_target, normalise_title
 from pipeline.engine import files
 from pipeline.engine.row_buffer import RowBuffer
-from pipeline.engine.stage import PreparedStage, StagePlan
+from pipeline.engine.stage import Phase, PreparedStage, StagePlan
 from pipeline.engine.tables import RunPaths, read_batches
-from pipeline.engine.units import Unit, UnitReport, UnitWriter
+from pipeline.engine.tasks import ByteRange, Unit
+from pipeline.engine.units import UnitReport, UnitWriter
 from pipeline.sources.pages import parse_page, read_pages
 from pipeline.sources.ranges import plan_ranges
-from pipeline.sources.work import RangeProgress, loss_handler, number_units, span_of
+from pipeline.sources.work import RangeProgress, loss_handler, span_of
 from schemas import ENTITIES, REDIRECTS
 from schemas.settings import to_dict
 from schemas.table import Table
@@ -45,21 +46,18 @@ class TitlesWorker:
 
     config: DocumentsConfig
 
-    def setup(self) -> None:
-        """Nothing to open."""
-
-    def process(self, unit: Unit, out: UnitWriter) -> None:
+    def process(self, unit: Unit[ByteRange], out: UnitWriter) -> None:
         """Redirects of articles; all other pages are skipped and counted."""
-        buffer, progress = RowBuffer(REDIRECTS), RangeProgress(unit, out)
+        buffer, progress = RowBuffer(REDIRECTS), RangeProgress(unit.task, out)
         seen: set[str] = set()
         on_loss = loss_handler(out, skip_corrupt=self.config.skip_corrupt)
-        for position, xml in read_pages(span_of(unit), on_loss, progress.at_byte):
+        for position, xml in read_pages(span_of(unit.task), on_loss, progress.at_byte):
             out.count("rows_in")
             try:
                 page = parse_page(xml)
             except ValueError as error:
                 out.reject(
-                    f"{unit.path}:{position}",
+                    f"{unit.task.path}:{position}",
                     str(error).partition(":")[0],
                     xml[:2000].decode("utf-8", "replace"),
                 )
@@ -87,11 +85,11 @@ def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
         path for path in files.expand(config.inputs) if kind_of(path, config.format) == "wiki-xml"
     ]
     spans = [span for path in exports for span in plan_ranges(path, int(config.unit_mb * 2**20))]
+    tasks = [ByteRange(path=span.path, start=span.start, end=span.end) for span in spans]
     return StagePlan(
         name="titles",
         tables=(REDIRECTS,),
-        units=number_units([(span.path, span.start, span.end) for span in spans]),
-        worker=TitlesWorker(config=config),
+        phases=(Phase(name="titles", tasks=tasks, worker=TitlesWorker(config=config)),),
         inputs={path: files.stamp(path) for path in exports} | {"kb": kb.fingerprint},
         config=to_dict(config),
         finish=functools.partial(finish, paths),
@@ -172,9 +170,3 @@ class TitleMap:
         known, qids = self._titles.find(hash_titles(titles))
         found: list[int] = np.where(known, qids, NO_ITEM).tolist()
         return found
-
-
-@functools.lru_cache(maxsize=2)
-def open_title_map(folder: str) -> TitleMap:
-    """The title map of a folder, opened once per process."""
-    return TitleMap(folder)

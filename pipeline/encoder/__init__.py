@@ -1,1 +1,1 @@
-"""The frozen encoder and its tokenizer: the only folder that imports torch or transformers."""
+"""Hold the frozen encoder and its tokenizer: the only folder that imports torch or transformers."""

@@ -1,10 +1,17 @@
-"""The frozen encoder: token ids in, sentence vectors out, as numpy. Beside `encoder.py` the one importer of torch, lazily.
+"""Turn token ids into sentence vectors (numpy) with a frozen encoder. Imports torch, lazily.
 
-A sentence's vector is the mean of the last layer over its tokens, the special ones left out. Costs one forward pass per
-distinct sequence, in batches of one length (`core.sequences`): nothing is padded, so a vector of two tokens or more is the same
-in whatever batch it was computed. Threads take a batch each and share the model; torch's own threads, which share an operation,
-wait for each other actively, and where others use the machine a forward pass took ten times as long. In bfloat16 the matrix
-products and what lies between two of them are bfloat16; the residual stream, its layer norms and the mean stay float32.
+A sentence's vector is the mean of the last layer over its tokens, without the special ones. Costs
+one forward pass per distinct sequence, in batches of one length (`encoder.sequences`): nothing is
+padded, so a vector of two tokens or more is the same in any batch.
+
+Threads take a batch each and share the model. Torch's own threads, which share an operation, wait
+for each other actively: where other programs use the machine, a forward pass took ten times as
+long.
+
+In bfloat16 the matrix products, and the values between two of them, are bfloat16; the residual
+stream, its layer norms and the mean stay float32.
+
+Legend: N sequences, B sequences of a batch, n their length, d the width of the model.
 """
 
 from __future__ import annotations
@@ -18,91 +25,98 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.encoder.sequences import Sequences
-from pipeline.encoder.tokenizer import TextTokenizer, not_loaded
+from pipeline.encoder.tokenizer import TextTokenizer, load_failure
 from pipeline.engine.errors import StageError
 from pipeline.engine.worker_threads import threads_of_a_worker
+from schemas.array_types import F32, I64, Ints
 from schemas.processor import multiplies_bfloat16
 
-NUM_SPECIAL = 2  # one opens a sequence, one closes it
-KERNELS = (
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY",
-    "64",
-)  # compiled per shape: 1024, the default, take 300 MB and save no time
+# One opens a sequence, one closes it.
+NUM_SPECIAL = 2
+# oneDNN compiles a kernel per shape: the default, 1024 of them, takes 300 MB and saves no time.
+KERNEL_CACHE_SETTING = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 NumberFormat = Literal["float32", "bfloat16"]
-Progress = Callable[[float], None]  # is told the share of the tokens that are done
+# Gets the share of the tokens that are done.
+Progress = Callable[[float], None]
 
 
 class SentenceEncoder:
-    """A masked language model without its head, in evaluation mode."""
+    """Run a masked language model without its head, in evaluation mode."""
 
     def __init__(
         self, model: str, device: str = "auto", num_threads: int = 0, dtype: str = "float32"
     ) -> None:
-        """Load it.
+        """Load the model and its tokenizer.
 
         Args:
             model: name or folder.
             device: cpu, cuda, or auto: cuda where there is one.
-            num_threads: that take batches; 0 = cores / local worker processes. One for cuda.
+            num_threads: how many threads take batches; 0 = cores / local worker processes. Always
+                one for cuda.
             dtype: float32, or bfloat16 for the matrix products.
 
         Raises:
-            StageError: no such model, or it is no masked language model.
+            StageError: there is no such model, or it is no masked language model.
         """
-        os.environ.setdefault(*KERNELS)
+        # Torch reads this variable when it is imported.
+        os.environ.setdefault(*KERNEL_CACHE_SETTING)
         import torch
 
         self._torch = torch
-        torch.set_num_threads(1)  # of an operation
+        # Threads of one operation; ours take whole batches instead.
+        torch.set_num_threads(1)
         self.device = (
             ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         )
         self.num_threads = 1 if self.device == "cuda" else num_threads or threads_of_a_worker()
         self.dtype = dtype
+
         self.tokenizer = TextTokenizer(model)
         self._frame = self.tokenizer.frame
         self._model: Any = _load_encoder(model).to(self.device)
         if dtype == "bfloat16":
+            # Convert once here: autocast would otherwise do it in every forward pass.
             for module in self._model.modules():
                 if isinstance(module, torch.nn.Linear):
-                    module.to(torch.bfloat16)  # once, not in every forward pass
+                    module.to(torch.bfloat16)
 
     @property
     def max_tokens(self) -> int:
-        """Positions that the model has, special tokens included."""
+        """Return how many positions the model has, special tokens included."""
         config = self._model.config
         limit = int(config.max_position_embeddings)
-        return (
-            limit - int(config.pad_token_id) - 1
-            if config.model_type in ("roberta", "xlm-roberta")
-            else limit
-        )
+        if config.model_type in ("roberta", "xlm-roberta"):
+            # RoBERTa counts its positions from the padding token's id + 1 on.
+            return limit - int(config.pad_token_id) - 1
+        return limit
 
     def encode(
         self, sequences: Sequences, batch_tokens: int, progress: Progress | None = None
-    ) -> np.ndarray:
-        """Vectors of sequences that have no special tokens yet, float32 (N, d); zeros where a sequence is empty.
+    ) -> F32:
+        """Return the vectors of sequences that have no special tokens yet, shape (N, d).
 
-        Memory: the vectors, and what the model makes of `batch_tokens` tokens.
+        An empty sequence has a vector of zeros. Memory: the vectors, and the states of
+        `batch_tokens` tokens.
         """
-        rows, like = sequences.distinct()
+        # Equal sequences share a forward pass.
+        rows, number_of_sequence = sequences.distinct()
         distinct = sequences.take(rows)
         vectors = np.zeros((len(distinct), int(self._model.config.hidden_size)), np.float32)
-        done, size = 0, len(distinct.ids)
-        for batch, means in self._in_threads(
-            distinct, list(distinct.batches(batch_tokens, NUM_SPECIAL))
-        ):
-            vectors[batch] = means
-            done += len(batch) * int(distinct.lengths[batch[0]])
-            if progress is not None:
-                progress(done / size)
-        return vectors[like]
 
-    def _in_threads(
-        self, sequences: Sequences, batches: list[np.ndarray]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Each batch with its means, as they are done."""
+        tokens_done, num_tokens = 0, len(distinct.ids)
+        batches = list(distinct.batches(batch_tokens, NUM_SPECIAL))
+        for batch, means in self._encode_in_threads(distinct, batches):
+            vectors[batch] = means
+            tokens_done += len(batch) * int(distinct.lengths[batch[0]])
+            if progress is not None:
+                progress(tokens_done / num_tokens)
+        return vectors[number_of_sequence]
+
+    def _encode_in_threads(
+        self, sequences: Sequences, batches: list[I64]
+    ) -> Iterator[tuple[I64, F32]]:
+        """Yield each batch with its means, in the order in which they are done."""
         pool = ThreadPoolExecutor(self.num_threads)
         try:
             running = {
@@ -111,30 +125,34 @@ class SentenceEncoder:
             for future in as_completed(running):
                 yield running.pop(future), future.result()
         finally:
+            # After an error the batches that wait are not worth computing.
             pool.shutdown(cancel_futures=True)
 
-    def _means(self, ids_BN: np.ndarray) -> np.ndarray:
-        """Means of the last layer, float32 (B, d)."""
+    def _means(self, ids_Bn: Ints) -> F32:
+        """Return the means of the last layer over the tokens of each row, shape (B, d)."""
         torch = self._torch
         opening, closing = self._frame
-        framed = np.empty((len(ids_BN), ids_BN.shape[1] + NUM_SPECIAL), np.int64)
-        framed[:, 0], framed[:, 1:-1], framed[:, -1] = opening, ids_BN, closing
-        with torch.inference_mode(), self._number_format():  # of this thread
+        framed = np.empty((len(ids_Bn), ids_Bn.shape[1] + NUM_SPECIAL), np.int64)
+        framed[:, 0], framed[:, 1:-1], framed[:, -1] = opening, ids_Bn, closing
+
+        # Both contexts hold for this thread only, so each thread enters them.
+        with torch.inference_mode(), self._number_format():
             states = self._model(
                 input_ids=torch.from_numpy(framed).to(self.device)
             ).last_hidden_state
             return np.asarray(states[:, 1:-1].float().mean(1).cpu().numpy())
 
-    def _number_format(self) -> Any:  # noqa: ANN401
+    def _number_format(self) -> contextlib.AbstractContextManager[object]:
         if self.dtype == "float32":
             return contextlib.nullcontext()
         return self._torch.autocast(self.device, self._torch.bfloat16)
 
 
 def best_dtype(device: str) -> NumberFormat:
-    """The number format that `auto` means on this machine: bfloat16 where that was measured to be faster and to agree.
+    """Return the number format that `auto` means on this machine.
 
-    That is on x86 processors that multiply it. Graphics cards do so too, but it was not measured there.
+    It is bfloat16 where that was measured to be faster and to agree: on x86 processors that
+    multiply it. Graphics cards multiply it too, but there it was not measured.
     """
     if device != "cpu":
         import torch
@@ -144,26 +162,34 @@ def best_dtype(device: str) -> NumberFormat:
     return "bfloat16" if multiplies_bfloat16() else "float32"
 
 
-def _load_encoder(model: str) -> Any:  # noqa: ANN401
+def _load_encoder(model: str) -> Any:  # noqa: ANN401 - torch is not imported for type checks
+    """Load a masked language model and return its encoder, in evaluation mode.
+
+    Raises:
+        StageError: it cannot be loaded, or some weights of a masked language model are not there.
+    """
     import torch
     from transformers import AutoModelForMaskedLM
     from transformers.utils import logging
 
+    # Transformers logs weights that the checkpoint lacks; here they are an error instead.
     logging.disable_progress_bar()
-    before = logging.get_verbosity()
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
         loaded, info = AutoModelForMaskedLM.from_pretrained(
             model, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, KeyError) as error:
-        raise StageError(not_loaded("masked language model", model, error)) from error
+        raise StageError(load_failure("masked language model", model, error)) from error
     finally:
-        logging.set_verbosity(before)
+        logging.set_verbosity(verbosity)
+
     missing = sorted(info["missing_keys"])
     if missing:
         raise StageError(
-            f"{model}: is no masked language model ({len(missing)} weights are not in it, for example {missing[0]}); "
+            f"{model}: is no masked language model "
+            f"({len(missing)} weights are not in it, for example {missing[0]}); "
             "use a checkpoint of BertForMaskedLM or RobertaForMaskedLM"
         )
     return loaded.eval().base_model

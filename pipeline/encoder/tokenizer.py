@@ -1,6 +1,8 @@
-"""The tokenizer, and what tells models apart: with `sentence_encoder.py` all that imports transformers, lazily.
+"""Turn texts into token ids with offsets (numpy), and identify models.
 
-Goes in: texts. Comes out: token ids with offsets, as numpy.
+Imports transformers, lazily.
+
+Legend: n tokens, p tokens with code points (offsets into the text).
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,56 +22,83 @@ import numpy as np
 from pipeline.arrays.runs import offsets_of
 from pipeline.engine.errors import StageError
 from pipeline.engine.worker_threads import threads_of_a_worker
+from schemas.array_types import I64, U32, Array, Bools
 
 TOKENIZER_FILE = "tokenizer.json"
-CHUNK_TEXTS, CHUNK_CHARACTERS = 2048, 1 << 20  # tokenized at once, at most (one text may have more)
-TEXT_BITS = 32  # of a key, below the number of the text: code points
+# Tokenized at once, at most; a single text may have more characters.
+CHUNK_TEXTS, CHUNK_CHARACTERS = 2048, 1 << 20
+# A key is the number of a text above these bits, and a code point of that text in them.
+TEXT_BITS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """Tokens of one text, no special tokens: ids, half-open code points, and the word each belongs to."""
+    """Hold the tokens of one text, without special tokens."""
 
-    ids: np.ndarray  # int64 (n,)
-    starts: np.ndarray  # int64 (n,)
-    ends: np.ndarray  # int64 (n,)
-    words: np.ndarray  # int64 (n,), the tokenizer's word numbers
+    # Each of shape (n,). Starts and ends are half-open, in code points of the text.
+    ids: I64
+    starts: I64
+    ends: I64
+    # The tokenizer's number of the word that a token belongs to.
+    words: I64
 
     def span(self, start: int, end: int) -> tuple[int, int]:
-        """Tokens that touch the code points [start, end); empty where none does."""
+        """Return the tokens that touch the code points [start, end): first, and one past the last.
+
+        Both are 0 where no token does.
+        """
         touching = np.flatnonzero((self.ends > start) & (self.starts < end))
         return (int(touching[0]), int(touching[-1]) + 1) if len(touching) else (0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRuns:
-    """Tokens of many texts laid end to end, no special tokens; code points of those texts only for which they were asked."""
+    """Hold the tokens of many texts end to end, without special tokens.
 
-    ids: np.ndarray  # uint32 (n,)
-    offsets: np.ndarray  # int64 (texts + 1,): text i has the tokens offsets[i] to offsets[i + 1]
-    starts_word: np.ndarray  # bool (n,)
-    placed: np.ndarray  # int64 (texts + 1,): the same, counting only the p tokens with code points
-    starts: np.ndarray  # int64 (p,): text << 32 | first code point, ascending
-    ends: np.ndarray  # int64 (p,): text << 32 | one past the last one, ascending
+    Code points are there only for the texts for which they were requested.
+    """
 
-    def spans(
-        self, texts: np.ndarray, starts: np.ndarray, ends: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens that touch the code points [starts, ends) of texts, half-open; first >= last where none does."""
-        shift = (self.offsets[:-1] - self.placed[:-1])[texts]
-        first = np.searchsorted(self.ends, (texts << TEXT_BITS) + starts, side="right") + shift
-        last = np.searchsorted(self.starts, (texts << TEXT_BITS) + ends, side="left") + shift
-        return first, last
+    # Shape (n,).
+    ids: U32
+    # Shape (texts + 1,): text i has the tokens offsets[i] to offsets[i + 1].
+    offsets: I64
+    # Shape (n,): whether a word starts at this token.
+    starts_word: Bools
+    # Shape (texts + 1,): as `offsets`, but counts only the p tokens with code points.
+    point_offsets: I64
+    # Shape (p,), ascending: text << 32 | first code point.
+    starts: I64
+    # Shape (p,), ascending: text << 32 | one past the last code point.
+    ends: I64
 
-    def start_of(self, texts: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """First code points of tokens of texts."""
-        return self.starts[tokens - (self.offsets[:-1] - self.placed[:-1])[texts]] - (
-            texts << TEXT_BITS
-        )
+    def spans(self, texts: I64, starts: I64, ends: I64) -> tuple[I64, I64]:
+        """Find the tokens that touch the code points [starts, ends) of texts.
+
+        Returns:
+            First token and one past the last of each. Where no token touches a span, the first is
+            not below the last.
+        """
+        # Text number and code point in one key: one binary search serves all texts.
+        shift = self._tokens_without_points(texts)
+        low = np.searchsorted(self.ends, (texts << TEXT_BITS) + starts, side="right") + shift
+        high = np.searchsorted(self.starts, (texts << TEXT_BITS) + ends, side="left") + shift
+        return low, high
+
+    def start_of(self, texts: I64, tokens: I64) -> I64:
+        """Return the first code point of a token of each text."""
+        rows = tokens - self._tokens_without_points(texts)
+        return self.starts[rows] - (texts << TEXT_BITS)
+
+    def _tokens_without_points(self, texts: I64) -> I64:
+        """Return how many tokens before each text have no code points."""
+        return (self.offsets[:-1] - self.point_offsets[:-1])[texts]
 
 
 class TextTokenizer:
-    """A fast tokenizer with offsets, BERT or RoBERTa style. A special token's name in a text is text, not that token."""
+    """Tokenize texts with offsets: a fast tokenizer, BERT or RoBERTa style.
+
+    A special token's name in a text is text, not that token.
+    """
 
     def __init__(self, model: str) -> None:
         """Load the tokenizer of a model.
@@ -83,16 +113,20 @@ class TextTokenizer:
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
         except (OSError, ValueError) as error:
-            raise StageError(not_loaded("tokenizer", model, error)) from error
+            raise StageError(load_failure("tokenizer", model, error)) from error
         if not getattr(self._tokenizer, "is_fast", False):
             raise StageError(
-                f"{model}: has no fast tokenizer, and offsets need one; use a model with a {TOKENIZER_FILE}"
+                f"{model}: has no fast tokenizer, and offsets need one; "
+                f"use a model with a {TOKENIZER_FILE}"
             )
         if self._tokenizer.mask_token_id is None:
             raise StageError(
-                f"{model}: its tokenizer has no mask token; use a masked language model (BERT or RoBERTa family)"
+                f"{model}: its tokenizer has no mask token; "
+                "use a masked language model (BERT or RoBERTa family)"
             )
-        # A copy that neither cuts nor pads, as some models' files ask for; what `save` writes stays as it was.
+
+        # Some models' files ask for truncation or padding. A copy does neither; `save` writes the
+        # original unchanged.
         self._bare: Any = copy.deepcopy(self._tokenizer.backend_tokenizer)
         self._bare.no_truncation()
         self._bare.no_padding()
@@ -100,48 +134,51 @@ class TextTokenizer:
 
     @property
     def mask_id(self) -> int:
-        """Id of the mask token."""
+        """Return the id of the mask token."""
         return int(self._tokenizer.mask_token_id)
 
     @property
     def unk_id(self) -> int:
-        """Id of the unknown token."""
+        """Return the id of the unknown token."""
         return int(self._tokenizer.unk_token_id)
 
     @property
     def frame(self) -> tuple[int, int]:
-        """Ids of the opening and the closing special token."""
-        opening, closing = self._tokenizer.build_inputs_with_special_tokens([]) if hasattr(
-            self._tokenizer, "build_inputs_with_special_tokens"
-        ) else self._tokenizer("")["input_ids"]  # fmt: skip
+        """Return the ids of the opening and the closing special token."""
+        # Not every tokenizer class of transformers has this method.
+        if hasattr(self._tokenizer, "build_inputs_with_special_tokens"):
+            opening, closing = self._tokenizer.build_inputs_with_special_tokens([])
+        else:
+            opening, closing = self._tokenizer("")["input_ids"]
         return int(opening), int(closing)
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
-        """Tokens of texts, without special tokens."""
+        """Return the tokens of each text, without special tokens."""
         encodings = []
-        for found in self._bare.encode_batch(list(texts), add_special_tokens=False):
-            offsets = np.array(found.offsets, np.int64).reshape(-1, 2)
-            words, ids = np.array(found.word_ids, np.int64), np.array(found.ids, np.int64)
+        for encoded in self._bare.encode_batch(list(texts), add_special_tokens=False):
+            offsets = np.array(encoded.offsets, np.int64).reshape(-1, 2)
+            words, ids = np.array(encoded.word_ids, np.int64), np.array(encoded.ids, np.int64)
             encodings.append(Encoding(ids, offsets[:, 0], offsets[:, 1], words))
         return encodings
 
     def encode_runs(
-        self, texts: Sequence[str], wanted: np.ndarray | None = None, longest: int = 0
+        self, texts: Sequence[str], needs_points: Bools | None = None, longest: int = 0
     ) -> TokenRuns:
-        """Tokens of texts, without special tokens. Memory: 40 bytes per token.
+        """Return the tokens of texts, without special tokens. Memory: 40 bytes per token.
 
         Args:
             texts: any number.
-            wanted: texts whose code points are asked for, bool (texts,); none without.
-            longest: those of texts with more tokens than this are added; 0 = no others.
+            needs_points: for which texts code points are requested, shape (texts,); None: for none.
+            longest: also return the code points of texts with more tokens than this; 0 = do not.
         """
-        bounds = _chunk_bounds(texts)
         chunks = [
-            self._chunk(texts[low:high], low, wanted, longest)
-            for low, high in itertools.pairwise(bounds)
+            self._chunk(texts[low:high], low, needs_points, longest)
+            for low, high in itertools.pairwise(_chunk_bounds(texts))
         ]
-        columns = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-        ids, sizes, starts_word, num_placed, starts, ends = columns
+        columns = (np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
+        ids, sizes, starts_word, num_points, starts, ends = columns
+
+        # `spans` searches them, and searching what is not sorted would be silently wrong.
         for points in (starts, ends):
             assert (points[1:] >= points[:-1]).all(), (
                 f"{self.model}: its tokens are not in the order of the text"
@@ -150,49 +187,66 @@ class TextTokenizer:
             ids=ids,
             offsets=offsets_of(sizes),
             starts_word=starts_word,
-            placed=offsets_of(num_placed),
+            point_offsets=offsets_of(num_points),
             starts=starts,
             ends=ends,
         )
 
     def _chunk(
-        self, texts: Sequence[str], first: int, wanted: np.ndarray | None, longest: int
-    ) -> tuple[np.ndarray, ...]:
-        found = self._bare.encode_batch(list(texts), add_special_tokens=False)
+        self, texts: Sequence[str], first_text: int, needs_points: Bools | None, longest: int
+    ) -> tuple[Array, ...]:
+        """Return the columns of `encode_runs` for the texts from number `first_text` on."""
+        encodings = self._bare.encode_batch(list(texts), add_special_tokens=False)
         flat = itertools.chain.from_iterable
-        sizes = np.fromiter(map(len, found), np.int64, len(found))
+        sizes = np.fromiter(map(len, encodings), np.int64, len(encodings))
         total = int(sizes.sum())
-        ids = np.fromiter(flat(encoding.ids for encoding in found), np.uint32, total)
-        words = np.fromiter(flat(encoding.word_ids for encoding in found), np.int64, total)
+        ids = np.fromiter(flat(encoding.ids for encoding in encodings), np.uint32, total)
+        words = np.fromiter(flat(encoding.word_ids for encoding in encodings), np.int64, total)
+
+        # A word starts where the word number changes. Texts that follow each other may have the
+        # same number at their border, so the first token of a text is set by hand.
         starts_word = np.diff(words, prepend=-1) != 0
         starts_word[offsets_of(sizes)[:-1][sizes > 0]] = True
-        places = (
-            np.zeros(len(found), np.bool_)
-            if wanted is None
-            else wanted[first : first + len(found)].copy()
+
+        has_points = (
+            np.zeros(len(encodings), np.bool_)
+            if needs_points is None
+            else needs_points[first_text : first_text + len(encodings)].copy()
         )
-        places |= (sizes > longest) if longest else False
-        num_placed = np.where(places, sizes, 0)
+        has_points |= (sizes > longest) if longest else False
+
+        # Only the offsets of these texts become Python objects: they cost more than all the rest.
+        num_points = np.where(has_points, sizes, 0)
         pairs = flat(
-            flat(encoding.offsets for encoding in itertools.compress(found, places.tolist()))
+            flat(
+                encoding.offsets for encoding in itertools.compress(encodings, has_points.tolist())
+            )
         )
-        points = np.fromiter(pairs, np.int64, 2 * int(num_placed.sum())).reshape(-1, 2)
-        owner = np.repeat(np.arange(first, first + len(found)), num_placed) << TEXT_BITS
-        return ids, sizes, starts_word, num_placed, points[:, 0] + owner, points[:, 1] + owner
+        points = np.fromiter(pairs, np.int64, 2 * int(num_points.sum())).reshape(-1, 2)
+        text_numbers = np.arange(first_text, first_text + len(encodings))
+        text_keys = np.repeat(text_numbers, num_points) << TEXT_BITS
+        starts, ends = points[:, 0] + text_keys, points[:, 1] + text_keys
+        return ids, sizes, starts_word, num_points, starts, ends
 
     def label_runs(self, labels: Sequence[str]) -> TokenRuns:
-        """Tokens of names as they stand in running text: byte-level tokenizers see a space before them."""
+        """Return the tokens of names as they are in running text.
+
+        Byte-level tokenizers see the space before a word, so such a space is added for them.
+        """
         is_byte_level = "Ġ" in "".join(self._bare.encode(" a", add_special_tokens=False).tokens)
         return self.encode_runs([f" {label}" for label in labels] if is_byte_level else labels)
 
     def save(self, folder: str) -> str:
-        """Write the tokenizer's files to a local folder; returns the sha256 of its tokenizer.json."""
+        """Write the tokenizer's files to a local folder; return the sha256 of tokenizer.json."""
         self._tokenizer.save_pretrained(folder)
         return hashlib.sha256((Path(folder) / TOKENIZER_FILE).read_bytes()).hexdigest()
 
 
 def _chunk_bounds(texts: Sequence[str]) -> list[int]:
-    """Where chunks of texts begin, and the end of the last: tokens take 200 bytes each until they are arrays."""
+    """Return the numbers of the texts at which chunks begin, and the number of all texts.
+
+    Chunks bound the memory: a token takes 200 bytes until it is in an array.
+    """
     bounds, size = [0], 0
     for number, text in enumerate(texts):
         size += len(text)
@@ -203,30 +257,38 @@ def _chunk_bounds(texts: Sequence[str]) -> list[int]:
 
 
 def _set_tokenizer_threads() -> None:
-    """Cores / local worker processes; said outright, so that a later fork of this process is no cause for a warning."""
+    """Set the tokenizers' threads: cores / local worker processes.
+
+    The variables are set explicitly, or a later fork of this process would cause a warning.
+    """
     threads = threads_of_a_worker()
     os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if threads > 1 else "false")
 
 
-def not_loaded(what: str, model: str, error: Exception) -> str:
-    """What to say where a part of a model cannot be loaded."""
+def load_failure(component: str, model: str, error: Exception) -> str:
+    """Return the message for a component of a model that cannot be loaded."""
     cause = str(error).splitlines()[0]
-    return f"{model}: its {what} cannot be loaded ({cause}); give a model's name, or a folder with its files"
+    return (
+        f"{model}: its {component} cannot be loaded ({cause}); "
+        "give a model's name, or a folder with its files"
+    )
 
 
 def check_model(model: str) -> None:
-    """Fail before any work where a local model folder is no masked language model (imports nothing).
+    """Check, before any work, that a local model folder holds a masked language model.
+
+    Imports nothing. A model given by its name is not checked.
 
     Raises:
         StageError: the folder has no config.json, or names another architecture.
     """
     folder = Path(model)
     if not folder.is_dir():
+        # A name on the hub is "model" or "owner/model"; all else is meant as a path.
         if model.startswith((".", "/", "~")) or model.count("/") > 1:
             raise StageError(f"{model}: no such model folder; check --model")
         return
-    import json
 
     if not (folder / "config.json").exists():
         raise StageError(
@@ -237,17 +299,21 @@ def check_model(model: str) -> None:
         name.endswith(("ForMaskedLM", "ForPreTraining")) for name in architectures
     ):
         raise StageError(
-            f"{model}: is {', '.join(architectures)}, no masked language model; use a BertForMaskedLM or RobertaForMaskedLM"
+            f"{model}: is {', '.join(architectures)}, no masked language model; "
+            "use a BertForMaskedLM or RobertaForMaskedLM"
         )
 
 
 def model_stamp(model: str) -> str:
-    """What tells one version of a model from another: its name, or name, size and time of a folder's files."""
+    """Return a text that differs between two versions of a model.
+
+    It is the model's name, or for a folder a hash of the names, sizes and times of its files.
+    """
     folder = Path(model)
     if not folder.is_dir():
         return model
-    found = [
+    versions = [
         (path.name, path.stat().st_size, int(path.stat().st_mtime))
         for path in sorted(folder.iterdir())
     ]
-    return f"{model}:{hashlib.sha256(repr(found).encode()).hexdigest()[:16]}"
+    return f"{model}:{hashlib.sha256(repr(versions).encode()).hexdigest()[:16]}"

@@ -1,7 +1,8 @@
-"""From command-line flags to a running graph, on any Beam runner.
+"""Turn command-line flags into a running graph, on any Beam runner.
 
-`--runner=DirectRunner` (and nothing) means FnApiRunner, Beam's in-process runner: plain DirectRunner may download and
-start another engine. Unknown flags are refused: Beam alone would only warn and run locally.
+`--runner=DirectRunner` (and nothing) means FnApiRunner, Beam's in-process runner: plain
+DirectRunner may download and start another engine. Unknown flags are refused: Beam alone would only
+warn and run locally.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentP
 
 from pipeline.engine.errors import StageError, message_in
 from pipeline.engine.progress import MetricsPoller, ProgressAddress, ProgressReceiver, counts_in
-from pipeline.engine.progress_text import Work, final_line
+from pipeline.engine.progress_text import Workload, final_line
 from pipeline.engine.worker_threads import LOCAL_WORKERS
-from schemas.settings import ConfigError
+from schemas.command_line import TERMINATED, Terminated
+from schemas.errors import ConfigError
 
 LOCAL_RUNNERS = {
     "",
@@ -39,18 +41,14 @@ LOCAL_RUNNERS = {
 }
 IN_PROCESS = "FnApiRunner"
 REMOTE_SCHEMES = ("gs://", "s3://", "hdfs://")
-GRACE_S = 5.0  # between the request to stop and the end
-TERMINATED = 143
+# Between the request to stop and the end.
+GRACE_S = 5.0
 logger = logging.getLogger("trelm")
-
-
-class Terminated(KeyboardInterrupt):
-    """The process was asked to stop by SIGTERM."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunnerSettings:
-    """Which runner, how many local processes, and Beam's own flags."""
+    """Say which runner, how many local processes, and which of Beam's own flags."""
 
     runner: str = ""
     workers: int = 1
@@ -58,12 +56,12 @@ class RunnerSettings:
 
     @property
     def is_dry(self) -> bool:
-        """Whether the job is only built (Dataflow's --dry_run)."""
+        """Say whether the job is only built (Dataflow's --dry_run)."""
         return any(flag.lower() in ("--dry_run", "--dry_run=true") for flag in self.beam_flags)
 
     @property
     def is_local(self) -> bool:
-        """Whether the graph runs in this process and its children."""
+        """Say whether the graph runs in this process and its children."""
         return self.runner.lower() in LOCAL_RUNNERS
 
 
@@ -73,7 +71,7 @@ class _StrictParser(_BeamArgumentParser):  # type: ignore[misc]
 
 
 def beam_options(settings: RunnerSettings) -> PipelineOptions:
-    """Beam's options; every flag must be one that Beam knows.
+    """Return Beam's options; every flag must be one that Beam knows.
 
     Raises:
         ConfigError: an unknown flag (with the nearest known one), a stray word, a bad value.
@@ -82,6 +80,7 @@ def beam_options(settings: RunnerSettings) -> PipelineOptions:
         raise ConfigError(f"--workers {settings.workers}: wanted 0 (one per core) or more")
     flags = list(settings.beam_flags)
     _refuse_unknown(flags)
+
     runner = IN_PROCESS if settings.is_local else settings.runner
     flags.append(f"--runner={runner}")
     if settings.is_local:
@@ -90,35 +89,37 @@ def beam_options(settings: RunnerSettings) -> PipelineOptions:
             os.environ[LOCAL_WORKERS] = str(workers)
             flags += ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"]
     elif "--save_main_session" not in flags:
-        flags.append(
-            "--no_save_main_session"
-        )  # our code is installed on the workers; pickling it would hide a lack
+        # Our code is installed on the workers; pickling it would hide where it is missing.
+        flags.append("--no_save_main_session")
     return PipelineOptions(flags)
 
 
 def _refuse_unknown(flags: Sequence[str]) -> None:
+    """Refuse a flag that Beam does not know: Beam itself would only warn, and run without it."""
     parser = _StrictParser(allow_abbrev=False, add_help=False)
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)
-    known = sorted({name for action in parser._actions for name in action.option_strings})
+    beam_names = sorted({name for action in parser._actions for name in action.option_strings})
+    own_names = ["--runner", "--workers", "--run", "--config", "--set"]
+
     _, unknown = parser.parse_known_args(list(flags))
     for flag in unknown:
         name = flag.split("=")[0]
-        near = difflib.get_close_matches(
-            name, [*known, "--runner", "--workers", "--run", "--config", "--set"], n=1
-        )
+        near = difflib.get_close_matches(name, [*beam_names, *own_names], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(f"unknown option {name!r}{hint} (neither this program nor Beam knows it)")
 
 
 def refuse_local_paths(settings: RunnerSettings, paths: Sequence[str]) -> None:
-    """A cluster cannot read this machine's disk.
+    """Refuse paths on this machine's disk where a cluster would have to read them.
 
     Raises:
         ConfigError: a local path with a remote runner that has no workers here.
     """
     if settings.is_dry or settings.runner.lower() != "dataflowrunner":
-        return  # a dry run rehearses on a local run: nothing is submitted
+        # A dry run rehearses on a local run: nothing is submitted.
+        return
+
     for path in paths:
         if path and not path.startswith(REMOTE_SCHEMES):
             raise ConfigError(
@@ -130,16 +131,19 @@ def refuse_local_paths(settings: RunnerSettings, paths: Sequence[str]) -> None:
 def run_graph(
     settings: RunnerSettings,
     build: Callable[[beam.Pipeline, ProgressAddress | None], None],
-    work: Work,
+    work: Workload,
 ) -> None:
-    """Build and run a graph, wait for its end, show its progress, and log a last line of it.
+    """Build and run a graph, wait for its end, show its progress, and log a last line about it.
 
     Raises:
         StageError: with the worker's message.
         KeyboardInterrupt: the user stopped it.
     """
     options = beam_options(settings)
-    previous, started_s = signal.signal(signal.SIGTERM, _terminate), time.monotonic()
+    started_s = time.monotonic()
+    # Worker processes would outlive this one for seconds: on SIGTERM they are ended first.
+    previous_handler = signal.signal(signal.SIGTERM, _terminate)
+
     try:
         if settings.is_local:
             with ProgressReceiver(work) as progress:
@@ -150,13 +154,18 @@ def run_graph(
         else:
             result = _run(options, lambda pipeline: build(pipeline, None), work)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGTERM, previous_handler)
+
     if counts := counts_in(result):
         logger.info("%s", final_line(work, counts, time.monotonic() - started_s))
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    # Raised inside a lock of Beam's start-up the exception may be swallowed: then the timer ends the process.
+    """End the workers and raise `Terminated` where the program is; end it by force if that is
+    swallowed.
+    """
+    # Raised inside a lock of Beam's start-up the exception may be swallowed: then the timer ends
+    # the process.
     last_resort = threading.Timer(GRACE_S, _end_now)
     last_resort.daemon = True
     last_resort.start()
@@ -172,14 +181,19 @@ def _end_now() -> None:
 
 
 def kill_workers() -> None:
-    """End every process that this one has started, and theirs. What they had half written is never read."""
+    """End every process that this one has started, and theirs.
+
+    What they had half written is never read.
+    """
     for process in _descendants(os.getpid()):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
 
 
 def _descendants(parent: int) -> list[int]:
-    """Worker processes of this machine, parents first (a shell may stand between); none where the system does not tell."""
+    """List the processes below one, parents first (a shell may stand between); none where the
+    system lists none.
+    """
     children = []
     for listing in Path(f"/proc/{parent}/task").glob("*/children"):
         with contextlib.suppress(OSError):
@@ -187,8 +201,9 @@ def _descendants(parent: int) -> list[int]:
     return [*children, *(process for child in children for process in _descendants(child))]
 
 
-def leave(code: int) -> NoReturn:
-    """End the program after an interruption: no worker is left, and no thread of Beam's is waited for.
+def leave_at_once(code: int) -> NoReturn:
+    """End the program after an interruption: no worker is left, and no thread of Beam's is waited
+    for.
 
     Raises:
         SystemExit: where no thread would hold the program.
@@ -196,16 +211,18 @@ def leave(code: int) -> NoReturn:
     kill_workers()
     sys.stdout.flush()
     sys.stderr.flush()
-    if any(
-        thread is not threading.main_thread() and not thread.daemon
-        for thread in threading.enumerate()
-    ):
+
+    other_threads = [
+        thread for thread in threading.enumerate() if thread is not threading.main_thread()
+    ]
+    if any(not thread.daemon for thread in other_threads):
+        # Python would wait for these threads before it ends.
         os._exit(code)
     sys.exit(code)
 
 
 def _rehearse(options: PipelineOptions, build: Callable[[beam.Pipeline], None]) -> None:
-    """Dataflow's --dry_run: the graph is built and translated, nothing runs."""
+    """Build and translate the graph, and run nothing (Dataflow's --dry_run)."""
     pipeline = beam.Pipeline(options=options)
     build(pipeline)
     pipeline.run()
@@ -217,30 +234,36 @@ def _rehearse(options: PipelineOptions, build: Callable[[beam.Pipeline], None]) 
     )
 
 
-def _run(options: PipelineOptions, build: Callable[[beam.Pipeline], None], work: Work) -> Any:  # noqa: ANN401
-    """Run a graph to its end; comes back with Beam's result."""
+def _run(options: PipelineOptions, build: Callable[[beam.Pipeline], None], work: Workload) -> Any:  # noqa: ANN401
+    """Run a graph to its end and return Beam's result."""
     pipeline = beam.Pipeline(options=options)
     try:
         build(pipeline)
-        result = pipeline.run()  # locally this is all; elsewhere the job has only begun
+        # On this machine `run` does all the work; elsewhere it only starts the job.
+        result = pipeline.run()
         with MetricsPoller(result, work):
             result.wait_until_finish()
     except KeyboardInterrupt:
         raise
     except Exception as error:
-        text = "".join(str(part) for part in (error, *_causes(error)))
+        # What happened in a worker arrives as the text of a RuntimeError: look there for what it
+        # was.
+        text = "".join(str(cause) for cause in (error, *_causes(error)))
         if "Terminated" in text:
             raise Terminated from error
         if "KeyboardInterrupt" in text:
             raise KeyboardInterrupt from error
+
         message = message_in(text)
         if message is None:
+            # No error for the user to act on, but a fault of the program: show all of it.
             raise
         raise StageError(message) from error
     return result
 
 
 def _causes(error: BaseException) -> list[BaseException]:
+    """List what an error was raised from, the nearest first."""
     causes = []
     while error.__cause__ is not None:
         error = error.__cause__

@@ -1,28 +1,36 @@
-"""The error that a user can act on."""
+"""Carry the message of an error that a user can act on through the runner, which knows only text."""
 
 from __future__ import annotations
 
 import re
 
+from schemas.errors import TrelmError
+
 MARK = "TRELM-ERROR"
-_SHOWN = re.compile(rf"{MARK}<<(.*?)>>", re.DOTALL)
+_MARKED = re.compile(rf"{MARK}<<(.*?)>>", re.DOTALL)
 
 
-class StageError(Exception):
-    """What was wrong, where, and what to do. Its text survives the runner's wrapping, also between processes."""
+class StageError(TrelmError):
+    """Say what was wrong, where, and what to do.
+
+    The text survives the runner's wrapping, also between processes.
+    """
 
     def __init__(self, message: str) -> None:
-        if not message.startswith(MARK):  # runners rebuild an exception from its text
+        # Runners make an exception again from its text, which then has the mark already.
+        if not message.startswith(MARK):
             message = f"{MARK}<<{message}>>"
         super().__init__(message)
 
     @property
     def message(self) -> str:
-        """The text for the user."""
+        """Return the text for the user, without the mark."""
         return message_in(str(self)) or str(self)
 
 
 def message_in(text: str) -> str | None:
-    """The message of a `StageError` inside a runner's error text, if there is one."""
-    found = _SHOWN.search(text)
-    return found.group(1) if found else None
+    """Return the message of a `StageError` inside a runner's error text, or None where there is
+    none.
+    """
+    marked = _MARKED.search(text)
+    return marked.group(1) if marked else None

@@ -1,7 +1,7 @@
-"""Files on any file system that Beam reads: local, gs://, s3://.
+"""Read and write files on any file system that Beam knows: local, gs://, s3://.
 
-Everything here goes through `FileSystems`, never through `open()`, so a stage runs the same on a
-laptop and on a cluster.
+Everything here goes through Beam's `FileSystems`, never through `open()`, so a stage runs the same
+on a laptop and on a cluster.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline.engine.errors import StageError
-from schemas.settings import ConfigError
+from schemas.errors import ConfigError
 
 GLOB_CHARACTERS = "*?[]"
 REMOTE_MARK = "://"
@@ -37,13 +37,12 @@ def open_read(path: str) -> IO[bytes]:
         StageError: no such file, or not readable.
     """
     try:
-        return cast(
-            IO[bytes], FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-        )
+        file = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
     except (OSError, ValueError) as error:
         raise StageError(
             f"{path}: cannot be read ({_cause(error)}); check the path and its permissions"
         ) from error
+    return cast(IO[bytes], file)
 
 
 def open_write(path: str) -> IO[bytes]:
@@ -53,11 +52,10 @@ def open_write(path: str) -> IO[bytes]:
         StageError: the folder cannot be written (read-only, no permission, disk full).
     """
     try:
-        return cast(
-            IO[bytes], FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
-        )
+        file = FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
     except (OSError, ValueError) as error:
         raise _unwritable(path, error) from error
+    return cast(IO[bytes], file)
 
 
 def _unwritable(path: str, error: Exception) -> StageError:
@@ -71,7 +69,7 @@ def _cause(error: Exception) -> str:
 
 
 def read_bytes(path: str) -> bytes:
-    """A whole small file."""
+    """Read a whole small file."""
     with open_read(path) as file:
         return file.read()
 
@@ -95,7 +93,7 @@ def write_stream(path: str, chunks: Iterable[bytes]) -> None:
 
 
 def exists(path: str) -> bool:
-    """Whether a file or folder is there."""
+    """Say whether a file or folder is there."""
     return bool(FileSystems.exists(path))
 
 
@@ -107,10 +105,12 @@ def make_folder(path: str) -> None:
     """
     if not path or exists(path):
         return
+
     try:
         FileSystems.mkdirs(path)
     except OSError as error:
-        if not exists(path):  # another worker may have made it meanwhile
+        # Another worker may have made it since.
+        if not exists(path):
             raise _unwritable(path, error) from error
 
 
@@ -129,25 +129,25 @@ def remove(path: str) -> None:
 
 
 def list_files(pattern: str) -> list[FileMetadata]:
-    """What a pattern matches: path and size, sorted by path."""
+    """List what a pattern matches, with path and size, sorted by path."""
     matched = FileSystems.match([pattern])[0].metadata_list
     return sorted(matched, key=lambda metadata: cast(str, metadata.path))
 
 
 def _metadata_of(path: str) -> FileMetadata:
-    """A file by its literal name, wildcards or not.
+    """Return the metadata of a file by its literal name, with wildcards in it or not.
 
     Raises:
         StageError: no such file.
     """
-    found = list_files(glob.escape(path))
-    if not found:
+    matches = list_files(glob.escape(path))
+    if not matches:
         raise StageError(f"{path}: no such file; check the path")
-    return found[0]
+    return matches[0]
 
 
 def size_of(path: str) -> int:
-    """Bytes of a file.
+    """Return the number of bytes of a file.
 
     Raises:
         StageError: no such file.
@@ -156,38 +156,39 @@ def size_of(path: str) -> int:
 
 
 def stamp(path: str) -> str:
-    """What tells one version of an input file from another: name, size and time of change."""
+    """Return what distinguishes versions of an input file: name, size and time of change."""
     metadata = _metadata_of(path)
     return f"{metadata.path}:{metadata.size_in_bytes}:{metadata.last_updated_in_seconds or 0:.0f}"
 
 
 def expand(patterns: tuple[str, ...]) -> list[str]:
-    """Files of paths, folders (their files, not their folders) and globs, each once, sorted per pattern.
+    """List the files of paths, folders (their files, not their folders) and globs, each once,
+    sorted per pattern.
 
-    A path that exists is taken literally, whatever characters it has.
+    A path that exists is taken literally, whichever characters it has.
 
     Raises:
         StageError: a pattern without a file.
     """
+    # A dict keeps the order of the patterns and drops repeats.
     paths: dict[str, None] = {}
     for pattern in patterns:
-        literal = glob.escape(pattern) if exists(pattern) else pattern
-        inside = (
-            [metadata.path for metadata in list_files(join(literal, "*"))]
-            if exists(pattern)
-            else []
-        )
-        found = inside or [metadata.path for metadata in list_files(literal)]
-        found = [path for path in found if REMOTE_MARK in path or not Path(path).is_dir()]
-        if not found:
-            problem = "a folder without files" if exists(pattern) else "no such file or folder"
+        is_there = exists(pattern)
+        literal = glob.escape(pattern) if is_there else pattern
+        in_folder = [entry.path for entry in list_files(join(literal, "*"))] if is_there else []
+        matches = in_folder or [entry.path for entry in list_files(literal)]
+
+        # A local glob matches folders too.
+        matches = [path for path in matches if REMOTE_MARK in path or not Path(path).is_dir()]
+        if not matches:
+            problem = "a folder without files" if is_there else "no such file or folder"
             raise StageError(f"{pattern}: {problem}; check the path")
-        paths.update(dict.fromkeys(found))
+        paths.update(dict.fromkeys(matches))
     return list(paths)
 
 
 class HashingSink:
-    """A binary file that counts and hashes what is written to it."""
+    """Count and hash the bytes that are written to a file, for its entry in the manifest."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -197,11 +198,11 @@ class HashingSink:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Say whether the file was closed."""
         return self._file.closed
 
     def write(self, content: bytes) -> int:
-        """Write and count.
+        """Write, count and hash.
 
         Raises:
             StageError: the disk is full.
@@ -210,16 +211,17 @@ class HashingSink:
             self._file.write(content)
         except OSError as error:
             raise _unwritable(self.path, error) from error
+
         self._hash.update(content)
         self.num_bytes += len(content)
         return len(content)
 
     def tell(self) -> int:
-        """Bytes written."""
+        """Return the number of bytes written."""
         return self.num_bytes
 
     def flush(self) -> None:
-        """Nothing to do: `close` flushes."""
+        """Do nothing: `close` flushes."""
 
     def close(self) -> None:
         """Finish the file."""
@@ -229,15 +231,17 @@ class HashingSink:
             raise _unwritable(self.path, error) from error
 
     def abandon(self) -> None:
-        """Close as far as that goes, and remove the file."""
+        """Close the file as far as that is possible, and remove it."""
         try:
             self._file.close()
-        except OSError as error:  # what could not be written before cannot be now: the first failure is the one to report
+        except OSError as error:
+            # What could not be written before cannot be now; the first failure is the one to
+            # report.
             logger.debug("%s: %s", self.path, error)
         remove(self.path)
 
     def sha256(self) -> str:
-        """Hash of what was written, hex."""
+        """Return the hash of what was written, in hex."""
         return self._hash.hexdigest()
 
 
@@ -245,13 +249,14 @@ def check_folder(path: str, option: str = "--errors") -> None:
     """Refuse a file that cannot be written, before any work.
 
     Raises:
-        ConfigError: its folder does not exist, or it is a folder itself.
+        ConfigError: its folder does not exist, or the path is a folder itself.
     """
+    # A bucket has no folders that would have to be there.
     if not path or REMOTE_MARK in path:
         return
-    if not Path(path).parent.is_dir():
-        raise ConfigError(
-            f"{option} {path!r}: there is no folder {str(Path(path).parent)!r}; make it first"
-        )
+
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise ConfigError(f"{option} {path!r}: there is no folder {str(folder)!r}; make it first")
     if Path(path).is_dir():
         raise ConfigError(f"{option} {path!r} is a folder; give the name of a file")

@@ -1,9 +1,10 @@
-"""Progress of long work, from any worker to the terminal or the log.
+"""Show the progress of long work, from any worker to the terminal or the log.
 
-Workers count what they do (`ProgressSender`) in two ways: as Beam metrics, which every runner carries, and on this
-machine as one UDP datagram per batch, since a local run tells its metrics only at the end. The driver shows a bar on a
-terminal, a log line every ten seconds elsewhere (`ProgressReceiver`), and for a remote job a line every 30 seconds
-(`MetricsPoller`). Lost datagrams cost accuracy, never correctness.
+Workers count what they do (`ProgressSender`) in two ways: as Beam metrics, which every runner
+carries, and on this machine as one UDP datagram per batch, because a local run gives its metrics
+only at the end. The driver shows a bar on a terminal, a log line every ten seconds elsewhere
+(`ProgressReceiver`), and for a remote job a line every 30 seconds (`MetricsPoller`). Lost datagrams
+cost accuracy of the display, never rows.
 
 Counts: `done` (of the units' ranges: bytes, rows or files), `records`, `rejects`, `units`.
 """
@@ -22,7 +23,7 @@ from typing import Any
 
 from apache_beam.metrics import Metrics, MetricsFilter
 
-from pipeline.engine.progress_text import Work, note, progress_line
+from pipeline.engine.progress_text import Workload, note, progress_line
 
 ProgressAddress = tuple[str, int]
 NAMESPACE = "trelm"
@@ -33,22 +34,24 @@ logger = logging.getLogger("trelm")
 
 
 class ProgressSender:
-    """The worker's end."""
+    """Report counts from a worker."""
 
     def __init__(self, address: ProgressAddress | None) -> None:
         self._address = address
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM) if address else None
 
     def send(self, **counts: int) -> None:
-        """Report increments: once per batch, not per row (a metric costs 0.3 µs, a datagram 10)."""
+        """Report increments, once per batch and not per row: a metric costs 0.3 µs, a datagram 10."""
         for name, count in counts.items():
             Metrics.counter(NAMESPACE, name).inc(count)
         if self._socket is None:
             return
+
         try:
             self._socket.sendto(json.dumps(counts).encode(), self._address)  # type: ignore[arg-type]
         except OSError:
-            return  # progress is a courtesy: the work goes on without it
+            # Progress is a courtesy: the work goes on without it.
+            return
         if "units" in counts:
             self.close()
 
@@ -60,9 +63,9 @@ class ProgressSender:
 
 
 class ProgressReceiver:
-    """The driver's end on one machine: a context that listens and shows."""
+    """Listen to the workers of this machine inside a context, and show what they report."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Workload) -> None:
         self._work = work
         self._counts: Counter[str] = Counter()
         self._stop = threading.Event()
@@ -74,7 +77,7 @@ class ProgressReceiver:
 
     @property
     def address(self) -> ProgressAddress:
-        """Where workers send."""
+        """Return where workers send to."""
         host, port = self._socket.getsockname()
         return (host, port)
 
@@ -137,9 +140,9 @@ class ProgressReceiver:
 
 
 class MetricsPoller:
-    """The driver's end of a job elsewhere: a context that asks the runner for the counters and logs them."""
+    """Ask the runner of a job elsewhere for its counters inside a context, and log them."""
 
-    def __init__(self, result: Any, work: Work, every_s: float = POLL_EVERY_S) -> None:  # noqa: ANN401
+    def __init__(self, result: Any, work: Workload, every_s: float = POLL_EVERY_S) -> None:  # noqa: ANN401
         self._result = result
         self._work = work
         self._every_s = every_s
@@ -158,9 +161,8 @@ class MetricsPoller:
         trace: TracebackType | None,
     ) -> None:
         self._stop.set()
-        self._thread.join(
-            JOIN_S
-        )  # a question to the service may hang: the job is over all the same
+        # A question to the service may hang, but the job has ended: do not wait for the answer.
+        self._thread.join(JOIN_S)
 
     def _poll(self) -> None:
         while not self._stop.wait(self._every_s):
@@ -172,14 +174,19 @@ class MetricsPoller:
 
 
 def counts_in(result: Any) -> Counter[str]:  # noqa: ANN401
-    """The counters of a Beam result, summed over its steps; empty where the runner does not tell."""
+    """Return the counters of a Beam result, summed over its steps; empty where the runner gives
+    none.
+    """
     counts: Counter[str] = Counter()
+    # A PortableRunner's result keeps its first answer and would repeat it for ever.
     if getattr(result, "_metrics", None) is not None:
-        result._metrics = None  # a PortableRunner's result would repeat its first answer for ever
+        result._metrics = None
+
     try:
-        found = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]
-        for metric in found:
+        metrics = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]
+        for metric in metrics:
             counts[metric.key.metric.name] += metric.result or 0
-    except Exception as error:  # noqa: BLE001 - each runner's service has errors of its own: the job goes on unwatched
+    except Exception as error:  # noqa: BLE001
+        # Each runner's service has errors of its own; the job goes on unwatched.
         logger.debug("no metrics: %s", error)
     return counts

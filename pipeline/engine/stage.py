@@ -1,10 +1,23 @@
-"""Running a stage: plan, resume, process units, and write the manifest last.
+"""Run a stage: plan it, find what is done already, process its units, write the manifest last.
 
-A map-only stage is `Create(units) | Reshuffle | ParDo(ProcessUnit) | ToList | Finish`; one of several phases has this
-chain for each, and a phase starts when all units of the one before are done. What a phase leaves for the next lies in
-files: in memory only reports cross. Rows go to `STAGE/data-FINGERPRINT/`; the manifest names them, so the stage's output
-appears all at once, and an older output stays whole until then. The graph writes the manifest, not the driver: a
-launcher need not wait.
+A stage is a list of phases, and a phase is a list of tasks that one worker does in any order. On
+Beam a phase is
+`Create(units) | Reshuffle | ParDo(ProcessUnit)`; a phase starts when all units of the phase before
+it are done, and the reports of all phases go to `ToList | Finish`. What a phase leaves for the next
+one lies in files: only reports cross the runner's memory. Rows go to `STAGE/data-FINGERPRINT/`. The
+manifest names their files, so the stage's output appears all at once, and an older output stays
+whole until then. The graph writes the manifest, not the driver: a launcher need not wait for the
+job.
+
+Example: the smallest stage has one phase, which bears the stage's name.
+
+    StagePlan(
+        name="link",
+        tables=(SENTENCES, LINKS),
+        phases=(Phase(name="link", tasks=[RowRange(path=…, start=0, end=500)], worker=LinkWorker(…)),),
+        inputs={"documents": fingerprint, "index": fingerprint},
+        config=to_dict(config),
+    )
 """
 
 from __future__ import annotations
@@ -17,7 +30,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import apache_beam as beam
 from apache_beam.pvalue import AsSingleton
@@ -27,65 +40,79 @@ from pipeline.engine import files
 from pipeline.engine.errors import StageError
 from pipeline.engine.progress import ProgressAddress
 from pipeline.engine.tables import RunPaths
-from pipeline.engine.units import Unit, UnitReport, UnitWorker, UnitWriter, finished_units
+from pipeline.engine.tasks import Task, Unit, number_units
+from pipeline.engine.units import UnitReport, UnitWorker, UnitWriter, finished_units
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
 from schemas.rejects import REJECTS
 from schemas.table import Table
 
 FinishHook = Callable[["PreparedStage", Sequence[UnitReport]], dict[str, str]]
-SPILL = (
-    "_spill"  # folder for what one phase leaves for the next; removed when the stage has finished
-)
+T = TypeVar("T", bound=Task)
+# Folder for what one phase leaves for the next; removed when the stage has finished.
+SPILL = "_spill"
 logger = logging.getLogger("trelm")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Phase:
-    """Units that may run in any order, and what is done with each. A unit's index is its own among all phases."""
+class Phase(Generic[T]):
+    """List tasks that may be done in any order, and the worker that does them."""
 
     name: str
-    units: Sequence[Unit]
-    worker: UnitWorker
+    tasks: Sequence[T]
+    worker: UnitWorker[T]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
-    """All that a stage's graph needs; made on the launching machine, before any work."""
+    """Hold all that a stage's graph needs; made on the launching machine, before any work."""
 
     name: str
     tables: tuple[Table, ...]
-    units: Sequence[Unit]
-    worker: UnitWorker
-    inputs: dict[str, str]  # what it reads: name -> fingerprint
+    # In order. The phase that bears the stage's name reads the stage's input.
+    phases: tuple[Phase[Any], ...]
+    # What the stage reads: name of a stage or path of a file -> fingerprint.
+    inputs: dict[str, str]
     config: dict[str, Any]
-    before: tuple[Phase, ...] = ()  # phases that come first, in order
-    then: tuple[Phase, ...] = ()  # phases that follow, in order
-    finish: FinishHook | None = (
-        None  # runs once, after all units; returns other artefacts, paths from the stage's folder
-    )
+    # Runs once, after all units; returns other artefacts, paths counted from the stage's folder.
+    finish: FinishHook | None = None
     max_reject_rate: float = 0.01
-    root: str = ""  # folder of the run: paths below it count relative to it, so a run can be moved
+    # Folder of the run: paths below it count relative to it, so a run can be moved.
+    root: str = ""
     extra: dict[str, str] = field(default_factory=dict)
-    measure: str = "rows"  # what the units' ranges count: bytes, rows, files; empty for a mixture
-    noun: str = "rows"  # what its records are called
+    # What the tasks' sizes count: bytes, rows or files; empty for a mixture.
+    measure: str = "rows"
+    # What the stage's records are called.
+    noun: str = "rows"
+
+    @functools.cached_property
+    def numbered_phases(self) -> list[tuple[Phase[Any], list[Unit[Any]]]]:
+        """Return each phase with its numbered units."""
+        units = number_units(phase.tasks for phase in self.phases)
+        return list(zip(self.phases, units, strict=True))
 
     @property
-    def phases(self) -> tuple[Phase, ...]:
-        """All phases, in order; for a map-only stage."""
-        main = Phase(name=self.name, units=self.units, worker=self.worker)
-        return (*self.before, main, *self.then)
+    def all_units(self) -> list[Unit[Any]]:
+        """Return the units of all phases, in order."""
+        return [unit for _, units in self.numbered_phases for unit in units]
 
-    @property
-    def all_units(self) -> list[Unit]:
-        """Units of all phases."""
-        others = (unit for phase in (*self.before, *self.then) for unit in phase.units)
-        return [*self.units, *others]
+    def phase_named(self, name: str) -> Phase[Any]:
+        """Return a phase by its name."""
+        return {phase.name: phase for phase in self.phases}[name]
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash of all that decides the stage's rows; units of other phases follow from it."""
+        """Return a hash of all that decides the stage's rows.
+
+        Of the phases only the one that bears the stage's name counts: the tasks of the others
+        follow from it.
+        """
         versions = {table.name: table.version for table in self.tables}
-        ranges = [(unit.path.removeprefix(self.root), unit.start, unit.end) for unit in self.units]
+        # Paths below the run's folder count relative to it: a run that was moved is still current.
+        ranges = [
+            (name.removeprefix(self.root), start, end)
+            for name, start, end in (task.identity for task in self.phase_named(self.name).tasks)
+        ]
+
         text = json.dumps(
             [self.name, __version__, versions, self.inputs, self.config, ranges], sort_keys=True
         )
@@ -93,27 +120,28 @@ class StagePlan:
 
     @property
     def data_folder(self) -> str:
-        """Folder of this version's files, relative to the stage's."""
+        """Return the folder of this version's files, relative to the stage's."""
         return f"data-{self.fingerprint}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedStage:
-    """A plan on the file system: which units are left."""
+    """Hold a plan whose folders are made, and say which units are left to do."""
 
     plan: StagePlan
-    folder: str  # of the stage
-    pending: tuple[Unit, ...]
+    # Folder of the stage.
+    folder: str
+    pending: tuple[Unit[Any], ...]
     done: tuple[UnitReport, ...]
 
     @property
     def data(self) -> str:
-        """Folder of the stage's files."""
+        """Return the folder of the stage's files."""
         return files.join(self.folder, self.plan.data_folder)
 
 
 def is_current(plan: StagePlan, paths: RunPaths) -> bool:
-    """Whether the stage has finished with exactly these inputs and this configuration."""
+    """Say whether the stage has finished with exactly these inputs and this configuration."""
     manifest = paths.manifest(plan.name)
     return manifest is not None and manifest.fingerprint == plan.fingerprint
 
@@ -126,6 +154,7 @@ def prepare(plan: StagePlan, paths: RunPaths) -> PreparedStage:
         files.make_folder(files.join(data, name))
     for leftover in files.list_files(files.join(data, "_tmp", "*")):
         files.remove(leftover.path)
+
     done, units = finished_units(data), plan.all_units
     if done:
         logger.info(
@@ -136,68 +165,71 @@ def prepare(plan: StagePlan, paths: RunPaths) -> PreparedStage:
 
 
 class ProcessUnit(beam.DoFn):  # type: ignore[misc]
-    """Reads one unit, writes its part files, yields its report."""
+    """Read one unit, write its part files, yield its report."""
 
     def __init__(
-        self, stage: str, folder: str, worker: UnitWorker, address: ProgressAddress | None
+        self,
+        stage: str,
+        folder: str,
+        worker: UnitWorker[Any],
+        address: ProgressAddress | None,
     ) -> None:
         self._stage = stage
         self._folder = folder
         self._worker = worker
         self._address = address
-        self._is_set_up = False
 
-    def process(self, unit: Unit, _done_before: int = 0) -> Iterator[UnitReport]:
-        """One unit. The worker opens its models and indexes at the first: they may be made by the phase before."""
-        if not self._is_set_up:
-            self._worker.setup()
-            self._is_set_up = True
+    def process(self, unit: Unit, _done_before: int = 0) -> Iterator[UnitReport]:  # type: ignore[type-arg]
+        """Process one unit; the side input is only there to be waited for."""
         yield write_unit(self._folder, self._stage, unit, self._worker.process, self._address)
 
 
 def write_unit(
     folder: str,
     stage: str,
-    unit: Unit,
-    process: Callable[[Unit, UnitWriter], None],
+    unit: Unit[T],
+    process: Callable[[Unit[T], UnitWriter], None],
     address: ProgressAddress | None = None,
 ) -> UnitReport:
-    """Write one unit, or nothing at all."""
-    out = UnitWriter(folder, stage, unit, address)
+    """Write the rows of one unit, or nothing at all, and return its report."""
+    writer = UnitWriter(folder, stage, unit, address)
+
     try:
-        process(unit, out)
-        return out.finish()
+        process(unit, writer)
+        return writer.finish()
     except BaseException:
-        out.abandon()
+        # Also on Ctrl-C: no temporary file stays behind.
+        writer.abandon()
         raise
 
 
 def build_graph(
     pipeline: beam.Pipeline, prepared: PreparedStage, address: ProgressAddress | None = None
 ) -> None:
-    """Wire a map-only stage."""
+    """Wire the phases of a stage, one after the other, and the step that writes its manifest."""
     plan = prepared.plan
-    phases = plan.phases
-    left = {unit.index for unit in prepared.pending}
+    pending = {unit.index for unit in prepared.pending}
     all_reports: list[Any] = []
-    barrier: tuple[
-        AsSingleton, ...
-    ] = ()  # the number of units done: it is known when the phase has ended
-    for phase in phases:
-        mark = f" {phase.name}" if len(phases) > 1 else ""
+    # The number of units done is known when a phase has ended: as a side input it holds the next
+    # phase back.
+    barrier: tuple[AsSingleton, ...] = ()
+
+    for phase, units in plan.numbered_phases:
+        suffix = f" {phase.name}" if len(plan.phases) > 1 else ""
         process = ProcessUnit(plan.name, prepared.data, phase.worker, address)
+        pending_units = [unit for unit in units if unit.index in pending]
         reports = (
             pipeline
-            | f"Units{mark}"
-            >> beam.Create(
-                [u for u in phase.units if u.index in left], reshuffle=False
-            ).with_output_types(Unit)
-            | f"Spread{mark}" >> beam.Reshuffle().with_output_types(Unit)
+            | f"Units{suffix}"
+            >> beam.Create(pending_units, reshuffle=False).with_output_types(Unit)
+            | f"Spread{suffix}" >> beam.Reshuffle().with_output_types(Unit)
             | f"Process {phase.name}" >> beam.ParDo(process, *barrier).with_output_types(UnitReport)
         )
         all_reports.append(reports)
-        if phase is not phases[-1]:
-            barrier = (AsSingleton(reports | f"Done{mark}" >> beam.combiners.Count.Globally()),)
+        if phase is not plan.phases[-1]:
+            num_done = reports | f"Done{suffix}" >> beam.combiners.Count.Globally()
+            barrier = (AsSingleton(num_done),)
+
     merged = (
         all_reports[0]
         if len(all_reports) == 1
@@ -211,53 +243,62 @@ def build_graph(
 
 
 def finish_stage(prepared: PreparedStage, reports: Iterable[UnitReport]) -> str:
-    """Check the counts, build what the stage builds at its end, write the manifest, remove older outputs.
+    """Check the counts, build what the stage builds at its end, write the manifest, remove older
+    outputs.
 
     Raises:
         StageError: rows were lost, or too many were rejected.
     """
     plan = prepared.plan
     by_index = {report.index: report for report in (*prepared.done, *reports)}
+    # A unit that wrote the rows of another one again stands for both.
     replaced = {index for report in by_index.values() for index in report.replaces}
-    everything = [by_index[index] for index in sorted(by_index) if index not in replaced]
+    current = [by_index[index] for index in sorted(by_index) if index not in replaced]
+
     counters: Counter[str] = Counter()
-    for report in everything:
+    for report in current:
         counters.update(report.counters)
     check_counters(plan, counters)
+
     extra = dict(plan.extra)
     if plan.finish is not None:
-        extra |= plan.finish(prepared, everything)
-    parts = {
-        table.name: [
-            report.parts[table.name] for report in everything if table.name in report.parts
-        ]
+        extra |= plan.finish(prepared, current)
+
+    part_files = {
+        table.name: [report.parts[table.name] for report in current if table.name in report.parts]
         for table in (*plan.tables, REJECTS)
     }
-    return write_manifest(prepared, parts, counters, extra)
+    return write_manifest(prepared, part_files, counters, extra)
 
 
 def write_manifest(
     prepared: PreparedStage,
-    parts: Mapping[str, Sequence[PartFile]],
+    part_files: Mapping[str, Sequence[PartFile]],
     counters: Counter[str],
     extra: dict[str, str],
 ) -> str:
-    """Make the stage's output exist: write its manifest, then remove older outputs. Returns the manifest's path."""
+    """Make the stage's output exist: write its manifest, then remove older outputs.
+
+    Return the manifest's path.
+    """
     plan = prepared.plan
+    tables = {
+        table.name: _table_files(table, plan, part_files[table.name])
+        for table in (*plan.tables, REJECTS)
+    }
     manifest = Manifest(
         stage=plan.name,
         fingerprint=plan.fingerprint,
         code_version=__version__,
-        tables={
-            table.name: _table_files(table, plan, parts[table.name])
-            for table in (*plan.tables, REJECTS)
-        },
+        tables=tables,
         counters=dict(sorted(counters.items())),
         inputs=plan.inputs,
         config=plan.config,
         extra=extra,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+
+    # From this moment on the new output counts, and the older ones can go.
     path = files.join(prepared.folder, MANIFEST_NAME)
     files.write_bytes(path, manifest.to_json().encode())
     _remove_older(prepared)
@@ -265,31 +306,38 @@ def write_manifest(
 
 
 def check_counters(plan: StagePlan, counters: Counter[str]) -> None:
-    """Rows in = rows out + rejects + skipped, and rejects are few.
+    """Check that rows in = rows out + rejects + skipped, and that rejects are few.
 
     Raises:
-        StageError: otherwise.
+        StageError: they are not.
     """
     rows_in, rejects = counters["rows_in"], counters["rejects"]
+
+    # What is left out on purpose has a counter that says so in its name.
     skipped = sum(count for name, count in counters.items() if name.startswith("skipped_"))
     accounted = counters["rows_out"] + rejects + skipped
     if rows_in != accounted:
         raise StageError(
-            f"{plan.name}: {rows_in} rows in, but {accounted} accounted for; this is a fault of the program: report it"
+            f"{plan.name}: {rows_in} rows in, but {accounted} accounted for; "
+            "this is a fault of the program: report it"
         )
     if rejects > plan.max_reject_rate * max(rows_in, 1):
         raise StageError(
-            f"{plan.name}: {rejects} of {rows_in} inputs were rejected, over the limit of {plan.max_reject_rate:.2%}; "
-            f"look at {plan.name}/{plan.data_folder}/rejects, mend the input or raise max_reject_rate"
+            f"{plan.name}: {rejects} of {rows_in} inputs were rejected, over the limit of "
+            f"{plan.max_reject_rate:.2%}; look at {plan.name}/{plan.data_folder}/rejects, "
+            "mend the input or raise max_reject_rate"
         )
 
 
-def _table_files(table: Table, plan: StagePlan, parts: Sequence[PartFile]) -> TableFiles:
-    listed = tuple(replace(part, path=f"{plan.data_folder}/{part.path}") for part in parts)
-    return TableFiles(version=table.version, rows=sum(part.rows for part in parts), files=listed)
+def _table_files(table: Table, plan: StagePlan, part_files: Sequence[PartFile]) -> TableFiles:
+    # The manifest counts paths from the stage's folder, a unit's report from the data folder.
+    listed = tuple(replace(entry, path=f"{plan.data_folder}/{entry.path}") for entry in part_files)
+    num_rows = sum(entry.rows for entry in part_files)
+    return TableFiles(version=table.version, rows=num_rows, files=listed)
 
 
 def _remove_older(prepared: PreparedStage) -> None:
+    """Remove the files of earlier versions of the stage's output, and what its own phases left."""
     older = {
         metadata.path.split("/data-")[-1].split("/")[0]
         for metadata in files.list_files(files.join(prepared.folder, "data-*", "**"))

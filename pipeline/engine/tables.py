@@ -1,4 +1,6 @@
-"""Reading the tables of a run: the file list comes from the manifest, and every file is checked before it is read."""
+"""Read the tables of a run: the list of files comes from the manifest, and every file is checked
+before it is read.
+"""
 
 from __future__ import annotations
 
@@ -11,29 +13,28 @@ import pyarrow.parquet as pq
 
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
-from pipeline.engine.units import Unit
+from pipeline.engine.tasks import RowRange
+from pipeline.flow import STAGE_NAMES
 from schemas.manifest import MANIFEST_NAME, Manifest
 from schemas.table import SchemaError, Table
-
-STAGES = ("kb", "titles", "documents", "index", "link", "stats", "importance", "shards")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunPaths:
-    """Where the stages of a run lie."""
+    """Say where the stages of a run lie."""
 
     root: str
 
     def stage(self, name: str) -> str:
-        """Folder of a stage."""
+        """Return the folder of a stage."""
         return files.join(self.root, name)
 
     def manifest_path(self, stage: str) -> str:
-        """Where a stage's manifest lies."""
+        """Return where a stage's manifest lies."""
         return files.join(self.stage(stage), MANIFEST_NAME)
 
     def manifest(self, stage: str) -> Manifest | None:
-        """The manifest of a stage, or None where the stage has not finished."""
+        """Read the manifest of a stage; None where the stage has not finished."""
         path = self.manifest_path(stage)
         if not files.exists(path):
             return None
@@ -43,43 +44,50 @@ class RunPaths:
             raise StageError(str(error)) from error
 
     def finished(self, stage: str) -> Manifest:
-        """The manifest of a stage that must have run.
+        """Read the manifest of a stage that must have run.
 
         Raises:
             StageError: names the command that makes it.
         """
-        found = self.manifest(stage)
-        if found is None:
+        manifest = self.manifest(stage)
+
+        if manifest is None:
             raise StageError(
                 f"{self.root}: stage {stage!r} has not finished here; "
                 f"run `trelm-pipeline {stage} --run {self.root}` first"
             )
-        return found
+        return manifest
 
     def require(self, stage: str) -> Manifest:
-        """The manifest of a stage that must have run on what the other stages hold now.
+        """Read the manifest of a stage that must have run on what the other stages hold now.
 
         Raises:
-            StageError: it has not run, or one that it has read was made anew since.
+            StageError: it has not run, or a stage that it read has run again since.
         """
-        found = self.finished(stage)
-        for name, fingerprint in found.inputs.items():
-            if name in STAGES and self.require(name).fingerprint != fingerprint:
+        manifest = self.finished(stage)
+
+        # Beside stages, the inputs name files and models, which have no manifest to compare with.
+        for name, fingerprint in manifest.inputs.items():
+            if name in STAGE_NAMES and self.require(name).fingerprint != fingerprint:
                 raise StageError(
                     f"{self.root}: stage {stage!r} was made from another output of {name!r} than is here now; "
                     f"run `trelm-pipeline {stage} --run {self.root}`, or `trelm-pipeline run` for all that is out of date"
                 )
-        return found
+        return manifest
 
     def files(self, stage: str, table: Table) -> list[str]:
-        """Paths of a table's files; empty where the stage wrote none."""
+        """Return the paths of a table's files; none where the stage wrote no rows."""
         listed = self.finished(stage).tables.get(table.name)
         if listed is None:
             return []
-        return [files.join(self.stage(stage), *part.path.split("/")) for part in listed.files]
+        return [files.join(self.stage(stage), *entry.path.split("/")) for entry in listed.files]
 
     def artefact(self, stage: str, name: str) -> str:
-        """Path of a stage's artefact that is not a table."""
+        """Return the path of a stage's artefact that is not a table.
+
+        Raises:
+            StageError: the stage has not finished, or made no such artefact.
+        """
         manifest = self.finished(stage)
         if name not in manifest.extra:
             raise StageError(f"{self.stage(stage)}: has no {name!r}; run the stage again")
@@ -88,28 +96,30 @@ class RunPaths:
 
 @contextmanager
 def open_table(path: str, table: Table) -> Iterator[pq.ParquetFile]:
-    """A Parquet file that is this table, in this version; closed at the end.
+    """Open a Parquet file that must be this table, in this version; it is closed at the end.
 
     Raises:
         StageError: another table, another version, not Parquet.
     """
     with files.open_read(path) as source:
+        # Arrow's own errors do not name the file.
         try:
             parquet = pq.ParquetFile(source)
             table.check(parquet.schema_arrow, path)
         except (SchemaError, pa.ArrowInvalid) as error:
             raise StageError(str(error) if path in str(error) else f"{path}: {error}") from error
+
         yield parquet
 
 
 def check_table(path: str, table: Table) -> int:
-    """Make sure that a file is this table; returns its rows."""
+    """Make sure that a file is this table, and return how many rows it has."""
     with open_table(path, table) as parquet:
         return int(parquet.metadata.num_rows)
 
 
 def read_batches(path: str, table: Table, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Batches of some columns. Memory: one batch of 65,536 rows."""
+    """Yield batches of some columns. Memory: one batch of 65,536 rows."""
     with open_table(path, table) as parquet:
         yield from parquet.iter_batches(columns=list(columns))
 
@@ -117,62 +127,72 @@ def read_batches(path: str, table: Table, columns: Sequence[str]) -> Iterator[pa
 def read_rows(
     path: str, table: Table, start: int = 0, end: int | None = None
 ) -> Iterator[pa.Table]:
-    """Rows start to end of one file, a row group at a time, copied so that no slice drags its parent along."""
+    """Yield rows `start` to `end` of one file, a row group at a time.
+
+    Rows are copied: a slice, when it is pickled, would take its whole row group along.
+    """
     with open_table(path, table) as file:
-        first = 0
+        group_start = 0
         for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            low, high = max(start - first, 0), count if end is None else min(end - first, count)
+            num_rows = file.metadata.row_group(group).num_rows
+            # The part of the range that lies in this row group, counted from the group's first row.
+            low = max(start - group_start, 0)
+            high = num_rows if end is None else min(end - group_start, num_rows)
             if low < high:
                 rows = file.read_row_group(group, columns=list(table.column_names)).cast(
                     table.schema
                 )
-                yield rows if (low, high) == (0, count) else rows.take(pa.array(range(low, high)))
-            first += count
+                yield (
+                    rows if (low, high) == (0, num_rows) else rows.take(pa.array(range(low, high)))
+                )
+
+            group_start += num_rows
 
 
 def read_table(
     paths: Sequence[str], table: Table, columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """Whole columns of a small table."""
+    """Read whole columns of a small table."""
     names = list(columns or table.column_names)
     schema = pa.schema([table.schema.field(name) for name in names], metadata=table.schema.metadata)
-    parts = []
+
+    tables = []
     for path in paths:
         with open_table(path, table) as parquet:
-            parts.append(parquet.read(columns=names).cast(schema))
-    return pa.concat_tables(parts) if parts else schema.empty_table()
+            tables.append(parquet.read(columns=names).cast(schema))
+    return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
-def row_units(paths: Sequence[str], rows_per_unit: int, table: Table) -> list[Unit]:
+def row_ranges(paths: Sequence[str], rows_per_range: int, table: Table) -> list[RowRange]:
     """Split the files of a table into ranges of rows; a range never leaves its file."""
     ranges = []
     for path in paths:
-        count = check_table(path, table)
-        ranges += [
-            (path, low, min(low + rows_per_unit, count)) for low in range(0, count, rows_per_unit)
-        ]
-    return _numbered(ranges)
+        num_rows = check_table(path, table)
+        ranges += _ranges_of(path, num_rows, rows_per_range, table)
+    return ranges
 
 
-def sized_units(paths: Sequence[str], bytes_per_unit: int, table: Table) -> list[Unit]:
-    """Split the files of a table into ranges of rows of about so many bytes; long documents make short ranges."""
-    ranges: list[tuple[str, int, int]] = []
+def sized_row_ranges(paths: Sequence[str], bytes_per_range: int, table: Table) -> list[RowRange]:
+    """Split the files of a table into ranges of rows of about `bytes_per_range`; long documents
+    make short ranges.
+    """
+    ranges = []
     for path in paths:
         with open_table(path, table) as parquet:
             metadata = parquet.metadata
+
+        # Sizes before compression, as they will be in memory.
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         mean_bytes = sum(group.total_byte_size for group in groups) / max(metadata.num_rows, 1)
-        step = max(int(bytes_per_unit / max(mean_bytes, 1)), 1)
-        ranges += [
-            (path, low, min(low + step, metadata.num_rows))
-            for low in range(0, metadata.num_rows, step)
-        ]
-    return _numbered(ranges)
+        rows_per_range = max(int(bytes_per_range / max(mean_bytes, 1)), 1)
+        ranges += _ranges_of(path, metadata.num_rows, rows_per_range, table)
+    return ranges
 
 
-def _numbered(ranges: Sequence[tuple[str, int, int]]) -> list[Unit]:
+def _ranges_of(path: str, num_rows: int, rows_per_range: int, table: Table) -> list[RowRange]:
     return [
-        Unit(index=index, of=len(ranges), path=path, start=low, end=high)
-        for index, (path, low, high) in enumerate(ranges)
+        RowRange(
+            path=path, start=start, end=min(start + rows_per_range, num_rows), table=table.name
+        )
+        for start in range(0, num_rows, rows_per_range)
     ]

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +19,11 @@ from pipeline.config import ImportanceConfig
 from pipeline.encoder.sentence_encoder import NUM_SPECIAL, NumberFormat, SentenceEncoder, best_dtype
 from pipeline.encoder.sequences import Sequences, cosines
 from pipeline.encoder.tokenizer import check_model, model_stamp
-from pipeline.engine.stage import StagePlan
+from pipeline.engine.opened import OpenedOnce
+from pipeline.engine.stage import Phase, StagePlan
 from pipeline.engine.tables import RunPaths
-from pipeline.engine.units import Unit, UnitWriter
+from pipeline.engine.tasks import RowRange, Unit
+from pipeline.engine.units import UnitWriter
 from pipeline.importance.semantic_importance import semantic_importance
 from pipeline.importance.variants import MentionTokens, Variants, plan_variants
 from pipeline.link.linked_sentences import LinkedReader, LinkedUnit, linked_units
@@ -33,28 +35,28 @@ TOKEN_CHARACTERS = 4  # of a text, on average
 MIN_TOKENS = 16  # a sequence counts as so many at least: its vector takes memory too
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ImportanceWorker:
     """Scores the linked mentions of one unit."""
 
     paths: RunPaths
     config: ImportanceConfig  # with a number format of its own: not auto
-    _open: list[tuple[SentenceEncoder, LinkedReader]] = field(default_factory=list)
+    _encoder: OpenedOnce[SentenceEncoder] = field(
+        default_factory=OpenedOnce, compare=False, repr=False
+    )
+    _reader: OpenedOnce[LinkedReader] = field(default_factory=OpenedOnce, compare=False, repr=False)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """The model stays in its process."""
-        return {"paths": self.paths, "config": self.config, "_open": []}
+    @property
+    def encoder(self) -> SentenceEncoder:
+        """The frozen encoder, loaded once."""
+        config = self.config
+        return self._encoder.get(
+            lambda: SentenceEncoder(config.model, config.device, config.num_threads, config.dtype)
+        )
 
-    def setup(self) -> None:
-        """Load the encoder."""
-        if not self._open:
-            config = self.config
-            encoder = SentenceEncoder(config.model, config.device, config.num_threads, config.dtype)
-            self._open.append((encoder, LinkedReader(self.paths)))
-
-    def process(self, unit: Unit, out: UnitWriter) -> None:
+    def process(self, unit: Unit[RowRange], out: UnitWriter) -> None:
         """One unit of links."""
-        linked = self._open[0][1].read(unit)
+        linked = self._reader.get(lambda: LinkedReader(self.paths)).read(unit)
         lost = linked.num_outside + linked.num_overlapping
         out.count("rows_in", lost)
         out.count("skipped_outside_sentence", linked.num_outside)
@@ -71,7 +73,7 @@ class ImportanceWorker:
         """Rows of a range of mentions."""
         plan = self._plan(linked, chunk)
         size = chunk.stop - chunk.start
-        vectors = self._open[0][0].encode(
+        vectors = self.encoder.encode(
             plan.sequences,
             self.config.batch_tokens,
             lambda share: progress.tell(chunk.start + share * size),
@@ -87,7 +89,7 @@ class ImportanceWorker:
         return _rows(linked, scored, scores[plan.pairs[plan.pairs >= 0]])
 
     def _plan(self, linked: LinkedUnit, chunk: slice) -> Variants:
-        encoder, config = self._open[0][0], self.config
+        encoder, config = self.encoder, self.config
         numbers, own = np.unique(linked.sentence[chunk], return_inverse=True)
         texts = linked.sentence_texts(numbers)
         tokens = encoder.tokenizer.encode_runs(texts, np.ones(len(texts), np.bool_))
@@ -163,13 +165,13 @@ def plan(config: ImportanceConfig, paths: RunPaths) -> StagePlan:
     """One unit per unit of `link`; checks a local model before any work."""
     check_model(config.model)
     link = paths.require("link")
-    units = linked_units(paths)
+    tasks = [unit.task for unit in linked_units(paths)]
     resolved = dataclasses.replace(config, dtype=_number_format(config, paths))
+    worker = ImportanceWorker(paths=paths, config=resolved)
     return StagePlan(
         name="importance",
         tables=(IMPORTANCE,),
-        units=units,
-        worker=ImportanceWorker(paths=paths, config=resolved),
+        phases=(Phase(name="importance", tasks=tasks, worker=worker),),
         inputs={"link": link.fingerprint, "model": model_stamp(config.model)},
         config=to_dict(resolved),
     )

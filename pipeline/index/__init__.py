@@ -1,1 +1,1 @@
-"""Stage `index`: names and entities become memory-mapped look-ups."""
+"""Turn names and entities into memory-mapped look-ups: stage `index`."""

@@ -1,4 +1,4 @@
-"""Neighbours and merged items: pure array work over triples."""
+"""Find the neighbours of items: pure array work over triples."""
 
 from __future__ import annotations
 
@@ -7,41 +7,52 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.arrays.runs import first_per_owner
-from schemas.array_types import Array
+from schemas.array_types import U8, U32
 
+# Of an item. Without a limit a country would have millions of them.
 MAX_NEIGHBOURS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
-    """Parallel arrays: `other` is one triple away from `one`."""
+class NeighbourPairs:
+    """Hold pairs of items that one triple connects, as parallel arrays."""
 
-    one: Array  # uint32
-    other: Array  # uint32
-    is_incoming: Array  # uint8: the triple is `other`'s statement
+    item: U32
+    neighbour: U32
+    # 1 where the triple is a statement of the neighbour, 0 where it is one of the item.
+    is_incoming: U8
 
 
-def both_ways(subjects: Array, objects: Array) -> Pairs:
-    """Triples as pairs, once from each end; nothing is its own neighbour."""
-    kept = subjects != objects
-    subjects, objects = subjects[kept], objects[kept]
+def pairs_both_ways(subjects: U32, objects: U32) -> NeighbourPairs:
+    """Return triples as pairs, once from each end; nothing is its own neighbour."""
+    is_pair = subjects != objects
+    subjects, objects = subjects[is_pair], objects[is_pair]
+
     directions = np.repeat(np.array([0, 1], np.uint8), len(subjects))
-    return Pairs(
+    return NeighbourPairs(
         np.concatenate([subjects, objects]), np.concatenate([objects, subjects]), directions
     )
 
 
-def nearest(pairs: Pairs) -> Pairs:
-    """The MAX_NEIGHBOURS best neighbours of each, by item: its own statements go first, then the lower QID.
+def best_neighbours(pairs: NeighbourPairs) -> NeighbourPairs:
+    """Return the MAX_NEIGHBOURS best neighbours of each item, sorted by item.
 
-    An item's own statements describe it; Wikidata gave low numbers to what many Wikipedias write of. The order is
-    total, so the best of the best of parts are the best of the whole, however the triples were split.
+    An item's own statements come before those of others, since they describe it; then the lower QID
+    comes first, since Wikidata gave low numbers to what many Wikipedias write about. The order is
+    total, so the best of the best of several batches are the best of the whole, however the triples
+    were split.
     """
-    order = np.lexsort((pairs.is_incoming, pairs.other, pairs.one))
-    one, other, is_incoming = pairs.one[order], pairs.other[order], pairs.is_incoming[order]
-    if len(one):
-        distinct = np.concatenate([[True], (one[1:] != one[:-1]) | (other[1:] != other[:-1])])
-        one, other, is_incoming = one[distinct], other[distinct], is_incoming[distinct]
-    order = np.lexsort((other, is_incoming, one))
-    kept = order[first_per_owner(one[order], MAX_NEIGHBOURS)]
-    return Pairs(one[kept], other[kept], is_incoming[kept])
+    order = np.lexsort((pairs.is_incoming, pairs.neighbour, pairs.item))
+    items, neighbours = pairs.item[order], pairs.neighbour[order]
+    is_incoming = pairs.is_incoming[order]
+
+    # Repeats of a pair are beside each other now, the item's own statement before the others.
+    if len(items):
+        is_new = (items[1:] != items[:-1]) | (neighbours[1:] != neighbours[:-1])
+        distinct = np.concatenate([[True], is_new])
+        items, neighbours = items[distinct], neighbours[distinct]
+        is_incoming = is_incoming[distinct]
+
+    order = np.lexsort((neighbours, is_incoming, items))
+    best = order[first_per_owner(items[order], MAX_NEIGHBOURS)]
+    return NeighbourPairs(items[best], neighbours[best], is_incoming[best])

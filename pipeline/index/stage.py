@@ -1,9 +1,11 @@
-"""Stage `index`: aliases and anchor counts to the memory-mapped alias index, entities to the entity store.
+"""Build the memory-mapped alias index of names and the entity store: stage `index`.
 
-Map-only, in phases: what one leaves for the next lies in files, so memory follows the unit and a killed build goes on.
+Map-only, in phases: what a phase leaves for the next one lies in files, so memory follows the unit,
+and a killed build continues where it stopped.
 
 1. merged: items that were merged into others.
-2. index: rows of `aliases`, `redirects`, `anchors` to keys by shard; of `entities` and `triples` by range of QIDs.
+2. index: rows of `aliases`, `redirects` and `anchors` to keys by shard; rows of `entities` and
+   `triples` by range of QIDs.
 3. parts: ranges of QIDs: labels, popularity, neighbours; types of classes.
 4. shards: tries and postings, cut by popularity; ranges of QIDs: context terms.
 5. files: fuzzy blocks, names by word; the arrays of the entity store.
@@ -11,20 +13,21 @@ Map-only, in phases: what one leaves for the next lies in files, so memory follo
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.config import IndexConfig
 from pipeline.documents.anchors import anchor_texts
-from pipeline.documents.titles_stage import open_title_map
+from pipeline.documents.titles_stage import NO_ITEM, TitleMap
 from pipeline.engine import files
+from pipeline.engine.opened import OpenedOnce
 from pipeline.engine.stage import Phase, PreparedStage, StagePlan
-from pipeline.engine.tables import RunPaths, check_table, read_rows, row_units
-from pipeline.engine.units import Unit, UnitReport, UnitWriter, numbered_phases, sized_unit
+from pipeline.engine.tables import RunPaths, check_table, read_rows, row_ranges
+from pipeline.engine.tasks import Bucket, RowRange, Unit
+from pipeline.engine.units import UnitReport, UnitWriter
 from pipeline.index.alias_index_writer import (
     Limits,
     build_blocks,
@@ -46,78 +49,84 @@ from pipeline.index.name_words import build_openings, build_words
 from schemas import ALIASES, ANCHORS, ENTITIES, REDIRECTS, TRIPLES
 from schemas.settings import to_dict
 
-SHARD_ROWS = 1_500_000  # rows of `aliases` per shard
-PART_ENTITIES = 300_000  # entities per range of QIDs
+# Rows of `aliases` per shard.
+SHARD_ROWS = 1_500_000
+# Entities per range of QIDs.
+PART_ENTITIES = 300_000
+# A shard's fuzzy blocks take less memory to build than its postings.
 SHARDS_PER_FUZZY_PART = 4
 ALIAS_FOLDER, ENTITY_FOLDER = "aliases", "entities"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Into how many files the work is cut."""
+    """Say into how many files the work is cut."""
 
-    limits: Limits  # of the alias index
-    qid_bounds: tuple[int, ...]  # first items of all ranges but the first
+    # Of the alias index.
+    limits: Limits
+    # First items of all ranges but the first.
+    qid_bounds: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpillWorker:
-    """Rows of one unit to files per shard, or per range of QIDs."""
+    """Spread the rows of one unit over files per shard, or per range of QIDs."""
 
     paths: RunPaths
     layout: Layout
+    _titles: OpenedOnce[TitleMap] = field(default_factory=OpenedOnce, compare=False, repr=False)
 
-    def setup(self) -> None:
-        """Nothing to open."""
-
-    def process(self, unit: Unit, out: UnitWriter) -> None:
-        """One range of rows of one table."""
-        name = posixpath.basename(posixpath.dirname(unit.path))
-        if name == ENTITIES.name:
-            spill_entities(out.folder, unit, self.layout.qid_bounds)
-        elif name == TRIPLES.name:
-            spill_triples(out.folder, unit, self.layout.qid_bounds)
-        else:
-            self._aliases(name, unit, out)
+    def process(self, unit: Unit[RowRange], out: UnitWriter) -> None:
+        """Spread one range of rows of one table."""
+        match unit.task.table:
+            case ENTITIES.name:
+                spill_entities(out.folder, unit, self.layout.qid_bounds)
+            case TRIPLES.name:
+                spill_triples(out.folder, unit, self.layout.qid_bounds)
+            case _:
+                self._spill_names(unit, out)
         out.advance(unit.size)
 
-    def _aliases(self, name: str, unit: Unit, out: UnitWriter) -> None:
-        read = {ANCHORS.name: _anchor_rows, REDIRECTS.name: self._redirect_rows}.get(
-            name, _alias_rows
-        )
-        rows = pa.concat_tables([ALIASES.empty(), *read(unit)])
-        if name == ANCHORS.name:  # a link may name an item that has become another
-            is_merged, survivors = merged_items(out.folder).find(rows.column("qid").to_numpy())
-            qids = pa.array(
-                np.where(is_merged, survivors, rows.column("qid").to_numpy()), pa.uint32()
-            )
-            rows = rows.set_column(
-                rows.schema.get_field_index("qid"), rows.schema.field("qid"), qids
-            )
-        for counter in ("rows_in", "rows_out", f"from_{name}"):
+    def _spill_names(self, unit: Unit[RowRange], out: UnitWriter) -> None:
+        """Spread the names that a unit of `aliases`, `redirects` or `anchors` holds."""
+        rows = pa.concat_tables([ALIASES.empty(), *self._names_of(unit.task)])
+        if unit.task.table == ANCHORS.name:
+            # A link of the corpus may name an item that has been merged into another one.
+            qids = rows.column("qid").to_numpy()
+            is_merged, survivors = merged_items(out.folder).find(qids)
+            followed = pa.array(np.where(is_merged, survivors, qids), pa.uint32())
+            column = rows.schema.get_field_index("qid")
+            rows = rows.set_column(column, rows.schema.field("qid"), followed)
+
+        # Nothing is dropped here: as many rows leave as come in.
+        for counter in ("rows_in", "rows_out", f"from_{unit.task.table}"):
             out.count(counter, rows.num_rows)
         spill_aliases(out.folder, unit.index, rows, self.layout.limits.num_shards)
 
-    def _redirect_rows(self, unit: Unit) -> Iterator[pa.Table]:
-        """Titles that redirect to an article are names of its item."""
-        titles = open_title_map(self.paths.artefact("titles", "titles"))
-        for rows in read_rows(unit.path, REDIRECTS, unit.start, unit.end):
+    def _names_of(self, task: RowRange) -> Iterator[pa.Table]:
+        """Return the names in a range of rows, as rows of `aliases`."""
+        if task.table == ANCHORS.name:
+            return _anchor_rows(task)
+        if task.table == REDIRECTS.name:
+            return self._redirect_rows(task)
+        return read_rows(task.path, ALIASES, task.start, task.end)
+
+    def _redirect_rows(self, task: RowRange) -> Iterator[pa.Table]:
+        """Return titles that redirect to an article as names of its item."""
+        titles = self._titles.get(lambda: TitleMap(self.paths.artefact("titles", "titles")))
+        for rows in read_rows(task.path, REDIRECTS, task.start, task.end):
             sources = rows.column("source").to_pylist()
-            found = [
-                (source, qid)
+            names: list[tuple[object, ...]] = [
+                (source, qid, "redirect", 1)
                 for source, qid in zip(sources, titles.find(sources), strict=True)
-                if qid
+                if qid != NO_ITEM
             ]
-            yield ALIASES.from_rows([(source, qid, "redirect", 1) for source, qid in found])
+            yield ALIASES.from_rows(names)
 
 
-def _alias_rows(unit: Unit) -> Iterator[pa.Table]:
-    yield from read_rows(unit.path, ALIASES, unit.start, unit.end)
-
-
-def _anchor_rows(unit: Unit) -> Iterator[pa.Table]:
-    """Anchors as aliases."""
-    for rows, surfaces in anchor_texts(unit.path, unit.start, unit.end):
+def _anchor_rows(task: RowRange) -> Iterator[pa.Table]:
+    """Return the texts of the corpus's own links as names of their items."""
+    for rows, surfaces in anchor_texts(task.path, task.start, task.end):
         columns = {
             "surface": surfaces,
             "qid": rows.column("qid"),
@@ -129,138 +138,152 @@ def _anchor_rows(unit: Unit) -> Iterator[pa.Table]:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildWorker:
-    """Builds files from what earlier phases left; a unit's path is the kind of file and its number or name."""
+    """Build files from what earlier phases left.
 
-    merged: tuple[str, ...]  # files of `redirects`
+    A task's kind says which files, its number which bucket.
+    """
+
+    # Files of `redirects`.
+    merged: tuple[str, ...]
     layout: Layout
 
-    def setup(self) -> None:
-        """Nothing to open."""
-
-    def process(self, unit: Unit, out: UnitWriter) -> None:
-        """One file, or one of each kind that goes with it."""
-        kind, _, name = unit.path.partition("/")
-        builders: dict[str, Callable[[str, str], None]] = {
-            "merged": lambda data, _: write_merged(data, self.merged),
-            "parts": lambda data, bucket: write_part(data, int(bucket)),
-            "classes": lambda data, _: write_classes(data),
-            "terms": lambda data, bucket: write_terms(data, int(bucket), self.layout.qid_bounds),
-            "shards": self._shard,
-            "fuzzy": self._blocks,
-            "words": lambda data, part: build_words(
-                data, files.join(data, ALIAS_FOLDER), int(part)
-            ),
-            "openings": lambda data, _: build_openings(data, files.join(data, ALIAS_FOLDER)),
-            "arrays": self._array,
-        }
-        builders[kind](out.folder, name)
+    def process(self, unit: Unit[Bucket], out: UnitWriter) -> None:
+        """Build one file, or one of each kind that belongs to a bucket."""
+        data, number = out.folder, unit.task.number
+        aliases = files.join(data, ALIAS_FOLDER)
+        match unit.task.kind:
+            case "merged":
+                write_merged(data, self.merged)
+            case "parts":
+                write_part(data, number)
+            case "classes":
+                write_classes(data)
+            case "terms":
+                write_terms(data, number, self.layout.qid_bounds)
+            case "shards":
+                popularity = EntityParts(data, self.layout.qid_bounds).popularity
+                build_shard(data, aliases, number, popularity, self.layout.limits)
+            case "fuzzy":
+                build_blocks(data, aliases, number, self.layout.limits)
+            case "words":
+                build_words(data, aliases, number)
+            case "openings":
+                build_openings(data, aliases)
+            case "arrays":
+                entities, name = files.join(data, ENTITY_FOLDER), tuple(ARRAYS)[number]
+                join_array(data, entities, name, self.layout.qid_bounds)
+            case kind:
+                raise ValueError(f"index: no task is called {kind!r}")
         out.advance(unit.size)
-
-    def _shard(self, data: str, shard: str) -> None:
-        parts = EntityParts(data, self.layout.qid_bounds)
-        build_shard(
-            data, files.join(data, ALIAS_FOLDER), int(shard), parts.popularity, self.layout.limits
-        )
-
-    def _blocks(self, data: str, part: str) -> None:
-        build_blocks(data, files.join(data, ALIAS_FOLDER), int(part), self.layout.limits)
-
-    def _array(self, data: str, name: str) -> None:
-        join_array(data, files.join(data, ENTITY_FOLDER), name, self.layout.qid_bounds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinishIndex:
-    """Makes the alias index readable."""
+    """Make the alias index readable, as the last step of the stage."""
 
     limits: Limits
 
     def __call__(self, prepared: PreparedStage, reports: Sequence[UnitReport]) -> dict[str, str]:  # noqa: ARG002
-        """Write its description; returns both artefacts."""
+        """Write its description, and return the folders of index and store."""
+        # Last, since readers refuse an index without a description.
         write_description(files.join(prepared.data, ALIAS_FOLDER), self.limits)
         folder = prepared.plan.data_folder
         return {name: f"{folder}/{name}" for name in (ALIAS_FOLDER, ENTITY_FOLDER)}
 
 
 def plan(config: IndexConfig, paths: RunPaths) -> StagePlan:
-    """Units of aliases, entities and triples, of redirects and of anchors where the corpus has them; then the phases."""
-    units, inputs = _row_units(config, paths)
-    num_rows = sum(unit.size for unit in units)
-    entity_units = row_units(paths.files("kb", ENTITIES), config.unit_rows, ENTITIES)
-    layout = _layout(config, paths, num_rows, sum(unit.size for unit in entity_units))
-    units += entity_units + row_units(paths.files("kb", TRIPLES), config.unit_rows, TRIPLES)
-    worker = BuildWorker(merged=tuple(paths.files("kb", REDIRECTS)), layout=layout)
-    merged, spilled, *later = numbered_phases(
-        [[sized_unit("merged")], units, *_later_units(layout, num_rows)]
-    )
+    """Plan the rows to read, then the phases that build files.
+
+    Rows to read are those of aliases, redirects, anchors, entities and triples.
+    """
+    names, inputs = _name_ranges(config, paths)
+    num_names = sum(task.size for task in names)
+    entities = row_ranges(paths.files("kb", ENTITIES), config.unit_rows, ENTITIES)
+    triples = row_ranges(paths.files("kb", TRIPLES), config.unit_rows, TRIPLES)
+    layout = _layout(config, paths, num_names, sum(task.size for task in entities))
+
+    # Each phase reads what the ones before it spilled, so their order is fixed.
+    spill = SpillWorker(paths=paths, layout=layout)
+    build = BuildWorker(merged=tuple(paths.files("kb", REDIRECTS)), layout=layout)
+    part_tasks, shard_tasks, file_tasks = _build_tasks(layout, num_names)
     return StagePlan(
         name="index",
         tables=(),
-        units=spilled,
-        worker=SpillWorker(paths=paths, layout=layout),
+        phases=(
+            Phase(name="merged", tasks=[Bucket(kind="merged")], worker=build),
+            Phase(name="index", tasks=[*names, *entities, *triples], worker=spill),
+            Phase(name="parts", tasks=part_tasks, worker=build),
+            Phase(name="shards", tasks=shard_tasks, worker=build),
+            Phase(name="files", tasks=file_tasks, worker=build),
+        ),
         inputs=inputs,
         config=to_dict(config),
-        before=(Phase(name="merged", units=merged, worker=worker),),
-        then=tuple(
-            Phase(name=name, units=found, worker=worker)
-            for name, found in zip(("parts", "shards", "files"), later, strict=True)
-        ),
         finish=FinishIndex(limits=layout.limits),
     )
 
 
-def _row_units(config: IndexConfig, paths: RunPaths) -> tuple[list[Unit], dict[str, str]]:
-    """Units of all tables with names, and what they are made of."""
+def _name_ranges(config: IndexConfig, paths: RunPaths) -> tuple[list[RowRange], dict[str, str]]:
+    """Return ranges of all tables that hold names, and the fingerprints of their stages."""
     kb = paths.require("kb")
-    units = row_units(paths.files("kb", ALIASES), config.unit_rows, ALIASES)
+    ranges = row_ranges(paths.files("kb", ALIASES), config.unit_rows, ALIASES)
     inputs = {"kb": kb.fingerprint}
     documents = paths.manifest("documents")
-    if (
-        documents is not None and "titles" in documents.inputs
-    ):  # else they are left over from another corpus
+    # Titles that `documents` has not read are left over from another corpus.
+    if documents is not None and "titles" in documents.inputs:
         inputs["titles"] = paths.require("titles").fingerprint
-        units += row_units(paths.files("titles", REDIRECTS), config.unit_rows, REDIRECTS)
+        ranges += row_ranges(paths.files("titles", REDIRECTS), config.unit_rows, REDIRECTS)
     if config.anchors and documents is not None:
         inputs["documents"] = paths.require("documents").fingerprint
-        for path in paths.files(
-            "documents", ANCHORS
-        ):  # whole files: their texts lie in the part of the same number
-            units.append(Unit(index=0, of=0, path=path, start=0, end=check_table(path, ANCHORS)))
-    return units, inputs
+        # Whole files, because the texts of the links lie in the part of `documents` of the same
+        # number.
+        ranges += [
+            RowRange(path=path, start=0, end=check_table(path, ANCHORS), table=ANCHORS.name)
+            for path in paths.files("documents", ANCHORS)
+        ]
+    return ranges, inputs
 
 
-def _layout(config: IndexConfig, paths: RunPaths, num_rows: int, num_entities: int) -> Layout:
-    num_shards = config.num_shards or -(-num_rows // SHARD_ROWS) or 1
+def _layout(config: IndexConfig, paths: RunPaths, num_names: int, num_entities: int) -> Layout:
+    """Return into how many files to cut the index, so that the size of a file is bounded."""
+    num_shards = config.num_shards or -(-num_names // SHARD_ROWS) or 1
     num_parts = -(-num_entities // PART_ENTITIES) or 1
     num_fuzzy_parts = -(-num_shards // SHARDS_PER_FUZZY_PART)
+
     return Layout(
         limits=Limits(
-            num_shards=num_shards, num_parts=num_fuzzy_parts, max_candidates=config.max_candidates
+            num_shards=num_shards,
+            num_parts=num_fuzzy_parts,
+            max_candidates=config.max_candidates,
         ),
         qid_bounds=qid_bounds(paths.files("kb", ENTITIES), num_parts),
     )
 
 
-def _later_units(layout: Layout, num_rows: int) -> list[list[Unit]]:
-    """Units of the phases after the rows are spilled; their sizes are for the progress bar."""
-    parts, shards = range(len(layout.qid_bounds) + 1), range(layout.limits.num_shards)
-    per_shard = num_rows // layout.limits.num_shards
-    return [
-        [
-            sized_unit("classes"),
-            *(sized_unit(f"parts/{number}", PART_ENTITIES) for number in parts),
-        ],
-        [
-            *(sized_unit(f"shards/{number}", per_shard) for number in shards),
-            *(sized_unit(f"terms/{number}", PART_ENTITIES) for number in parts),
-        ],
-        [
-            *(
-                sized_unit(f"{kind}/{number}", per_shard)
-                for kind in ("fuzzy", "words")
-                for number in range(layout.limits.num_parts)
-            ),
-            sized_unit("openings", per_shard),
-            *(sized_unit(f"arrays/{name}") for name in ARRAYS),
-        ],
+def _build_tasks(layout: Layout, num_names: int) -> tuple[list[Bucket], list[Bucket], list[Bucket]]:
+    """Return the tasks of the phases `parts`, `shards` and `files`.
+
+    Their sizes are for the progress bar.
+    """
+    num_ranges = len(layout.qid_bounds) + 1
+    names_per_shard = num_names // layout.limits.num_shards
+
+    # Shards and terms read all parts; the files after them read all shards and terms.
+    part_tasks = [
+        Bucket(kind="classes"),
+        *_buckets("parts", num_ranges, PART_ENTITIES),
     ]
+    shard_tasks = [
+        *_buckets("shards", layout.limits.num_shards, names_per_shard),
+        *_buckets("terms", num_ranges, PART_ENTITIES),
+    ]
+    file_tasks = [
+        *_buckets("fuzzy", layout.limits.num_parts, names_per_shard),
+        *_buckets("words", layout.limits.num_parts, names_per_shard),
+        Bucket(kind="openings", size=names_per_shard),
+        *_buckets("arrays", len(ARRAYS), 1),
+    ]
+    return part_tasks, shard_tasks, file_tasks
+
+
+def _buckets(kind: str, count: int, size: int) -> list[Bucket]:
+    return [Bucket(kind=kind, number=number, size=size) for number in range(count)]

@@ -18,7 +18,8 @@ from pipeline.arrays.item_sets import ItemSet, load_items, save_items
 from pipeline.engine import files
 from pipeline.engine.stage import SPILL
 from pipeline.engine.tables import read_batches, read_rows
-from pipeline.engine.units import Unit, UnitReport, UnitWriter, finished_units
+from pipeline.engine.tasks import Bucket, ByteRange, Unit
+from pipeline.engine.units import UnitReport, UnitWriter, finished_units
 from schemas import BY_NAME, ENTITIES, PROPERTIES
 from schemas.array_types import Array
 from schemas.table import Table
@@ -50,12 +51,9 @@ class Repeats:
 
 @dataclass(frozen=True, kw_only=True)
 class RepeatsWorker:
-    """One unit, numbered after all ordinary ones."""
+    """One unit, after all ordinary ones."""
 
-    def setup(self) -> None:
-        """Nothing to open."""
-
-    def process(self, unit: Unit, out: UnitWriter) -> None:
+    def process(self, unit: Unit[Bucket], out: UnitWriter) -> None:
         """Find the repeats, write the units that have some anew."""
         reports = finished_units(out.folder)
         seen = _Seen()
@@ -96,7 +94,7 @@ class _Seen:
         return repeats
 
 
-def leave_ids(unit: Unit, out: UnitWriter, what: str, ids: Sequence[int]) -> None:
+def leave_ids(unit: Unit[ByteRange], out: UnitWriter, what: str, ids: Sequence[int]) -> None:
     """Leave ids of a unit that have no rows to the phases that follow."""
     if ids:
         save_items(files.join(out.folder, SPILL, what), unit.index, ids)

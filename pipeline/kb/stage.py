@@ -12,17 +12,20 @@ import functools
 import gc
 import posixpath
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from pipeline.config import KbConfig
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
+from pipeline.engine.opened import OpenedOnce
 from pipeline.engine.stage import Phase, PreparedStage, StagePlan
 from pipeline.engine.tables import RunPaths
-from pipeline.engine.units import Unit, UnitReport, UnitWriter
+from pipeline.engine.tasks import Bucket, ByteRange, Unit
+from pipeline.engine.units import UnitReport, UnitWriter
 from pipeline.kb.entity_rows import NOT_JSON, KbBuilder, KbRules, Outcome
 from pipeline.kb.repeats import EXCLUDED, UNCHANGED, RepeatsWorker, leave_ids
+from pipeline.kb.revisions import Revisions
 from pipeline.kb.sql_redirects import (
     PAGE_COLUMNS,
     REDIRECT_COLUMNS,
@@ -34,9 +37,10 @@ from pipeline.kb.update import UpdatePlan, check_copied, open_revisions, plan_up
 from pipeline.sources.chunks import SourceError, Span, source_error
 from pipeline.sources.lines import read_lines
 from pipeline.sources.ranges import peek, plan_ranges
-from pipeline.sources.work import RangeProgress, loss_handler, number_units, span_of
+from pipeline.sources.work import RangeProgress, loss_handler, span_of
 from schemas import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, STATEMENTS, TRIPLES
-from schemas.settings import ConfigError, to_dict
+from schemas.errors import ConfigError
+from schemas.settings import to_dict
 
 BATCH_BYTES = (
     16 << 20
@@ -64,31 +68,36 @@ class KbWorker:
 
     config: KbConfig
     page_dumps: dict[str, str]  # redirect dump -> page dump of the same database
+    _revisions: OpenedOnce[Revisions] = field(default_factory=OpenedOnce, compare=False, repr=False)
 
-    def setup(self) -> None:
-        """Nothing to open."""
-
-    def process(self, unit: Unit, out: UnitWriter) -> None:
+    def process(self, unit: Unit[ByteRange], out: UnitWriter) -> None:
         """Rows of the unit."""
-        if unit.path in self.page_dumps:
+        if unit.task.path in self.page_dumps:
             self._redirects(unit, out)
         else:
             with collector_off():
                 self._entities(unit, out)
 
-    def _entities(self, unit: Unit, out: UnitWriter) -> None:
+    def _entities(self, unit: Unit[ByteRange], out: UnitWriter) -> None:
         config = self.config
         rules = KbRules(
             languages=config.languages,
             statements=config.statements,
             exclude_scholarly=config.exclude_scholarly,
         )
-        is_unchanged = open_revisions(out.folder).is_unchanged if config.update else None
-        builder, progress, num_bytes = KbBuilder(rules, is_unchanged), RangeProgress(unit, out), 0
+        is_unchanged = None
+        if config.update:
+            revisions = self._revisions.get(lambda: open_revisions(out.folder))
+            is_unchanged = revisions.is_unchanged
+        builder, progress, num_bytes = (
+            KbBuilder(rules, is_unchanged),
+            RangeProgress(unit.task, out),
+            0,
+        )
         on_loss = loss_handler(out, skip_corrupt=config.skip_corrupt)
-        for position, line in read_lines(span_of(unit), on_loss, progress.at_byte):
+        for position, line in read_lines(span_of(unit.task), on_loss, progress.at_byte):
             for outcome in builder.add_line(line):
-                self._account(unit, out, position, line, outcome)
+                self._account(unit.task, out, position, line, outcome)
             num_bytes += len(line)
             if num_bytes >= BATCH_BYTES:
                 _flush(builder, out)
@@ -101,7 +110,7 @@ class KbWorker:
         progress.finish()
 
     def _account(
-        self, unit: Unit, out: UnitWriter, position: str, line: bytes, outcome: Outcome
+        self, task: ByteRange, out: UnitWriter, position: str, line: bytes, outcome: Outcome
     ) -> None:
         out.count("rows_in")
         if outcome.counter != "rejects":
@@ -112,21 +121,21 @@ class KbWorker:
             advice = (
                 "it is cut off: download it again, or set skip_corrupt to lose only this entity"
             )
-            raise source_error(unit.path, offset, "the file ends inside an entity", advice)
+            raise source_error(task.path, offset, "the file ends inside an entity", advice)
         out.reject(
-            f"{unit.path}:{position}",
+            f"{task.path}:{position}",
             outcome.reason,
             outcome.record[:2000].decode("utf-8", "replace"),
         )
 
-    def _redirects(self, unit: Unit, out: UnitWriter) -> None:
-        join, progress = RedirectJoin(), RangeProgress(unit, out)
-        for row in _sql_rows(unit.path, "redirect", REDIRECT_COLUMNS):
+    def _redirects(self, unit: Unit[ByteRange], out: UnitWriter) -> None:
+        join, progress = RedirectJoin(), RangeProgress(unit.task, out)
+        for row in _sql_rows(unit.task.path, "redirect", REDIRECT_COLUMNS):
             what = join.add_redirect(row)
             out.count("rows_in")
             if what != "rows_out":
                 out.count(what)
-        pages = _sql_rows(self.page_dumps[unit.path], "page", PAGE_COLUMNS)
+        pages = _sql_rows(self.page_dumps[unit.task.path], "page", PAGE_COLUMNS)
         while batch := list(islice(pages, SQL_BATCH_ROWS)):
             pairs = join.pairs(batch)
             out.write(REDIRECTS, REDIRECTS.from_rows(list(pairs)))
@@ -162,12 +171,13 @@ def plan(config: KbConfig, paths: RunPaths) -> StagePlan:
         raise ConfigError(
             "kb.dumps is empty: give a Wikidata JSON dump, for example --dump latest-all.json.gz"
         )
-    ranges, unit_bytes = [], unit_size(config, dumps)
+    tasks, unit_bytes = [], unit_size(config, dumps)
     for path in dumps:
         check_dump(path)
-        ranges += [(span.path, span.start, span.end) for span in plan_ranges(path, unit_bytes)]
+        spans = plan_ranges(path, unit_bytes)
+        tasks += [ByteRange(path=path, start=span.start, end=span.end) for span in spans]
     page_dumps = pair_sql_dumps(files.expand(config.redirects))
-    ranges += [(path, 0, files.size_of(path)) for path in page_dumps]
+    tasks += [ByteRange(path=path, start=0, end=files.size_of(path)) for path in page_dumps]
     inputs = [*dumps, *page_dumps, *page_dumps.values()]
     tables = (
         ENTITIES,
@@ -177,18 +187,15 @@ def plan(config: KbConfig, paths: RunPaths) -> StagePlan:
         REDIRECTS,
         *((STATEMENTS,) if config.statements else ()),
     )
-    units = number_units(ranges)
-    last = Unit(index=len(units), of=len(units) + 1, path="repeats", start=0, end=0)
-    repeats = Phase(name="repeats", units=[last], worker=RepeatsWorker())
+    # Progress counts bytes of the dumps: the other phases have none.
+    repeats = Phase(name="repeats", tasks=[Bucket(kind="repeats", size=0)], worker=RepeatsWorker())
     none = UpdatePlan(before=(), then=(), inputs={})
-    update = plan_update(config, paths, len(units) + 1) if config.update else none
+    update = plan_update(config, paths) if config.update else none
+    parse = Phase(name="kb", tasks=tasks, worker=KbWorker(config=config, page_dumps=page_dumps))
     return StagePlan(
         name="kb",
         tables=tables,
-        units=units,
-        worker=KbWorker(config=config, page_dumps=page_dumps),
-        before=update.before,
-        then=(repeats, *update.then),
+        phases=(*update.before, parse, repeats, *update.then),
         inputs={path: files.stamp(path) for path in inputs} | update.inputs,
         config=to_dict(config),
         finish=functools.partial(finish, tuple(dumps)),

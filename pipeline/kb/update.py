@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -23,14 +22,17 @@ from pipeline.arrays.item_sets import ItemSet, load_all_items, load_items
 from pipeline.config import KbConfig
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
+from pipeline.engine.opened import OpenedOnce
 from pipeline.engine.stage import SPILL, Phase
 from pipeline.engine.tables import RunPaths, check_table, read_batches, read_rows
-from pipeline.engine.units import Unit, UnitReport, UnitWriter
+from pipeline.engine.tasks import Bucket, Unit
+from pipeline.engine.units import UnitReport, UnitWriter
 from pipeline.kb.repeats import OWNERS, SUPERSEDED, UNCHANGED
 from pipeline.kb.revisions import Revisions, write_revisions
 from pipeline.kb.terms import label_languages
 from schemas import ALIASES, ENTITIES, REDIRECTS, STATEMENTS, TRIPLES
-from schemas.settings import ConfigError, to_dict
+from schemas.errors import ConfigError
+from schemas.settings import to_dict
 from schemas.table import Table
 
 REVISIONS = "revisions"
@@ -45,10 +47,7 @@ class RevisionsWorker:
     run: str
     parts: tuple[str, ...]  # of its `entities`
 
-    def setup(self) -> None:
-        """Nothing to open."""
-
-    def process(self, unit: Unit, out: UnitWriter) -> None:  # noqa: ARG002 - there is one
+    def process(self, unit: Unit[Bucket], out: UnitWriter) -> None:  # noqa: ARG002 - there is one
         """Write them.
 
         Raises:
@@ -62,9 +61,8 @@ class RevisionsWorker:
         write_revisions(files.join(out.folder, SPILL, REVISIONS), chain.from_iterable(batches))
 
 
-@functools.lru_cache(maxsize=1)
 def open_revisions(folder: str) -> Revisions:
-    """The revisions in a stage's data folder; opened once per process."""
+    """The revisions in a stage's data folder."""
     return Revisions(files.join(folder, SPILL, REVISIONS))
 
 
@@ -72,20 +70,15 @@ def open_revisions(folder: str) -> Revisions:
 class CopyWorker:
     """One unit per part of the older run: rows of items that have not changed."""
 
-    tables: dict[str, str]  # part -> name of its table
-    _open: dict[str, ItemSet] = field(default_factory=dict)
+    # Path of each part, and the name of its table.
+    parts: tuple[tuple[str, str], ...]
+    _unchanged: OpenedOnce[ItemSet] = field(default_factory=OpenedOnce, compare=False, repr=False)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """The set stays in its process."""
-        return {"tables": self.tables, "_open": {}}
-
-    def setup(self) -> None:
-        """Nothing before the first unit names the folder."""
-
-    def process(self, unit: Unit, out: UnitWriter) -> None:
+    def process(self, unit: Unit[Bucket], out: UnitWriter) -> None:
         """Copy the rows of one part."""
-        table = COPIED[self.tables[unit.path]]
-        for rows in read_rows(unit.path, table):
+        path, table_name = self.parts[unit.task.number]
+        table = COPIED[table_name]
+        for rows in read_rows(path, table):
             kept = self._kept(rows, table, out.folder)
             out.write(table, kept)
             if table.name == ENTITIES.name:
@@ -95,12 +88,8 @@ class CopyWorker:
         if table.name not in OWNERS:
             return rows
         qids = rows.column(OWNERS[table.name]).to_numpy()
-        return rows.filter(pa.array(self._unchanged(folder).contains(qids)))
-
-    def _unchanged(self, folder: str) -> ItemSet:
-        if folder not in self._open:
-            self._open[folder] = unchanged_items(folder)
-        return self._open[folder]
+        unchanged = self._unchanged.get(lambda: unchanged_items(folder))
+        return rows.filter(pa.array(unchanged.contains(qids)))
 
 
 def unchanged_items(folder: str) -> ItemSet:
@@ -130,13 +119,13 @@ def check_copied(folder: str, reports: Sequence[UnitReport]) -> None:
 class UpdatePlan:
     """The phases around the ordinary one, and what they read."""
 
-    before: tuple[Phase, ...]
-    then: tuple[Phase, ...]
+    before: tuple[Phase[Bucket], ...]
+    then: tuple[Phase[Bucket], ...]
     inputs: dict[str, str]
 
 
-def plan_update(config: KbConfig, paths: RunPaths, num_units: int) -> UpdatePlan:
-    """Phases for an update of another run; `num_units` units come before theirs.
+def plan_update(config: KbConfig, paths: RunPaths) -> UpdatePlan:
+    """Phases for an update of another run.
 
     Raises:
         ConfigError, StageError: the older run cannot be updated, and why.
@@ -149,7 +138,7 @@ def plan_update(config: KbConfig, paths: RunPaths, num_units: int) -> UpdatePlan
     own = paths.manifest("kb")
     if own is not None and "update" in own.inputs and old.manifest("kb") is None:
         return _update_plan(
-            config.update, (), {}, num_units, own.inputs["update"]
+            config.update, (), {}, own.inputs["update"]
         )  # up to date, or else an error
     manifest = old.finished("kb")
     wanted, found = _what_decides(to_dict(config)), _what_decides(manifest.config)
@@ -172,7 +161,7 @@ def plan_update(config: KbConfig, paths: RunPaths, num_units: int) -> UpdatePlan
     for path, name in parts.items():
         check_table(path, COPIED[name])
     return _update_plan(
-        config.update, tuple(old.files("kb", ENTITIES)), parts, num_units, manifest.fingerprint
+        config.update, tuple(old.files("kb", ENTITIES)), parts, manifest.fingerprint
     )
 
 
@@ -187,19 +176,14 @@ def _what_decides(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _update_plan(
-    run: str, entities: tuple[str, ...], parts: dict[str, str], num_units: int, fingerprint: str
+    run: str, entities: tuple[str, ...], parts: dict[str, str], fingerprint: str
 ) -> UpdatePlan:
-    of = num_units + 1 + len(parts)
-    first = Unit(index=num_units, of=of, path=REVISIONS, start=0, end=0)
     # Progress counts bytes of the newer dump: parts have none.
-    units = [
-        Unit(index=num_units + 1 + number, of=of, path=path, start=0, end=0)
-        for number, path in enumerate(parts)
-    ]
-    return UpdatePlan(
-        before=(
-            Phase(name=REVISIONS, units=[first], worker=RevisionsWorker(run=run, parts=entities)),
-        ),
-        then=(Phase(name="copy", units=units, worker=CopyWorker(tables=parts)),),
-        inputs={"update": fingerprint},
+    copies = [Bucket(kind="copy", number=number, size=0) for number in range(len(parts))]
+    revisions = Phase(
+        name=REVISIONS,
+        tasks=[Bucket(kind=REVISIONS, size=0)],
+        worker=RevisionsWorker(run=run, parts=entities),
     )
+    copy = Phase(name="copy", tasks=copies, worker=CopyWorker(parts=tuple(parts.items())))
+    return UpdatePlan(before=(revisions,), then=(copy,), inputs={"update": fingerprint})

@@ -1,1 +1,1 @@
-"""Stage `link`: documents become sentences and links."""
+"""Turn documents into sentences and links: stage `link`."""

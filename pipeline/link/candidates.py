@@ -1,7 +1,7 @@
-"""Candidates of a mention: exact keys, other forms of the name, names that hold all its words, misspellings. Never a scan.
+"""Find candidates of a mention: exact keys, other forms, longer names, misspellings. No scan.
 
-Goes in: a surface and the alias index. Comes out: items with anchor counts, how each was found and how alike the names are.
-Costs 40 µs for a surface that is exact, 300 µs for a misspelt one.
+Goes in: a surface and the alias index. Comes out: items with anchor counts, how each was found and
+how similar the names are. Costs 40 µs for a surface that is exact, 300 µs for a misspelt one.
 """
 
 from __future__ import annotations
@@ -12,11 +12,16 @@ from typing import NamedTuple, Protocol
 
 from rapidfuzz import fuzz
 
-from pipeline.index.fuzzy_keys import Similar, differing, nearest, similar
+from pipeline.index.fuzzy_keys import (
+    SimilarKey,
+    differing_words,
+    similar_choices,
+    with_fewest_edits,
+)
 from pipeline.index.name_keys import SOURCE_BITS, normalise, query_keys
 from pipeline.index.words import STOP_WORDS
 from pipeline.link.inflections import inflections
-from schemas.array_types import Array
+from schemas.array_types import U8, U32
 
 # How a candidate was found, the surest first.
 MATCHES = ("exact", "variant", "inflected", "reused", "partial", "fuzzy")
@@ -25,129 +30,153 @@ MIN_FUZZY_CHARACTERS = 5
 MIN_PARTIAL_CHARACTERS = 2
 MAX_PARTIAL_WORDS = 5
 MAX_FUZZY_KEYS = 4
-MAX_REUSED = 3  # candidates of a longer name that its short form takes over
+# Candidates of a longer name that its short form takes over.
+MAX_REUSED = 3
 ANCHOR_ALONE = SOURCE_BITS["anchor"]
 
 
 class NameIndex(Protocol):
-    """What candidates need of the alias index."""
+    """Provide what candidates need of the alias index."""
 
     def postings(self, key: str) -> KeyPostings:
-        """Candidates of a key."""
+        """Return the candidates of a key."""
 
     def similar_keys(self, key: str) -> list[str]:
-        """Keys that this one may be a misspelling of."""
+        """Return the keys of which this one may be a misspelling."""
 
-    def items_with_word(self, word: str) -> Array:
-        """Items with a longer name that has this word, the most popular first."""
+    def items_with_word(self, word: str) -> U32:
+        """Return the items with a longer name that has this word, the most popular first."""
 
 
 class KeyPostings(Protocol):
-    """Parallel arrays of one key."""
+    """Provide the candidates of one key as parallel arrays."""
 
     @property
-    def qids(self) -> Array: ...  # noqa: D102
+    def qids(self) -> U32:
+        """Return the items."""
+
     @property
-    def counts(self) -> Array: ...  # noqa: D102
+    def counts(self) -> U32:
+        """Return how many anchors with this key lead to each item."""
+
     @property
-    def flags(self) -> Array: ...  # noqa: D102
+    def flags(self) -> U8:
+        """Return the source bits of each item."""
 
 
 class Candidate(NamedTuple):
-    """How an item was found."""
+    """Say how an item was found."""
 
-    links: int  # anchors with this name that lead to the item
-    flags: int  # sources of the name
-    match: int  # place in MATCHES
-    similarity: float  # 0 to 1: of the surface and the name that was found
+    # Anchors with this name that lead to the item.
+    links: int
+    # Source bits of the name.
+    flags: int
+    # Position in MATCHES.
+    match: int
+    # 0 to 1: of the surface and the name by which it was found.
+    similarity: float
 
 
-Candidates = dict[
-    int, Candidate
-]  # by item, as found. A handful: plain Python is faster than arrays here.
+# By item, in the order in which they were found. For a handful of them plain Python is faster than
+# arrays.
+Candidates = dict[int, Candidate]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reach:
-    """How far candidates are looked for."""
+    """Say how far to look for candidates."""
 
-    fuzzy_cutoff: float = 88.0  # rapidfuzz ratio, 0 to 100
-    max_partial: int = 12  # items with longer names; 0 = none
+    # rapidfuzz ratio, 0 to 100.
+    fuzzy_cutoff: float = 88.0
+    # Items with longer names; 0 = none.
+    max_partial: int = 12
     inflect: bool = True
 
 
-def _add(to: Candidates, found: KeyPostings, match: int, similarity: float) -> None:
+def _add(candidates: Candidates, postings: KeyPostings, match: int, similarity: float) -> None:
     """Add the postings of a key; an item that is there already stays as it was found first.
 
-    What only the text of a link states is no ground for bending a name further.
+    Names that only the text of a link states are too weak for inflected and fuzzy matches.
     """
     for qid, count, flags in zip(
-        found.qids.tolist(), found.counts.tolist(), found.flags.tolist(), strict=True
+        postings.qids.tolist(), postings.counts.tolist(), postings.flags.tolist(), strict=True
     ):
-        if qid not in to and (match < INFLECTED or flags != ANCHOR_ALONE):
-            to[qid] = Candidate(count, flags, match, similarity)
+        if qid not in candidates and (match < INFLECTED or flags != ANCHOR_ALONE):
+            candidates[qid] = Candidate(count, flags, match, similarity)
 
 
 def exact_candidates(surface: str, index: NameIndex) -> Candidates:
-    """Candidates of the first key of the surface that the index lists."""
+    """Return the candidates of the first key of the surface that the index lists."""
     candidates: Candidates = {}
     for number, key in enumerate(query_keys(surface)):
-        found = index.postings(key)
-        if len(found.qids):
-            _add(candidates, found, VARIANT if number else EXACT, 1.0)
+        postings = index.postings(key)
+        if len(postings.qids):
+            _add(candidates, postings, VARIANT if number else EXACT, 1.0)
             break
     return candidates
 
 
 def _add_inflected(candidates: Candidates, key: str, index: NameIndex) -> None:
     for form in inflections(key):
-        found = index.postings(form)
-        if len(found.qids):
-            _add(candidates, found, INFLECTED, fuzz.ratio(key, form) / 100)
+        postings = index.postings(form)
+        if len(postings.qids):
+            _add(candidates, postings, INFLECTED, fuzz.ratio(key, form) / 100)
 
 
 def partial_items(key: str, index: NameIndex, limit: int) -> list[int]:
-    """The most popular items that have all words of a key in their names of several words."""
+    """Return the most popular items that have all words of a key in names of several words."""
     words = [word for word in dict.fromkeys(key.split()) if word not in STOP_WORDS]
     if not limit or not 1 <= len(words) <= MAX_PARTIAL_WORDS or len(key) < MIN_PARTIAL_CHARACTERS:
         return []
-    shortest, *others = sorted((index.items_with_word(word).tolist() for word in words), key=len)
-    common = [set(other) for other in others]
-    return [qid for qid in shortest if all(qid in other for other in common)][:limit]
+
+    # The shortest list leads, since no item outside it can have all words.
+    shortest, *longer = sorted((index.items_with_word(word).tolist() for word in words), key=len)
+    longer_sets = [set(qids) for qids in longer]
+    return [qid for qid in shortest if all(qid in qids for qids in longer_sets)][:limit]
 
 
 def fuzzy_candidates(surface: str, index: NameIndex, cutoff: float) -> Candidates:
-    """Candidates of the keys with the fewest edits, of those that share a half with the surface; cutoff 0 to 100."""
+    """Return the candidates of the keys with the fewest edits; cutoff 0 to 100.
+
+    Only keys that share a half with the surface are compared.
+    """
     candidates: Candidates = {}
     key = normalise(surface)
     if len(key) < MIN_FUZZY_CHARACTERS or key.isdigit():
         return candidates
+
+    # Names of very different lengths are no misspellings of each other, whatever their words.
+    max_difference = max(1, len(key) // 5)
     choices = [
-        other
-        for other in index.similar_keys(key)
-        if abs(len(other) - len(key)) <= max(1, len(key) // 5)
+        choice
+        for choice in index.similar_keys(key)
+        if abs(len(choice) - len(key)) <= max_difference
     ]
-    near = [one for one in similar(key, choices, cutoff) if not _has_own_words(key, one, index)]
-    for one in nearest(near)[:MAX_FUZZY_KEYS]:
-        _add(candidates, index.postings(one.key), FUZZY, one.similarity)
+    similar = [
+        choice
+        for choice in similar_choices(key, choices, cutoff)
+        if not _is_real_name(key, choice, index)
+    ]
+    for choice in with_fewest_edits(similar)[:MAX_FUZZY_KEYS]:
+        _add(candidates, index.postings(choice.key), FUZZY, choice.similarity)
     return candidates
 
 
-def _has_own_words(key: str, found: Similar, index: NameIndex) -> bool:
-    """Whether the words that it has instead are words of names: then they are not misspelt.
+def _is_real_name(key: str, choice: SimilarKey, index: NameIndex) -> bool:
+    """Say whether the words of a key that a choice lacks are words of names: then no misspelling.
 
-    In a name of several words a single edit is one all the same.
+    In a name of several words a single edit counts as a misspelling all the same.
     """
-    if " " in key and found.edits <= 1:
+    if " " in key and choice.edits <= 1:
         return False
-    lost, _ = differing(key, found.key)
+    lost, _ = differing_words(key, choice.key)
     return any(len(index.items_with_word(word)) or len(index.postings(word).qids) for word in lost)
 
 
 def find_candidates(
     surface: str, index: NameIndex, reach: Reach, *, allow_fuzzy: bool
 ) -> Candidates:
-    """All candidates of a surface on its own; fuzzy ones only where no name fits it whole."""
+    """Return all candidates of a surface by itself; fuzzy ones only where no name fits it whole."""
     key = normalise(surface)
     candidates = exact_candidates(surface, index)
     if reach.inflect:
@@ -159,13 +188,26 @@ def find_candidates(
     return candidates
 
 
-def with_reused(own: Candidates, longer: Sequence[Candidates]) -> Candidates:
-    """The candidates of a short form, and the best whole-name candidates of longer names of the same document."""
-    candidates = {qid: found for qid, found in own.items() if found.match < REUSED}
-    for others in longer:
-        whole = [(qid, found) for qid, found in others.items() if found.match <= VARIANT][
-            :MAX_REUSED
+def with_reused(short: Candidates, longer: Sequence[Candidates]) -> Candidates:
+    """Return the candidates of a short form, and the best of the longer names it may stand for.
+
+    Of each longer name of the same document the first MAX_REUSED that have it as a whole name.
+
+    Args:
+        short: candidates of the short form by itself.
+        longer: candidates of each longer name.
+    """
+    candidates = {qid: candidate for qid, candidate in short.items() if candidate.match < REUSED}
+    for candidates_of_name in longer:
+        whole = [
+            (qid, candidate)
+            for qid, candidate in candidates_of_name.items()
+            if candidate.match <= VARIANT
         ]
-        for qid, found in whole:
-            candidates.setdefault(qid, Candidate(0, found.flags, REUSED, 0.0))
-    return candidates | {qid: found for qid, found in own.items() if qid not in candidates}
+        for qid, candidate in whole[:MAX_REUSED]:
+            candidates.setdefault(qid, Candidate(0, candidate.flags, REUSED, 0.0))
+
+    # Less sure matches of the short form come last.
+    return candidates | {
+        qid: candidate for qid, candidate in short.items() if qid not in candidates
+    }

@@ -1,7 +1,10 @@
-"""Disambiguation: a linear score per candidate, a softmax over the candidates of a mention and NIL.
+"""Score candidates by a linear model, and turn scores into probabilities by a softmax with NIL.
 
-Goes in: features of candidates, flat. Comes out: probabilities, and what each group of features contributed. A conditional
-logit (McFadden 1974): the probabilities are those under which the gold links are likeliest, so they are calibrated.
+Goes in: features of candidates, flat. Comes out: probabilities, and what each group of features
+added. It is a conditional logit (McFadden 1974): its weights are those under which the gold links
+are most likely, so the probabilities are calibrated.
+
+Legend: c candidates.
 """
 
 from __future__ import annotations
@@ -14,22 +17,24 @@ from typing import Any
 import numpy as np
 
 from pipeline.link.features import FEATURES, GROUPS
-from schemas.array_types import Array
+from schemas.array_types import F32, F64, I64, U32, Array
 
-ROUND_DECIMALS = 5  # model floats are rounded before they select anything
+# Probabilities are rounded before they select anything, so that the last bits decide nothing.
+ROUND_DECIMALS = 5
 FORMAT = "trelm linker weights 1"
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Weights of the features, and the bias of every candidate; NIL has score 0."""
+    """Hold the weights of the features, and the bias of every candidate; NIL has score 0."""
 
     bias: float
     weights: Mapping[str, float]
+    # How the weights were made, for readers of the file.
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """The file's text."""
+        """Return the text of a weights file."""
         content = {
             "format": FORMAT,
             "bias": self.bias,
@@ -39,11 +44,15 @@ class Model:
         return json.dumps(content, indent=1, sort_keys=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> Model:
-        """Back from a file's text.
+    def from_json(cls, text: str, source: str) -> Model:
+        """Return the model that the text of a weights file describes.
+
+        Args:
+            text: of the file.
+            source: the file's name, for errors.
 
         Raises:
-            ValueError: not such a file, or a feature that this program does not know; names the file.
+            ValueError: it is no such file, or has a feature that this program does not know.
         """
         try:
             raw = json.loads(text)
@@ -56,43 +65,54 @@ class Model:
             model = cls(float(raw["bias"]), weights, dict(raw.get("about", {})))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(
-                f"{where}: no weights of a linker ({type(error).__name__}: {error})"
+                f"{source}: no weights of a linker ({type(error).__name__}: {error})"
             ) from error
+
+        # JSON as Python reads it may hold NaN and Infinity.
         if not all(np.isfinite([model.bias, *model.weights.values()])):
-            raise ValueError(f"{where}: a weight is not finite")
+            raise ValueError(f"{source}: a weight is not finite")
         return model
 
 
-# Set by hand, for a knowledge base and a language that nothing was trained for: see docs/linking.md.
+# For a knowledge base and a language for which nothing was trained: see docs/linking.md.
 BY_HAND = Model(
     -7.0,
     {
-        "prior": 0.5, "primary": 0.5, "variant": -0.3, "inflected": -1.0, "reused": -1.0, "partial": -2.0,
-        "fuzzy": -1.0, "inexact": 0.5, "similarity": 5.0, "label": 2.0, "title": 0.5, "near": 0.3, "window": 0.3,
-        "document": 3.0, "neighbours": 1.0, "shared": 0.3, "mentioned": 0.5, "type": 2.0,
-        "semantic": 2.0,
+        "prior": 0.5, "primary": 0.5, "variant": -0.3, "inflected": -1.0, "reused": -1.0,
+        "partial": -2.0, "fuzzy": -1.0, "inexact": 0.5, "similarity": 5.0, "label": 2.0,
+        "title": 0.5, "near": 0.3, "window": 0.3, "document": 3.0, "neighbours": 1.0,
+        "shared": 0.3, "mentioned": 0.5, "type": 2.0, "semantic": 2.0,
     },
 )  # fmt: skip
 
 
-def contributions(features: Mapping[str, Array], model: Model) -> dict[str, Array]:
-    """Per group of features, what it adds to the score of each candidate; score = bias + their sum."""
-    length = len(features["prior"])
-    found = {}
+def contributions(features: Mapping[str, Array], model: Model) -> dict[str, F64]:
+    """Return what each group of features adds to the score of each candidate, shape (c,) each.
+
+    A score is the bias + their sum.
+    """
+    num_candidates = len(features["prior"])
+    added = {}
     for group, names in GROUPS.items():
-        total = np.zeros(length, np.float64)
+        total = np.zeros(num_candidates, np.float64)
         for name in names:
+            # A feature without a weight costs nothing, and `semantic` may not be computed at all.
             if name in features and model.weights.get(name):
                 total += model.weights[name] * features[name]
-        found[group] = total
-    return found
+        added[group] = total
+    return added
 
 
-def probabilities(scores: Array, mentions: Array, num_mentions: int) -> Array:
-    """P(candidate) of a softmax over the candidates of each mention and NIL, whose score is 0. Shape (c,) in and out.
+def probabilities(scores: F64, mentions: I64, num_mentions: int) -> F32:
+    """Return P(candidate): a softmax over the candidates of each mention and NIL, whose score is 0.
 
-    `mentions` is the number of each candidate's mention, ascending.
+    Args:
+        scores: shape (c,).
+        mentions: number of each candidate's mention, ascending, shape (c,).
+        num_mentions: how many mentions there are.
     """
+    # Less the highest score of the mention (NIL included), so that no exponent overflows.
+    # NIL adds exp(0 - top) to the total.
     top = np.zeros(num_mentions)
     np.maximum.at(top, mentions, scores)
     exponents = np.exp(scores - top[mentions])
@@ -100,6 +120,9 @@ def probabilities(scores: Array, mentions: Array, num_mentions: int) -> Array:
     return np.round(exponents / total[mentions], ROUND_DECIMALS).astype(np.float32)
 
 
-def ranked(mentions: Array, probability: Array, popularity: Array, qids: Array) -> Array:
-    """Order of the candidates: by mention, most probable first, then most popular, then the lower id."""
+def ranked(mentions: I64, probability: F32, popularity: U32, qids: U32) -> I64:
+    """Return the order of the candidates, as positions.
+
+    By mention, then the most probable first, then the most popular, then the lower id.
+    """
     return np.lexsort((qids, -popularity.astype(np.int64), -probability, mentions))

@@ -1,6 +1,7 @@
-"""Gold links: JSONL, one document a line: `{"doc_id", "text", "mentions": [{"start", "end", "qid"}]}`.
+"""Read gold links: JSONL, one document a line.
 
-Offsets are code points of `text`, half-open. `qid` is "Q42", 42, or null for NIL.
+`{"doc_id", "text", "mentions": [{"start", "end", "qid"}]}`. Offsets are code points of `text`,
+half-open. `qid` is "Q42", 42, or null for NIL.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
@@ -16,7 +16,7 @@ from pipeline.engine.errors import StageError
 
 @dataclass(frozen=True, slots=True)
 class GoldMention:
-    """One gold mention; qid None is NIL."""
+    """Hold one gold mention; qid None is NIL."""
 
     start: int
     end: int
@@ -25,7 +25,7 @@ class GoldMention:
 
 @dataclass(frozen=True, slots=True)
 class GoldDocument:
-    """One gold document."""
+    """Hold one gold document."""
 
     doc_id: str
     text: str
@@ -33,57 +33,62 @@ class GoldDocument:
 
 
 def read_gold(path: str) -> Iterator[GoldDocument]:
-    """Read a gold file.
+    """Yield the documents of a gold file.
 
     Raises:
-        StageError: a line that is not such a document; names file and line.
+        StageError: a line is no such document; the message names file and line.
     """
     with files.open_read(path) as file:
         for number, line in enumerate(file, 1):
+            # An empty line at the end of a file is common.
             if line.strip():
                 yield _document(line, f"{path}:{number}")
 
 
 def load_gold(path: str) -> dict[str, GoldDocument]:
-    """A gold file by document. Lines of the same document and text are united, equal mentions count once.
+    """Return the documents of a gold file by id.
+
+    Lines of the same document and text are united; equal mentions count once.
 
     Raises:
-        StageError: two texts for one document, or two items for one span.
+        StageError: a document has two texts, or a span has two items.
     """
     documents: dict[str, GoldDocument] = {}
     for document in read_gold(path):
-        known = documents.get(document.doc_id)
-        if known is not None and known.text != document.text:
+        earlier = documents.get(document.doc_id)
+        if earlier is not None and earlier.text != document.text:
             raise StageError(
                 f"{path}: document {document.doc_id!r} occurs twice, with different texts"
             )
-        united = {
-            **_spans(known.mentions if known else (), path),
-            **_spans(document.mentions, path),
-        }
-        for mention in known.mentions if known else ():
-            _same(united[mention.start, mention.end], mention, path)
+
+        # Each side is checked for itself, then both against each other.
+        earlier_mentions = earlier.mentions if earlier else ()
+        united = {**_by_span(earlier_mentions, path), **_by_span(document.mentions, path)}
+        for mention in earlier_mentions:
+            _check_same_item(united[mention.start, mention.end], mention, path)
         documents[document.doc_id] = GoldDocument(
             document.doc_id, document.text, tuple(united.values())
         )
     return documents
 
 
-def _spans(mentions: tuple[GoldMention, ...], path: str) -> dict[tuple[int, int], GoldMention]:
+def _by_span(mentions: tuple[GoldMention, ...], path: str) -> dict[tuple[int, int], GoldMention]:
     spans: dict[tuple[int, int], GoldMention] = {}
     for mention in mentions:
-        _same(spans.setdefault((mention.start, mention.end), mention), mention, path)
+        _check_same_item(spans.setdefault((mention.start, mention.end), mention), mention, path)
     return spans
 
 
-def _same(one: GoldMention, other: GoldMention, path: str) -> None:
-    if one.qid != other.qid:
+def _check_same_item(mention: GoldMention, repeat: GoldMention, path: str) -> None:
+    if mention.qid != repeat.qid:
         raise StageError(
-            f"{path}: mention {one.start}–{one.end} has two items, Q{one.qid} and Q{other.qid}"
+            f"{path}: mention {mention.start}–{mention.end} has two items, "
+            f"Q{mention.qid} and Q{repeat.qid}"
         )
 
 
-def _document(line: bytes, where: str) -> GoldDocument:
+def _document(line: bytes, position: str) -> GoldDocument:
+    """Return the document of one line; `position` is file and line, for errors."""
     try:
         raw = json.loads(line)
         text = raw["text"]
@@ -96,19 +101,27 @@ def _document(line: bytes, where: str) -> GoldDocument:
         document = GoldDocument(str(raw["doc_id"]), text, mentions)
     except (ValueError, KeyError, TypeError) as error:
         raise StageError(
-            f"{where}: not a gold document ({type(error).__name__}: {error}); wanted "
+            f"{position}: not a gold document ({type(error).__name__}: {error}); wanted "
             '{"doc_id": "1", "text": "…", "mentions": [{"start": 0, "end": 5, "qid": "Q90"}]}'
         ) from error
+
+    # Offsets in bytes or UTF-16 would often fall outside the text, or point to other words.
     for mention in mentions:
         if not 0 <= mention.start < mention.end <= len(text):
             raise StageError(
-                f"{where}: mention {mention.start}–{mention.end} lies outside the text of {len(text)} code points"
+                f"{position}: mention {mention.start}–{mention.end} lies outside "
+                f"the text of {len(text)} code points"
             )
     return document
 
 
-def parse_qid(value: Any) -> int | None:  # noqa: ANN401
-    """`"Q42"`, `42` or None."""
+def parse_qid(value: object) -> int | None:
+    """Return the number in `"Q42"` or `42`; None for None.
+
+    Raises:
+        ValueError: it is no number.
+    """
     if value is None:
         return None
+    # The text of a whole number is the same with or without quotes in JSON.
     return int(str(value).removeprefix("Q"))

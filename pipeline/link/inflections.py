@@ -1,37 +1,50 @@
-"""Other forms of a name: plural and singular, the person and the thing ("rower", "rowing"), adjective and noun.
+"""Find other forms of a name: plural and singular, person and activity, adjective and noun.
 
-Goes in: a normalised key. Comes out: keys that may name the same entity, 2 µs. Rules of English, applied to the last word;
-a wrong form costs one look-up, since only listed keys count.
+So "rower" leads to "rowing". Goes in: a normalised key. Comes out: keys that may name the same
+entity, 2 µs. Rules of English, applied to the last word; a wrong form costs one look-up, since only
+listed keys count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+# Letters that must be left of a word, one less for an ending of several letters.
 MIN_STEM = 3
-# Ending, then what may stand in its place. An ending's rules come before those of the endings within it.
+# Ending, then the endings that may replace it. The rules of a longer ending come before those of
+# the endings within it.
 PLURALS = (
-    ("ies", ("y",)), ("ves", ("f", "fe")), ("men", ("man",)), ("es", ("", "is")), ("s", ("",)), ("i", ("us",)),
-    ("a", ("um", "on")),
+    ("ies", ("y",)), ("ves", ("f", "fe")), ("men", ("man",)), ("es", ("", "is")), ("s", ("",)),
+    ("i", ("us",)), ("a", ("um", "on")),
 )  # fmt: skip
 DERIVATIONS = (
-    ("athlete", ("athlon",)), ("ists", ("ism", "y", "ics", "s", "istry", "")), ("ist", ("ism", "y", "ics", "s", "istry", "")),
-    ("ians", ("y", "ia", "a", "ian")), ("ian", ("y", "ia", "a", "ians", "i", "")), ("ans", ("a", "an", "")),
-    ("an", ("a", "ans", "", "anism", "ism")), ("ers", ("ing", "er", "")), ("er", ("ing", "", "e")),
-    ("ical", ("y", "ics", "ic", "")), ("ics", ("ic",)), ("ic", ("y", "ics", "ism", "icism", "")),
-    ("al", ("", "e", "ism", "alism")), ("ed", ("e", "", "ing", "ion")), ("ing", ("", "e")),
-)  # fmt: skip
+    ("athlete", ("athlon",)),
+    ("ists", ("ism", "y", "ics", "s", "istry", "")),
+    ("ist", ("ism", "y", "ics", "s", "istry", "")),
+    ("ians", ("y", "ia", "a", "ian")),
+    ("ian", ("y", "ia", "a", "ians", "i", "")),
+    ("ans", ("a", "an", "")),
+    ("an", ("a", "ans", "", "anism", "ism")),
+    ("ers", ("ing", "er", "")),
+    ("er", ("ing", "", "e")),
+    ("ical", ("y", "ics", "ic", "")),
+    ("ics", ("ic",)),
+    ("ic", ("y", "ics", "ism", "icism", "")),
+    ("al", ("", "e", "ism", "alism")),
+    ("ed", ("e", "", "ing", "ion")),
+    ("ing", ("", "e")),
+)
 ADDED = ("s", "ism")
 DROPPED = (" player", " players", " language", " languages", " people")
 
 
 def inflections(key: str) -> list[str]:
-    """Other forms of a key, likelier ones first, each once; not the key itself."""
+    """Return other forms of a key, likelier ones first, each once; not the key itself."""
     return [form for form in dict.fromkeys(_forms(key)) if form and form != key]
 
 
 def plurals(key: str) -> list[str]:
-    """Only the singular forms of a plural."""
+    """Return only the singular forms of a plural."""
     return list(_rewritten(key, PLURALS))
 
 
@@ -44,9 +57,11 @@ def _forms(key: str) -> Iterator[str]:
 
 
 def _rewritten(key: str, rules: tuple[tuple[str, tuple[str, ...]], ...]) -> Iterator[str]:
+    """Yield the key with the ending of its last word replaced, by each rule that fits."""
     start = key.rfind(" ") + 1
-    for ending, others in rules:
+    for ending, replacements in rules:
         if key.endswith(ending) and len(key) - start - len(ending) >= MIN_STEM - (len(ending) > 1):
             stem = key[: -len(ending)]
+            # A word in "ss" is no plural.
             if ending != "s" or not stem.endswith("s"):
-                yield from (stem + other for other in others)
+                yield from (stem + replacement for replacement in replacements)

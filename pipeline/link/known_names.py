@@ -1,4 +1,4 @@
-"""What is a name, by the alias index and the entity store: the tests that mention detection asks for. Bounded memory."""
+"""Say what is a name, by the alias index and the entity store. Bounded memory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pipeline.index.entity_store import EntityStore
 from pipeline.index.name_keys import SOURCE_BITS, fold
 from pipeline.link.inflections import inflections, plurals
 
+# Answers per cache. Emptying a full one is simpler, and faster to use, than an order of use.
 CACHE_SIZE = 100_000
 
 
 class IndexNames:
-    """Names in an index. Answers are kept; above CACHE_SIZE of them all are forgotten."""
+    """Test names against an index. Answers are kept; above CACHE_SIZE of them all are forgotten."""
 
     def __init__(self, index: AliasIndex, entities: EntityStore, word_links: float) -> None:
         """Read an index and a store.
@@ -23,56 +24,65 @@ class IndexNames:
         Args:
             index: of names.
             entities: of the same run.
-            word_links: share of all links of the corpus that a word must have to be a mention in lower case too.
+            word_links: share of all links of the corpus that a word must have to be a mention in
+                lower case too; 0 = no word is.
         """
         self._index = index
         self._entities = entities
-        self._known: dict[str, bool] = {}
-        self._linked: dict[str, bool] = {}
+        self._is_name: dict[str, bool] = {}
+        self._is_linked: dict[str, bool] = {}
+        # Without counted links no share can be reached: infinity answers no to every word.
         self._min_links = (
             max(word_links * index.num_links, 1.0) if word_links and index.num_links else math.inf
         )
         self.opens_name = index.opens_name
 
     def is_name(self, key: str) -> bool:
-        """Whether the index lists a key, the key without diacritics, or its singular."""
-        known = self._known.get(key)
-        if known is None:
-            if len(self._known) >= CACHE_SIZE:
-                self._known.clear()
-            known = self._known[key] = self._look_up(key)
-        return known
+        """Say whether the index lists a key, the key without diacritics, or its singular."""
+        is_name = self._is_name.get(key)
+        if is_name is None:
+            if len(self._is_name) >= CACHE_SIZE:
+                self._is_name.clear()
+            is_name = self._is_name[key] = self._look_up(key)
+        return is_name
 
     def is_linked(self, key: str) -> bool:
-        """Whether the corpus's own links use a key often, and it is a name, or a form of one, by more than the links."""
+        """Say whether the corpus's own links use a key often, and other sources know it as a name.
+
+        A form of the key counts too.
+        """
         if self._min_links == math.inf:
             return False
-        linked = self._linked.get(key)
-        if linked is None:
-            if len(self._linked) >= CACHE_SIZE:
-                self._linked.clear()
-            linked = self._linked[key] = self._look_up_links(key)
-        return linked
+        is_linked = self._is_linked.get(key)
+        if is_linked is None:
+            if len(self._is_linked) >= CACHE_SIZE:
+                self._is_linked.clear()
+            is_linked = self._is_linked[key] = self._look_up_links(key)
+        return is_linked
 
     def _look_up_links(self, key: str) -> bool:
-        found = self._index.postings(key)
-        if int(found.counts.sum()) < self._min_links:
+        postings = self._index.postings(key)
+        if int(postings.counts.sum()) < self._min_links:
             return False
-        stated = bool((found.flags != SOURCE_BITS["anchor"]).any())
-        return stated or any(
+
+        # A key that only links state may be any text, such as "here".
+        is_stated = bool((postings.flags != SOURCE_BITS["anchor"]).any())
+        return is_stated or any(
             (self._index.postings(form).flags != SOURCE_BITS["anchor"]).any()
             for form in inflections(key)
         )
 
     def is_proper(self, key: str) -> bool:
-        """Whether the label of the item that a key most likely names begins with a capital."""
+        """Say whether the label of the item that a key most likely names begins with a capital."""
+        # Postings are sorted: the first item that the store has is the most likely one.
         rows = self._entities.rows(np.asarray(self._index.postings(key).qids, np.uint32))
-        known = rows[rows >= 0]
-        return bool(len(known) and self._entities.label(int(known[0]))[:1].isupper())
+        stored_rows = rows[rows >= 0]
+        return bool(len(stored_rows) and self._entities.label(int(stored_rows[0]))[:1].isupper())
 
     def _look_up(self, key: str) -> bool:
         if not key:
             return False
         if key in self._index or (not key.isascii() and fold(key) in self._index):
             return True
+        # Only these keys can be plurals; the test keeps nearly all others from more look-ups.
         return key.endswith("s") and any(form in self._index for form in plurals(key))

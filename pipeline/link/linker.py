@@ -1,8 +1,14 @@
-"""From the mentions of a batch of documents to links: candidates, features, probabilities. Pure, given an index and a store.
+"""Link the mentions of a batch of documents: candidates, features, probabilities.
 
-1. Candidates of each distinct surface, with all that does not depend on the document: from a bounded cache.
+Pure, given an index and a store:
+
+1. Candidates of each distinct surface, with all that does not depend on the document: from a
+bounded
+   cache.
 2. All candidates of the batch in flat arrays; context, coherence and type by array work.
 3. Softmax over the candidates of a mention and NIL, ranking, the best few.
+
+Legend: c candidates of the batch, m mentions, s static features, n candidates of one surface.
 """
 
 from __future__ import annotations
@@ -10,7 +16,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
 
 import numpy as np
 from rapidfuzz import fuzz
@@ -32,17 +37,24 @@ from pipeline.link.candidates import (
     with_reused,
 )
 from pipeline.link.disambiguation import Model, contributions, probabilities, ranked
-from pipeline.link.features import STATIC, Flat, Tokens, dynamic_features, log_prior
+from pipeline.link.features import (
+    STATIC,
+    BatchTokens,
+    Entities,
+    FlatCandidates,
+    dynamic_features,
+    log_prior,
+)
 from pipeline.link.lru import LruCache
-from schemas.array_types import Array
+from schemas.array_types import F32, F64, I64, U8, U32, Array
 
-Key = tuple[
-    str, bool, tuple[str, ...]
-]  # surface, whether it may be misspelt, longer names of the document
-CACHE_SIZE = 20_000  # surfaces: 5 KB each
+# Surface, whether it may be misspelt, longer names of the document.
+SurfaceKey = tuple[str, bool, tuple[str, ...]]
+# Surfaces: 5 KB each.
+CACHE_SIZE = 20_000
 MAX_SCORED = 64
 _TITLE = SOURCE_BITS["title"]
-_FLAGS = {
+_MATCH_FEATURES = {
     "variant": VARIANT,
     "inflected": INFLECTED,
     "reused": REUSED,
@@ -51,61 +63,55 @@ _FLAGS = {
 }
 
 
-class Entities(Protocol):
-    """What linking needs of the entity store."""
-
-    idf: Array
-
-    def rows(self, qids: Array) -> Array: ...  # noqa: D102
-    def popularity(self, rows: Array) -> Array: ...  # noqa: D102
-    def statements(self, rows: Array) -> Array: ...  # noqa: D102
-    def is_primary(self, rows: Array) -> Array: ...  # noqa: D102
-    def types(self, rows: Array) -> Array: ...  # noqa: D102
-    def is_meta(self, rows: Array) -> Array: ...  # noqa: D102
-    def label(self, row: int) -> str: ...  # noqa: D102
-    def term_runs(self, rows: Array) -> tuple[Array, Array]: ...  # noqa: D102
-    def neighbour_runs(self, rows: Array) -> tuple[Array, Array]: ...  # noqa: D102
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mention:
-    """A mention to be linked. Tokens are numbered within the batch."""
+    """Hold a mention to be linked. Tokens are numbered within the batch."""
 
+    # Number of the document in the batch.
     document: int
     first_token: int
     end_token: int
     surface: str
     ner_type: str | None
-    position: float  # in its document: 0 at the beginning, 1 at the end
+    # In its document: 0 at the beginning, 1 at the end.
+    position: float
     allow_fuzzy: bool
-    longer: tuple[str, ...] = ()  # names of the same document that it may be short for
+    # Names of the same document for which it may be short.
+    longer: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """Candidates of a surface that the store has, with all that does not depend on the document. Shape (n,) or (n, s)."""
+class SurfaceCandidates:
+    """Hold the candidates of a surface that the store has, and their static features.
 
-    qids: Array
-    rows: Array
-    matches: Array
-    popularity: Array
-    types: Array
-    static: Array  # float32, columns as in features.STATIC
+    Nothing in it depends on the document, so it is cached. Each array has one row per candidate.
+    """
+
+    qids: U32
+    # Rows in the entity store.
+    rows: I64
+    matches: U8
+    popularity: U32
+    types: U8
+    # Shape (n, s), columns as in features.STATIC.
+    static: F32
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """All candidates of a batch, flat, mention after mention."""
+    """Hold all candidates of a batch with their features, flat, mention after mention."""
 
-    mentions: Array  # int64 (c,)
-    qids: Array
-    rows: Array
-    matches: Array
-    popularity: Array
-    features: dict[str, Array]
+    # Shape (c,): number of the mention, ascending.
+    mentions: I64
+    qids: U32
+    rows: I64
+    matches: U8
+    popularity: U32
+    # Shape (c,) each.
+    features: dict[str, F32]
 
-    def take(self, order: Array) -> Scored:
-        """Some of them, in another order."""
+    def take(self, order: I64) -> Scored:
+        """Return some of the candidates, in the order given by their positions."""
         features = {name: values[order] for name, values in self.features.items()}
         return Scored(
             self.mentions[order],
@@ -119,82 +125,122 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """The outcome for all mentions of a batch. Candidates are flat, the best first, cut to the best few."""
+    """Hold the links of all mentions of a batch.
 
-    qids: Array  # uint32 (m,), 0 = NIL
-    confidence: Array  # float32 (m,)
-    offsets: Array  # int64 (m + 1,): candidates of each mention
+    Candidates are flat, the best of each mention first, cut to the best few.
+    """
+
+    # Shape (m,), 0 = NIL.
+    qids: U32
+    # Shape (m,).
+    confidence: F32
+    # Shape (m + 1,): candidates of each mention.
+    offsets: I64
     candidates: Scored
-    probability: Array  # float32 (c,)
-    parts: dict[str, Array]  # what each group of features added to the score
+    # Shape (c,).
+    probability: F32
+    # Per group of features, what it added to the score of each candidate.
+    parts: dict[str, F64]
 
 
 class Linker:
-    """Links mentions against one index and one store."""
+    """Link mentions against one index and one store."""
 
     def __init__(self, index: NameIndex, entities: Entities, model: Model, reach: Reach) -> None:
         self._index = index
         self._entities = entities
         self._model = model
         self._reach = reach
-        self._found: LruCache[tuple[str, bool], Candidates] = LruCache(CACHE_SIZE)
-        self._known: LruCache[Key, Known] = LruCache(CACHE_SIZE)
-        self._type_tables: dict[str | None, Array] = {}
 
-    def on(self, index: NameIndex) -> Linker:
-        """The same with another index; caches are its own."""
+        # Candidates of a surface alone; with features, and with those of longer names.
+        self._found_candidates: LruCache[tuple[str, bool], Candidates] = LruCache(CACHE_SIZE)
+        self._descriptions: LruCache[SurfaceKey, SurfaceCandidates] = LruCache(CACHE_SIZE)
+        self._type_tables: dict[str | None, F32] = {}
+
+    def with_index(self, index: NameIndex) -> Linker:
+        """Return the same linker with another index and empty caches."""
         return Linker(index, self._entities, self._model, self._reach)
 
     def decide(
         self, scored: Scored, num_mentions: int, *, top_k: int, min_confidence: float
     ) -> Links:
-        """The best item for each mention, or NIL, with its best candidates."""
+        """Return the best item of each mention, or NIL, with its best candidates."""
         return decide(scored, num_mentions, self._model, top_k, min_confidence)
 
-    def score(self, mentions: Sequence[Mention], tokens: Tokens) -> Scored:
-        """Candidates of all mentions with their features; mentions in the order of their documents."""
-        numbers: dict[Key, int] = {}
-        which = np.fromiter(
-            (numbers.setdefault((one.surface, one.allow_fuzzy, one.longer), len(numbers)) for one in mentions),
-            np.int64, len(mentions),
-        )  # fmt: skip
-        return self._flatten(mentions, tokens, self._look_up(list(numbers)), which)
+    def score(self, mentions: Sequence[Mention], tokens: BatchTokens) -> Scored:
+        """Return the candidates of all mentions with their features.
+
+        Args:
+            mentions: in the order of their documents.
+            tokens: of all documents of the batch.
+        """
+        # Each distinct surface is looked up once.
+        numbers: dict[SurfaceKey, int] = {}
+        surface_of = np.fromiter(
+            (
+                numbers.setdefault(
+                    (mention.surface, mention.allow_fuzzy, mention.longer), len(numbers)
+                )
+                for mention in mentions
+            ),
+            np.int64,
+            len(mentions),
+        )
+        return self._flatten(mentions, tokens, self._look_up(list(numbers)), surface_of)
 
     def _flatten(
-        self, mentions: Sequence[Mention], tokens: Tokens, known: Sequence[Known], which: Array
+        self,
+        mentions: Sequence[Mention],
+        tokens: BatchTokens,
+        surfaces: Sequence[SurfaceCandidates],
+        surface_of: I64,
     ) -> Scored:
-        sizes = np.fromiter((len(one.qids) for one in known), np.int64, len(known))
-        lengths = sizes[which]
-        places = spread(offsets_of(sizes)[which], lengths)
+        """Return the candidates of all mentions, given those of their surfaces.
+
+        Args:
+            mentions: of the batch.
+            tokens: of the batch.
+            surfaces: candidates of the distinct surfaces.
+            surface_of: number of each mention's surface, shape (m,).
+        """
+        # From surfaces to mentions: each mention copies the rows of its surface.
+        sizes = np.fromiter((len(surface.qids) for surface in surfaces), np.int64, len(surfaces))
+        lengths = sizes[surface_of]
+        positions = spread(offsets_of(sizes)[surface_of], lengths)
         mention_of = np.repeat(np.arange(len(mentions)), lengths)
-        columns = [
-            np.concatenate([getattr(one, field.name) for one in (_NOTHING, *known)])[places]
-            for field in fields(Known)
-        ]
-        qids, rows, matches, popularity, types, static = columns
-        flat = Flat(
-            mentions=mention_of, rows=rows, qids=qids, is_whole=matches <= VARIANT,
-            **{
-                f"{name}s": np.fromiter((getattr(mention, name) for mention in mentions), np.int64, len(mentions))
-                for name in ("document", "first_token", "end_token")
-            },
-        )  # fmt: skip
-        features = {name: static[:, place] for place, name in enumerate(STATIC)}
+        # The empty one gives the dtype where there is no surface.
+        columns = (
+            np.concatenate([getattr(surface, name) for surface in (_NO_CANDIDATES, *surfaces)])
+            for name in (field.name for field in fields(SurfaceCandidates))
+        )
+        qids, rows, matches, popularity, types, static = (column[positions] for column in columns)
+
+        flat = FlatCandidates(
+            mentions=mention_of,
+            rows=rows,
+            qids=qids,
+            is_whole=matches <= VARIANT,
+            documents=_column(mentions, "document"),
+            first_tokens=_column(mentions, "first_token"),
+            end_tokens=_column(mentions, "end_token"),
+        )
+        features = {name: static[:, number] for number, name in enumerate(STATIC)}
         features |= dynamic_features(flat, tokens, self._entities)
         features["type"] = self._type_agreement(mentions, mention_of, types)
-        positions = np.fromiter(
+        position_of = np.fromiter(
             (mention.position for mention in mentions), np.float32, len(mentions)
         )
-        features["position"] = positions[mention_of]
+        features["position"] = position_of[mention_of]
         return Scored(mention_of, qids, rows, matches, popularity, features)
 
-    def _type_agreement(
-        self, mentions: Sequence[Mention], mention_of: Array, types: Array
-    ) -> Array:
+    def _type_agreement(self, mentions: Sequence[Mention], mention_of: I64, types: U8) -> F32:
+        """Return how well each candidate's type agrees with the recogniser's label, shape (c,)."""
         labels = list(dict.fromkeys(mention.ner_type for mention in mentions))
         for label in labels:
             if label not in self._type_tables:
                 self._type_tables[label] = type_table(label)
+
+        # A row per label, a column per set of type bits.
         tables = (
             np.stack([self._type_tables[label] for label in labels])
             if labels
@@ -204,124 +250,165 @@ class Linker:
         label_of = np.fromiter(
             (numbers[mention.ner_type] for mention in mentions), np.int64, len(mentions)
         )
-        agreement: Array = tables[label_of[mention_of], types]
+        agreement: F32 = tables[label_of[mention_of], types]
         return agreement
 
     def _candidates(self, surface: str, allow_fuzzy: bool) -> Candidates:  # noqa: FBT001
-        found = self._found.get((surface, allow_fuzzy))
-        if found is None:
-            found = find_candidates(surface, self._index, self._reach, allow_fuzzy=allow_fuzzy)
-            self._found.put((surface, allow_fuzzy), found)
-        return found
+        """Return the candidates of a surface by itself, cached."""
+        candidates = self._found_candidates.get((surface, allow_fuzzy))
+        if candidates is None:
+            candidates = find_candidates(surface, self._index, self._reach, allow_fuzzy=allow_fuzzy)
+            self._found_candidates.put((surface, allow_fuzzy), candidates)
+        return candidates
 
-    def _look_up(self, keys: Sequence[Key]) -> list[Known]:
-        """What is known of distinct surfaces; all that are new at once."""
-        found = {key: self._known.get(key) for key in keys}
-        new = [key for key, known in found.items() if known is None]
-        for key, known in zip(new, self._describe(new) if new else (), strict=True):
-            self._known.put(key, known)
-            found[key] = known
-        return [known for known in found.values() if known is not None]
+    def _look_up(self, keys: Sequence[SurfaceKey]) -> list[SurfaceCandidates]:
+        """Return the candidates of distinct surfaces; those that are not cached all at once."""
+        cached = {key: self._descriptions.get(key) for key in keys}
+        new_keys = [key for key, described in cached.items() if described is None]
+        new = self._describe(new_keys) if new_keys else ()
+        for key, described in zip(new_keys, new, strict=True):
+            self._descriptions.put(key, described)
+            # No key is added, so the order stays that of the keys.
+            cached[key] = described
+        return [described for described in cached.values() if described is not None]
 
-    def _candidates_of(self, key: Key) -> Candidates:
+    def _candidates_of(self, key: SurfaceKey) -> Candidates:
         surface, allow_fuzzy, longer = key
-        found = self._candidates(surface, allow_fuzzy)
-        return (
-            with_reused(found, [self._candidates(name, False) for name in longer])
-            if longer
-            else found
-        )
+        candidates = self._candidates(surface, allow_fuzzy)
+        if not longer:
+            return candidates
+        return with_reused(candidates, [self._candidates(name, False) for name in longer])
 
-    def _describe(self, keys: Sequence[Key]) -> list[Known]:
-        """Candidates that the store has, and their static features, of many surfaces in one go."""
-        everything = [self._candidates_of(key) for key in keys]
-        owners = np.repeat(np.arange(len(keys)), [len(found) for found in everything])
-        qids = np.fromiter((qid for found in everything for qid in found), np.uint32, len(owners))
-        listed = [candidate for found in everything for candidate in found.values()]
+    def _describe(self, keys: Sequence[SurfaceKey]) -> list[SurfaceCandidates]:
+        """Return the candidates that the store has, and their static features.
+
+        Many surfaces at once, so that the store is read by arrays.
+        """
+        # All candidates of all surfaces, flat; `owners` holds the surface of each.
+
+        by_item = [self._candidates_of(key) for key in keys]
+        owners = np.repeat(np.arange(len(keys)), [len(candidates) for candidates in by_item])
+        qids = np.fromiter(itertools.chain.from_iterable(by_item), np.uint32, len(owners))
+        all_candidates = [candidate for candidates in by_item for candidate in candidates.values()]
+
+        # Pages about pages are flagged in the store and never linked.
         rows = self._entities.rows(qids)
-        kept = rows >= 0
-        kept[kept] &= ~self._entities.is_meta(
-            rows[kept]
-        )  # pages about pages are flagged, never linked
-        places = np.flatnonzero(kept)
-        places = places[first_per_owner(owners[places], MAX_SCORED)]
-        rows, qids, owners = rows[places], qids[places], owners[places]
-        columns = np.array([listed[place] for place in places.tolist()], np.float64).reshape(
-            -1, len(Candidate._fields)
-        )
+        is_linkable = rows >= 0
+        is_linkable[is_linkable] &= ~self._entities.is_meta(rows[is_linkable])
+        chosen = np.flatnonzero(is_linkable)
+        chosen = chosen[first_per_owner(owners[chosen], MAX_SCORED)]
+        rows, qids, owners = rows[chosen], qids[chosen], owners[chosen]
+
+        # One row per chosen candidate, its columns the fields of Candidate.
+        columns = np.array([all_candidates[row] for row in chosen.tolist()], np.float64)
+        columns = columns.reshape(-1, len(Candidate._fields))
         matches = columns[:, Candidate._fields.index("match")].astype(np.uint8)
         popularity, types = self._entities.popularity(rows), self._entities.types(rows)
         static = self._static([key[0] for key in keys], owners, (rows, popularity), columns)
+
+        # Copies, since a view would keep the arrays of all surfaces alive in the cache.
         bounds = np.searchsorted(owners, np.arange(len(keys) + 1)).tolist()
+        arrays: tuple[Array, ...] = (qids, rows, matches, popularity, types, static)
         return [
-            Known(
-                qids[low:high].copy(), rows[low:high].copy(), matches[low:high].copy(), popularity[low:high].copy(),
-                types[low:high].copy(), static[low:high].copy(),
-            ) if low < high else _NOTHING
+            SurfaceCandidates(*(values[low:high].copy() for values in arrays))
+            if low < high
+            else _NO_CANDIDATES
             for low, high in itertools.pairwise(bounds)
-        ]  # fmt: skip
+        ]
 
     def _static(
-        self, surfaces: Sequence[str], owners: Array, entities: tuple[Array, Array], columns: Array
-    ) -> Array:
-        """Features of candidates whatever the document. Shape (c, len(STATIC))."""
+        self, surfaces: Sequence[str], owners: I64, entities: tuple[I64, U32], columns: F64
+    ) -> F32:
+        """Return the features of candidates that do not depend on the document.
+
+        Args:
+            surfaces: as written.
+            owners: number of each candidate's surface, shape (n,).
+            entities: rows in the store and popularity of each candidate.
+            columns: fields of each `Candidate`.
+
+        Returns:
+            Shape (n, s).
+        """
         rows, popularity = entities
         counts, flags, matches, similarity = columns.T
         labels = [self._entities.label(row) for row in rows.tolist()]
         keys = [normalise(surface) for surface in surfaces]
         pairs = list(zip(owners.tolist(), labels, strict=True))
-        likeness = np.fromiter(
+        label_ratio = np.fromiter(
             (fuzz.ratio(surfaces[owner], label) for owner, label in pairs), np.float64, len(pairs)
         )
+
+        # These were found by no name of their own, so their similarity is that of the label.
         similarity = similarity.copy()
-        for place in np.flatnonzero(
-            (matches == REUSED) | (matches == PARTIAL)
-        ).tolist():  # found by no name of their own
-            owner, label = pairs[place]
-            similarity[place] = fuzz.ratio(keys[owner], normalise(label)) / 100
+        for row in np.flatnonzero((matches == REUSED) | (matches == PARTIAL)).tolist():
+            owner, label = pairs[row]
+            similarity[row] = fuzz.ratio(keys[owner], normalise(label)) / 100
+
         num_whole = np.bincount(owners, matches <= VARIANT, len(surfaces))
-        static = {
+        static: dict[str, Array] = {
             "prior": log_prior(owners, counts, popularity),
             "popularity": np.log1p(popularity),
             "statements": np.log1p(self._entities.statements(rows)),
             "primary": self._entities.is_primary(rows),
-            **{name: matches == number for name, number in _FLAGS.items()},
+            **{name: matches == match for name, match in _MATCH_FEATURES.items()},
             "inexact": num_whole[owners] == 0,
             "similarity": similarity,
-            "label": likeness / 100,
+            "label": label_ratio / 100,
             "title": (flags.astype(np.int64) & _TITLE) > 0,
         }
         return np.stack([np.asarray(static[name], np.float32) for name in STATIC], axis=1)
 
 
-_NOTHING = Known(  # what is known of nearly all names that the index does not list
-    qids=np.empty(0, np.uint32), rows=np.empty(0, np.int64), matches=np.empty(0, np.uint8),
-    popularity=np.empty(0, np.uint32), types=np.empty(0, np.uint8), static=np.empty((0, len(STATIC)), np.float32),
-)  # fmt: skip
+# Shared by all surfaces without candidates: nearly all that the index does not list.
+_NO_CANDIDATES = SurfaceCandidates(
+    qids=np.empty(0, np.uint32),
+    rows=np.empty(0, np.int64),
+    matches=np.empty(0, np.uint8),
+    popularity=np.empty(0, np.uint32),
+    types=np.empty(0, np.uint8),
+    static=np.empty((0, len(STATIC)), np.float32),
+)
+
+
+def _column(mentions: Sequence[Mention], name: str) -> I64:
+    """Return one whole-number attribute of all mentions, shape (m,)."""
+    return np.fromiter((getattr(mention, name) for mention in mentions), np.int64, len(mentions))
 
 
 def decide(
     scored: Scored, num_mentions: int, model: Model, top_k: int, min_confidence: float
 ) -> Links:
-    """Probabilities, the order of the candidates, the best few, and the link or NIL of each mention."""
-    parts = contributions(scored.features, model)
-    scores = np.sum([*parts.values()], axis=0) + model.bias
+    """Return the link or NIL of each mention, and its best candidates in order.
+
+    Args:
+        scored: all candidates of the batch.
+        num_mentions: how many mentions the batch has, also those without a candidate.
+        model: the weights.
+        top_k: candidates that are returned of each mention.
+        min_confidence: below this probability of the best candidate a mention is NIL.
+    """
+    added = contributions(scored.features, model)
+    scores = np.sum([*added.values()], axis=0) + model.bias
     probability = probabilities(scores, scored.mentions, num_mentions)
+
     order = ranked(scored.mentions, probability, scored.popularity, scored.qids)
     order = order[first_per_owner(scored.mentions[order], top_k)]
     best = scored.take(order)
+    probability = probability[order]
+
+    # The best candidate of a mention is the one at its offset; mentions without any are NIL.
     offsets = offsets_of(np.bincount(best.mentions, minlength=num_mentions))
     has_any = offsets[1:] > offsets[:-1]
-    firsts = offsets[:-1][has_any]
+    best_rows = offsets[:-1][has_any]
     qids, confidence = np.zeros(num_mentions, np.uint32), np.zeros(num_mentions, np.float32)
-    probability = probability[order]
-    confidence[has_any] = probability[firsts]
-    qids[has_any] = np.where(probability[firsts] >= min_confidence, best.qids[firsts], 0)
+    confidence[has_any] = probability[best_rows]
+    qids[has_any] = np.where(probability[best_rows] >= min_confidence, best.qids[best_rows], 0)
     return Links(
         qids,
         confidence,
         offsets,
         best,
         probability,
-        {name: values[order] for name, values in parts.items()},
+        {name: values[order] for name, values in added.items()},
     )

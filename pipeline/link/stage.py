@@ -1,7 +1,8 @@
-"""Stage `link`: documents to sentences and links. Map-only: a unit is a range of documents.
+"""Link the mentions of documents to items: stage `link`, documents to sentences and links.
 
-Mentions are found by the recogniser, by dictionary probes and by the corpus's own links, or given by a gold file. The mentions
-of a batch of documents are linked together; each is an item or NIL, with its best candidates and what speaks for them.
+Map-only: a unit is a range of documents. Mentions are found by the recogniser, by dictionary probes
+and by the corpus's own links, or a gold file gives them. The mentions of a batch of documents are
+linked together; each is an item or NIL, with its best candidates and what speaks for them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +20,11 @@ from pipeline.documents.anchors import AnchorReader
 from pipeline.encoder.tokenizer import check_model as check_model_files
 from pipeline.encoder.tokenizer import model_stamp
 from pipeline.engine import files
-from pipeline.engine.stage import StagePlan
-from pipeline.engine.tables import RunPaths, read_rows, sized_units
-from pipeline.engine.units import Unit, UnitWriter
+from pipeline.engine.opened import OpenedOnce
+from pipeline.engine.stage import Phase, StagePlan
+from pipeline.engine.tables import RunPaths, read_rows, sized_row_ranges
+from pipeline.engine.tasks import RowRange, Unit
+from pipeline.engine.units import UnitWriter
 from pipeline.index.alias_index import AliasIndex
 from pipeline.index.entity_store import EntityStore
 from pipeline.link import features
@@ -38,19 +40,22 @@ from pipeline.link.spacy_annotator import Annotated, Annotator, check_model, mod
 from pipeline.link.spans import Span
 from pipeline.link.weights import load_weights, weights_stamp
 from schemas import DOCUMENTS, LINKS, SENTENCES
+from schemas.errors import ConfigError
 from schemas.link import CANDIDATE, PARTS
-from schemas.settings import ConfigError, to_dict
+from schemas.settings import to_dict
 
 BATCH_DOCUMENTS = 128
 BATCH_CHARACTERS = 200_000
 PART_DECIMALS = 4
-CONTEXT_CHARACTERS = 300  # each side of a mention, for the re-ranker
-Rows = Sequence[tuple[str, str]]
+# Each side of a mention, for the re-ranker.
+CONTEXT_CHARACTERS = 300
+# Id and text of each document.
+TextRows = Sequence[tuple[str, str]]
 
 
 @dataclass(slots=True)
 class LinkResources:
-    """What a worker opens once."""
+    """Hold what a worker opens once."""
 
     annotator: Annotator
     index: AliasIndex
@@ -63,12 +68,13 @@ class LinkResources:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The mentions of one document."""
+class DocumentMentions:
+    """Hold the mentions of one document."""
 
     doc_id: str
     text: str
-    notes: Annotated
+    annotated: Annotated
+    # In the order of the text, none overlapping.
     spans: list[Span]
 
 
@@ -76,13 +82,15 @@ def open_resources(config: LinkConfig, aliases: str, entities: str) -> LinkResou
     """Load the spaCy pipeline, map index and store.
 
     Raises:
-        StageError: one of them is not there, or another version.
+        StageError: one of them is not there, or has another version.
     """
+    # On a cluster the folders are remote: they are copied once per machine.
     index, store = AliasIndex(local_folder(aliases)), EntityStore(local_folder(entities))
     reach = Reach(fuzzy_cutoff=config.fuzzy_cutoff, max_partial=config.max_partial)
     rerank: CandidateReranker | None = None
     if config.rerank_model:
         rerank = CandidateReranker(config.rerank_model, store)
+
     return LinkResources(
         annotator=Annotator(config.spacy_model),
         index=index,
@@ -95,35 +103,32 @@ def open_resources(config: LinkConfig, aliases: str, entities: str) -> LinkResou
     )
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LinkWorker:
-    """Annotates and links one unit of documents."""
+    """Annotate and link one unit of documents."""
 
     config: LinkConfig
-    aliases: str  # folder of the alias index
-    entities: str  # folder of the entity store
-    _open: list[LinkResources] = field(default_factory=list)
+    # Folders of the alias index and of the entity store.
+    aliases: str
+    entities: str
+    _resources: OpenedOnce[LinkResources] = field(
+        default_factory=OpenedOnce, compare=False, repr=False
+    )
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Models and maps stay in their process."""
-        return {
-            "config": self.config,
-            "aliases": self.aliases,
-            "entities": self.entities,
-            "_open": [],
-        }
+    @property
+    def resources(self) -> LinkResources:
+        """Return what the worker opens once."""
+        return self._resources.get(lambda: open_resources(self.config, self.aliases, self.entities))
 
-    def setup(self) -> None:
-        """Open models and maps, once."""
-        if not self._open:
-            self._open.append(open_resources(self.config, self.aliases, self.entities))
-
-    def process(self, unit: Unit, out: UnitWriter) -> None:
-        """One range of documents."""
-        anchors = self._open[0].anchors
+    def process(self, unit: Unit[RowRange], out: UnitWriter) -> None:
+        """Link one range of documents."""
+        # The anchors of a part of `documents` lie in the part of the same number.
+        task = unit.task
+        anchors = self.resources.anchors
         if anchors is not None:
-            anchors.open_part(unit.path)
-        for rows in read_rows(unit.path, DOCUMENTS, unit.start, unit.end):
+            anchors.open_part(task.path)
+
+        for rows in read_rows(task.path, DOCUMENTS, task.start, task.end):
             documents = list(
                 zip(rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True)
             )
@@ -131,25 +136,28 @@ class LinkWorker:
                 self._batch(batch, out)
                 out.advance(len(batch))
 
-    def _batch(self, documents: Rows, out: UnitWriter) -> None:
+    def _batch(self, documents: TextRows, out: UnitWriter) -> None:
         out.count("rows_in", len(documents))
-        kept = [document for document in documents if self._is_usable(document, out)]
-        found = find_mentions(self._open[0], kept, self.config)
-        links = link_mentions(self._open[0], found, self.config)
-        out.count("rows_out", len(kept))
+        usable = [document for document in documents if self._is_usable(document, out)]
+        with_mentions = find_mentions(self.resources, usable, self.config)
+        links = link_mentions(self.resources, with_mentions, self.config)
+
+        out.count("rows_out", len(usable))
         out.count("mentions", len(links.qids))
         out.count("linked", int(np.count_nonzero(links.qids)))
-        out.write(SENTENCES, sentence_rows(found))
-        out.write(LINKS, link_rows(found, links))
+        out.write(SENTENCES, sentence_rows(with_mentions))
+        out.write(LINKS, link_rows(with_mentions, links))
 
     def _is_usable(self, document: tuple[str, str], out: UnitWriter) -> bool:
-        gold = self._open[0].gold
+        """Say whether a document can be linked; with gold spans only those of the gold file can."""
+        gold = self.resources.gold
         if gold is None:
             return True
         doc_id, text = document
         if doc_id not in gold:
             out.count("skipped_without_gold_spans")
             return False
+        # The spans of another text would point to other words.
         if gold[doc_id].text != text:
             out.reject(
                 doc_id, "the gold file has another text for this document", gold[doc_id].text
@@ -158,62 +166,69 @@ class LinkWorker:
         return True
 
 
-def batches(documents: Rows) -> list[Rows]:
-    """Documents in batches of about BATCH_CHARACTERS, in their order."""
-    found: list[list[tuple[str, str]]] = []
+def batches(documents: TextRows) -> list[TextRows]:
+    """Return the documents in batches of about BATCH_CHARACTERS, in their order."""
+    filled: list[list[tuple[str, str]]] = []
     size = 0
     for document in documents:
-        if not found or size >= BATCH_CHARACTERS or len(found[-1]) >= BATCH_DOCUMENTS:
-            found.append([])
+        if not filled or size >= BATCH_CHARACTERS or len(filled[-1]) >= BATCH_DOCUMENTS:
+            filled.append([])
             size = 0
-        found[-1].append(document)
+        filled[-1].append(document)
         size += len(document[1])
-    return list(found)
+    return list(filled)
 
 
-def find_mentions(resources: LinkResources, documents: Rows, config: LinkConfig) -> list[Found]:
-    """Mentions of a batch of documents."""
-    annotated = resources.annotator.annotate([text for _, text in documents])
+def find_mentions(
+    resources: LinkResources, documents: TextRows, config: LinkConfig
+) -> list[DocumentMentions]:
+    """Return the mentions of a batch of documents."""
+    annotations = resources.annotator.annotate([text for _, text in documents])
     table = resources.annotator.table
-    found = []
-    for (doc_id, text), notes in zip(documents, annotated, strict=True):
+    with_mentions = []
+    for (doc_id, text), annotated in zip(documents, annotations, strict=True):
+        # Given spans replace all detectors; the recogniser still gives labels.
         if resources.gold is not None:
-            spans = gold_spans(resources.gold[doc_id], notes)
+            spans = gold_spans(resources.gold[doc_id], annotated)
         else:
             anchors = resources.anchors.of(doc_id) if resources.anchors else {}
             document = Document(
-                text=text, tokens=notes.tokens, table=table, max_ngram=config.max_ngram
+                text=text, tokens=annotated.tokens, table=table, max_ngram=config.max_ngram
             )
-            spans = detect(document, notes.named, anchors, resources.names)
-        found.append(Found(doc_id, text, notes, spans))
-    return found
+            spans = detect(document, annotated.named, anchors, resources.names)
+        with_mentions.append(DocumentMentions(doc_id, text, annotated, spans))
+    return with_mentions
 
 
-def gold_spans(gold: GoldDocument, notes: Annotated) -> list[Span]:
-    """The spans of a gold document, with the recogniser's labels."""
-    labels = {(entity.start, entity.end): entity.label for entity in notes.named}
+def gold_spans(gold: GoldDocument, annotated: Annotated) -> list[Span]:
+    """Return the spans of a gold document, with the recogniser's labels."""
+    labels = {(entity.start, entity.end): entity.label for entity in annotated.named}
     ranges = sorted({(mention.start, mention.end) for mention in gold.mentions})
     return [Span(start, end, "gold", labels.get((start, end)), known=True) for start, end in ranges]
 
 
-def link_mentions(resources: LinkResources, found: Sequence[Found], config: LinkConfig) -> Links:
-    """Links of a batch, in the order of the documents and their mentions."""
-    mentions, tokens = batch_of(found, resources.annotator, fuzzy=config.fuzzy)
+def link_mentions(
+    resources: LinkResources, documents: Sequence[DocumentMentions], config: LinkConfig
+) -> Links:
+    """Return the links of a batch, in the order of the documents and their mentions."""
+    mentions, tokens = batch_of(documents, resources.annotator, fuzzy=config.fuzzy)
     scored = resources.linker.score(mentions, tokens)
     if resources.rerank is not None:
-        scored.features["semantic"] = resources.rerank(contexts_of(found), scored)
+        scored.features["semantic"] = resources.rerank(contexts_of(documents), scored)
+
     links = resources.linker.decide(
         scored, len(mentions), top_k=config.top_k, min_confidence=config.min_confidence
     )
+    # The corpus's own links overrule the model, so they come last.
     if resources.anchors is not None:
-        _follow_anchors(found, links, resources.anchors, resources.entities)
+        _follow_anchors(documents, links, resources.anchors, resources.entities)
     return links
 
 
-def contexts_of(found: Sequence[Found]) -> list[Context]:
-    """The text around each mention of a batch."""
+def contexts_of(documents: Sequence[DocumentMentions]) -> list[Context]:
+    """Return the text around each mention of a batch."""
     contexts = []
-    for document in found:
+    for document in documents:
         for span in document.spans:
             low, high = max(span.start - CONTEXT_CHARACTERS, 0), span.end + CONTEXT_CHARACTERS
             contexts.append(Context(document.text[low:high], span.start - low, span.end - low))
@@ -221,41 +236,57 @@ def contexts_of(found: Sequence[Found]) -> list[Context]:
 
 
 def _follow_anchors(
-    found: Sequence[Found], links: Links, anchors: AnchorReader, entities: EntityStore
+    documents: Sequence[DocumentMentions],
+    links: Links,
+    anchors: AnchorReader,
+    entities: EntityStore,
 ) -> None:
-    """Where the corpus itself says what a mention means, that is its link, if the knowledge base has it."""
-    spans = [(document.doc_id, span) for document in found for span in document.spans]
-    said = [anchors.of(doc_id).get((span.start, span.end), 0) for doc_id, span in spans]
-    items = np.array(said, np.uint32)
+    """Set the links that the corpus itself states, in place.
+
+    A link of the corpus is followed if the knowledge base has its item.
+    """
+    spans = [(document.doc_id, span) for document in documents for span in document.spans]
+    anchor_qids = [anchors.of(doc_id).get((span.start, span.end), 0) for doc_id, span in spans]
+    items = np.array(anchor_qids, np.uint32)
+
+    # An item of 0 is no link. Pages about pages are never linked.
     rows = entities.rows(items)
-    is_said = (items > 0) & (rows >= 0)
-    is_said[is_said] &= ~entities.is_meta(rows[is_said])
-    links.qids[is_said], links.confidence[is_said] = items[is_said], 1.0
+    is_followed = (items > 0) & (rows >= 0)
+    is_followed[is_followed] &= ~entities.is_meta(rows[is_followed])
+    links.qids[is_followed], links.confidence[is_followed] = items[is_followed], 1.0
 
 
 def batch_of(
-    found: Sequence[Found], annotator: Annotator, *, fuzzy: bool
-) -> tuple[list[Mention], features.Tokens]:
-    """Mentions and tokens of a batch as the linker wants them."""
+    documents: Sequence[DocumentMentions], annotator: Annotator, *, fuzzy: bool
+) -> tuple[list[Mention], features.BatchTokens]:
+    """Return the mentions and tokens of a batch as the linker needs them.
+
+    Args:
+        documents: of the batch.
+        annotator: the one that annotated them; its word numbers hold until its next call.
+        fuzzy: whether mentions may be misspelt.
+    """
     mentions: list[Mention] = []
-    first = 0
-    for number, document in enumerate(found):
-        tokens = document.notes.tokens
-        starts = np.fromiter((span.start for span in document.spans), np.int64, len(document.spans))
-        ends = np.fromiter((span.end for span in document.spans), np.int64, len(document.spans))
-        firsts = np.searchsorted(tokens.ends, starts, "right") + first
-        lasts = np.searchsorted(tokens.starts, ends, "left") + first
-        surfaces = [document.text[span.start : span.end] for span in document.spans]
+    # Tokens of the documents before.
+    num_tokens = 0
+    for number, document in enumerate(documents):
+        tokens, spans = document.annotated.tokens, document.spans
+        starts = np.fromiter((span.start for span in spans), np.int64, len(spans))
+        ends = np.fromiter((span.end for span in spans), np.int64, len(spans))
+        first_tokens = np.searchsorted(tokens.ends, starts, "right") + num_tokens
+        end_tokens = np.searchsorted(tokens.starts, ends, "left") + num_tokens
+        surfaces = [document.text[span.start : span.end] for span in spans]
         length = max(len(document.text), 1)
         for span, surface, low, high, longer in zip(
-            document.spans,
+            spans,
             surfaces,
-            firsts.tolist(),
-            lasts.tolist(),
+            first_tokens.tolist(),
+            end_tokens.tolist(),
             longer_names(surfaces),
             strict=True,
         ):
-            # A fuzzy match needs better grounds than a capital letter: the recogniser's or the annotator's word.
+            # A fuzzy match needs a stronger reason than a capital letter: the recogniser or the
+            # annotator must have found the span.
             mentions.append(
                 Mention(
                     document=number,
@@ -268,36 +299,40 @@ def batch_of(
                     longer=longer,
                 )
             )
-        first += len(tokens)
+        num_tokens += len(tokens)
+
     terms = annotator.table.terms
     words = np.concatenate(
-        [np.empty(0, np.int64), *(document.notes.tokens.words for document in found)]
+        [np.empty(0, np.int64), *(document.annotated.tokens.words for document in documents)]
     )
-    sizes = [len(document.notes.tokens) for document in found]
-    owners = np.repeat(np.arange(len(found)), sizes)
-    return mentions, features.Tokens(terms=terms[words], documents=owners)
+    sizes = [len(document.annotated.tokens) for document in documents]
+    owners = np.repeat(np.arange(len(documents)), sizes)
+    return mentions, features.BatchTokens(terms=terms[words], documents=owners)
 
 
-def sentence_rows(found: Sequence[Found]) -> pa.Table:
-    """Rows of `sentences`."""
+def sentence_rows(documents: Sequence[DocumentMentions]) -> pa.Table:
+    """Return the rows of `sentences`."""
     rows: list[tuple[object, ...]] = [
         (document.doc_id, start, end)
-        for document in found
-        for start, end in document.notes.sentences
+        for document in documents
+        for start, end in document.annotated.sentences
     ]
     return SENTENCES.from_rows(rows)
 
 
-def link_rows(found: Sequence[Found], links: Links) -> pa.Table:
-    """Rows of `links`."""
-    spans = [(document, span) for document in found for span in document.spans]
+def link_rows(documents: Sequence[DocumentMentions], links: Links) -> pa.Table:
+    """Return the rows of `links`."""
+    spans = [(document, span) for document in documents for span in document.spans]
+
+    # A mention before the first sentence counts to it.
     sentence_starts: list[int] = []
-    for document in found:
-        starts = [start for start, _ in document.notes.sentences]
+    for document in documents:
+        starts = [start for start, _ in document.annotated.sentences]
         for span in document.spans:
             sentence_starts.append(
                 starts[max(bisect_right(starts, span.start) - 1, 0)] if starts else 0
             )
+
     columns = {
         "doc_id": [document.doc_id for document, _ in spans],
         "start": [span.start for _, span in spans],
@@ -314,30 +349,43 @@ def link_rows(found: Sequence[Found], links: Links) -> pa.Table:
 
 
 def _candidate_lists(links: Links) -> pa.Array:
+    """Return the column `candidates`: a list of candidates per mention."""
     best = links.candidates
     matches = pa.DictionaryArray.from_arrays(
         pa.array(best.matches, pa.uint8()), pa.array(MATCHES)
     ).cast(pa.string())
-    parts = [
+    part_columns = [
         pa.array(np.round(links.parts[name], PART_DECIMALS).astype(np.float32)) for name in PARTS
     ]
+
+    # One struct per candidate of the batch; the offsets say which belong to each mention.
     structs = pa.StructArray.from_arrays(
-        [best.qids, links.probability, matches, *parts], fields=list(CANDIDATE)
+        [best.qids, links.probability, matches, *part_columns], fields=list(CANDIDATE)
     )
     offsets = pa.array(links.offsets.astype(np.int32))
     return pa.ListArray.from_arrays(offsets, structs, type=LINKS.schema.field("candidates").type)
 
 
 def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
-    """Units of documents; checks the spaCy pipeline and the weights before any work."""
+    """Plan units of documents; check the spaCy pipeline and the weights before any work.
+
+    Raises:
+        StageError: the run lacks a stage, or a model is not installed.
+        ConfigError: no such weights, or weights that give the re-ranker none.
+    """
     documents, index = paths.require("documents"), paths.require("index")
     check_model(config.spacy_model)
     model = load_weights(config.weights)
+    # A forward pass per mention for nothing would be an expensive surprise.
     if config.rerank_model and not model.weights.get("semantic"):
         raise ConfigError(
-            f"link.rerank_model: the weights {config.weights!r} give it none, so it would change nothing; fit some with "
-            f"`trelm-pipeline link train --set link.rerank_model={config.rerank_model} …`, or use link.weights=by-hand"
+            f"link.rerank_model: the weights {config.weights!r} give it none, "
+            "so it would change nothing; fit some with "
+            f"`trelm-pipeline link train --set link.rerank_model={config.rerank_model} …`, "
+            "or use link.weights=by-hand"
         )
+
+    # Whatever changes the links is an input: a change of it makes the stage run again.
     inputs = {"documents": documents.fingerprint, "index": index.fingerprint}
     inputs["spacy_model"] = model_version(config.spacy_model)
     inputs["weights"] = weights_stamp(config.weights)
@@ -346,17 +394,19 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
         inputs["rerank_model"] = model_stamp(config.rerank_model)
     if config.gold_spans:
         inputs["gold_spans"] = files.stamp(config.gold_spans)
+
+    tasks = sized_row_ranges(
+        paths.files("documents", DOCUMENTS), int(config.unit_mb * 1e6), DOCUMENTS
+    )
+    worker = LinkWorker(
+        config=config,
+        aliases=paths.artefact("index", "aliases"),
+        entities=paths.artefact("index", "entities"),
+    )
     return StagePlan(
         name="link",
         tables=(SENTENCES, LINKS),
-        units=sized_units(
-            paths.files("documents", DOCUMENTS), int(config.unit_mb * 1e6), DOCUMENTS
-        ),
-        worker=LinkWorker(
-            config=config,
-            aliases=paths.artefact("index", "aliases"),
-            entities=paths.artefact("index", "entities"),
-        ),
+        phases=(Phase(name="link", tasks=tasks, worker=worker),),
         inputs=inputs,
         config=to_dict(config),
     )

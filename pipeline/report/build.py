@@ -10,12 +10,13 @@ import duckdb
 from pipeline.database.connection import open_run
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
-from pipeline.engine.tables import STAGES, RunPaths
+from pipeline.engine.tables import RunPaths
+from pipeline.flow import STAGE_NAMES
 from pipeline.link.evaluation.evaluate import evaluate_run
 from pipeline.report import data, entities
 from pipeline.report.facts import Calibration, Facts
 from pipeline.report.page import page
-from schemas.settings import ConfigError
+from schemas.errors import ConfigError
 
 CONFIG_NAME = "config.toml"
 
@@ -64,7 +65,7 @@ def collect(
 ) -> Facts:
     """Everything that the page says, as small rows."""
     manifests = {
-        stage: manifest for stage in STAGES if (manifest := paths.manifest(stage)) is not None
+        stage: manifest for stage in STAGE_NAMES if (manifest := paths.manifest(stage)) is not None
     }
     weighed, sharded = _current(paths, "importance"), _current(paths, "shards")
     tail = data.tail_summary(connection)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipeline.arrays.runs import first_come
+from pipeline.arrays.runs import first_of_overlapping
 from pipeline.config import ShardsConfig
 from pipeline.encoder.tokenizer import TextTokenizer, TokenRuns
 from pipeline.link.linked_sentences import LinkedUnit
@@ -97,7 +97,7 @@ class RowMaker:
         asked = np.uint16(sum(POLICY_BITS.get(policy, 0) for policy in set(self.config.policies)))
         has_tokens = first < last
         found = np.flatnonzero(has_tokens & is_known)
-        kept = found[first_come(first[found], last[found])]
+        kept = found[first_of_overlapping(first[found], last[found])]
         counters.update(spans_in=len(rows) + linked.num_outside + linked.num_overlapping)
         counters.update(
             spans_outside_sentence=linked.num_outside, spans_overlapping=linked.num_overlapping

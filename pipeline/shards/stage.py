@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,10 +26,12 @@ from pipeline.config import ShardsConfig
 from pipeline.encoder.tokenizer import TOKENIZER_FILE, TextTokenizer, check_model, model_stamp
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
+from pipeline.engine.opened import OpenedOnce
 from pipeline.engine.spill import concat_spill, spill_folder, write_spill
 from pipeline.engine.stage import Phase, PreparedStage, StagePlan
 from pipeline.engine.tables import RunPaths, open_table
-from pipeline.engine.units import Unit, UnitReport, UnitWriter
+from pipeline.engine.tasks import Bucket, ListRange, RowRange, Unit
+from pipeline.engine.units import UnitReport, UnitWriter
 from pipeline.link.linked_sentences import LinkedReader, linked_units
 from pipeline.shards.example_rows import KEY, KEYED_SCHEMA, RowMaker
 from pipeline.shards.knowledge import KnowledgeBuilder
@@ -53,10 +54,7 @@ class KnowledgeWorker:
     paths: RunPaths
     config: ShardsConfig
 
-    def setup(self) -> None:
-        """Nothing to open."""
-
-    def process(self, unit: Unit, out: UnitWriter) -> None:  # noqa: ARG002 - there is one
+    def process(self, unit: Unit[Bucket], out: UnitWriter) -> None:  # noqa: ARG002 - there is one
         """Write them."""
         tokenizer = TextTokenizer(self.config.model)
         with tempfile.TemporaryDirectory() as scratch:
@@ -71,31 +69,23 @@ class KnowledgeWorker:
         )
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RowsWorker:
     """Sentences to rows, in files per range of keys. A unit is a range of documents, counted over all of them."""
 
     paths: RunPaths
     config: ShardsConfig
-    linked: tuple[Unit, ...]  # units of `link`
+    linked: tuple[Unit[RowRange], ...]  # units of `link`
     num_files: int  # of `examples`
-    _open: list[tuple[RowMaker, LinkedReader]] = field(default_factory=list)
+    _resources: OpenedOnce[tuple[RowMaker, LinkedReader]] = field(
+        default_factory=OpenedOnce, compare=False, repr=False
+    )
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Tokenizer and look-ups stay in their process."""
-        return {
-            **{name: getattr(self, name) for name in ("paths", "config", "linked", "num_files")},
-            "_open": [],
-        }
-
-    def setup(self) -> None:
-        """Nothing before the first unit names the folder."""
-
-    def process(self, unit: Unit, out: UnitWriter) -> None:
+    def process(self, unit: Unit[ListRange], out: UnitWriter) -> None:
         """One unit: some units of `link`, one after the other."""
         maker, reader = self.resources(out.folder)
         before = offsets_of(np.array([one.size for one in self.linked], np.int64))
-        low, high = np.searchsorted(before, [unit.start, unit.end])
+        low, high = np.searchsorted(before, [unit.task.start, unit.task.end])
         parts = [KEYED_SCHEMA.empty_table()]
         for one in self.linked[low:high]:
             linked = reader.read(one)
@@ -106,31 +96,29 @@ class RowsWorker:
         write_spill(out.folder, ROWS_KIND, unit.index, rows, buckets, self.num_files)
 
     def resources(self, folder: str) -> tuple[RowMaker, LinkedReader]:
-        """What a process opens once."""
-        if not self._open:
-            tokenizer = TextTokenizer(self.config.model)
-            lookup, limits = open_lookup(files.join(spill_folder(folder), LOOKUP_FOLDER))
-            maker = RowMaker(
-                config=self.config,
-                tokenizer=tokenizer,
-                frame=tokenizer.frame,
-                lookup=lookup,
-                limits=limits,
-            )
-            self._open.append((maker, LinkedReader(self.paths)))
-        return self._open[0]
+        """What the worker opens once."""
+        return self._resources.get(lambda: self._open(folder))
+
+    def _open(self, folder: str) -> tuple[RowMaker, LinkedReader]:
+        tokenizer = TextTokenizer(self.config.model)
+        lookup, limits = open_lookup(files.join(spill_folder(folder), LOOKUP_FOLDER))
+        maker = RowMaker(
+            config=self.config,
+            tokenizer=tokenizer,
+            frame=tokenizer.frame,
+            lookup=lookup,
+            limits=limits,
+        )
+        return maker, LinkedReader(self.paths)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShuffleWorker:
     """The rows of one range of keys, from all units, in the order of their keys. Memory: three times those rows."""
 
-    def setup(self) -> None:
-        """Nothing to open."""
-
-    def process(self, unit: Unit, out: UnitWriter) -> None:
+    def process(self, unit: Unit[Bucket], out: UnitWriter) -> None:
         """One file. Rows with the same key stay in the order of the corpus, which no unit changes."""
-        rows = concat_spill(out.folder, ROWS_KIND, unit.index, KEYED_SCHEMA)
+        rows = concat_spill(out.folder, ROWS_KIND, unit.task.number, KEYED_SCHEMA)
         order = np.argsort(rows[KEY].to_numpy(), kind="stable")
         out.write(EXAMPLES, rows.drop_columns([KEY]).take(pa.array(order)).cast(EXAMPLES.schema))
         out.advance(unit.size)
@@ -167,27 +155,29 @@ def plan(config: ShardsConfig, paths: RunPaths) -> StagePlan:
     }
     inputs["model"] = model_stamp(config.model)
     linked, num_files = tuple(linked_units(paths)), _num_files(config, paths)
-    units = _together(linked, float(paths.require("link").config["unit_mb"]), num_files + 1)
-    knowledge = Unit(index=num_files, of=num_files + 1, path="knowledge", start=0, end=0)
-    share = int(SHUFFLE_SHARE * sum(unit.size for unit in units) / num_files)
-    shuffled = [
-        Unit(index=n, of=num_files, path="shuffle", start=0, end=share) for n in range(num_files)
-    ]
+    tasks = _together(linked, float(paths.require("link").config["unit_mb"]))
+    share = int(SHUFFLE_SHARE * sum(task.size for task in tasks) / num_files)
+    knowledge = Phase(
+        name="knowledge",
+        tasks=[Bucket(kind="knowledge", size=0)],
+        worker=KnowledgeWorker(paths=paths, config=config),
+    )
+    rows = Phase(
+        name="shards",
+        tasks=tasks,
+        worker=RowsWorker(paths=paths, config=config, linked=linked, num_files=num_files),
+    )
+    shuffle = Phase(
+        name="shuffle",
+        tasks=[Bucket(kind="shuffle", number=n, size=share) for n in range(num_files)],
+        worker=ShuffleWorker(),
+    )
     return StagePlan(
         name="shards",
         tables=(EXAMPLES, KNOWLEDGE),
-        units=units,
-        worker=RowsWorker(paths=paths, config=config, linked=linked, num_files=num_files),
+        phases=(knowledge, rows, shuffle),
         inputs=inputs,
         config=to_dict(config),
-        before=(
-            Phase(
-                name="knowledge",
-                units=[knowledge],
-                worker=KnowledgeWorker(paths=paths, config=config),
-            ),
-        ),
-        then=(Phase(name="shuffle", units=shuffled, worker=ShuffleWorker()),),
         finish=_Finish(model=config.model),
         measure="",
         noun="sentences",
@@ -209,14 +199,11 @@ def _num_files(config: ShardsConfig, paths: RunPaths) -> int:
     return max(-(-num_rows // config.rows_per_file), 1)
 
 
-def _together(linked: Sequence[Unit], unit_mb: float, first_index: int) -> list[Unit]:
+def _together(linked: Sequence[Unit[RowRange]], unit_mb: float) -> list[ListRange]:
     """Consecutive units of `link` as one: every unit leaves a file with a batch for each range of keys."""
     step = int(max(min(len(linked) // MIN_UNITS, MAX_UNIT_MB / unit_mb), 1))
     before = offsets_of(np.array([unit.size for unit in linked], np.int64)).tolist()
     ranges = [
         (before[low], before[min(low + step, len(linked))]) for low in range(0, len(linked), step)
     ]
-    return [
-        Unit(index=first_index + number, of=len(ranges), path="documents", start=start, end=end)
-        for number, (start, end) in enumerate(ranges)
-    ]
+    return [ListRange(kind="documents", start=start, end=end) for start, end in ranges]

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from pipeline.engine.units import Unit, UnitWriter
+from pipeline.engine.tasks import ByteRange, ListRange, RowRange
+from pipeline.engine.units import UnitWriter
 from pipeline.sources.chunks import LossHandler, SourceError, Span
 
 LOST = "corrupt block or member"
 
 
-def number_units(ranges: Sequence[tuple[str, int, int]]) -> list[Unit]:
-    """Units of (path, start, end), numbered in order."""
-    return [
-        Unit(index=index, of=len(ranges), path=path, start=start, end=end)
-        for index, (path, start, end) in enumerate(ranges)
-    ]
-
-
-def span_of(unit: Unit) -> Span:
-    """The bytes of a unit."""
-    return Span(path=unit.path, start=unit.start, end=unit.end)
+def span_of(task: ByteRange) -> Span:
+    """The bytes of a task."""
+    return Span(path=task.path, start=task.start, end=task.end)
 
 
 def loss_handler(out: UnitWriter, *, skip_corrupt: bool) -> LossHandler | None:
@@ -36,8 +27,8 @@ def loss_handler(out: UnitWriter, *, skip_corrupt: bool) -> LossHandler | None:
 class RangeProgress:
     """Tells a unit's progress in stored bytes, or in records where the unit is a range of those."""
 
-    def __init__(self, unit: Unit, out: UnitWriter) -> None:
-        self._unit = unit
+    def __init__(self, task: ByteRange | RowRange | ListRange, out: UnitWriter) -> None:
+        self._task = task
         self._out = out
         self._told = 0
         self._calls = 0
@@ -50,11 +41,11 @@ class RangeProgress:
 
     def at_byte(self, place: int) -> None:
         """All up to a byte (or row) of the input is read: a reader's `on_stored`."""
-        done = min(place - self._unit.start, self._unit.size)
+        done = min(place - self._task.start, self._task.size)
         if done > self._told:
             self._out.advance(done - self._told)
             self._told = done
 
     def finish(self) -> None:
         """The unit is done."""
-        self.at_byte(self._unit.end)
+        self.at_byte(self._task.end)

@@ -17,7 +17,8 @@ from pipeline.config import StatsConfig
 from pipeline.database.connection import add_triples, add_view, connect
 from pipeline.engine.stage import Phase, StagePlan
 from pipeline.engine.tables import RunPaths, check_table
-from pipeline.engine.units import Unit, UnitWriter, numbered_phases, sized_unit
+from pipeline.engine.tasks import Bucket, ListRange, Unit
+from pipeline.engine.units import UnitWriter
 from pipeline.stats.count import PairLimits, Spill, count_unit, read_mentions, write_facts
 from pipeline.stats.merge import merge_entities, merge_facts, merge_pairs, merge_surfaces
 from schemas import (
@@ -48,43 +49,44 @@ class CountWorker:
     num_buckets: int
     config: StatsConfig
 
-    def setup(self) -> None:
-        """Nothing to open."""
-
-    def process(self, unit: Unit, out: UnitWriter) -> None:
+    def process(self, unit: Unit[ListRange], out: UnitWriter) -> None:
         """Partial counts of one group."""
         limits = PairLimits(
             sentence=self.config.max_sentence_entities, document=self.config.max_document_entities
         )
         spill = Spill(folder=out.folder, unit=unit.index, num_buckets=self.num_buckets)
-        count_unit(read_mentions(self.link_files[unit.start : unit.end]), limits, out, spill)
+        count_unit(
+            read_mentions(self.link_files[unit.task.start : unit.task.end]), limits, out, spill
+        )
         out.advance(unit.size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableWorker:
-    """Makes what is made of all links at once; a unit's path is what, and the bucket."""
+    """Make what needs the counts of all links: a task's kind says what, its number which bucket."""
 
     paths: RunPaths
     config: StatsConfig
 
-    def setup(self) -> None:
-        """Nothing to open."""
-
-    def process(self, unit: Unit, out: UnitWriter) -> None:
-        """One table, or one bucket of it."""
-        kind, _, bucket = unit.path.partition("/")
-        {
-            "facts": lambda: self._facts(out),
-            "entities": lambda: merge_entities(self.config, self.paths, out),
-            "surfaces": lambda: merge_surfaces(self.config, int(bucket), out),
-            "pairs": lambda: merge_pairs(self.config, int(bucket), out),
-            "support": lambda: merge_facts(self.config, out),
-        }[kind]()
+    def process(self, unit: Unit[Bucket], out: UnitWriter) -> None:
+        """Make one table, or one bucket of it."""
+        match unit.task.kind:
+            case "facts":
+                self._write_linked_facts(out)
+            case "entities":
+                merge_entities(self.config, self.paths, out)
+            case "surfaces":
+                merge_surfaces(self.config, unit.task.number, out)
+            case "pairs":
+                merge_pairs(self.config, unit.task.number, out)
+            case "support":
+                merge_facts(self.config, out)
+            case kind:
+                raise ValueError(f"stats: no task is called {kind!r}")
         out.advance(unit.size)
 
-    def _facts(self, out: UnitWriter) -> None:
-        """Triples between linked entities, merged items followed."""
+    def _write_linked_facts(self, out: UnitWriter) -> None:
+        """Write the triples between linked entities, merged items followed."""
         with connect(self.config.memory_gb) as connection:
             add_triples(connection, self.paths)
             add_view(connection, "links", self.paths.files("link", LINKS), LINKS)
@@ -92,43 +94,46 @@ class TableWorker:
 
 
 def plan(config: StatsConfig, paths: RunPaths) -> StagePlan:
-    """Groups of links files, about `unit_rows` links each, and the phases around them."""
+    """Plan groups of links files, about `unit_rows` links each, and the phases around them."""
     link, kb = paths.require("link"), paths.require("kb")
-    rows = {path: check_table(path, LINKS) for path in paths.files("link", LINKS)}
-    num_buckets = config.num_buckets or max(MIN_BUCKETS, -(-sum(rows.values()) // BUCKET_LINKS))
+    num_links = {path: check_table(path, LINKS) for path in paths.files("link", LINKS)}
+    num_buckets = config.num_buckets or max(
+        MIN_BUCKETS, -(-sum(num_links.values()) // BUCKET_LINKS)
+    )
     tables = [
-        sized_unit(f"{kind}/{bucket}")
+        Bucket(kind=kind, number=number)
         for kind in ("surfaces", "pairs")
-        for bucket in range(num_buckets)
+        for number in range(num_buckets)
     ]
-    facts, units, entities, others = numbered_phases(
-        [[sized_unit("facts")], _groups(list(rows.values()), config.unit_rows), [sized_unit("entities")],
-         [*tables, sized_unit("support")]]
-    )  # fmt: skip
-    worker = TableWorker(paths=paths, config=config)
+    count = CountWorker(link_files=tuple(num_links), num_buckets=num_buckets, config=config)
+    make = TableWorker(paths=paths, config=config)
     return StagePlan(
         name="stats",
         tables=TABLES,
-        units=units,
-        worker=CountWorker(link_files=tuple(rows), num_buckets=num_buckets, config=config),
+        phases=(
+            Phase(name="facts", tasks=[Bucket(kind="facts")], worker=make),
+            Phase(
+                name="stats",
+                tasks=_groups(list(num_links.values()), config.unit_rows),
+                worker=count,
+            ),
+            # Pairs and surfaces need the totals of entities, so these come first.
+            Phase(name="entities", tasks=[Bucket(kind="entities")], worker=make),
+            Phase(name="tables", tasks=[*tables, Bucket(kind="support")], worker=make),
+        ),
         inputs={"link": link.fingerprint, "kb": kb.fingerprint},
         config=to_dict(config),
-        before=(Phase(name="facts", units=facts, worker=worker),),
-        then=(
-            Phase(name="entities", units=entities, worker=worker),
-            Phase(name="tables", units=others, worker=worker),
-        ),
         measure="",
         noun="links",
     )
 
 
-def _groups(rows: Sequence[int], unit_rows: int) -> list[Unit]:
-    """Ranges of files, by their rows; a file is never cut: its documents are whole."""
-    groups, first, taken = [], 0, 0
-    for number, count in enumerate(rows, 1):
-        taken += count
-        if taken >= unit_rows or number == len(rows):
-            groups.append(Unit(index=0, of=0, path="links", start=first, end=number))
-            first, taken = number, 0
+def _groups(num_links: Sequence[int], unit_rows: int) -> list[ListRange]:
+    """Group consecutive files by their links; a file is never cut, because its documents are whole."""
+    groups, first_file, links_in_group = [], 0, 0
+    for num_files, count in enumerate(num_links, 1):
+        links_in_group += count
+        if links_in_group >= unit_rows or num_files == len(num_links):
+            groups.append(ListRange(kind="links", start=first_file, end=num_files))
+            first_file, links_in_group = num_files, 0
     return groups

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import zlib
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from benchmarks.generated_dump import (
 )
 from benchmarks.harness import Measured, Variant
 from tests.conftest import ROOT, SAMPLE
+from tests.pausing import PATIENCE_S, wait_until
 
 SUFFIXES = ("", ".gz", ".bz2")
 RAW_MB = 1.0
@@ -226,7 +226,8 @@ def test_an_interruption_ends_the_variant_too(folder: Path) -> None:
         "import signal\n"
         "from pathlib import Path\n"
         "from benchmarks.harness import Variant, run_once, run_program\n"
-        # A job that a shell starts in the background ignores SIGINT, and hands that on to its children.
+        # A job that a shell starts in the background ignores SIGINT, and hands that on to its
+        # children.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "variant = Variant(name='slow', target='tests.benchmarks.slow:sleep', arguments={'started': %r})\n"
         "run_program(lambda: run_once(variant, Path(%r)))\n"
@@ -238,11 +239,9 @@ def test_an_interruption_ends_the_variant_too(folder: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 30
-    while not started.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(started.exists, process)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == harness.INTERRUPTED
     assert said == "interrupted\n"
     with pytest.raises(ProcessLookupError):

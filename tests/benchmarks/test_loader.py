@@ -1,4 +1,6 @@
-"""The loader benchmark: what it prints, that all variants count the same tokens, what it refuses and leaves out."""
+"""The loader benchmark: what it prints, that all variants count the same tokens, what it refuses
+and leaves out.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The memory bank's benchmark: what it prints, that the ways agree, and that its parts of a step are all there."""
+"""The memory bank's benchmark: what it prints, that the ways agree, and that its parts of a step
+are all there.
+"""
 
 from __future__ import annotations
 

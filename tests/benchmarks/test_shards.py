@@ -1,4 +1,6 @@
-"""The shards benchmark: what it generates, what it prints, that variants count the same tokens, what it refuses."""
+"""The shards benchmark: what it generates, what it prints, that variants count the same tokens,
+what it refuses.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The statistics benchmark: what it generates, that the SQL beside it counts the same, what it refuses."""
+"""The statistics benchmark: what it generates, that the SQL beside it counts the same, what it
+refuses.
+"""
 
 from __future__ import annotations
 

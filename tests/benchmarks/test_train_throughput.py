@@ -1,4 +1,6 @@
-"""The training benchmark: the Trainer gets our sentences and masks unchanged; ours is measured where it trains."""
+"""The training benchmark: the Trainer gets our sentences and masks unchanged; ours is measured
+where it trains.
+"""
 
 from pathlib import Path
 from typing import Any

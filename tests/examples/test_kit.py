@@ -1,4 +1,6 @@
-"""examples/kit/prepare.py: pure functions on small input, and the kit itself where TRELM_KIT names it."""
+"""examples/kit/prepare.py: pure functions on small input, and the kit itself where TRELM_KIT names
+it.
+"""
 
 import gzip
 import importlib.util

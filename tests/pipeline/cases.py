@@ -1,14 +1,20 @@
-"""Shared by the pipeline's tests: the program in a process of its own, the sample's configuration, rows of a run."""
+"""Shared by the pipeline's tests: the program in a process of its own, the sample's configuration,
+rows of a run.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+from pipeline.cli import PROGRAM, cli
 from pipeline.database.connection import open_run
 from pipeline.engine.tables import RunPaths
+from schemas.command_line import call
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "examples" / "tiny"
@@ -25,6 +31,22 @@ def program(
         [sys.executable, "-m", "pipeline.cli", *arguments],
         check=False, text=True, capture_output=True, cwd=cwd, env={**os.environ, **(env or {})}, timeout=240,
     )  # fmt: skip
+
+
+def in_process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run trelm-pipeline in this process: quicker, where the process itself is not what is tested."""
+    # Bytes below the text, as a real standard output has: answers are written as bytes.
+    stdout, stderr = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        code = call(
+            lambda: cli.main(list(arguments), prog_name="trelm-pipeline", standalone_mode=False),
+            PROGRAM,
+        )
+    texts = []
+    for stream in (stdout, stderr):
+        stream.flush()
+        texts.append(stream.buffer.getvalue().decode())
+    return subprocess.CompletedProcess(arguments, code, *texts)
 
 
 def sample_arguments(run: Path, *more: str) -> list[str]:

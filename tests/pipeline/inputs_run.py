@@ -7,9 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.stage import Phase, StagePlan, finish_stage, prepare, write_unit
+from pipeline.engine.stage import StagePlan, finish_stage, prepare, write_unit
 from pipeline.engine.tables import RunPaths, read_batches
-from pipeline.sources.work import number_units
+from pipeline.engine.tasks import ByteRange
 from schemas.manifest import Manifest
 from schemas.table import Table
 
@@ -20,11 +20,11 @@ def run_plan(plan: StagePlan, paths: RunPaths) -> Manifest:
     prepared = prepare(replace(plan, max_reject_rate=1.0), paths)
     left = {unit.index for unit in prepared.pending}
     reports = []
-    for phase in prepared.plan.phases:
-        phase.worker.setup()
-        units = [unit for unit in phase.units if unit.index in left]
+    for phase, units in prepared.plan.numbered_phases:
         reports += [
-            write_unit(prepared.data, plan.name, unit, phase.worker.process) for unit in units
+            write_unit(prepared.data, plan.name, unit, phase.worker.process)
+            for unit in units
+            if unit.index in left
         ]
     finish_stage(prepared, reports)
     return paths.require(plan.name)
@@ -37,23 +37,12 @@ def rows_of(paths: RunPaths, stage: str, table: Table) -> list[dict[str, Any]]:
 
 
 def recut(plan: StagePlan, parts: int) -> StagePlan:
-    """The same plan with every byte range cut into so many."""
-    ranges = []
-    for unit in plan.units:
-        cuts = [unit.start + unit.size * part // parts for part in range(parts + 1)]
-        ranges += [(unit.path, low, high) for low, high in pairwise(cuts)]
-    shift = len(ranges) - len(plan.units)
-    return replace(
-        plan,
-        units=number_units(ranges),
-        before=_shifted(plan.before, shift),
-        then=_shifted(plan.then, shift),
+    """Cut every byte range of a plan into several."""
+    tasks = []
+    for task in plan.phase_named(plan.name).tasks:
+        cuts = [task.start + task.size * part // parts for part in range(parts + 1)]
+        tasks += [ByteRange(path=task.path, start=low, end=high) for low, high in pairwise(cuts)]
+    phases = tuple(
+        replace(phase, tasks=tasks) if phase.name == plan.name else phase for phase in plan.phases
     )
-
-
-def _shifted(phases: tuple[Phase, ...], shift: int) -> tuple[Phase, ...]:
-    """Phases whose units are numbered after the ordinary ones."""
-    return tuple(
-        replace(phase, units=[replace(unit, index=unit.index + shift) for unit in phase.units])
-        for phase in phases
-    )
+    return replace(plan, phases=phases)

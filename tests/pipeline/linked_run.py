@@ -1,4 +1,6 @@
-"""A finished run whose documents and links are cut anew: other units of `link` without linking again."""
+"""A finished run whose documents and links are cut anew: other units of `link` without linking
+again.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.engine.tables import RunPaths, read_table
-from pipeline.engine.units import Unit
+from pipeline.engine.tasks import RowRange, Unit
 from pipeline.link.linked_sentences import linked_units
 from schemas import DOCUMENTS, IMPORTANCE, LINKS, SENTENCES, Table
 
@@ -33,11 +35,14 @@ def cut_links(paths: RunPaths, num_units: int) -> None:
         if paths.manifest(stage):
             rows = read_table(paths.files(stage, table), table)
             places = pc.index_in(rows["doc_id"], value_set=doc_ids).to_numpy()
-            parts = [rows.filter((places >= unit.start) & (places < unit.end)) for unit in units]
+            parts = [
+                rows.filter((places >= unit.task.start) & (places < unit.task.end))
+                for unit in units
+            ]
             _replace(paths, stage, table, parts)
 
 
-def _with_unit_mb(paths: RunPaths, unit_mb: float) -> list[Unit]:
+def _with_unit_mb(paths: RunPaths, unit_mb: float) -> list[Unit[RowRange]]:
     path = Path(paths.manifest_path("link"))
     manifest = json.loads(path.read_text())
     manifest["config"]["unit_mb"] = unit_mb

@@ -7,13 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.database.connection import open_run
 from pipeline.engine.tables import RunPaths
+from tests.pausing import PATIENCE_S, Pause
 from tests.pipeline.cases import GOLD, ROOT, program, rows_of, sample_arguments
 from tests.pipeline.stats import naive_stats
 from tests.pipeline.stats.test_stats import assert_equal, counted
@@ -100,17 +100,19 @@ def test_same_rows_for_any_units_and_workers(sample_run: Path, tmp_path: Path) -
 
 
 def test_killed_link_goes_on_where_it_stopped(sample_run: Path, tmp_path: Path) -> None:
-    """kill -9 in the middle, then `run`: the same rows, finished units are not done again, nothing half written is read."""
+    """kill -9 in the middle, then `run`: the same rows, finished units are not done again, nothing
+    half written is read.
+    """
     run = copy_of(sample_run, tmp_path / "run", "link", "stats")
     arguments = sample_arguments(run, "--until", "link", "--set", "link.unit_mb=0.001")
+    pause = Pause.at("pipeline.engine.units:UnitWriter.finish", call=3, folder=tmp_path / "pause")
     running = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", "run", *arguments], cwd=ROOT, stderr=subprocess.PIPE
+        [sys.executable, "-m", "pipeline.cli", "run", *arguments],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        env=pause.environment(),
     )
-    deadline = time.monotonic() + 60
-    while (
-        len(list((run / "link").glob("data-*/_units/*.json"))) < 3 and time.monotonic() < deadline
-    ):
-        time.sleep(0.01)
+    pause.wait(running)
     running.send_signal(signal.SIGKILL)
     running.communicate()
     assert not (run / "link" / "manifest.json").exists()
@@ -130,19 +132,20 @@ def test_killed_link_goes_on_where_it_stopped(sample_run: Path, tmp_path: Path) 
 def test_stops_cleanly(sample_run: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
     run = copy_of(sample_run, tmp_path / "run", "link", "stats")
     arguments = sample_arguments(run, "--set", "link.unit_mb=0.001")
+    pause = Pause.at("pipeline.engine.units:UnitWriter.finish", call=1, folder=tmp_path / "pause")
     running = subprocess.Popen(
         [sys.executable, "-m", "pipeline.cli", "link", *arguments],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
-        # A job that a shell starts in the background ignores SIGINT, and hands that on to its children.
+        env=pause.environment(),
+        # A job that a shell starts in the background ignores SIGINT, and hands that on to its
+        # children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 60
-    while not list((run / "link").glob("data-*/_units/*.json")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    pause.wait(running)
     running.send_signal(number)
-    _, said = running.communicate(timeout=30)
+    _, said = running.communicate(timeout=PATIENCE_S)
     assert running.returncode == code, said
     assert "the same command goes on" in said
     assert "Traceback" not in said

@@ -1,4 +1,6 @@
-"""Stages importance and shards on the sample with a tiny model: exact against the plain way, and what the trainer reads."""
+"""Stages importance and shards on the sample with a tiny model: exact against the plain way, and
+what the trainer reads.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A masked language model small enough for any test: random weights, a WordPiece vocabulary of the sample's words."""
+"""A masked language model small enough for any test: random weights, a WordPiece vocabulary of the
+sample's words.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def make(folder: Path) -> Path:
 
 
 def make_roberta_model(folder: Path) -> Path:
-    """A RoBERTa with random weights and the tokenizer of `make_byte_level`: 126 positions for tokens, of 128."""
+    """A RoBERTa with random weights and the tokenizer of `make_byte_level`: 126 positions for
+    tokens, of 128.
+    """
     make_byte_level(folder)
     torch.manual_seed(0)
     config = RobertaConfig(

@@ -8,7 +8,8 @@ from typing import Literal
 
 import pytest
 
-from schemas.settings import ConfigError, build, load_toml, to_toml, with_overrides
+from schemas.errors import ConfigError
+from schemas.settings import build, load_toml, to_toml, with_overrides
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

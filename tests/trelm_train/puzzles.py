@@ -1,7 +1,9 @@
-"""Shards of sentences that look alike but for one answer, drawn at random: nothing but a leak can tell it.
+"""Shards of sentences that look alike but for one answer, drawn at random: nothing but a leak can
+tell it.
 
-Every sentence is the same words with one of `NUM_ANSWERS` answer tokens at its end, each as often as the others. A model
-that sees the words alone cannot get below `FLOOR`, on the first visit or any later one: there is nothing to memorise by.
+Every sentence is the same words with one of `NUM_ANSWERS` answer tokens at its end, each as often
+as the others. A model that sees the words alone cannot get below `FLOOR`, on the first visit or any
+later one: there is nothing to memorise by.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""Several processes train as one: the same losses, weights and memory bank, up to the order of sums."""
+"""Several processes train as one: the same losses, weights and memory bank, up to the order of
+sums.
+"""
 
 import json
 import os
 import socket
 import subprocess
 import sys
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.pausing import Pause
 from tests.trelm_train.conftest import SMALL, request_for
 from trelm_train.checkpoints.checkpoint import latest_checkpoint, load_checkpoint
 from trelm_train.errors import ConfigError
@@ -35,9 +38,11 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def start(count: int, arguments: list[str]) -> list[subprocess.Popen[str]]:
+def start(
+    count: int, arguments: list[str], environment: Mapping[str, str] = os.environ
+) -> list[subprocess.Popen[str]]:
     """So many ranks on this machine, as torchrun would start them."""
-    common = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
+    common = {**environment, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
               "OMP_NUM_THREADS": "1"}  # fmt: skip
     return [
         subprocess.Popen(
@@ -103,7 +108,9 @@ def assert_same_run(left: Path, right: Path) -> None:
 def test_ranks_train_as_one(
     count: int, alone: Path, shards_path: Path, model_path: Path, tmp_path: Path
 ) -> None:
-    """Three batches per step on two ranks (one makes two of them) or on three: what one process does."""
+    """Three batches per step on two ranks (one makes two of them) or on three: what one process
+    does.
+    """
     found = finish(start(count, arguments(shards_path, model_path, tmp_path / "out")))
     assert [code for code, _, _ in found] == [0] * count, found
     assert "training loss" in found[0][1]
@@ -114,15 +121,19 @@ def test_ranks_train_as_one(
 def test_another_number_of_ranks_goes_on(
     shards_path: Path, model_path: Path, tmp_path: Path
 ) -> None:
-    """Two ranks, stopped by a signal to one of them, then one process: no batch twice, none left out."""
+    """Two ranks, stopped by a signal to one of them, then one process: no batch twice, none left
+    out.
+    """
     sets = ("train.validate=false", "train.steps=80", "train.learning_rate=0.0005")
     run(request_for(shards_path, model_path, tmp_path / "alone", *SETS, *sets))
     out = tmp_path / "out"
-    processes = start(2, arguments(shards_path, model_path, out, *sets))
-    while not (out / "metrics.jsonl").is_file() or not lines_of(out):
-        assert all(process.poll() is None for process in processes)
-        time.sleep(0.02)
+    pause = Pause.at(
+        "trelm_train.training.step:train_step", call=20, folder=tmp_path / "pause", after=False
+    )
+    processes = start(2, arguments(shards_path, model_path, out, *sets), pause.environment())
+    pause.wait(*processes)
     processes[1].terminate()
+    pause.release()
     found = finish(processes)
     assert [code for code, _, _ in found] == [143, 143], found
     assert 0 < load_checkpoint(latest_checkpoint(out / "checkpoints") or out).state["step"] < 80
@@ -157,7 +168,9 @@ def test_one_rank_needs_nobody() -> None:
 
 
 def test_a_tensor_without_gradient_anywhere_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """AdamW skips it; zeros it would decay and move by old moments, and one rank would differ from two."""
+    """AdamW skips it; zeros it would decay and move by old moments, and one rank would differ from
+    two.
+    """
     from trelm_train import ranks
 
     monkeypatch.setattr(

@@ -1,6 +1,8 @@
-"""A small world for the trainer's tests: sentences about people, towns and countries, as a shards folder.
+"""A small world for the trainer's tests: sentences about people, towns and countries, as a shards
+folder.
 
-People live in towns, towns lie in countries; every mention is linked and every stated fact is a row of `fact_…`.
+People live in towns, towns lie in countries; every mention is linked and every stated fact is a row
+of `fact_…`.
 """
 
 from __future__ import annotations

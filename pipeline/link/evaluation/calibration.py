@@ -1,7 +1,10 @@
-"""Whether confidence means what it says: calibration error, Brier score, precision by coverage. Pure.
+"""Measure how far confidence can be trusted: calibration error, Brier score, precision by coverage.
 
-Goes in: the gold and the links. What is judged: every gold span that a mention has exactly, with at least one candidate; right
-is a best candidate that is the gold item, NIL or not, so gold that is NIL or not in the KB is wrong. Comes out: ratios.
+Pure. Goes in: the gold and the links. Judged is every gold span that a mention has exactly, with at
+least one candidate. It is right if the best candidate is the gold item, linked or NIL; so gold that
+is NIL or not in the KB is wrong. Comes out: ratios.
+
+Legend: n judged spans.
 """
 
 from __future__ import annotations
@@ -11,36 +14,50 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.link.evaluation.scores import Gold, Key, Outcome
+from pipeline.link.evaluation.scores import Gold, Prediction, SpanKey
+from schemas.array_types import F64, I64, Bools, Floats
 
 NUM_BINS = 15
 COVERAGES_PERCENT = (25, 50, 75, 100)
-WANTED_PRECISION = 0.95
+REQUIRED_PRECISION = 0.95
 
 
-def calibration(gold: Iterable[Gold], links: Mapping[Key, Outcome]) -> dict[str, dict[str, Any]]:
-    """Figures over all gold spans, and over those in the KB alone."""
-    golds = sorted(
-        gold, key=lambda one: one.key
-    )  # of equally confident spans the first by key goes first
-    judged = [one for one in golds if one.key in links and links[one.key].candidates]
-    # Of the best candidate, as it was before a link of the corpus itself (confidence 1) took its place.
-    found = [links[one.key] for one in judged]
+def calibration(
+    gold: Iterable[Gold], links: Mapping[SpanKey, Prediction]
+) -> dict[str, dict[str, Any]]:
+    """Return figures over all gold spans, and over those in the KB alone."""
+    # Sorted, since of equally confident spans the first by key comes first.
+    golds = sorted(gold, key=lambda mention: mention.key)
+    judged = [
+        mention for mention in golds if mention.key in links and links[mention.key].candidates
+    ]
+    judged_links = [links[mention.key] for mention in judged]
+
+    # The best candidate's own probability. `confidence` is 1 where a link of the corpus itself took
+    # its place.
     confidence = np.array(
-        [one.scores[0] if one.scores else one.confidence for one in found], np.float64
+        [link.scores[0] if link.scores else link.confidence for link in judged_links], np.float64
     )
     right = np.array(
-        [one.in_kb and links[one.key].candidates[0] == one.qid for one in judged], bool
+        [
+            mention.in_kb and link.candidates[0] == mention.qid
+            for mention, link in zip(judged, judged_links, strict=True)
+        ],
+        bool,
     )
-    in_kb = np.array([one.in_kb for one in judged], bool)
+    in_kb = np.array([mention.in_kb for mention in judged], bool)
+    num_in_kb = sum(mention.in_kb for mention in golds)
     return {
         "all": _figures(confidence, right, len(golds)),
-        "in_kb": _figures(confidence[in_kb], right[in_kb], sum(one.in_kb for one in golds)),
+        "in_kb": _figures(confidence[in_kb], right[in_kb], num_in_kb),
     }
 
 
-def _figures(confidence: np.ndarray, right: np.ndarray, num_spans: int) -> dict[str, Any]:
+def _figures(confidence: F64, right: Bools, num_spans: int) -> dict[str, Any]:
     precisions = precision_by_count(confidence, right)
+
+    # Coverage is a share of all gold spans, also of those without a candidate, so it may end
+    # below 1.
     return {
         "spans": num_spans,
         "judged": len(confidence),
@@ -53,7 +70,7 @@ def _figures(confidence: np.ndarray, right: np.ndarray, num_spans: int) -> dict[
         "coverage": _rounded(len(confidence) / num_spans if num_spans else None),
         "precision": _rounded(float(precisions[-1]) if len(precisions) else None),
         "coverage_at_precision_0.95": _rounded(
-            coverage_at_precision(precisions, num_spans, WANTED_PRECISION)
+            coverage_at_precision(precisions, num_spans, REQUIRED_PRECISION)
         ),
         "bins": reliability(confidence, right),
     }
@@ -63,53 +80,74 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def _bins(confidence: np.ndarray) -> np.ndarray:
+def _bins(confidence: Floats) -> I64:
+    # A confidence of exactly 1 belongs to the last bin.
     return np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
 
 
-def reliability(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:
-    """Mean confidence, accuracy and size of each of NUM_BINS bins of equal width that has a span. Shapes (n,)."""
+def reliability(confidence: Floats, right: Bools) -> list[dict[str, Any]]:
+    """Return mean confidence, accuracy and size of each bin that has a span.
+
+    NUM_BINS bins of equal width. Both arguments of shape (n,).
+    """
     bins = _bins(confidence)
     counts = np.bincount(bins, minlength=NUM_BINS)
-    sums = [np.bincount(bins, values, NUM_BINS) for values in (confidence, right)]
+
+    # Sums per bin, shape (NUM_BINS,).
+    confidence_sums, right_sums = (
+        np.bincount(bins, values, NUM_BINS) for values in (confidence, right)
+    )
     return [
         {
-            "count": int(counts[place]),
-            "confidence": _rounded(float(sums[0][place] / counts[place])),
-            "accuracy": _rounded(float(sums[1][place] / counts[place])),
+            "count": int(counts[bin_number]),
+            "confidence": _rounded(float(confidence_sums[bin_number] / counts[bin_number])),
+            "accuracy": _rounded(float(right_sums[bin_number] / counts[bin_number])),
         }
-        for place in np.flatnonzero(counts).tolist()
+        for bin_number in np.flatnonzero(counts).tolist()
     ]
 
 
-def expected_calibration_error(confidence: np.ndarray, right: np.ndarray) -> float | None:
-    """Mean distance of confidence and accuracy in NUM_BINS bins of equal width, weighted by the bins' sizes. Shapes (n,)."""
+def expected_calibration_error(confidence: Floats, right: Bools) -> float | None:
+    """Return the mean distance of confidence and accuracy in bins, weighted by their sizes.
+
+    NUM_BINS bins of equal width. Both arguments of shape (n,). None without a span.
+    """
     if not len(confidence):
         return None
+    # Per bin the sum of confidence less the number of right ones: size times distance.
     gaps = np.bincount(_bins(confidence), confidence - right, NUM_BINS)
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def brier(confidence: np.ndarray, right: np.ndarray) -> float | None:
-    """Mean squared distance of confidence and truth (0 or 1). Shapes (n,)."""
+def brier(confidence: Floats, right: Bools) -> float | None:
+    """Return the mean squared distance of confidence and truth (0 or 1). Shapes (n,)."""
     return float(np.mean((confidence - right) ** 2)) if len(confidence) else None
 
 
-def precision_by_count(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Share that is right among the 1, 2, ... n most confident; of equals, the first goes first. Shapes (n,)."""
+def precision_by_count(confidence: Floats, right: Bools) -> F64:
+    """Return the share that is right among the 1, 2, ... n most confident. Shapes (n,).
+
+    Of equally confident spans the first comes first.
+    """
     order = np.argsort(-confidence, kind="stable")
     return np.cumsum(right[order]) / np.arange(1, len(right) + 1)
 
 
-def precision_at_coverage(precisions: np.ndarray, num_spans: int, percent: int) -> float | None:
-    """Precision where so many percent of the spans (rounded up) are answered; None where fewer have a candidate."""
+def precision_at_coverage(precisions: F64, num_spans: int, percent: int) -> float | None:
+    """Return the precision where `percent` of the spans (rounded up) are answered.
+
+    None where fewer have a candidate. `precisions` are those of `precision_by_count`.
+    """
     count = -(-num_spans * percent // 100)
     return float(precisions[count - 1]) if 0 < count <= len(precisions) else None
 
 
-def coverage_at_precision(precisions: np.ndarray, num_spans: int, wanted: float) -> float | None:
-    """Largest share of the spans that can be answered with at least the wanted precision; 0 where none can."""
+def coverage_at_precision(precisions: F64, num_spans: int, required: float) -> float | None:
+    """Return the largest share of the spans that can be answered with the required precision.
+
+    0 where none can; None without a span. `precisions` are those of `precision_by_count`.
+    """
     if not num_spans:
         return None
-    enough = np.flatnonzero(precisions >= wanted)
+    enough = np.flatnonzero(precisions >= required)
     return (int(enough[-1]) + 1) / num_spans if len(enough) else 0.0

@@ -1,4 +1,7 @@
-"""The file of `evaluate --errors`: every wrong gold mention as a JSON line, with what was said instead and what was at hand."""
+"""Write the file of `evaluate --errors`: every wrong gold mention as a JSON line.
+
+A line says what was linked instead, and which candidates there were.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ import numpy as np
 
 from pipeline.engine import files
 from pipeline.index.entity_store import EntityStore
-from pipeline.link.evaluation.scores import Key, LinkError, Outcome, place_of
+from pipeline.link.evaluation.scores import LinkError, Prediction, SpanKey, rank_of
 from pipeline.link.gold import GoldDocument
 
+# On each side of the mention: enough to see why a link is wrong.
 CONTEXT_CHARACTERS = 60
 SHOWN_CANDIDATES = 5
 
@@ -20,7 +24,7 @@ SHOWN_CANDIDATES = 5
 def write_errors(
     path: str,
     errors: Iterable[LinkError],
-    links: Mapping[Key, Outcome],
+    links: Mapping[SpanKey, Prediction],
     documents: Mapping[str, GoldDocument],
     store: EntityStore,
 ) -> None:
@@ -28,27 +32,26 @@ def write_errors(
 
     def lines() -> Iterator[bytes]:
         for error in errors:
-            outcome = None if error.mention is None else links[error.mention]
-            record = _record(error, outcome, documents[error.gold.key[0]].text, store)
+            link = None if error.mention is None else links[error.mention]
+            record = _record(error, link, documents[error.gold.key[0]].text, store)
             yield json.dumps(record, ensure_ascii=False).encode() + b"\n"
 
     files.write_stream(path, lines())
 
 
 def _record(
-    error: LinkError, outcome: Outcome | None, text: str, store: EntityStore
+    error: LinkError, link: Prediction | None, text: str, store: EntityStore
 ) -> dict[str, Any]:
+    """Return the record of one error; `link` is that of the mention at or over the gold span."""
     doc_id, start, end = error.gold.key
-    shown = (
-        []
-        if outcome is None
-        else list(zip(outcome.candidates, outcome.scores, strict=True))[:SHOWN_CANDIDATES]
-    )
-    place = (
-        place_of(error.gold.qid, outcome.candidates)
-        if outcome is not None and error.gold.qid is not None
+    scored = [] if link is None else list(zip(link.candidates, link.scores, strict=True))
+    rank = (
+        rank_of(error.gold.qid, link.candidates)
+        if link is not None and error.gold.qid is not None
         else None
     )
+
+    # Ranks count from 1 in the file.
     return {
         "doc_id": doc_id,
         "start": start,
@@ -58,29 +61,36 @@ def _record(
         "after": text[end : end + CONTEXT_CHARACTERS],
         "class": error.name,
         "gold": _item(error.gold.qid, store),
-        "linked": _linked(error.mention, outcome, store),
-        "rank": None if place is None else place + 1,
-        "candidates": [_item(qid, store) | {"score": round(score, 4)} for qid, score in shown],
+        "linked": _linked(error.mention, link, store),
+        "rank": None if rank is None else rank + 1,
+        "candidates": [
+            _item(qid, store) | {"score": round(score, 4)}
+            for qid, score in scored[:SHOWN_CANDIDATES]
+        ],
     }
 
 
 def _linked(
-    mention: Key | None, outcome: Outcome | None, store: EntityStore
+    mention: SpanKey | None, link: Prediction | None, store: EntityStore
 ) -> dict[str, Any] | None:
-    if mention is None or outcome is None:
+    if mention is None or link is None:
         return None
     _, start, end = mention
     return {
         "start": start,
         "end": end,
-        **_item(outcome.qid, store),
-        "confidence": round(outcome.confidence, 4),
+        **_item(link.qid, store),
+        "confidence": round(link.confidence, 4),
     }
 
 
 def _item(qid: int | None, store: EntityStore) -> dict[str, str | None]:
-    """Id and label as written; null for NIL, and the label of an item that the KB does not have."""
+    """Return id and label as the file has them.
+
+    Both are null for NIL, and the label for an item that the KB does not have.
+    """
     if qid is None:
         return {"qid": None, "label": None}
+    # Gold files may hold numbers that are no 32-bit ids.
     row = store.rows(np.array([qid], np.uint32))[0] if 0 < qid < 1 << 32 else -1
     return {"qid": f"Q{qid}", "label": store.label(int(row)) if row >= 0 else None}

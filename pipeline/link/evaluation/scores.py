@@ -1,9 +1,10 @@
-"""Scores of links against gold links. Pure: gold and links in, counts and ratios out.
+"""Score links against gold links. Pure: gold and links in, counts and ratios out.
 
-In-KB: only gold mentions whose item is in the KB count for recall and accuracy. A mention is right where span and item are.
-Slices (frequency bands; rare: the item is a candidate, but not the one that most triples point to) are given with each gold
-mention and, by its own item, with each prediction: so a slice has a precision as well as a recall. Every wrong mention has one
-class of error. Costs follow the mentions: n log n.
+In-KB: only gold mentions whose item is in the KB count for recall and accuracy. A mention is right
+if its span and its item are. Slices (frequency bands; rare: the item is a candidate, but not the
+one to which most triples point) come with each gold mention and, by its own item, with each
+prediction: so a slice has a precision as well as a recall. Every wrong mention has one class of
+error. Costs follow the mentions: n log n.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Key = tuple[str, int, int]
+# Document, first code point and one past the last.
+SpanKey = tuple[str, int, int]
 
 CUTOFFS = (1, 5, 20)
+# Checked in this order.
 ERROR_CLASSES = (
     "not_detected",
     "wrong_span",
@@ -25,40 +28,48 @@ ERROR_CLASSES = (
     "type",
     "rare",
     "popular",
-)  # checked in this order
+)
 NIL_LINKED = "nil_linked"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What the linker said of one mention: the item (None: NIL), its candidates, the best first, and the item's slices.
+class Prediction:
+    """Hold what the linker decided for one mention."""
 
-    `confidence` is the best candidate's probability, also where the item is NIL; `scores` are those of the candidates;
-    `detector` is what found the mention, several joined by +.
-    """
-
+    # None is NIL.
     qid: int | None
+    # The best first.
     candidates: tuple[int, ...] = ()
+    # Slices of the item.
     slices: tuple[str, ...] = ()
+    # The best candidate's probability, also where the item is NIL.
     confidence: float = 0.0
+    # Of the candidates.
     scores: tuple[float, ...] = ()
+    # What found the mention; several joined by "+".
     detector: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Gold:
-    """A gold mention. `qid` None is NIL; `in_kb` whether the KB has the item."""
+    """Hold a gold mention."""
 
-    key: Key
+    key: SpanKey
+    # None is NIL.
     qid: int | None
+    # Whether the KB has the item.
     in_kb: bool
+    # Slices of the item.
     slices: tuple[str, ...] = ()
     surface: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What the KB knows of items: the number of triples that point to each, its coarse type bits (none: unknown)."""
+class ItemFacts:
+    """Hold what the KB knows of items: triples that point to each, and coarse type bits.
+
+    An item without bits has an unknown type.
+    """
 
     in_degree: Mapping[int, int]
     types: Mapping[int, int]
@@ -66,21 +77,22 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class LinkError:
-    """A gold mention that is wrong, the class of the error, and the mention at its span, else one that overlaps it."""
+    """Hold a gold mention that is wrong, and the class of the error."""
 
     gold: Gold
     name: str
-    mention: Key | None
+    # The mention at its span, else one that overlaps it.
+    mention: SpanKey | None
 
 
-NIL = Outcome(None)
+NIL = Prediction(None)
 
 
-def _ratio(part: int, whole: int) -> float | None:
-    return round(part / whole, 4) if whole else None
+def _ratio(count: int, total: int) -> float | None:
+    return round(count / total, 4) if total else None
 
 
-def _prf(right: int, predicted: int, gold: int) -> dict[str, float | int | None]:
+def _precision_recall(right: int, predicted: int, gold: int) -> dict[str, float | int | None]:
     return {
         "gold": gold,
         "predicted": predicted,
@@ -90,205 +102,253 @@ def _prf(right: int, predicted: int, gold: int) -> dict[str, float | int | None]
     }
 
 
-def end_to_end(gold: Iterable[Gold], links: Mapping[Key, Outcome]) -> dict[str, Any]:
-    """In-KB micro precision, recall and F1 of detected and linked mentions, also by slice; detection and NIL figures."""
+def end_to_end(gold: Iterable[Gold], links: Mapping[SpanKey, Prediction]) -> dict[str, Any]:
+    """Score detected and linked mentions: in-KB micro precision, recall and F1, also by slice.
+
+    Adds figures of detection and of NIL.
+    """
     golds = list(gold)
-    by_key = {one.key: one for one in golds}
-    in_kb = [one for one in golds if one.in_kb]
-    predicted = {key: outcome for key, outcome in links.items() if outcome.qid is not None}
-    right = [one for one in in_kb if one.key in predicted and predicted[one.key].qid == one.qid]
-    nil = [one for one in golds if not one.in_kb]
-    counts = [
-        Counter(name for one in found for name in one.slices)
-        for found in (right, predicted.values(), in_kb)
+    by_key = {mention.key: mention for mention in golds}
+    in_kb = [mention for mention in golds if mention.in_kb]
+    nil = [mention for mention in golds if not mention.in_kb]
+    predicted = {key: link for key, link in links.items() if link.qid is not None}
+    right = [
+        mention
+        for mention in in_kb
+        if mention.key in predicted and predicted[mention.key].qid == mention.qid
     ]
+
+    # By slice: right, predicted and gold mentions.
+    slice_counts = [
+        Counter(name for mention in mentions for name in mention.slices)
+        for mentions in (right, predicted.values(), in_kb)
+    ]
+    slice_names = sorted(set().union(*slice_counts))
+    overall = _precision_recall(len(right), len(predicted), len(in_kb))
+    num_found = sum(mention.key in links for mention in golds)
+    num_nil_unlinked = sum(mention.key not in predicted for mention in nil)
     return {
         "gold_mentions": len(golds),
         "gold_in_kb": len(in_kb),
-        **{
-            name: value
-            for name, value in _prf(len(right), len(predicted), len(in_kb)).items()
-            if name != "gold"
-        },
-        "detection_recall": _ratio(sum(one.key in links for one in golds), len(golds)),
+        **{name: value for name, value in overall.items() if name != "gold"},
+        "detection_recall": _ratio(num_found, len(golds)),
         "wrong_item": sum(
-            1
-            for key, outcome in predicted.items()
-            if key in by_key and by_key[key].qid != outcome.qid
+            1 for key, link in predicted.items() if key in by_key and by_key[key].qid != link.qid
         ),
         "no_gold_span": sum(1 for key in predicted if key not in by_key),
         "nil_mentions": len(nil),
-        "nil_left_unlinked": _ratio(sum(one.key not in predicted for one in nil), len(nil)),
+        "nil_left_unlinked": _ratio(num_nil_unlinked, len(nil)),
         "slices": {
-            name: _prf(*(count[name] for count in counts)) for name in sorted(set().union(*counts))
+            name: _precision_recall(*(counts[name] for counts in slice_counts))
+            for name in slice_names
         },
     }
 
 
-def at_gold_spans(gold: Iterable[Gold], links: Mapping[Key, Outcome]) -> dict[str, Any]:
-    """Accuracy (NIL decisions count), accuracy of the best candidate, candidate recall, over in-KB gold spans and slices."""
+def at_gold_spans(gold: Iterable[Gold], links: Mapping[SpanKey, Prediction]) -> dict[str, Any]:
+    """Score links at in-KB gold spans, in all and by slice.
+
+    Accuracy (NIL decisions count), accuracy of the best candidate, and candidate recall.
+    """
     golds = list(gold)
-    in_kb = [one for one in golds if one.in_kb]
-    names = sorted({name for one in in_kb for name in one.slices})
+    in_kb = [mention for mention in golds if mention.in_kb]
+    names = sorted({name for mention in in_kb for name in mention.slices})
     slices = {
-        name: _accuracies([one for one in in_kb if name in one.slices], links) for name in names
+        name: _accuracies([mention for mention in in_kb if name in mention.slices], links)
+        for name in names
     }
     return {"gold_mentions": len(golds), **_accuracies(in_kb, links), "slices": slices}
 
 
-def _accuracies(golds: list[Gold], links: Mapping[Key, Outcome]) -> dict[str, Any]:
-    found = [(one.qid, links.get(one.key, NIL)) for one in golds]
+def _accuracies(golds: list[Gold], links: Mapping[SpanKey, Prediction]) -> dict[str, Any]:
+    # A gold span without a mention counts as NIL.
+    pairs = [(mention.qid, links.get(mention.key, NIL)) for mention in golds]
+    num_right = sum(link.qid == qid for qid, link in pairs)
+    num_best_right = sum(link.candidates[:1] == (qid,) for qid, link in pairs)
+    num_listed = sum(qid in link.candidates for qid, link in pairs)
     return {
         "gold_in_kb": len(golds),
-        "accuracy": _ratio(sum(outcome.qid == qid for qid, outcome in found), len(golds)),
-        "accuracy_best_candidate": _ratio(
-            sum(outcome.candidates[:1] == (qid,) for qid, outcome in found), len(golds)
-        ),
-        "candidate_recall": _ratio(
-            sum(qid in outcome.candidates for qid, outcome in found), len(golds)
-        ),
+        "accuracy": _ratio(num_right, len(golds)),
+        "accuracy_best_candidate": _ratio(num_best_right, len(golds)),
+        "candidate_recall": _ratio(num_listed, len(golds)),
     }
 
 
-def detection(gold: Iterable[Gold], links: Mapping[Key, Outcome]) -> dict[str, Any]:
-    """In-KB gold spans found exactly: all, by the first character, by each detector, by it alone; right items among them."""
-    in_kb = [one for one in gold if one.in_kb]
-    found = [one for one in in_kb if one.key in links]
-    wanted, got = (
-        Counter(_first_character(one.surface) for one in spans) for spans in (in_kb, found)
+def detection(gold: Iterable[Gold], links: Mapping[SpanKey, Prediction]) -> dict[str, Any]:
+    """Score how many in-KB gold spans a mention has exactly.
+
+    In all, by the first character, by each detector, and by this detector alone; and how many of
+    these mentions have the right item.
+    """
+    in_kb = [mention for mention in gold if mention.in_kb]
+    detected = [mention for mention in in_kb if mention.key in links]
+    gold_counts, detected_counts = (
+        Counter(_first_character(mention.surface) for mention in mentions)
+        for mentions in (in_kb, detected)
     )
-    detectors = [frozenset(links[one.key].detector.split("+")) for one in found]
+
+    # A mention that several detectors found counts for each of them.
+    detectors = [frozenset(links[mention.key].detector.split("+")) for mention in detected]
     each = Counter(name for names in detectors for name in names)
     alone = Counter(name for names in detectors if len(names) == 1 for name in names)
-    known = {name for outcome in links.values() for name in outcome.detector.split("+")}
+    detector_names = {name for link in links.values() for name in link.detector.split("+")}
+    num_right = sum(links[mention.key].qid == mention.qid for mention in detected)
     return {
-        "span_recall": _ratio(len(found), len(in_kb)),
+        "span_recall": _ratio(len(detected), len(in_kb)),
         "span_recall_by_first_character": {
-            name: {"gold": wanted[name], "recall": _ratio(got[name], wanted[name])}
-            for name in sorted(wanted)
+            name: {
+                "gold": gold_counts[name],
+                "recall": _ratio(detected_counts[name], gold_counts[name]),
+            }
+            for name in sorted(gold_counts)
         },
-        "item_accuracy_at_found_spans": _ratio(
-            sum(links[one.key].qid == one.qid for one in found), len(found)
-        ),
+        "item_accuracy_at_found_spans": _ratio(num_right, len(detected)),
         "detectors": {
             name: {
                 "recall": _ratio(each[name], len(in_kb)),
                 "recall_only_by_it": _ratio(alone[name], len(in_kb)),
             }
-            for name in sorted(known)
+            for name in sorted(detector_names)
         },
     }
 
 
 def _first_character(surface: str) -> str:
-    first = surface[:1]
-    if first.isupper() or first.istitle():
+    character = surface[:1]
+    # Some letters, such as "ǅ", have a title case that is not upper case.
+    if character.isupper() or character.istitle():
         return "capital"
-    if first.isdigit():
+    if character.isdigit():
         return "digit"
-    return "lower case" if first.islower() else "other"
+    return "lower case" if character.islower() else "other"
 
 
 def candidate_recall(
-    gold: Iterable[Gold], links: Mapping[Key, Outcome], top_k: int
+    gold: Iterable[Gold], links: Mapping[SpanKey, Prediction], top_k: int
 ) -> dict[str, float | None]:
-    """Share of in-KB gold mentions whose item is among the first 1, 5, 20 and all candidates listed at exactly that span.
+    """Return the share of in-KB gold mentions whose item is among the first candidates.
 
-    None where a row lists at most `top_k` candidates, fewer than were asked for.
+    For the first 1, 5, 20 and all candidates of the mention at exactly this span. None for a number
+    above `top_k`, since the table lists no more candidates than that.
     """
-    in_kb = [one for one in gold if one.in_kb]
-    places = Counter(place_of(one.qid, links.get(one.key, NIL).candidates) for one in in_kb)
+    in_kb = [mention for mention in gold if mention.in_kb]
+    count_of_rank = Counter(
+        rank_of(mention.qid, links.get(mention.key, NIL).candidates) for mention in in_kb
+    )
+
+    # Rank None: the item is no candidate, or no mention has the span.
     recalls = {
-        str(cutoff): _ratio(sum(places[place] for place in range(cutoff)), len(in_kb))
+        str(cutoff): _ratio(sum(count_of_rank[rank] for rank in range(cutoff)), len(in_kb))
         if cutoff <= top_k
         else None
         for cutoff in CUTOFFS
     }
-    return recalls | {"all": _ratio(len(in_kb) - places[None], len(in_kb))}
+    return recalls | {"all": _ratio(len(in_kb) - count_of_rank[None], len(in_kb))}
 
 
-def place_of(qid: int | None, candidates: Sequence[int]) -> int | None:
-    """Place of an item among candidates, from 0; None where it is none of them."""
-    return next((place for place, candidate in enumerate(candidates) if candidate == qid), None)
+def rank_of(qid: int | None, candidates: Sequence[int]) -> int | None:
+    """Return the rank of an item among candidates, from 0; None where it is none of them."""
+    return next((rank for rank, candidate in enumerate(candidates) if candidate == qid), None)
 
 
 def is_rare(qid: int | None, candidates: Sequence[int], in_degree: Mapping[int, int]) -> bool:
-    """Whether an item is a candidate, but not the one that most triples point to (of equals, the lowest QID)."""
+    """Say whether an item is a candidate, but not the one to which most triples point.
+
+    Of equals, the lowest QID counts as that one.
+    """
     if qid not in candidates:
         return False
     return qid != min(candidates, key=lambda candidate: (-in_degree.get(candidate, 0), candidate))
 
 
 def find_errors(
-    gold: Iterable[Gold], links: Mapping[Key, Outcome], facts: Facts
+    gold: Iterable[Gold], links: Mapping[SpanKey, Prediction], facts: ItemFacts
 ) -> Iterator[LinkError]:
-    """Every wrong in-KB gold mention with the first of ERROR_CLASSES that fits; NIL_LINKED: linked though not in the KB."""
-    mentions = Mentions(links)
-    for one in gold:
-        mention = one.key if one.key in links else mentions.overlapping(one.key)
-        if mention is None or mention != one.key:
-            name = ("not_detected" if mention is None else "wrong_span") if one.in_kb else None
+    """Yield every wrong in-KB gold mention with the first of ERROR_CLASSES that fits.
+
+    And with NIL_LINKED every gold mention that is linked though its item is not in the KB.
+    """
+    finder = OverlapFinder(links)
+    for mention in gold:
+        link_key = mention.key if mention.key in links else finder.overlapping(mention.key)
+
+        # Gold outside the KB is right where no mention has exactly its span.
+        if link_key is None or link_key != mention.key:
+            undetected = "not_detected" if link_key is None else "wrong_span"
+            name = undetected if mention.in_kb else None
         else:
-            name = _class_at_span(one, links[mention], facts)
+            name = _class_at_span(mention, links[link_key], facts)
         if name is not None:
-            yield LinkError(one, name, mention)
+            yield LinkError(mention, name, link_key)
 
 
-def _class_at_span(one: Gold, outcome: Outcome, facts: Facts) -> str | None:
-    if not one.in_kb:
-        return None if outcome.qid is None else NIL_LINKED
-    if one.qid is None or one.qid == outcome.qid:
+def _class_at_span(mention: Gold, link: Prediction, facts: ItemFacts) -> str | None:
+    """Return the class of error of a gold mention with a link at its span; None if it is right."""
+    if not mention.in_kb:
+        return None if link.qid is None else NIL_LINKED
+    if mention.qid is None or mention.qid == link.qid:
         return None
-    if one.qid not in outcome.candidates:
+    if mention.qid not in link.candidates:
         return "no_candidate"
-    if outcome.qid is None:
+    if link.qid is None:
         return "nil"
-    chosen, wanted = facts.types.get(outcome.qid, 0), facts.types.get(one.qid, 0)
-    if chosen and wanted and not chosen & wanted:
+
+    # Two types differ only if both are known and share no bit.
+    chosen_types, gold_types = facts.types.get(link.qid, 0), facts.types.get(mention.qid, 0)
+    if chosen_types and gold_types and not chosen_types & gold_types:
         return "type"
-    return "rare" if is_rare(one.qid, outcome.candidates, facts.in_degree) else "popular"
+    return "rare" if is_rare(mention.qid, link.candidates, facts.in_degree) else "popular"
 
 
 def count_errors(errors: Iterable[LinkError], gold: Iterable[Gold]) -> dict[str, Any]:
-    """Errors by class: how many, their share of the wrong in-KB mentions and of all in-KB mentions; `nil_linked` apart."""
+    """Count errors by class, with their share of the wrong and of all in-KB mentions.
+
+    `nil_linked` is apart: it concerns gold that is not in the KB.
+    """
     counts = Counter(error.name for error in errors)
-    in_kb = Counter(one.in_kb for one in gold)
-    wrong = sum(counts[name] for name in ERROR_CLASSES)
+    gold_counts = Counter(mention.in_kb for mention in gold)
+    num_wrong = sum(counts[name] for name in ERROR_CLASSES)
+
+    # All classes appear, also those without an error, so that files of two runs compare.
     return {
-        "wrong_in_kb": wrong,
+        "wrong_in_kb": num_wrong,
         "classes": {
             name: {
                 "count": counts[name],
-                "share": _ratio(counts[name], wrong),
-                "share_of_gold": _ratio(counts[name], in_kb[True]),
+                "share": _ratio(counts[name], num_wrong),
+                "share_of_gold": _ratio(counts[name], gold_counts[True]),
             }
             for name in ERROR_CLASSES
         },
         NIL_LINKED: {
             "count": counts[NIL_LINKED],
-            "share_of_gold": _ratio(counts[NIL_LINKED], in_kb[False]),
+            "share_of_gold": _ratio(counts[NIL_LINKED], gold_counts[False]),
         },
     }
 
 
-class Mentions:
-    """Finds a mention that overlaps a span, in logarithmic time, whether mentions overlap each other or not."""
+class OverlapFinder:
+    """Find a mention that overlaps a span, in logarithmic time.
 
-    def __init__(self, keys: Iterable[Key]) -> None:
+    The mentions may overlap each other.
+    """
+
+    def __init__(self, keys: Iterable[SpanKey]) -> None:
+        # By document, ascending by start. `_furthest` holds, of all mentions that start here or
+        # before, the one that ends last.
         self._starts: dict[str, list[int]] = {}
-        self._furthest: dict[
-            str, list[Key]
-        ] = {}  # of all that start here or before: the one that ends last
+        self._furthest: dict[str, list[SpanKey]] = {}
         for key in sorted(keys):
-            self._starts.setdefault(key[0], []).append(key[1])
-            furthest = self._furthest.setdefault(key[0], [])
-            furthest.append(key if not furthest or key[2] > furthest[-1][2] else furthest[-1])
+            doc_id, start, end = key
+            self._starts.setdefault(doc_id, []).append(start)
+            furthest = self._furthest.setdefault(doc_id, [])
+            furthest.append(key if not furthest or end > furthest[-1][2] else furthest[-1])
 
-    def overlapping(self, span: Key) -> Key | None:
-        """One of the mentions that overlap the span, or None."""
+    def overlapping(self, span: SpanKey) -> SpanKey | None:
+        """Return one of the mentions that overlap the span, or None."""
         doc_id, start, end = span
-        before = bisect_left(self._starts.get(doc_id, []), end)
-        if not before:
+        num_starting_before = bisect_left(self._starts.get(doc_id, []), end)
+        if not num_starting_before:
             return None
-        found = self._furthest[doc_id][before - 1]
-        return found if found[2] > start else None
+        furthest = self._furthest[doc_id][num_starting_before - 1]
+        return furthest if furthest[2] > start else None

@@ -1,18 +1,21 @@
-"""The scores of `evaluate` as aligned text, one section per question."""
+"""Format the scores of `evaluate` as aligned text, one section per question."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+# A row: its name, then its values.
 Cells = list[Any]
+# In characters.
 NAME_WIDTH, NUMBER_WIDTH = 40, 9
 
 
 def format_scores(scores: dict[str, Any]) -> str:
-    """All scores, in sections of aligned columns."""
+    """Return all scores as text, in sections of aligned columns."""
     head = (
-        f"{scores['mode']}: {scores['documents']:,} documents, {scores['gold_mentions']:,} gold mentions, "
+        f"{scores['mode']}: {scores['documents']:,} documents, "
+        f"{scores['gold_mentions']:,} gold mentions, "
         f"{scores['gold_in_kb']:,} of them in the KB"
     )
     return "\n\n".join([head, *(_aligned(section) for section in _sections(scores))])
@@ -51,21 +54,21 @@ def _in_kb(scores: dict[str, Any]) -> list[Cells]:
     ]
 
 
-def _detection(found: dict[str, Any], gold_in_kb: int) -> Iterator[list[Cells]]:
+def _detection(figures: dict[str, Any], gold_in_kb: int) -> Iterator[list[Cells]]:
     yield [
         ["in-KB gold spans found exactly", "recall", "gold"],
-        ["all", found["span_recall"], gold_in_kb],
+        ["all", figures["span_recall"], gold_in_kb],
         *(
-            [f"first character: {name}", part["recall"], part["gold"]]
-            for name, part in found["span_recall_by_first_character"].items()
+            [f"first character: {name}", values["recall"], values["gold"]]
+            for name, values in figures["span_recall_by_first_character"].items()
         ),
-        ["accuracy of the item at found spans", found["item_accuracy_at_found_spans"]],
+        ["accuracy of the item at found spans", figures["item_accuracy_at_found_spans"]],
     ]
     yield [
         ["in-KB gold spans by detector", "recall", "only by it"],
         *(
-            [name, part["recall"], part["recall_only_by_it"]]
-            for name, part in found["detectors"].items()
+            [name, values["recall"], values["recall_only_by_it"]]
+            for name, values in figures["detectors"].items()
         ),
     ]
 
@@ -73,13 +76,15 @@ def _detection(found: dict[str, Any], gold_in_kb: int) -> Iterator[list[Cells]]:
 def _candidate_recall(scores: dict[str, Any]) -> list[Cells]:
     rows: list[Cells] = [["candidate recall, in-KB", ""]]
     for cutoff, recall in scores["candidate_recall_at"].items():
-        unknown = recall is None and cutoff != "all" and int(cutoff) > scores["top_k"]
-        note = [f"link.top_k is {scores['top_k']}"] if unknown else []
+        # The table lists no more candidates than link.top_k.
+        is_unknown = recall is None and cutoff != "all" and int(cutoff) > scores["top_k"]
+        note = [f"link.top_k is {scores['top_k']}"] if is_unknown else []
         rows.append([f"at {cutoff}" if cutoff != "all" else "all listed", recall, *note])
     return rows
 
 
 def _slices(slices: dict[str, Any]) -> list[Cells]:
+    # All slices have the same figures; which ones depends on the mode.
     names = list(next(iter(slices.values())))
     titles = {
         "gold_in_kb": "gold",
@@ -88,7 +93,7 @@ def _slices(slices: dict[str, Any]) -> list[Cells]:
     }
     return [
         ["slices, in-KB", *(titles.get(name, name) for name in names)],
-        *([slice_name, *part.values()] for slice_name, part in slices.items()),
+        *([slice_name, *values.values()] for slice_name, values in slices.items()),
     ]
 
 
@@ -97,14 +102,15 @@ def _errors(scores: dict[str, Any]) -> list[Cells]:
     nil = errors["nil_linked"]
     return [
         ["errors, in-KB", "count", "share", "of gold"],
-        *([name, *part.values()] for name, part in errors["classes"].items()),
+        *([name, *values.values()] for name, values in errors["classes"].items()),
         ["all", errors["wrong_in_kb"]],
         ["nil_linked (gold NIL or not in KB)", nil["count"], "", nil["share_of_gold"]],
     ]
 
 
-def _calibration(found: dict[str, Any]) -> list[Cells]:
-    both = (found["all"], found["in_kb"])
+def _calibration(figures: dict[str, Any]) -> list[Cells]:
+    # One column for all gold spans, one for those in the KB.
+    columns = (figures["all"], figures["in_kb"])
     names = {
         "spans": "gold spans",
         "judged": "with a candidate at exactly that span",
@@ -113,35 +119,45 @@ def _calibration(found: dict[str, Any]) -> list[Cells]:
     }
     return [
         ["calibration of the best candidate", "all", "in-KB"],
-        *([title, *(part[name] for part in both)] for name, title in names.items()),
+        *([title, *(column[name] for column in columns)] for name, title in names.items()),
         *(
             [
                 f"precision at coverage {coverage}",
-                *(part["precision_at_coverage"][coverage] for part in both),
+                *(column["precision_at_coverage"][coverage] for column in columns),
             ]
-            for coverage in both[0]["precision_at_coverage"]
+            for coverage in columns[0]["precision_at_coverage"]
         ),
-        ["precision at all that have a candidate", *(part["precision"] for part in both)],
-        ["coverage by those", *(part["coverage"] for part in both)],
+        [
+            "precision at all that have a candidate",
+            *(column["precision"] for column in columns),
+        ],
+        ["coverage by those", *(column["coverage"] for column in columns)],
         [
             "largest coverage with precision >= 0.95",
-            *(part["coverage_at_precision_0.95"] for part in both),
+            *(column["coverage_at_precision_0.95"] for column in columns),
         ],
     ]
 
 
 def _aligned(rows: list[Cells]) -> str:
-    """The first row is the heading; its cells say how wide the columns are, numbers stand at their right."""
+    """Return rows as lines of aligned columns.
+
+    The first row is the heading: its cells set the widths. Numbers are aligned to the right.
+    """
     widths = [max(len(title), NUMBER_WIDTH) for title in rows[0][1:]]
-    widths += [0] * (max(map(len, rows)) - len(rows[0]))  # notes have no heading
+    # Notes have no heading, and so no width.
+    widths += [0] * (max(map(len, rows)) - len(rows[0]))
+
     lines = []
     for number, (name, *cells) in enumerate(rows):
         padded = [_cell(cell).rjust(width) for cell, width in zip(cells, widths, strict=False)]
-        lines.append("  ".join([("  " * bool(number) + name).ljust(NAME_WIDTH), *padded]).rstrip())
+        indented = ("  " if number else "") + name
+        lines.append("  ".join([indented.ljust(NAME_WIDTH), *padded]).rstrip())
     return "\n".join(lines)
 
 
 def _cell(value: float | str | None) -> str:
+    # Counts are whole numbers, shares are not.
     if isinstance(value, str):
         return value
     if value is None:

@@ -1,7 +1,9 @@
-"""Cross-validation of the linker's weights by document, and the figures of any set of gold mentions. Pure.
+"""Cross-validate the linker's weights by document, and compute figures of any set of gold mentions.
 
-Goes in: candidates of gold mentions with features. Comes out: probabilities by weights that never saw the document, and
-accuracy, recall, calibration. Legend: m mentions, c candidates.
+Pure. Goes in: candidates of gold mentions with features. Comes out: probabilities by weights that
+never saw the document, and accuracy, recall, calibration.
+
+Legend: m mentions, c candidates.
 """
 
 from __future__ import annotations
@@ -21,77 +23,101 @@ from pipeline.link.evaluation.calibration import (
     precision_by_count,
 )
 from pipeline.link.training.fitting import Examples, fit
-from schemas.array_types import Array
+from schemas.array_types import F32, I64, U8, U32, Array, Bools, Floats
 
 RECALL_AT = (1, 5, 20)
 
 
 def fold_of(doc_id: str, folds: int) -> int:
-    """The fold of a document: the same on every machine and in every run."""
+    """Return the fold of a document: the same on every machine and in every run."""
     return zlib.crc32(doc_id.encode()) % folds
 
 
 @dataclass(kw_only=True, slots=True)
 class GoldMentions:
-    """Gold mentions with their candidates, flat."""
+    """Hold gold mentions with their candidates, flat."""
 
     examples: Examples
-    qids: Array  # uint32 (c,)
-    matches: Array  # uint8 (c,)
-    in_degree: Array  # int64 (c,): triples that point to the candidate
-    gold: Array  # uint32 (m,): 0 where the item is not in the KB, or NIL
-    documents: list[str]  # (m,)
-    files: Array  # int64 (m,): number of the gold file
-    is_copy: Array  # bool (m,): a misspelt copy of another
+    # Shape (c,).
+    qids: U32
+    # Shape (c,): how each candidate was found.
+    matches: U8
+    # Shape (c,): triples that point to the candidate.
+    in_degree: I64
+    # Shape (m,): 0 where the item is not in the KB, or NIL.
+    gold: U32
+    # Length m.
+    documents: list[str]
+    # Shape (m,): number of the gold file.
+    files: I64
+    # Shape (m,): a misspelt copy of another mention.
+    is_copy: Bools
 
-    def folds(self, count: int) -> Array:
-        """Fold of each mention: that of its document. int64 (m,)."""
-        numbers = {doc_id: fold_of(doc_id, count) for doc_id in dict.fromkeys(self.documents)}
+    def folds(self, count: int) -> I64:
+        """Return the fold of each mention, which is that of its document. Shape (m,)."""
+        fold_of_document = {
+            doc_id: fold_of(doc_id, count) for doc_id in dict.fromkeys(self.documents)
+        }
         return np.fromiter(
-            (numbers[doc_id] for doc_id in self.documents), np.int64, len(self.documents)
+            (fold_of_document[doc_id] for doc_id in self.documents), np.int64, len(self.documents)
         )
 
 
-def probability_of(examples: Examples, model: Model) -> Array:
-    """P(candidate) of all candidates. Shape (c,)."""
+def probability_of(examples: Examples, model: Model) -> F32:
+    """Return P(candidate) of all candidates, shape (c,)."""
     scores = np.sum([*contributions(examples.features, model).values()], axis=0) + model.bias
     return probabilities(scores, examples.mentions, examples.num_mentions)
 
 
-def cross_validate(gold: GoldMentions, names: Sequence[str], count: int) -> Array:
-    """P(candidate), each fold's by weights that were fitted on the others. Shape (c,)."""
+def cross_validate(gold: GoldMentions, names: Sequence[str], count: int) -> F32:
+    """Return P(candidate), that of each fold by weights fitted on the others. Shape (c,).
+
+    Args:
+        gold: all mentions.
+        names: features to fit.
+        count: of the folds.
+    """
     folds = gold.folds(count)
     probability = np.zeros(len(gold.qids), np.float32)
+
+    # A fold may be empty where there are few documents.
     for fold in range(count):
-        held_out = folds == fold
-        if held_out.any() and not held_out.all():
-            model = fit(gold.examples.of(~held_out), names)
-            probability[held_out[gold.examples.mentions]] = probability_of(
-                gold.examples.of(held_out), model
+        is_held_out = folds == fold
+        if is_held_out.any() and not is_held_out.all():
+            model = fit(gold.examples.of_mentions(~is_held_out), names)
+            probability[is_held_out[gold.examples.mentions]] = probability_of(
+                gold.examples.of_mentions(is_held_out), model
             )
     return probability
 
 
-def figures(gold: GoldMentions, probability: Array, chosen: Array) -> dict[str, Any]:
-    """Figures of some mentions (bool (m,)); all in-KB but `calibration_error`, which counts gold that is NIL too.
+def figures(gold: GoldMentions, probability: F32, chosen: Bools) -> dict[str, Any]:
+    """Return figures of some mentions.
 
-    rare: gold is a candidate but not the one with the highest in-degree (ties: lowest QID); rare_whole: the same among the
-    candidates that have the whole name.
+    All are in-KB, except `calibration_error`, which counts gold that is NIL too. `rare`: the gold
+    item is a candidate, but not the one with the highest in-degree (of equals the lowest QID).
+    `rare_whole`: the same among the candidates that have the whole name.
+
+    Args:
+        gold: all mentions.
+        probability: P(candidate), shape (c,).
+        chosen: which mentions count, shape (m,).
     """
-    mentions, count = gold.examples.mentions, gold.examples.num_mentions
-    best, confidence, place = _best(gold, probability)
+    best, confidence, rank = _best(gold, probability)
     in_kb = chosen & (gold.gold > 0)
     right = (best == gold.gold) & (gold.gold > 0)
-    has_any = np.bincount(mentions, minlength=count) > 0
     rare = _rare(gold, np.ones(len(gold.qids), bool)) & in_kb
     rare_whole = _rare(gold, gold.matches <= VARIANT) & in_kb
-    precisions = precision_by_count(confidence[in_kb], right[in_kb])
+
+    # Without a candidate there is no confidence to judge.
+    has_any = np.bincount(gold.examples.mentions, minlength=gold.examples.num_mentions) > 0
     judged = chosen & has_any
+    precisions = precision_by_count(confidence[in_kb], right[in_kb])
     return {
         "gold_in_kb": int(in_kb.sum()),
         "accuracy": _mean(right[in_kb]),
-        "candidate_recall": _mean(place[in_kb] >= 0),
-        **{f"recall_at_{k}": _mean((place[in_kb] >= 0) & (place[in_kb] < k)) for k in RECALL_AT},
+        "candidate_recall": _mean(rank[in_kb] >= 0),
+        **{f"recall_at_{k}": _mean((rank[in_kb] >= 0) & (rank[in_kb] < k)) for k in RECALL_AT},
         "rare": _mean(right[rare]),
         "rare_n": int(rare.sum()),
         "rare_whole": _mean(right[rare_whole]),
@@ -106,29 +132,45 @@ def figures(gold: GoldMentions, probability: Array, chosen: Array) -> dict[str, 
     }
 
 
-def _best(gold: GoldMentions, probability: Array) -> tuple[Array, Array, Array]:
-    """Per mention: its best candidate (0: none), that one's probability, the gold one's place by probability (-1: none)."""
+def _best(gold: GoldMentions, probability: F32) -> tuple[U32, Floats, I64]:
+    """Return the best candidate of each mention, and how the gold one ranks. Shapes (m,).
+
+    Returns:
+        The best candidate (0: none), its probability, and the rank of the gold candidate by
+        probability, from 0 (-1: it is no candidate).
+    """
     mentions, count = gold.examples.mentions, gold.examples.num_mentions
     popularity = gold.examples.features["popularity"]
     order = np.lexsort((gold.qids, -popularity, -probability, mentions))
     starts = np.searchsorted(mentions, np.arange(count))
-    best, confidence, place = np.zeros(count, np.uint32), np.zeros(count), np.full(count, -1)
-    firsts = order[np.flatnonzero(np.diff(mentions[order], prepend=-1))]
-    best[mentions[firsts]], confidence[mentions[firsts]] = gold.qids[firsts], probability[firsts]
+    best, confidence, rank = np.zeros(count, np.uint32), np.zeros(count), np.full(count, -1)
+
+    # Where the mention changes, its best candidate stands.
+    best_rows = order[np.flatnonzero(np.diff(mentions[order], prepend=-1))]
+    best[mentions[best_rows]] = gold.qids[best_rows]
+    confidence[mentions[best_rows]] = probability[best_rows]
+
     ranks = np.arange(len(order)) - starts[mentions[order]]
     is_gold = gold.examples.is_gold[order]
-    place[mentions[order][is_gold]] = ranks[is_gold]
-    return best, confidence, place
+    rank[mentions[order][is_gold]] = ranks[is_gold]
+    return best, confidence, rank
 
 
-def _rare(gold: GoldMentions, among: Array) -> Array:
-    """Mentions whose gold is among some candidates, but not the one with the highest in-degree."""
+def _rare(gold: GoldMentions, among: Bools) -> Bools:
+    """Say of each mention whether its gold item is rare among some of the candidates. Shape (m,).
+
+    Args:
+        gold: all mentions.
+        among: which candidates count, shape (c,).
+    """
     mentions, count = gold.examples.mentions, gold.examples.num_mentions
     order = np.lexsort((gold.qids, -gold.in_degree, mentions))
     order = order[among[order]]
-    firsts = order[np.flatnonzero(np.diff(mentions[order], prepend=-1))]
+
+    # Of each mention the candidate with the highest in-degree.
+    top_rows = order[np.flatnonzero(np.diff(mentions[order], prepend=-1))]
     top, has_gold = np.zeros(count, np.uint32), np.zeros(count, bool)
-    top[mentions[firsts]] = gold.qids[firsts]
+    top[mentions[top_rows]] = gold.qids[top_rows]
     has_gold[mentions[gold.examples.is_gold & among]] = True
     return has_gold & (top != gold.gold)
 

@@ -1,7 +1,9 @@
-"""Fitting the linker's weights: a conditional logit by maximum likelihood, with an L2 penalty on standardised weights.
+"""Fit the linker's weights: a conditional logit by maximum likelihood with an L2 penalty.
 
-Goes in: features of the candidates of many mentions, and which candidate is the gold one (none: NIL). Comes out: a `Model`.
-20,000 mentions take a few seconds (L-BFGS of SciPy).
+Goes in: features of the candidates of many mentions, and which candidate is the gold one (none:
+NIL). Comes out: a `Model`. 20,000 mentions take a few seconds (L-BFGS of SciPy).
+
+Legend: m mentions, c candidates, f features.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from scipy.optimize import minimize
 
 from pipeline.link.disambiguation import Model
 from pipeline.link.features import GROUPS
-from schemas.array_types import Array
+from schemas.array_types import F32, F64, I64, Bools
 
+# On the weights of standardised features.
 PENALTY = 1e-4
-# Evidence for a candidate never counts against it: what looks so in one corpus (a sentence alone has no coherence) is wrong
-# in the next. The others may have either sign.
+# Evidence for a candidate never counts against it: what seems to speak against it in one corpus (a
+# sentence alone has no coherence) is wrong in the next. The other features may have either sign.
 EVIDENCE = frozenset(
     (*GROUPS["context"], *GROUPS["coherence"], *GROUPS["type"], *GROUPS["semantic"])
     + ("prior", "primary", "similarity", "label", "title")
@@ -29,36 +32,52 @@ WEIGHT_DECIMALS = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Examples:
-    """Candidates of many mentions, flat."""
+    """Hold the candidates of many mentions, flat."""
 
-    features: Mapping[str, Array]  # float32 (c,) each
-    mentions: Array  # int64 (c,), ascending
-    is_gold: Array  # bool (c,), at most one per mention
+    # Shape (c,) each.
+    features: Mapping[str, F32]
+    # Shape (c,), ascending.
+    mentions: I64
+    # Shape (c,), at most one per mention.
+    is_gold: Bools
     num_mentions: int
 
-    def of(self, chosen: Array) -> Examples:
-        """Those of some mentions. bool (m,) in."""
-        kept = chosen[self.mentions]
+    def of_mentions(self, chosen: Bools) -> Examples:
+        """Return the candidates of some mentions. `chosen` has shape (m,)."""
+        rows = chosen[self.mentions]
+        # Chosen mentions are numbered from 0 again.
         numbers = np.cumsum(chosen) - 1
         return Examples(
-            features={name: values[kept] for name, values in self.features.items()},
-            mentions=numbers[self.mentions[kept]],
-            is_gold=self.is_gold[kept],
+            features={name: values[rows] for name, values in self.features.items()},
+            mentions=numbers[self.mentions[rows]],
+            is_gold=self.is_gold[rows],
             num_mentions=int(chosen.sum()),
         )
 
 
 def fit(examples: Examples, names: Sequence[str], penalty: float = PENALTY) -> Model:
-    """Weights of the named features under which the gold candidates, or NIL, are likeliest; all 0 without candidates."""
+    """Return the weights under which the gold candidates, or NIL, are most likely.
+
+    Without candidates all weights are 0.
+
+    Args:
+        examples: candidates of gold mentions.
+        names: features to fit.
+        penalty: L2, on the weights of standardised features.
+    """
     if not len(examples.mentions):
         return Model(0.0, dict.fromkeys(names, 0.0))
+
+    # Standardised, so that one penalty fits all features: shape (c, f).
     columns = np.stack([examples.features[name].astype(np.float64) for name in names], axis=1)
     mean, scale = columns.mean(axis=0), columns.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
     columns = (columns - mean) / scale
+
+    # The last parameter is the bias.
     start = np.zeros(len(names) + 1)
     bounds = [(0.0 if name in EVIDENCE else None, None) for name in names] + [(None, None)]
-    found = minimize(
+    result = minimize(
         _loss_and_gradient,
         start,
         (columns, examples, penalty),
@@ -67,8 +86,10 @@ def fit(examples: Examples, names: Sequence[str], penalty: float = PENALTY) -> M
         bounds=bounds,
         options={"maxiter": MAX_ITERATIONS},
     )
-    weights = found.x[:-1] / scale
-    bias = float(found.x[-1] - weights @ mean)
+
+    # Back to weights of the features as they are.
+    weights = result.x[:-1] / scale
+    bias = float(result.x[-1] - weights @ mean)
     rounded = {
         name: round(float(value), WEIGHT_DECIMALS)
         for name, value in zip(names, weights, strict=True)
@@ -77,16 +98,27 @@ def fit(examples: Examples, names: Sequence[str], penalty: float = PENALTY) -> M
 
 
 def _loss_and_gradient(
-    values: Array, columns: Array, examples: Examples, penalty: float
-) -> tuple[float, Array]:
-    """Mean negative log likelihood, and its gradient."""
+    values: F64, columns: F64, examples: Examples, penalty: float
+) -> tuple[float, F64]:
+    """Return the mean negative log likelihood with the penalty, and its gradient.
+
+    Args:
+        values: weights and bias, shape (f + 1,).
+        columns: standardised features, shape (c, f).
+        examples: mentions and gold of the candidates.
+        penalty: L2, on the weights, not on the bias.
+    """
+    # Softmax over the candidates of a mention and NIL, whose score is 0; less the highest score, so
+    # that no exponent overflows.
     scores = columns @ values[:-1] + values[-1]
     mentions, count = examples.mentions, examples.num_mentions
     top = np.zeros(count)
     np.maximum.at(top, mentions, scores)
     exponents = np.exp(scores - top[mentions])
     total = np.exp(-top) + np.bincount(mentions, exponents, count)
+
     loss = (np.log(total) + top).sum() - scores[examples.is_gold].sum()
+    # Probability less truth, shape (c,).
     residual = exponents / total[mentions] - examples.is_gold
     gradient = np.append(columns.T @ residual, residual.sum()) / count
     gradient[:-1] += 2 * penalty * values[:-1]

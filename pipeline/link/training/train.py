@@ -1,8 +1,12 @@
-"""Training the linker's weights on gold links: features as stage `link` makes them, a conditional logit, a weights file.
+"""Train the linker's weights on gold links: features as stage `link` computes them, then a fit.
 
-Goes in: a run with an index, gold files. Comes out: weights for `link.weights`, and figures of a cross-validation by document:
-each fold is scored by weights of the others, and no link of its documents is in the counts. Links of the gold's own documents
-that the index has learned from never count while these are trained on. Costs what `link` costs, and seconds for the fits.
+Goes in: a run with an index, gold files. Comes out: weights for `link.weights`, and figures of a
+cross-validation by document: each fold is scored by weights of the others, and no link of its
+documents is in the counts.
+
+Links of the gold's own documents from which the index has learned never count while these documents
+are trained on: else the prior would know the answer. Costs what `link` costs, and seconds for the
+fits.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from pipeline.link.features import FEATURES, GROUPS
 from pipeline.link.gold import GoldDocument, load_gold
 from pipeline.link.linker import Linker, Mention
 from pipeline.link.stage import (
-    Found,
+    DocumentMentions,
     LinkResources,
     batch_of,
     batches,
@@ -43,18 +47,18 @@ from pipeline.link.training.fitting import Examples, fit
 from pipeline.link.training.misspell import misspelt
 from pipeline.link.weights import HAND
 from schemas import ANCHORS
-from schemas.array_types import Array
+from schemas.array_types import F32, I64, U8, U32
 
-FoldLinks = dict[str, Counter[int]]  # key -> item -> links of one fold
-MISSPELT_SHARE = (
-    0.1  # of the gold mentions: copies with one edit, so that fuzzy candidates have a weight
-)
+# Key -> item -> links of one fold.
+FoldLinks = dict[str, Counter[int]]
+# Of the gold mentions: copies with one edit, so that fuzzy candidates get a weight.
+MISSPELT_SHARE = 0.1
 logger = logging.getLogger("trelm")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
-    """What to train on, and how."""
+    """Say what to train on, and how."""
 
     run: str
     gold_files: tuple[str, ...]
@@ -63,13 +67,16 @@ class Training:
 
 
 def train(training: Training, config: LinkConfig) -> tuple[Model, dict[str, Any]]:
-    """Weights fitted on all gold mentions, and figures of a cross-validation.
+    """Return weights fitted on all gold mentions, and figures of a cross-validation.
 
     Raises:
-        StageError: no index yet, no mention or none with a candidate, a document in two gold files, or nothing to hold out.
+        StageError: the run has no index yet; no mention, or none with a candidate; a document is in
+            two gold files; or nothing can be held out.
     """
     gold = collect(training, config)
     _check(gold, training)
+
+    # Without a re-ranker there is no feature `semantic`.
     names = [name for name in FEATURES if name in gold.examples.features]
     report: dict[str, Any] = {
         "folds": training.folds,
@@ -78,10 +85,12 @@ def train(training: Training, config: LinkConfig) -> tuple[Model, dict[str, Any]
     report["figures"] = _by_file(gold, names, training)
     if training.ablate:
         report["without"] = _ablation(gold, names, training)
+
+    # Fitted on all mentions, misspelt copies included; the figures above count no copy.
     model = fit(gold.examples, names)
     about = {
         "version": __version__,
-        "gold": [path.rsplit("/", 1)[-1] for path in training.gold_files],
+        "gold": [_file_name(path) for path in training.gold_files],
         "mentions": report["mentions"],
         "held_out": report["figures"]["all"],
     }
@@ -89,62 +98,94 @@ def train(training: Training, config: LinkConfig) -> tuple[Model, dict[str, Any]
 
 
 def _check(gold: GoldMentions, training: Training) -> None:
-    """Refuse what no weights, or no figures, can come of."""
-    shown = ", ".join(training.gold_files)
+    """Refuse gold from which no weights, or no figures, can be computed.
+
+    Raises:
+        StageError: no mention has a candidate, or all documents are in one fold.
+    """
+    # Both would otherwise show as weights or figures of 0.
+    gold_files = ", ".join(training.gold_files)
     if not len(gold.qids):
         raise StageError(
-            f"{shown}: no mention has a candidate in the index of {training.run}; nothing to learn from"
+            f"{gold_files}: no mention has a candidate in the index of {training.run}; "
+            "nothing to learn from"
         )
     if len(np.unique(gold.folds(training.folds))) < 2:
         raise StageError(
-            f"{shown}: all {len(set(gold.documents))} document(s) are in one of {training.folds} folds, so none can be held "
-            "out; give more documents, or another --folds"
+            f"{gold_files}: all {len(set(gold.documents))} document(s) are in one of "
+            f"{training.folds} folds, so none can be held out; give more documents, "
+            "or another --folds"
         )
+
+
+def _file_name(path: str) -> str:
+    return path.rsplit("/", 1)[-1]
 
 
 def _by_file(gold: GoldMentions, names: Sequence[str], training: Training) -> dict[str, Any]:
+    """Return the held-out figures of all mentions, and of each of several gold files."""
     probability = cross_validate(gold, names, training.folds)
-    found = {"all": figures(gold, probability, ~gold.is_copy)}
-    for number, path in enumerate(training.gold_files if len(training.gold_files) > 1 else ()):
-        found[path.rsplit("/", 1)[-1]] = figures(
-            gold, probability, (gold.files == number) & ~gold.is_copy
-        )
-    return found
+    figures_of = {"all": figures(gold, probability, ~gold.is_copy)}
+    if len(training.gold_files) > 1:
+        for number, path in enumerate(training.gold_files):
+            is_of_file = (gold.files == number) & ~gold.is_copy
+            figures_of[_file_name(path)] = figures(gold, probability, is_of_file)
+    return figures_of
 
 
 def _ablation(gold: GoldMentions, names: Sequence[str], training: Training) -> dict[str, Any]:
-    """Figures without each group of features, and without each feature of a group of several."""
-    groups = {group: [name for name in own if name in names] for group, own in GROUPS.items()}
-    left_out = {f"{group} (all)": own for group, own in groups.items() if len(own) > 1}
+    """Return figures without each group of features, and without each feature."""
+    names_of_group = {
+        group: [name for name in group_names if name in names]
+        for group, group_names in GROUPS.items()
+    }
+    # A group of one feature would be the same as this feature.
+    left_out = {
+        f"{group} (all)": group_names
+        for group, group_names in names_of_group.items()
+        if len(group_names) > 1
+    }
     left_out |= {name: [name] for name in names}
-    found = {}
-    for title, own in left_out.items():
+
+    figures_without = {}
+    for title, removed in left_out.items():
         logger.info("link train: without %s", title)
-        found[title] = _by_file(gold, [name for name in names if name not in own], training)
-    return found
+        remaining = [name for name in names if name not in removed]
+        figures_without[title] = _by_file(gold, remaining, training)
+    return figures_without
 
 
 def collect(training: Training, config: LinkConfig) -> GoldMentions:
-    """Features of all gold mentions, and of misspelt copies of some."""
+    """Return all gold mentions, and misspelt copies of some, with candidates and features.
+
+    Raises:
+        StageError: the run has no index yet; a document is in two gold files; or there is no
+        mention.
+    """
     paths = RunPaths(root=training.run)
     paths.require("index")
     file_of, documents = _load(training.gold_files)
-    config = replace(
-        config, gold_spans="", anchors=False, weights=HAND
-    )  # weights do not matter here
+
+    # The gold's spans are the mentions. The weights do not matter: only features are used.
+    config = replace(config, gold_spans="", anchors=False, weights=HAND)
     resources = open_resources(
         config, paths.artefact("index", "aliases"), paths.artefact("index", "entities")
     )
-    resources.gold = documents  # its spans are the mentions
-    held_out = own_links(paths, documents, training.folds)
-    linkers = [resources.linker.on(HeldOutIndex(resources.index, own)) for own in held_out]
-    parts = list(_parts(resources, documents, linkers, config))
-    if not sum(len(part.gold) for part in parts):
+    resources.gold = documents
+
+    # One linker per fold, since each sees the index without the links of its own documents.
+    linkers = [
+        resources.linker.with_index(HeldOutIndex(resources.index, fold_links))
+        for fold_links in links_by_fold(paths, documents, training.folds)
+    ]
+    batches_scored = list(_score_batches(resources, documents, linkers, config))
+    if not sum(len(batch.gold) for batch in batches_scored):
         raise StageError(f"{', '.join(training.gold_files)}: no mention to train on")
-    return _joined(parts, file_of, paths, resources)
+    return _joined(batches_scored, file_of, paths, resources)
 
 
 def _load(paths: Sequence[str]) -> tuple[dict[str, int], dict[str, GoldDocument]]:
+    """Return the number of the gold file of each document, and the documents."""
     file_of: dict[str, int] = {}
     documents: dict[str, GoldDocument] = {}
     for number, path in enumerate(paths):
@@ -155,37 +196,39 @@ def _load(paths: Sequence[str]) -> tuple[dict[str, int], dict[str, GoldDocument]
     return file_of, documents
 
 
-def own_links(
+def links_by_fold(
     paths: RunPaths, documents: Mapping[str, GoldDocument], folds: int
 ) -> list[FoldLinks]:
-    """Per fold, the links of the gold's documents that the index has learned from."""
-    found: list[FoldLinks] = [defaultdict(Counter) for _ in range(folds)]
+    """Return, per fold, the links of the gold's documents from which the index has learned."""
+    # An index built without the corpus's links has learned nothing from them.
+    links_of_fold: list[FoldLinks] = [defaultdict(Counter) for _ in range(folds)]
     index, corpus = paths.manifest("index"), paths.manifest("documents")
     if index is None or corpus is None or "documents" not in index.inputs:
-        return found
+        return links_of_fold
+
     for path in paths.files("documents", ANCHORS):
         for rows, surfaces in anchor_texts(path):
             columns = (rows.column(name).to_pylist() for name in ("doc_id", "qid"))
             for doc_id, qid, surface in zip(*columns, surfaces, strict=True):
-                for key in index_keys(surface, "anchor") if doc_id in documents else ():
-                    found[fold_of(doc_id, folds)][key][qid] += 1
-    moved = redirects_of(
-        paths, {qid for links in found for counts in links.values() for qid in counts}
-    )
-    for links in found:
-        for (
-            key,
-            counts,
-        ) in links.items():  # the index counts links to merged items for what these have become
-            now: Counter[int] = Counter()
+                if doc_id in documents:
+                    links = links_of_fold[fold_of(doc_id, folds)]
+                    for key in index_keys(surface, "anchor"):
+                        links[key][qid] += 1
+
+    # The index counts links to merged items for the items into which they were merged.
+    linked_qids = {qid for links in links_of_fold for counts in links.values() for qid in counts}
+    current_qid = redirects_of(paths, linked_qids)
+    for links in links_of_fold:
+        for key, counts in links.items():
+            current_counts: Counter[int] = Counter()
             for qid, count in counts.items():
-                now[moved.get(qid, qid)] += count
-            links[key] = now
-    return found
+                current_counts[current_qid.get(qid, qid)] += count
+            links[key] = current_counts
+    return links_of_fold
 
 
 class HeldOutIndex:
-    """The alias index as if some links had never been counted."""
+    """Read the alias index as if some links had never been counted."""
 
     def __init__(self, index: AliasIndex, links: FoldLinks) -> None:
         self._index = index
@@ -194,137 +237,168 @@ class HeldOutIndex:
         self.items_with_word = index.items_with_word
 
     def postings(self, key: str) -> KeyPostings:
-        """Candidates of a key; those that only these links say are left out."""
-        found = self._index.postings(key)
-        own = self._links.get(key)
-        if own is None or not len(found.qids):
-            return found
-        minus = np.fromiter(
-            (own.get(qid, 0) for qid in found.qids.tolist()), np.int64, len(found.qids)
+        """Return the candidates of a key; those that only these links state are left out."""
+        postings = self._index.postings(key)
+        links = self._links.get(key)
+        if links is None or not len(postings.qids):
+            return postings
+
+        held_out = np.fromiter(
+            (links.get(qid, 0) for qid in postings.qids.tolist()), np.int64, len(postings.qids)
         )
-        counts = np.maximum(found.counts.astype(np.int64) - minus, 0).astype(np.uint32)
-        order = np.argsort(
-            -counts.astype(np.int64), kind="stable"
-        )  # as the index has them: most pointed-to first
-        kept = order[((found.flags != SOURCE_BITS["anchor"]) | (counts > 0))[order]]
-        return Postings(found.qids[kept], counts[kept], found.flags[kept])
+        counts = np.maximum(postings.counts.astype(np.int64) - held_out, 0).astype(np.uint32)
+
+        # As in the index, the most pointed-to first.
+        order = np.argsort(-counts.astype(np.int64), kind="stable")
+        is_stated = (postings.flags != SOURCE_BITS["anchor"]) | (counts > 0)
+        rows = order[is_stated[order]]
+        return Postings(postings.qids[rows], counts[rows], postings.flags[rows])
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """One batch."""
+class _ScoredBatch:
+    """Hold the gold mentions of one batch of documents, and their candidates.
 
-    features: dict[str, Array]
-    mentions: Array
-    qids: Array
-    matches: Array
+    Legend: m mentions, c candidates.
+    """
+
+    # Shape (c,) each.
+    features: dict[str, F32]
+    mentions: I64
+    qids: U32
+    matches: U8
+    # Length m each. A gold item of 0 is NIL.
     gold: list[int]
     doc_ids: list[str]
     is_copy: list[bool]
 
 
-def _parts(
+def _score_batches(
     resources: LinkResources,
     documents: Mapping[str, GoldDocument],
     linkers: Sequence[Linker],
     config: LinkConfig,
-) -> Iterator[_Part]:
-    done = 0
+) -> Iterator[_ScoredBatch]:
+    """Yield all gold mentions, a batch of documents at a time, fold by fold."""
+    num_done = 0
     for fold, linker in enumerate(linkers):
-        own = [
+        fold_documents = [
             (name, document.text)
             for name, document in documents.items()
             if fold_of(name, len(linkers)) == fold
         ]
-        for batch in batches(own):
-            found = find_mentions(resources, batch, config)
-            yield _part(resources, linker, found, documents, fuzzy=config.fuzzy)
-            done += len(batch)
-            logger.info("link train: %d of %d documents", done, len(documents))
+
+        # In batches as stage `link` fills them, which bounds the memory.
+        for batch in batches(fold_documents):
+            with_mentions = find_mentions(resources, batch, config)
+            yield _score_batch(resources, linker, with_mentions, documents, fuzzy=config.fuzzy)
+            num_done += len(batch)
+            logger.info("link train: %d of %d documents", num_done, len(documents))
 
 
-def _part(
+def _score_batch(
     resources: LinkResources,
     linker: Linker,
-    found: Sequence[Found],
+    with_mentions: Sequence[DocumentMentions],
     documents: Mapping[str, GoldDocument],
     *,
     fuzzy: bool,
-) -> _Part:
-    mentions, tokens = batch_of(found, resources.annotator, fuzzy=fuzzy)
-    gold = list(_gold_of(found, documents))
-    copies = list(_misspelt_copies(found, mentions)) if fuzzy else []
-    everything = [*mentions, *(copy for _, copy in copies)]
-    scored = linker.score(everything, tokens)
+) -> _ScoredBatch:
+    mentions, tokens = batch_of(with_mentions, resources.annotator, fuzzy=fuzzy)
+    gold = list(_gold_of(with_mentions, documents))
+    copies = list(_misspelt_copies(with_mentions, mentions)) if fuzzy else []
+    all_mentions = [*mentions, *(copy for _, copy in copies)]
+
+    scored = linker.score(all_mentions, tokens)
     if resources.rerank is not None:
-        contexts = contexts_of(found)
+        contexts = contexts_of(with_mentions)
+        # A copy has the context of the mention that it misspells.
         scored.features["semantic"] = resources.rerank(
-            [*contexts, *(contexts[place] for place, _ in copies)], scored
+            [*contexts, *(contexts[number] for number, _ in copies)], scored
         )
-    return _Part(
+    return _ScoredBatch(
         scored.features,
         scored.mentions,
         scored.qids,
         scored.matches,
-        [*gold, *(gold[place] for place, _ in copies)],
-        [found[mention.document].doc_id for mention in everything],
+        [*gold, *(gold[number] for number, _ in copies)],
+        [with_mentions[mention.document].doc_id for mention in all_mentions],
         [False] * len(mentions) + [True] * len(copies),
     )
 
 
 def _misspelt_copies(
-    found: Sequence[Found], mentions: Sequence[Mention]
+    with_mentions: Sequence[DocumentMentions], mentions: Sequence[Mention]
 ) -> Iterator[tuple[int, Mention]]:
-    """Misspelt copies of some mentions, and which they are of; the same ones however documents are batched."""
-    chances = [random.Random(document.doc_id) for document in found]
-    for place, mention in enumerate(mentions):
+    """Yield misspelt copies of some mentions, with the number of the mention.
+
+    Chance is seeded by document, so the copies are the same however documents are batched.
+    """
+    chances = [random.Random(document.doc_id) for document in with_mentions]
+    for number, mention in enumerate(mentions):
         chance = chances[mention.document]
         if chance.random() < MISSPELT_SHARE:
             surface = misspelt(mention.surface, chance)
             if surface != mention.surface:
-                yield place, replace(mention, surface=surface, longer=())
+                yield number, replace(mention, surface=surface, longer=())
 
 
-def _gold_of(found: Sequence[Found], documents: Mapping[str, GoldDocument]) -> Iterator[int]:
-    for document in found:
-        said = {
+def _gold_of(
+    with_mentions: Sequence[DocumentMentions], documents: Mapping[str, GoldDocument]
+) -> Iterator[int]:
+    """Yield the gold item of each mention; 0 for NIL."""
+    for document in with_mentions:
+        qid_of_span = {
             (mention.start, mention.end): mention.qid
             for mention in documents[document.doc_id].mentions
         }
         for span in document.spans:
-            yield said[span.start, span.end] or 0
+            yield qid_of_span[span.start, span.end] or 0
 
 
 def _joined(
-    parts: Sequence[_Part], file_of: Mapping[str, int], paths: RunPaths, resources: LinkResources
+    scored_batches: Sequence[_ScoredBatch],
+    file_of: Mapping[str, int],
+    paths: RunPaths,
+    resources: LinkResources,
 ) -> GoldMentions:
-    sizes = [len(part.gold) for part in parts]
-    firsts = np.cumsum([0, *sizes[:-1]]).tolist()
-    items = [qid if 0 < qid < 1 << 32 else 0 for part in parts for qid in part.gold]
-    moved = redirects_of(paths, set(items))
-    said = np.array([moved[qid] for qid in items], np.uint32)
-    gold = np.where(resources.entities.rows(said) >= 0, said, 0).astype(np.uint32)
-    qids = np.concatenate([part.qids for part in parts])
+    """Return the mentions of all batches as one, with what the knowledge base says of them."""
+    # Gold files may name merged items, and numbers that are no ids of the knowledge base.
+    items = [qid if 0 < qid < 1 << 32 else 0 for batch in scored_batches for qid in batch.gold]
+    current_qid = redirects_of(paths, set(items))
+    current_items = np.array([current_qid[qid] for qid in items], np.uint32)
+    is_in_kb = resources.entities.rows(current_items) >= 0
+    gold = np.where(is_in_kb, current_items, 0).astype(np.uint32)
+
+    # Mentions are numbered through all batches.
+    sizes = [len(batch.gold) for batch in scored_batches]
+    first_numbers = np.cumsum([0, *sizes[:-1]]).tolist()
     mentions = np.concatenate(
-        [part.mentions + first for part, first in zip(parts, firsts, strict=True)]
+        [
+            batch.mentions + first_number
+            for batch, first_number in zip(scored_batches, first_numbers, strict=True)
+        ]
     )
+
+    qids = np.concatenate([batch.qids for batch in scored_batches])
     degrees = in_degrees(paths, set(qids.tolist()))
-    doc_ids = [doc_id for part in parts for doc_id in part.doc_ids]
+    doc_ids = [doc_id for batch in scored_batches for doc_id in batch.doc_ids]
+    features = {
+        name: np.concatenate([batch.features[name] for batch in scored_batches])
+        for name in scored_batches[0].features
+    }
     return GoldMentions(
         examples=Examples(
-            features={
-                name: np.concatenate([part.features[name] for part in parts])
-                for name in parts[0].features
-            },
+            features=features,
             mentions=mentions,
             is_gold=qids == gold[mentions],
             num_mentions=len(gold),
         ),
         qids=qids,
-        matches=np.concatenate([part.matches for part in parts]),
+        matches=np.concatenate([batch.matches for batch in scored_batches]),
         in_degree=np.fromiter((degrees.get(qid, 0) for qid in qids.tolist()), np.int64, len(qids)),
         gold=gold,
         documents=doc_ids,
         files=np.array([file_of[doc_id] for doc_id in doc_ids], np.int64),
-        is_copy=np.array([flag for part in parts for flag in part.is_copy], bool),
+        is_copy=np.array([is_copy for batch in scored_batches for is_copy in batch.is_copy], bool),
     )

@@ -1,35 +1,36 @@
-"""Named questions: every one answers, against counts made by hand; its SQL runs as shown in a DuckDB of one's own."""
+"""Named questions: every one answers, against counts made by hand; its SQL runs as shown in a
+DuckDB of one's own.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
-from click.testing import CliRunner, Result
 
-from pipeline.cli import main
 from pipeline.database.connection import open_run
 from pipeline.database.questions import QUESTIONS
 from pipeline.database.run_database import write_database
 from pipeline.engine.tables import RunPaths
 from schemas import BY_NAME
-from tests.pipeline.cases import rows_of
+from tests.pipeline.cases import in_process, rows_of
 
 ARGUMENTS = {"item": "Q90", "type": "Q515"}
 
 
-def ask(run: Path, *arguments: str) -> Result:
-    return CliRunner().invoke(main, ["ask", *arguments, "--run", str(run)])
+def ask(run: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return in_process("ask", *arguments, "--run", str(run))
 
 
 def answered(run: Path, *arguments: str) -> list[dict[str, Any]]:
     done = ask(run, *arguments, "--format", "json")
-    assert done.exit_code == 0, done.output
+    assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -196,7 +197,9 @@ def test_an_entity_that_no_sentence_names(scored_run: Path) -> None:
 )
 def test_wrong_questions(sample_run: Path, arguments: list[str], code: int, said: str) -> None:
     done = ask(sample_run, *arguments)
-    assert (done.exit_code, said in done.output) == (code, True), done.output
+    assert (done.returncode, said in done.stdout + done.stderr) == (code, True), (
+        done.stdout + done.stderr
+    )
 
 
 def test_stale_and_old_tables_are_not_asked(sample_run: Path, tmp_path: Path) -> None:
@@ -206,15 +209,21 @@ def test_stale_and_old_tables_are_not_asked(sample_run: Path, tmp_path: Path) ->
     fresh = manifest.read_text()
     manifest.write_text(json.dumps({**json.loads(fresh), "fingerprint": "another"}))
     done = ask(run, "bands")
-    assert (done.exit_code, "'stats' was made from another output of 'link'" in done.output) == (
+    assert (
+        done.returncode,
+        "'stats' was made from another output of 'link'" in done.stdout + done.stderr,
+    ) == (
         1,
         True,
-    ), done.output
+    ), done.stdout + done.stderr
     manifest.write_text(fresh)
     with_old_version(run, "surface_frequency")
     assert answered(run, "bands")
     done = ask(run, "ambiguous")
-    assert (done.exit_code, "run `trelm-pipeline stats" in done.output) == (1, True), done.output
+    assert (done.returncode, "run `trelm-pipeline stats" in done.stdout + done.stderr) == (
+        1,
+        True,
+    ), done.stdout + done.stderr
 
 
 def with_old_version(run: Path, table: str) -> None:
@@ -244,12 +253,12 @@ def test_a_missing_database_is_written_again(sample_run: Path, tmp_path: Path) -
 
 
 def test_list_and_no_run() -> None:
-    listed = CliRunner().invoke(main, ["ask", "--list"]).output
+    listed = in_process("ask", "--list").stdout
     assert [line.split()[0] for line in listed.splitlines()] == [
         question.name for question in QUESTIONS
     ]
-    done = CliRunner().invoke(main, ["ask", "rarest"])
-    assert (done.exit_code, "give --run FOLDER" in done.output) == (2, True)
+    done = in_process("ask", "rarest")
+    assert (done.returncode, "give --run FOLDER" in done.stdout + done.stderr) == (2, True)
 
 
 def test_the_run_has_a_database_of_views_that_moves_with_it(

@@ -1,4 +1,6 @@
-"""Documents with known links (`documents.links_field`): what becomes an anchor, what is a reject, what is left out."""
+"""Documents with known links (`documents.links_field`): what becomes an anchor, what is a reject,
+what is left out.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Stages `titles` and `documents`: every kind of corpus, anchors through redirects, wrong inputs, the kit's articles."""
+"""Stages `titles` and `documents`: every kind of corpus, anchors through redirects, wrong inputs,
+the kit's articles.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,15 @@ from pipeline.config import DocumentsConfig, KbConfig, RunConfig
 from pipeline.documents import stage as documents
 from pipeline.documents import titles_stage as titles
 from pipeline.documents.stage import labels_of
-from pipeline.documents.titles_stage import open_title_map
+from pipeline.documents.titles_stage import TitleMap
 from pipeline.engine.beam_runner import RunnerSettings
 from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths
-from pipeline.flow import run_stage
 from pipeline.kb import stage as kb
+from pipeline.run_stage import run_stage
 from pipeline.sources import SourceError
 from schemas import ANCHORS, DOCUMENTS, REDIRECTS, REJECTS
-from schemas.settings import ConfigError
+from schemas.errors import ConfigError
 from tests.conftest import SAMPLE
 from tests.pipeline.inputs_run import recut, rows_of, run_plan
 
@@ -46,7 +48,7 @@ def kb_run(tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
 def test_titles_lead_to_items(kb_run: RunPaths) -> None:
     manifest = kb_run.require("titles")
     assert manifest.counters == {"rows_in": 19, "rows_out": 3, "skipped_page": 16}
-    title_map = open_title_map(kb_run.artefact("titles", "titles"))
+    title_map = TitleMap(kb_run.artefact("titles", "titles"))
     assert title_map.find(["Paris", "paris", "No such title"]) == [90, 90, 0]
     for redirect in rows_of(kb_run, "titles", REDIRECTS):
         source, target = title_map.find([redirect["source"], redirect["target"]])
@@ -177,7 +179,12 @@ def test_parquet(tmp_path: Path) -> None:
     plan = documents.plan(
         config(path, text_field="body", unit_mb=0.0001), RunPaths(root=str(tmp_path))
     )
-    assert [(unit.start, unit.end) for unit in plan.units] == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    assert [(unit.task.start, unit.task.end) for unit in plan.all_units] == [
+        (0, 1),
+        (1, 2),
+        (2, 3),
+        (3, 4),
+    ]
     paths = RunPaths(root=str(tmp_path / "cut"))
     run_plan(plan, paths)
     assert [row["doc_id"] for row in rows_of(paths, "documents", DOCUMENTS)] == [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -120,7 +118,7 @@ MARKUP = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(pieces=st.lists(MARKUP, max_size=25))
 def test_anchors_are_exact_whatever_the_markup(pieces: list[str]) -> None:
     plain = plain_text("".join(pieces))
@@ -136,7 +134,7 @@ def test_anchors_are_exact_whatever_the_markup(pieces: list[str]) -> None:
     assert "  " not in plain.text
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(
     links=st.lists(
         st.tuples(
@@ -158,7 +156,7 @@ def test_every_link_is_an_anchor_with_its_display_text(
 
 
 def test_templates_are_cut_in_linear_time() -> None:
-    started_s = time.monotonic()
+    """Quadratic work would take minutes, and meet the time limit of every test."""
     for hostile in (
         "{{" * 100_000,
         "{{a" * 50_000 + "}}" * 50_000,
@@ -166,8 +164,7 @@ def test_templates_are_cut_in_linear_time() -> None:
         "<ref>" * 20_000,
         "{|\n" * 30_000,
     ):
-        plain_text(hostile)
-    assert time.monotonic() - started_s < 5
+        assert not plain_text(hostile).anchors
 
 
 def test_ranges() -> None:

@@ -1,4 +1,6 @@
-"""The frozen encoder: the plain mean of the last layer, whatever the batches, threads and number format."""
+"""The frozen encoder: the plain mean of the last layer, whatever the batches, threads and number
+format.
+"""
 
 from __future__ import annotations
 

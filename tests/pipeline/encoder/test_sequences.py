@@ -1,4 +1,6 @@
-"""Sequences in flat arrays: batches hold each row once and stay within their budget, equal rows are found."""
+"""Sequences in flat arrays: batches hold each row once and stay within their budget, equal rows are
+found.
+"""
 
 from __future__ import annotations
 

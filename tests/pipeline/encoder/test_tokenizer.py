@@ -1,4 +1,6 @@
-"""The text tokenizer: code points of tokens in any text, tokens of spans, words, names; BERT's and RoBERTa's families."""
+"""The text tokenizer: code points of tokens in any text, tokens of spans, words, names; BERT's and
+RoBERTa's families.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from pipeline.encoder.tokenizer import TextTokenizer
 from tests.pipeline import tiny_model
 from tests.pipeline.shards.naive_shards import touching
 
-# Composed and decomposed accents, characters that vanish (soft hyphen, zero width), grow (ß, İ, ﬁ) or need several tokens.
+# Composed and decomposed accents, characters that vanish (soft hyphen, zero width), grow (ß, İ, ﬁ)
+# or need several tokens.
 PIECES = st.sampled_from(
     "the of France Paris São Sa\u0303o é e\u0301 ß İ ﬁ Ǆ 東京 न्यू 👩\u200d🚀 🗺\ufe0f 😀 \u00ad \u200b \ufeff ' ’s , . - [MASK] "
     "</s> \t \n \u00a0 \u3000 1,234 x\u0301\u0323".split(" ")
@@ -73,10 +76,10 @@ def test_a_span_has_the_tokens_that_touch_it_and_no_other(
             place for place, word in enumerate(words) if place == 0 or word != words[place - 1]
         ]
         assert np.flatnonzero(runs.starts_word[low:high]).tolist() == starts
-        assert (np.diff(runs.placed)[number] > 0) == (
+        assert (np.diff(runs.point_offsets)[number] > 0) == (
             high > low and (wanted[number] or high - low > 6)
         )
-        if runs.placed[number + 1] == runs.placed[number]:
+        if runs.point_offsets[number + 1] == runs.point_offsets[number]:
             continue
         assert (encoding.starts <= encoding.ends).all()
         assert encoding.ends.max() <= len(text)
@@ -135,5 +138,5 @@ def test_chunks_of_texts_change_nothing(
     monkeypatch.setattr("pipeline.encoder.tokenizer.CHUNK_TEXTS", texts)
     monkeypatch.setattr("pipeline.encoder.tokenizer.CHUNK_CHARACTERS", characters)
     cut = tokenizer.encode_runs(found, wanted)
-    for name in ("ids", "offsets", "starts_word", "placed", "starts", "ends"):
+    for name in ("ids", "offsets", "starts_word", "point_offsets", "starts", "ends"):
         assert getattr(whole, name).tolist() == getattr(cut, name).tolist()

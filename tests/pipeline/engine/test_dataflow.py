@@ -14,7 +14,7 @@ from pipeline.engine.beam_runner import RunnerSettings, beam_options, refuse_loc
 from pipeline.engine.stage import build_graph, prepare
 from pipeline.engine.tables import RunPaths
 from pipeline.run_stage import plan_stage
-from schemas.settings import ConfigError
+from schemas.errors import ConfigError
 from tests.pipeline.cases import SAMPLE, program
 
 IMAGE = "registry.example/trelm-pipeline:0.1.0"

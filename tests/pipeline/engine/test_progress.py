@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import logging
-import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,15 +16,17 @@ from pipeline.config import KbConfig, RunConfig
 from pipeline.engine import progress
 from pipeline.engine.beam_runner import RunnerSettings, beam_options
 from pipeline.engine.progress import MetricsPoller, ProgressReceiver, ProgressSender, counts_in
-from pipeline.engine.progress_text import Work, duration, final_line, note, progress_line
+from pipeline.engine.progress_text import Workload, duration, final_line, note, progress_line
 from pipeline.engine.stage import build_graph, prepare
 from pipeline.engine.tables import RunPaths
-from pipeline.engine.units import Unit, UnitWriter
+from pipeline.engine.tasks import ByteRange, Unit
+from pipeline.engine.units import UnitWriter
 from pipeline.kb.stage import KbWorker, plan
 from pipeline.run_stage import run_stage
 from tests.conftest import SAMPLE
+from tests.pausing import wait_until
 
-DUMP = Work(stage="kb", total=36_000_000_000, num_units=1_120, measure="bytes", noun="entities")
+DUMP = Workload(stage="kb", total=36_000_000_000, num_units=1_120, measure="bytes", noun="entities")
 
 
 @pytest.mark.parametrize(
@@ -41,24 +42,24 @@ DUMP = Work(stage="kb", total=36_000_000_000, num_units=1_120, measure="bytes", 
             "kb: 100 %, 36.0 of 36.0 GB, 1,120 of 1,120 units, 0.1 entities/s, 1 reject, about 0 s left",
         ),
         (
-            Work(stage="link", total=9_000, num_units=3, noun="documents"), {"done": 1_500, "records": 1_500}, 40.0,
+            Workload(stage="link", total=9_000, num_units=3, noun="documents"), {"done": 1_500, "records": 1_500}, 40.0,
             "link: 17 %, 1,500 of 9,000 rows, 0 of 3 units, 38 documents/s, 0 rejects, about 3 min left",
         ),
         (  # text files and byte ranges in one corpus have no common measure
-            Work(stage="documents", total=4, num_units=2, measure="", noun="documents"), {"done": 1}, 1.0,
+            Workload(stage="documents", total=4, num_units=2, measure="", noun="documents"), {"done": 1}, 1.0,
             "documents: 25 %, 0 of 2 units, 0.0 documents/s, 0 rejects, about 3 s left",
         ),
         (
-            Work(stage="kb", total=900, num_units=1, measure="bytes"), {"done": 450}, 1.0,
+            Workload(stage="kb", total=900, num_units=1, measure="bytes"), {"done": 450}, 1.0,
             "kb: 50 %, 450 of 900 bytes, 0 of 1 units, 0.0 rows/s, 0 rejects, about 1 s left",
         ),
         (
-            Work(stage="kb", total=0, num_units=0), {}, 1.0,
+            Workload(stage="kb", total=0, num_units=0), {}, 1.0,
             "kb: 0 %, 0 of 0 rows, 0 of 0 units, 0.0 rows/s, 0 rejects, starting",
         ),
     ],
 )  # fmt: skip
-def test_line(work: Work, counts: dict[str, int], elapsed_s: float, wanted: str) -> None:
+def test_line(work: Workload, counts: dict[str, int], elapsed_s: float, wanted: str) -> None:
     assert progress_line(work, counts, elapsed_s) == wanted
     assert note(work, counts, elapsed_s) in wanted, "a bar and a line say the same"
 
@@ -67,7 +68,7 @@ def test_last_line() -> None:
     counts = {"done": 36_000_000_000, "records": 118_000_000, "rejects": 1_002}
     wanted = "kb: 36.0 GB, 118,000,000 entities in 2 h 05 min (15,733 entities/s), 1,002 rejects"
     assert final_line(DUMP, counts, 7_500.0) == wanted
-    assert final_line(Work(stage="link", total=3, num_units=1), {"records": 3}, 2.0) == (
+    assert final_line(Workload(stage="link", total=3, num_units=1), {"records": 3}, 2.0) == (
         "link: 3 rows in 2 s (1.5 rows/s), 0 rejects"
     )
 
@@ -85,21 +86,20 @@ def test_datagrams_arrive_as_lines(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(progress, "LOG_EVERY_S", 0.05)
-    work = Work(stage="kb", total=100, num_units=2, measure="bytes", noun="entities")
+    work = Workload(stage="kb", total=100, num_units=2, measure="bytes", noun="entities")
     with caplog.at_level(logging.INFO, "trelm"), ProgressReceiver(work) as receiver:
         for _ in range(2):
             sender = ProgressSender(receiver.address)
             sender.send(done=20, records=3, rejects=0)
             sender.send(units=1, records=1, rejects=1)
-        deadline = time.monotonic() + 20
-        while not any("40 of 100 bytes, 2 of 2 units" in line for line in caplog.messages):
-            assert time.monotonic() < deadline, caplog.messages
-            time.sleep(0.02)
+        wait_until(lambda: any("40 of 100 bytes, 2 of 2 units" in line for line in caplog.messages))
     assert any("2 rejects" in line for line in caplog.messages)
 
 
 class FakeResult:
-    """A job elsewhere: a number of answers, then an error, then answers again; keeps an answer, as Beam's own does."""
+    """A job elsewhere: a number of answers, then an error, then answers again; keeps an answer, as
+    Beam's own does.
+    """
 
     def __init__(self) -> None:
         self.asked = 0
@@ -136,12 +136,13 @@ class FakeResult:
 
 
 def test_poller_logs_what_the_runner_counts(caplog: pytest.LogCaptureFixture) -> None:
-    work = Work(stage="kb", total=900, num_units=100, measure="bytes", noun="entities")
+    work = Workload(stage="kb", total=900, num_units=100, measure="bytes", noun="entities")
     result = FakeResult()
-    with caplog.at_level(logging.INFO, "trelm"), MetricsPoller(result, work, every_s=0.01):
-        deadline = time.monotonic() + 20
-        while result.asked < 6 and time.monotonic() < deadline:
-            time.sleep(0.01)
+    with (
+        caplog.at_level(logging.INFO, "trelm"),
+        MetricsPoller(result, work, every_s=0.01) as poller,
+    ):
+        wait_until(lambda: result.asked >= 6)
     assert caplog.messages[0].startswith("kb: 2 %, 20 of 900 bytes, 2 of 100 units"), (
         "summed over steps"
     )
@@ -149,16 +150,14 @@ def test_poller_logs_what_the_runner_counts(caplog: pytest.LogCaptureFixture) ->
     assert caplog.messages[2].startswith("kb: 9 %, 80 of 900 bytes"), (
         "one question without an answer ends nothing"
     )
-    asked = result.asked
-    time.sleep(0.05)
-    assert result.asked == asked, "it stops with the job"
+    assert not poller._thread.is_alive(), "it stops with the job"
 
 
 def test_poller_does_not_wait_for_its_turn() -> None:
-    started_s = time.monotonic()
-    with MetricsPoller(FakeResult(), DUMP, every_s=600):
+    """If it did, the time limit of every test would end this one."""
+    with MetricsPoller(FakeResult(), DUMP, every_s=600) as poller:
         pass
-    assert time.monotonic() - started_s < 5
+    assert not poller._thread.is_alive()
 
 
 def test_metrics_of_a_run(tmp_path: Path) -> None:
@@ -217,7 +216,7 @@ def test_one_reader_moves_on(tmp_path: Path) -> None:
     ]
     path = tmp_path / "one.json.gz"
     path.write_bytes(gzip.compress(b"".join(lines), 1))
-    unit = Unit(index=0, of=1, path=str(path), start=0, end=path.stat().st_size)
+    unit = Unit(index=0, of=1, task=ByteRange(path=str(path), start=0, end=path.stat().st_size))
     out = ToldWriter(unit)
     KbWorker(config=KbConfig(), page_dumps={}).process(unit, out)
     amounts, records = zip(*out.told, strict=True)

@@ -17,10 +17,11 @@ from pipeline.engine.tables import (
     open_table,
     read_rows,
     read_table,
-    row_units,
-    sized_units,
+    row_ranges,
+    sized_row_ranges,
 )
-from pipeline.engine.units import Unit, UnitReport, UnitWriter, finished_units
+from pipeline.engine.tasks import ByteRange, Unit
+from pipeline.engine.units import UnitReport, UnitWriter, finished_units
 from pipeline.index.entity_store import EntityStore
 from pipeline.index.words import text_terms
 from pipeline.link.gold import parse_qid
@@ -51,7 +52,9 @@ def document(number: int) -> tuple[str, str, str, str]:
 def test_a_unit_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     for name in ("_tmp", "_units", "documents", "rejects"):
         (tmp_path / name).mkdir()
-    out = UnitWriter(str(tmp_path), "documents", Unit(index=3, of=7, path="p", start=0, end=9))
+    out = UnitWriter(
+        str(tmp_path), "documents", Unit(index=3, of=7, task=ByteRange(path="p", start=0, end=9))
+    )
     out.write(DOCUMENTS, DOCUMENTS.from_rows([document(number) for number in range(10)]))
     out.reject("k", "bad", "p" * 1000)
     out.count("rows_in", 11)
@@ -65,7 +68,7 @@ def test_a_unit_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     rejected = read_table([str(tmp_path / "rejects" / part.name)], REJECTS).to_pylist()
     assert [len(row["payload"]) for row in rejected] == [500]
     abandoned = UnitWriter(
-        str(tmp_path), "documents", Unit(index=4, of=7, path="p", start=0, end=9)
+        str(tmp_path), "documents", Unit(index=4, of=7, task=ByteRange(path="p", start=0, end=9))
     )
     abandoned.write(DOCUMENTS, DOCUMENTS.from_rows([document(number) for number in range(70_000)]))
     assert list((tmp_path / "_tmp").iterdir())
@@ -86,7 +89,7 @@ def test_rows_are_read_by_range(tmp_path: Path) -> None:
             for row in part.to_pylist()
         ]
         assert found == [str(number) for number in range(start, 25 if end is None else end)]
-    for units in (row_units([path], 7, DOCUMENTS), sized_units([path], 500, DOCUMENTS)):
+    for units in (row_ranges([path], 7, DOCUMENTS), sized_row_ranges([path], 500, DOCUMENTS)):
         assert [unit.start for unit in units] == [0, *(unit.end for unit in units[:-1])]
         assert units[-1].end == 25
         assert len(units) > 1
@@ -101,7 +104,9 @@ def test_rows_are_read_by_range(tmp_path: Path) -> None:
 
 
 def test_a_writer_refuses_wrong_rows(tmp_path: Path) -> None:
-    out = UnitWriter(str(tmp_path), "documents", Unit(index=0, of=1, path="p", start=0, end=9))
+    out = UnitWriter(
+        str(tmp_path), "documents", Unit(index=0, of=1, task=ByteRange(path="p", start=0, end=9))
+    )
     with pytest.raises(SchemaError):
         out.write(DOCUMENTS, ALIASES.empty())
 

@@ -1,4 +1,6 @@
-"""Stage `importance` against the plain way (two forward passes per mention), for any units, batches, formats; resuming."""
+"""Stage `importance` against the plain way (two forward passes per mention), for any units,
+batches, formats; resuming.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from pipeline.config import ImportanceConfig
 from pipeline.encoder.sequences import window
 from pipeline.engine.stage import finish_stage, is_current, prepare, write_unit
 from pipeline.engine.tables import RunPaths
-from pipeline.engine.units import Unit, UnitReport, UnitWriter
+from pipeline.engine.tasks import RowRange, Unit
+from pipeline.engine.units import UnitReport, UnitWriter
 from pipeline.importance import stage as importance
 from pipeline.link.linked_sentences import LinkedReader, LinkedUnit, join_linked, linked_units
 from schemas import IMPORTANCE, REJECTS
@@ -236,11 +239,10 @@ class OneUnit:
 def report_of(folder: Path, reader: OneUnit, settings: ImportanceConfig) -> UnitReport:
     """The stage on such a text."""
     worker = importance.ImportanceWorker(paths=RunPaths(root=str(folder)), config=settings)
-    worker.setup()
-    worker._open[0] = (worker._open[0][0], reader)  # type: ignore[assignment]
+    worker._reader.get(lambda: reader)  # type: ignore[arg-type, return-value]
     for name in ("_tmp", "_units", IMPORTANCE.name, REJECTS.name):
         (folder / name).mkdir()
-    unit = Unit(index=0, of=1, path="documents", start=0, end=1)
+    unit = Unit(index=0, of=1, task=RowRange(path="documents", start=0, end=1))
     return write_unit(str(folder), "importance", unit, worker.process)
 
 
@@ -303,8 +305,7 @@ def test_a_killed_run_goes_on(
     wanted = cosines_of(run)
     plan = importance.plan(config(models["bert"], batch_tokens=512), run)
     prepared = prepare(plan, run)
-    plan.worker.setup()  # type: ignore[union-attr]
-    work = plan.worker.process  # type: ignore[union-attr]
+    work = plan.phases[0].worker.process
     write_unit(prepared.data, plan.name, prepared.pending[1], work)
     with monkeypatch.context() as patched:
         patched.setattr(UnitWriter, "write", stopped)
@@ -335,7 +336,9 @@ def test_progress_is_told_while_a_unit_is_worked_on(
 def test_auto_is_one_format_for_the_whole_run(
     run: RunPaths, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that began on one machine goes on as it began on another; what is asked for outright is done."""
+    """A run that began on one machine goes on as it began on another; what is asked for outright is
+    done.
+    """
     monkeypatch.setattr(importance, "best_dtype", lambda _: "bfloat16")
     assert made(run, models["bert"], dtype="auto").config["dtype"] == "bfloat16"
     monkeypatch.setattr(importance, "best_dtype", lambda _: "float32")

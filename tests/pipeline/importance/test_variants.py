@@ -25,7 +25,9 @@ class Mention:
 
 @st.composite
 def chunks(draw: st.DrawFn) -> tuple[list[list[int]], list[Mention]]:
-    """Sentences of 0 to 12 tokens; mentions of a few entities, some without a token, some over each other."""
+    """Sentences of 0 to 12 tokens; mentions of a few entities, some without a token, some over each
+    other.
+    """
     sentences = draw(st.lists(st.lists(st.integers(0, 5), max_size=12), max_size=4))
     mentions = []
     for number, ids in enumerate(sentences):

@@ -1,4 +1,6 @@
-"""Tokens without spaCy: words, possessives, abbreviations, single punctuation marks; sentences by full stop and line."""
+"""Tokens without spaCy: words, possessives, abbreviations, single punctuation marks; sentences by
+full stop and line.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +9,13 @@ import re
 import numpy as np
 
 from pipeline.index.words import WordTable
-from pipeline.link.probes import Tokens
+from pipeline.link.probes import DocumentTokens
 
 _TOKEN = re.compile(r"['’]s\b|(?:[^\W\d_]\.){2,}|(?:St|Mt|Dr|Jr|Mr)\.|[^\W_]+|[^\w\s]|_")
 
 
-def tokenise(text: str, table: WordTable) -> Tokens:
-    """Tokens of a text, their words in the table."""
+def tokenise(text: str, table: WordTable) -> DocumentTokens:
+    """DocumentTokens of a text, their words in the table."""
     found = list(_TOKEN.finditer(text))
     opens, last = [], 0
     for place, match in enumerate(found):
@@ -26,6 +28,6 @@ def tokenise(text: str, table: WordTable) -> Tokens:
         last = match.end()
     starts, ends = ([edge(match) for match in found] for edge in (re.Match.start, re.Match.end))
     words = table.numbers([match.group() for match in found])
-    return Tokens(
+    return DocumentTokens(
         *(np.array(column, np.int64) for column in (starts, ends, words)), np.array(opens, bool)
     )

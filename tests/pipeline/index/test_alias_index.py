@@ -118,7 +118,7 @@ ALIAS = st.tuples(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(ALIAS, max_size=60), st.integers(1, 5))
 def test_any_units_and_shards_give_the_same_postings(
     tmp_path_factory, rows: list[Row], limit: int
@@ -183,7 +183,9 @@ def test_same_bytes_for_any_units(tmp_path: Path) -> None:
 
 @pytest.mark.kit
 def test_misspelt_labels_of_the_kit_are_found(kit: Path, tmp_path: Path) -> None:
-    """One edit in a label: the right key is among the similar ones, for nearly all (a full block loses the rest)."""
+    """One edit in a label: the right key is among the similar ones, for nearly all (a full block
+    loses the rest).
+    """
     found = json.loads((kit / "kb" / "fb15k237_entity2wikidata.json").read_text())
     labels = sorted(
         {entity["label"] for entity in found.values() if len(normalise(entity["label"])) >= 6}
@@ -202,7 +204,7 @@ def test_misspelt_labels_of_the_kit_are_found(kit: Path, tmp_path: Path) -> None
     assert missed <= 2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, (1 << 32) - 1), st.integers(0, 1000)), max_size=200),
     st.integers(1, 5),

@@ -10,13 +10,13 @@ from pipeline.config import LinkConfig
 from pipeline.index.fuzzy_keys import (
     block_hashes,
     may_mean,
-    nearest,
     query_hashes,
     reorderings,
-    similar,
+    similar_choices,
+    with_fewest_edits,
 )
 from pipeline.index.name_keys import normalise
-from schemas.settings import ConfigError
+from schemas.errors import ConfigError
 
 LETTERS = (
     st.text("abcdefgh ", min_size=5, max_size=14).map(normalise).filter(lambda key: len(key) >= 5)
@@ -94,7 +94,7 @@ def test_what_may_be_a_slip(key: str, other: str, wanted: object) -> None:
     ],
 )
 def test_the_fewest_edits_win(key: str, choices: list[str], wanted: list[str]) -> None:
-    assert [one.key for one in nearest(similar(key, choices, 88.0))] == wanted
+    assert [one.key for one in with_fewest_edits(similar_choices(key, choices, 88.0))] == wanted
 
 
 @settings(max_examples=200)
@@ -107,20 +107,20 @@ def test_one_edit_of_a_long_word_is_always_found(key: str, place: int, letter: s
     place = 1 + place % (len(key) - 1)
     for edited in (key[:place] + key[place + 1 :], key[:place] + letter + key[place:]):
         if len(edited) >= 7 and edited != key:
-            (one,) = similar(edited, [key], 100.0)
+            (one,) = similar_choices(edited, [key], 100.0)
             assert (one.key, one.edits) == (key, 1)
             assert 0.8 <= one.similarity < 1
 
 
 def test_words_in_another_order_are_a_little_less_alike() -> None:
-    (one,) = similar("jordan michael", ["michael jordan"], 88.0)
+    (one,) = similar_choices("jordan michael", ["michael jordan"], 88.0)
     assert (one.edits, one.similarity) == (0, 0.95)
 
 
 @pytest.mark.parametrize(("cutoff", "wanted"), [(95.0, 1), (95.1, 0), (100.0, 0)])
 def test_the_strictest_cutoffs_leave_out_other_orders(cutoff: float, wanted: int) -> None:
     """Words in another order are alike by .95 at most; the scorer takes no cutoff above 100."""
-    assert len(similar("jordan the michael", ["michael jordan the"], cutoff)) == wanted
+    assert len(similar_choices("jordan the michael", ["michael jordan the"], cutoff)) == wanted
 
 
 def test_a_cutoff_is_a_ratio() -> None:

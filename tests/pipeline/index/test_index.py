@@ -1,4 +1,6 @@
-"""Stage `index`: the same files for any units, shards and interruptions; the entity store against a plain reference."""
+"""Stage `index`: the same files for any units, shards and interruptions; the entity store against a
+plain reference.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from pipeline.index.words import text_terms
 from pipeline.kb import stage as kb
 from schemas import ALIASES, ENTITIES, REDIRECTS, TRIPLES
 from tests.conftest import SAMPLE
+from tests.pausing import Pause
 from tests.pipeline.cases import ROOT, program, sample_arguments
 from tests.pipeline.inputs_run import rows_of, run_plan
 
@@ -66,7 +68,9 @@ def build(paths: RunPaths, **settings: int) -> dict[str, bytes]:
 
 
 def test_any_units_parts_and_shards(sample: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files do not depend on the units or on the ranges of QIDs; postings do not depend on the shards either."""
+    """Files do not depend on the units or on the ranges of QIDs; postings do not depend on the
+    shards either.
+    """
     whole = build(sample)
     one = AliasIndex(sample.artefact("index", "aliases"))
     assert sample.require("index").counters == {
@@ -74,8 +78,8 @@ def test_any_units_parts_and_shards(sample: RunPaths, monkeypatch: pytest.Monkey
     }  # fmt: skip
     monkeypatch.setattr(index, "PART_ENTITIES", 60)
     plan = index.plan(IndexConfig(unit_rows=100), sample)
-    assert len(plan.then[0].units) == 1 + 6
-    assert len(plan.units) > 30
+    assert len(plan.phase_named("parts").tasks) == 1 + 6
+    assert len(plan.phase_named("index").tasks) > 30
     assert build(sample, unit_rows=100) == whole
     build(sample, num_shards=4, unit_rows=700)
     four = AliasIndex(sample.artefact("index", "aliases"))
@@ -90,7 +94,9 @@ def test_any_units_parts_and_shards(sample: RunPaths, monkeypatch: pytest.Monkey
 def test_a_build_that_was_stopped_goes_on(
     sample: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """Stopped between any two units, and after a unit that left its files but no report: the same files."""
+    """Stopped between any two units, and after a unit that left its files but no report: the same
+    files.
+    """
     monkeypatch.setattr(index, "PART_ENTITIES", 100)
     config = IndexConfig(unit_rows=300, num_shards=3)
     plan = index.plan(config, sample)
@@ -110,7 +116,7 @@ def test_a_build_that_was_stopped_goes_on(
 def stopped(plan: StagePlan, paths: RunPaths, rng: random.Random) -> int:
     """Some units in order, then one that is killed before its report; returns how many are done."""
     prepared = prepare(plan, paths)
-    work = [(phase.worker, unit) for phase in plan.phases for unit in phase.units]
+    work = [(phase.worker, unit) for phase, units in plan.numbered_phases for unit in units]
     stop = rng.randrange(len(work))
     for worker, unit in work[:stop]:
         write_unit(prepared.data, plan.name, unit, worker.process)
@@ -138,12 +144,15 @@ def test_kill_9(sample_run: Path, tmp_path: Path) -> None:
     arguments = sample_arguments(
         run, "--until", "index", "--set", "index.unit_rows=50", "--set", "index.num_shards=5"
     )
+    # The stages before `index` have fewer than 10 units together.
+    pause = Pause.at("pipeline.engine.units:UnitWriter.finish", call=45, folder=tmp_path / "pause")
     running = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", "run", *arguments], cwd=ROOT, stderr=subprocess.PIPE
+        [sys.executable, "-m", "pipeline.cli", "run", *arguments],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        env=pause.environment(),
     )
-    deadline = time.monotonic() + 60
-    while len(list(run.glob("index/data-*/_units/*.json"))) < 40 and time.monotonic() < deadline:
-        time.sleep(0.005)
+    pause.wait(running)
     running.send_signal(signal.SIGKILL)
     running.communicate()
     assert not (run / "index" / "manifest.json").exists()
@@ -298,14 +307,14 @@ def test_items_that_occur_twice_count_once(tmp_path: Path) -> None:
 def test_shards_follow_the_rows(sample: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "SHARD_ROWS", 500)
     plan = index.plan(IndexConfig(), sample)
-    assert sum(unit.path.startswith("shards/") for unit in plan.all_units) == 4  # of 1,626 rows
-    assert sum(unit.path.startswith("fuzzy/") for unit in plan.all_units) == 1
+    assert sum(unit.task.identity[0] == "shards" for unit in plan.all_units) == 4  # of 1,626 rows
+    assert sum(unit.task.identity[0] == "fuzzy" for unit in plan.all_units) == 1
     assert sorted(unit.index for unit in plan.all_units) == list(range(len(plan.all_units)))
-    assert {unit.path for unit in plan.then[2].units} == {
-        "fuzzy/0",
-        "words/0",
-        "openings",
-        *(f"arrays/{name}" for name in ARRAYS),
+    assert {(task.kind, task.number) for task in plan.phase_named("files").tasks} == {
+        ("fuzzy", 0),
+        ("words", 0),
+        ("openings", 0),
+        *(("arrays", number) for number in range(len(ARRAYS))),
     }
 
 
@@ -325,12 +334,13 @@ def test_a_part_file_that_is_lost_is_named(sample: RunPaths) -> None:
     prepared = prepare(plan, sample)
     reports = [
         write_unit(prepared.data, "index", unit, phase.worker.process)
-        for phase in plan.phases[:3]
-        for unit in phase.units
+        for phase, units in plan.numbered_phases[:3]
+        for unit in units
     ]
     (Path(prepared.data) / "_spill" / "entities" / "part-00000.safetensors").unlink()
+    shards, units = plan.numbered_phases[3]
     with pytest.raises(StageError, match="part-00000"):
-        write_unit(prepared.data, "index", plan.then[1].units[0], plan.then[1].worker.process)
-    assert len(reports) == sum(len(phase.units) for phase in plan.phases[:3])
+        write_unit(prepared.data, "index", units[0], shards.worker.process)
+    assert len(reports) == sum(len(phase.tasks) for phase in plan.phases[:3])
     with pytest.raises(StageError, match="alias-000"):
         finish_stage(prepared, reports)

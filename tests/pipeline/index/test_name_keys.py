@@ -68,7 +68,9 @@ SURFACE = st.one_of(
 
 @given(SURFACE, st.sampled_from(sorted(SOURCE_BITS)))
 def test_what_is_listed_is_found(surface: str, source: str) -> None:
-    """Builder and reader share the normalisation: the first key of a mention, and that without diacritics, are listed."""
+    """Builder and reader share the normalisation: the first key of a mention, and that without
+    diacritics, are listed.
+    """
     listed = index_keys(surface, source)
     wanted = [key for key in (normalise(surface), fold(normalise(surface))) if key]
     assert set(wanted) <= set(listed)

@@ -1,4 +1,6 @@
-"""Rows of the alias index: united, ordered, cut; runs and neighbours, each against a plain reference."""
+"""Rows of the alias index: united, ordered, cut; runs and neighbours, each against a plain
+reference.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,13 @@ from hypothesis import strategies as st
 
 from pipeline.arrays.runs import first_per_owner, offsets_of, owners_of, runs_of, spread
 from pipeline.index.name_keys import SOURCE_BITS, index_keys
-from pipeline.index.neighbours import MAX_NEIGHBOURS, Pairs, both_ways, nearest
-from pipeline.index.postings import Rows, best_of_each, partial_rows, united
+from pipeline.index.neighbours import (
+    MAX_NEIGHBOURS,
+    NeighbourPairs,
+    best_neighbours,
+    pairs_both_ways,
+)
+from pipeline.index.postings import PostingRows, best_per_key, posting_rows, unite
 from schemas import ALIASES
 
 ROW = st.tuples(
@@ -17,13 +24,15 @@ ROW = st.tuples(
 )
 
 
-def rows_of(values) -> Rows:
+def rows_of(values) -> PostingRows:
     columns = list(zip(*values, strict=True)) if values else [(), (), (), ()]
     kinds = (np.uint32, np.uint32, np.uint8, np.uint64)
-    return Rows(*(np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)))
+    return PostingRows(
+        *(np.array(column, kind) for column, kind in zip(columns, kinds, strict=True))
+    )
 
 
-def listed(rows: Rows) -> list[tuple[int, ...]]:
+def listed(rows: PostingRows) -> list[tuple[int, ...]]:
     return list(
         zip(
             *(column.tolist() for column in (rows.keys, rows.qids, rows.flags, rows.counts)),
@@ -32,9 +41,9 @@ def listed(rows: Rows) -> list[tuple[int, ...]]:
     )
 
 
-def joined(*parts: Rows) -> Rows:
-    return Rows(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in Rows.__slots__)
+def joined(*parts: PostingRows) -> PostingRows:
+    return PostingRows(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in PostingRows.__slots__)
     )
 
 
@@ -46,8 +55,8 @@ def test_uniting_is_the_same_in_any_order_and_any_split(values, cut: int, random
         found[0] |= flags
         found[1] += count
     random.shuffle(values)
-    parts = [united(rows_of(values[:cut])), rows_of(values[cut:])]
-    assert listed(united(joined(*parts))) == [
+    parts = [unite(rows_of(values[:cut])), rows_of(values[cut:])]
+    assert listed(unite(joined(*parts))) == [
         (*pair, *found) for pair, found in sorted(wanted.items())
     ]
 
@@ -56,7 +65,7 @@ def test_uniting_is_the_same_in_any_order_and_any_split(values, cut: int, random
 def test_the_best_of_each_key(values, limit: int) -> None:
     popularity = {1: 5, 2: 5, 3: 50}
     rows = rows_of(values)
-    found, _ = best_of_each(
+    found, _ = best_per_key(
         rows, np.array([popularity[qid] for qid in rows.qids.tolist()], np.uint32), limit
     )
     wanted = sorted(values, key=lambda row: (row[0], -row[3], -popularity[row[1]], row[1]))
@@ -85,7 +94,7 @@ def test_partial_rows_equal_a_loop(values) -> None:
             found = wanted.setdefault((key, qid), [0, 0])
             found[0] |= SOURCE_BITS[source]
             found[1] += count if source == "anchor" else 0
-    keys, rows = partial_rows(ALIASES.from_rows(values))
+    keys, rows = posting_rows(ALIASES.from_rows(values))
     texts = keys.to_pylist()
     assert {(texts[key], qid): [flags, count] for key, qid, flags, count in listed(rows)} == wanted
     assert len(rows.keys) == len(wanted)
@@ -130,12 +139,18 @@ def test_the_best_neighbours_do_not_depend_on_the_split(triples, cut: int) -> No
         for one, found in best.items()
     }
     pairs = np.array(triples, np.uint32).reshape(-1, 2)
-    parts = [nearest(both_ways(part[:, 0], part[:, 1])) for part in (pairs[:cut], pairs[cut:])]
-    found = nearest(
-        Pairs(
-            *(np.concatenate([getattr(part, name) for part in parts]) for name in Pairs.__slots__)
+    parts = [
+        best_neighbours(pairs_both_ways(part[:, 0], part[:, 1]))
+        for part in (pairs[:cut], pairs[cut:])
+    ]
+    found = best_neighbours(
+        NeighbourPairs(
+            *(
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in NeighbourPairs.__slots__
+            )
         )
     )
     assert {
-        one: found.other[found.one == one].tolist() for one in np.unique(found.one).tolist()
+        one: found.neighbour[found.item == one].tolist() for one in np.unique(found.item).tolist()
     } == wanted

@@ -34,7 +34,7 @@ NAMES = (
     "UPPER",
     "LOWER",
     "EMPTY",
-    "OWNS",
+    "POSSESSIVE",
     "SHORT",
     "ENDS",
     "GENERIC",
@@ -62,7 +62,7 @@ def flags_of(word: str) -> set[str]:
         ("de", "LOWER ALPHA INNER"),  # within names, but no stop word: it may be linked
         ("Seven", "OPENS ALPHA STOP"),
         ("U.S.", "OPENS ALPHA UPPER EDGED"),
-        ("'s", "ALPHA OWNS STOP SHORT"),
+        ("'s", "ALPHA POSSESSIVE STOP SHORT"),
         ("-", "INNER EDGED JOINS EMPTY SHORT"),
         (".", "INNER EDGED EMPTY SHORT ENDS"),
         ("?", "EDGED EMPTY SHORT ENDS"),
@@ -148,7 +148,8 @@ def test_pairs_differ_by_their_words_and_by_their_order() -> None:
     assert not np.isin(
         pair_hashes(hashes[:50], hashes[50:100]), pair_hashes(hashes[50:100], hashes[:50])
     ).any()
-    # The upper bits are what a table of bits is addressed by: 40,000 pairs fill 65,536 places as chance would.
+    # The upper bits are what a table of bits is addressed by: 40,000 pairs fill 65,536 places as
+    # chance would.
     filled = len(np.unique(pairs >> np.uint64(48)))
     assert filled == pytest.approx(65_536 * (1 - np.exp(-len(pairs) / 65_536)), rel=0.02)
     assert len(pair_hashes(hashes[:0], hashes[:0])) == 0

@@ -1,4 +1,6 @@
-"""Redirects, which the JSON dump lacks, and a look whether every known oddity of dumps has its test."""
+"""Redirects, which the JSON dump lacks, and a look whether every known oddity of dumps has its
+test.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,10 @@ import numpy as np
 from pipeline.config import DocumentsConfig, KbConfig, RunConfig
 from pipeline.engine.beam_runner import RunnerSettings
 from pipeline.engine.tables import RunPaths
-from pipeline.flow import run_stage
 from pipeline.index.alias_index import AliasIndex
 from pipeline.index.entity_store import EntityStore
 from pipeline.index.name_keys import normalise
+from pipeline.run_stage import run_stage
 from schemas import REDIRECTS
 from tests.conftest import SAMPLE
 from tests.pipeline.inputs_run import rows_of
@@ -24,7 +26,9 @@ MERGED, FRANCE, NUM_GOTCHAS = 4_000_000_001, 142, 23
 
 
 def test_gotcha_13_redirects_lead_on(tmp_path: Path) -> None:
-    """A claim to a merged item counts for the item that it became; redirects of articles are names of their item."""
+    """A claim to a merged item counts for the item that it became; redirects of articles are names
+    of their item.
+    """
     claim = {
         "mainsnak": {"datavalue": {"type": "wikibase-entityid", "value": {"id": f"Q{MERGED}"}}}
     }

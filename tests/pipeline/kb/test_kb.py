@@ -14,11 +14,11 @@ from pipeline.config import KbConfig, RunConfig
 from pipeline.engine.beam_runner import RunnerSettings
 from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths
-from pipeline.flow import run_stage
 from pipeline.kb.stage import plan
+from pipeline.run_stage import run_stage
 from pipeline.sources import SourceError
 from schemas import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, REJECTS, STATEMENTS, TRIPLES
-from schemas.settings import ConfigError
+from schemas.errors import ConfigError
 from tests.conftest import SAMPLE
 from tests.pipeline.inputs_run import recut, rows_of, run_plan
 from tests.pipeline.sources.conftest import gzip_members
@@ -73,7 +73,9 @@ def test_any_storage_and_split_gives_the_same_rows(tmp_path: Path) -> None:
 
 
 def test_gotcha_01_official_gz_form(tmp_path: Path) -> None:
-    """Batches in members of their own, and `[`, `,` and `]` between them: a batch's last line has no newline."""
+    """Batches in members of their own, and `[`, `,` and `]` between them: a batch's last line has
+    no newline.
+    """
     entities = [
         line.strip().rstrip(b",") for line in DUMP.read_bytes().splitlines() if len(line) > 3
     ]
@@ -119,7 +121,9 @@ def test_gotcha_04_repeats_across_units_are_kept_once(tmp_path: Path, parts: int
 
 @pytest.mark.parametrize("parts", [1, 4])
 def test_repeats_of_what_is_left_out(tmp_path: Path, parts: int) -> None:
-    """The first occurrence is a scholarly article: the later one is a repeat of it, wherever the file is cut."""
+    """The first occurrence is a scholarly article: the later one is a repeat of it, wherever the
+    file is cut.
+    """
     claim = {"mainsnak": {"datavalue": {"type": "wikibase-entityid", "value": {"id": "Q13442814"}}}}
     first, later = (
         {"id": "Q1", "claims": {"P31": [claim]}},

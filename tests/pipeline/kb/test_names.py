@@ -1,4 +1,6 @@
-"""Names that statements give: whose ranks and languages count, and values of shapes that no name has."""
+"""Names that statements give: whose ranks and languages count, and values of shapes that no name
+has.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Any split of any format gives the rows of `kb`, rejects included, that one reader gives; damaged files too."""
+"""Any split of any format gives the rows of `kb`, rejects included, that one reader gives; damaged
+files too.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,11 @@ import pytest
 import zstandard
 
 from pipeline.config import KbConfig
-from pipeline.engine.units import Unit, UnitWriter
+from pipeline.engine.tasks import ByteRange, Unit, number_units
+from pipeline.engine.units import UnitWriter
 from pipeline.kb.stage import KbWorker
 from pipeline.sources import SourceError
 from pipeline.sources.bz2_blocks import iter_magics
-from pipeline.sources.work import number_units
 from schemas.table import Table
 from tests.pipeline.sources.conftest import bz2_streams, gzip_members, zstd_frames
 
@@ -52,7 +54,9 @@ class MemoryWriter(UnitWriter):
 
 
 def entity(number: int, random_: random.Random) -> bytes:
-    """An item or property with rows in every table, and noise of any length, so that little of it can be compressed."""
+    """An item or property with rows in every table, and noise of any length, so that little of it
+    can be compressed.
+    """
     noise = random_.randbytes(random_.choice((0, 5, 500, 800, 2500))).hex()
     value = {"id": f"Q{number + 1}", "entity-type": "item"}
     snaks = {
@@ -106,7 +110,7 @@ def read(path: Path, cuts: list[int]) -> tuple[Rows, Counter[str]]:
     worker = KbWorker(config=KbConfig(statements=True, skip_corrupt=True), page_dumps={})
     rows: Rows = Counter()
     counters: Counter[str] = Counter()
-    for unit in number_units([(str(path), low, high) for low, high in pairwise(bounds)]):
+    for unit in units_between(path, bounds):
         out = MemoryWriter(unit)
         worker.process(unit, out)
         out.close()
@@ -117,7 +121,12 @@ def read(path: Path, cuts: list[int]) -> tuple[Rows, Counter[str]]:
     return rows, counters
 
 
-def process_all(worker: KbWorker, units: list[Unit]) -> None:
+def units_between(path: Path, bounds: list[int]) -> list[Unit[ByteRange]]:
+    tasks = [ByteRange(path=str(path), start=low, end=high) for low, high in pairwise(bounds)]
+    return number_units([tasks])[0]
+
+
+def process_all(worker: KbWorker, units: list[Unit[ByteRange]]) -> None:
     for unit in units:
         worker.process(unit, MemoryWriter(unit))
 
@@ -171,7 +180,8 @@ def test_every_format_has_the_same_rows(tmp_path: Path) -> None:
 def test_any_split_of_a_damaged_file_loses_the_same_rows(tmp_path: Path, name: str) -> None:
     """One byte changed, or some bytes gone, at random places and where something starts.
 
-    What came out of a gzip member or zstd frame before the fault shows stays; all that depends on the member alone.
+    What came out of a gzip member or zstd frame before the fault shows stays; all that depends on
+    the member alone.
     """
     content, path, random_ = FORMATS[name](DUMP), tmp_path / name, random.Random(name)
     path.write_bytes(content)
@@ -214,8 +224,6 @@ def test_without_skip_corrupt_any_split_of_a_damaged_file_fails(tmp_path: Path, 
         cuts = sorted(
             {cut for cut in random_cuts(random_, len(content), starts) if 0 < cut < len(content)}
         )
-        units = number_units(
-            [(str(path), low, high) for low, high in pairwise([0, *cuts, len(content)])]
-        )
+        units = units_between(path, [0, *cuts, len(content)])
         with pytest.raises(SourceError, match=r"byte \d+: .* corrupt"):
             process_all(worker, units)

@@ -47,7 +47,7 @@ def test_database_and_table() -> None:
     assert database_and_table(b"nothing") == ("", "")
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50, derandomize=True)
 @given(titles=st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=5))
 def test_any_title_survives_quoting(titles: list[str]) -> None:
     encoded = [title.encode("utf-8", "replace") for title in titles]

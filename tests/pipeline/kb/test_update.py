@@ -18,11 +18,11 @@ from pipeline.config import KbConfig, RunConfig
 from pipeline.engine.beam_runner import RunnerSettings
 from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths
-from pipeline.flow import run_stage
 from pipeline.kb.revisions import Revisions, write_revisions
 from pipeline.kb.stage import plan
+from pipeline.run_stage import run_stage
 from schemas import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, STATEMENTS, TRIPLES
-from schemas.settings import ConfigError
+from schemas.errors import ConfigError
 from tests.conftest import SAMPLE
 from tests.pipeline.inputs_run import rows_of, run_plan
 
@@ -148,7 +148,9 @@ def test_update_through_beam_and_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("late", [False, True])
 def test_repeats_in_an_update(tmp_path: Path, *, late: bool) -> None:
-    """An item that the newer dump has twice, once changed and once not: its first occurrence counts."""
+    """An item that the newer dump has twice, once changed and once not: its first occurrence
+    counts.
+    """
     content = entities(5)
     old = run(tmp_path / "old", dump(tmp_path / "old.json", content))
     changed = {"id": content[3]["id"], "lastrevid": 6, "labels": {"en": {"value": "changed"}}}
@@ -205,7 +207,7 @@ def test_a_dump_without_revisions_is_parsed_whole(tmp_path: Path) -> None:
     assert rows_of(updated, "kb", ENTITIES) == rows_of(whole, "kb", ENTITIES)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.dictionaries(st.integers(1, 2**32 - 1), st.integers(1, 2**40)),
     st.lists(st.integers(1, 2**32 - 1)),

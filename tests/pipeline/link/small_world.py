@@ -1,4 +1,6 @@
-"""A small alias index and entity store in memory, for the tests of candidates, features and linking."""
+"""A small alias index and entity store in memory, for the tests of candidates, features and
+linking.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.arrays.runs import spread
-from pipeline.index.alias_index import EMPTY, Postings
+from pipeline.index.alias_index import NO_POSTINGS, Postings
 from pipeline.index.fuzzy_keys import block_hashes, query_hashes, reorderings
 from pipeline.index.name_keys import SOURCE_BITS
 from pipeline.index.words import TERM_BITS, text_terms
@@ -30,7 +32,7 @@ class Index:
     def postings(self, key: str) -> Postings:
         self.probes += 1
         if key not in self.keys:
-            return EMPTY
+            return NO_POSTINGS
         qids, counts, flags = zip(*self.keys[key], strict=True)
         return Postings(
             np.array(qids, np.uint32), np.array(counts, np.uint32), np.array(flags, np.uint8)

@@ -1,4 +1,6 @@
-"""Candidates: each way they are found, the order of the ways, and that nothing is searched for in vain."""
+"""Candidates: each way they are found, the order of the ways, and that nothing is searched for in
+vain.
+"""
 
 from __future__ import annotations
 

@@ -17,8 +17,9 @@ from pipeline.link.features import (
     NEAR_TOKENS,
     STATIC,
     WINDOW_TOKENS,
-    Flat,
-    Tokens,
+    BatchTokens,
+    EntityPairs,
+    FlatCandidates,
     context_features,
     dynamic_features,
     log_prior,
@@ -44,7 +45,7 @@ class Batch:
     entities: dict[int, Entity]
 
 
-def flat_of(batch: Batch, store: Store) -> tuple[Flat, Tokens]:
+def flat_of(batch: Batch, store: Store) -> tuple[FlatCandidates, BatchTokens]:
     starts = np.cumsum([0, *map(len, batch.documents)]).tolist()
     pairs = [
         (number, *candidate)
@@ -52,7 +53,7 @@ def flat_of(batch: Batch, store: Store) -> tuple[Flat, Tokens]:
         for candidate in one.candidates
     ]
     qids = np.array([qid for _, qid, _ in pairs], np.uint32)
-    flat = Flat(
+    flat = FlatCandidates(
         mentions=np.array([number for number, _, _ in pairs], np.int64),
         rows=store.rows(qids),
         qids=qids,
@@ -63,7 +64,7 @@ def flat_of(batch: Batch, store: Store) -> tuple[Flat, Tokens]:
         ),
         end_tokens=np.array([starts[one.document] + one.end for one in batch.mentions], np.int64),
     )
-    tokens = Tokens(
+    tokens = BatchTokens(
         terms=np.array([term for document in batch.documents for term in document], np.uint32),
         documents=np.repeat(
             np.arange(len(batch.documents)), [len(document) for document in batch.documents]
@@ -163,7 +164,7 @@ def store_of(batch: Batch) -> Store:
     return Store(batch.entities, idf)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(batches())
 def test_features_equal_plain_loops(batch: Batch) -> None:
     store = store_of(batch)
@@ -178,7 +179,9 @@ def test_features_equal_plain_loops(batch: Batch) -> None:
 def lone(
     documents: tuple[tuple[int, ...], ...], first: int, terms: tuple[int, ...] = (7,)
 ) -> dict[str, list[float]]:
-    """Features of a mention of one token in the first document; its candidate has some terms, all of IDF 2."""
+    """Features of a mention of one token in the first document; its candidate has some terms, all
+    of IDF 2.
+    """
     batch = Batch(documents, (One(0, first, first + 1, ((1, True),)),), {1: Entity(terms=terms)})
     store = Store(batch.entities)
     return {
@@ -237,7 +240,9 @@ def test_context_of_what_no_document_has() -> None:
     batch = Batch(((1, 2),), (One(0, 0, 1, ((1, True),)),), {1: Entity(terms=(highest,))})
     store = Store(batch.entities)
     flat, tokens = flat_of(batch, store)
-    found = context_features(flat, tokens, store, (flat.rows.copy(), np.zeros(1, np.int64)))
+    found = context_features(
+        flat, tokens, store, EntityPairs(flat.rows.copy(), np.zeros(1, np.int64))
+    )
     assert [values.tolist() for values in found.values()] == [[0.0]] * 3
 
 

@@ -108,8 +108,8 @@ def test_answers_are_forgotten_and_stay_the_same(
     for _ in range(3):
         assert [found.is_name(key) for key in keys] == [True, False, True, True, True]
         assert [found.is_linked(key) for key in keys] == [True, False, True, False, False]
-        assert len(found._known) <= 2
-        assert len(found._linked) <= 2
+        assert len(found._is_name) <= 2
+        assert len(found._is_linked) <= 2
 
 
 def test_openings_are_those_of_the_index(index: AliasIndex) -> None:

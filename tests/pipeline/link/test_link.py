@@ -1,4 +1,6 @@
-"""Stage `link` on the sample: anchors, scores that add up, any units, weights by name, blank pipelines."""
+"""Stage `link` on the sample: anchors, scores that add up, any units, weights by name, blank
+pipelines.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ from pipeline.link.disambiguation import BY_HAND, Model
 from pipeline.link.stage import batches
 from pipeline.link.weights import HAND, TRAINED, load_weights, weights_stamp
 from schemas import ANCHORS, DOCUMENTS, LINKS, SENTENCES
+from schemas.errors import ConfigError
 from schemas.link import DETECTORS, PARTS
-from schemas.settings import ConfigError
 from tests.conftest import SAMPLE
 from tests.pipeline.cases import GOLD
 from tests.pipeline.inputs_run import rows_of, run_plan
@@ -132,7 +134,7 @@ def test_scores_are_a_softmax_of_the_parts(rows: Rows) -> None:
 def test_any_units_give_the_same_rows(run: RunPaths, rows: Rows) -> None:
     sentences = rows_of(run, "link", SENTENCES)
     plan = link.plan(replace(BLANK, top_k=64, unit_mb=0.01), run)
-    assert len(plan.units) > 2
+    assert len(plan.all_units) > 2
     run_plan(plan, run)
     again = rows_of(run, "link", LINKS)
     assert [list(row.values())[:8] for row in again] == [list(row.values())[:8] for row in rows]

@@ -1,4 +1,6 @@
-"""From mentions to links with a small index and store in memory: the decision, NIL, batches, caches."""
+"""From mentions to links with a small index and store in memory: the decision, NIL, batches,
+caches.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from pipeline.index.words import WordTable
 from pipeline.link import linker as linking
 from pipeline.link.candidates import MATCHES, Reach
 from pipeline.link.disambiguation import BY_HAND, Model
-from pipeline.link.features import FEATURES, Tokens
+from pipeline.link.features import FEATURES, BatchTokens
 from pipeline.link.linker import Linker, Links, Mention, Scored
 from schemas.link import PARTS
 from tests.pipeline.index.plain_tokens import tokenise
@@ -60,7 +62,7 @@ def document(
     return Document(text, tuple((surface, ner_type, fuzzy, ()) for surface in surfaces))
 
 
-def batch_of(documents: list[Document]) -> tuple[list[Mention], Tokens]:
+def batch_of(documents: list[Document]) -> tuple[list[Mention], BatchTokens]:
     table, mentions, words, owners = WordTable(), [], [], []
     for number, one in enumerate(documents):
         tokens = tokenise(one.text, table)
@@ -76,7 +78,7 @@ def batch_of(documents: list[Document]) -> tuple[list[Mention], Tokens]:
             )  # fmt: skip
         words += tokens.words.tolist()
         owners += [number] * len(tokens)
-    return mentions, Tokens(
+    return mentions, BatchTokens(
         terms=table.terms[words] if words else np.empty(0, np.uint32),
         documents=np.array(owners, np.int64),
     )
@@ -236,7 +238,7 @@ MODELS = st.builds(Model, st.floats(-5, 5), WEIGHTS)
 MODEL = Model(-2.0, {name: 0.3 + 0.1 * place for place, name in enumerate(FEATURES)})
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(documents_with_mentions(), max_size=4), st.integers(1, 5))
 def test_how_documents_are_batched_changes_nothing(documents: list[Document], top_k: int) -> None:
     one = linker(MODEL)
@@ -263,7 +265,7 @@ def test_how_documents_are_batched_changes_nothing(documents: list[Document], to
     assert place == len(together.qids)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(documents_with_mentions(), max_size=3), MODELS)
 def test_probabilities_are_a_softmax_of_bias_and_parts(
     documents: list[Document], model: Model
@@ -288,17 +290,17 @@ def test_probabilities_are_a_softmax_of_bias_and_parts(
         assert list(links.probability[own]) == sorted(links.probability[own], reverse=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(documents_with_mentions(), max_size=3), max_size=4), st.integers(1, 4))
 def test_caches_are_bounded_and_change_nothing(parts: list[list[Document]], size: int) -> None:
     small, fresh = linker(MODEL), [linker(MODEL) for _ in parts]
-    small._found, small._known = linking.LruCache(size), linking.LruCache(size)
+    small._found_candidates, small._descriptions = linking.LruCache(size), linking.LruCache(size)
     for documents, other in zip(parts, fresh, strict=True):
         found, wanted = link(documents, small), link(documents, other)
         assert found.qids.tolist() == wanted.qids.tolist()
         assert found.probability.tolist() == wanted.probability.tolist()
-        assert len(small._found) <= size
-        assert len(small._known) <= size
+        assert len(small._found_candidates) <= size
+        assert len(small._descriptions) <= size
 
 
 def test_a_surface_is_looked_up_once() -> None:
@@ -315,7 +317,7 @@ def test_a_surface_is_looked_up_once() -> None:
 def test_another_index_has_caches_of_its_own() -> None:
     one = linker()
     link([document("He saw Paris", "Paris")], one)
-    other = one.on(Index({"paris": [(TEXAS, 0, LABEL)]}))
+    other = one.with_index(Index({"paris": [(TEXAS, 0, LABEL)]}))
     assert candidates_of(link([document("He saw Paris", "Paris")], other), 0) == [TEXAS]
     assert len(candidates_of(link([document("He saw Paris", "Paris")], one), 0)) == 3
 

@@ -1,8 +1,9 @@
-"""Mention detection on tokens made without spaCy: what is found, what is not, which of two overlapping spans wins."""
+"""Mention detection on tokens made without spaCy: what is found, what is not, which of two
+overlapping spans wins.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from itertools import pairwise
 
@@ -23,7 +24,9 @@ Found = list[tuple[str, str]]
 
 
 class Names:
-    """Names as written; those that begin with a capital are proper. `linked`: keys that the corpus links often."""
+    """Names as written; those that begin with a capital are proper. `linked`: keys that the corpus
+    links often.
+    """
 
     def __init__(self, names: Iterable[str], linked: Iterable[str] = ()) -> None:
         self.keys = {normalise(name): name for name in names}
@@ -296,7 +299,7 @@ RANGES = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     TEXT,
     st.lists(NAME, max_size=8),
@@ -304,7 +307,9 @@ RANGES = st.lists(
     st.lists(st.tuples(st.integers(0, 150), st.integers(1, 20)), max_size=3),
 )
 def test_any_text_and_names(text: str, listed: list[str], ranges, links) -> None:
-    """Spans lie in the text, in order, none overlapping; the probes find names, and no link of the corpus is lost."""
+    """Spans lie in the text, in order, none overlapping; the probes find names, and no link of the
+    corpus is lost.
+    """
     names = Names(listed, linked=[normalise(name) for name in listed[:2]])
     named, end = [], 0
     for start, length, label in sorted(ranges):  # a recogniser's spans do not overlap
@@ -335,13 +340,11 @@ def test_any_text_and_names(text: str, listed: list[str], ranges, links) -> None
 
 
 def test_many_spans_take_little_time() -> None:
-    """Quadratic work on a book-sized document would take minutes."""
+    """Quadratic work on a book-sized document would take minutes, and meet the time limit of every test."""
     spans = [
         Span(6 * place, 6 * place + 5, "dictionary", None, known=True) for place in range(60_000)
     ]
-    begin = time.perf_counter()
     assert len(without_overlap(spans)) == 60_000
     text = "Ann Lee saw Paris and machine learning. " * 2_500
     names = Names(["Ann Lee", "Paris", "machine learning"])
     assert len(spans_of(text, names)) == 3 * 2_500
-    assert time.perf_counter() - begin < 20

@@ -1,4 +1,6 @@
-"""Contexts against candidates with a tiny model: exact against the plain way, whatever the order and the cache."""
+"""Contexts against candidates with a tiny model: exact against the plain way, whatever the order
+and the cache.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from pipeline.encoder.tokenizer import Encoding
 from pipeline.engine.errors import StageError
-from pipeline.link.reranker import MAX_TOKENS, Context, Reranker, cut
+from pipeline.link.reranker import MAX_TOKENS, Context, Reranker, window_ids
 from tests.pipeline import tiny_model
 
 SENTENCE = "The capital of France is Paris , and the river runs through the city ."
@@ -161,12 +163,12 @@ def test_windows_keep_the_mention(width: int) -> None:
     encoding = Encoding(np.arange(num_tokens), starts, starts + 5, np.arange(num_tokens))
     text = "abcde " * num_tokens
     for first in range(num_tokens - 1):
-        ids = cut(encoding, Context(text, first * 6 + 1, first * 6 + 8), width).tolist()
+        ids = window_ids(encoding, Context(text, first * 6 + 1, first * 6 + 8), width).tolist()
         assert {first, first + 1} <= set(ids)
         assert ids == list(range(ids[0], ids[0] + min(width, num_tokens)))
-        between = cut(encoding, Context(text, first * 6 + 5, first * 6 + 6), width).tolist()
+        between = window_ids(encoding, Context(text, first * 6 + 5, first * 6 + 6), width).tolist()
         assert first + 1 in between or first in between
-    assert len(cut(encoding, Context(text, 0, len(text)), width)) == min(
+    assert len(window_ids(encoding, Context(text, 0, len(text)), width)) == min(
         width, num_tokens
     )  # longer than the window
 

@@ -58,7 +58,9 @@ SURFACE = st.lists(
 
 @given(st.lists(SURFACE.map(" ".join), max_size=6))
 def test_equals_a_look_at_all_pairs(surfaces: list[str]) -> None:
-    """Few names, so that no bound of work is met; which of more than MAX_LONGER are kept is left open."""
+    """Few names, so that no bound of work is met; which of more than MAX_LONGER are kept is left
+    open.
+    """
     distinct = list(dict.fromkeys(surfaces))
     for surface, found in zip(surfaces, longer_names(surfaces), strict=True):
         words = set(normalise(surface).split())
@@ -87,7 +89,9 @@ def test_a_word_of_many_names_costs_little() -> None:
 
 
 def test_of_equally_rare_words_the_first_counts() -> None:
-    """Each word has more names than are looked at; which one is asked must not hang on the process's hash seed."""
+    """Each word has more names than are looked at; which one is asked must not hang on the
+    process's hash seed.
+    """
     code = (
         "from pipeline.link.short_forms import longer_names\n"
         "names = [f'Beta B{n}' for n in range(8)] + ['Alpha Beta Gamma'] + [f'Alpha A{n}' for n in range(8)]\n"

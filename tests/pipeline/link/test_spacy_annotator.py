@@ -40,7 +40,9 @@ def shown(found: list[Annotated], annotator: Annotator) -> list[object]:
 
 
 def plain_sentences(doc) -> list[tuple[int, int]]:
-    """Sentences of spaCy, cut at line ends, without surrounding space and without those of space alone."""
+    """Sentences of spaCy, cut at line ends, without surrounding space and without those of space
+    alone.
+    """
     found = []
     for sentence in doc.sents:
         part: list = []
@@ -155,7 +157,7 @@ def one_spaced(text: str) -> str:
     return " ".join(text.split())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(PARTS, max_size=20).map(" ".join) | st.text("aB1.?! ”", max_size=30).map(one_spaced)
 )

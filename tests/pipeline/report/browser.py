@@ -1,4 +1,7 @@
-"""A real Chromium without a window, by its own driver. It is offline: nothing but files can be loaded."""
+"""A real Chromium without a window, by its own driver.
+
+It is offline: nothing but files can be loaded.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,9 @@ class Browser:
         return self.driver.get_log("browser")
 
     def requests(self) -> dict[str, str]:
-        """Every address that the page asked for, itself included, and why the browser refused; empty where it did not."""
+        """Every address that the page asked for, itself included, and why the browser refused;
+        empty where it did not.
+        """
         events = [
             json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")
         ]

@@ -32,7 +32,9 @@ class Report:
 
 @pytest.fixture(scope="session")
 def full(sample_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
-    """Everything there is to show: importance, shards, gold, rejects, and an entity whose name is markup."""
+    """Everything there is to show: importance, shards, gold, rejects, and an entity whose name is
+    markup.
+    """
     run = tmp_path_factory.mktemp("report") / "full"
     shutil.copytree(sample_run, run)
     runs.add_importance(run)

@@ -1,4 +1,6 @@
-"""Runs for the report: the sample's run, with tables of later stages written by hand and with names that try to break out."""
+"""Runs for the report: the sample's run, with tables of later stages written by hand and with names
+that try to break out.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +126,9 @@ def rewrite(run: Path, stage: str, table: Table, change: Mapping[str, tuple[int,
 
 
 def make_hostile(run: Path) -> int:
-    """Give the most frequent entity a label, a description and surfaces that are markup, and add such a reject."""
+    """Give the most frequent entity a label, a description and surfaces that are markup, and add
+    such a reject.
+    """
     qid = most_frequent(run)
     rewrite(run, "kb", ENTITIES, {"label": (qid, HOSTILE), "description": (qid, HOSTILE_TEXT)})
     rewrite(run, "stats", SURFACE_FREQUENCY, {"surface": (qid, HOSTILE_TEXT)})

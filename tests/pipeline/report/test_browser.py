@@ -1,4 +1,6 @@
-"""The report in a real Chromium: its elements, its search, both themes, a phone, the keyboard, and that it loads nothing."""
+"""The report in a real Chromium: its elements, its search, both themes, a phone, the keyboard, and
+that it loads nothing.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ LISTED = "return [...document.querySelectorAll('#results:not([hidden]) li .what 
 OPENED = "return document.querySelector('#card article')?.dataset.qid ?? null"
 BACKGROUND = "return getComputedStyle(document.body).backgroundColor"
 NO_STORAGE = "Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('no', 'SecurityError'); } });"
-# Contrast (WCAG 2) of every text that is shown, against the first background behind it that is not transparent.
+# Contrast (WCAG 2) of every text that is shown, against the first background behind it that is not
+# transparent.
 CONTRASTS = r"""
 const pen = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
 const rgba = (color) => {
@@ -52,7 +55,9 @@ return found;
 
 @pytest.fixture
 def page(browser: Browser, full: Report) -> Iterator[Browser]:
-    """The full report on a desktop; whatever a test did, nothing was fetched and the console is empty."""
+    """The full report on a desktop; whatever a test did, nothing was fetched and the console is
+    empty.
+    """
     browser.open(full.path)
     yield browser
     assert browser.messages() == []

@@ -1,4 +1,6 @@
-"""Charts: positions and ticks, the fitted line, quantiles and bins; every drawing is well-formed and keeps its marks inside."""
+"""Charts: positions and ticks, the fitted line, quantiles and bins; every drawing is well-formed
+and keeps its marks inside.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The report without a browser: its figures against the tables, what it says of missing stages, where it is written."""
+"""The report without a browser: its figures against the tables, what it says of missing stages,
+where it is written.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from pipeline.cli import main
 from pipeline.database.connection import open_run
 from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths
@@ -21,9 +21,9 @@ from pipeline.report import data, entities
 from pipeline.report.build import write_report
 from pipeline.report.tail_sections import fit_in_words
 from schemas import TAIL_SUMMARY
+from schemas.errors import ConfigError
 from schemas.manifest import MANIFEST_NAME
-from schemas.settings import ConfigError
-from tests.pipeline.cases import program
+from tests.pipeline.cases import in_process, program
 from tests.pipeline.report import runs
 from tests.pipeline.report.conftest import Report
 
@@ -258,13 +258,10 @@ def test_program_writes_into_the_run_and_says_where(sample_run: Path, tmp_path: 
     assert re.fullmatch(rf"{re.escape(str(path))}  [\d.]+ kB\n", done.stdout)
     assert path.read_text().startswith("<!doctype html>")
     shutil.rmtree(run / "stats")
-    failed = CliRunner().invoke(main, ["report", "--run", str(run)])
-    assert failed.exit_code == 1
-    assert f"trelm-pipeline stats --run {run}" in failed.output
-    assert (
-        CliRunner().invoke(main, ["report", "--run", str(run), "--entities", "-1"]).exit_code
-        == USAGE
-    )
+    failed = in_process("report", "--run", str(run))
+    assert failed.returncode == 1
+    assert f"trelm-pipeline stats --run {run}" in failed.stderr
+    assert in_process("report", "--run", str(run), "--entities", "-1").returncode == USAGE
 
 
 def test_wrong_places(full: Report, tmp_path: Path) -> None:

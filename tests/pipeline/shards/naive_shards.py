@@ -1,4 +1,7 @@
-"""Rows of `examples` the plain way: one sentence, mention and token after another. What the stage must write, up to order."""
+"""Rows of `examples` the plain way: one sentence, mention and token after another.
+
+What the stage must write, up to order.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,9 @@ def touching(encoding: Encoding, start: int, end: int) -> list[int]:
 
 
 def cut_windows(words: list[int], spans: list[tuple[int, int, Any]], width: int) -> list[Window]:
-    """Consecutive windows, about equal, each cut at the nearest place that is in no span, and starts a word if one does."""
+    """Consecutive windows, about equal, each cut at the nearest place that is in no span, and
+    starts a word if one does.
+    """
     whole = [span for span in spans if span[1] - span[0] <= width]
     inside = {place for low, high, _ in whole for place in range(low + 1, high)}
     windows, start = [], 0
@@ -82,7 +87,9 @@ def cut_windows(words: list[int], spans: list[tuple[int, int, Any]], width: int)
 def facts_between(
     rows: list[int], tails: dict[int, list[tuple[int, int]]]
 ) -> tuple[list[int], list[int], list[int]]:
-    """Head span, relation row, tail span of the facts among some spans; an entity's first mention stands for it."""
+    """Head span, relation row, tail span of the facts among some spans; an entity's first mention
+    stands for it.
+    """
     first: dict[int, int] = {}
     for span, row in enumerate(rows):
         first.setdefault(row, span)

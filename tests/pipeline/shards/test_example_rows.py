@@ -1,4 +1,6 @@
-"""Rows of one unit made by hand: what becomes of every mention, and windows of a sentence that is too long."""
+"""Rows of one unit made by hand: what becomes of every mention, and windows of a sentence that is
+too long.
+"""
 
 from __future__ import annotations
 

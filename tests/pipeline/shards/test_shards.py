@@ -1,4 +1,6 @@
-"""Stage `shards`: rows against the plain way, one order for any units, what is counted, resuming, tokenizers."""
+"""Stage `shards`: rows against the plain way, one order for any units, what is counted, resuming,
+tokenizers.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,16 @@ from benchmarks.shards_data import make_roberta
 from pipeline.config import ImportanceConfig, ShardsConfig
 from pipeline.encoder.tokenizer import TextTokenizer
 from pipeline.engine.errors import StageError
-from pipeline.engine.stage import prepare, write_unit
+from pipeline.engine.stage import StagePlan, prepare, write_unit
 from pipeline.engine.tables import RunPaths
+from pipeline.engine.tasks import ListRange
 from pipeline.importance import stage as importance
 from pipeline.shards import stage as shards
 from pipeline.shards.knowledge import KnowledgeBuilder
 from pipeline.shards.policies import PolicyLimits, default_r_freq
 from pipeline.shards.windows import document_hash, shuffle_keys
+from schemas.errors import ConfigError
 from schemas.manifest import Manifest
-from schemas.settings import ConfigError
 from schemas.shards import EXAMPLES, POLICIES, POLICY_BITS
 from tests.pipeline import tiny_model
 from tests.pipeline.cases import ROOT, Row, program, rows_of
@@ -125,7 +128,9 @@ def limits_of(run: Path) -> PolicyLimits:
 
 
 def reach_of(run: Path) -> dict[int, int]:
-    """Entities within two hops of each linked entity, by row: a naive count over all usable triples."""
+    """Entities within two hops of each linked entity, by row: a naive count over all usable
+    triples.
+    """
     from schemas import ENTITIES
 
     is_meta = ENTITIES.column_names.index("is_meta")
@@ -206,6 +211,10 @@ def test_files_and_seed(run: Path, model: Path) -> None:
     }
 
 
+def tasks_of(plan: StagePlan) -> list[ListRange]:
+    return list(plan.phase_named("shards").tasks)
+
+
 def test_units_of_link_are_taken_together(
     run: Path, finished: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,13 +224,13 @@ def test_units_of_link_are_taken_together(
     apart = shards.plan(config, paths)
     monkeypatch.setattr(shards, "MIN_UNITS", 3)
     together = shards.plan(config, paths)
-    assert (len(apart.units), len(together.units)) == (7, 4)
-    assert {(unit.start, unit.end) for unit in together.units} > {(0, apart.units[1].end)}
+    assert (len(tasks_of(apart)), len(tasks_of(together))) == (7, 4)
+    assert {(task.start, task.end) for task in tasks_of(together)} > {(0, tasks_of(apart)[1].end)}
     assert files_of(run_plan(together, paths)) == files_of(
         RunPaths(root=str(finished)).require("shards")
     )
     monkeypatch.setattr(shards, "MAX_UNIT_MB", 0.0001)
-    assert len(shards.plan(config, paths).units) == 7
+    assert len(tasks_of(shards.plan(config, paths))) == 7
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -234,7 +243,7 @@ def test_a_stage_that_was_stopped_goes_on(
     cut_links(paths, 7)
     plan = shards.plan(ShardsConfig(model=str(model), rows_per_file=100), paths)
     prepared = prepare(plan, paths)
-    work = [(phase.worker, unit) for phase in plan.phases for unit in phase.units]
+    work = [(phase.worker, unit) for phase, units in plan.numbered_phases for unit in units]
     stop = rng.randrange(1, len(work))
     for worker, unit in work[:stop]:
         write_unit(prepared.data, plan.name, unit, worker.process)
@@ -248,8 +257,8 @@ def test_lost_rows_fail_the_stage(run: Path, model: Path) -> None:
     paths = RunPaths(root=str(run))
     plan = shards.plan(ShardsConfig(model=str(model), rows_per_file=100), paths)
     prepared = prepare(plan, paths)
-    for phase in plan.phases[:2]:
-        for unit in phase.units:
+    for phase, units in plan.numbered_phases[:2]:
+        for unit in units:
             write_unit(prepared.data, plan.name, unit, phase.worker.process)
     (spilled,) = Path(prepared.data).glob("_spill/rows-*.arrow")
     spilled.unlink()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.arrays.runs import first_come
+from pipeline.arrays.runs import first_of_overlapping
 from pipeline.shards.policies import PolicyLimits, default_r_freq, median_of_counts, policy_bits
 from pipeline.shards.windows import (
     bucket_of,
@@ -65,7 +65,9 @@ def test_windows_prefer_word_starts() -> None:
 
 
 def test_windows_of_a_very_long_sentence_take_little_time() -> None:
-    """A book without a full stop, spans all over: linear, not a walk through all spans for each window."""
+    """A book without a full stop, spans all over: linear, not a walk through all spans for each
+    window.
+    """
     starts = np.arange(0, 1_000_000, 10)
     bounds = window_bounds(
         np.array([0, 1_000_000]), np.ones(1_000_000, np.bool_), (starts, starts + 3), 126
@@ -77,7 +79,7 @@ def test_windows_of_a_very_long_sentence_take_little_time() -> None:
 def test_of_overlapping_spans_the_first_stays(drawn: list[tuple[int, int]]) -> None:
     spans = sorted((start, start + length) for start, length in drawn)
     starts, ends = np.array(spans, np.int64).reshape(-1, 2).T
-    assert first_come(starts, ends).tolist() == naive_shards.keep_apart(spans)
+    assert first_of_overlapping(starts, ends).tolist() == naive_shards.keep_apart(spans)
 
 
 def test_splits_are_stable_and_of_the_asked_size() -> None:

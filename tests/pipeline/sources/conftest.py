@@ -36,7 +36,9 @@ def skippable(content: bytes, number: int = 0) -> bytes:
 
 
 def zstd_frames(data: bytes, sizes: list[int]) -> bytes:
-    """`data` as zstd frames of the given sizes in turn (0: an empty frame), in the various forms that there are."""
+    """`data` as zstd frames of the given sizes in turn (0: an empty frame), in the various forms
+    that there are.
+    """
     frames, at, turn = [], 0, 0
     while at < len(data):
         size = sizes[turn % len(sizes)]

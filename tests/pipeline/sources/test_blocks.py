@@ -41,7 +41,9 @@ def test_magics_across_windows_are_found_once(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_false_magics_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A magic inside a block (1 in 30 TB) neither ends the block nor starts one, whichever range it opens."""
+    """A magic inside a block (1 in 30 TB) neither ends the block nor starts one, whichever range it
+    opens.
+    """
     data = text(350_000)
     content = bz2.compress(data, 1)
     true_magics = list(iter_magics(io.BytesIO(content), 0))

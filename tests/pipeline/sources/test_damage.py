@@ -1,4 +1,6 @@
-"""A small file, damaged at every place and cut at every place: the same lines, the same losses, each told once."""
+"""A small file, damaged at every place and cut at every place: the same lines, the same losses,
+each told once.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def test_any_damage_any_cut(tmp_path: Path, store: Callable[[bytes], bytes], sha
 
 
 def test_a_swallowed_start_is_found_again(tmp_path: Path) -> None:
-    """One byte short, a frame without a checksum takes the first byte of the next one: that is not lost with it."""
+    """One byte short, a frame without a checksum takes the first byte of the next one: that is not
+    lost with it.
+    """
     first, second = unchecked_zstd(b"12345\n"), unchecked_zstd(b"\nsix\nseven\n")
     path = tmp_path / "short.zst"
     path.write_bytes(first[:-3] + first[-2:] + second)

@@ -33,7 +33,7 @@ def test_whole_file(sources: dict[str, Path], lines: list[bytes], name: str) -> 
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(shares=st.lists(st.floats(0.001, 0.999), min_size=1, max_size=6))
 def test_any_split_gives_the_same_lines_at_the_same_positions(
     sources: dict[str, Path], name: str, shares: list[float]

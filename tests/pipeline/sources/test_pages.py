@@ -59,7 +59,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [folder / name for name in contents]
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(shares=st.lists(st.floats(0.001, 0.999), max_size=5))
 def test_any_split_gives_the_same_pages(exports: list[Path], shares: list[float]) -> None:
     for path in exports:

@@ -81,7 +81,9 @@ def test_a_dictionary_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_every_truncation_is_told(tmp_path: Path) -> None:
-    """Cut at any byte but the end of a frame, the file is refused, and the offset is that of the frame cut."""
+    """Cut at any byte but the end of a frame, the file is refused, and the offset is that of the
+    frame cut.
+    """
     first, second = (zstandard.compress(part) for part in (DATA[:900], DATA[900:2000]))
     content, path = first + second, tmp_path / "cut.zst"
     for cut in range(5, len(content)):
@@ -117,7 +119,9 @@ def test_false_magics_are_passed_over() -> None:
 
 
 def test_a_member_that_no_search_finds_is_read_from_the_one_before(tmp_path: Path) -> None:
-    """Control characters and a damaged neighbour: the trial fails, the member is sound; its lines come once."""
+    """Control characters and a damaged neighbour: the trial fails, the member is sound; its lines
+    come once.
+    """
     sound = zstandard.compress(b"one\n") + zstandard.compress(b"\x01\x02\n")
     content, path = sound + b"garbage", tmp_path / "odd.zst"
     path.write_bytes(content)

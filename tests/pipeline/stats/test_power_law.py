@@ -1,4 +1,6 @@
-"""Power law fits: exponents of synthetic data, intervals, the lognormal beside it, and what cannot be fitted."""
+"""Power law fits: exponents of synthetic data, intervals, the lognormal beside it, and what cannot
+be fitted.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ def test_bootstrap_covers_the_exponent() -> None:
 
 
 def test_the_likeliest_exponent_at_a_high_cut_off() -> None:
-    """From a cut-off of 10 on the package would approximate; the interval of a million entities shows it."""
+    """From a cut-off of 10 on the package would approximate; the interval of a million entities
+    shows it.
+    """
     values, entities = spectrum(drawn(2.5, 1_000_000, x_min=10))
     fit = fit_tail(values, entities)
     assert fit is not None

@@ -1,4 +1,6 @@
-"""Stage `stats`: every count equals a naive recount, at any number of units; caps, bands, the tail's summary."""
+"""Stage `stats`: every count equals a naive recount, at any number of units; caps, bands, the
+tail's summary.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from pipeline.database.connection import add_triples, connect, open_run
 from pipeline.engine.tables import RunPaths, read_table
 from pipeline.stats import stage as stats
 from schemas import ENTITIES, LINKS, REDIRECTS, TAIL_SUMMARY, TRIPLES
-from schemas.settings import ConfigError
+from schemas.errors import ConfigError
 from tests.pipeline.cases import ROOT, program
 from tests.pipeline.inputs_run import run_plan
 from tests.pipeline.stats import naive_stats
@@ -92,7 +94,7 @@ MENTIONS = st.lists(
 FACTS = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 2), st.integers(1, 8)), max_size=12)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(MENTIONS, FACTS, st.integers(2, 5), st.integers(0, 6), st.integers(1, 3))
 def test_counts_equal_a_naive_recount(
     tmp_path_factory: pytest.TempPathFactory,
@@ -129,7 +131,9 @@ def test_counts_equal_a_naive_recount(
 
 @pytest.fixture(scope="module")
 def kit_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The kit as examples/kit.toml runs it, but with capitalised words and links only: no recogniser, for its time."""
+    """The kit as examples/kit.toml runs it, but with capitalised words and links only: no
+    recogniser, for its time.
+    """
     if "TRELM_KIT" not in os.environ:
         pytest.skip("TRELM_KIT is not set")
     folder = tmp_path_factory.mktemp("kit")
@@ -174,7 +178,9 @@ def test_kit_counts_equal_a_naive_recount_at_1_2_and_7_units(kit_run: Path) -> N
             int(len(mentions) / (units + part / 10)) for part in range(30)
         )  # files are not cut: try
         plans = (stats.plan(StatsConfig(unit_rows=rows, num_bootstrap=10), paths) for rows in sizes)
-        run_plan(next(plan for plan in plans if len(plan.units) == units), paths)
+        run_plan(
+            next(plan for plan in plans if len(plan.phase_named("stats").tasks) == units), paths
+        )
         assert_equal(counted(paths), wanted)
 
 
@@ -289,8 +295,8 @@ def _half(plan: Any, paths: RunPaths) -> None:
     from pipeline.engine.stage import prepare, write_unit
 
     prepared = prepare(plan, paths)
-    for phase, units in ((plan.phases[0], plan.phases[0].units), (plan.phases[1], plan.units[:2])):
-        for unit in units:
+    for phase, units in plan.numbered_phases[:2]:
+        for unit in units[:2]:
             write_unit(prepared.data, plan.name, unit, phase.worker.process)
 
 

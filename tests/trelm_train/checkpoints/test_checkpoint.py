@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.pausing import wait_until
 from trelm_train.checkpoints import checkpoint
 from trelm_train.checkpoints.checkpoint import (
     CheckpointWriter,
@@ -143,14 +144,9 @@ def test_a_checkpoint_that_stands_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_gets_its_name_soon_after_it_is_written(tmp_path: Path) -> None:
-    import time
-
     writer = CheckpointWriter(tmp_path, keep=2, background=True)
     writer.save(1, GROUPS, {"step": 1})
-    deadline = time.monotonic() + 30
-    while latest_checkpoint(tmp_path) is None:
-        assert time.monotonic() < deadline
-        writer.poll()
+    wait_until(lambda: writer.poll() or latest_checkpoint(tmp_path))
     writer.poll()
     assert load_checkpoint(tmp_path / "step-00000001").state == {"step": 1}
 

@@ -207,7 +207,9 @@ def test_relations_that_hold_too_are_no_negatives(facts: StepFacts, knowledge: K
 def test_a_plan_does_not_depend_on_the_packing(
     stream: BatchStream, batch: Batch, knowledge: Knowledge, vocabulary: Vocabulary
 ) -> None:
-    """The same sentences in other rows: the same facts, candidates and hidden mentions, sentence by sentence."""
+    """The same sentences in other rows: the same facts, candidates and hidden mentions, sentence by
+    sentence.
+    """
     sentences = some_sentences(stream)
     planner = CkaPlanner(CONFIG, knowledge, seed=0)
 
@@ -240,7 +242,9 @@ def test_another_epoch_is_another_draw(facts: StepFacts, knowledge: Knowledge) -
 def test_a_fact_without_a_negative_is_dropped(
     batch: Batch, masked: MaskedBatch, facts: StepFacts, knowledge: Knowledge
 ) -> None:
-    """All towns and countries bear one name: no tail can be told from a false one; no fact counts, no tail is hidden."""
+    """All towns and countries bear one name: no tail can be told from a false one; no fact counts,
+    no tail is hidden.
+    """
     whole = CkaPlanner(CONFIG, knowledge, seed=0).plan(batch, masked)
     assert len(whole) == len(facts) > 0
     assert (whole.valid_GN.sum(1) > 1).all()
@@ -299,7 +303,9 @@ def test_the_loss_is_that_of_the_formula(
 
 
 def test_states_in_half_precision(batch: Batch, plan: CkaPlan, model: MaskedLm, cka: Cka) -> None:
-    """Under autocast all is computed in float32, and the gradient comes back in the states' own type."""
+    """Under autocast all is computed in float32, and the gradient comes back in the states' own
+    type.
+    """
     states = model.encode(model.pack(batch)).detach().bfloat16().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = cka.loss_sum(states, plan, model.word_embeddings)

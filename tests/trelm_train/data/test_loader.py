@@ -100,7 +100,7 @@ def test_any_batch_can_be_resumed(shards: Shards, packing: Packing) -> None:
 
 
 @given(st.permutations(range(30)), st.sampled_from([WINDOWS, BUCKETS]))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_batches_in_any_order_are_those_of_the_stream(
     shards: Shards, order: list[int], packing: Packing
 ) -> None:
@@ -119,11 +119,13 @@ def test_batches_in_any_order_are_those_of_the_stream(
 @given(
     st.integers(1, 4), st.integers(1, 7), st.integers(0, 25), st.sampled_from([WINDOWS, BUCKETS])
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_ranks_share_one_stream(
     shards: Shards, world_size: int, per_step: int, start: int, packing: Packing
 ) -> None:
-    """Whatever their number, also over the border of epochs; a run may go on with another number of them."""
+    """Whatever their number, also over the border of epochs; a run may go on with another number of
+    them.
+    """
     alone = BatchStream(shards, packing, seed=4, pad_id=0)
     wanted = [batch for batch, _ in islice(alone.iterate(Position()), start, start + 6 * per_step)]
     position = Position() if not start else list(islice(alone.positions(Position()), start))[-1][1]
@@ -271,7 +273,7 @@ def test_padding_belongs_to_no_sentence(batch: Batch) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 5)), max_size=20))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_expand_is_ranges(pairs: list[tuple[int, int]]) -> None:
     starts = np.asarray([start for start, _ in pairs], np.int64)
     lengths = np.asarray([length for _, length in pairs], np.int64)
@@ -288,7 +290,9 @@ def test_random_numbers_are_uniform_and_keyed() -> None:
 
 
 def test_random_bits_of_a_generator() -> None:
-    """Many numbers for one key: uniform, unlike those of the next key, true as often as they should be."""
+    """Many numbers for one key: uniform, unlike those of the next key, true as often as they should
+    be.
+    """
     state = np.repeat(generators(1, "mask", np.arange(2, dtype=np.int64)), 20000)
     draw = fractions(next_bits(state, np.tile(np.arange(20000, dtype=np.int64), 2)))
     assert abs(draw[:20000].mean() - 0.5) < 0.01
@@ -305,7 +309,7 @@ def test_random_bits_of_a_generator() -> None:
 
 
 @given(st.lists(st.integers(0, 9), max_size=30), st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_orders(numbers: list[int], seed: int) -> None:
     values = np.asarray(numbers, np.int64)
     assert np.array_equal(grouped(values), np.argsort(values, kind="stable"))

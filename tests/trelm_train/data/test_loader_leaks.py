@@ -1,4 +1,6 @@
-"""Nothing of one sentence reaches another one of its row: words, mentions, facts, masks; in both layouts."""
+"""Nothing of one sentence reaches another one of its row: words, mentions, facts, masks; in both
+layouts.
+"""
 
 import dataclasses
 from typing import Any
@@ -59,7 +61,7 @@ def whole(batch: Batch, start: Any, end: Any) -> Any:
 
 
 @given(corpus(), st.sampled_from(LAYOUTS), st.integers(0, 99))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_words_mentions_facts_and_masks_stay_in_their_sentence(
     sentences: Sentences, layout: str, seed: int
 ) -> None:
@@ -121,7 +123,7 @@ def by_sentence(
 
 
 @given(corpus(), st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_layout_and_order_change_nothing_of_a_sentence(sentences: Sentences, seed: int) -> None:
     """Masks with it: the same targets, the same replacements."""
     packed, buckets, other = (

@@ -39,7 +39,7 @@ def batch_of(sentences: list[dict[str, list[int]]], rows: list[list[int]]) -> Ba
 
 
 @given(st.lists(sentence(), min_size=1, max_size=4), st.integers(0, 10**6), st.floats(0.05, 0.9))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_words_and_mentions_are_masked_wholly_or_not_at_all(
     sentences: Any, seed: int, probability: float
 ) -> None:
@@ -64,7 +64,7 @@ def test_words_and_mentions_are_masked_wholly_or_not_at_all(
 
 
 @given(st.lists(sentence(), min_size=2, max_size=4), st.integers(0, 1000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_masks_do_not_depend_on_the_packing(sentences: Any, seed: int) -> None:
     config = MaskingConfig(probability=0.4)
     together = batch_of(sentences, [list(range(len(sentences)))])

@@ -35,7 +35,7 @@ def natural_lengths(count: int) -> I64:
 
 
 @given(LENGTHS, st.integers(8, 64))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_packing_loses_nothing_and_respects_the_width(lengths: I64, capacity: int) -> None:
     rows = pack(lengths, capacity)
     assert sorted(item for row in rows for item in row) == list(range(len(lengths)))
@@ -44,7 +44,7 @@ def test_packing_loses_nothing_and_respects_the_width(lengths: I64, capacity: in
 
 
 @given(st.lists(st.integers(0, 30), min_size=2, max_size=24), st.integers(24, 90))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_histogram_is_filled_like_its_sentences(counts: list[int], capacity: int) -> None:
     """Best fit, longest first, sentence by sentence, needs as many rows."""
     counts[0] = 0
@@ -61,7 +61,7 @@ def test_a_histogram_is_filled_like_its_sentences(counts: list[int], capacity: i
 
 
 @given(LENGTHS, st.sampled_from(LAYOUTS), st.none() | st.integers(0, 1000))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_plan_has_every_sentence_once_within_the_budget(
     lengths: I64, layout: str, seed: int | None
 ) -> None:

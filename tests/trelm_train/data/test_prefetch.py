@@ -17,7 +17,7 @@ def names() -> list[str]:
 
 
 @given(st.lists(st.integers(), max_size=30), st.integers(0, 5), st.integers(0, 31))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_order_and_values_are_those_of_the_iterator(
     items: list[int], depth: int, stop: int
 ) -> None:
@@ -107,34 +107,42 @@ def test_the_consumer_s_own_exception_ends_the_thread(error: type[BaseException]
 
 
 CTRL_C = """
-import os, signal, threading, time
+import os, signal, threading
 from trelm_train.data.prefetch import prefetch
+
+ended = threading.Event()
+made = []
 
 def slow():
     yield 0
-    for _ in range(100):
-        time.sleep(0.2)
-        yield 1
+    os.kill(os.getpid(), signal.SIGINT)
+    ended.wait()  # the consumer has been interrupted while it waited for this item
+    for number in range(100):
+        made.append(number)
+        yield number
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process is born deaf to it
-threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+def interrupted(number, frame):
+    ended.set()
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGINT, interrupted)
 try:
     with prefetch(slow(), 8) as ready:
         list(ready)
 except KeyboardInterrupt:
-    print(len(ready._ready), [one.name for one in threading.enumerate() if one.name.startswith("prefetch")])
+    print(len(made) <= 1, len(ready._ready), [one.name for one in threading.enumerate() if one.name.startswith("prefetch")])
 """
 
 
 def test_ctrl_c_while_waiting() -> None:
-    """The signal comes while an item is awaited: the thread ends after the one it makes, of eight that were asked for."""
-    start = time.monotonic()
+    """The signal comes while an item is awaited: the thread ends after the one it makes, of eight
+    that were asked for.
+    """
     done = subprocess.run(
         [sys.executable, "-c", CTRL_C], check=True, text=True, capture_output=True, timeout=60
     )
-    assert done.stdout.split() == ["0", "[]"]
+    assert done.stdout.split() == ["True", "0", "[]"]
     assert not done.stderr
-    assert time.monotonic() - start < 15, "all items take 20 s"
 
 
 def test_depth() -> None:

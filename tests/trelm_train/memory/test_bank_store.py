@@ -69,7 +69,9 @@ def test_five_million_rows_cost_what_was_written(storage: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("storage", ["auto", "file"])
 def test_what_a_killed_run_wrote_is_not_there(storage: str, tmp_path: Path) -> None:
-    """The file of a run that was killed, and that ran on after its checkpoint, leaves nothing for the next one."""
+    """The file of a run that was killed, and that ran on after its checkpoint, leaves nothing for
+    the next one.
+    """
     config = MemoryConfig(storage=storage, ram_share=0.0)
     killed = MemoryBank(10, 4, config, folder=tmp_path)
     killed.write(Notes.from_tensors(torch.tensor([[3, 1, 0, 0]]), torch.ones(1, 2, 4)))

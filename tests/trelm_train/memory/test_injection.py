@@ -53,7 +53,9 @@ def full_bank(knowledge: Knowledge, hidden: int) -> MemoryBank:
 def test_no_triple_of_an_entity_in_the_same_sentence_is_ever_used(
     stream: BatchStream, knowledge: Knowledge
 ) -> None:
-    """Every sentence states (h, r, t): neither mention may get that triple, in any epoch, in either direction."""
+    """Every sentence states (h, r, t): neither mention may get that triple, in any epoch, in either
+    direction.
+    """
     used = 0
     for number, (batch, _) in enumerate(stream.iterate(Position())):
         if number == 12:
@@ -74,7 +76,9 @@ def test_no_triple_of_an_entity_in_the_same_sentence_is_ever_used(
 def test_an_inverse_relation_is_excluded_too(
     batch: Batch, knowledge: Knowledge, initial: InitialEmbeddings
 ) -> None:
-    """h has only triples with t, by two relations and in both directions: nothing is left to inject."""
+    """h has only triples with t, by two relations and in both directions: nothing is left to
+    inject.
+    """
     head = int(batch.span_entity_P[batch.fact_head_F[0]])
     tail = int(batch.span_entity_P[batch.fact_tail_F[0]])
     lengths = np.zeros(len(knowledge), np.int64)
@@ -234,14 +238,18 @@ def test_policies_are_bits(batch: Batch) -> None:
 
 
 def sentence_with(ids: list[int], span: tuple[int, int], entity: int) -> Batch:
-    """Two packed sentences: one with a mention and plain words, and one that only has its special tokens."""
+    """Two packed sentences: one with a mention and plain words, and one that only has its special
+    tokens.
+    """
     lists = {"ids": [[2, *ids, 3], [2, 3]], "span_start": [[span[0]], []], "span_end": [[span[1]], []],
              "span_entity": [[entity], []], "span_policies": [[POLICY_BITS["all"]], []]}  # fmt: skip
     return assemble(sentences_from_lists(lists), [[0, 1]], Position(), 0)
 
 
 def test_a_triple_whose_other_end_is_spelt_out_is_not_used(knowledge: Knowledge) -> None:
-    """The town is mentioned, its country stands there as plain words that the linker missed: the triple would tell it."""
+    """The town is mentioned, its country stands there as plain words that the linker missed: the
+    triple would tell it.
+    """
     town = ROW["Zenda"]
     triples = np.arange(
         knowledge.triple_other.offsets[town], knowledge.triple_other.offsets[town + 1]

@@ -1,7 +1,8 @@
 """No path leads from an answer through the memory bank or a triple into its own prediction.
 
-Each case is trained twice: as it is, where the loss at the answers must not fall below that of a guess, in any epoch; and
-with one guard taken out, where it does fall: the case can fail, and the model is able to use the leak.
+Each case is trained twice: as it is, where the loss at the answers must not fall below that of a
+guess, in any epoch; and with one guard taken out, where it does fall: the case can fail, and the
+model is able to use the leak.
 """
 
 from collections.abc import Callable
@@ -59,7 +60,9 @@ Change = Callable[[Session, Batch], None]
 
 @pytest.fixture(scope="module")
 def small_model(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model whose last states say which token they stand on, and a head's which answer stands in its sentence."""
+    """A small model whose last states say which token they stand on, and a head's which answer
+    stands in its sentence.
+    """
     folder = tmp_path_factory.mktemp("leaks") / "model"
     hf = world.make_bert(tokenizer, layers=2, dropout=0.0)
     optimiser = torch.optim.AdamW(hf.parameters(), lr=0.01)
@@ -118,7 +121,9 @@ OWN_ROWS = {FIRST_HEAD + number: number for number in range(NUM_SENTENCES)}
 def test_a_note_of_the_same_sentence_is_not_read(
     tokenizer: Any, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Case a: the row's only note comes from the sentence itself, which comes back epoch after epoch."""
+    """Case a: the row's only note comes from the sentence itself, which comes back epoch after
+    epoch.
+    """
     shards = write(
         tmp_path / "s", tokenizer, [alone(n, a) for n, a in enumerate(answers())], {}, OWN_ROWS
     )
@@ -166,7 +171,9 @@ def test_a_step_reads_the_bank_as_it_was_before(
 
 
 def told(number: int, answer: int, *, linked: bool) -> tuple[Puzzle, list[tuple[int, int, bool]]]:
-    """A head whose only triple names the answer, as its tail or, by the inverse relation, as its head."""
+    """A head whose only triple names the answer, as its tail or, by the inverse relation, as its
+    head.
+    """
     tail = FIRST_ANSWER + answer
     spans = [Span(at=0, entity=FIRST_HEAD + number, injected=True)]
     if linked:
@@ -178,7 +185,8 @@ def told(number: int, answer: int, *, linked: bool) -> tuple[Puzzle, list[tuple[
 def test_a_triple_that_names_the_answer_is_not_used(
     tokenizer: Any, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Case b: the head is visible, its triple's other end is the answer, in both directions and by an inverse relation.
+    """Case b: the head is visible, its triple's other end is the answer, in both directions and by
+    an inverse relation.
 
     In half of the sentences of either direction the linker has missed the answer.
     """
@@ -274,7 +282,9 @@ def target_losses(
     *,
     packed: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss at each target from `first_token` on, with bank and injection on, and the notes of the mentions there."""
+    """Loss at each target from `first_token` on, with bank and injection on, and the notes of the
+    mentions there.
+    """
     bank = MemoryBank(knowledge.num_bank_rows, model.hidden_size, MemoryConfig())
     hidden = torch.randn(
         *batch.input_ids_RS.shape, model.hidden_size, generator=torch.Generator().manual_seed(1)
@@ -316,7 +326,9 @@ def target_losses(
 def test_packed_neighbours_tell_nothing(
     stream: BatchStream, model: MaskedLm, knowledge: Knowledge, vocabulary: Vocabulary
 ) -> None:
-    """Case d: other tokens, mentions and triples in one sentence change no loss and no note of the other in its row."""
+    """Case d: other tokens, mentions and triples in one sentence change no loss and no note of the
+    other in its row.
+    """
     sentences = some_sentences(stream)
     batch = assemble(sentences, [[0, 1]], Position(), 0)
     border = int(batch.start_N[1])

@@ -54,7 +54,7 @@ def test_the_first_write_assigns() -> None:
 
 
 @given(st.integers(1, 6), st.floats(0.01, 0.9))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_equal_duplicates_weigh_as_much_as_updates_in_turn(times: int, decay: float) -> None:
     start, later = torch.full((1, H), 2.0), torch.full((1, H), -1.0)
     together = bank(decay)
@@ -81,11 +81,13 @@ def occurrences(names: list[Occurrence], values: torch.Tensor, chosen: list[int]
 
 
 @given(OCCURRENCES, st.integers(1, 4), st.randoms())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_neither_order_nor_split_changes_a_bit(
     names: list[Occurrence], parts: int, random: object
 ) -> None:
-    """Micro-batches and ranks in any number and order, some of them empty: the same bank to the last bit."""
+    """Micro-batches and ranks in any number and order, some of them empty: the same bank to the
+    last bit.
+    """
     values = torch.randn(len(names), 2, H, generator=torch.Generator().manual_seed(len(names)))
     order = list(range(len(names)))
     random.shuffle(order)  # type: ignore[attr-defined]
@@ -100,7 +102,9 @@ def test_neither_order_nor_split_changes_a_bit(
 
 
 def test_a_long_group_is_added_in_one_order() -> None:
-    """Float32 sums depend on their order: 300 occurrences of one row would differ if they were not sorted first."""
+    """Float32 sums depend on their order: 300 occurrences of one row would differ if they were not
+    sorted first.
+    """
     names = [(0, sentence, 0, 3) for sentence in range(300)]
     values = (
         torch.randn(300, 2, H, generator=torch.Generator().manual_seed(1))

@@ -1,4 +1,6 @@
-"""The training encoder equals the library's own forward pass, where it is read, in values and in gradients."""
+"""The training encoder equals the library's own forward pass, where it is read, in values and in
+gradients.
+"""
 
 import numpy as np
 import pytest

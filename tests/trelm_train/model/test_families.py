@@ -44,7 +44,7 @@ def states(
 
 @pytest.mark.parametrize("family", NAMES)
 @given(ids_list)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_packed_equals_one_by_one(family: str, sentences: list[list[int]]) -> None:
     """ModernBERT's windows of 4 tokens on either side are narrower than most of these sentences."""
     model = model_of(family)
@@ -133,7 +133,9 @@ def test_the_switches_hold_in_every_family(family: str) -> None:
 
 
 def test_modernbert_trains_end_to_end(tokenizer: Any, shards_path: Path, tmp_path: Path) -> None:
-    """Injection, memory, CKA and routing on; the exported model loads as a plain one and its untrained weights are equal."""
+    """Injection, memory, CKA and routing on; the exported model loads as a plain one and its
+    untrained weights are equal.
+    """
     model_path = tmp_path / "model"
     world.make_modernbert(len(tokenizer)).save_pretrained(model_path)
     tokenizer.save_pretrained(model_path)

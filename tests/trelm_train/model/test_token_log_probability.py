@@ -9,7 +9,7 @@ from trelm_train.model.token_log_probability import gold_log_probabilities
 @given(
     st.integers(1, 6), st.integers(1, 40), st.integers(0, 2**31), st.sampled_from([0.1, 3.0, 60.0])
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_it_is_cross_entropy(asked: int, vocabulary: int, seed: int, scale: float) -> None:
     """Also where the gold token's probability is 0 in float32 (scale 60)."""
     rng = torch.Generator().manual_seed(seed)

@@ -172,7 +172,9 @@ def test_a_fixed_context_is_exact_in_the_top_two_layers(
 @pytest.mark.parametrize("family", NAMES)
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_captum_agrees(context: str, family: str, settings_of: dict[str, Setting]) -> None:
-    """Captum's integrated gradients of P(v_l := v) from the zero vector, one layer and one example at a time."""
+    """Captum's integrated gradients of P(v_l := v) from the zero vector, one layer and one example
+    at a time.
+    """
     from captum.attr import IntegratedGradients
 
     model, packed, targets = settings_of[family]

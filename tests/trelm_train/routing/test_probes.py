@@ -89,7 +89,7 @@ probe_list = st.lists(st.integers(3, 60), min_size=1, max_size=90)
 
 
 @given(probe_list, st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_chunks_hold_every_probe_once_and_little_else(lengths: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     probes = []

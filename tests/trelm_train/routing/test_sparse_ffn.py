@@ -65,7 +65,9 @@ def dense_gradients(rows: LayerRows) -> dict[str, Tensor]:
 def both(
     model: MaskedLm, sparse: SparseFfn, backward: Callable[[], None]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Gradients of the copies, and the dense ones restricted to their rows, of the same backward passes."""
+    """Gradients of the copies, and the dense ones restricted to their rows, of the same backward
+    passes.
+    """
     with sparse.patched():
         backward()
     assert all(parameter.grad is None for parameter in model.hf.parameters()), (
@@ -101,7 +103,9 @@ def test_gradients_are_the_dense_ones_restricted(
 def test_they_are_with_dropout_over_several_backward_passes(
     family: str, vocab_size: int, batch: Batch
 ) -> None:
-    """The same random state draws the same dropout, so the patched forward must ask for it in the same order."""
+    """The same random state draws the same dropout, so the patched forward must ask for it in the
+    same order.
+    """
     model = made(family, vocab_size)
     model.hf.train()
 
@@ -173,7 +177,9 @@ def test_the_output_bias_can_be_trained_beside(
 def test_the_backward_stops_at_the_lowest_selected_layer(
     family: str, vocab_size: int, batch: Batch
 ) -> None:
-    """Nothing below is in the graph: no node for it, and no tensor of its size is kept for the backward pass."""
+    """Nothing below is in the graph: no node for it, and no tensor of its size is kept for the
+    backward pass.
+    """
     model = made(family, vocab_size)
     sparse = sparse_of(model, TOP)
     seen: dict[int, bool] = {}
@@ -257,7 +263,9 @@ def own(rows: LayerRows, tensors: list[Tensor], neuron: int) -> list[Tensor]:
 def test_updates_are_adamw_each_neuron_at_its_own_step(
     family: str, vocab_size: int, batch: Batch
 ) -> None:
-    """Two steps, a refresh, three steps: torch's AdamW for one neuron at a time, on the gradients that were used."""
+    """Two steps, a refresh, three steps: torch's AdamW for one neuron at a time, on the gradients
+    that were used.
+    """
     model = made(family, vocab_size)
     sparse = sparse_of(model, {1: torch.tensor([2, 5, 9])})
     wanted: dict[int, tuple[list[torch.nn.Parameter], torch.optim.AdamW]] = {}
@@ -322,7 +330,9 @@ def test_survivors_keep_their_moments_and_newcomers_start_at_zero(
 
 
 def test_settled_step_counts_are_one_run(model: MaskedLm) -> None:
-    """From SETTLED on both corrections are 1 to the last bit, so counts beyond it need not be told apart."""
+    """From SETTLED on both corrections are 1 to the last bit, so counts beyond it need not be told
+    apart.
+    """
     assert 1 - BETAS[0] ** SETTLED == 1 - BETAS[1] ** SETTLED == 1.0
     sparse = sparse_of(model, {1: torch.tensor([0, 5, 9])})
     sparse.rows[1].steps_K = torch.tensor([SETTLED + 70.0, SETTLED + 3.0, 4.0])
@@ -417,7 +427,9 @@ def test_a_saved_state_goes_on_bit_for_bit(
 def test_unselected_weights_stay_bit_identical(
     policy: str, family: str, tokenizer: object, shards_path: Path, tmp_path: Path
 ) -> None:
-    """100 steps with weight decay, all components on: only the selected neurons differ from the checkpoint."""
+    """100 steps with weight decay, all components on: only the selected neurons differ from the
+    checkpoint.
+    """
     hf = world.make_family(family, len(tokenizer), tokenizer)  # type: ignore[arg-type]
     hf.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")  # type: ignore[attr-defined]

@@ -1,4 +1,6 @@
-"""Evaluation while training goes on; the best checkpoint; the profiler; precision and layout switches."""
+"""Evaluation while training goes on; the best checkpoint; the profiler; precision and layout
+switches.
+"""
 
 import json
 from pathlib import Path

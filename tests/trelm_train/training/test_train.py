@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.pausing import PATIENCE_S, wait_until
 from tests.trelm_train import world
 from tests.trelm_train.conftest import request_for
 from trelm_train.checkpoints.checkpoint import latest_checkpoint, list_checkpoints, load_checkpoint
@@ -87,7 +87,9 @@ def whole(shards_path: Path, model_path: Path, tmp_path_factory: pytest.TempPath
 def test_stop_and_resume_equals_no_stop(
     after: int, whole: Path, shards_path: Path, model_path: Path, tmp_path: Path
 ) -> None:
-    """n steps, stop, resume == all steps at once: weights, optimiser, bank, routing, random state, losses, bit for bit."""
+    """n steps, stop, resume == all steps at once: weights, optimiser, bank, routing, random state,
+    losses, bit for bit.
+    """
     request = request_for(
         shards_path,
         model_path,
@@ -412,13 +414,10 @@ def test_a_signal_saves_and_ends_the_run(
                "--out", str(out), "--steps", "100000", "--set", "train.batch_tokens=256", "--set", "train.max_tokens=48",
                "--set", "train.validate=false", "--set", "routing.probe_facts=8", "--set", "train.threads=1"]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not (out / "metrics.jsonl").is_file() or not (out / "metrics.jsonl").read_text():
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
+    metrics = out / "metrics.jsonl"
+    wait_until(lambda: metrics.is_file() and metrics.read_text(), process)
     process.send_signal(signum)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == code
     assert "checkpoint saved; continue with `trelm-train resume" in errors
     assert latest_checkpoint(out / "checkpoints") is not None

@@ -18,7 +18,7 @@ from pipeline.link.evaluation.calibration import (
     precision_at_coverage,
     precision_by_count,
 )
-from pipeline.link.evaluation.scores import Gold, Outcome
+from pipeline.link.evaluation.scores import Gold, Prediction
 
 A, B, C, D, E = (("d", place, place + 3) for place in range(0, 50, 10))
 
@@ -59,14 +59,14 @@ def test_spans_that_are_judged() -> None:
         Gold(E, 9, False),
     ]
     links = {
-        A: Outcome(1, (1,), confidence=1.0),
-        B: Outcome(
+        A: Prediction(1, (1,), confidence=1.0),
+        B: Prediction(
             None, (2, 5), confidence=0.2
         ),  # NIL, but the best candidate is the gold item: right
-        C: Outcome(None),  # without candidates: only counts for coverage
-        D: Outcome(5, (5,), confidence=0.6),  # NIL: wrong
-        E: Outcome(9, (9,), confidence=0.4),  # not in the KB, so wrong, whatever is listed
-        ("d", 90, 91): Outcome(1, (1,), confidence=1.0),  # no gold span
+        C: Prediction(None),  # without candidates: only counts for coverage
+        D: Prediction(5, (5,), confidence=0.6),  # NIL: wrong
+        E: Prediction(9, (9,), confidence=0.4),  # not in the KB, so wrong, whatever is listed
+        ("d", 90, 91): Prediction(1, (1,), confidence=1.0),  # no gold span
     }
     found = calibration(gold, links)
     assert {name: (part["spans"], part["judged"]) for name, part in found.items()} == {
@@ -107,7 +107,7 @@ JUDGED = st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), min_size=
 @given(JUDGED, st.randoms(use_true_random=False), st.integers(0, 9))
 def test_order_changes_nothing_and_a_loop_agrees(judged, random, num_more: int) -> None:
     keyed = [(("d", place, place + 1), *one) for place, one in enumerate(judged)]
-    links = {key: Outcome(1, (1,), confidence=confidence) for key, confidence, _ in keyed}
+    links = {key: Prediction(1, (1,), confidence=confidence) for key, confidence, _ in keyed}
     gold = [Gold(key, 1 if right else 2, True) for key, _, right in keyed]
     gold += [Gold(("e", place, place + 1), 1, True) for place in range(num_more)]  # never found
     found = calibration(gold, links)
@@ -137,10 +137,12 @@ def test_order_changes_nothing_and_a_loop_agrees(judged, random, num_more: int) 
 
 
 def test_a_link_of_the_corpus_itself_is_no_confidence_of_the_linker() -> None:
-    """The link is the corpus's, with confidence 1; judged is the best candidate, with its own probability."""
+    """The link is the corpus's, with confidence 1; judged is the best candidate, with its own
+    probability.
+    """
     links = {
-        A: Outcome(1, (2, 1), confidence=1.0, scores=(0.25, 0.2)),
-        B: Outcome(2, (2,), confidence=0.75, scores=(0.75,)),
+        A: Prediction(1, (2, 1), confidence=1.0, scores=(0.25, 0.2)),
+        B: Prediction(2, (2,), confidence=0.75, scores=(0.75,)),
     }
     found = calibration([Gold(A, 1, True), Gold(B, 2, True)], links)["all"]
     assert found["expected_calibration_error"] == pytest.approx(0.25)

@@ -1,4 +1,6 @@
-"""`evaluate` on the sample: figures that agree with each other, the file of errors, subsets, folders that do not exist."""
+"""`evaluate` on the sample: figures that agree with each other, the file of errors, subsets,
+folders that do not exist.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from pipeline.link.evaluation.evaluate import evaluate_run
 from pipeline.link.evaluation.scores import CUTOFFS, ERROR_CLASSES, NIL_LINKED
 from pipeline.link.evaluation.scores_text import format_scores
 from pipeline.link.gold import load_gold
-from schemas.settings import ConfigError
+from schemas.errors import ConfigError
 from tests.pipeline.cases import GOLD, program, rows_of, sample_arguments
 
 USAGE = 2

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from pipeline.link.evaluation.scores import (
     ERROR_CLASSES,
     NIL_LINKED,
-    Facts,
     Gold,
-    Key,
-    Mentions,
-    Outcome,
+    ItemFacts,
+    OverlapFinder,
+    Prediction,
+    SpanKey,
     at_gold_spans,
     candidate_recall,
     count_errors,
@@ -34,11 +34,11 @@ GOLD = [
     Gold(E, 9, False),  # not in the KB
 ]
 LINKS = {
-    A: Outcome(1, (1,), ("head",)),
-    B: Outcome(2, (2, 7), ("tail", "rare")),  # right although rare
-    C: Outcome(8, (8, 3), ("head",)),  # wrong item
-    D: Outcome(5, (5,), ("tail",)),  # links a NIL
-    ("d", 99, 100): Outcome(6, (6,), ("head",)),  # no gold span
+    A: Prediction(1, (1,), ("head",)),
+    B: Prediction(2, (2, 7), ("tail", "rare")),  # right although rare
+    C: Prediction(8, (8, 3), ("head",)),  # wrong item
+    D: Prediction(5, (5,), ("tail",)),  # links a NIL
+    ("d", 99, 100): Prediction(6, (6,), ("head",)),  # no gold span
 }
 
 
@@ -83,7 +83,7 @@ def test_at_gold_spans() -> None:
     assert scores["candidate_recall"] == 1.0
     assert scores["slices"]["rare"]["accuracy"] == 0.5
     assert scores["slices"]["rare"]["candidate_recall"] == 1.0
-    below = at_gold_spans(GOLD, {**LINKS, A: Outcome(None, (1,))})
+    below = at_gold_spans(GOLD, {**LINKS, A: Prediction(None, (1,))})
     assert below["accuracy"] == pytest.approx(1 / 3, abs=1e-4)  # NIL decisions count
     assert below["accuracy_best_candidate"] == pytest.approx(2 / 3, abs=1e-4)
 
@@ -113,7 +113,7 @@ def test_rare_is_a_candidate_that_is_not_the_most_pointed_to() -> None:
 HERE = ("d", 10, 15)
 PERSON, PLACE = 1, 4
 # Triples that point to 1, 2, 3: 10, 5, 0. 1 and 2 are persons, 3 is a place, 4 is of no known type.
-FACTS = Facts({1: 10, 2: 5}, {1: PERSON, 2: PERSON | 8, 3: PLACE, 4: 0})
+FACTS = ItemFacts({1: 10, 2: 5}, {1: PERSON, 2: PERSON | 8, 3: PLACE, 4: 0})
 
 
 @pytest.mark.parametrize(
@@ -122,27 +122,27 @@ FACTS = Facts({1: 10, 2: 5}, {1: PERSON, 2: PERSON | 8, 3: PLACE, 4: 0})
         (1, {}, "not_detected"),
         (
             1,
-            {("d", 15, 18): Outcome(1, (1,)), ("d", 5, 10): Outcome(1, (1,))},
+            {("d", 15, 18): Prediction(1, (1,)), ("d", 5, 10): Prediction(1, (1,))},
             "not_detected",
         ),  # touching is not over
-        (1, {("e", 10, 15): Outcome(1, (1,))}, "not_detected"),  # another document
-        (1, {("d", 10, 16): Outcome(1, (1,))}, "wrong_span"),  # although the item is right
-        (1, {("d", 0, 11): Outcome(None)}, "wrong_span"),
-        (1, {HERE: Outcome(None)}, "no_candidate"),
-        (1, {HERE: Outcome(2, (2, 3))}, "no_candidate"),
-        (1, {HERE: Outcome(None, (1, 2))}, "nil"),  # the best candidate, not believed
-        (1, {HERE: Outcome(None, (2, 1))}, "nil"),  # not the best one either
-        (1, {HERE: Outcome(3, (3, 1))}, "type"),  # a place for a person
-        (2, {HERE: Outcome(3, (3, 2))}, "type"),  # goes before rare and popular
-        (2, {HERE: Outcome(1, (1, 2))}, "rare"),  # one type in common
-        (4, {HERE: Outcome(1, (1, 4))}, "rare"),  # unknown type
-        (1, {HERE: Outcome(2, (2, 1))}, "popular"),
-        (1, {HERE: Outcome(4, (4, 1))}, "popular"),  # chosen item of unknown type
-        (1, {HERE: Outcome(1, (2, 1))}, None),  # right
-        (1, {HERE: Outcome(1)}, None),  # right, listed or not
+        (1, {("e", 10, 15): Prediction(1, (1,))}, "not_detected"),  # another document
+        (1, {("d", 10, 16): Prediction(1, (1,))}, "wrong_span"),  # although the item is right
+        (1, {("d", 0, 11): Prediction(None)}, "wrong_span"),
+        (1, {HERE: Prediction(None)}, "no_candidate"),
+        (1, {HERE: Prediction(2, (2, 3))}, "no_candidate"),
+        (1, {HERE: Prediction(None, (1, 2))}, "nil"),  # the best candidate, not believed
+        (1, {HERE: Prediction(None, (2, 1))}, "nil"),  # not the best one either
+        (1, {HERE: Prediction(3, (3, 1))}, "type"),  # a place for a person
+        (2, {HERE: Prediction(3, (3, 2))}, "type"),  # goes before rare and popular
+        (2, {HERE: Prediction(1, (1, 2))}, "rare"),  # one type in common
+        (4, {HERE: Prediction(1, (1, 4))}, "rare"),  # unknown type
+        (1, {HERE: Prediction(2, (2, 1))}, "popular"),
+        (1, {HERE: Prediction(4, (4, 1))}, "popular"),  # chosen item of unknown type
+        (1, {HERE: Prediction(1, (2, 1))}, None),  # right
+        (1, {HERE: Prediction(1)}, None),  # right, listed or not
     ],
 )
-def test_class_of_an_error(gold: int, links: dict[Key, Outcome], name: str | None) -> None:
+def test_class_of_an_error(gold: int, links: dict[SpanKey, Prediction], name: str | None) -> None:
     found = list(find_errors([Gold(HERE, gold, True)], links, FACTS))
     assert [error.name for error in found] == ([] if name is None else [name])
 
@@ -150,17 +150,17 @@ def test_class_of_an_error(gold: int, links: dict[Key, Outcome], name: str | Non
 @pytest.mark.parametrize("qid", [None, 99])
 def test_linked_though_nil_or_not_in_the_kb(qid: int | None) -> None:
     gold = [Gold(HERE, qid, False)]
-    assert [error.name for error in find_errors(gold, {HERE: Outcome(1, (1,))}, FACTS)] == [
+    assert [error.name for error in find_errors(gold, {HERE: Prediction(1, (1,))}, FACTS)] == [
         NIL_LINKED
     ]
-    assert not list(find_errors(gold, {HERE: Outcome(None, (1,))}, FACTS))
-    assert not list(find_errors(gold, {("d", 9, 15): Outcome(1, (1,))}, FACTS)), (
+    assert not list(find_errors(gold, {HERE: Prediction(None, (1,))}, FACTS))
+    assert not list(find_errors(gold, {("d", 9, 15): Prediction(1, (1,))}, FACTS)), (
         "another span is another mention"
     )
 
 
 def test_error_names_the_mention_at_the_span_or_over_it() -> None:
-    links = {HERE: Outcome(2, (2, 1)), ("d", 9, 20): Outcome(1, (1,))}
+    links = {HERE: Prediction(2, (2, 1)), ("d", 9, 20): Prediction(1, (1,))}
     gold = [Gold(HERE, 1, True), Gold(("d", 18, 19), 1, True), Gold(("d", 30, 31), 1, True)]
     assert [error.mention for error in find_errors(gold, links, FACTS)] == [
         HERE,
@@ -185,9 +185,9 @@ SPANS = st.tuples(st.sampled_from("de"), st.integers(0, 20), st.integers(1, 6)).
 
 
 @st.composite
-def outcomes(draw: st.DrawFn) -> Outcome:
+def outcomes(draw: st.DrawFn) -> Prediction:
     candidates = tuple(draw(st.lists(QIDS, max_size=4, unique=True)))
-    return Outcome(draw(st.sampled_from([None, *candidates])), candidates)
+    return Prediction(draw(st.sampled_from([None, *candidates])), candidates)
 
 
 @given(
@@ -198,10 +198,10 @@ def outcomes(draw: st.DrawFn) -> Outcome:
 )
 def test_classes_partition_the_wrong_mentions(spans, links, in_degree, types) -> None:
     gold = [Gold(key, qid, in_kb) for key, (qid, in_kb) in spans.items()]
-    facts = Facts(in_degree, types)
+    facts = ItemFacts(in_degree, types)
     found = list(find_errors(gold, links, facts))
     wrong = {
-        one.key for one in gold if one.in_kb and links.get(one.key, Outcome(None)).qid != one.qid
+        one.key for one in gold if one.in_kb and links.get(one.key, Prediction(None)).qid != one.qid
     }
     assert Counter(error.gold.key for error in found if error.gold.in_kb) == Counter(wrong)
     assert {error.name for error in found if error.gold.in_kb} <= set(ERROR_CLASSES)
@@ -219,22 +219,22 @@ def test_classes_partition_the_wrong_mentions(spans, links, in_degree, types) ->
 
 
 @given(st.lists(SPANS, max_size=15), SPANS)
-def test_overlap_equals_a_look_at_every_mention(keys: list[Key], span: Key) -> None:
+def test_overlap_equals_a_look_at_every_mention(keys: list[SpanKey], span: SpanKey) -> None:
     over = {key for key in keys if key[0] == span[0] and key[1] < span[2] and span[1] < key[2]}
-    found = Mentions(keys).overlapping(span)
+    found = OverlapFinder(keys).overlapping(span)
     assert found in over if over else found is None
 
 
 def test_candidate_recall_at_cutoffs() -> None:
     many = tuple(range(100, 130))
     links = {
-        A: Outcome(1, (1,)),
-        B: Outcome(7, (7, 2)),
-        C: Outcome(100, (*many[:19], 3)),
-        D: Outcome(5, (5,)),
+        A: Prediction(1, (1,)),
+        B: Prediction(7, (7, 2)),
+        C: Prediction(100, (*many[:19], 3)),
+        D: Prediction(5, (5,)),
     }
     gold = [*GOLD, Gold(E[:2] + (60,), 129, True)]
-    links[gold[-1].key] = Outcome(100, many)
+    links[gold[-1].key] = Prediction(100, many)
     assert candidate_recall(gold, links, 64) == {"1": 0.25, "5": 0.5, "20": 0.75, "all": 1.0}
     assert candidate_recall(gold, links, 8) == {"1": 0.25, "5": 0.5, "20": None, "all": 1.0}, (
         "link.top_k is 8"
@@ -254,10 +254,10 @@ def test_detection() -> None:
         Gold(E, None, False, surface="Eve"),  # NIL: counts nowhere
     ]
     links = {
-        A: Outcome(1, detector="ner+dictionary"),
-        B: Outcome(7, detector="dictionary"),
-        (D[0], D[1], D[2] + 1): Outcome(4, detector="anchor"),  # another span
-        E: Outcome(5, detector="ner"),
+        A: Prediction(1, detector="ner+dictionary"),
+        B: Prediction(7, detector="dictionary"),
+        (D[0], D[1], D[2] + 1): Prediction(4, detector="anchor"),  # another span
+        E: Prediction(5, detector="ner"),
     }
     assert detection(gold, links) == {
         "span_recall": 0.5,

@@ -16,7 +16,9 @@ NAMES = tuple(TRUE.weights)
 def simulated(
     num_mentions: int, seed: int, model: Model = TRUE, names: tuple[str, ...] = NAMES
 ) -> Examples:
-    """Mentions with 0 to 5 candidates; which one is meant, or none, is drawn from the model's own probabilities."""
+    """Mentions with 0 to 5 candidates; which one is meant, or none, is drawn from the model's own
+    probabilities.
+    """
     random = np.random.default_rng(seed)
     sizes = random.integers(0, 6, num_mentions)
     mentions = np.repeat(np.arange(num_mentions), sizes)
@@ -97,7 +99,9 @@ def test_gradient_equals_finite_differences(penalty: float, seed: int) -> None:
 
 
 def test_evidence_never_counts_against_a_candidate() -> None:
-    """Choices that were made against the evidence: its weight ends at 0, that of the others goes where it will."""
+    """Choices that were made against the evidence: its weight ends at 0, that of the others goes
+    where it will.
+    """
     names = ("near", "type", "popularity")
     misled = Model(0.0, {"near": -1.0, "type": -0.5, "popularity": -1.0})
     assert {"near", "type"} <= EVIDENCE
@@ -122,7 +126,7 @@ def test_a_penalty_shrinks_and_a_constant_feature_is_harmless() -> None:
 def test_examples_of_some_mentions() -> None:
     examples = simulated(30, 5)
     chosen = np.arange(30) % 3 != 0
-    some = examples.of(chosen)
+    some = examples.of_mentions(chosen)
     assert some.num_mentions == 20
     kept = np.flatnonzero(chosen)
     for number in range(20):

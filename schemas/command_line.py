@@ -1,0 +1,165 @@
+"""Let both programs behave alike on the command line: help, log lines, errors, exit codes.
+
+Exit codes: 0 done, 1 the work failed, 2 wrong usage or configuration, 130 interrupted, 143
+terminated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import click
+
+from schemas.errors import TrelmError
+
+FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+# Subcommands inherit both from their group.
+HELP_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+OWN_LOGGERS = ("trelm", "trelm_train")
+OWN_PACKAGES = ("pipeline", "trelm_train", "schemas")
+_is_verbose: ContextVar[bool] = ContextVar("is_verbose", default=False)
+_after_stop: ContextVar[str] = ContextVar("after_stop", default="")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Program:
+    """Say what differs between the two programs."""
+
+    # The extra that installs what it imports: pip install 'trelm[EXTRA]'.
+    extra: str
+    # What a user should know when a command was stopped, unless the command itself says something
+    # else.
+    after_stop: str
+    # Signals that end it like SIGTERM.
+    stop_signals: tuple[signal.Signals, ...] = (signal.SIGTERM,)
+
+
+class Terminated(KeyboardInterrupt):
+    """Say that the process was asked to stop by a signal that is not Ctrl-C."""
+
+
+class EchoHandler(logging.Handler):
+    """Write log lines to the present standard error: a test or a progress bar may replace it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        click.echo(self.format(record), err=True)
+
+
+def set_up_logging(*, verbose: bool) -> None:
+    """Show our own log lines with their time, warnings of other libraries, and with `verbose` debug
+    lines.
+    """
+    root = logging.getLogger()
+    if not any(isinstance(handler, EchoHandler) for handler in root.handlers):
+        handler = EchoHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+        root.addHandler(handler)
+
+    for name in OWN_LOGGERS:
+        logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
+    # Beam reports every failed attempt with three tracebacks; the error itself reaches the user
+    # anyway.
+    logging.getLogger("apache_beam").setLevel(logging.INFO if verbose else logging.CRITICAL)
+
+
+def is_verbose() -> bool:
+    """Say whether the user gave -v, before or after the command."""
+    return _is_verbose.get()
+
+
+def say_after_stop(text: str) -> None:
+    """Set the text for a user whose command is stopped."""
+    _after_stop.set(text)
+
+
+def _remember_verbose(_context: click.Context, _option: click.Parameter, value: bool) -> None:  # noqa: FBT001
+    if value:
+        _is_verbose.set(True)
+        set_up_logging(verbose=True)
+
+
+def add_verbose_option(command: click.Command) -> None:
+    """Give a command, and all commands below it, the option -v."""
+    option = click.Option(
+        ["-v", "--verbose"],
+        is_flag=True,
+        expose_value=False,
+        callback=_remember_verbose,
+        help="Debug messages and full tracebacks.",
+    )
+
+    command.params.append(option)
+    if isinstance(command, click.Group):
+        for subcommand in command.commands.values():
+            add_verbose_option(subcommand)
+
+
+def call(command: Callable[[], object], program: Program) -> int:
+    """Run a command and return its exit code; errors that a user can act on become one message."""
+    _is_verbose.set(False)
+    _after_stop.set(program.after_stop)
+    set_up_logging(verbose=False)
+
+    with _stopped_by(program.stop_signals):
+        try:
+            command()
+        except TrelmError as error:
+            return _fail(error.message, error.exit_code)
+        except click.ClickException as error:
+            error.show()
+            return error.exit_code
+        except (click.Abort, KeyboardInterrupt) as error:
+            # Click turns a KeyboardInterrupt, and so our own kind of it, into an Abort.
+            cause = error.__cause__ if isinstance(error, click.Abort) else error
+            is_terminated = isinstance(cause, Terminated)
+            verb = "stopped" if is_terminated else "interrupted"
+            click.echo(f"{verb}; {_after_stop.get()}", err=True)
+            return TERMINATED if is_terminated else INTERRUPTED
+        except ModuleNotFoundError as error:
+            # A module of our own that is missing is a fault of the program, which its traceback
+            # shows best.
+            if error.name is None or error.name.partition(".")[0] in OWN_PACKAGES:
+                raise
+            advice = f"install it with: pip install 'trelm[{program.extra}]'"
+            return _fail(f"{error.name} is not installed; {advice}", FAILED)
+        except OSError as error:
+            return _fail(f"{error}; check the path, its permissions and the free space", FAILED)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    if is_verbose():
+        click.echo(traceback.format_exc(), err=True)
+    click.echo(f"Error: {message}", err=True)
+    return code
+
+
+@contextlib.contextmanager
+def _stopped_by(signals: tuple[signal.Signals, ...]) -> Iterator[None]:
+    """Turn signals into `Terminated` for a while."""
+    previous = {number: signal.signal(number, _terminate) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    raise Terminated(f"signal {number}")
+
+
+def leave(code: int) -> NoReturn:
+    """End the program with an exit code, after all that it has written is out."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)

@@ -1,0 +1,68 @@
+"""List every table of the two programs, and find one by its name."""
+
+from __future__ import annotations
+
+from schemas.documents import ANCHORS, DOCUMENTS
+from schemas.importance import IMPORTANCE
+from schemas.kb import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, STATEMENTS, TRIPLES
+from schemas.link import LINKS, SENTENCES
+from schemas.rejects import REJECTS
+from schemas.shards import EXAMPLES, KNOWLEDGE
+from schemas.stats import (
+    COOCCURRENCE,
+    ENTITY_FREQUENCY,
+    FACT_SUPPORT,
+    SURFACE_FREQUENCY,
+    TAIL_SUMMARY,
+)
+from schemas.table import Column, SchemaError, Table
+
+TABLES: tuple[Table, ...] = (
+    ENTITIES,
+    ALIASES,
+    PROPERTIES,
+    TRIPLES,
+    REDIRECTS,
+    STATEMENTS,
+    DOCUMENTS,
+    ANCHORS,
+    SENTENCES,
+    LINKS,
+    ENTITY_FREQUENCY,
+    SURFACE_FREQUENCY,
+    COOCCURRENCE,
+    FACT_SUPPORT,
+    TAIL_SUMMARY,
+    IMPORTANCE,
+    EXAMPLES,
+    KNOWLEDGE,
+    REJECTS,
+)
+BY_NAME: dict[str, Table] = {table.name: table for table in TABLES}
+
+__all__ = [
+    "ALIASES",
+    "ANCHORS",
+    "BY_NAME",
+    "COOCCURRENCE",
+    "DOCUMENTS",
+    "ENTITIES",
+    "ENTITY_FREQUENCY",
+    "EXAMPLES",
+    "FACT_SUPPORT",
+    "IMPORTANCE",
+    "KNOWLEDGE",
+    "LINKS",
+    "PROPERTIES",
+    "REDIRECTS",
+    "REJECTS",
+    "SENTENCES",
+    "STATEMENTS",
+    "SURFACE_FREQUENCY",
+    "TABLES",
+    "TAIL_SUMMARY",
+    "TRIPLES",
+    "Column",
+    "SchemaError",
+    "Table",
+]

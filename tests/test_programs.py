@@ -1,0 +1,101 @@
+"""Both programs where the working folder has packages of the same names, and what they share on the command line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import pipeline.cli
+import trelm_train.cli
+from schemas.command_line import INTERRUPTED, TERMINATED, WRONG_USAGE, Terminated, call
+from schemas.errors import ConfigError, TrelmError
+
+BIN = Path(sys.executable).parent
+PROGRAMS = {
+    "trelm-pipeline": (pipeline.cli.cli, pipeline.cli.PROGRAM),
+    "trelm-train": (trelm_train.cli.cli, trelm_train.cli.PROGRAM),
+}
+
+
+@pytest.fixture
+def shadowed(tmp_path: Path) -> Path:
+    """A folder with a `schemas/`, a `pipeline/` and a `trelm_train/` of its own, none of them ours."""
+    for name in ("schemas", "pipeline", "trelm_train"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('not ours')\n")
+    return tmp_path
+
+
+def run_in(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        list(words), cwd=folder, check=False, text=True, capture_output=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_is_found_wherever_it_is_started(shadowed: Path, name: str) -> None:
+    done = run_in(shadowed, str(BIN / name), "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Usage: " in done.stdout
+
+
+def test_the_documented_form_of_torchrun_works_there_and_the_other_does_not(shadowed: Path) -> None:
+    """`-m` puts the working folder first on the path, so a package of the user's own hides ours."""
+    torchrun = [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", "2"]
+    program = str(BIN / "trelm-train")
+    done = run_in(shadowed, *torchrun, "--no-python", program, "run", "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Usage: ") == 2, "one of each rank"
+    hidden = run_in(shadowed, sys.executable, "-m", "trelm_train", "--help")
+    assert "not ours" in hidden.stderr
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("words", [["-h"], ["--help"], ["-v", "-h"], ["run", "-v", "--help"]])
+def test_both_take_the_same_flags(
+    name: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    group, program = PROGRAMS[name]
+    assert call(lambda: group.main(words, prog_name=name, standalone_mode=False), program) == 0
+    assert f"Usage: {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (TrelmError("broken: do this"), 1, "Error: broken: do this"),
+        (ConfigError("wrong: do that"), WRONG_USAGE, "Error: wrong: do that"),
+        (click.UsageError("odd"), WRONG_USAGE, "Error: odd"),
+        (PermissionError(13, "Permission denied", "x"), 1, "check the path, its permissions"),
+        (ModuleNotFoundError("no", name="torch"), 1, "pip install 'trelm["),
+        (KeyboardInterrupt(), INTERRUPTED, "interrupted; "),
+        (Terminated(), TERMINATED, "stopped; "),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_both_end_alike(
+    name: str, error: BaseException, code: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command
+    def fail() -> None:
+        raise error
+
+    program = PROGRAMS[name][1]
+    assert call(lambda: fail.main([], standalone_mode=False), program) == code
+    captured = capsys.readouterr()
+    assert text in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_a_missing_module_of_our_own_is_no_missing_extra() -> None:
+    def fail() -> None:
+        raise ModuleNotFoundError("no", name="pipeline.nothing")
+
+    with pytest.raises(ModuleNotFoundError):
+        call(fail, pipeline.cli.PROGRAM)
