@@ -240,7 +240,8 @@ def init(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     )
     _show(
         result,
-        f"{result['model']}: {result['vocabulary']} tokens, {result['sentences']} sentences, {steps} steps{losses}",
+        f"{result['model']}: {result['vocabulary']} tokens, {result['sentences']} sentences, "
+        f"{steps} steps{losses}",
         as_json=as_json,
     )
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.documents import DOCUMENTS
+from schemas.errors import ConfigError, TrelmError
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
 from schemas.shards import EXAMPLES, KNOWLEDGE
 from schemas.table import Table
@@ -32,7 +33,6 @@ from trelm_train.config import (
     TrainConfig,
 )
 from trelm_train.data.shards import read_manifest, sha256_of, table_files
-from trelm_train.errors import ConfigError, TrelmError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_POSITIONS = 512

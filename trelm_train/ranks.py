@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trelm_train.errors import ConfigError, TrelmError
+from schemas.errors import ConfigError, TrelmError
 
 # Words in torch's error when another rank is gone.
 _LOST = (

@@ -33,7 +33,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
-from trelm_train.errors import ConfigError, TrelmError
+from schemas.errors import ConfigError, TrelmError
 
 STATE_NAME = "state.json"
 BEST_NAME = "best.json"

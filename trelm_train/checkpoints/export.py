@@ -19,9 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from schemas.errors import ConfigError, TrelmError
 from trelm_train.checkpoints.checkpoint import load_checkpoint
 from trelm_train.data.knowledge import Knowledge
-from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.model.masked_lm import MaskedLm, load_pretrained
 
 # The folder of a run with the model it started from.

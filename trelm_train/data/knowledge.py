@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.array_types import I64, Bools
+from schemas.errors import TrelmError
 from schemas.shards import ENTITY, KNOWLEDGE
 from trelm_train.data.arrays import Ragged, from_lengths
 from trelm_train.data.shards import Shards
-from trelm_train.errors import TrelmError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

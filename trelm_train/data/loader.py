@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from schemas.array_types import I64
+from schemas.errors import ConfigError, TrelmError
 from trelm_train.data.arrays import order_by_bits, random_bits
 from trelm_train.data.batches import Batch, Position, assemble, assemble_plan, keep_freed_memory
 from trelm_train.data.packing import (
@@ -41,7 +42,6 @@ from trelm_train.data.sentences import (
     sentences_from_lists,
 )
 from trelm_train.data.shards import RowGroup, Shards
-from trelm_train.errors import ConfigError, TrelmError
 
 # Tokens that are assembled at once: few enough for the cache of a core, and enough for the cost of
 # a call not to matter.

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from schemas.array_types import I64, U64
+from schemas.errors import ConfigError
 from trelm_train.data.arrays import expand, grouped, order_by_bits, remixed
-from trelm_train.errors import ConfigError
 
 # Legend: N sentences, R rows, B batches; Q and C are R + 1 and B + 1 borders, K filling steps.
 

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.array_types import I64, Bools
+from schemas.errors import TrelmError
 from schemas.shards import EXAMPLES
 from trelm_train.data.arrays import Ragged, expand, from_lengths
 from trelm_train.data.shards import RowGroup, lists_of
-from trelm_train.errors import TrelmError
 
 # Legend: N sentences.
 

@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.array_types import I32, Array
+from schemas.errors import ConfigError, TrelmError
 from schemas.manifest import MANIFEST_NAME, Manifest
 from schemas.shards import EXAMPLES, KNOWLEDGE, POLICIES
 from schemas.table import SchemaError, Table
-from trelm_train.errors import ConfigError, TrelmError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

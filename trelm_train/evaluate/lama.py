@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from schemas.array_types import I64
+from schemas.errors import ConfigError
 from trelm_train.data.loader import Packing, Position, assemble, plan_batches, sentences_from_lists
-from trelm_train.errors import ConfigError
 from trelm_train.model.masked_lm import MaskedLm, load_pretrained, load_tokenizer, pick_device
 
 # Fixed, so that scores do not depend on the settings of a run.

@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from schemas.array_types import I64, Array
-from trelm_train.errors import ConfigError, TrelmError
+from schemas.errors import ConfigError, TrelmError
 from trelm_train.memory.memory_bank import PIECE, MemoryBank
 
 # Legend: T written rows; the 2 are the local and the global note.

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from schemas.array_types import I64
+from schemas.errors import ConfigError, TrelmError
 from trelm_train.config import MemoryConfig
-from trelm_train.errors import ConfigError, TrelmError
 
 # Legend: B rows of the bank, U distinct rows, H hidden size; the 2 are the local and the global
 # note.

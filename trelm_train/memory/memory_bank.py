@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from schemas.array_types import I64, Bools
+from schemas.errors import ConfigError
 from trelm_train.config import MemoryConfig
 from trelm_train.data.arrays import expand
 from trelm_train.data.loader import Batch
-from trelm_train.errors import ConfigError
 from trelm_train.memory.bank_store import make_store
 
 # Legend: B rows of the bank, U distinct rows of a step, O occurrences of a step, T flat tokens or

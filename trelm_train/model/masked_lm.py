@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from schemas.array_types import I64
+from schemas.errors import ConfigError, TrelmError
 from trelm_train.data.loader import Batch
 from trelm_train.data.masking import Vocabulary
 from trelm_train.data.shards import Shards, sha256_of
-from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.model.families import FAMILIES, Packed
 from trelm_train.model.token_log_probability import gold_log_probabilities
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from trelm_train.errors import ConfigError
+from schemas.errors import ConfigError
 
 # The name under which the services list runs.
 PROJECT = "trelm"

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from schemas.array_types import I64
+from schemas.errors import TrelmError
 from trelm_train.config import RoutingConfig
 from trelm_train.data.arrays import uniform
 from trelm_train.data.loader import BatchStream, Position
 from trelm_train.data.masking import Vocabulary
-from trelm_train.errors import TrelmError
 from trelm_train.model.masked_lm import MaskedLm
 from trelm_train.ranks import ALONE, Ranks
 from trelm_train.routing.attribution import attribute, make_estimator

@@ -12,8 +12,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from schemas.errors import ConfigError
 from trelm_train.config import EvaluationConfig
-from trelm_train.errors import ConfigError
 from trelm_train.evaluate.lama import Options, Prober, collect, score_questions
 from trelm_train.evaluate.mlm import evaluate_mlm
 from trelm_train.model.masked_lm import load_tokenizer

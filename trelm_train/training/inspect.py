@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
+from schemas.errors import ConfigError
 from trelm_train.checkpoints.export import BANK_FILE, ENTITIES_FILE, find_bank
 from trelm_train.config import load_config
-from trelm_train.errors import ConfigError
 from trelm_train.memory.memory_bank import NoteRows
 from trelm_train.training.session import CONFIG_NAME
 

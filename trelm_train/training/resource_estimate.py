@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from schemas.errors import ConfigError
 from trelm_train.config import MemoryConfig
 from trelm_train.data.loader import Position, assemble, sentences_from_lists
-from trelm_train.errors import ConfigError
 from trelm_train.memory.bank_store import note_bytes, pick_storage, ranks_here
 from trelm_train.model.encoder import Attention, encode_reads, read_positions
 from trelm_train.model.precision import products

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from schemas.errors import ConfigError
 from schemas.settings import to_dict, to_toml
 from trelm_train.checkpoints.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from trelm_train.checkpoints.export import (
@@ -29,7 +30,6 @@ from trelm_train.data.knowledge import Knowledge, load_knowledge
 from trelm_train.data.loader import BatchStream, LoaderState, Packing, Position
 from trelm_train.data.masking import Vocabulary
 from trelm_train.data.shards import Shards, open_shards
-from trelm_train.errors import ConfigError
 from trelm_train.memory.bank_file import read_bank, write_bank
 from trelm_train.memory.injection import Injector, freeze_embeddings
 from trelm_train.memory.memory_bank import MemoryBank

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from trelm_train.errors import TrelmError
+from schemas.errors import TrelmError
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # What batch systems take as "stopped as asked": they send SIGTERM, or SIGUSR1 some time before.

@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 
+from schemas.errors import ConfigError, TrelmError
 from schemas.settings import to_dict, to_toml
 from trelm_train.checkpoints.checkpoint import CheckpointWriter, latest_checkpoint
 from trelm_train.checkpoints.export import BANK_FILE, entities_of, export_bank, export_model
 from trelm_train.config import Config, load_config
 from trelm_train.data.prefetch import prefetch
-from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.ranks import joined
 from trelm_train.reporting.loggers import make_loggers
 from trelm_train.reporting.metrics import MetricLog

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from schemas.errors import ConfigError, TrelmError
 from tests.pausing import wait_until
 from trelm_train.checkpoints import checkpoint
 from trelm_train.checkpoints.checkpoint import (
@@ -13,7 +14,6 @@ from trelm_train.checkpoints.checkpoint import (
     list_checkpoints,
     load_checkpoint,
 )
-from trelm_train.errors import ConfigError, TrelmError
 
 GROUPS = {
     "model": {"a.weight": torch.randn(5, 3), "a.bias": torch.zeros(3)},

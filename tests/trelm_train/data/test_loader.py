@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.errors import ConfigError, TrelmError
 from tests.trelm_train import world
 from trelm_train.data import loader
 from trelm_train.data.arrays import (
@@ -38,7 +39,6 @@ from trelm_train.data.loader import (
 )
 from trelm_train.data.packing import LAYOUTS
 from trelm_train.data.shards import Shards, open_shards
-from trelm_train.errors import ConfigError, TrelmError
 
 PACKING = Packing(max_tokens=48, batch_tokens=96, limit=64)
 WINDOWS = Packing(max_tokens=48, batch_tokens=96, limit=64, window_rows=20)  # several of them

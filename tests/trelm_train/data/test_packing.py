@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.array_types import I64, U64
+from schemas.errors import ConfigError
 from trelm_train.data.arrays import random_bits
 from trelm_train.data.packing import (
     LAYOUTS,
@@ -14,7 +15,6 @@ from trelm_train.data.packing import (
     pack,
     plan_batches,
 )
-from trelm_train.errors import ConfigError
 
 PACKING = Packing(max_tokens=48, batch_tokens=96, limit=64)
 LENGTHS = st.lists(st.integers(1, 70), max_size=80).map(

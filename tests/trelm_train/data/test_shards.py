@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from schemas.errors import ConfigError, TrelmError
 from schemas.shards import EXAMPLES
 from tests.trelm_train import world
 from tests.trelm_train.conftest import request_for
 from trelm_train.data.knowledge import Knowledge, load_knowledge
 from trelm_train.data.shards import Shards, open_shards, read_lists
-from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.training.session import start_run
 
 

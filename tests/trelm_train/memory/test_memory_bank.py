@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.errors import ConfigError
 from tests.trelm_train.conftest import some_sentences
 from trelm_train.config import MemoryConfig
 from trelm_train.data.loader import Batch, BatchStream, Position, assemble
 from trelm_train.data.packing import pack
-from trelm_train.errors import ConfigError
 from trelm_train.memory.memory_bank import (
     MANY,
     NEVER,

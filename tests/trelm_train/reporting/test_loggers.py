@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from schemas.errors import ConfigError
 from tests.trelm_train.conftest import request_for
-from trelm_train.errors import ConfigError
 from trelm_train.reporting.loggers import flat, make_loggers
 from trelm_train.reporting.metrics import MetricLog
 from trelm_train.training.signals import InterruptedRun

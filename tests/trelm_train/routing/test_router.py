@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from schemas.errors import TrelmError
 from tests.trelm_train.conftest import request_for
 from trelm_train.config import RoutingConfig, load_config
 from trelm_train.data.loader import BatchStream, Packing, Position, assemble, sentences_from_lists
 from trelm_train.data.masking import Vocabulary
-from trelm_train.errors import TrelmError
 from trelm_train.model.masked_lm import MaskedLm
 from trelm_train.ranks import Ranks
 from trelm_train.routing.probes import upcoming_probes

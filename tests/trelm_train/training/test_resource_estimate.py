@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from schemas.errors import ConfigError
 from tests.trelm_train.conftest import request_for
-from trelm_train.errors import ConfigError
 from trelm_train.training import resource_estimate
 from trelm_train.training.resource_estimate import (
     ResourceEstimate,

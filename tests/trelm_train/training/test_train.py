@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from schemas.errors import ConfigError, TrelmError
 from tests.pausing import PATIENCE_S, wait_until
 from tests.trelm_train import world
 from tests.trelm_train.conftest import request_for
 from trelm_train.checkpoints.checkpoint import latest_checkpoint, list_checkpoints, load_checkpoint
 from trelm_train.config import TrainConfig
-from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.optim import rate_factor
 from trelm_train.reporting.metrics import Interval, MetricLog
 from trelm_train.training.report import readable
