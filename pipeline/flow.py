@@ -85,7 +85,10 @@ STAGES = (
     ),
     Stage(
         name="documents",
-        summary="Turn a corpus into documents and gold anchors: text, JSONL, Parquet, MediaWiki XML (.gz, .bz2, .zst too).",
+        summary=(
+            "Turn a corpus into documents and gold anchors: text, JSONL, Parquet, MediaWiki "
+            "XML (.gz, .bz2, .zst too)."
+        ),
         reads=("titles",),
         writes=(DOCUMENTS, ANCHORS),
         section="documents",
@@ -95,7 +98,10 @@ STAGES = (
     ),
     Stage(
         name="index",
-        summary="Turn aliases, anchor counts and entities into memory-mapped look-up files; a stopped build goes on.",
+        summary=(
+            "Turn aliases, anchor counts and entities into memory-mapped look-up files; a "
+            "stopped build goes on."
+        ),
         reads=("kb", "titles", "documents"),
         writes=(),
         artefacts=("aliases", "entities"),

@@ -76,7 +76,10 @@ COOCCURRENCE = Table(
         Column(
             name="npmi",
             type=pa.float64(),
-            meaning="normalised pointwise mutual information over sentences: -1 never together, 0 as chance has it, 1 always",
+            meaning=(
+                "normalised pointwise mutual information over sentences: -1 never together, 0 "
+                "as chance has it, 1 always"
+            ),
         ),
         Column(
             name="npmi_documents",
@@ -185,7 +188,8 @@ TAIL_SUMMARY = Table(
         _fitted("lognormal_sigma", "and its scale"),
         _fitted(
             "power_law_vs_lognormal",
-            "Vuong's normalised log likelihood ratio: above 0 the power law fits better, below the lognormal does",
+            "Vuong's normalised log likelihood ratio: above 0 the power law fits better, below "
+            "the lognormal does",
         ),
         _fitted(
             "power_law_vs_lognormal_p", "probability of a ratio so far from 0 where both fit alike"
