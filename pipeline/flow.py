@@ -8,7 +8,7 @@ link, kb ──▶ stats
 link ──▶ importance
 link, importance, stats, kb ──▶ shards ──▶ trelm-train
 
-`STAGES` is the one place that says so. The command line, `run`, `sql`, lineage checks, the sections
+`STAGES` is the one place where this stands. The command line, `run`, `sql`, lineage checks, the sections
 of the settings and the table in the reference derive from it.
 """
 

@@ -18,22 +18,15 @@ from pipeline.database.questions import Question, find_item, shown
 from pipeline.engine.errors import StageError
 from pipeline.engine.files import check_folder
 from pipeline.engine.tables import RunPaths
+from pipeline.flow import writer_of
 from schemas import REJECTS
 from schemas.errors import ConfigError
 
 KINDS = ("table", "csv", "json", "parquet")
 # The most rows of a table on the terminal; files and the other formats have all.
 MAX_SHOWN = 1000
-# The stage of each table that questions need; the other tables are those of `kb`.
-STAGE_OF = {
-    "entity_frequency": "stats",
-    "surface_frequency": "stats",
-    "cooccurrence": "stats",
-    "fact_support": "stats",
-    "tail_summary": "stats",
-    "links": "link",
-    "importance": "importance",
-}
+# The view `facts` joins tables of this stage; every other name that questions need is a table.
+FACTS_STAGE = "kb"
 LISTING = (
     'SELECT view_name AS "table" FROM duckdb_views() '
     "WHERE NOT internal AND view_name[1] <> '_' ORDER BY 1"
@@ -127,8 +120,8 @@ def _check(kind: str, out: str) -> None:
 
 
 def stage_of(table: str) -> str:
-    """Return the stage that writes a table which questions need."""
-    return STAGE_OF.get(table, "kb")
+    """Return the stage that writes a table or a view which questions need."""
+    return FACTS_STAGE if table == "facts" else writer_of(table).name
 
 
 def _answer(

@@ -20,14 +20,8 @@ import pyarrow.parquet as pq
 from pipeline.config import DocumentsConfig
 from pipeline.documents.wikitext import Anchor, WikitextError, plain_text
 from pipeline.engine import files
-from pipeline.sources.chunks import (
-    HEAD_BYTES,
-    ByteSpan,
-    LossHandler,
-    StoredHandler,
-    sniff,
-    source_error,
-)
+from pipeline.engine.tasks import ByteRange
+from pipeline.sources.chunks import HEAD_BYTES, LossHandler, StoredHandler, sniff, source_error
 from pipeline.sources.lines import read_lines
 from pipeline.sources.opening import read_chunks
 from pipeline.sources.pages import RawPage, parse_page, read_pages
@@ -110,7 +104,7 @@ def read_text_file(path: str, doc_id: str) -> RawDocument:
 
     # Count while reading: a compressed file may be much longer than its size on disk.
     pieces, total = [], 0
-    for chunk in read_chunks(ByteSpan(path=path, start=0, end=files.size_of(path))):
+    for chunk in read_chunks(ByteRange(path=path, start=0, end=files.size_of(path))):
         pieces.append(chunk.data)
         total += len(chunk.data)
         if total > MAX_TEXT_FILE_BYTES:
@@ -128,7 +122,7 @@ def read_text_file(path: str, doc_id: str) -> RawDocument:
 
 
 def read_jsonl(
-    span: ByteSpan,
+    span: ByteRange,
     label: str,
     config: DocumentsConfig,
     on_loss: LossHandler | None,
@@ -350,7 +344,7 @@ def redirect_target(page: RawPage) -> str | None:
 
 
 def read_articles(
-    span: ByteSpan, on_loss: LossHandler | None, on_stored: StoredHandler | None = None
+    span: ByteRange, on_loss: LossHandler | None, on_stored: StoredHandler | None = None
 ) -> Iterator[RawDocument]:
     """Yield the articles of a MediaWiki export as plain text with anchors.
 

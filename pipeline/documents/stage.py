@@ -32,7 +32,7 @@ from pipeline.engine.tables import RunPaths, read_batches
 from pipeline.engine.tasks import ByteRange, ListRange, RowRange, Unit
 from pipeline.engine.units import UnitReport, UnitWriter
 from pipeline.sources.ranges import plan_ranges
-from pipeline.sources.work import RangeProgress, loss_handler, span_of
+from pipeline.sources.work import RangeProgress, loss_handler
 from schemas import ANCHORS, DOCUMENTS
 from schemas.errors import ConfigError
 from schemas.settings import to_dict
@@ -91,11 +91,10 @@ class DocumentsWorker:
             return
 
         on_loss = loss_handler(out, skip_corrupt=self.config.skip_corrupt)
-        span, on_stored = span_of(task), progress.reached
         if self.kinds[task.path] == "jsonl":
-            documents = corpus.read_jsonl(span, label, self.config, on_loss, on_stored)
+            documents = corpus.read_jsonl(task, label, self.config, on_loss, progress.reached)
         else:
-            documents = corpus.read_articles(span, on_loss, on_stored)
+            documents = corpus.read_articles(task, on_loss, progress.reached)
         for document in documents:
             yield task.path, document
 
@@ -237,8 +236,7 @@ def _tasks(
             row_ranges = corpus.parquet_ranges(path, unit_bytes, config)
             tasks += [RowRange(path=path, start=start, end=end) for _, start, end in row_ranges]
         elif kind != "text":
-            spans = plan_ranges(path, unit_bytes)
-            tasks += [ByteRange(path=path, start=span.start, end=span.end) for span in spans]
+            tasks += plan_ranges(path, unit_bytes)
     return tasks
 
 

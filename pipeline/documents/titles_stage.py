@@ -31,7 +31,7 @@ from pipeline.engine.tasks import ByteRange, Unit
 from pipeline.engine.units import UnitReport, UnitWriter
 from pipeline.sources.pages import parse_page, read_pages
 from pipeline.sources.ranges import plan_ranges
-from pipeline.sources.work import RangeProgress, loss_handler, span_of
+from pipeline.sources.work import RangeProgress, loss_handler
 from schemas import ENTITIES, REDIRECTS
 from schemas.settings import to_dict
 from schemas.table import Table
@@ -53,7 +53,7 @@ class TitlesWorker:
         buffer, progress = RowBuffer(REDIRECTS), RangeProgress(unit.task, out)
         sources: set[str] = set()
         on_loss = loss_handler(out, skip_corrupt=self.config.skip_corrupt)
-        for position, xml in read_pages(span_of(unit.task), on_loss, progress.reached):
+        for position, xml in read_pages(unit.task, on_loss, progress.reached):
             out.count("rows_in")
             try:
                 page = parse_page(xml)
@@ -93,8 +93,8 @@ def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
     exports = [
         path for path in files.expand(config.inputs) if kind_of(path, config.format) == "wiki-xml"
     ]
-    spans = [span for path in exports for span in plan_ranges(path, int(config.unit_mb * 2**20))]
-    tasks = [ByteRange(path=span.path, start=span.start, end=span.end) for span in spans]
+    unit_bytes = int(config.unit_mb * 2**20)
+    tasks = [task for path in exports for task in plan_ranges(path, unit_bytes)]
     return StagePlan(
         name="titles",
         tables=(REDIRECTS,),

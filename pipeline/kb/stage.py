@@ -37,10 +37,10 @@ from pipeline.kb.sql_redirects import (
     database_and_table,
 )
 from pipeline.kb.update import UpdatePlan, check_copied, open_revisions, plan_update
-from pipeline.sources.chunks import ByteSpan, SourceError, source_error
+from pipeline.sources.chunks import SourceError, source_error
 from pipeline.sources.lines import read_lines
 from pipeline.sources.ranges import peek, plan_ranges
-from pipeline.sources.work import RangeProgress, loss_handler, span_of
+from pipeline.sources.work import RangeProgress, loss_handler
 from schemas import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, STATEMENTS, TRIPLES
 from schemas.errors import ConfigError
 from schemas.settings import to_dict
@@ -106,7 +106,7 @@ class KbWorker:
         progress = RangeProgress(unit.task, out)
         on_loss = loss_handler(out, skip_corrupt=config.skip_corrupt)
         num_bytes = 0
-        for position, line in read_lines(span_of(unit.task), on_loss, progress.reached):
+        for position, line in read_lines(unit.task, on_loss, progress.reached):
             for outcome in builder.add_line(line):
                 self._account(unit.task, out, position, line, outcome)
             # Bytes are counted instead of rows: entities differ in size by a factor of thousands.
@@ -180,7 +180,7 @@ def _sql_rows(path: str, table: str, columns: Sequence[str]) -> Iterator[list[by
         SourceError: not a dump of this table, or damaged.
     """
     rows = SqlRows(table, columns)
-    for position, line in read_lines(ByteSpan(path=path, start=0, end=files.size_of(path))):
+    for position, line in read_lines(ByteRange(path=path, start=0, end=files.size_of(path))):
         try:
             yield from rows.feed(line)
         except ValueError as error:
@@ -206,8 +206,7 @@ def plan(config: KbConfig, paths: RunPaths) -> StagePlan:
     tasks, unit_bytes = [], unit_size(config, dumps)
     for path in dumps:
         check_dump(path)
-        spans = plan_ranges(path, unit_bytes)
-        tasks += [ByteRange(path=path, start=span.start, end=span.end) for span in spans]
+        tasks += plan_ranges(path, unit_bytes)
     page_dumps = pair_sql_dumps(files.expand(config.redirects))
     # A pair of SQL dumps is one unit: the redirects must be complete before pages are read.
     tasks += [ByteRange(path=path, start=0, end=files.size_of(path)) for path in page_dumps]

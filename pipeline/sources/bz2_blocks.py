@@ -17,14 +17,8 @@ from typing import IO
 
 import numpy as np
 
-from pipeline.sources.chunks import (
-    CHUNK_BYTES,
-    ByteSpan,
-    Chunk,
-    LossHandler,
-    SourceError,
-    source_error,
-)
+from pipeline.engine.tasks import ByteRange
+from pipeline.sources.chunks import CHUNK_BYTES, Chunk, LossHandler, SourceError, source_error
 from schemas.array_types import Bools
 
 BLOCK_MAGIC = 0x314159265359
@@ -254,7 +248,7 @@ class _Blocks:
 
 
 def bz2_chunks(
-    file: IO[bytes], span: ByteSpan, on_loss: LossHandler | None = None
+    file: IO[bytes], span: ByteRange, on_loss: LossHandler | None = None
 ) -> Iterator[Chunk]:
     """Yield one chunk per block: those that start in the span, then those after it.
 

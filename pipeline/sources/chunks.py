@@ -1,6 +1,6 @@
 """Define what all readers share: byte spans, chunks, errors with an offset, and formats.
 
-A reader of a format turns a `ByteSpan` into `Chunk`s: first those that the span owns, in order,
+A reader of a format turns a `ByteRange` into `Chunk`s: first those that the span owns, in order,
 then those after it for as long as the consumer asks. Memory: one chunk (1 MB, or one bz2 block of
 900 KB).
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from pipeline.engine.errors import StageError
+from pipeline.engine.tasks import ByteRange
 
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 64
@@ -33,15 +34,6 @@ def source_error(path: str, offset: int, problem: str, advice: str) -> SourceErr
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ByteSpan:
-    """Hold a range of bytes, start to end (half open), of one file as stored."""
-
-    path: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
     """Hold decoded bytes that follow those of the chunk before, unless `broken`."""
 
@@ -58,7 +50,7 @@ class Chunk:
     broken: bool = False
 
 
-ChunkReader = Callable[[IO[bytes], ByteSpan, LossHandler | None], Iterator[Chunk]]
+ChunkReader = Callable[[IO[bytes], ByteRange, LossHandler | None], Iterator[Chunk]]
 
 
 def sniff(head: bytes) -> str:
@@ -95,7 +87,7 @@ def format_of(path: str, file: IO[bytes]) -> str:
 
 def plain_chunks(
     file: IO[bytes],
-    span: ByteSpan,
+    span: ByteRange,
     on_loss: LossHandler | None = None,  # noqa: ARG001
 ) -> Iterator[Chunk]:
     """Yield the chunks of an uncompressed file; no byte of it can be corrupt at this level.

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.sources.chunks import ByteSpan, Chunk, LossHandler, StoredHandler, source_error
+from pipeline.engine.tasks import ByteRange
+from pipeline.sources.chunks import Chunk, LossHandler, StoredHandler, source_error
 from pipeline.sources.opening import read_chunks
 
 MAX_LINE_BYTES = 256 << 20
 
 
 def read_lines(
-    span: ByteSpan, on_loss: LossHandler | None = None, on_stored: StoredHandler | None = None
+    span: ByteRange, on_loss: LossHandler | None = None, on_stored: StoredHandler | None = None
 ) -> Iterator[tuple[str, bytes]]:
     """Yield the position of each line of the span, and the line with its newline.
 
@@ -47,7 +48,7 @@ def read_lines(
 class _LineAssembler:
     """Split chunks into lines; keep the start of a line until its newline comes."""
 
-    def __init__(self, span: ByteSpan) -> None:
+    def __init__(self, span: ByteRange) -> None:
         self._path = span.path
         # Whether all bytes through the next newline belong to the span before.
         self._skipping = span.start != 0

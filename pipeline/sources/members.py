@@ -15,14 +15,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import IO, Protocol
 
-from pipeline.sources.chunks import (
-    CHUNK_BYTES,
-    ByteSpan,
-    Chunk,
-    LossHandler,
-    SourceError,
-    source_error,
-)
+from pipeline.engine.tasks import ByteRange
+from pipeline.sources.chunks import CHUNK_BYTES, Chunk, LossHandler, SourceError, source_error
 
 READ_BYTES = 1 << 16
 TRIAL_BYTES = 256
@@ -113,7 +107,7 @@ class MemberFormat(Protocol):
 
 
 def member_chunks(
-    kind: MemberFormat, file: IO[bytes], span: ByteSpan, on_loss: LossHandler | None = None
+    kind: MemberFormat, file: IO[bytes], span: ByteRange, on_loss: LossHandler | None = None
 ) -> Iterator[Chunk]:
     """Yield the chunks of the members that start in the span, then those after it.
 
@@ -153,7 +147,7 @@ class _LostMemberError(SourceError):
     is_refused = False
 
 
-def _walk(kind: MemberFormat, file: IO[bytes], span: ByteSpan, member: int) -> Iterator[Chunk]:
+def _walk(kind: MemberFormat, file: IO[bytes], span: ByteRange, member: int) -> Iterator[Chunk]:
     """Yield chunks from one member to the next.
 
     Raises:

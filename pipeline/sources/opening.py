@@ -6,15 +6,9 @@ import functools
 from collections.abc import Iterator
 
 from pipeline.engine import files
+from pipeline.engine.tasks import ByteRange
 from pipeline.sources.bz2_blocks import bz2_chunks
-from pipeline.sources.chunks import (
-    ByteSpan,
-    Chunk,
-    ChunkReader,
-    LossHandler,
-    format_of,
-    plain_chunks,
-)
+from pipeline.sources.chunks import Chunk, ChunkReader, LossHandler, format_of, plain_chunks
 from pipeline.sources.gz import GzipMembers
 from pipeline.sources.members import MemberFormat, member_chunks
 from pipeline.sources.zstd_frames import ZstdFrames
@@ -28,7 +22,7 @@ READERS: dict[str, ChunkReader] = {
 }
 
 
-def read_chunks(span: ByteSpan, on_loss: LossHandler | None = None) -> Iterator[Chunk]:
+def read_chunks(span: ByteRange, on_loss: LossHandler | None = None) -> Iterator[Chunk]:
     """Yield the decoded chunks of a span, then those after it.
 
     The file is closed when the consumer stops.

@@ -11,7 +11,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.sources.chunks import ByteSpan, Chunk, LossHandler, StoredHandler, source_error
+from pipeline.engine.tasks import ByteRange
+from pipeline.sources.chunks import Chunk, LossHandler, StoredHandler, source_error
 from pipeline.sources.opening import read_chunks
 
 OPEN, CLOSE = b"<page>", b"</page>"
@@ -31,7 +32,7 @@ class RawPage:
 
 
 def read_pages(
-    span: ByteSpan, on_loss: LossHandler | None = None, on_stored: StoredHandler | None = None
+    span: ByteRange, on_loss: LossHandler | None = None, on_stored: StoredHandler | None = None
 ) -> Iterator[tuple[str, bytes]]:
     """Yield the position and the XML of each page of the span.
 
@@ -65,7 +66,7 @@ def read_pages(
 class _PageScanner:
     """Find pages in chunks."""
 
-    def __init__(self, span: ByteSpan) -> None:
+    def __init__(self, span: ByteRange) -> None:
         self._span = span
         self._buffer = bytearray()
         # How many bytes of the buffer belong to the span.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from pipeline.engine import files
-from pipeline.sources.chunks import ByteSpan, SourceError, format_of
+from pipeline.engine.tasks import ByteRange
+from pipeline.sources.chunks import SourceError, format_of
 from pipeline.sources.members import has_one_member
 from pipeline.sources.opening import MEMBER_FORMATS, read_chunks
 
@@ -15,7 +16,7 @@ MEMBER_SEARCH_BYTES = 1 << 30
 logger = logging.getLogger("trelm")
 
 
-def plan_ranges(path: str, unit_bytes: int) -> list[ByteSpan]:
+def plan_ranges(path: str, unit_bytes: int) -> list[ByteRange]:
     """Return spans of about `unit_bytes` that cover a file.
 
     A gz file of one member, or a zst file of one frame, is one span: it can have only one reader.
@@ -37,13 +38,13 @@ def plan_ranges(path: str, unit_bytes: int) -> list[ByteSpan]:
             kind = MEMBER_FORMATS[name]
             if has_one_member(kind, file, min(size, MEMBER_SEARCH_BYTES)):
                 logger.info("%s: one %s: one reader; %s", path, kind.name, kind.one_member_advice)
-                return [ByteSpan(path=path, start=0, end=size)]
+                return [ByteRange(path=path, start=0, end=size)]
 
     # Equal cuts instead of a small remainder: all units take about the same time.
     count = -(-size // unit_bytes)
     cuts = [size * number // count for number in range(count + 1)]
     return [
-        ByteSpan(path=path, start=low, end=high) for low, high in zip(cuts, cuts[1:], strict=False)
+        ByteRange(path=path, start=low, end=high) for low, high in zip(cuts, cuts[1:], strict=False)
     ]
 
 
@@ -62,7 +63,7 @@ def peek(path: str, num_bytes: int = 4096, losses: list[SourceError] | None = No
     losses = [] if losses is None else losses
     head = b""
     # Reading stops after the first chunks: the file is never read to its end.
-    for chunk in read_chunks(ByteSpan(path=path, start=0, end=files.size_of(path)), losses.append):
+    for chunk in read_chunks(ByteRange(path=path, start=0, end=files.size_of(path)), losses.append):
         head += chunk.data[:num_bytes]
         if len(head) >= num_bytes:
             break

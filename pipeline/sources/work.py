@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from pipeline.engine.tasks import ByteRange, ListRange, RowRange
 from pipeline.engine.units import UnitWriter
-from pipeline.sources.chunks import ByteSpan, LossHandler, SourceError
+from pipeline.sources.chunks import LossHandler, SourceError
 
 LOST = "corrupt block or member"
 # Progress is sent once per so many records: a message costs more than a record.
 RECORDS_PER_MESSAGE = 256
-
-
-def span_of(task: ByteRange) -> ByteSpan:
-    """Return the bytes of a task."""
-    return ByteSpan(path=task.path, start=task.start, end=task.end)
 
 
 def loss_handler(out: UnitWriter, *, skip_corrupt: bool) -> LossHandler | None:
