@@ -33,6 +33,7 @@ from trelm_train.config import (
     TrainConfig,
 )
 from trelm_train.data.shards import read_manifest, sha256_of, table_files
+from trelm_train.model.protocols import Tokenizer
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_POSITIONS = 512
@@ -116,7 +117,7 @@ def texts(files: list[Path]) -> Iterator[str]:
             yield from batch.column(0).to_pylist()
 
 
-def train_tokenizer(make_texts: Callable[[], Iterable[str]], vocab_size: int) -> Any:  # noqa: ANN401
+def train_tokenizer(make_texts: Callable[[], Iterable[str]], vocab_size: int) -> Tokenizer:
     """Train a lower-cased WordPiece tokenizer with BERT's special tokens.
 
     `make_texts` is called twice: once to count letters, once to learn.
@@ -182,7 +183,7 @@ def _commonest_letters(normalizer: Any, corpus: Iterable[str]) -> list[str]:  # 
     return sorted(commonest[:MAX_LETTERS])
 
 
-def _untrained(request: InitRequest, tokenizer: Any) -> Any:  # noqa: ANN401
+def _untrained(request: InitRequest, tokenizer: Tokenizer) -> Any:  # noqa: ANN401 - a model of transformers, which is untyped
     """Make a BERT with random weights, by the seed of the warm-up."""
     import torch
     from transformers import BertConfig, BertForMaskedLM
@@ -204,7 +205,7 @@ def _untrained(request: InitRequest, tokenizer: Any) -> Any:  # noqa: ANN401
     return BertForMaskedLM(config)
 
 
-def sentence_windows(tokenizer: Any, text: str) -> Iterator[tuple[list[int], list[int]]]:  # noqa: ANN401
+def sentence_windows(tokenizer: Tokenizer, text: str) -> Iterator[tuple[list[int], list[int]]]:
     """Yield token ids (special ones too) and word starts of each sentence, long ones in pieces."""
     sentences = [piece for piece in _SENTENCE_END.split(text) if piece.strip()]
     if not sentences:
@@ -220,7 +221,7 @@ def sentence_windows(tokenizer: Any, text: str) -> Iterator[tuple[list[int], lis
             yield [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id], starts
 
 
-def write_plain_shards(folder: Path, tokenizer: Any, corpus: Iterator[str]) -> int:  # noqa: ANN401
+def write_plain_shards(folder: Path, tokenizer: Tokenizer, corpus: Iterator[str]) -> int:
     """Write a shards folder without mentions, and return its number of sentences.
 
     It has every sentence of the corpus, all of them for training.

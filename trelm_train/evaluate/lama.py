@@ -20,6 +20,7 @@ from schemas.array_types import I64
 from schemas.errors import ConfigError
 from trelm_train.data.loader import Packing, Position, assemble, plan_batches, sentences_from_lists
 from trelm_train.model.masked_lm import MaskedLm, load_pretrained, load_tokenizer, pick_device
+from trelm_train.model.protocols import Tokenizer
 
 # Fixed, so that scores do not depend on the settings of a run.
 BATCH = Packing(max_tokens=128, batch_tokens=4096, limit=512)
@@ -97,7 +98,7 @@ class Prober:
         ConfigError: the common vocabulary cannot be read, or holds no token of the model.
     """
 
-    def __init__(self, model: MaskedLm, tokenizer: Any, common_vocab: Path | None) -> None:  # noqa: ANN401
+    def __init__(self, model: MaskedLm, tokenizer: Tokenizer, common_vocab: Path | None) -> None:
         self.model, self.tokenizer = model, tokenizer
         ids = self._all_ids() if common_vocab is None else self._ids_of_words(common_vocab)
         self.candidates: I64 = np.unique(np.asarray(ids, np.int64))
@@ -271,7 +272,7 @@ def scores(ranks: list[int]) -> dict[str, float]:
     }
 
 
-def evaluate_lama(model: MaskedLm, tokenizer: Any, options: Options) -> dict[str, Any]:  # noqa: ANN401
+def evaluate_lama(model: MaskedLm, tokenizer: Tokenizer, options: Options) -> dict[str, Any]:
     """Score a model on LAMA probes.
 
     The result has macro and micro scores, scores per relation, what was excluded and which

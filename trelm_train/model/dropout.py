@@ -8,11 +8,11 @@ them.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from trelm_train.model.protocols import DropoutContext
 
 # Values of 16 random bits, and how many of these 64 bits hold.
 LEVELS = 65_536
@@ -23,7 +23,7 @@ class _Drop(torch.autograd.Function):
     """Compute `x * keep / share`, with `keep` drawn for each element."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, probability: float) -> Tensor:  # noqa: ANN401
+    def forward(ctx: DropoutContext, x: Tensor, probability: float) -> Tensor:
         """Drop a share of the elements as near to `probability` as 16 bits allow.
 
         The other elements grow in proportion.
@@ -40,7 +40,7 @@ class _Drop(torch.autograd.Function):
         return torch.mul(x, keep_bytes).mul_(ctx.scale)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+    def backward(ctx: DropoutContext, *grads: Tensor) -> tuple[Tensor, None]:
         """Drop the same elements of the gradient."""
         return torch.mul(grads[0], ctx.saved_tensors[0]).mul_(ctx.scale), None
 

@@ -24,6 +24,7 @@ from trelm_train.data.loader import Batch
 from trelm_train.data.masking import Vocabulary
 from trelm_train.data.shards import Shards, sha256_of
 from trelm_train.model.families import FAMILIES, Packed
+from trelm_train.model.protocols import Tokenizer
 from trelm_train.model.token_log_probability import gold_log_probabilities
 
 # Legend: R packed rows, S tokens per packed row, H hidden size, M predicted positions,
@@ -217,7 +218,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def load_tokenizer(folder: str) -> Any:  # noqa: ANN401
+def load_tokenizer(folder: str) -> Tokenizer:
     """Load the tokenizer of a model or of a shards folder.
 
     Raises:
@@ -231,7 +232,7 @@ def load_tokenizer(folder: str) -> Any:  # noqa: ANN401
         raise ConfigError(f"{folder}: no tokenizer there ({_first_line(error)})") from error
 
 
-def vocabulary_of(tokenizer: Any, size: int) -> Vocabulary:  # noqa: ANN401
+def vocabulary_of(tokenizer: Tokenizer, size: int) -> Vocabulary:
     """Return the size of a vocabulary, and its mask, padding and special ids.
 
     Raises:

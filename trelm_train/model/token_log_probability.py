@@ -7,10 +7,10 @@ them where they are.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
+
+from trelm_train.model.protocols import AutogradContext
 
 # Below this probability float32 has few digits left, or none.
 VANISHED = 1e-30
@@ -21,7 +21,7 @@ class GoldLogProbability(torch.autograd.Function):
     """Compute `log softmax(logits)[gold]`, as M."""
 
     @staticmethod
-    def forward(ctx: Any, logits_MV: Tensor, gold_M: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: AutogradContext, logits_MV: Tensor, gold_M: Tensor) -> Tensor:
         """Compute the logarithm, also where the probability of the gold token has vanished."""
         p_MV = torch.softmax(logits_MV, -1)
         p_M = p_MV.gather(1, gold_M[:, None])[:, 0]
@@ -41,7 +41,7 @@ class GoldLogProbability(torch.autograd.Function):
         return log_p_M
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+    def backward(ctx: AutogradContext, *grads: Tensor) -> tuple[Tensor, None]:
         """Return `grad (1[gold] - p)`, which overwrites the probabilities: a graph serves once."""
         p_MV, gold_M = ctx.saved_tensors
         grad_M1 = grads[0][:, None]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 log = logging.getLogger(__name__)
 # Shows a step's number and a line.
@@ -43,7 +46,7 @@ def _lines(steps: int) -> Iterator[Show]:
 
 
 @contextmanager
-def bar(console: Any, done: int, steps: int) -> Iterator[Show]:  # noqa: ANN401
+def bar(console: Console, done: int, steps: int) -> Iterator[Show]:
     """Show a bar with the time that is left."""
     from rich.progress import (
         BarColumn,

@@ -7,11 +7,11 @@ several backward passes. W_out keeps the selected neurons for its backward pass,
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from trelm_train.model.protocols import RoutedContext
 
 # Legend: T tokens, K selected neurons, J rows of W_in that they own, H hidden size, I inner size.
 
@@ -21,7 +21,7 @@ class RoutedIn(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401
+        ctx: RoutedContext,
         x_H: Tensor,
         full: tuple[Tensor, Tensor | None],
         rows_J: Tensor,
@@ -43,7 +43,7 @@ class RoutedIn(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any,  # noqa: ANN401
+        ctx: RoutedContext,
         *grads: Tensor,
     ) -> tuple[Tensor | None, None, None, Tensor, Tensor | None]:
         """Return the gradient of the input (if needed) and of the gathered rows."""
@@ -62,7 +62,7 @@ class RoutedOut(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401
+        ctx: RoutedContext,
         v_I: Tensor,
         weight_HI: Tensor,
         bias_H: Tensor | None,
@@ -84,7 +84,7 @@ class RoutedOut(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any,  # noqa: ANN401
+        ctx: RoutedContext,
         *grads: Tensor,
     ) -> tuple[Tensor | None, None, Tensor | None, None, Tensor]:
         """Return the gradient of neurons, bias (if it is trained) and gathered columns."""
