@@ -26,8 +26,8 @@ from trelm_train.config import CkaConfig, InjectionConfig, MaskingConfig, Memory
 from trelm_train.data.arrays import from_lengths
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.loader import Batch, Packing, Position, Sentences, assemble, plan_batches
-from trelm_train.data.masking import Masked, Vocabulary, mask_batch
-from trelm_train.memory.injection import Injector, make_anchor
+from trelm_train.data.masking import MaskedBatch, Vocabulary, mask_batch
+from trelm_train.memory.injection import Injector, freeze_embeddings
 from trelm_train.memory.memory_bank import MemoryBank, take_notes
 from trelm_train.model.masked_lm import MaskedLm, mlm_loss_sum
 
@@ -168,7 +168,7 @@ class Setting:
         return hidden.detach().requires_grad_(), hidden
 
     def update(
-        self, leaf: Tensor, hidden: Tensor, masked: Masked, plan: CkaPlan | None, clock: Clock
+        self, leaf: Tensor, hidden: Tensor, masked: MaskedBatch, plan: CkaPlan | None, clock: Clock
     ) -> None:
         """Losses, backward, AdamW."""
         target, gold = torch.from_numpy(masked.target_M), torch.from_numpy(masked.gold_M)
@@ -195,13 +195,13 @@ def make_setting(shape: str, storage: str, folder: Path, *, bf16: bool, ffn_only
             parameter.requires_grad_(
                 "intermediate" in name or ("output" in name and "attention" not in name)
             )
-    anchor = make_anchor(model.word_embeddings.weight, knowledge)
-    cka = Cka(CkaConfig(), knowledge, anchor, seed=0)
+    initial = freeze_embeddings(model.word_embeddings.weight, knowledge)
+    cka = Cka(CkaConfig(), knowledge, initial, seed=0)
     trained = [p for p in [*model.hf.parameters(), *cka.parameters()] if p.requires_grad]
     return Setting(
         model=model,
         knowledge=knowledge,
-        injector=Injector(InjectionConfig(policy="all"), knowledge, anchor, seed=0),
+        injector=Injector(InjectionConfig(policy="all"), knowledge, initial, seed=0),
         bank=MemoryBank(ENTITIES, model.hidden_size, MemoryConfig(storage=storage), folder=folder),
         cka=cka,
         optimiser=torch.optim.AdamW(trained, lr=1e-4, fused=True),

@@ -80,7 +80,7 @@ def ours(
     for notes in steps(num_rows, hidden_size, mentions, count):
 
         def read(notes: Notes = notes) -> None:
-            bank.seen(notes.row_O, notes.sentence_O)
+            bank.readable(notes.row_O, notes.sentence_O)
             bank.read(notes.row_O)
 
         gather.append(timed(read))

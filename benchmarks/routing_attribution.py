@@ -29,8 +29,8 @@ from trelm_train.routing.attribution import (
     Targets,
     Walk,
     attribute,
-    estimator,
     evaluating,
+    make_estimator,
 )
 from trelm_train.routing.probes import Probe
 
@@ -70,7 +70,7 @@ def cost(  # noqa: PLR0913
         "ours": lambda: _ours(
             model,
             probes,
-            estimator("midpoint", points, precision=precision, context=context),
+            make_estimator("midpoint", points, precision=precision, context=context),
             first_layer,
         ),
         "published": lambda: _each(model, probes, published),
@@ -203,11 +203,11 @@ def fidelity(out: Path, model: str, facts: int) -> dict[str, Any]:  # noqa: ARG0
     torch.set_num_threads(1)
     loaded, tokenizer = trained_model(model)
     made = probe_chunks(loaded, kit_facts(tokenizer, facts))
-    exact = attributions(loaded, made, estimator(*REFERENCE))
+    exact = attributions(loaded, made, make_estimator(*REFERENCE))
     table = {}
     for name, (rule, points, precision, context) in METHODS.items():
         found = attributions(
-            loaded, made, estimator(rule, points, precision=precision, context=context)
+            loaded, made, make_estimator(rule, points, precision=precision, context=context)
         )
         table[name] = {
             "top_1": overlap(found.sum(0), exact.sum(0), 0.01),
@@ -284,7 +284,7 @@ def captum_difference(model: MaskedLm, made: list[tuple[Any, Targets]]) -> float
             gold_T=targets.gold_T[rows],
             num_examples=1,
         )
-        ours = attribute(model, packed, one, estimator(*REFERENCE))[0]
+        ours = attribute(model, packed, one, make_estimator(*REFERENCE))[0]
         worst = max(
             worst, float((captum(model, packed, one) - ours).abs().max() / ours.abs().max())
         )

@@ -29,7 +29,7 @@ from trelm_train.data.loader import BatchStream, Packing, Position
 from trelm_train.data.shards import open_shards
 from trelm_train.model.masked_lm import load_tokenizer, vocabulary_of
 from trelm_train.optim import BETAS, EPSILON, rate_factor
-from trelm_train.training.step_inputs import Maker, Micro
+from trelm_train.training.step_inputs import BatchPreparer, MicroBatch
 
 NOT_A_TARGET = -100
 WARM_STEPS = 2  # not timed: the first steps fill caches and allocate
@@ -131,12 +131,12 @@ class OurBatches(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
         train = self.config.train
         packing = Packing(max_tokens=train.max_tokens, batch_tokens=train.batch_tokens, limit=512)
         stream = BatchStream(self.shards, packing, seed=train.seed, pad_id=self.vocabulary.pad_id)
-        make = Maker(config=self.config, vocabulary=self.vocabulary, planner=None)
+        make = BatchPreparer(config=self.config, vocabulary=self.vocabulary, planner=None)
         for here, _ in stream.positions(Position()):
             yield unpacked(make(stream.at(here), 0), self.vocabulary.pad_id)
 
 
-def unpacked(micro: Micro, pad_id: int) -> dict[str, torch.Tensor]:
+def unpacked(micro: MicroBatch, pad_id: int) -> dict[str, torch.Tensor]:
     """One sentence per row, padded to the longest; labels at the targets."""
     batch = micro.batch
     lengths = batch.end_N - batch.start_N

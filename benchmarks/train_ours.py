@@ -13,7 +13,7 @@ from trelm_train.config import load_config
 from trelm_train.data.prefetch import prefetch
 from trelm_train.training.session import RunRequest, Session, start_run
 from trelm_train.training.step import StepResult, train_step
-from trelm_train.training.step_inputs import works
+from trelm_train.training.step_inputs import stream_step_inputs
 from trelm_train.training.train import AHEAD, PLAN_NAME, route, run
 
 WARM_STEPS = 2
@@ -37,8 +37,12 @@ def start(out: Path, request: dict[str, Any]) -> Session:
 def steps_of(session: Session, count: int) -> list[tuple[float, float, StepResult]]:
     """Wall clock and processor time at the end of each step, and what it measured."""
     config, ends = session.request.config.train, []
-    source = works(
-        session.stream, session.position, session.parts.ranks, config.micro_batches, session.maker
+    source = stream_step_inputs(
+        session.stream,
+        session.position,
+        session.components.ranks,
+        config.micro_batches,
+        session.preparer,
     )
     with prefetch(source, depth=AHEAD) as ready:
         for _ in range(count):
@@ -47,9 +51,9 @@ def steps_of(session: Session, count: int) -> list[tuple[float, float, StepResul
             session.history["refresh_cpu_s"] = (
                 session.history.get("refresh_cpu_s", 0.0) + time.process_time() - before
             )
-            work = next(ready)
-            result = train_step(session.parts, work, session.step)
-            session.position, session.step = work.following, session.step + 1
+            inputs = next(ready)
+            result = train_step(session.components, inputs, session.step)
+            session.position, session.step = inputs.following, session.step + 1
             ends.append((time.perf_counter(), time.process_time(), result))
     return ends
 
@@ -64,11 +68,11 @@ def throughput(out: Path, **request: Any) -> dict[str, Any]:
         "seconds": wall_end - wall,
         "cpu_seconds": cpu_end - cpu,
         "tokens": sum(result.totals.tokens for _, _, result in ends[WARM_STEPS:]),
-        "places": sum(result.totals.places for _, _, result in ends[WARM_STEPS:]),
+        "places": sum(result.totals.padded for _, _, result in ends[WARM_STEPS:]),
         "steps": request["steps"],
-        "parts_s": session.parts.timers.seconds,
+        "parts_s": session.components.timers.seconds,
         "refresh_cpu_s": session.history["refresh_cpu_s"],
-        "trained_share": session.parts.trained_share,
+        "trained_share": session.components.trained_share,
     }
 
 

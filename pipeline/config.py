@@ -250,7 +250,8 @@ class StatsConfig:
             )
         if not self.torso_min_mentions < self.head_min_mentions:
             raise ConfigError(
-                f"wanted torso_min_mentions < head_min_mentions, found {self.torso_min_mentions} and {self.head_min_mentions}"
+                f"wanted torso_min_mentions < head_min_mentions, found {self.torso_min_mentions} "
+                f"and {self.head_min_mentions}"
             )
 
 
@@ -333,7 +334,8 @@ class ShardsConfig:
         for policy in self.policies:
             if policy not in POLICIES and self.policies != (NO_POLICY,):
                 raise ConfigError(
-                    f"policies: {policy!r} is not one of {', '.join(POLICIES)}; {NO_POLICY} stands alone, for no bits"
+                    f"policies: {policy!r} is not one of {', '.join(POLICIES)}; {NO_POLICY} "
+                    "stands alone, for no bits"
                 )
         if len(set(self.policies)) < len(self.policies):
             raise ConfigError(f"policies: one stands there twice: {', '.join(self.policies)}")

@@ -8,7 +8,7 @@ link, kb ──▶ stats
 link ──▶ importance
 link, importance, stats, kb ──▶ shards ──▶ trelm-train
 
-`STAGES` is the one place that says so. The command line, `run`, `sql`, lineage checks, the sections
+`STAGES` is the one place where this stands. The command line, `run`, `sql`, lineage checks, the sections
 of the settings and the table in the reference derive from it.
 """
 
@@ -64,8 +64,10 @@ class Stage:
 STAGES = (
     Stage(
         name="kb",
-        summary="Turn a Wikidata dump into tables. They hold entities, aliases, properties, triples, "
-        "redirects.",
+        summary=(
+            "Turn a Wikidata dump into tables. They hold entities, aliases, properties, triples, "
+            "redirects."
+        ),
         reads=(),
         writes=(ENTITIES, ALIASES, PROPERTIES, TRIPLES, REDIRECTS, STATEMENTS),
         section="kb",
@@ -86,8 +88,10 @@ STAGES = (
     ),
     Stage(
         name="documents",
-        summary="Turn a corpus into documents and anchors. The corpus is text, JSONL, Parquet or "
-        "MediaWiki XML (.gz, .bz2, .zst too).",
+        summary=(
+            "Turn a corpus into documents and anchors. The corpus is text, JSONL, Parquet or "
+            "MediaWiki XML (.gz, .bz2, .zst too)."
+        ),
         reads=("titles",),
         writes=(DOCUMENTS, ANCHORS),
         section="documents",
@@ -97,8 +101,10 @@ STAGES = (
     ),
     Stage(
         name="index",
-        summary="Build the look-up files of names and entities. They are memory-mapped; a stopped "
-        "build continues.",
+        summary=(
+            "Build the look-up files of names and entities. They are memory-mapped; a stopped "
+            "build continues."
+        ),
         reads=("kb", "titles", "documents"),
         writes=(),
         artefacts=("aliases", "entities"),
@@ -109,8 +115,10 @@ STAGES = (
     ),
     Stage(
         name="link",
-        summary="Find mentions, and link each to an item or NIL. The links keep the best "
-        "candidates with their scores.",
+        summary=(
+            "Find mentions, and link each to an item or NIL. The links keep the best "
+            "candidates with their scores."
+        ),
         reads=("documents", "index"),
         writes=(SENTENCES, LINKS),
         section="link",
@@ -120,8 +128,10 @@ STAGES = (
     ),
     Stage(
         name="stats",
-        summary="Count the links. The tables hold frequencies, bands, co-occurrence, supported facts "
-        "and the tail's summary.",
+        summary=(
+            "Count the links. The tables hold frequencies, bands, co-occurrence, supported facts "
+            "and the tail's summary."
+        ),
         reads=("link", "kb"),
         writes=(ENTITY_FREQUENCY, SURFACE_FREQUENCY, COOCCURRENCE, FACT_SUPPORT, TAIL_SUMMARY),
         section="stats",
@@ -131,8 +141,10 @@ STAGES = (
     ),
     Stage(
         name="importance",
-        summary="Measure how much sentences need their mentions. A frozen encoder scores "
-        "every linked mention: its semantic importance.",
+        summary=(
+            "Measure how much sentences need their mentions. A frozen encoder scores "
+            "every linked mention: its semantic importance."
+        ),
         reads=("documents", "link"),
         writes=(IMPORTANCE,),
         section="importance",
@@ -142,8 +154,10 @@ STAGES = (
     ),
     Stage(
         name="shards",
-        summary="Write training examples and knowledge. They join the results of all stages, for "
-        "one tokenizer.",
+        summary=(
+            "Write training examples and knowledge. They join the results of all stages, for "
+            "one tokenizer."
+        ),
         reads=("kb", "documents", "link", "stats", "importance"),
         writes=(EXAMPLES, KNOWLEDGE),
         artefacts=("tokenizer",),

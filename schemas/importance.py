@@ -18,7 +18,10 @@ IMPORTANCE = Table(
         Column(
             name="cosine",
             type=pa.float32(),
-            meaning="cosine of the sentence and of the sentence with its entity replaced; round it before selecting by it",
+            meaning=(
+                "cosine of the sentence and of the sentence with its entity replaced; round "
+                "it before selecting by it"
+            ),
         ),
         Column(name="si", type=pa.float32(), meaning="semantic importance, 1 / max(cosine, 1e-4)"),
     ),

@@ -65,13 +65,19 @@ LINKS = Table(
         Column(
             name="confidence",
             type=pa.float32(),
-            meaning="probability of the best candidate, 0 to 1; 0 without candidates, 1 where an anchor says it",
+            meaning=(
+                "probability of the best candidate, 0 to 1; 0 without candidates, 1 where an "
+                "anchor says it"
+            ),
         ),
         Column(
             name="candidates",
             type=list_of(CANDIDATE),
-            meaning="best first: item, probability (score), how it was found (exact, variant, inflected, reused, partial, "
-            "fuzzy), and what each group of features adds to the logit",
+            meaning=(
+                "best first: item, probability (score), how it was found (exact, variant, "
+                "inflected, reused, partial, "
+                "fuzzy), and what each group of features adds to the logit"
+            ),
         ),
     ),
 )

@@ -37,7 +37,10 @@ EXAMPLES = Table(
         Column(
             name="word_starts",
             type=list_of(pa.uint16()),
-            meaning="index of each word's first token; it ends where the next starts, the last before the final token",
+            meaning=(
+                "index of each word's first token; it ends where the next starts, the last "
+                "before the final token"
+            ),
         ),
         Column(name="n_tokens", type=pa.uint16(), meaning="length of input_ids"),
         Column(

@@ -76,7 +76,10 @@ COOCCURRENCE = Table(
         Column(
             name="npmi",
             type=pa.float64(),
-            meaning="normalised pointwise mutual information over sentences: -1 never together, 0 as chance has it, 1 always",
+            meaning=(
+                "normalised pointwise mutual information over sentences: -1 never together, 0 "
+                "as chance has it, 1 always"
+            ),
         ),
         Column(
             name="npmi_documents",
@@ -113,7 +116,7 @@ _NO_FIT = "fewer than 10 items, or all alike: no fit"  # nor a comparison where 
 
 
 def _measured(name: str, meaning: str, null_means: str) -> tuple[Column, Column, Column]:
-    """A statistic and its bootstrap interval."""
+    """Declare a statistic and its bootstrap interval."""
     low, high = (f"{side} end of its 95 % bootstrap interval" for side in ("lower", "upper"))
     return (
         Column(name=name, type=pa.float64(), meaning=meaning, null_means=null_means),
@@ -123,7 +126,7 @@ def _measured(name: str, meaning: str, null_means: str) -> tuple[Column, Column,
 
 
 def _fitted(name: str, meaning: str, kind: pa.DataType | None = None) -> Column:
-    """A figure that is there where a power law could be fitted."""
+    """Declare a figure that is there only where a power law could be fitted."""
     return Column(name=name, type=kind or pa.float64(), meaning=meaning, null_means=_NO_FIT)
 
 
@@ -185,7 +188,8 @@ TAIL_SUMMARY = Table(
         _fitted("lognormal_sigma", "and its scale"),
         _fitted(
             "power_law_vs_lognormal",
-            "Vuong's normalised log likelihood ratio: above 0 the power law fits better, below the lognormal does",
+            "Vuong's normalised log likelihood ratio: above 0 the power law fits better, below "
+            "the lognormal does",
         ),
         _fitted(
             "power_law_vs_lognormal_p", "probability of a ratio so far from 0 where both fit alike"

@@ -91,7 +91,8 @@ class Table:
         name = metadata.get(TABLE_KEY, b"").decode()
         if not name:
             raise SchemaError(
-                f"{where}: not a TRELM table (no {TABLE_KEY.decode()!r} in its metadata); wanted {self.name!r}"
+                f"{where}: not a TRELM table (no {TABLE_KEY.decode()!r} in its metadata); wanted "
+                f"{self.name!r}"
             )
         if name != self.name:
             raise SchemaError(
@@ -101,7 +102,8 @@ class Table:
         version = metadata.get(VERSION_KEY, b"").decode()
         if version != str(self.version):
             raise SchemaError(
-                f"{where}: table {self.name!r} has version {version}, this program reads version {self.version}; "
+                f"{where}: table {self.name!r} has version {version}, this program reads version "
+                f"{self.version}; "
                 "run the stage that writes it again"
             )
         self._check_columns(schema, where)

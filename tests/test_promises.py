@@ -11,7 +11,9 @@ import pytest
 from tests.conftest import ROOT
 
 SOURCES = sorted(
-    path for folder in ("pipeline", "trelm_train", "schemas") for path in (ROOT / folder).rglob("*.py")
+    path
+    for folder in ("pipeline", "trelm_train", "schemas")
+    for path in (ROOT / folder).rglob("*.py")
 )
 MAX_FUNCTION_LINES = 60
 # Tests that belong to the whole and not to a folder of the code.

@@ -249,7 +249,8 @@ def init(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     )
     _show(
         result,
-        f"{result['model']}: {result['vocabulary']} tokens, {result['sentences']} sentences, {steps} steps{losses}",
+        f"{result['model']}: {result['vocabulary']} tokens, {result['sentences']} sentences, "
+        f"{steps} steps{losses}",
         as_json=as_json,
     )
 
@@ -381,10 +382,10 @@ def inspect_plan(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
           --set train.batch_tokens=16384
     """
     request = _request(options)
-    from trelm_train.training.resource_estimate import plan_request, readable_plan
+    from trelm_train.training.resource_estimate import estimate_request, readable_estimate
 
-    plan = plan_request(request)
-    _show(plan.to_dict(), readable_plan(plan), as_json=as_json)
+    plan = estimate_request(request)
+    _show(plan.to_dict(), readable_estimate(plan), as_json=as_json)
 
 
 @inspect.command("bank")

@@ -23,10 +23,19 @@ LOGGERS = ("tensorboard", "wandb", "mlflow")
 # These may differ when a run is resumed, because they change nothing that is learned. A section's
 # name stands for all its settings.
 OPERATIONAL = {
-    "train.keep_checkpoints", "train.async_checkpoint", "train.loggers", "train.profile", "train.checkpoint_every",
-    "train.log_every", "train.validate", "train.check_plan", "memory.storage", "memory.ram_share", "memory.folder",
+    "train.keep_checkpoints",
+    "train.async_checkpoint",
+    "train.loggers",
+    "train.profile",
+    "train.checkpoint_every",
+    "train.log_every",
+    "train.validate",
+    "train.check_plan",
+    "memory.storage",
+    "memory.ram_share",
+    "memory.folder",
     "evaluation",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -293,21 +302,52 @@ def load_config(path: Path | None, sets: Sequence[str] = ()) -> Config:
 
 
 _SHARES = (
-    "train.warmup_share", "train.final_rate_share", "masking.probability", "masking.mask_share", "masking.random_share",
+    "train.warmup_share",
+    "train.final_rate_share",
+    "masking.probability",
+    "masking.mask_share",
+    "masking.random_share",
     "injection.strength",
-    "injection.triple_share", "injection.masked_probability", "injection.dropout", "memory.decay", "memory.global_share",
-    "memory.ram_share", "cka.mlm_share", "cka.fact_share", "routing.share", "routing.threshold", "routing.smoothing",
-)  # fmt: skip
+    "injection.triple_share",
+    "injection.masked_probability",
+    "injection.dropout",
+    "memory.decay",
+    "memory.global_share",
+    "memory.ram_share",
+    "cka.mlm_share",
+    "cka.fact_share",
+    "routing.share",
+    "routing.threshold",
+    "routing.smoothing",
+)
 _POSITIVE = (
-    "train.steps", "train.learning_rate", "train.clip_norm", "train.batch_tokens", "train.max_tokens",
-    "train.micro_batches", "train.checkpoint_every", "train.keep_checkpoints", "train.log_every", "cka.temperature",
+    "train.steps",
+    "train.learning_rate",
+    "train.clip_norm",
+    "train.batch_tokens",
+    "train.max_tokens",
+    "train.micro_batches",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.log_every",
+    "cka.temperature",
     "cka.negatives",
-    "routing.refresh_every", "routing.probe_facts", "routing.points", "routing.learning_rate_scale", "routing.share",
-)  # fmt: skip
+    "routing.refresh_every",
+    "routing.probe_facts",
+    "routing.points",
+    "routing.learning_rate_scale",
+    "routing.share",
+)
 _NOT_NEGATIVE = (
-    "train.seed", "train.weight_decay", "train.threads", "train.skip_sigma", "memory.window", "routing.layer_budget",
-    "evaluation.every", "evaluation.lama_limit",
-)  # fmt: skip
+    "train.seed",
+    "train.weight_decay",
+    "train.threads",
+    "train.skip_sigma",
+    "memory.window",
+    "routing.layer_budget",
+    "evaluation.every",
+    "evaluation.lama_limit",
+)
 _CHOICES = {
     "train.device": ("auto", "cpu", "cuda"),
     "train.schedule": ("linear", "cosine", "constant"),

@@ -1,7 +1,8 @@
-"""A small pretrained model from a run's own documents, for machines without a downloaded one.
+"""Make a small pretrained model from a run's own documents, where none can be downloaded.
 
-Goes in: the `documents` table. Comes out: a Hugging Face folder (BERT with a masked-LM head, lower-cased WordPiece tokenizer).
-The warm-up is the ordinary training loop on plain text: its own shards without mentions, every knowledge component off.
+The `documents` table goes in. A Hugging Face folder comes out: BERT with a masked-LM head, and a
+lower-cased WordPiece tokenizer. The warm-up is the ordinary training loop on plain text: shards
+without mentions, made for it alone, with every knowledge component off.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.documents import DOCUMENTS
+from schemas.errors import ConfigError, TrelmError
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
 from schemas.shards import EXAMPLES, KNOWLEDGE
 from schemas.table import Table
@@ -31,18 +33,20 @@ from trelm_train.config import (
     TrainConfig,
 )
 from trelm_train.data.shards import read_manifest, sha256_of, table_files
-from trelm_train.errors import ConfigError, TrelmError
+from trelm_train.model.protocols import Tokenizer
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_POSITIONS = 512
-MAX_LETTERS = 1000  # the commonest; others become [UNK]
-WINDOW_TOKENS = 126  # with the two special tokens: one packed row
+# Of all letters the commonest; others become [UNK].
+MAX_LETTERS = 1000
+# With the two special tokens: one packed row.
+WINDOW_TOKENS = 126
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InitRequest:
-    """What `trelm-train init` was asked for."""
+    """Hold what `trelm-train init` was asked for."""
 
     documents: Path
     out: Path
@@ -63,6 +67,7 @@ def check_request(request: InitRequest) -> None:
         raise ConfigError(
             f"--hidden {request.hidden} must be a multiple of --heads {request.heads}"
         )
+    # The five special tokens and the letters of a small corpus need about as many.
     if request.vocab_size < 100:
         raise ConfigError(f"--vocab-size {request.vocab_size} must be at least 100")
     if (request.out / "config.json").exists():
@@ -70,18 +75,21 @@ def check_request(request: InitRequest) -> None:
 
 
 def init(request: InitRequest) -> dict[str, Any]:
-    """Tokenizer, model, warm-up; returns what came of it.
+    """Make tokenizer and model, warm the model up, and return a summary.
 
     Raises:
         ConfigError: wrong options or no documents stage.
         TrelmError: the corpus is empty.
     """
     check_request(request)
+
     manifest = read_manifest(request.documents, "documents", "trelm-pipeline documents")
     files = table_files(request.documents, manifest, DOCUMENTS)
     tokenizer = train_tokenizer(lambda: texts(files), request.vocab_size)
     if len(tokenizer) <= len(SPECIAL):
         raise TrelmError(f"{request.documents}: its documents hold no text; was the corpus empty?")
+
+    # A warm-up that fails leaves nothing in the folder of the model.
     with tempfile.TemporaryDirectory(prefix="trelm-init-") as name:
         scratch = Path(name)
         _untrained(request, tokenizer).save_pretrained(scratch / "untrained")
@@ -91,6 +99,7 @@ def init(request: InitRequest) -> dict[str, Any]:
         source = scratch / ("run/model" if request.warmup.steps else "untrained")
         request.out.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, request.out, dirs_exist_ok=True)
+
     return {
         "model": str(request.out),
         "vocabulary": len(tokenizer),
@@ -102,14 +111,17 @@ def init(request: InitRequest) -> dict[str, Any]:
 
 
 def texts(files: list[Path]) -> Iterator[str]:
-    """The text of every document."""
+    """Yield the text of every document."""
     for path in files:
         for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=["text"]):
             yield from batch.column(0).to_pylist()
 
 
-def train_tokenizer(make_texts: Any, vocab_size: int) -> Any:  # noqa: ANN401
-    """A lower-cased WordPiece tokenizer with BERT's special tokens."""
+def train_tokenizer(make_texts: Callable[[], Iterable[str]], vocab_size: int) -> Tokenizer:
+    """Train a lower-cased WordPiece tokenizer with BERT's special tokens.
+
+    `make_texts` is called twice: once to count letters, once to learn.
+    """
     from tokenizers import (
         Tokenizer,
         decoders,
@@ -121,34 +133,32 @@ def train_tokenizer(make_texts: Any, vocab_size: int) -> Any:  # noqa: ANN401
     )
     from transformers import PreTrainedTokenizerFast
 
-    normalizer, splitter = (
-        normalizers.BertNormalizer(lowercase=True),
-        pre_tokenizers.BertPreTokenizer(),
-    )
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
     learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     learner.normalizer, learner.pre_tokenizer = normalizer, splitter
-    # The trainer numbers pieces in the order of a hash table and breaks ties between merges by those numbers. Pieces that
-    # are there from the start, in a fixed order, make the same texts give the same vocabulary.
-    counts = Counter(
-        letter
-        for text in make_texts()
-        for letter in normalizer.normalize_str(text)
-        if not letter.isspace()
-    )
-    letters = sorted(sorted(counts, key=lambda letter: (-counts[letter], letter))[:MAX_LETTERS])
-    first = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters)]
+
+    # The trainer numbers pieces in the order of a hash table and breaks ties between merges by
+    # those numbers. Pieces that are there from the start, in a fixed order, make the same texts
+    # give the same vocabulary.
+    letters = _commonest_letters(normalizer, make_texts())
+    initial = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters)]
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=first, show_progress=False
+        vocab_size=vocab_size, special_tokens=initial, show_progress=False
     )
     learner.train_from_iterator(make_texts(), trainer)
+
+    # The letters were special tokens of the learner only: build a tokenizer from its pieces.
     tokenizer = Tokenizer(models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))
     tokenizer.add_special_tokens(list(SPECIAL))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     tokenizer.decoder = decoders.WordPiece()
+
     ends = [("[CLS]", tokenizer.token_to_id("[CLS]")), ("[SEP]", tokenizer.token_to_id("[SEP]"))]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
     )
+
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
@@ -161,11 +171,25 @@ def train_tokenizer(make_texts: Any, vocab_size: int) -> Any:  # noqa: ANN401
     )
 
 
-def _untrained(request: InitRequest, tokenizer: Any) -> Any:  # noqa: ANN401
+def _commonest_letters(normalizer: Any, corpus: Iterable[str]) -> list[str]:  # noqa: ANN401
+    """Return the `MAX_LETTERS` commonest letters of normalised texts, in the order of letters."""
+    counts = Counter(
+        letter
+        for text in corpus
+        for letter in normalizer.normalize_str(text)
+        if not letter.isspace()
+    )
+    commonest = sorted(counts, key=lambda letter: (-counts[letter], letter))
+    return sorted(commonest[:MAX_LETTERS])
+
+
+def _untrained(request: InitRequest, tokenizer: Tokenizer) -> Any:  # noqa: ANN401 - a model of transformers, which is untyped
+    """Make a BERT with random weights, by the seed of the warm-up."""
     import torch
     from transformers import BertConfig, BertForMaskedLM
     from transformers.utils import logging as hf_logging
 
+    # Its bar would mix with the log lines of the run.
     hf_logging.disable_progress_bar()
 
     torch.manual_seed(request.warmup.seed)
@@ -181,31 +205,40 @@ def _untrained(request: InitRequest, tokenizer: Any) -> Any:  # noqa: ANN401
     return BertForMaskedLM(config)
 
 
-def sentence_windows(tokenizer: Any, text: str) -> Iterator[tuple[list[int], list[int]]]:  # noqa: ANN401
-    """Token ids (special tokens included) and word starts of each sentence, long ones in pieces."""
-    sentences = [part for part in _SENTENCE_END.split(text) if part.strip()]
+def sentence_windows(tokenizer: Tokenizer, text: str) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield token ids (special ones too) and word starts of each sentence, long ones in pieces."""
+    sentences = [piece for piece in _SENTENCE_END.split(text) if piece.strip()]
     if not sentences:
         return
+
     for encoding in tokenizer(sentences, add_special_tokens=False).encodings:
+        # A long sentence is cut without a look at its words: the warm-up only needs running text.
         for start in range(0, len(encoding.ids), WINDOW_TOKENS):
             ids = encoding.ids[start : start + WINDOW_TOKENS]
             words = encoding.word_ids[start : start + WINDOW_TOKENS]
+            # One more for the opening special token.
             starts = [i + 1 for i in range(len(ids)) if i == 0 or words[i] != words[i - 1]]
             yield [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id], starts
 
 
-def write_plain_shards(folder: Path, tokenizer: Any, corpus: Iterator[str]) -> int:  # noqa: ANN401
-    """A shards folder without mentions: every sentence of the corpus, all for training; returns their number."""
+def write_plain_shards(folder: Path, tokenizer: Tokenizer, corpus: Iterator[str]) -> int:
+    """Write a shards folder without mentions, and return its number of sentences.
+
+    It has every sentence of the corpus, all of them for training.
+    """
     tokenizer.save_pretrained(folder / "tokenizer")
     examples, knowledge = folder / "examples.parquet", folder / "knowledge.parquet"
     num_sentences = 0
+
     with pq.ParquetWriter(examples, EXAMPLES.schema) as writer:
         for number, text in enumerate(corpus):
+            # One document after the other: memory holds one document's windows.
             windows = list(sentence_windows(tokenizer, text))
             if windows:
                 writer.write_table(_plain_rows(f"{number}", windows))
             num_sentences += len(windows)
     pq.write_table(KNOWLEDGE.empty(), knowledge)
+
     manifest = Manifest(
         stage="shards",
         fingerprint="init",
@@ -225,7 +258,9 @@ def write_plain_shards(folder: Path, tokenizer: Any, corpus: Iterator[str]) -> i
 
 
 def _plain_rows(doc_id: str, windows: list[tuple[list[int], list[int]]]) -> pa.Table:
+    """Return rows of `examples` for the windows of a document; all other lists are empty."""
     count = len(windows)
+    # Start with empty lists, so that every column of the schema is there.
     columns: dict[str, list[Any]] = {
         name: [[] for _ in range(count)] for name in EXAMPLES.column_names
     }
@@ -241,16 +276,19 @@ def _plain_rows(doc_id: str, windows: list[tuple[list[int], list[int]]]) -> pa.T
 
 
 def _files(table: Table, path: Path, rows: int) -> TableFiles:
-    part = PartFile(
+    """Describe a table of one file for the manifest."""
+    file = PartFile(
         path=path.name, rows=rows, num_bytes=path.stat().st_size, sha256=sha256_of(path)
     )
-    return TableFiles(version=table.version, rows=rows, files=(part,))
+    return TableFiles(version=table.version, rows=rows, files=(file,))
 
 
 def _warm_up(request: InitRequest, scratch: Path) -> dict[str, Any]:
+    """Train the model of a scratch folder on its shards, and return the summary of the run."""
     from trelm_train.training.session import RunRequest
     from trelm_train.training.train import run
 
+    # Plain masked-LM training of all weights.
     config = Config(
         train=replace(request.warmup, validate=False),
         injection=InjectionConfig(enabled=False),

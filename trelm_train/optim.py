@@ -1,7 +1,7 @@
-"""AdamW over whole parameters, the learning-rate schedule, and states as named tensors.
+"""Train whole parameters by AdamW, with a learning-rate schedule and states as named tensors.
 
-Biases and LayerNorm weights do not decay. The state of every parameter is found by its name, so that it can be saved
-without pickle.
+Biases and LayerNorm weights do not decay. The state of every parameter is found by its name, so
+that it can be saved without pickle.
 """
 
 from __future__ import annotations
@@ -13,17 +13,23 @@ from torch import Tensor, nn
 
 from trelm_train.config import TrainConfig
 
+# As in RoBERTa (Liu et al. 2019): a shorter memory of squared gradients than the usual .999.
 BETAS = (0.9, 0.98)
 EPSILON = 1e-8
 
 
 def rate_factor(step: int, config: TrainConfig) -> float:
-    """Share of the peak rate: linear warm-up, then the schedule's way down; `step` counts from 0."""
+    """Return the share of the peak rate at a step, counted from 0.
+
+    It rises linearly in the warm-up, then goes down as the schedule says.
+    """
     warmup = max(1, round(config.warmup_share * config.steps))
     if step < warmup:
         return (step + 1) / warmup
     if config.schedule == "constant":
         return 1.0
+
+    # From 1 after the warm-up to 0 at the end.
     left = max(0.0, (config.steps - step) / max(1, config.steps - warmup))
     if config.schedule == "cosine":
         left = 0.5 * (1 - math.cos(math.pi * left))
@@ -31,50 +37,59 @@ def rate_factor(step: int, config: TrainConfig) -> float:
 
 
 class Optimiser:
-    """AdamW for parameters that are trained as a whole."""
+    """Update parameters that are trained as a whole, by AdamW."""
 
     def __init__(self, named: dict[str, nn.Parameter], config: TrainConfig) -> None:
         self.named = named
         self.config = config
+
+        # Biases and LayerNorm weights are vectors, everything else is a matrix.
         decayed = [parameter for parameter in named.values() if parameter.ndim > 1]
         plain = [parameter for parameter in named.values() if parameter.ndim <= 1]
         groups = [
             {"params": decayed, "weight_decay": config.weight_decay},
             {"params": plain, "weight_decay": 0.0},
         ]
-        self.adamw = (
-            torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, eps=EPSILON, fused=True)
-            if named
-            else None
-        )
+
+        # torch refuses an optimiser without parameters.
+        self.adamw: torch.optim.AdamW | None = None
+        if named:
+            self.adamw = torch.optim.AdamW(
+                groups, lr=config.learning_rate, betas=BETAS, eps=EPSILON, fused=True
+            )
 
     def step(self, factor: float) -> None:
-        """One update at `factor` times the base rate, then forget the gradients."""
+        """Update once at `factor` times the base rate."""
         if self.adamw is None:
             return
         for group in self.adamw.param_groups:
+            # The schedule is computed from the step alone, so a resumed run needs no state of it.
             group["lr"] = self.config.learning_rate * factor
         self.adamw.step()
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for parameter in self.named.values():
+            # None instead of zeros: a parameter without a gradient is skipped by AdamW.
             parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """Moments and step counts by parameter name."""
+        """Return moments and step counts, named "parameter/moment"."""
         tensors: dict[str, Tensor] = {}
-        if self.adamw is not None:
-            for name, parameter in self.named.items():
-                tensors |= {
-                    f"{name}/{key}": value for key, value in self.adamw.state[parameter].items()
-                }
+        if self.adamw is None:
+            return tensors
+
+        for name, parameter in self.named.items():
+            state = self.adamw.state[parameter]
+            tensors |= {f"{name}/{key}": value for key, value in state.items()}
         return tensors
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take up saved moments."""
+        """Go on with saved moments."""
         if self.adamw is None:
             return
+
+        # A copy, because AdamW changes its moments in place.
         for full_name, value in tensors.items():
             name, _, key = full_name.rpartition("/")
             parameter = self.named[name]

@@ -1,8 +1,10 @@
-"""The processes that train together: sums, gathers and decisions over all of them; one process is the same without any.
+"""Connect the processes that train together: sums, gathers and decisions over all of them.
 
-`torchrun` sets RANK, WORLD_SIZE and LOCAL_RANK. Every rank holds the whole model, optimiser and memory bank and makes the
-same update; gradients of the trained tensors are summed in one flat message (with routing that is a small part of the
-model). Whatever a decision depends on (loss, gradient norm, a signal) is summed first, so all ranks decide alike.
+One process does the same without any other. `torchrun` sets RANK, WORLD_SIZE and LOCAL_RANK. Every
+rank holds the whole model, optimiser and memory bank and makes the same update; gradients of the
+trained tensors are summed in one flat message (with routing that is a small share of the model).
+What a decision depends on (loss, gradient norm, a signal) is summed first, so all ranks decide
+alike.
 """
 
 from __future__ import annotations
@@ -17,20 +19,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trelm_train.errors import ConfigError, TrelmError
+from schemas.errors import ConfigError, TrelmError
 
+# Words in torch's error when another rank is gone.
 _LOST = (
     "gloo",
     "nccl",
     "connection closed",
     "connection reset",
-)  # how torch says that a peer is gone
-TIMEOUT = timedelta(minutes=30)  # a rank may wait for another's evaluation or checkpoint
+)
+# A rank may wait for the evaluation or the checkpoint of another one.
+TIMEOUT = timedelta(minutes=30)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ranks:
-    """This process among those that train together."""
+    """Say which process this is among those that train together, and talk to the others."""
 
     rank: int = 0
     size: int = 1
@@ -38,68 +42,86 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this one writes files and log lines."""
+        """Say whether this rank writes files and log lines."""
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Sum of each number over all ranks, in float64."""
+        """Sum each number over all ranks, in float64."""
         if self.size == 1:
             return list(values)
+
+        # On the processor: gloo serves it also where gradients go through nccl.
         total = torch.tensor(list(values), dtype=torch.float64)
         dist.all_reduce(total)
         return [float(value) for value in total.tolist()]
 
     def highest(self, value: int) -> int:
-        """The largest of the ranks' numbers: a signal that any of them got."""
+        """Return the largest of the ranks' numbers: a signal that any of them got."""
         if self.size == 1:
             return value
-        found = torch.tensor([value], dtype=torch.int64)
-        dist.all_reduce(found, op=dist.ReduceOp.MAX)
-        return int(found.item())
+
+        largest = torch.tensor([value], dtype=torch.int64)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return int(largest.item())
 
     def sum_gradients(self, tensors: Sequence[Tensor]) -> None:
-        """Add up the gradients of all ranks, in place; a tensor to which no rank has one is left without."""
+        """Add up the gradients of all ranks, in place.
+
+        A tensor without a gradient on every rank is left without one.
+        """
         if self.size == 1 or not tensors:
             return
-        found = torch.tensor([tensor.grad is not None for tensor in tensors], dtype=torch.int64)
-        dist.all_reduce(found)
-        for tensor, anywhere in zip(tensors, found.tolist(), strict=True):
-            if anywhere and tensor.grad is None:
+
+        # A rank whose sentences had no target may lack gradients that others have: it joins with
+        # zeros, so that all messages have the same size.
+        has_gradient = [tensor.grad is not None for tensor in tensors]
+        counts = torch.tensor(has_gradient, dtype=torch.int64)
+        dist.all_reduce(counts)
+        for tensor, num_ranks in zip(tensors, counts.tolist(), strict=True):
+            if num_ranks and tensor.grad is None:
                 tensor.grad = torch.zeros_like(tensor)
+
         gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
         if not gradients:
             return
+        # One message costs less than one per tensor, and order and sizes are the same on all ranks.
         flat = torch.cat([gradient.reshape(-1).float() for gradient in gradients])
         dist.all_reduce(flat)
+
         start = 0
         for gradient in gradients:
             gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
             start += gradient.numel()
 
     def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
-        """Sum of each tensor over all ranks, in place."""
+        """Sum each tensor over all ranks, in place."""
         if self.size > 1:
             for tensor in tensors:
                 dist.all_reduce(tensor)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Rows (… x anything) of all ranks one after the other, in the order of the ranks; their numbers may differ."""
+        """Return the rows (… x anything) of all ranks, in the order of the ranks.
+
+        Ranks may have different numbers of rows.
+        """
         if self.size == 1:
             return rows
+
+        # torch gathers tensors of one shape only: pad to the longest, and cut afterwards.
         counts = torch.zeros(self.size, dtype=torch.int64)
         counts[self.rank] = len(rows)
         dist.all_reduce(counts)
         longest = int(counts.max())
         padded = torch.zeros(longest, *rows.shape[1:], dtype=rows.dtype)
         padded[: len(rows)] = rows.cpu()
-        parts = [torch.zeros_like(padded) for _ in range(self.size)]
-        dist.all_gather(parts, padded)
-        return torch.cat(
-            [part[:count] for part, count in zip(parts, counts.tolist(), strict=True)]
-        ).to(rows.device)
+        of_ranks = [torch.zeros_like(padded) for _ in range(self.size)]
+        dist.all_gather(of_ranks, padded)
+
+        pieces = [piece[:count] for piece, count in zip(of_ranks, counts.tolist(), strict=True)]
+        return torch.cat(pieces).to(rows.device)
 
     def wait(self) -> None:
-        """Until every rank is here."""
+        """Wait until every rank is here."""
         if self.size > 1:
             dist.barrier()
 
@@ -109,15 +131,19 @@ ALONE = Ranks()
 
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
-    """The ranks that `torchrun` started, connected inside; alone where it did not.
+    """Connect the ranks that `torchrun` started, inside a `with` block.
+
+    Without `torchrun` this process is alone.
 
     Raises:
-        ConfigError: its variables make no sense.
+        ConfigError: the variables of `torchrun` make no sense.
+        TrelmError: another rank has ended.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield ALONE
         return
+
     try:
         ranks = Ranks(
             rank=int(os.environ["RANK"]), size=size, local_rank=int(os.environ["LOCAL_RANK"])
@@ -126,13 +152,17 @@ def joined(device: str) -> Iterator[Ranks]:
         raise ConfigError(
             f"WORLD_SIZE is {size}, but {error} is wrong; start the ranks with torchrun"
         ) from error
+
+    # Both back ends on GPUs: counts and decisions stay on the processor.
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if on_gpu:
         torch.cuda.set_device(ranks.local_rank)
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+
     try:
         yield ranks
     except RuntimeError as error:
+        # torch has no type for this error. The rank that failed has printed its own message.
         if any(word in str(error).lower() for word in _LOST):
             raise TrelmError(
                 f"rank {ranks.rank}: another rank has ended, its own message says why"

@@ -1,1 +1,1 @@
-"""DuckDB over a run: connections, named questions, answers, look-ups of the knowledge base."""
+"""Query a run with DuckDB: connections, questions, answers, look-ups of the knowledge base."""

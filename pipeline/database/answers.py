@@ -1,4 +1,4 @@
-"""Results of a query as a table on the terminal, CSV, JSON or Parquet."""
+"""Give the result of a query as a table on the terminal, CSV, JSON or Parquet."""
 
 from __future__ import annotations
 
@@ -18,25 +18,24 @@ from pipeline.database.questions import Question, find_item, shown
 from pipeline.engine.errors import StageError
 from pipeline.engine.files import check_folder
 from pipeline.engine.tables import RunPaths
+from pipeline.flow import writer_of
 from schemas import REJECTS
 from schemas.errors import ConfigError
 
 KINDS = ("table", "csv", "json", "parquet")
-MAX_SHOWN = 1000  # rows of a table on the terminal; files and the other formats have all
-STAGE_OF = {
-    **dict.fromkeys(
-        ("entity_frequency", "surface_frequency", "cooccurrence", "fact_support", "tail_summary"),
-        "stats",
-    ),
-    "links": "link",
-    "importance": "importance",
-}  # of tables that questions need; the others are those of `kb`
-LISTING = """SELECT view_name AS "table" FROM duckdb_views() WHERE NOT internal AND view_name[1] <> '_' ORDER BY 1"""
+# The most rows of a table on the terminal; files and the other formats have all.
+MAX_SHOWN = 1000
+# The view `facts` joins tables of this stage; every other name that questions need is a table.
+FACTS_STAGE = "kb"
+LISTING = (
+    'SELECT view_name AS "table" FROM duckdb_views() '
+    "WHERE NOT internal AND view_name[1] <> '_' ORDER BY 1"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Output:
-    """How an answer is given."""
+    """Say how an answer is given: the kind, the file (`-` is the terminal), SQL instead of rows."""
 
     kind: str
     out: str
@@ -46,29 +45,47 @@ class Output:
 def run_query(run_folder: str, query: str, kind: str, out: str) -> None:
     """Run a query over the run's views and write its result.
 
+    Args:
+        run_folder: the run.
+        query: SQL; empty lists the views.
+        kind: one of KINDS.
+        out: the file to write; `-` is the terminal.
+
     Raises:
         ConfigError: an unknown output kind, or Parquet to the terminal.
         StageError: the query is wrong, or the folder holds no run.
     """
+    # Before the query, which may take minutes.
     _check(kind, out)
     with open_run(RunPaths(root=run_folder)) as connection:
         _answer(connection, query or LISTING, {}, kind, out)
 
 
-def ask(run_folder: str, question: Question, argument: str, rows: int, how: Output) -> None:
+def ask(run_folder: str, question: Question, argument: str, rows: int, output: Output) -> None:
     """Answer a named question, or show its SQL.
+
+    Args:
+        run_folder: the run.
+        question: the question.
+        argument: the item that the question is about; empty for a question about none.
+        rows: the most rows of the answer.
+        output: how to give it.
 
     Raises:
         ConfigError: an unknown output kind, or Parquet to the terminal.
-        StageError: a table is missing (names the stage), the item is not there, or the folder holds no run.
+        StageError: a table is missing (names the stage), the item is not in the run, or the folder
+            holds no run.
     """
-    _check(how.kind, how.out)
+    _check(output.kind, output.out)
     paths = RunPaths(root=run_folder)
+    # A stage that is out of date would answer wrongly: `require` raises.
     for stage in sorted({stage_of(name) for name in question.needs if name != REJECTS.name}):
         if paths.manifest(stage) is not None:
-            paths.require(stage)  # what is out of date would answer wrongly
+            paths.require(stage)
+
     with open_run(paths) as connection:
         views = {name for (name,) in connection.sql(LISTING).fetchall()}
+        # A table that the run lacks would give an error of SQL that names no command.
         missing = [name for name in question.needs if name not in views]
         if missing:
             stage = stage_of(missing[0])
@@ -76,18 +93,26 @@ def ask(run_folder: str, question: Question, argument: str, rows: int, how: Outp
                 f"{run_folder}: `ask {question.name}` needs {missing[0]!r}; "
                 f"run `trelm-pipeline {stage} --run {run_folder}` first"
             )
+
+        # DuckDB refuses parameters that a query does not use.
         values = {"rows": rows} if "$rows" in question.sql else {}
         if question.about:
             values["item"] = find_item(connection, argument)
-        if how.show_sql:
-            _put((shown(question, values) + "\n").encode(), how.out)
+        if output.show_sql:
+            _put((shown(question, values) + "\n").encode(), output.out)
         else:
-            _answer(connection, question.sql, values, how.kind, how.out)
+            _answer(connection, question.sql, values, output.kind, output.out)
 
 
 def _check(kind: str, out: str) -> None:
+    """Refuse an output before the query runs.
+
+    Raises:
+        ConfigError: an unknown kind, Parquet to the terminal, or no such folder.
+    """
     if kind not in KINDS:
         raise ConfigError(f"--format {kind!r}: one of {', '.join(KINDS)}")
+    # Parquet is a binary format: a terminal cannot show it.
     if kind == "parquet" and out == "-":
         raise ConfigError("--format parquet needs --out FILE")
     if out != "-":
@@ -95,17 +120,25 @@ def _check(kind: str, out: str) -> None:
 
 
 def stage_of(table: str) -> str:
-    """The stage that writes a table which questions need."""
-    return STAGE_OF.get(table, "kb")
+    """Return the stage that writes a table or a view which questions need."""
+    return FACTS_STAGE if table == "facts" else writer_of(table).name
 
 
 def _answer(
     connection: duckdb.DuckDBPyConnection, query: str, values: dict[str, int], kind: str, out: str
 ) -> None:
+    """Run a query and write its rows.
+
+    Raises:
+        StageError: the query fails.
+    """
     try:
         relation = connection.sql(query, params=values) if values else connection.sql(query)
-        if relation is None:  # a statement without rows
+        # A statement such as SET gives no rows.
+        if relation is None:
             return
+
+        # DuckDB draws the table itself, without fetching more rows than it shows.
         if kind == "table" and out == "-":
             width = shutil.get_terminal_size((160, 24)).columns
             relation.show(max_width=width, max_rows=MAX_SHOWN)
@@ -117,12 +150,15 @@ def _answer(
 
 
 def _write(rows: pa.Table, kind: str, out: str) -> None:
+    """Write rows in one of the formats; a table in a file is plain text."""
     if kind == "parquet":
         pq.write_table(rows, out, compression="zstd")
     elif kind == "json":
+        # A line per row, so that other programs can read it as a stream.
         text = "".join(json.dumps(row, default=str) + "\n" for row in rows.to_pylist())
         _put(text.encode(), out)
     elif kind == "csv":
+        # Through memory: the same bytes go to the terminal or to a file.
         sink = pa.BufferOutputStream()
         pyarrow.csv.write_csv(rows, sink)
         _put(bytes(sink.getvalue()), out)
@@ -131,12 +167,14 @@ def _write(rows: pa.Table, kind: str, out: str) -> None:
 
 
 def _plain(rows: pa.Table) -> str:
+    """Return rows as text: a line each, with tabs between the values."""
     lines = ["\t".join(rows.column_names)]
     lines += ["\t".join(str(value) for value in row.values()) for row in rows.to_pylist()]
     return "\n".join(lines) + "\n"
 
 
 def _put(content: bytes, out: str) -> None:
+    """Write bytes to the terminal or to a file."""
     if out == "-":
         sys.stdout.buffer.write(content)
         sys.stdout.flush()

@@ -1,7 +1,8 @@
-"""DuckDB over a run: one view per table, whose files come from the manifests, and macros that print ids.
+"""Open a run in DuckDB, with a view per table and macros that print ids.
 
-`qid(42)` is 'Q42', `pid(31)` is 'P31', `label(42)` the item's label, `property(31)` the property's. View `facts`: triples with
-merged items followed.
+The files of a table come from the manifests. `qid(42)` is 'Q42', `pid(31)` is 'P31', `label(42)`
+the item's label, `property(31)` the property's. The view `facts` has the triples with merged items
+followed.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ MACROS = (
     "CREATE OR REPLACE MACRO qid(number) AS 'Q' || number",
     "CREATE OR REPLACE MACRO pid(number) AS 'P' || number",
 )
-LABEL_MACRO = "CREATE OR REPLACE MACRO label(number) AS (SELECT any_value(e.label) FROM entities e WHERE e.qid = number)"
-
-
+# any_value: a repeated row would make a plain subquery fail.
+LABEL_MACRO = (
+    "CREATE OR REPLACE MACRO label(number) AS "
+    "(SELECT any_value(e.label) FROM entities e WHERE e.qid = number)"
+)
 PROPERTY_MACRO = (
     "CREATE OR REPLACE MACRO property(number) AS "
     "(SELECT any_value(p.label) FROM properties p WHERE p.pid = number)"
@@ -36,7 +39,8 @@ PROPERTY_MACRO = (
 FOLLOWED = """
 CREATE OR REPLACE VIEW {view} AS
 WITH merged AS (
-    SELECT TRY_CAST(source[2:] AS UINTEGER) AS source, any_value(TRY_CAST(target[2:] AS UINTEGER)) AS target
+    SELECT TRY_CAST(source[2:] AS UINTEGER) AS source,
+        any_value(TRY_CAST(target[2:] AS UINTEGER)) AS target
     FROM {redirects} WHERE source[1] = 'Q' AND target[1] = 'Q' GROUP BY ALL
 )
 SELECT t.subject, t.predicate, coalesce(m.target, t.object) AS object
@@ -45,25 +49,36 @@ FROM {triples} t LEFT JOIN merged m ON m.source = t.object
 
 
 def connect(memory_gb: float = 1.0) -> duckdb.DuckDBPyConnection:
-    """An in-memory connection with bounded memory (what does not fit goes to the disk) and this process's share of cores."""
+    """Open an in-memory connection with bounded memory and this process's share of the cores.
+
+    Data that does not fit into the memory goes to the disk.
+    """
     connection = duckdb.connect()
     connection.execute(f"SET memory_limit = '{float(memory_gb):.2f}GB'")
     connection.execute(f"SET threads = {threads_of_a_worker()}")
+    # Queries that need an order ask for it; the others then need less memory.
     connection.execute("SET preserve_insertion_order = false")
+
     # Not the folder where the command runs, which may be read-only.
-    connection.execute(
-        "SET temp_directory = $folder",
-        {"folder": str(Path(tempfile.gettempdir()) / "trelm-duckdb")},
-    )
+    folder = str(Path(tempfile.gettempdir()) / "trelm-duckdb")
+    connection.execute("SET temp_directory = $folder", {"folder": folder})
     return connection
 
 
 def add_view(
     connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[str], table: Table
 ) -> None:
-    """A view over checked Parquet files; an empty relation of the right shape where there are none."""
+    """Add a view over checked Parquet files.
+
+    Without files, it is a view over an empty table of the same columns.
+
+    Raises:
+        StageError: a file is damaged, or of another version.
+    """
+    # DuckDB would read a file of another version without a complaint.
     for path in paths:
         check_table(path, table)
+
     if not paths:
         connection.register(f"_{name}_empty", table.empty())
         connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT * FROM "_{name}_empty"')
@@ -71,27 +86,29 @@ def add_view(
     if any(REMOTE_MARK in path for path in paths):
         _add_remote(connection, name, paths)
         return
-    quoted = ", ".join(
-        "'" + path.replace("'", "''") + "'" for path in paths
-    )  # a view cannot bind parameters
+
+    # The paths are quoted by hand, because a view cannot bind parameters.
+    quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
     connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT * FROM read_parquet([{quoted}])')
 
 
 def _add_remote(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[str]) -> None:
-    """Buckets are read through Arrow's own file systems, row group by row group."""
+    """Add a view over files in a bucket; Arrow's file systems read them by row groups."""
     import pyarrow.dataset as ds
     from pyarrow import fs
 
     file_system, _ = fs.FileSystem.from_uri(paths[0])
-    bare = [fs.FileSystem.from_uri(path)[1] for path in paths]
-    connection.register(
-        f"_{name}_files", ds.dataset(bare, filesystem=file_system, format="parquet")
-    )
+    bare_paths = [fs.FileSystem.from_uri(path)[1] for path in paths]
+    dataset = ds.dataset(bare_paths, filesystem=file_system, format="parquet")
+    connection.register(f"_{name}_files", dataset)
     connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT * FROM "_{name}_files"')
 
 
 def add_triples(connection: duckdb.DuckDBPyConnection, paths: RunPaths) -> None:
-    """View `triples` with merged items followed to the item they became. The table itself is never rewritten."""
+    """Add the view `triples`, with merged items followed to the item they became.
+
+    The table itself is never rewritten.
+    """
     add_view(connection, "stored_triples", paths.files("kb", TRIPLES), TRIPLES)
     add_view(connection, "stored_redirects", paths.files("kb", REDIRECTS), REDIRECTS)
     connection.execute(
@@ -100,27 +117,31 @@ def add_triples(connection: duckdb.DuckDBPyConnection, paths: RunPaths) -> None:
 
 
 def tables_of(paths: RunPaths) -> dict[str, tuple[Table, list[str]]]:
-    """Every table that a stage of the run has written: view name -> the table and its files.
+    """Return every table that a stage of the run has written, and its files, by view name.
 
     Raises:
         StageError: the folder holds no run.
     """
     if not any(paths.manifest(stage) for stage in STAGE_NAMES):
         raise StageError(f"{paths.root}: holds no finished stage of a run; check --run")
-    found: dict[str, tuple[Table, list[str]]] = {REJECTS.name: (REJECTS, [])}
+
+    tables: dict[str, tuple[Table, list[str]]] = {REJECTS.name: (REJECTS, [])}
     for stage in STAGE_NAMES:
         manifest = paths.manifest(stage)
         for name in manifest.tables if manifest else ():
+            # The rejects of all stages are one view.
             if name == REJECTS.name:
-                found[name][1].extend(paths.files(stage, REJECTS))
-            else:
-                view = "title_redirects" if (stage, name) == ("titles", REDIRECTS.name) else name
-                found[view] = (BY_NAME[name], paths.files(stage, BY_NAME[name]))
-    return found
+                tables[name][1].extend(paths.files(stage, REJECTS))
+                continue
+            # Two stages write a table of this name: titles redirect to titles here, items to items
+            # in `kb`.
+            view = "title_redirects" if (stage, name) == ("titles", REDIRECTS.name) else name
+            tables[view] = (BY_NAME[name], paths.files(stage, BY_NAME[name]))
+    return tables
 
 
 def add_macros(connection: duckdb.DuckDBPyConnection, views: Container[str]) -> None:
-    """Macros, and the view `facts`, as far as the tables that they need are there."""
+    """Add the macros, and the view `facts`, as far as the views that they need exist."""
     for macro in MACROS:
         connection.execute(macro)
     if ENTITIES.name in views:
@@ -132,19 +153,18 @@ def add_macros(connection: duckdb.DuckDBPyConnection, views: Container[str]) -> 
 
 
 def open_run(paths: RunPaths) -> duckdb.DuckDBPyConnection:
-    """A connection with a view for every table that some stage of the run has written, and with the macros.
+    """Open a connection with a view for every table of the run, and with the macros.
 
     A table of another version is left out, with a warning.
     """
     connection = connect()
     views = []
-    for name, (table, found) in tables_of(paths).items():
+    for name, (table, table_paths) in tables_of(paths).items():
         try:
-            add_view(connection, name, found, table)
+            add_view(connection, name, table_paths, table)
             views.append(name)
-        except (
-            StageError
-        ) as error:  # of an older version, or damaged: the others can be asked all the same
+        except StageError as error:
+            # Of an older version, or damaged: the other tables can be queried all the same.
             logger.warning("left out: %s", error.message)
     add_macros(connection, views)
     return connection

@@ -1,4 +1,7 @@
-"""Look up rows of a run's tables by their keys: merged items, links that point to an item, rows of some documents."""
+"""Look up rows of a run's tables by their keys.
+
+These are merged items, triples that point to an item, and rows of some documents.
+"""
 
 from __future__ import annotations
 
@@ -14,36 +17,52 @@ from schemas.table import Table
 
 
 def matching(
-    paths: Iterable[str], table: Table, columns: Sequence[str], wanted: Sequence[object]
+    paths: Iterable[str], table: Table, columns: Sequence[str], keys: Sequence[object]
 ) -> Iterator[pa.RecordBatch]:
-    """Rows whose first column is one of the wanted values. Memory: one batch."""
-    values = pa.array(wanted, table.schema.field(columns[0]).type)
+    """Yield the rows whose first column is one of the keys. Memory: one batch.
+
+    Args:
+        paths: part files of the table.
+        table: the table.
+        columns: the columns to read; the first holds the keys.
+        keys: the values to look for.
+    """
+    key_set = pa.array(keys, table.schema.field(columns[0]).type)
     for path in paths:
         for batch in read_batches(path, table, columns):
-            kept = batch.filter(pc.is_in(batch.column(columns[0]), value_set=values))
-            if kept.num_rows:
-                yield kept
+            # Filtered batch by batch: only the matches stay in memory.
+            rows = batch.filter(pc.is_in(batch.column(columns[0]), value_set=key_set))
+            if rows.num_rows:
+                yield rows
 
 
 def redirects_of(paths: RunPaths, qids: set[int]) -> dict[int, int]:
-    """What each item is called now: itself, or the item it was merged into."""
-    moved = {qid: qid for qid in qids}
+    """Return the present QID of each item: itself, or the item it was merged into."""
+    # An item that was not merged stays itself.
+    present = {qid: qid for qid in qids}
     sources = sorted(f"Q{qid}" for qid in qids)
     for rows in matching(paths.files("kb", REDIRECTS), REDIRECTS, ("source", "target"), sources):
-        for source, target in zip(
+        pairs = zip(
             rows.column("source").to_pylist(), rows.column("target").to_pylist(), strict=True
-        ):
-            moved[int(source[1:])] = int(target[1:])
-    return moved
+        )
+        # Ids are written like Q42 in this table.
+        for source, target in pairs:
+            present[int(source[1:])] = int(target[1:])
+    return present
 
 
 def in_degrees(paths: RunPaths, items: Iterable[int]) -> dict[int, int]:
-    """Triples that point to each of the items, redirects followed; items without one are left out."""
-    wanted = pa.table({"qid": pa.array(sorted(items), pa.uint32())})
+    """Count the triples that point to each item, with redirects followed.
+
+    Items without such a triple are left out.
+    """
+    # A join instead of a list in the query: there may be many items.
+    requested = pa.table({"qid": pa.array(sorted(items), pa.uint32())})
     with connect() as connection:
         add_triples(connection, paths)
-        connection.register("wanted", wanted)
-        counted = connection.execute(
-            "SELECT object, count(*) FROM triples SEMI JOIN wanted ON triples.object = wanted.qid GROUP BY object"
+        connection.register("requested", requested)
+        counts = connection.execute(
+            "SELECT object, count(*) FROM triples "
+            "SEMI JOIN requested ON triples.object = requested.qid GROUP BY object"
         )
-        return dict(counted.fetchall())
+        return dict(counts.fetchall())

@@ -1,6 +1,7 @@
-"""`run.duckdb` in a run's folder: the views and macros of `trelm-pipeline sql`, for a user's own DuckDB. It holds no rows.
+"""Write `run.duckdb` in a run's folder, for a user's own DuckDB.
 
-Paths in it are relative to the run's folder, so that a run can be moved: open it there, or set `file_search_path` to it.
+It has the views and macros of `trelm-pipeline sql`, and holds no rows. Paths in it are relative to
+the run's folder, so that a run can be moved: open it there, or set `file_search_path` to it.
 """
 
 from __future__ import annotations
@@ -16,23 +17,28 @@ from pipeline.engine.tables import RunPaths
 from schemas import Table
 
 NAME = "run.duckdb"
-STORAGE_VERSION = "v1.0.0"  # of the file: DuckDB 1.0 and later read it
+# The version of the file's format: DuckDB 1.0 and later read it.
+STORAGE_VERSION = "v1.0.0"
 
 
 def has_database(paths: RunPaths) -> bool:
-    """Whether the run has one, or cannot have one."""
+    """Say whether the run has one, or cannot have one."""
     return REMOTE_MARK in paths.root or (Path(paths.root) / NAME).exists()
 
 
 def write_database(paths: RunPaths) -> Path | None:
-    """Write it anew, whole or not at all; not for runs in buckets, whose files DuckDB would need credentials for.
+    """Write the database, replacing an older one; it is written whole or not at all.
+
+    Runs in buckets get none: DuckDB would need credentials for their files.
 
     Returns:
-        Where it lies, or None.
+        The path of the database, or None.
     """
     if REMOTE_MARK in paths.root:
         return None
+
     target = Path(paths.root) / NAME
+    # The name begins with a dot, so that a killed write leaves no file that looks like a database.
     scratch = target.with_name(f".{uuid.uuid4().hex}.duckdb")
     try:
         _write(scratch, paths)
@@ -43,34 +49,42 @@ def write_database(paths: RunPaths) -> Path | None:
 
 
 def _write(path: Path, paths: RunPaths) -> None:
+    """Write the views and the macros to a new file."""
     with duckdb.connect() as connection:
         connection.execute(
             f"ATTACH {_quoted(str(path))} AS run (STORAGE_VERSION '{STORAGE_VERSION}')"
         )
         connection.execute("USE run")
-        connection.execute(
-            "SET file_search_path = $root", {"root": str(Path(paths.root).resolve())}
-        )
+
+        # DuckDB checks a view when it is created, so the relative paths must lead to the files now.
+        root = str(Path(paths.root).resolve())
+        connection.execute("SET file_search_path = $root", {"root": root})
         tables = tables_of(paths)
-        for name, (table, found) in tables.items():
-            connection.execute(
-                f'CREATE VIEW "{name}" AS {_rows(connection, table, found, paths.root)}'
-            )
+        for name, (table, table_paths) in tables.items():
+            query = _rows(connection, table, table_paths, paths.root)
+            connection.execute(f'CREATE VIEW "{name}" AS {query}')
         add_macros(connection, tables)
+
+        # A database in use cannot be detached, and only a detached one is complete on disk.
         connection.execute("USE memory")
         connection.execute("DETACH run")
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, table: Table, found: list[str], root: str) -> str:
-    """A query for a table's rows: its files by relative paths, or no rows of its types."""
-    if found:
-        listed = ", ".join(_quoted(Path(path).relative_to(root).as_posix()) for path in found)
-        return f"SELECT * FROM read_parquet([{listed}])"
+def _rows(
+    connection: duckdb.DuckDBPyConnection, table: Table, table_paths: list[str], root: str
+) -> str:
+    """Return a query for a table's rows: its files by relative paths, or no rows of its types."""
+    # DuckDB resolves the paths below the folder where it is opened.
+    if table_paths:
+        relative = [Path(path).relative_to(root).as_posix() for path in table_paths]
+        return f"SELECT * FROM read_parquet([{', '.join(map(_quoted, relative))}])"
+
+    # A table without files still has its columns.
     types = zip(table.column_names, connection.from_arrow(table.empty()).types, strict=True)
     columns = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in types)
     return f"SELECT {columns} WHERE false"
 
 
 def _quoted(text: str) -> str:
-    """A string of SQL; paths cannot be bound in a view."""
+    """Return text as a string of SQL; paths cannot be bound in a view."""
     return "'" + text.replace("'", "''") + "'"

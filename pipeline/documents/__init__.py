@@ -1,1 +1,1 @@
-"""Stages `titles` and `documents`: a corpus becomes documents and anchors."""
+"""Turn a corpus into documents and anchors: stages `titles` and `documents`."""

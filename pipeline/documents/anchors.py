@@ -1,4 +1,7 @@
-"""The corpus's own links, by document: read a part of `anchors` at a time, beside the part of `documents` with its number."""
+"""Read the corpus's own links, by document.
+
+A part file of `anchors` is read beside the part file of `documents` with the same number.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from schemas import ANCHORS, DOCUMENTS, Table
 
 
 def beside(path: str, table: Table) -> str:
-    """The part file of another table with the same number: units of `documents` write both."""
+    """Return the part file of another table with the same number: a unit writes both."""
     folder, _, name = path.rpartition("/")
     return f"{folder.rpartition('/')[0]}/{table.name}/{name}"
 
@@ -21,44 +24,57 @@ def beside(path: str, table: Table) -> str:
 def anchor_texts(
     path: str, start: int = 0, end: int | None = None
 ) -> Iterator[tuple[pa.Table, list[str]]]:
-    """Rows of a part file of `anchors`, and the text of each link. Memory: the texts of the part's documents."""
-    texts: dict[str, str] = {}
+    """Yield rows of a part file of `anchors`, and the text of each link.
+
+    Memory: the texts of the part's documents.
+
+    Args:
+        path: the part file.
+        start: the first row.
+        end: the row after the last one; None for all rows.
+    """
+    # Links refer to their documents by id, so the texts of the part are needed all at once.
+    text_by_id: dict[str, str] = {}
     for rows in read_rows(beside(path, DOCUMENTS), DOCUMENTS):
-        texts.update(
-            zip(rows.column("doc_id").to_pylist(), rows.column("text").to_pylist(), strict=True)
-        )
+        doc_ids, texts = rows.column("doc_id").to_pylist(), rows.column("text").to_pylist()
+        text_by_id.update(zip(doc_ids, texts, strict=True))
+
     for rows in read_rows(path, ANCHORS, start, end):
-        ranges = zip(
-            *(rows.column(name).to_pylist() for name in ("doc_id", "start", "end")), strict=True
-        )
-        yield rows, [texts[doc_id][low:high] for doc_id, low, high in ranges]
+        columns = [rows.column(name).to_pylist() for name in ("doc_id", "start", "end")]
+        links = zip(*columns, strict=True)
+        yield rows, [text_by_id[doc_id][low:high] for doc_id, low, high in links]
 
 
-_NONE: dict[tuple[int, int], int] = {}
+_NO_LINKS: dict[tuple[int, int], int] = {}
 
 
 class AnchorReader:
-    """Links of the documents of one part. Memory: 200 bytes per link of the part."""
+    """Look up the links of the documents of one part. Memory: 200 bytes per link of the part."""
 
     def __init__(self) -> None:
-        self._part = ""
+        self._documents_path = ""
+        # The item of each link: by document, then by start and end.
         self._links: dict[str, dict[tuple[int, int], int]] = {}
 
     def open_part(self, documents: str) -> None:
-        """Read the links of a part file of `documents`; none if there is no such part."""
-        if documents == self._part:
+        """Read the links of a part file of `documents`."""
+        # Units of `link` come in the order of the parts: most of them share the last one.
+        if documents == self._documents_path:
             return
+
         path = beside(documents, ANCHORS)
         links: dict[str, dict[tuple[int, int], int]] = defaultdict(dict)
+        # A part without links has no file of them.
         if files.exists(path):
             for rows in read_rows(path, ANCHORS):
-                columns = (
-                    rows.column(name).to_pylist() for name in ("doc_id", "start", "end", "qid")
-                )
+                names = ("doc_id", "start", "end", "qid")
+                columns = [rows.column(name).to_pylist() for name in names]
                 for doc_id, start, end, qid in zip(*columns, strict=True):
                     links[doc_id][start, end] = qid
-        self._part, self._links = documents, dict(links)
+
+        # A plain dict: a look-up must not add documents.
+        self._documents_path, self._links = documents, dict(links)
 
     def of(self, doc_id: str) -> Mapping[tuple[int, int], int]:
-        """Links of a document: item by (start, end)."""
-        return self._links.get(doc_id, _NONE)
+        """Return the links of a document: item by (start, end)."""
+        return self._links.get(doc_id, _NO_LINKS)

@@ -1,7 +1,10 @@
-"""Corpora of four kinds as one stream of documents: plain text files, JSONL, Parquet, MediaWiki exports.
+"""Read corpora of four kinds as one stream of documents.
 
-Each reader yields `RawDocument`s: a document, or one that is skipped or faulty and says why. Nothing is lost unsaid.
-Text is UTF-8, anything else is a fault. Memory: one record, or 1,000 rows of Parquet.
+The kinds are plain text files, JSONL, Parquet and MediaWiki exports.
+
+Each reader yields `RawDocument`s: a document, or a record that is skipped or faulty, with the
+reason. No record is lost without a count. Text is UTF-8, anything else is a fault. Memory: one
+record, or 1,000 rows of Parquet.
 """
 
 from __future__ import annotations
@@ -17,14 +20,8 @@ import pyarrow.parquet as pq
 from pipeline.config import DocumentsConfig
 from pipeline.documents.wikitext import Anchor, WikitextError, plain_text
 from pipeline.engine import files
-from pipeline.sources.chunks import (
-    HEAD_BYTES,
-    LossHandler,
-    Span,
-    StoredHandler,
-    sniff,
-    source_error,
-)
+from pipeline.engine.tasks import ByteRange
+from pipeline.sources.chunks import HEAD_BYTES, LossHandler, StoredHandler, sniff, source_error
 from pipeline.sources.lines import read_lines
 from pipeline.sources.opening import read_chunks
 from pipeline.sources.pages import RawPage, parse_page, read_pages
@@ -32,57 +29,63 @@ from pipeline.sources.ranges import peek
 
 PARQUET_BATCH_ROWS = 1000
 MAX_TEXT_FILE_BYTES = 64 << 20
+# How much of a faulty record is kept with its reject.
+PAYLOAD_LENGTH = 2000
 _REDIRECT_TEXT = re.compile(r"\s*#redirect\s*:?\s*\[\[([^\]|\n]+)", re.IGNORECASE)
+# Any of these near the start of an XML file makes it a MediaWiki export.
 _MEDIAWIKI = re.compile(rb"<mediawiki\b|<page>|<siteinfo>")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawDocument:
-    """A document as read; `skipped` or `problem` say why it is none."""
+    """Hold a document as read; `skipped` or `problem` give the reason why a record is none."""
 
-    position: str  # in its file
+    # Where the record starts in its file.
+    position: str
     doc_id: str = ""
     title: str = ""
     text: str = ""
     anchors: tuple[Anchor, ...] = ()
-    links: tuple[tuple[int, int, int], ...] = ()  # start, end, QID
-    skipped: str = ""  # counter that it adds to
+    # Known links: start, end, QID.
+    links: tuple[tuple[int, int, int], ...] = ()
+    # The counter that a skipped record adds to.
+    skipped: str = ""
     problem: str = ""
     payload: str = ""
 
 
-def kind_of(path: str, wanted: str = "auto") -> str:
-    """Kind of a corpus file: text, jsonl, parquet or wiki-xml; by its content, unless one is wanted.
+def kind_of(path: str, requested: str = "auto") -> str:
+    """Return the kind of a corpus file: text, jsonl, parquet or wiki-xml.
+
+    The content decides, unless a kind is requested.
 
     Raises:
-        SourceError: empty, unreadable, HTML, or not what was wanted.
+        SourceError: empty, unreadable, HTML, or not of the requested kind.
     """
-    if wanted in ("auto", "text") and files.size_of(path) == 0:
-        return "text"  # one file of many may be empty: it becomes a reject
+    # One of many files may be empty: it becomes a reject.
+    if requested in ("auto", "text") and files.size_of(path) == 0:
+        return "text"
+
     with files.open_read(path) as file:
         is_parquet = sniff(file.read(HEAD_BYTES)) == "parquet"
     head = b"" if is_parquet else peek(path, 1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
-    found = "parquet" if is_parquet else _text_kind(head)
-    if wanted == "text" and found in ("jsonl", "text", "html"):
+    kind = "parquet" if is_parquet else _text_kind(head)
+
+    # Any text may be read as text files: each file is then one document.
+    if requested == "text" and kind in ("jsonl", "text", "html"):
         return "text"
-    if found == "html":
-        raise source_error(
-            path,
-            0,
-            "this is HTML or XML, not a MediaWiki export",
-            'convert it, or set format = "text"',
-        )
-    if wanted not in ("auto", found):
-        raise source_error(
-            path,
-            0,
-            f"this looks like {found}, not {wanted}",
-            'mend documents.format or set it "auto"',
-        )
-    return found
+    if kind == "html":
+        problem = "this is HTML or XML, not a MediaWiki export"
+        raise source_error(path, 0, problem, 'convert it, or set format = "text"')
+    # A wrong kind would fail on every record: one error at once says more.
+    if requested not in ("auto", kind):
+        problem = f"this looks like {kind}, not {requested}"
+        raise source_error(path, 0, problem, 'correct documents.format or set it "auto"')
+    return kind
 
 
 def _text_kind(head: bytes) -> str:
+    """Return the kind of a file that is not Parquet, by its first decoded bytes."""
     if _MEDIAWIKI.search(head[:4096]) and head[:1] == b"<":
         return "wiki-xml"
     if re.match(rb"<(?:!doctype|html|\?xml|head|body)\b", head, re.IGNORECASE):
@@ -91,38 +94,50 @@ def _text_kind(head: bytes) -> str:
 
 
 def read_text_file(path: str, doc_id: str) -> RawDocument:
-    """A whole text file (gz, bz2 and zst too) as one document, without a byte-order mark.
+    """Read a whole text file (gz, bz2 and zst too) as one document, without a byte-order mark.
 
     Raises:
         SourceError: corrupt, or over 64 MB.
     """
-    parts, total = [], 0
     if files.size_of(path) == 0:
         return RawDocument(position="0", doc_id=doc_id)
-    for chunk in read_chunks(Span(path=path, start=0, end=files.size_of(path))):
-        parts.append(chunk.data)
+
+    # Count while reading: a compressed file may be much longer than its size on disk.
+    pieces, total = [], 0
+    for chunk in read_chunks(ByteRange(path=path, start=0, end=files.size_of(path))):
+        pieces.append(chunk.data)
         total += len(chunk.data)
         if total > MAX_TEXT_FILE_BYTES:
             problem = f"one document of more than {MAX_TEXT_FILE_BYTES >> 20} MB"
-            raise source_error(
-                path, 0, problem, "a text file is one document: split it, or write JSONL"
-            )
-    content = b"".join(parts)
+            advice = "a text file is one document: split it, or write JSONL"
+            raise source_error(path, 0, problem, advice)
+
+    # Decoded as a whole: a character may lie across two chunks.
+    content = b"".join(pieces)
     try:
         return RawDocument(position="0", doc_id=doc_id, text=content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        shown = content[:500].decode("utf-8", "replace")
-        return RawDocument(position=str(error.start), problem="not UTF-8", payload=shown)
+        start = content[:500].decode("utf-8", "replace")
+        return RawDocument(position=str(error.start), problem="not UTF-8", payload=start)
 
 
 def read_jsonl(
-    span: Span,
+    span: ByteRange,
     label: str,
     config: DocumentsConfig,
     on_loss: LossHandler | None,
     on_stored: StoredHandler | None = None,
 ) -> Iterator[RawDocument]:
-    """One document per line; its id is the id field, or label and position where there is none."""
+    """Yield one document per line; blank lines are passed over.
+
+    Args:
+        span: the bytes to read.
+        label: a short name of the file. Without an id field, label and position are the id.
+        config: the names of the fields.
+        on_loss: receives each block or member that is lost; without it, a loss raises.
+        on_stored: receives the byte of the file that the reader has reached.
+    """
+    # Fields stay raw JSON: only those that the settings name are decoded.
     decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
     for position, line in read_lines(span, on_loss, on_stored):
         stripped = line.removeprefix(b"\xef\xbb\xbf").strip()
@@ -133,86 +148,111 @@ def read_jsonl(
 def _json_document(
     decoder: msgspec.json.Decoder[dict[str, msgspec.Raw]],
     line: bytes,
-    place: str,
+    fallback_id: str,
     config: DocumentsConfig,
 ) -> RawDocument:
-    position, payload = place.rpartition(":")[2], line[:2000].decode("utf-8", "replace")
+    """Return the document of a line.
+
+    `fallback_id` is label and position: the id of a line without an id field.
+    """
+    position = fallback_id.rpartition(":")[2]
+
+    def faulty(problem: str) -> RawDocument:
+        payload = line[:PAYLOAD_LENGTH].decode("utf-8", "replace")
+        return RawDocument(position=position, problem=problem, payload=payload)
+
     try:
         row = decoder.decode(line)
-        text, title, doc_id = (
-            _json_field(row, name)
-            for name in (config.text_field, config.title_field, config.id_field)
-        )
+        text = _json_field(row, config.text_field)
+        title = _json_field(row, config.title_field)
+        doc_id = _json_field(row, config.id_field)
     except (msgspec.MsgspecError, UnicodeError):
-        return RawDocument(
-            position=position, problem="not a JSON object of UTF-8 strings", payload=payload
-        )
+        return faulty("not a JSON object of UTF-8 strings")
     if text is None:
-        return RawDocument(
-            position=position, problem=f"no field {config.text_field!r}", payload=payload
-        )
+        return faulty(f"no field {config.text_field!r}")
+
     try:
         links = _json_links(row, config.links_field, len(text))
     except ValueError as error:
-        return RawDocument(
-            position=position, problem=f"field {config.links_field!r}: {error}", payload=payload
-        )
-    doc_id = place if doc_id is None else doc_id
-    return RawDocument(position=position, doc_id=doc_id, title=title or "", text=text, links=links)
+        return faulty(f"field {config.links_field!r}: {error}")
+    return RawDocument(
+        position=position,
+        doc_id=fallback_id if doc_id is None else doc_id,
+        title=title or "",
+        text=text,
+        links=links,
+    )
 
 
-class _Link(msgspec.Struct):
-    """A known link; qid is "Q42", 42, or null where the item is not known."""
+class _KnownLink(msgspec.Struct):
+    """Hold a known link; qid is "Q42", 42, or null where the item is unknown."""
 
     start: int
     end: int
     qid: str | int | None = None
 
 
-_LINKS = msgspec.json.Decoder(list[_Link])
+_LINKS_DECODER = msgspec.json.Decoder(list[_KnownLink])
 
 
 def _json_links(
     row: dict[str, msgspec.Raw], name: str, length: int
 ) -> tuple[tuple[int, int, int], ...]:
-    """Links of a document, each span once; those without an item are left out.
+    """Return the links of a document: start, end and QID, each span once.
+
+    Links without an item are left out; of two links with one span the later counts.
 
     Raises:
-        ValueError: they are not such a list, or lie outside the text; says which.
+        ValueError: the field is no list of links, or a link lies outside the text; the message
+            names it.
     """
+    # An empty name in the settings means that no field holds links.
     if not name or name not in row:
         return ()
     try:
-        links = _LINKS.decode(row[name])
+        links = _LINKS_DECODER.decode(row[name])
     except msgspec.MsgspecError as error:
         raise ValueError('no list of {"start", "end", "qid"}') from error
-    found = {}
+
+    # Two spans with the same ends would count one mention twice.
+    qid_by_span = {}
     for link in links:
         if not 0 <= link.start < link.end <= length:
-            raise ValueError(
-                f"{link.start}-{link.end} lies outside the text of {length} code points"
-            )
-        if link.qid is not None:
-            number = str(link.qid).removeprefix("Q")
-            if not (number.isascii() and number.isdigit() and 0 < int(number) < 1 << 32):
-                raise ValueError(f"{link.qid!r} is no item")
-            found[link.start, link.end] = int(number)
-    return tuple((start, end, qid) for (start, end), qid in found.items())
+            span = f"{link.start}-{link.end}"
+            raise ValueError(f"{span} lies outside the text of {length} code points")
+        if link.qid is None:
+            continue
+        number = str(link.qid).removeprefix("Q")
+        # isdigit alone would accept digits of other scripts.
+        if not (number.isascii() and number.isdigit() and 0 < int(number) < 1 << 32):
+            raise ValueError(f"{link.qid!r} is no item")
+        qid_by_span[link.start, link.end] = int(number)
+    return tuple((start, end, qid) for (start, end), qid in qid_by_span.items())
 
 
 def _json_field(row: dict[str, msgspec.Raw], name: str) -> str | None:
+    """Return a field as text; None if it is missing or null.
+
+    Raises:
+        msgspec.MsgspecError: neither a string nor an integer.
+        UnicodeError: a lone surrogate, which is no text.
+    """
     value = msgspec.json.decode(row[name], type=str | int | None) if name in row else None
     if value is None:
         return None
+
+    # Encoding fails for a lone surrogate, which JSON allows.
     text = str(value)
-    text.encode()  # lone surrogates are no text
+    text.encode()
     return text
 
 
 def parquet_ranges(
     path: str, unit_bytes: int, config: DocumentsConfig
 ) -> list[tuple[str, int, int]]:
-    """Row ranges of about so many stored bytes; they follow row groups.
+    """Return row ranges (path, first row, row after the last) of about `unit_bytes` stored bytes.
+
+    The ranges follow row groups, because a row group is read as a whole.
 
     Raises:
         SourceError: not Parquet, or without the text column.
@@ -223,37 +263,52 @@ def parquet_ranges(
             groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
             sizes = [(group.num_rows, group.total_byte_size) for group in groups]
     except pa.ArrowInvalid as error:
-        raise source_error(
-            path, 0, f"not a readable Parquet file ({error})", "write it again"
-        ) from error
+        problem = f"not a readable Parquet file ({error})"
+        raise source_error(path, 0, problem, "write it again") from error
     if config.text_field not in names:
         problem = f"no column {config.text_field!r} among {', '.join(names)}"
         raise source_error(path, 0, problem, "name the text column with documents.text_field")
+
     ranges, start, row, num_bytes = [], 0, 0, 0
-    for rows, size in sizes:
-        row, num_bytes = row + rows, num_bytes + size
+    for num_rows, size in sizes:
+        row, num_bytes = row + num_rows, num_bytes + size
         if num_bytes >= unit_bytes:
             ranges.append((path, start, row))
             start, num_bytes = row, 0
+
+    # A file without rows still has one range: its unit counts no row.
     return [*ranges, (path, start, row)] if row > start or not ranges else ranges
 
 
 def read_parquet(
     path: str, rows: range, label: str, config: DocumentsConfig
 ) -> Iterator[RawDocument]:
-    """One document per row; its id is the id column, or label and row number where there is none."""
+    """Yield one document per row.
+
+    Args:
+        path: the file.
+        rows: a range from `parquet_ranges`: it covers whole row groups.
+        label: a short name of the file. Without an id column, label and row number are the id.
+        config: the names of the columns.
+    """
     with files.open_read(path) as file, pq.ParquetFile(file) as parquet:
-        wanted = (config.text_field, config.title_field, config.id_field)
-        columns = [name for name in dict.fromkeys(wanted) if name in parquet.schema_arrow.names]
-        first, groups = 0, []
+        # One column may serve as two fields: it is read once.
+        names = dict.fromkeys((config.text_field, config.title_field, config.id_field))
+        columns = [name for name in names if name in parquet.schema_arrow.names]
+
+        # A row group belongs to the range that holds its first row.
+        groups, group_start = [], 0
         for group in range(parquet.metadata.num_row_groups):
-            if rows.start <= first < rows.stop:
+            if rows.start <= group_start < rows.stop:
                 groups.append(group)
-            first += parquet.metadata.row_group(group).num_rows
+            group_start += parquet.metadata.row_group(group).num_rows
+
         number = rows.start
-        for batch in parquet.iter_batches(
+        batches = parquet.iter_batches(
             batch_size=PARQUET_BATCH_ROWS, row_groups=groups, columns=columns
-        ):
+        )
+        # Rows are numbered within the file, so that ids do not depend on the ranges.
+        for batch in batches:
             for row in batch.to_pylist():
                 yield _row_document(row, number, label, config)
                 number += 1
@@ -262,15 +317,15 @@ def read_parquet(
 def _row_document(
     row: dict[str, object], number: int, label: str, config: DocumentsConfig
 ) -> RawDocument:
-    text, title, doc_id = (
-        row.get(name) for name in (config.text_field, config.title_field, config.id_field)
-    )
+    """Return the document of a row of Parquet."""
+    text = row.get(config.text_field)
+    title = row.get(config.title_field)
+    doc_id = row.get(config.id_field)
+    # A null or a number in the text column is a fault of one row, not of the file.
     if not isinstance(text, str):
-        return RawDocument(
-            position=str(number),
-            problem=f"{config.text_field!r} is not a string",
-            payload=str(text),
-        )
+        problem = f"{config.text_field!r} is not a string"
+        return RawDocument(position=str(number), problem=problem, payload=str(text))
+
     return RawDocument(
         position=str(number),
         doc_id=f"{label}:{number}" if doc_id is None else str(doc_id),
@@ -280,43 +335,54 @@ def _row_document(
 
 
 def redirect_target(page: RawPage) -> str | None:
-    """Title that a page redirects to; old exports say it only in the text."""
+    """Return the title that a page redirects to; None if it does not redirect."""
     if page.redirect is not None:
         return page.redirect
-    found = _REDIRECT_TEXT.match(page.text[:1000])
-    return found.group(1) if found else None
+    # Old exports have the redirect only in the text.
+    match = _REDIRECT_TEXT.match(page.text[:1000])
+    return match.group(1) if match else None
 
 
 def read_articles(
-    span: Span, on_loss: LossHandler | None, on_stored: StoredHandler | None = None
+    span: ByteRange, on_loss: LossHandler | None, on_stored: StoredHandler | None = None
 ) -> Iterator[RawDocument]:
-    """Articles of a MediaWiki export as plain text with anchors; other namespaces and redirects are skipped."""
+    """Yield the articles of a MediaWiki export as plain text with anchors.
+
+    Pages of other namespaces and redirects are skipped.
+
+    Args:
+        span: the bytes to read.
+        on_loss: receives each block or member that is lost; without it, a loss raises.
+        on_stored: receives the byte of the file that the reader has reached.
+    """
     for position, xml in read_pages(span, on_loss, on_stored):
         try:
             page = parse_page(xml)
         except ValueError as error:
+            # Without the details after the colon, so that equal faults have equal reasons.
             problem = str(error).partition(":")[0]
-            yield RawDocument(
-                position=position, problem=problem, payload=xml[:2000].decode("utf-8", "replace")
-            )
+            payload = xml[:PAYLOAD_LENGTH].decode("utf-8", "replace")
+            yield RawDocument(position=position, problem=problem, payload=payload)
             continue
         yield _article(page, position)
 
 
 def _article(page: RawPage, position: str) -> RawDocument:
+    """Return the document of a page."""
     if page.namespace != 0:
         return RawDocument(position=position, skipped="skipped_namespace")
     if redirect_target(page) is not None:
         return RawDocument(position=position, skipped="skipped_redirect")
+    # Other models, such as Lua modules and JSON, hold no running text.
     if page.model != "wikitext":
         return RawDocument(position=position, skipped="skipped_model")
+
     doc_id = str(page.page_id)
     try:
         plain = plain_text(page.text)
     except WikitextError as error:
-        return RawDocument(
-            position=position, doc_id=doc_id, problem=str(error), payload=page.text[:2000]
-        )
+        payload = page.text[:PAYLOAD_LENGTH]
+        return RawDocument(position=position, doc_id=doc_id, problem=str(error), payload=payload)
     return RawDocument(
         position=position, doc_id=doc_id, title=page.title, text=plain.text, anchors=plain.anchors
     )

@@ -1,8 +1,9 @@
-"""Stage `documents`: a corpus to plain text with stable ids, and the links of wikitext to gold anchors.
+"""Turn a corpus into plain text with stable ids, and links into anchors: stage `documents`.
 
-Units are byte ranges (JSONL, MediaWiki exports), row ranges (Parquet), or groups of whole text files. Ids: the id field,
-"file:position" where there is none, the page id of an article, the name of a text file. NULs become U+FFFD, counted.
-An id that repeats within a unit is a reject; one that repeats across units fails the stage.
+Units are byte ranges (JSONL, MediaWiki exports), row ranges (Parquet), or groups of whole text
+files. Ids: the id field, "file:position" where there is none, the page id of an article, the name
+of a text file. NULs become U+FFFD, counted. An id that repeats within a unit is a reject; one that
+repeats across units fails the stage.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from pipeline.engine.tables import RunPaths, read_batches
 from pipeline.engine.tasks import ByteRange, ListRange, RowRange, Unit
 from pipeline.engine.units import UnitReport, UnitWriter
 from pipeline.sources.ranges import plan_ranges
-from pipeline.sources.work import RangeProgress, loss_handler, span_of
+from pipeline.sources.work import RangeProgress, loss_handler
 from schemas import ANCHORS, DOCUMENTS
 from schemas.errors import ConfigError
 from schemas.settings import to_dict
@@ -47,18 +48,23 @@ DocumentTask = ByteRange | RowRange | ListRange
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentsWorker:
-    """Reads one range of one file, or a group of text files."""
+    """Read one range of one file, or a group of text files."""
 
     config: DocumentsConfig
-    kinds: dict[str, str]  # path -> text, jsonl, parquet, wiki-xml
-    labels: dict[str, str]  # path -> short unique name
-    texts: tuple[str, ...]  # the text files: a unit of them is a range of this
-    titles: str = ""  # folder of the title map; empty where no input has links
+    # By path: text, jsonl, parquet or wiki-xml.
+    kinds: dict[str, str]
+    # By path: a short unique name.
+    labels: dict[str, str]
+    # The text files: a unit of them is a range of this list.
+    texts: tuple[str, ...]
+    # The folder of the title map; empty where no input has links.
+    titles: str = ""
     _titles: OpenedOnce[TitleMap] = field(default_factory=OpenedOnce, compare=False, repr=False)
 
     def process(self, unit: Unit[DocumentTask], out: UnitWriter) -> None:
-        """Documents and anchors of the unit."""
-        sink = _Sink(out, self._titles.get(lambda: TitleMap(self.titles)) if self.titles else None)
+        """Write the documents and the anchors of the unit."""
+        titles = self._titles.get(lambda: TitleMap(self.titles)) if self.titles else None
+        sink = _DocumentSink(out, titles)
         progress = RangeProgress(unit.task, out)
         for path, document in self._read(unit.task, out, progress):
             sink.add(path, document)
@@ -68,32 +74,33 @@ class DocumentsWorker:
     def _read(
         self, task: DocumentTask, out: UnitWriter, progress: RangeProgress
     ) -> Iterator[tuple[str, RawDocument]]:
+        """Yield the file of each document of a task, and the document."""
         if isinstance(task, ListRange):
             for number in range(task.start, task.end):
                 path = self.texts[number]
                 yield path, corpus.read_text_file(path, self.labels[path])
-                progress.at_byte(number + 1)
+                progress.reached(number + 1)
             return
+
         label = self.labels[task.path]
         if isinstance(task, RowRange):
             rows = range(task.start, task.end)
             for document in corpus.read_parquet(task.path, rows, label, self.config):
-                progress.at(document.position)
+                progress.record_read(document.position)
                 yield task.path, document
             return
+
         on_loss = loss_handler(out, skip_corrupt=self.config.skip_corrupt)
         if self.kinds[task.path] == "jsonl":
-            documents = corpus.read_jsonl(
-                span_of(task), label, self.config, on_loss, progress.at_byte
-            )
+            documents = corpus.read_jsonl(task, label, self.config, on_loss, progress.reached)
         else:
-            documents = corpus.read_articles(span_of(task), on_loss, progress.at_byte)
+            documents = corpus.read_articles(task, on_loss, progress.reached)
         for document in documents:
             yield task.path, document
 
 
-class _Sink:
-    """Checks documents, counts what becomes of each, writes in batches."""
+class _DocumentSink:
+    """Check documents, count what becomes of each, write them in batches."""
 
     def __init__(self, out: UnitWriter, titles: TitleMap | None) -> None:
         self._out = out
@@ -109,18 +116,25 @@ class _Sink:
         if document.skipped:
             self._out.count(document.skipped)
             return
+
         problem = document.problem or self._problem_of(document)
         if problem:
+            # The reject shows the start of the text, to be recognised by.
             payload = document.payload or document.text[:500]
             self._out.reject(document.doc_id or f"{path}:{document.position}", problem, payload)
             return
+        # Only kept documents count: a reject does not use up its id.
         self._seen.add(document.doc_id)
         self._out.count("rows_out")
+
+        # A NUL ends a string for many programs. Its replacement has the same length, so offsets
+        # stay right.
         num_nuls = document.text.count("\0")
         if num_nuls:
             self._out.count("nuls_replaced", num_nuls)
         text = document.text.replace("\0", "\N{REPLACEMENT CHARACTER}")
         self._documents.append((document.doc_id, document.title, text, posixpath.basename(path)))
+
         self._add_anchors(document.doc_id, document.anchors)
         for start, end, qid in document.links:
             self._anchors.append((document.doc_id, start, end, qid))
@@ -129,6 +143,7 @@ class _Sink:
             self.flush()
 
     def _problem_of(self, document: RawDocument) -> str:
+        """Return why a document cannot be kept; empty if it can."""
         if not document.doc_id:
             return "empty doc_id"
         if document.doc_id in self._seen:
@@ -136,8 +151,10 @@ class _Sink:
         return "" if document.text.strip("\0 \t\r\n") else "empty text"
 
     def _add_anchors(self, doc_id: str, anchors: Sequence[Anchor]) -> None:
+        """Add the links of an article whose titles lead to an item; count the others."""
         if self._titles is None or not anchors:
             return
+
         qids = self._titles.find([anchor.title for anchor in anchors])
         self._out.count("anchors_unresolved", qids.count(NO_ITEM))
         for anchor, qid in zip(anchors, qids, strict=True):
@@ -145,7 +162,7 @@ class _Sink:
                 self._anchors.append((doc_id, anchor.start, anchor.end, qid))
 
     def flush(self) -> None:
-        """Write what was collected."""
+        """Write the rows collected so far."""
         for buffer in (self._documents, self._anchors):
             if len(buffer):
                 self._out.write(buffer.table, buffer.take())
@@ -153,26 +170,33 @@ class _Sink:
 
 
 def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
-    """Units of the corpus.
+    """Plan the units of the corpus.
 
     Raises:
-        ConfigError, StageError: no input, an unreadable one, MediaWiki exports before `titles` has run.
+        ConfigError: no input.
+        StageError: an unreadable input, or MediaWiki exports before `titles` has run.
     """
     inputs = files.expand(config.inputs)
     if not inputs:
         raise ConfigError(
-            "documents.inputs is empty: give files, folders or globs, for example --input corpus.jsonl"
+            "documents.inputs is empty: "
+            "give files, folders or globs, for example --input corpus.jsonl"
         )
+    # One empty file is a reject; a corpus of empty files is a mistake.
     if not any(files.size_of(path) for path in inputs):
         raise StageError(
             f"{', '.join(inputs)}: the corpus is empty: every file has 0 bytes; give other inputs"
         )
+
+    # Only links of MediaWiki exports have titles: other corpora do not depend on the stage
+    # `titles`.
     kinds = {path: corpus.kind_of(path, config.format) for path in inputs}
     stamps = {path: files.stamp(path) for path in inputs}
     titles = ""
     if "wiki-xml" in kinds.values():
         stamps["titles"] = paths.require("titles").fingerprint
         titles = paths.artefact("titles", FOLDER)
+
     texts = tuple(path for path in inputs if kinds[path] == "text")
     worker = DocumentsWorker(
         config=config, kinds=kinds, labels=labels_of(inputs), texts=texts, titles=titles
@@ -190,7 +214,8 @@ def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
 
 
 def measure_of(kinds: set[str]) -> str:
-    """What the units of inputs of these kinds count; empty where they differ."""
+    """Return what the units of inputs of these kinds count; empty where they differ."""
+    # A progress bar cannot add bytes and rows.
     measures = {{"text": "files", "parquet": "rows"}.get(kind, "bytes") for kind in kinds}
     return measures.pop() if len(measures) == 1 else ""
 
@@ -198,31 +223,34 @@ def measure_of(kinds: set[str]) -> str:
 def _tasks(
     config: DocumentsConfig, kinds: dict[str, str], texts: Sequence[str]
 ) -> list[DocumentTask]:
+    """Return the tasks of the corpus: groups of text files, then ranges of the other files."""
     unit_bytes = int(config.unit_mb * 2**20)
+    # A unit per small file would cost more than reading it.
     tasks: list[DocumentTask] = [
         ListRange(kind=texts[start], start=start, end=min(start + TEXT_FILES_PER_UNIT, len(texts)))
         for start in range(0, len(texts), TEXT_FILES_PER_UNIT)
     ]
+
     for path, kind in kinds.items():
         if kind == "parquet":
-            tasks += [
-                RowRange(path=path, start=start, end=end)
-                for _, start, end in corpus.parquet_ranges(path, unit_bytes, config)
-            ]
+            row_ranges = corpus.parquet_ranges(path, unit_bytes, config)
+            tasks += [RowRange(path=path, start=start, end=end) for _, start, end in row_ranges]
         elif kind != "text":
-            tasks += [
-                ByteRange(path=path, start=span.start, end=span.end)
-                for span in plan_ranges(path, unit_bytes)
-            ]
+            tasks += plan_ranges(path, unit_bytes)
     return tasks
 
 
 def labels_of(paths: Sequence[str]) -> dict[str, str]:
-    """A short name for each file, without known endings; with as much of its folders as tells it from the others."""
+    """Return a short name for each file, without known endings.
+
+    A name has as many folders as are needed to distinguish it from the others.
+    """
     for depth in range(1, 32):
         names = {path: ENDINGS.sub("", "/".join(path.split("/")[-depth:])) for path in paths}
         if len(set(names.values())) == len(paths):
             return names
+
+    # Two files that differ in nothing but their endings keep their whole paths.
     return {path: path for path in paths}
 
 
@@ -232,41 +260,49 @@ def finish(
     """Refuse an empty corpus, and ids that occur in several units.
 
     Raises:
-        StageError: says which.
+        StageError: no document with text, or a repeated id; the message names it.
     """
-    parts = [report.parts[DOCUMENTS.name] for report in reports if DOCUMENTS.name in report.parts]
-    if not parts:
+    part_files = [
+        report.parts[DOCUMENTS.name] for report in reports if DOCUMENTS.name in report.parts
+    ]
+    if not part_files:
         counters: Counter[str] = Counter()
         for report in reports:
             counters.update(report.counters)
-        told = (
-            ", ".join(f"{name} {count}" for name, count in sorted(counters.items()))
-            or "nothing in it"
-        )
+        listed = ", ".join(f"{name} {count}" for name, count in sorted(counters.items()))
         raise StageError(
-            f"{', '.join(inputs)}: the corpus is empty: no document with text ({told}); give other inputs"
+            f"{', '.join(inputs)}: the corpus is empty: "
+            f"no document with text ({listed or 'nothing in it'}); give other inputs"
         )
-    repeated = repeated_id([files.join(prepared.data, *part.path.split("/")) for part in parts])
+
+    paths = [files.join(prepared.data, *part_file.path.split("/")) for part_file in part_files]
+    repeated = repeated_id(paths)
     if repeated is not None:
         raise StageError(
-            f"documents: doc_id {repeated!r} occurs more than once in {', '.join(inputs)}; name a unique field with "
-            'documents.id_field, or set it to "" to number documents by their position'
+            f"documents: doc_id {repeated!r} occurs more than once in {', '.join(inputs)}; "
+            "name a unique field with documents.id_field, "
+            'or set it to "" to number documents by their position'
         )
     return {}
 
 
 def repeated_id(paths: Sequence[str]) -> str | None:
-    """An id that occurs twice, if there is one; 8 bytes of memory per document."""
+    """Return an id that occurs twice; None if there is none. Memory: 8 bytes per document."""
     hashes = [hash_texts(_ids_in(path)) for path in paths]
     keys, counts = np.unique(np.concatenate(hashes), return_counts=True)
-    twice = set(keys[counts > 1].tolist())
-    if not twice:
+    repeated_hashes = set(keys[counts > 1].tolist())
+    if not repeated_hashes:
         return None
-    return next(
-        (doc_id for path in paths for doc_id in _ids_in(path) if hash64(doc_id) in twice), None
-    )
+
+    # Only now, for the error message, the ids are read as text.
+    for path in paths:
+        for doc_id in _ids_in(path):
+            if hash64(doc_id) in repeated_hashes:
+                return doc_id
+    return None
 
 
 def _ids_in(path: str) -> Iterator[str]:
+    """Yield the ids of a part file of `documents`."""
     for batch in read_batches(path, DOCUMENTS, ["doc_id"]):
         yield from batch.column(0).to_pylist()

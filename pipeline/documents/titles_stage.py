@@ -1,8 +1,9 @@
-"""Stage `titles`: redirect pages of a MediaWiki export to `redirects`, and all titles to items, as two sorted arrays.
+"""Turn titles into items: stage `titles`.
 
-The arrays (`titles/hashes.npy`, uint64; `titles/qids.npy`, uint32) are built once, after the units, from the items'
-English Wikipedia titles, from these redirects and from those of `kb` (merged items included).
-Memory then: 16 bytes per title and redirect; readers map the arrays.
+Redirect pages of a MediaWiki export become `redirects`, and all titles become two sorted arrays.
+The arrays (`titles/hashes.npy`, uint64; `titles/qids.npy`, uint32) are built once, after the units,
+from the items' English Wikipedia titles, from these redirects and from those of `kb` (merged items
+included). Memory then: 16 bytes per title and redirect; readers map the arrays.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import pyarrow as pa
 from pipeline.arrays.mapped_files import load_array, local_folder, save_array
 from pipeline.arrays.sorted_map import SortedMap, sorted_map
 from pipeline.config import DocumentsConfig
-from pipeline.documents.corpus import kind_of, redirect_target
+from pipeline.documents.corpus import PAYLOAD_LENGTH, kind_of, redirect_target
 from pipeline.documents.title_hashes import hash_titles, resolve_titles
 from pipeline.documents.wikitext_titles import link_target, normalise_title
 from pipeline.engine import files
@@ -30,44 +31,50 @@ from pipeline.engine.tasks import ByteRange, Unit
 from pipeline.engine.units import UnitReport, UnitWriter
 from pipeline.sources.pages import parse_page, read_pages
 from pipeline.sources.ranges import plan_ranges
-from pipeline.sources.work import RangeProgress, loss_handler, span_of
+from pipeline.sources.work import RangeProgress, loss_handler
 from schemas import ENTITIES, REDIRECTS
 from schemas.settings import to_dict
 from schemas.table import Table
 
 FOLDER, HASHES, QIDS = "titles", "hashes.npy", "qids.npy"
 ITEM_ID = re.compile(r"Q[1-9]\d*")
+# The result of a look-up that leads to no item.
 NO_ITEM = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TitlesWorker:
-    """Reads the redirect pages of one range."""
+    """Read the redirect pages of one range."""
 
     config: DocumentsConfig
 
     def process(self, unit: Unit[ByteRange], out: UnitWriter) -> None:
-        """Redirects of articles; all other pages are skipped and counted."""
+        """Write the redirects of articles; skip and count all other pages."""
         buffer, progress = RowBuffer(REDIRECTS), RangeProgress(unit.task, out)
-        seen: set[str] = set()
+        sources: set[str] = set()
         on_loss = loss_handler(out, skip_corrupt=self.config.skip_corrupt)
-        for position, xml in read_pages(span_of(unit.task), on_loss, progress.at_byte):
+        for position, xml in read_pages(unit.task, on_loss, progress.reached):
             out.count("rows_in")
             try:
                 page = parse_page(xml)
             except ValueError as error:
-                out.reject(
-                    f"{unit.task.path}:{position}",
-                    str(error).partition(":")[0],
-                    xml[:2000].decode("utf-8", "replace"),
-                )
+                # Without the details after the colon, so that equal faults have equal reasons.
+                reason = str(error).partition(":")[0]
+                payload = xml[:PAYLOAD_LENGTH].decode("utf-8", "replace")
+                out.reject(f"{unit.task.path}:{position}", reason, payload)
                 continue
+
+            # A link and a title are spelt in many ways: both sides are normalised before they are
+            # compared.
             target = redirect_target(page)
             source, leads_to = normalise_title(page.title), link_target(target or "")
-            if page.namespace != 0 or not leads_to or source == leads_to or source in seen:
+            # Redirects that differ only in spelling lead to themselves once they are normalised.
+            is_skipped = page.namespace != 0 or not leads_to or source == leads_to
+            if is_skipped or source in sources:
                 out.count("skipped_page" if target is None else "skipped_redirect")
                 continue
-            seen.add(source)
+
+            sources.add(source)
             out.count("rows_out")
             buffer.append((source, leads_to))
         out.write(REDIRECTS, buffer.take())
@@ -75,7 +82,9 @@ class TitlesWorker:
 
 
 def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
-    """Units of the corpus's MediaWiki exports; none where it has none: the titles of the items remain.
+    """Plan the units of the corpus's MediaWiki exports.
+
+    A corpus without exports has no unit: the titles of the items remain.
 
     Raises:
         StageError: `kb` has not run, or an input cannot be read.
@@ -84,8 +93,8 @@ def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
     exports = [
         path for path in files.expand(config.inputs) if kind_of(path, config.format) == "wiki-xml"
     ]
-    spans = [span for path in exports for span in plan_ranges(path, int(config.unit_mb * 2**20))]
-    tasks = [ByteRange(path=span.path, start=span.start, end=span.end) for span in spans]
+    unit_bytes = int(config.unit_mb * 2**20)
+    tasks = [task for path in exports for task in plan_ranges(path, unit_bytes)]
     return StagePlan(
         name="titles",
         tables=(REDIRECTS,),
@@ -102,13 +111,14 @@ def finish(
     paths: RunPaths, prepared: PreparedStage, reports: Sequence[UnitReport]
 ) -> dict[str, str]:
     """Build the title map from the tables of `kb` and the redirects of this stage."""
-    own = [
-        report.parts[REDIRECTS.name].path for report in reports if REDIRECTS.name in report.parts
+    # The manifest of this stage is not written yet: its part files come from the reports.
+    part_files = [
+        report.parts[REDIRECTS.name] for report in reports if REDIRECTS.name in report.parts
     ]
-    own_paths = [files.join(prepared.data, *path.split("/")) for path in own]
-    titles = build_title_map(
-        paths.files("kb", ENTITIES), [*paths.files("kb", REDIRECTS), *own_paths]
-    )
+    new_paths = [files.join(prepared.data, *part_file.path.split("/")) for part_file in part_files]
+    redirect_paths = [*paths.files("kb", REDIRECTS), *new_paths]
+    titles = build_title_map(paths.files("kb", ENTITIES), redirect_paths)
+
     folder = files.join(prepared.data, FOLDER)
     save_array(files.join(folder, HASHES), titles.keys)
     save_array(files.join(folder, QIDS), titles.values)
@@ -116,27 +126,36 @@ def finish(
 
 
 def build_title_map(entity_paths: Sequence[str], redirect_paths: Sequence[str]) -> SortedMap:
-    """Hash of every title that leads to an item, and the item."""
+    """Return the hash of every title that leads to an item, and the item.
+
+    Args:
+        entity_paths: part files of `entities`.
+        redirect_paths: part files of `redirects`, of titles and of items.
+    """
+    # The empty arrays keep the dtype where there is no row at all.
     titles, qids = [np.empty(0, np.uint64)], [np.empty(0, np.uint32)]
     for batch in _batches(entity_paths, ENTITIES, ["qid", "enwiki_title"]):
-        batch = batch.filter(batch.column("enwiki_title").is_valid())
-        titles.append(hash_titles(batch.column("enwiki_title").to_pylist()))
-        qids.append(batch.column("qid").to_numpy())
+        # Most items have no article in English Wikipedia.
+        with_title = batch.filter(batch.column("enwiki_title").is_valid())
+        titles.append(hash_titles(with_title.column("enwiki_title").to_pylist()))
+        qids.append(with_title.column("qid").to_numpy())
+
+    # Redirects join two titles or two items. Only the items of the latter are needed as numbers.
     sources, targets = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
-    merged: list[tuple[int, int]] = []
+    merged_items: list[tuple[int, int]] = []
     for batch in _batches(redirect_paths, REDIRECTS, ["source", "target"]):
-        pairs = list(
-            zip(batch.column("source").to_pylist(), batch.column("target").to_pylist(), strict=True)
-        )
-        merged += [
+        columns = (batch.column("source").to_pylist(), batch.column("target").to_pylist())
+        pairs = list(zip(*columns, strict=True))
+        merged_items += [
             (int(source[1:]), int(target[1:]))
             for source, target in pairs
             if _are_items(source, target)
         ]
         sources.append(hash_titles(source for source, _ in pairs))
         targets.append(hash_titles(target for _, target in pairs))
-    from_items = np.array([source for source, _ in merged], dtype=np.uint32)
-    to_items = np.array([target for _, target in merged], dtype=np.uint32)
+
+    from_items = np.array([source for source, _ in merged_items], dtype=np.uint32)
+    to_items = np.array([target for _, target in merged_items], dtype=np.uint32)
     return resolve_titles(
         sorted_map(np.concatenate(titles), np.concatenate(qids)),
         sorted_map(np.concatenate(sources), np.concatenate(targets)),
@@ -145,18 +164,21 @@ def build_title_map(entity_paths: Sequence[str], redirect_paths: Sequence[str]) 
 
 
 def _are_items(source: str, target: str) -> bool:
+    """Say whether a redirect leads from item to item."""
     return bool(ITEM_ID.fullmatch(source) and ITEM_ID.fullmatch(target))
 
 
 def _batches(paths: Sequence[str], table: Table, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of several part files, one file after the other."""
     return chain.from_iterable(read_batches(path, table, columns) for path in paths)
 
 
 class TitleMap:
-    """Titles to items, memory-mapped: shared by the processes of a machine."""
+    """Look up the items of titles, memory-mapped: shared by the processes of a machine."""
 
     def __init__(self, folder: str) -> None:
         local = local_folder(folder)
+        # The arrays are sorted by hash: a look-up is a binary search in mapped memory.
         keys, values = (load_array(files.join(local, name)) for name in (HASHES, QIDS))
         self._titles = SortedMap(keys=keys, values=values)
 
@@ -164,9 +186,12 @@ class TitleMap:
         return len(self._titles.keys)
 
     def find(self, titles: Sequence[str]) -> list[int]:
-        """Item of each title, through redirects; 0 where it leads to none. About 2 µs per title."""
+        """Return the item of each title, through redirects; NO_ITEM where it leads to none.
+
+        About 2 µs per title.
+        """
         if not titles:
             return []
-        known, qids = self._titles.find(hash_titles(titles))
-        found: list[int] = np.where(known, qids, NO_ITEM).tolist()
-        return found
+        has_item, qids = self._titles.find(hash_titles(titles))
+        items: list[int] = np.where(has_item, qids, NO_ITEM).tolist()
+        return items

@@ -19,13 +19,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 
 from pipeline.engine.errors import StageError, message_in
-from pipeline.engine.progress import MetricsPoller, ProgressAddress, ProgressReceiver, counts_in
+from pipeline.engine.progress import (
+    JobResult,
+    MetricsPoller,
+    ProgressAddress,
+    ProgressReceiver,
+    counts_in,
+)
 from pipeline.engine.progress_text import Workload, final_line
 from pipeline.engine.worker_threads import LOCAL_WORKERS
 from schemas.command_line import TERMINATED, Terminated
@@ -234,7 +240,9 @@ def _rehearse(options: PipelineOptions, build: Callable[[beam.Pipeline], None]) 
     )
 
 
-def _run(options: PipelineOptions, build: Callable[[beam.Pipeline], None], work: Workload) -> Any:  # noqa: ANN401
+def _run(
+    options: PipelineOptions, build: Callable[[beam.Pipeline], None], work: Workload
+) -> JobResult:
     """Run a graph to its end and return Beam's result."""
     pipeline = beam.Pipeline(options=options)
     try:

@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, cast
 
 from apache_beam.metrics import Metrics, MetricsFilter
 
@@ -31,6 +31,16 @@ LOG_EVERY_S = 10.0
 POLL_EVERY_S = 30.0
 JOIN_S = 5.0
 logger = logging.getLogger("trelm")
+
+
+class JobResult(Protocol):
+    """Name what is used of the result of a Beam job, which has no types."""
+
+    def metrics(self) -> Any:  # noqa: ANN401 - Beam's MetricResults, untyped
+        """Return the job's metrics so far."""
+
+    def wait_until_finish(self) -> object:
+        """Wait for the end of the job."""
 
 
 class ProgressSender:
@@ -142,7 +152,7 @@ class ProgressReceiver:
 class MetricsPoller:
     """Ask the runner of a job elsewhere for its counters inside a context, and log them."""
 
-    def __init__(self, result: Any, work: Workload, every_s: float = POLL_EVERY_S) -> None:  # noqa: ANN401
+    def __init__(self, result: JobResult, work: Workload, every_s: float = POLL_EVERY_S) -> None:
         self._result = result
         self._work = work
         self._every_s = every_s
@@ -173,14 +183,14 @@ class MetricsPoller:
                 )
 
 
-def counts_in(result: Any) -> Counter[str]:  # noqa: ANN401
+def counts_in(result: JobResult) -> Counter[str]:
     """Return the counters of a Beam result, summed over its steps; empty where the runner gives
     none.
     """
     counts: Counter[str] = Counter()
     # A PortableRunner's result keeps its first answer and would repeat it for ever.
     if getattr(result, "_metrics", None) is not None:
-        result._metrics = None
+        cast(Any, result)._metrics = None
 
     try:
         metrics = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]

@@ -70,8 +70,10 @@ class RunPaths:
         for name, fingerprint in manifest.inputs.items():
             if name in STAGE_NAMES and self.require(name).fingerprint != fingerprint:
                 raise StageError(
-                    f"{self.root}: stage {stage!r} was made from another output of {name!r} than is here now; "
-                    f"run `trelm-pipeline {stage} --run {self.root}`, or `trelm-pipeline run` for all that is out of date"
+                    f"{self.root}: stage {stage!r} was made from another output of {name!r} than "
+                    "is here now; "
+                    f"run `trelm-pipeline {stage} --run {self.root}`, or `trelm-pipeline run` for "
+                    "all that is out of date"
                 )
         return manifest
 

@@ -130,7 +130,7 @@ class Unit(Generic[T]):
 
 
 def number_units(phases: Iterable[Sequence[T]]) -> list[list[Unit[T]]]:
-    """Number the tasks of all phases, in order, and return the units of each phase."""
+    """Give the tasks of all phases their numbers, in order, and return the units of each phase."""
     phases = list(phases)
     num_units = sum(map(len, phases))
 

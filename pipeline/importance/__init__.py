@@ -1,1 +1,1 @@
-"""Stage `importance`: links get their semantic importance."""
+"""Measure the semantic importance of links: stage `importance`."""

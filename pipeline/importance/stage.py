@@ -1,7 +1,8 @@
-"""Stage `importance`: the semantic importance of every linked mention. Map-only, one unit per unit of `link`.
+"""Measure the semantic importance of every linked mention: stage `importance`.
 
-Each original sentence is encoded once; its variants, one per entity, beside those of all sentences of a chunk, which is most
-often the unit. All mentions of one entity in a sentence are replaced together and share the score.
+The stage only maps units, one per unit of `link`. Each original sentence is encoded once; its
+variants, one per entity, beside those of all sentences of a chunk, which is most often the unit.
+All mentions of one entity in a sentence are replaced together and share the score.
 """
 
 from __future__ import annotations
@@ -28,19 +29,24 @@ from pipeline.importance.semantic_importance import semantic_importance
 from pipeline.importance.variants import MentionTokens, Variants, plan_variants
 from pipeline.link.linked_sentences import LinkedReader, LinkedUnit, linked_units
 from schemas import IMPORTANCE
+from schemas.array_types import F32, I64
 from schemas.settings import to_dict
 
-CHUNK_TOKENS = 1 << 19  # to encode at once, about: 100 MB of vectors for a model of 768
-TOKEN_CHARACTERS = 4  # of a text, on average
-MIN_TOKENS = 16  # a sequence counts as so many at least: its vector takes memory too
+# About so many tokens are encoded at once: 100 MB of vectors for a model of 768.
+CHUNK_TOKENS = 1 << 19
+# Characters of a token of text, on average.
+TOKEN_CHARACTERS = 4
+# A sequence counts as at least so many tokens: its vector takes memory too.
+MIN_TOKENS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportanceWorker:
-    """Scores the linked mentions of one unit."""
+    """Score the linked mentions of one unit."""
 
     paths: RunPaths
-    config: ImportanceConfig  # with a number format of its own: not auto
+    # Its number format is a real one: not auto.
+    config: ImportanceConfig
     _encoder: OpenedOnce[SentenceEncoder] = field(
         default_factory=OpenedOnce, compare=False, repr=False
     )
@@ -48,90 +54,100 @@ class ImportanceWorker:
 
     @property
     def encoder(self) -> SentenceEncoder:
-        """The frozen encoder, loaded once."""
+        """Return the frozen encoder, loaded once."""
         config = self.config
         return self._encoder.get(
             lambda: SentenceEncoder(config.model, config.device, config.num_threads, config.dtype)
         )
 
     def process(self, unit: Unit[RowRange], out: UnitWriter) -> None:
-        """One unit of links."""
+        """Write the scores of one unit of links."""
+        # The reader keeps the last row group: units in their order mostly share one.
         linked = self._reader.get(lambda: LinkedReader(self.paths)).read(unit)
-        lost = linked.num_outside + linked.num_overlapping
-        out.count("rows_in", lost)
+        out.count("rows_in", linked.num_outside + linked.num_overlapping)
         out.count("skipped_outside_sentence", linked.num_outside)
         out.count("skipped_overlapping", linked.num_overlapping)
-        progress = _Progress(unit.size, len(linked.sentence), out)
+
+        progress = _MentionProgress(unit.size, len(linked.sentence), out)
         for chunk in _chunks(linked, self.config.max_tokens):
             out.count("rows_in", chunk.stop - chunk.start)
             out.write(IMPORTANCE, self._score(linked, chunk, progress, out))
-        progress.tell(len(linked.sentence))
+        progress.report(len(linked.sentence))
 
     def _score(
-        self, linked: LinkedUnit, chunk: slice, progress: _Progress, out: UnitWriter
+        self, linked: LinkedUnit, chunk: slice, progress: _MentionProgress, out: UnitWriter
     ) -> pa.Table:
-        """Rows of a range of mentions."""
+        """Return the rows of a range of mentions; reject those without a token."""
         plan = self._plan(linked, chunk)
         size = chunk.stop - chunk.start
         vectors = self.encoder.encode(
             plan.sequences,
             self.config.batch_tokens,
-            lambda share: progress.tell(chunk.start + share * size),
+            lambda share: progress.report(chunk.start + share * size),
         )
+        # One score per pair: a sentence and an entity in it.
         scores = cosines(vectors[plan.originals], vectors[plan.replaced]).astype(np.float32)
-        scored, lost = (
-            chunk.start + np.flatnonzero(one) for one in (plan.pairs >= 0, plan.pairs < 0)
-        )
-        for key, text in _places(linked, lost):
+
+        has_score = plan.pairs >= 0
+        scored = chunk.start + np.flatnonzero(has_score)
+        without_token = chunk.start + np.flatnonzero(~has_score)
+        for key, text in _keys_and_texts(linked, without_token):
             out.reject(key, "no token of the mention", text)
         out.count("rows_out", len(scored))
         out.count("sequences", len(plan.sequences))
-        return _rows(linked, scored, scores[plan.pairs[plan.pairs >= 0]])
+        return _rows(linked, scored, scores[plan.pairs[has_score]])
 
     def _plan(self, linked: LinkedUnit, chunk: slice) -> Variants:
-        encoder, config = self.encoder, self.config
-        numbers, own = np.unique(linked.sentence[chunk], return_inverse=True)
+        """Return the sequences that score a range of mentions."""
+        # The sentences of the chunk, and for each mention the number of its sentence among them.
+        encoder, tokenizer = self.encoder, self.encoder.tokenizer
+        numbers, sentences = np.unique(linked.sentence[chunk], return_inverse=True)
         texts = linked.sentence_texts(numbers)
-        tokens = encoder.tokenizer.encode_runs(texts, np.ones(len(texts), np.bool_))
-        first = linked.start[linked.sentence[chunk]]
-        spans = tokens.spans(
-            own, linked.mention_start[chunk] - first, linked.mention_end[chunk] - first
-        )
-        mentions = MentionTokens(own, linked.qid[chunk].astype(np.int64), *spans)
-        width = min(config.max_tokens, encoder.max_tokens) - NUM_SPECIAL
-        tokenizer = encoder.tokenizer
-        replacement = {"mask": tokenizer.mask_id, "unk": tokenizer.unk_id, "delete": None}[
-            config.replacement
-        ]
+        tokens = tokenizer.encode_runs(texts, np.ones(len(texts), np.bool_))
+
+        # Mentions count code points of the document, tokens those of the sentence.
+        shift = linked.start[linked.sentence[chunk]]
+        starts, ends = linked.mention_start[chunk] - shift, linked.mention_end[chunk] - shift
+        low, high = tokens.spans(sentences, starts, ends)
+        mentions = MentionTokens(sentences, linked.qid[chunk].astype(np.int64), low, high)
+
+        width = min(self.config.max_tokens, encoder.max_tokens) - NUM_SPECIAL
+        replacements = {"mask": tokenizer.mask_id, "unk": tokenizer.unk_id, "delete": None}
+        replacement = replacements[self.config.replacement]
         return plan_variants(Sequences(tokens.ids, tokens.offsets), mentions, width, replacement)
 
 
-class _Progress:
-    """Tells how much of a unit is done, by its mentions: the time goes into them."""
+class _MentionProgress:
+    """Report how much of a unit is done, by its mentions: they take the time."""
 
     def __init__(self, size: int, num_mentions: int, out: UnitWriter) -> None:
-        self._size, self._num_mentions, self._out, self._told = size, num_mentions, out, 0
+        self._size, self._num_mentions, self._out, self._reported = size, num_mentions, out, 0
 
-    def tell(self, mentions: float) -> None:
-        """So many mentions are done."""
-        done = int(self._size * mentions / self._num_mentions) if self._num_mentions else self._size
-        if done > self._told:
-            self._out.advance(done - self._told)
-            self._told = done
+    def report(self, num_done: float) -> None:
+        """Report the number of mentions that are done; a part of one counts."""
+        # A unit without mentions is done at once.
+        done = int(self._size * num_done / self._num_mentions) if self._num_mentions else self._size
+        if done > self._reported:
+            self._out.advance(done - self._reported)
+            self._reported = done
 
 
 def _chunks(linked: LinkedUnit, max_tokens: int) -> Iterator[slice]:
-    """Ranges of mentions, those of whole sentences, with about CHUNK_TOKENS to encode each."""
+    """Yield ranges of mentions, of whole sentences, with about CHUNK_TOKENS to encode each."""
+    # Shapes (sentences with a mention,): their numbers, mentions and tokens.
     numbers, counts = np.unique(linked.sentence, return_counts=True)
     lengths = (linked.end[numbers] - linked.start[numbers]) // TOKEN_CHARACTERS
-    work = np.cumsum((1 + counts) * np.clip(lengths, MIN_TOKENS, max(max_tokens, MIN_TOKENS)))
-    last = np.flatnonzero(np.diff(work // CHUNK_TOKENS, append=-1))
-    bounds = [0, *np.cumsum(counts)[last].tolist()]
+    num_tokens = np.clip(lengths, MIN_TOKENS, max(max_tokens, MIN_TOKENS))
+
+    # A sentence is encoded once as it is, and at most once per mention.
+    cumulative = np.cumsum((1 + counts) * num_tokens)
+    chunk_ends = np.flatnonzero(np.diff(cumulative // CHUNK_TOKENS, append=-1))
+    bounds = [0, *np.cumsum(counts)[chunk_ends].tolist()]
     yield from (slice(low, high) for low, high in itertools.pairwise(bounds))
 
 
-def _places(linked: LinkedUnit, mentions: np.ndarray) -> Iterator[tuple[str, str]]:
-    """Key of each mention, and the text of its sentence."""
+def _keys_and_texts(linked: LinkedUnit, mentions: I64) -> Iterator[tuple[str, str]]:
+    """Yield the key of each mention, and the text of its sentence."""
     sentences = linked.sentence[mentions]
     texts = linked.sentence_texts(sentences)
     doc_ids = linked.doc_ids.take(pa.array(linked.document[sentences])).to_pylist()
@@ -140,7 +156,8 @@ def _places(linked: LinkedUnit, mentions: np.ndarray) -> Iterator[tuple[str, str
         yield f"{doc_id}:{start}-{end}", text
 
 
-def _rows(linked: LinkedUnit, mentions: np.ndarray, cosine: np.ndarray) -> pa.Table:
+def _rows(linked: LinkedUnit, mentions: I64, cosine: F32) -> pa.Table:
+    """Return the rows of mentions with their cosines, shapes (n,)."""
     return IMPORTANCE.from_columns(
         {
             "doc_id": linked.doc_ids.take(pa.array(linked.document[linked.sentence[mentions]])),
@@ -153,19 +170,30 @@ def _rows(linked: LinkedUnit, mentions: np.ndarray, cosine: np.ndarray) -> pa.Ta
 
 
 def _number_format(config: ImportanceConfig, paths: RunPaths) -> NumberFormat:
-    """What `auto` means: as this run was made before, else what is best on this machine. One for all units."""
+    """Return the number format that `auto` stands for, one for all units.
+
+    It is the format of this run's earlier output, else the best one on this machine.
+    """
     if config.dtype != "auto":
         return config.dtype
-    before = paths.manifest("importance")
-    recorded = before.config.get("dtype") if before is not None else None
+    manifest = paths.manifest("importance")
+    # Other cosines in a part of the units would not be comparable.
+    recorded = manifest.config.get("dtype") if manifest is not None else None
     return cast(NumberFormat, recorded) if recorded else best_dtype(config.device)
 
 
 def plan(config: ImportanceConfig, paths: RunPaths) -> StagePlan:
-    """One unit per unit of `link`; checks a local model before any work."""
+    """Plan one unit per unit of `link`; a local model is checked before any unit starts.
+
+    Raises:
+        StageError: `link` is missing or out of date, or the model cannot be used.
+    """
     check_model(config.model)
     link = paths.require("link")
+    # The units of `link` are balanced by text, which decides the time here too.
     tasks = [unit.task for unit in linked_units(paths)]
+
+    # Resolved once, here: machines with other hardware must not give other cosines.
     resolved = dataclasses.replace(config, dtype=_number_format(config, paths))
     worker = ImportanceWorker(paths=paths, config=resolved)
     return StagePlan(

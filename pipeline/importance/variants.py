@@ -1,11 +1,15 @@
-"""What the encoder reads for `importance`: every original once, and one variant per entity, in which it is replaced.
+"""Plan what the encoder reads for `importance`: originals and variants.
 
-Goes in: the tokens of a chunk of sentences and the spans of its linked mentions. Comes out: the sequences, the pair of them for
-each entity of a sentence, and the pair of each mention. All mentions of one entity in a sentence are replaced together and
-share a pair. A sentence that is too long gives a window around its entity's first mention; entities with the same window share
-the original. No Python per token or mention.
+In a variant an entity is replaced.
 
-Arrays have one element per token (T), mention (M), pair (P: an entity of a sentence) or sequence (N).
+Goes in: the tokens of a chunk of sentences and the spans of its linked mentions. Comes out: the
+sequences, the pair of them for each entity of a sentence, and the pair of each mention. All
+mentions of one entity in a sentence are replaced together and share a pair. A sentence that is too
+long gives a window around its entity's first mention; entities with the same window share the
+original. No Python runs per token or mention.
+
+Shapes: T tokens, M mentions, P pairs (an entity of a sentence each), O originals, N sequences (the
+originals, then a variant per pair), K mentions that have a token.
 """
 
 from __future__ import annotations
@@ -16,36 +20,41 @@ import numpy as np
 
 from pipeline.arrays.runs import offsets_of, spread
 from pipeline.encoder.sequences import Sequences, window
+from schemas.array_types import I64, Bools
 
 
 @dataclass(frozen=True, slots=True)
 class MentionTokens:
-    """Linked mentions of sentences, in order of their sentence; spans count the tokens of all sentences."""
+    """Hold the linked mentions of sentences, in order of their sentence. All shapes (M,).
 
-    sentences: np.ndarray  # int64 (M,)
-    qids: np.ndarray  # int64 (M,)
-    low: np.ndarray  # int64 (M,), first token
-    high: (
-        np.ndarray
-    )  # int64 (M,), one past the last; not above the first where no token touches the mention
+    Spans count the tokens of all sentences.
+    """
+
+    sentences: I64
+    qids: I64
+    # The first token.
+    low: I64
+    # The token after the last; not above `low` where no token touches the mention.
+    high: I64
 
 
 @dataclass(frozen=True, slots=True)
 class Variants:
-    """Sequences to encode, and who compares which of them."""
+    """Hold the sequences to encode, and which of them are compared."""
 
     sequences: Sequences
-    originals: np.ndarray  # int64 (P,), number of the sequence
-    replaced: np.ndarray  # int64 (P,), that of the same without the entity
-    pairs: (
-        np.ndarray
-    )  # int64 (M,), the pair that scores each mention; -1 where no token of its entity is there
+    # Shape (P,): the number of the original's sequence.
+    originals: I64
+    # Shape (P,): the number of the same sequence without the entity.
+    replaced: I64
+    # Shape (M,): the pair that scores each mention; -1 where no mention of its entity has a token.
+    pairs: I64
 
 
 def plan_variants(
     sentences: Sequences, mentions: MentionTokens, width: int, replacement: int | None
 ) -> Variants:
-    """The sequences of at most `width` tokens that score these mentions.
+    """Return the sequences of at most `width` tokens that score these mentions.
 
     Args:
         sentences: tokens of whole sentences.
@@ -53,40 +62,62 @@ def plan_variants(
         width: tokens that the encoder reads, special ones not counted.
         replacement: token in an entity's place; None leaves its tokens out.
     """
-    found = np.flatnonzero(mentions.low < mentions.high)
-    entities = np.unique(mentions.sentences << 32 | mentions.qids, return_inverse=True)[1]
-    scored, first, own_pair = np.unique(entities[found], return_index=True, return_inverse=True)
-    pairs = np.full(int(entities.max(initial=-1)) + 1, -1, np.int64)
-    pairs[scored] = np.arange(len(scored))
-    starts, lengths = _windows(sentences, mentions, found[first], width)
-    _, alike, originals = np.unique(starts, return_index=True, return_inverse=True)
-    offsets = offsets_of(np.concatenate([lengths[alike], lengths]))
-    ids = sentences.ids[spread(np.concatenate([starts[alike], starts]), np.diff(offsets))]
-    begin = offsets[len(alike) : -1]  # of the variants
-    gone = np.zeros(len(ids) + 1, np.int64)  # +1 where a span begins, -1 where it ends
-    for edges, step in ((mentions.low[found], 1), (mentions.high[found], -1)):
-        inside = np.clip(
-            edges - starts[own_pair], 0, lengths[own_pair]
-        )  # a window may cut a mention, or leave it out
-        gone += step * np.bincount(begin[own_pair] + inside, minlength=len(gone))
-    sequences = _without(Sequences(ids, offsets), np.cumsum(gone)[:-1] > 0, replacement)
-    return Variants(sequences, originals, len(alike) + np.arange(len(scored)), pairs[entities])
+    # Entities of sentences are numbered; those with a token become pairs.
+    with_tokens_K = np.flatnonzero(mentions.low < mentions.high)
+    entity_M = np.unique(mentions.sentences << 32 | mentions.qids, return_inverse=True)[1]
+    scored_P, first_P, pair_K = np.unique(
+        entity_M[with_tokens_K], return_index=True, return_inverse=True
+    )
+    pair_of_entity = np.full(int(entity_M.max(initial=-1)) + 1, -1, np.int64)
+    pair_of_entity[scored_P] = np.arange(len(scored_P))
+
+    # Pairs with the same window share one original. A window is known by its first token.
+    starts_P, lengths_P = _windows(sentences, mentions, with_tokens_K[first_P], width)
+    _, distinct_O, original_P = np.unique(starts_P, return_index=True, return_inverse=True)
+    num_originals = len(distinct_O)
+
+    # The originals, then one copy of the window per pair, laid end to end.
+    offsets = offsets_of(np.concatenate([lengths_P[distinct_O], lengths_P]))
+    starts_N = np.concatenate([starts_P[distinct_O], starts_P])
+    ids_T = sentences.ids[spread(starts_N, np.diff(offsets))]
+    copy_starts_P = offsets[num_originals:-1]
+
+    # +1 where a mention begins in the copy of its pair, -1 where it ends: the running sum is above
+    # 0 inside.
+    edges = np.zeros(len(ids_T) + 1, np.int64)
+    for borders_K, step in ((mentions.low[with_tokens_K], 1), (mentions.high[with_tokens_K], -1)):
+        # A window may cut a mention, or leave it out: its borders are moved into the window.
+        inside_K = np.clip(borders_K - starts_P[pair_K], 0, lengths_P[pair_K])
+        edges += step * np.bincount(copy_starts_P[pair_K] + inside_K, minlength=len(edges))
+    is_gone_T = np.cumsum(edges)[:-1] > 0
+
+    return Variants(
+        sequences=_without(Sequences(ids_T, offsets), is_gone_T, replacement),
+        originals=original_P,
+        replaced=num_originals + np.arange(len(scored_P)),
+        pairs=pair_of_entity[entity_M],
+    )
 
 
 def _windows(
-    sentences: Sequences, mentions: MentionTokens, chosen: np.ndarray, width: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """First token and length of the window around each chosen mention; its first token tells a window from others."""
-    own = mentions.sentences[chosen]
-    first = sentences.offsets[own]
-    span = (mentions.low[chosen] - first, mentions.high[chosen] - first)
-    low, high = window(sentences.lengths[own], span, width)
-    return first + low, high - low
+    sentences: Sequences, mentions: MentionTokens, chosen_P: I64, width: int
+) -> tuple[I64, I64]:
+    """Return first token and length of the window around each chosen mention, shapes (P,).
+
+    Different windows have different first tokens.
+    """
+    sentence_P = mentions.sentences[chosen_P]
+    offset_P = sentences.offsets[sentence_P]
+    span = (mentions.low[chosen_P] - offset_P, mentions.high[chosen_P] - offset_P)
+    low_P, high_P = window(sentences.lengths[sentence_P], span, width)
+    return offset_P + low_P, high_P - low_P
 
 
-def _without(sequences: Sequences, gone: np.ndarray, replacement: int | None) -> Sequences:
-    """The sequences with a token in the place of those that are gone, or without them."""
+def _without(sequences: Sequences, is_gone_T: Bools, replacement: int | None) -> Sequences:
+    """Return the sequences with the replacement for the tokens that are gone, or without them."""
     if replacement is not None:
-        return Sequences(np.where(gone, replacement, sequences.ids), sequences.offsets)
-    kept = offsets_of(~gone)
-    return Sequences(sequences.ids[~gone], kept[sequences.offsets])
+        return Sequences(np.where(is_gone_T, replacement, sequences.ids), sequences.offsets)
+
+    # The number of tokens that stay before each token, and before the end.
+    num_before = offsets_of(~is_gone_T)
+    return Sequences(sequences.ids[~is_gone_T], num_before[sequences.offsets])

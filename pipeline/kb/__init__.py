@@ -1,1 +1,1 @@
-"""Stage `kb`: a Wikidata dump becomes entities, aliases, properties, triples and redirects."""
+"""Turn Wikidata dumps into entities, aliases, properties, triples and redirects: stage `kb`."""

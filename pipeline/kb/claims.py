@@ -1,8 +1,8 @@
-"""Claims of an entity: best ranks, item values, and the rows of `statements`.
+"""Read the claims of an entity: best ranks, the items they point to, and the rows of `statements`.
 
-Best rank of a property: preferred if any of its statements is preferred (even one without a value), else normal;
-deprecated statements are never the best. Claims to merged ids stay as they are: `redirects` says where they lead.
-Costs about 0.5 µs per statement.
+The best rank of a property is preferred if any of its statements is preferred (even one without a
+value), else normal; deprecated statements are never the best. Claims that point to merged ids stay
+as they are: the table `redirects` says where these ids lead. Costs about 0.5 µs per statement.
 """
 
 from __future__ import annotations
@@ -15,47 +15,56 @@ import msgspec
 
 from pipeline.kb.ids import PROPERTY_NUMBERS, UINT32_END, entity_number
 from pipeline.kb.model import EntityValue, Snak, Statement
-from pipeline.kb.values import NOTHING, Value, parse_value
+from pipeline.kb.values import NO_VALUE, Value, parse_value
 
-Claims = dict[str, list[Statement[Any]]]  # by property id
-ENTITY_VALUE = (
-    "wikibase-entityid",
-    "",
-)  # types of values that name an entity; odd data may lack it
-_ENTITY_VALUE = msgspec.json.Decoder(EntityValue)
+# The statements of an entity by property id.
+Claims = dict[str, list[Statement[Any]]]
+# Encoding types of values that name an entity; faulty data may lack the type.
+ENTITY_VALUE_TYPES = ("wikibase-entityid", "")
+_ENTITY_DECODER = msgspec.json.Decoder(EntityValue)
 
 
 def target_of(snak: Snak[Any], letter: str = "Q") -> int | None:
-    """Number of the item (or of another kind) that a snak points to; None if it points to none."""
+    """Return the number of the item that a snak points to; None if it points to none.
+
+    Args:
+        snak: what a statement says.
+        letter: the kind of entity looked for, Q for items.
+    """
     data = snak.datavalue
-    if data is None or data.type not in ENTITY_VALUE:
+    if data is None or data.type not in ENTITY_VALUE_TYPES:
         return None
+
+    # Values are raw JSON where the run keeps statements.
     value = data.value
     if type(value) is msgspec.Raw:
         value = _entity_value(value)
     if type(value) is not EntityValue:
         return None
-    if letter == "Q" and value.entity_type == "item" and value.numeric_id:  # nearly all
+
+    # Nearly all values take this short way.
+    if letter == "Q" and value.entity_type == "item" and value.numeric_id:
         return value.numeric_id if 0 < value.numeric_id < UINT32_END else None
     return entity_number(value, letter)
 
 
 def _entity_value(raw: msgspec.Raw) -> EntityValue | None:
+    """Decode a value that names an entity; return None for any other."""
     try:
-        return _ENTITY_VALUE.decode(raw)
+        return _ENTITY_DECODER.decode(raw)
     except msgspec.MsgspecError:
         return None
 
 
 def best_statements(statements: list[Statement[Any]]) -> tuple[str, list[Statement[Any]]]:
-    """The rank that counts as true, and the statements that have it."""
+    """Return the rank that counts as true, and the statements of this rank."""
     is_preferred = any(statement.rank == "preferred" for statement in statements)
     rank = "preferred" if is_preferred else "normal"
     return rank, [statement for statement in statements if statement.rank == rank]
 
 
 def best_targets(statements: list[Statement[Any]], letter: str = "Q") -> tuple[str, list[int]]:
-    """The rank that counts as true, and the targets of the statements that have it, each once, in order."""
+    """Return the rank that counts as true, and its statements' targets, each once, in order."""
     rank, best = best_statements(statements)
     snaks = [statement.mainsnak for statement in best]
     targets = [target_of(snak, letter) for snak in snaks if snak.snaktype == "value"]
@@ -63,28 +72,36 @@ def best_targets(statements: list[Statement[Any]], letter: str = "Q") -> tuple[s
 
 
 def claims_in(claims: object) -> Claims:
-    """Statements by property id; empty for an empty or missing map."""
+    """Return the statements by property id; an empty or missing map gives none."""
     return claims if isinstance(claims, dict) else {}
 
 
 class ItemClaims(NamedTuple):
-    """What an item's claims say about items."""
+    """Hold what the claims of an item say about other items."""
 
     num_statements: int
-    targets: list[tuple[int, str, list[int]]]  # PID, its best rank, the items at that rank
+    # The number of a property, its best rank, and the items at that rank.
+    targets: list[tuple[int, str, list[int]]]
 
 
 def item_claims(claims: Claims, counts: Counter[str]) -> ItemClaims:
-    """Best-rank items per property; counts what is kept out of the tables, or lacks something.
+    """Collect the items of best rank per property; count what is left out or incomplete.
 
-    Nearly all statements are plain: of normal rank, with a value and a datatype. Only others need `best_targets`.
+    Args:
+        claims: the statements of one item.
+        counts: receives how many statements are deprecated, have no value, or lack a datatype.
     """
-    total, found = 0, []
+    total = 0
+    targets_by_property = []
     for key, statements in claims.items():
         pid = PROPERTY_NUMBERS[key]
         if not pid:
             continue
         total += len(statements)
+
+        # Nearly all statements are plain: of normal rank, with a value and a datatype. Only a
+        # property with other statements pays for `best_targets`, a second look at all of its
+        # statements.
         rank, targets, num_odd = "normal", [], 0
         for statement in statements:
             snak = statement.mainsnak
@@ -93,16 +110,18 @@ def item_claims(claims: Claims, counts: Counter[str]) -> ItemClaims:
                 num_odd += 1
             elif (target := target_of(snak)) is not None:
                 targets.append(target)
+
         if num_odd:
             rank, targets = best_targets(statements)
         elif len(targets) > 1:
             targets = list(dict.fromkeys(targets))
         if targets:
-            found.append((pid, rank, targets))
-    return ItemClaims(total, found)
+            targets_by_property.append((pid, rank, targets))
+    return ItemClaims(total, targets_by_property)
 
 
 def _count_oddities(statement: Statement[Any], counts: Counter[str]) -> None:
+    """Count what is unusual about a statement."""
     snak = statement.mainsnak
     if statement.rank == "deprecated":
         counts["statements_deprecated"] += 1
@@ -115,19 +134,20 @@ def _count_oddities(statement: Statement[Any], counts: Counter[str]) -> None:
 def statement_values(
     claims: dict[str, list[Statement[msgspec.Raw]]],
 ) -> Iterator[tuple[int, int, Statement[msgspec.Raw], Value]]:
-    """PID, ordinal, statement and value of every statement, of all ranks."""
+    """Yield property number, ordinal, statement and value of every statement, of all ranks."""
     for key, statements in claims.items():
         pid = PROPERTY_NUMBERS[key]
-        for ordinal, statement in enumerate(statements if pid else ()):
-            data = statement.mainsnak.datavalue
-            says_one = (
-                statement.mainsnak.snaktype == "value"
-                and data is not None
-                and data.value is not None
-            )
-            value = (
-                parse_value(data.type, bytes(data.value))
-                if data is not None and says_one
-                else NOTHING
-            )
+        # Keys that are no property ids have no rows.
+        if not pid:
+            continue
+
+        for ordinal, statement in enumerate(statements):
+            snak = statement.mainsnak
+            data = snak.datavalue
+            # Statements of the types `somevalue` and `novalue` are rows too, with empty value
+            # columns.
+            if snak.snaktype == "value" and data is not None and data.value is not None:
+                value = parse_value(data.type, bytes(data.value))
+            else:
+                value = NO_VALUE
             yield pid, ordinal, statement, value

@@ -1,8 +1,12 @@
-"""Wikidata dump lines to rows of entities, aliases, properties, triples and (asked for) statements.
+"""Turn lines of a Wikidata dump into table rows.
 
-Goes in: lines of a JSON dump, in any order, with or without brackets and commas. Comes out: Arrow batches, and per
-entity what became of it. Costs about 3 ms per MB of JSON. Memory: the batch, and one number per entity for the repeats.
-A repeated id is kept once per builder, that is once per work unit; stage `kb` drops repeats across units afterwards.
+The tables are entities, aliases, properties, triples and, on request, statements.
+
+Goes in: lines of a JSON dump, in any order, with or without brackets and commas. Comes out: Arrow
+batches, and for each
+record what became of it. Costs about 3 ms per MB of JSON. Memory: the batch, and one number per
+entity for the repeats. A repeated id is kept once per builder, that is once per work unit; stage
+`kb` drops repeats across units afterwards.
 """
 
 from __future__ import annotations
@@ -27,12 +31,14 @@ from schemas import ALIASES, ENTITIES, PROPERTIES, STATEMENTS, TRIPLES
 from schemas.table import Table
 
 INSTANCE_OF, INVERSE_PROPERTY = 31, 1696
-# Classes of pages about pages: disambiguation, category, template, list, module, project page, duplicate.
+# Classes of pages about pages: disambiguation, category, template, list, module, project page,
+# duplicate.
 META_CLASSES = frozenset(
     (4167410, 22808320, 15407973, 4167836, 15647814, 20010800, 24046192, 30432511)
     + (11266439, 11753321, 19887878, 15184295, 14204246, 13406463, 17362920, 21286738, 21528878)
 )
-# Scholarly article, review article, academic journal article, preprint, conference paper, retracted paper.
+# Scholarly article, review article, academic journal article, preprint, conference paper, retracted
+# paper.
 SCHOLARLY_CLASSES = frozenset((13442814, 7318358, 18918145, 580922, 23927052, 45182324))
 # Sites whose names end in "wiki" and that are no Wikipedia.
 NOT_WIKIPEDIA = frozenset(
@@ -44,8 +50,6 @@ NOT_WIKIPEDIA = frozenset(
         "mediawikiwiki",
         "sourceswiki",
         "incubatorwiki",
-    )
-    + (
         "outreachwiki",
         "wikimaniawiki",
         "foundationwiki",
@@ -57,7 +61,7 @@ NOT_WIKIPEDIA = frozenset(
 
 
 class _Wikipedias(dict[str, int]):
-    """1 for the name of a Wikipedia, else 0; each name is looked at once."""
+    """Give 1 for the name of a Wikipedia, else 0; each name is examined once."""
 
     def __missing__(self, site: str) -> int:
         self[site] = int(site.endswith("wiki") and site not in NOT_WIKIPEDIA)
@@ -66,7 +70,8 @@ class _Wikipedias(dict[str, int]):
 
 WIKIPEDIAS = _Wikipedias()
 SKIPPED_KINDS = {"L": "skipped_lexeme", "M": "skipped_mediainfo", "E": "skipped_entity_schema"}
-AROUND_ENTITY = b" \t\r\n,[]\xef\xbb\xbf"  # what may stand before and after an entity on its line
+# What may stand before and after an entity on its line.
+AROUND_ENTITY = b" \t\r\n,[]\xef\xbb\xbf"
 ENTITY_DATA_START, ENTITY_DATA_KEY = b'{"entities"', b'"entities"'
 NO_ID, NOT_JSON = "no entity id that fits 32 bits", "not JSON in UTF-8"
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -75,7 +80,7 @@ MAX_REVISION = (1 << 63) - 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KbRules:
-    """What of a dump is kept."""
+    """Say what of a dump is kept: see the settings of `kb`."""
 
     languages: tuple[str, ...] = ("en", "mul")
     statements: bool = False
@@ -83,112 +88,130 @@ class KbRules:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """What became of one record: the counter to add to, and for `rejects` the reason and the record."""
+class RecordOutcome:
+    """Say what became of one record.
+
+    That is the counter to add to, and for `rejects` also the reason and the record.
+    """
 
     counter: str
     reason: str = ""
     record: bytes = b""
 
 
-KEPT = Outcome(counter="rows_out")
+KEPT = RecordOutcome(counter="rows_out")
+# Where nearly all dumps have the id and the revision of an item.
 _ID_FIRST = re.compile(rb'\{(?:"type":"item",)?"id":"Q([1-9]\d{0,9})",')
 _REVISION_LAST = re.compile(rb',"lastrevid":(\d{1,18})\}$')
-_MISSING = re.compile(rb'"missing":')  # what the web API says of an id that is none
-_HEAD = msgspec.json.Decoder(EntityHead)
+# What the web API returns for an id that does not exist.
+_MISSING = re.compile(rb'"missing":')
+_HEAD_DECODER = msgspec.json.Decoder(EntityHead)
 
 
 class KbBuilder:
-    """Collects rows of many entities."""
+    """Collect the rows of many entities."""
 
     def __init__(
         self, rules: KbRules, is_unchanged: Callable[[int, int], bool] | None = None
     ) -> None:
-        """Collect under these rules.
+        """Start without rows.
 
         Args:
             rules: what is kept.
-            is_unchanged: whether an item (QID) has the revision that an older output holds: then it gets no rows, and
-                its QID goes to `unchanged`.
+            is_unchanged: says whether an item (QID) has the revision that an older output holds.
+                Such an item gets no rows, and its QID goes to `unchanged`.
         """
         self._rules = rules
         self._is_unchanged = is_unchanged
         self.unchanged: list[int] = []
-        self.excluded: list[int] = []  # QIDs of scholarly articles that were left out
+        # QIDs of scholarly articles that were left out.
+        self.excluded: list[int] = []
+        # Oddities in the data, beside the outcomes.
+        self.counts: Counter[str] = Counter()
+
+        # The lenient decoder takes values of any shape: it repeats items that the fast decoder
+        # refuses.
         languages = label_languages(rules.languages)
         self._languages = frozenset(languages)
-        self._lenient = entity_decoder(
-            languages, msgspec.Raw
-        )  # takes values of any shape, decodes items again
+        self._lenient = entity_decoder(languages, msgspec.Raw)
         self._decoder = self._lenient if rules.statements else entity_decoder(languages, ItemValue)
-        tables = (
-            ENTITIES,
-            ALIASES,
-            PROPERTIES,
-            TRIPLES,
-            *((STATEMENTS,) if rules.statements else ()),
-        )
+
+        tables = [ENTITIES, ALIASES, PROPERTIES, TRIPLES]
+        if rules.statements:
+            tables.append(STATEMENTS)
         self._buffers = {table.name: RowBuffer(table) for table in tables}
         self._seen: set[tuple[str, int]] = set()
-        self.counts: Counter[str] = Counter()  # oddities, beside the outcomes
 
     def take(self) -> Iterator[tuple[Table, pa.Table]]:
-        """The rows so far, per table that has any."""
+        """Yield the rows collected so far, for each table that has any, and forget them."""
         for buffer in self._buffers.values():
             if len(buffer):
                 yield buffer.table, buffer.take()
 
-    def add_line(self, line: bytes) -> list[Outcome]:
-        """Rows of a line; comes back with one outcome per record in it, none for a bracket."""
+    def add_line(self, line: bytes) -> list[RecordOutcome]:
+        """Add the rows of a line; return one outcome per record on it, none for a bracket."""
         record = line.strip(AROUND_ENTITY)
         if not record:
             return []
+
         outcomes = self._add_record(record)
-        if (
-            outcomes[:1]
-            and outcomes[0].counter == "rejects"
-            and len(parts := split_objects(record)) > 1
-        ):
-            return [outcome for part in parts for outcome in self._add_record(part)]
+        if not outcomes or outcomes[0].counter != "rejects":
+            return outcomes
+
+        # Only a refused line is searched for several objects: the search costs more than the
+        # decoder.
+        objects = split_objects(record)
+        if len(objects) > 1:
+            return [outcome for text in objects for outcome in self._add_record(text)]
         return outcomes
 
-    def _add_record(self, record: bytes) -> list[Outcome]:
-        """An entity, or a document of entities."""
+    def _add_record(self, record: bytes) -> list[RecordOutcome]:
+        """Add an entity, or a document of entities."""
         if record.startswith(ENTITY_DATA_START):
             return self._add_entity_data(record)
+
         outcome = self._add(record)
+        # A document of entities may begin with other keys.
         if outcome.reason == NO_ID and ENTITY_DATA_KEY in record:
             return self._add_entity_data(record)
         return [outcome]
 
-    def _add_entity_data(self, record: bytes) -> list[Outcome]:
+    def _add_entity_data(self, record: bytes) -> list[RecordOutcome]:
+        """Add the entities of a document of Special:EntityData."""
         try:
             entities = msgspec.json.decode(record, type=EntityData).entities
         except UNREADABLE as error:
             return [_reject(error, record)]
-        return [
-            Outcome(counter="skipped_missing")
-            if _MISSING.search(raw, 0, 60)
-            else self._add(bytes(raw))
-            for raw in map(bytes, entities.values())
-        ]
 
-    def _add(self, record: bytes) -> Outcome:
+        outcomes = []
+        for raw in entities.values():
+            entity = bytes(raw)
+            is_missing = _MISSING.search(entity, 0, 60)
+            outcomes.append(
+                RecordOutcome(counter="skipped_missing") if is_missing else self._add(entity)
+            )
+        return outcomes
+
+    def _add(self, record: bytes) -> RecordOutcome:
+        """Add one entity, unless it is unchanged, of another kind, or a repeat."""
         try:
             if self._is_unchanged is not None and (qid := self._unchanged_item(record)):
                 return self._keep_unchanged(qid)
             entity = self._decode(record)
         except UNREADABLE as error:
             return _reject(error, record)
+
         parsed = parse_id(entity.id)
         if parsed is None:
-            return Outcome(counter="rejects", reason=NO_ID, record=record)
+            return RecordOutcome(counter="rejects", reason=NO_ID, record=record)
         letter, number = parsed
         if letter not in "QP":
-            return Outcome(counter=SKIPPED_KINDS.get(letter, "skipped_other_entity"))
+            return RecordOutcome(counter=SKIPPED_KINDS.get(letter, "skipped_other_entity"))
+        # Dumps may repeat an entity; the phase `repeats` finds repeats in other units.
         if parsed in self._seen:
-            return Outcome(counter="skipped_repeated")
+            return RecordOutcome(counter="skipped_repeated")
         self._seen.add(parsed)
+
         claims = claims_in(entity.claims)
         if letter == "P":
             self._add_property(number, entity, claims)
@@ -196,15 +219,17 @@ class KbBuilder:
         return self._add_item(number, entity, claims)
 
     def _unchanged_item(self, record: bytes) -> int:
-        """QID of an item that has not changed; 0 for any other record."""
+        """Return the QID of an item that has not changed; 0 for any other record."""
         qid, revision = _item_and_revision(record)
         if self._is_unchanged is None or revision is None or not 0 < qid < UINT32_END:
             return 0
         return qid if self._is_unchanged(qid, revision) else 0
 
-    def _keep_unchanged(self, qid: int) -> Outcome:
+    def _keep_unchanged(self, qid: int) -> RecordOutcome:
+        """Note an item whose rows come from the older output."""
         if ("Q", qid) in self._seen:
-            return Outcome(counter="skipped_repeated")
+            return RecordOutcome(counter="skipped_repeated")
+
         self._seen.add(("Q", qid))
         self.unchanged.append(qid)
         self.counts["items_unchanged"] += 1
@@ -212,33 +237,34 @@ class KbBuilder:
         return KEPT
 
     def _decode(self, record: bytes) -> Entity[Any, Any, Any]:
+        """Decode an entity; a value of unknown shape needs the lenient decoder."""
         try:
             return self._decoder.decode(record)
         except msgspec.ValidationError:
             return self._lenient.decode(record)
 
     def _add_property(self, pid: int, entity: Entity[Any, Any, Any], claims: Claims) -> None:
+        """Add the row of a property."""
         _, inverse = best_targets(claims.get(f"P{INVERSE_PROPERTY}", []), "P")
-        label, description = (
-            first_name(terms_in(entity.labels)),
-            first_name(terms_in(entity.descriptions)),
-        )
+        label = first_name(terms_in(entity.labels))
+        description = first_name(terms_in(entity.descriptions))
         self._buffers[PROPERTIES.name].append((pid, label, description, entity.datatype, inverse))
 
-    def _add_item(self, qid: int, entity: Entity[Any, Any, Any], claims: Claims) -> Outcome:
+    def _add_item(self, qid: int, entity: Entity[Any, Any, Any], claims: Claims) -> RecordOutcome:
+        """Add the rows of an item, unless it is a scholarly article that the rules exclude."""
         num_statements, targets = item_claims(claims, self.counts)
+        # Properties come in the dump's order: P31 may stand anywhere among them.
         instance_of = next((values for pid, _, values in targets if pid == INSTANCE_OF), [])
         if self._rules.exclude_scholarly and not SCHOLARLY_CLASSES.isdisjoint(instance_of):
             self.excluded.append(qid)
-            return Outcome(counter="skipped_scholarly")
-        labels, sitelinks = (
-            terms_in(entity.labels),
-            entity.sitelinks if isinstance(entity.sitelinks, dict) else {},
-        )
+            return RecordOutcome(counter="skipped_scholarly")
+
+        labels = terms_in(entity.labels)
+        sitelinks = entity.sitelinks if isinstance(entity.sitelinks, dict) else {}
         title = page_title(sitelinks.get("enwiki"))
-        revision = (
-            entity.lastrevid if entity.lastrevid and 0 < entity.lastrevid <= MAX_REVISION else None
-        )
+        # The column is a signed 64-bit number.
+        has_revision = entity.lastrevid and 0 < entity.lastrevid <= MAX_REVISION
+        revision = entity.lastrevid if has_revision else None
         self._buffers[ENTITIES.name].append(
             (
                 qid,
@@ -253,16 +279,8 @@ class KbBuilder:
                 revision,
             )
         )
-        add_alias, add_triple = (
-            self._buffers[ALIASES.name].append,
-            self._buffers[TRIPLES.name].append,
-        )
-        others = ((title, "title"),) if title else ()
-        names = statement_names(claims, self._languages, self.counts)
-        for surface, source in surfaces(
-            labels, terms_in(entity.aliases), (*others, *names), self.counts
-        ):
-            add_alias((surface, qid, source, 1))
+        self._add_aliases(qid, title, entity, claims)
+        add_triple = self._buffers[TRIPLES.name].append
         for pid, rank, values in targets:
             for target in values:
                 add_triple((qid, pid, target, rank))
@@ -272,7 +290,21 @@ class KbBuilder:
             self._add_statements(qid, claims)
         return KEPT
 
+    def _add_aliases(
+        self, qid: int, title: str, entity: Entity[Any, Any, Any], claims: Claims
+    ) -> None:
+        """Add the names of an item: its terms, the title of its page, names in statements."""
+        title_names = ((title, "title"),) if title else ()
+        extra_names = (*title_names, *statement_names(claims, self._languages, self.counts))
+        labels, aliases = terms_in(entity.labels), terms_in(entity.aliases)
+
+        add_alias = self._buffers[ALIASES.name].append
+        for surface, source in surfaces(labels, aliases, extra_names, self.counts):
+            # One row stands for one source of the name: its count is 1.
+            add_alias((surface, qid, source, 1))
+
     def _add_statements(self, qid: int, claims: Claims) -> None:
+        """Add every statement of an item, of all ranks."""
         add = self._buffers[STATEMENTS.name].append
         for pid, ordinal, statement, value in statement_values(claims):
             snak = statement.mainsnak
@@ -280,40 +312,55 @@ class KbBuilder:
 
 
 def _item_and_revision(record: bytes) -> tuple[int, int | None]:
-    """QID (0: none) and revision of a record.
+    """Return the QID (0 if the record is no item) and the revision of a record.
 
-    Dumps write the id first and the revision last, where they can only be the entity's own: then the rest is passed over
-    unread. A revision belongs to one entity alone, so two entities on a line do not seem to be one.
+    Dumps write the id first and the revision last. Both belong to the entity itself at these two
+    places, so the bytes between them need not be read. A revision belongs to one entity alone, so
+    two entities on one line are not mistaken for one.
     """
-    start, end = _ID_FIRST.match(record), _REVISION_LAST.search(record, max(len(record) - 40, 0))
+    start = _ID_FIRST.match(record)
+    end = _REVISION_LAST.search(record, max(len(record) - 40, 0))
     if start and end:
         return int(start.group(1)), int(end.group(1))
-    head = _HEAD.decode(record)
+
+    # Any other order of keys takes the decoder, which passes over the whole record.
+    head = _HEAD_DECODER.decode(record)
     parsed = parse_id(head.id)
     return (parsed[1], head.lastrevid) if parsed and parsed[0] == "Q" else (0, None)
 
 
-def _reject(error: Exception, record: bytes) -> Outcome:
-    """The decoder's reason without its place in the record, so that equal faults have equal reasons."""
-    reason = (
-        f"not the shape of an entity: {error}"
-        if isinstance(error, msgspec.ValidationError)
-        else NOT_JSON
-    )
+def _reject(error: Exception, record: bytes) -> RecordOutcome:
+    """Return the outcome of an unreadable record.
+
+    The reason leaves out the byte of the fault, so that equal faults have equal reasons.
+    """
+    # Nesting is a limit of the decoder; the JSON itself may be sound.
     if isinstance(error, RecursionError):
         reason = "nested too deeply"
-    return Outcome(counter="rejects", reason=reason, record=record)
+    elif isinstance(error, msgspec.ValidationError):
+        reason = f"not the shape of an entity: {error}"
+    else:
+        reason = NOT_JSON
+
+    return RecordOutcome(counter="rejects", reason=reason, record=record)
 
 
 def split_objects(record: bytes) -> list[bytes]:
-    """JSON objects that share a line, as where two dump parts were joined without a newline; none if it is not that."""
-    decoder, at, objects = json.JSONDecoder(), 0, []
+    """Split a line of several JSON objects, as where two dumps were joined without a newline.
+
+    Return no object if the line is anything else.
+    """
+    decoder = json.JSONDecoder()
+    position, objects = 0, []
     try:
         text = record.decode()
-        while at < len(text):
-            _, end = decoder.raw_decode(text, at)
-            objects.append(text[at:end].encode())
-            at = end + len(text[end:]) - len(text[end:].lstrip(" ,\t"))
+        while position < len(text):
+            _, end = decoder.raw_decode(text, position)
+            objects.append(text[position:end].encode())
+
+            # Objects may be joined by spaces, commas or tabs.
+            num_separators = len(text[end:]) - len(text[end:].lstrip(" ,\t"))
+            position = end + num_separators
     except (ValueError, RecursionError):
         return []
     return objects

@@ -1,8 +1,9 @@
-"""The last step of `kb`: an entity that a dump repeats is kept once, its first occurrence in the order of the files.
+"""Drop repeats, as the last step of `kb`: an entity that a dump repeats is kept once.
 
-A unit drops repeats within itself; this phase, one unit after all others, drops those across units: so the rows do not depend
-on how the files were cut. Units that lose rows are written anew, and replaced. A dump repeats hardly any entity, so
-this nearly always costs only a look at the ids: one bit of memory per id in use.
+Its first occurrence in the order of the files stays. A unit drops repeats within itself; this
+phase, one unit after all others, drops those across units: so the rows do not depend on how the
+files were cut. Units that lose rows are written again, and replaced. A dump repeats hardly any
+entity, so this nearly always costs only a look at the ids: one bit of memory per id in use.
 """
 
 from __future__ import annotations
@@ -21,29 +22,33 @@ from pipeline.engine.tables import read_batches, read_rows
 from pipeline.engine.tasks import Bucket, ByteRange, Unit
 from pipeline.engine.units import UnitReport, UnitWriter, finished_units
 from schemas import BY_NAME, ENTITIES, PROPERTIES
-from schemas.array_types import Array
+from schemas.array_types import U32
 from schemas.table import Table
 
+# The column with the item that a row belongs to.
 OWNERS = {
     "entities": "qid",
     "aliases": "qid",
     "triples": "subject",
     "statements": "subject",
-}  # columns of the item
-UNCHANGED = "unchanged"  # folder of the items that a unit did not parse, in an update
-EXCLUDED = "excluded"  # of the items that it left out
-SUPERSEDED = "superseded"  # of these, those that another unit had parsed before
-NOTHING: Array = np.empty(0, np.uint32)
+}
+# Folders of ids that a unit leaves. UNCHANGED: items that it did not parse, in an update.
+UNCHANGED = "unchanged"
+# Items that it left out.
+EXCLUDED = "excluded"
+# Unchanged items that another unit had parsed before.
+SUPERSEDED = "superseded"
+NO_IDS: U32 = np.empty(0, np.uint32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Repeats:
-    """Ids of one unit that an earlier one has."""
+    """Hold the ids of one unit that an earlier unit has too."""
 
-    items: Array
-    properties: Array
-    unchanged: Array
-    excluded: Array
+    items: U32
+    properties: U32
+    unchanged: U32
+    excluded: U32
 
     def __len__(self) -> int:
         return len(self.items) + len(self.properties) + len(self.unchanged) + len(self.excluded)
@@ -51,42 +56,49 @@ class Repeats:
 
 @dataclass(frozen=True, kw_only=True)
 class RepeatsWorker:
-    """One unit, after all ordinary ones."""
+    """Drop the repeats of all units, in one unit after them."""
 
     def process(self, unit: Unit[Bucket], out: UnitWriter) -> None:
-        """Find the repeats, write the units that have some anew."""
+        """Find the repeats; write the units that have some again."""
         reports = finished_units(out.folder)
-        seen = _Seen()
+        earlier = _EarlierIds()
+        # In the order of the units, which is the order of the files: the first occurrence stays.
         for index in range(unit.index):
-            repeats = seen.take(out.folder, reports[index])
+            repeats = earlier.take_repeats(out.folder, reports[index])
             if len(repeats):
-                _write_anew(out, reports[index], repeats)
-        save_items(files.join(out.folder, SPILL, SUPERSEDED), 0, seen.superseded)
+                _write_again(out, reports[index], repeats)
+        save_items(files.join(out.folder, SPILL, SUPERSEDED), 0, earlier.superseded)
 
 
 @dataclass(kw_only=True, slots=True)
-class _Seen:
-    """Ids of the units before."""
+class _EarlierIds:
+    """Hold the ids of the units before."""
 
-    parsed: ItemSet = field(default_factory=ItemSet)  # those left out, too
+    # Items that were parsed, those left out included.
+    parsed: ItemSet = field(default_factory=ItemSet)
     unchanged: ItemSet = field(default_factory=ItemSet)
     properties: ItemSet = field(default_factory=ItemSet)
     superseded: list[int] = field(default_factory=list)
 
-    def take(self, folder: str, report: UnitReport) -> Repeats:
-        """The repeats of a unit; its other ids are seen from now on."""
+    def take_repeats(self, folder: str, report: UnitReport) -> Repeats:
+        """Return the repeats of a unit, and add its other ids."""
         items = _ids(folder, report, ENTITIES.name, "qid")
         unchanged = load_items(files.join(folder, SPILL, UNCHANGED), report.index)
         properties = _ids(folder, report, PROPERTIES.name, "pid")
         excluded = load_items(files.join(folder, SPILL, EXCLUDED), report.index)
-        again = self.parsed.contains(unchanged)
-        self.superseded += unchanged[again & ~self.unchanged.contains(unchanged)].tolist()
+
+        # An unchanged item whose changed form came before must not be copied from the older run.
+        was_parsed = self.parsed.contains(unchanged)
+        was_unchanged = self.unchanged.contains(unchanged)
+        self.superseded += unchanged[was_parsed & ~was_unchanged].tolist()
+
         repeats = Repeats(
             items=items[self.parsed.contains(items) | self.unchanged.contains(items)],
             properties=properties[self.properties.contains(properties)],
-            unchanged=unchanged[again | self.unchanged.contains(unchanged)],
+            unchanged=unchanged[was_parsed | was_unchanged],
             excluded=excluded[self.parsed.contains(excluded) | self.unchanged.contains(excluded)],
         )
+
         self.parsed.add(excluded)
         self.parsed.add(np.setdiff1d(items, repeats.items))
         self.unchanged.add(np.setdiff1d(unchanged, repeats.unchanged))
@@ -94,44 +106,58 @@ class _Seen:
         return repeats
 
 
-def leave_ids(unit: Unit[ByteRange], out: UnitWriter, what: str, ids: Sequence[int]) -> None:
-    """Leave ids of a unit that have no rows to the phases that follow."""
+def leave_ids(unit: Unit[ByteRange], out: UnitWriter, kind: str, ids: Sequence[int]) -> None:
+    """Leave ids of a unit that have no rows to the phases that follow.
+
+    Args:
+        unit: the unit.
+        out: its writer.
+        kind: the folder of these ids: UNCHANGED or EXCLUDED.
+        ids: the QIDs.
+    """
     if ids:
-        save_items(files.join(out.folder, SPILL, what), unit.index, ids)
+        save_items(files.join(out.folder, SPILL, kind), unit.index, ids)
 
 
-def _ids(folder: str, report: UnitReport, table: str, column: str) -> Array:
-    part = report.parts.get(table)
-    if part is None:
-        return NOTHING
-    known = ENTITIES if table == ENTITIES.name else PROPERTIES
-    batches = read_batches(files.join(folder, *part.path.split("/")), known, [column])
-    return np.concatenate([batch.column(0).to_numpy() for batch in batches] or [NOTHING])
+def _ids(folder: str, report: UnitReport, table_name: str, column: str) -> U32:
+    """Return the ids in a unit's part file; none if it has no such file."""
+    part_file = report.parts.get(table_name)
+    if part_file is None:
+        return NO_IDS
+
+    table = ENTITIES if table_name == ENTITIES.name else PROPERTIES
+    batches = read_batches(files.join(folder, *part_file.path.split("/")), table, [column])
+    return np.concatenate([batch.column(0).to_numpy() for batch in batches] or [NO_IDS])
 
 
-def _write_anew(out: UnitWriter, report: UnitReport, repeats: Repeats) -> None:
-    """The rows of a unit without those of repeats, and its counts with them as skipped."""
-    for name, part in report.parts.items():
-        path = files.join(out.folder, *part.path.split("/"))
-        for table, rows in _kept_rows(name, path, repeats):
+def _write_again(out: UnitWriter, report: UnitReport, repeats: Repeats) -> None:
+    """Write the rows of a unit without those of repeats, and count the repeats as skipped."""
+    for name, part_file in report.parts.items():
+        path = files.join(out.folder, *part_file.path.split("/"))
+        for table, rows in _remaining_rows(name, path, repeats):
             out.write(table, rows)
+
+    # Each repeat leaves the counter that it had, so that rows in still equal rows accounted for.
     counters = Counter(report.counters)
     counters["rows_out"] -= len(repeats) - len(repeats.excluded)
     counters["skipped_scholarly"] -= len(repeats.excluded)
     counters["skipped_repeated"] += len(repeats)
     counters["items_unchanged"] -= len(repeats.unchanged)
+    # The unary plus drops counters that fell to 0, as if they had never been counted.
     for counter, count in (+counters).items():
         out.count(counter, count)
     out.replace(report.index)
 
 
-def _kept_rows(name: str, path: str, repeats: Repeats) -> Iterator[tuple[Table, pa.Table]]:
+def _remaining_rows(name: str, path: str, repeats: Repeats) -> Iterator[tuple[Table, pa.Table]]:
+    """Yield the rows of a part file that do not belong to a repeat."""
     table = BY_NAME[name]
     for rows in read_rows(path, table):
         if name in OWNERS:
-            dropped = np.isin(rows.column(OWNERS[name]).to_numpy(), repeats.items)
+            is_repeat = np.isin(rows.column(OWNERS[name]).to_numpy(), repeats.items)
         elif table is PROPERTIES:
-            dropped = np.isin(rows.column("pid").to_numpy(), repeats.properties)
+            is_repeat = np.isin(rows.column("pid").to_numpy(), repeats.properties)
         else:
-            dropped = np.zeros(rows.num_rows, np.bool_)
-        yield table, rows.filter(pa.array(~dropped))
+            # Redirects and rejects belong to no entity.
+            is_repeat = np.zeros(rows.num_rows, np.bool_)
+        yield table, rows.filter(pa.array(~is_repeat))

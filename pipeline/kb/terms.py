@@ -1,9 +1,11 @@
-"""Names of entities: which label, which aliases, and what a name may look like.
+"""Choose the names of an entity: which label, which aliases, and what a name may look like.
 
-Label: English, else `mul` (names that are the same in all languages; English labels are being deleted in its favour),
-else the languages asked for, in their order. Aliases: labels and aliases of all these languages, the English Wikipedia's
-title and what statements give (`wikidata_names`), each (surface, source) once per entity, exactly as cleaned: two that
-differ in case stay two.
+Label: English, else `mul` (names that are the same in all languages; English labels are being
+deleted in its favour),
+else the languages of the settings, in their order. Aliases: labels and aliases of all these
+languages, the title in English Wikipedia, and the names that statements give (`kb.names`). Each
+(surface, source) is kept once per entity,
+exactly as cleaned: two names that differ in case stay two.
 """
 
 from __future__ import annotations
@@ -19,34 +21,40 @@ from pipeline.kb.model import Sitelink, Term
 
 FIRST_LANGUAGES = ("en", "mul")
 MAX_SURFACE_CHARACTERS = 250
-JOINERS = "\u200c\u200d"  # they change the meaning of Persian words and of emoji
-TAGS = range(0xE0020, 0xE0080)  # of flag emoji
+# Invisible characters that stay: joiners change the meaning of Persian words and of emoji.
+JOINERS = "\u200c\u200d"
+# Invisible characters that stay: tags spell the region of a flag emoji.
+TAGS = range(0xE0020, 0xE0080)
 
 
 def label_languages(languages: tuple[str, ...]) -> tuple[str, ...]:
-    """Languages in the order in which a label is looked for."""
+    """Return the languages in the order in which a label is looked for."""
     return tuple(dict.fromkeys((*FIRST_LANGUAGES, *languages)))
 
 
 def clean(name: str) -> str:
-    """A name without invisible characters, with single spaces and no space around it.
+    """Return a name without invisible characters, with single spaces and no space around it.
 
     >>> clean(" Caf\N{COMBINING ACUTE ACCENT}e\\u200e\\u00a0 Noir ")
     'Caf\N{COMBINING ACUTE ACCENT}e Noir'
     """
+    # Most names are plain ASCII and skip the loop over characters.
     if not name.isascii() or not name.isprintable():
         name = "".join(char for char in name if _is_visible(char))
+    # split() without an argument knows all kinds of space, and drops those at the ends.
     return " ".join(name.split())
 
 
 def _is_visible(char: str) -> bool:
+    """Say whether a character stays in a name."""
     if char.isprintable() or char.isspace() or char in JOINERS or ord(char) in TAGS:
         return True
+    # Controls, format characters and lone surrogates show nothing.
     return unicodedata.category(char) not in ("Cc", "Cf", "Cs")
 
 
 def page_title(sitelink: msgspec.Raw | None) -> str:
-    """The title of a sitelink; empty where there is none, or none to read."""
+    """Return the title of a sitelink; empty where there is none, or none that can be read."""
     if sitelink is None:
         return ""
     try:
@@ -56,30 +64,45 @@ def page_title(sitelink: msgspec.Raw | None) -> str:
 
 
 def terms_in(terms: object) -> list[Any]:
-    """One value per language, in label order; None where there is none. Empty for an empty or missing map."""
+    """Return one value per language, in label order; None where a language has none.
+
+    An empty or missing map gives an empty list.
+    """
     return list(msgspec.structs.astuple(terms)) if isinstance(terms, msgspec.Struct) else []
 
 
 def first_name(terms: list[Term | None]) -> str:
-    """The first that has anything to read; empty if none has."""
-    return next((name for term in terms if term and (name := clean(term.value))), "")
+    """Return the first name that has something to read; empty if none has."""
+    for term in terms:
+        if term and (name := clean(term.value)):
+            return name
+    return ""
 
 
 def surfaces(
     labels: list[Term | None],
     aliases: list[list[Term] | None],
-    others: Iterable[tuple[str, str]],
+    extra_names: Iterable[tuple[str, str]],
     counts: Counter[str],
 ) -> Iterator[tuple[str, str]]:
-    """Each (surface, source) once; names that are empty or too long to be searched for are counted."""
-    found = [(term.value, "label") for term in labels if term]
-    found += [(term.value, "alias") for terms in aliases if terms for term in terms]
-    found += others
-    seen: set[tuple[str, str]] = set()
-    for name, source in found:
+    """Yield each (surface, source) of an entity once.
+
+    Args:
+        labels: the labels, one per language, or None.
+        aliases: the aliases, a list per language, or None.
+        extra_names: (name, source) from elsewhere: sitelinks and statements.
+        counts: receives how many names are empty or too long to be searched for.
+    """
+    names = [(term.value, "label") for term in labels if term]
+    names += [(term.value, "alias") for terms in aliases if terms for term in terms]
+    names += extra_names
+
+    # Labels come before aliases: the order of rows depends on it.
+    distinct: set[tuple[str, str]] = set()
+    for name, source in names:
         surface = clean(name)
         if not surface or len(surface) > MAX_SURFACE_CHARACTERS:
             counts["names_dropped"] += 1
-        elif (surface, source) not in seen:
-            seen.add((surface, source))
+        elif (surface, source) not in distinct:
+            distinct.add((surface, source))
             yield surface, source

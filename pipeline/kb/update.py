@@ -1,10 +1,12 @@
-"""`kb --update`: a newer dump beside the output of an older run; only items whose revision changed are parsed.
+"""Update a knowledge base (`kb --update`): parse only the items whose revision changed.
 
-1. Phase `revisions`: the revisions that the older run holds, as memory-mapped arrays.
-2. Phase `kb`, the ordinary one, parses items with another revision, new ones, and all properties; of the others it leaves
-   the QIDs in a file per unit. It must still decompress and pass over every line: the dump has no index.
-3. Phase `repeats`, the ordinary one (`kb_repeats`).
-4. Phase `copy`: rows of the older run whose item is among those, part by part. Items that the newer dump lacks drop out.
+A newer dump is read beside the output of an older run:
+
+1. Phase `revisions`: the revisions that the older run holds, as memory-mapped arrays. 2. Phase
+`kb`, the ordinary one, parses items with another revision, new ones, and all properties; of the
+others it leaves the QIDs in a file per unit. It must still decompress and pass over every line: the
+dump has no index. 3. Phase `repeats`, the ordinary one (`kb.repeats`). 4. Phase `copy`: rows of the
+older run whose item is among those, part by part. Items that the newer dump lacks drop out.
 """
 
 from __future__ import annotations
@@ -32,23 +34,26 @@ from pipeline.kb.revisions import Revisions, write_revisions
 from pipeline.kb.terms import label_languages
 from schemas import ALIASES, ENTITIES, REDIRECTS, STATEMENTS, TRIPLES
 from schemas.errors import ConfigError
+from schemas.manifest import Manifest
 from schemas.settings import to_dict
 from schemas.table import Table
 
 REVISIONS = "revisions"
 COPIED = {table.name: table for table in (ENTITIES, ALIASES, TRIPLES, STATEMENTS, REDIRECTS)}
-SAME = ("languages", "statements", "exclude_scholarly")  # what decides an item's rows
+# The settings that decide an item's rows.
+DECISIVE = ("languages", "statements", "exclude_scholarly")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RevisionsWorker:
-    """One unit: revisions of the older run's items."""
+    """Collect the revisions of the older run's items, in one unit."""
 
     run: str
-    parts: tuple[str, ...]  # of its `entities`
+    # Part files of its `entities`.
+    parts: tuple[str, ...]
 
     def process(self, unit: Unit[Bucket], out: UnitWriter) -> None:  # noqa: ARG002 - there is one
-        """Write them.
+        """Write the revisions.
 
         Raises:
             StageError: the older run has gone.
@@ -62,13 +67,13 @@ class RevisionsWorker:
 
 
 def open_revisions(folder: str) -> Revisions:
-    """The revisions in a stage's data folder."""
+    """Open the revisions in a stage's data folder."""
     return Revisions(files.join(folder, SPILL, REVISIONS))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CopyWorker:
-    """One unit per part of the older run: rows of items that have not changed."""
+    """Copy the rows of items that have not changed, one part file of the older run per unit."""
 
     # Path of each part, and the name of its table.
     parts: tuple[tuple[str, str], ...]
@@ -79,12 +84,13 @@ class CopyWorker:
         path, table_name = self.parts[unit.task.number]
         table = COPIED[table_name]
         for rows in read_rows(path, table):
-            kept = self._kept(rows, table, out.folder)
-            out.write(table, kept)
+            copied_rows = self._unchanged_rows(rows, table, out.folder)
+            out.write(table, copied_rows)
             if table.name == ENTITIES.name:
-                out.count("items_copied", kept.num_rows)
+                out.count("items_copied", copied_rows.num_rows)
 
-    def _kept(self, rows: pa.Table, table: Table, folder: str) -> pa.Table:
+    def _unchanged_rows(self, rows: pa.Table, table: Table, folder: str) -> pa.Table:
+        """Return the rows of unchanged items; redirects belong to no item and all stay."""
         if table.name not in OWNERS:
             return rows
         qids = rows.column(OWNERS[table.name]).to_numpy()
@@ -93,7 +99,7 @@ class CopyWorker:
 
 
 def unchanged_items(folder: str) -> ItemSet:
-    """The items that no unit parsed."""
+    """Return the items that no unit parsed."""
     items = load_all_items(files.join(folder, SPILL, UNCHANGED))
     items.discard(load_items(files.join(folder, SPILL, SUPERSEDED), 0))
     return items
@@ -105,19 +111,18 @@ def check_copied(folder: str, reports: Sequence[UnitReport]) -> None:
     Raises:
         StageError: the older run was changed meanwhile.
     """
-    copied, wanted = (
-        sum(report.counters.get("items_copied", 0) for report in reports),
-        len(unchanged_items(folder)),
-    )
-    if copied < wanted:
+    num_copied = sum(report.counters.get("items_copied", 0) for report in reports)
+    num_unchanged = len(unchanged_items(folder))
+    if num_copied < num_unchanged:
         raise StageError(
-            f"kb: {wanted} items are unchanged, but the older run has {copied} of them; run kb anew"
+            f"kb: {num_unchanged} items are unchanged, but the older run has {num_copied} of them; "
+            "run kb again"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpdatePlan:
-    """The phases around the ordinary one, and what they read."""
+    """Hold the phases around the ordinary ones, and what they read."""
 
     before: tuple[Phase[Bucket], ...]
     then: tuple[Phase[Bucket], ...]
@@ -125,65 +130,90 @@ class UpdatePlan:
 
 
 def plan_update(config: KbConfig, paths: RunPaths) -> UpdatePlan:
-    """Phases for an update of another run.
+    """Plan the phases for an update of another run.
 
     Raises:
-        ConfigError, StageError: the older run cannot be updated, and why.
+        ConfigError: the older run is this one, or was made with other settings or another version.
+        StageError: the older run has no finished `kb`, or its dump names no revisions.
     """
-    if _place(config.update) == _place(paths.root):
+    if _normalised(config.update) == _normalised(paths.root):
         raise ConfigError(
             "kb.update names the run itself: give another --run folder, and this one to --update"
         )
+
+    # The older run may be gone after an update: then this stage is up to date, or else fails later.
     old = RunPaths(root=config.update)
-    own = paths.manifest("kb")
-    if own is not None and "update" in own.inputs and old.manifest("kb") is None:
-        return _update_plan(
-            config.update, (), {}, own.inputs["update"]
-        )  # up to date, or else an error
+    present = paths.manifest("kb")
+    if present is not None and "update" in present.inputs and old.manifest("kb") is None:
+        return _update_plan(config.update, (), {}, present.inputs["update"])
+
     manifest = old.finished("kb")
-    wanted, found = _what_decides(to_dict(config)), _what_decides(manifest.config)
-    different = [name for name in SAME if wanted[name] != found[name]]
-    if different or manifest.code_version != __version__:
-        what = (
-            ", ".join(f"kb.{name}" for name in different)
-            or f"version {manifest.code_version} of this program"
-        )
-        raise ConfigError(
-            f"--update {config.update}: that run was made with another {what}; run kb without --update"
-        )
+    _check_settings(config, manifest)
     if not manifest.counters.get("items_with_revision"):
         raise StageError(
-            f"--update {config.update}: the dump of that run does not name revisions (lastrevid), so what has changed "
-            "cannot be told; run kb without --update"
+            f"--update {config.update}: the dump of that run does not name revisions (lastrevid), "
+            "so what has changed cannot be told; run kb without --update"
         )
+
+    # New SQL dumps replace the redirects of the older run.
     tables = [table for table in COPIED.values() if table.name in OWNERS or not config.redirects]
-    parts = {path: table.name for table in tables for path in old.files("kb", table)}
-    for path, name in parts.items():
+    table_by_path = {path: table.name for table in tables for path in old.files("kb", table)}
+    for path, name in table_by_path.items():
         check_table(path, COPIED[name])
-    return _update_plan(
-        config.update, tuple(old.files("kb", ENTITIES)), parts, manifest.fingerprint
+    entity_paths = tuple(old.files("kb", ENTITIES))
+    return _update_plan(config.update, entity_paths, table_by_path, manifest.fingerprint)
+
+
+def _check_settings(config: KbConfig, manifest: Manifest) -> None:
+    """Refuse an older run whose rows follow other rules.
+
+    Raises:
+        ConfigError: names the settings, or the version.
+    """
+    ours, theirs = _decisive_settings(to_dict(config)), _decisive_settings(manifest.config)
+    different = [name for name in DECISIVE if ours[name] != theirs[name]]
+    if not different and manifest.code_version == __version__:
+        return
+
+    difference = ", ".join(f"kb.{name}" for name in different)
+    if not different:
+        difference = f"version {manifest.code_version} of this program"
+    raise ConfigError(
+        f"--update {config.update}: that run was made with another {difference}; "
+        "run kb without --update"
     )
 
 
-def _place(run: str) -> str:
-    """Where a run lies, however it is spelt."""
+def _normalised(run: str) -> str:
+    """Return the folder of a run in one spelling."""
     return run.rstrip("/") if files.REMOTE_MARK in run else str(Path(run).resolve())
 
 
-def _what_decides(config: dict[str, Any]) -> dict[str, Any]:
+def _decisive_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that decide an item's rows."""
+    # Two lists of languages may lead to the same order of labels.
     languages = label_languages(tuple(config.get("languages", ())))
-    return {name: config.get(name) for name in SAME} | {"languages": languages}
+    return {name: config.get(name) for name in DECISIVE} | {"languages": languages}
 
 
 def _update_plan(
-    run: str, entities: tuple[str, ...], parts: dict[str, str], fingerprint: str
+    run: str, entity_paths: tuple[str, ...], table_by_path: dict[str, str], fingerprint: str
 ) -> UpdatePlan:
-    # Progress counts bytes of the newer dump: parts have none.
-    copies = [Bucket(kind="copy", number=number, size=0) for number in range(len(parts))]
+    """Return the phases that read an older run.
+
+    Args:
+        run: its folder.
+        entity_paths: part files of its `entities`.
+        table_by_path: the table of each part file to copy.
+        fingerprint: of its stage `kb`.
+    """
     revisions = Phase(
         name=REVISIONS,
         tasks=[Bucket(kind=REVISIONS, size=0)],
-        worker=RevisionsWorker(run=run, parts=entities),
+        worker=RevisionsWorker(run=run, parts=entity_paths),
     )
-    copy = Phase(name="copy", tasks=copies, worker=CopyWorker(parts=tuple(parts.items())))
+
+    # Progress counts bytes of the newer dump: parts have none.
+    copies = [Bucket(kind="copy", number=number, size=0) for number in range(len(table_by_path))]
+    copy = Phase(name="copy", tasks=copies, worker=CopyWorker(parts=tuple(table_by_path.items())))
     return UpdatePlan(before=(revisions,), then=(copy,), inputs={"update": fingerprint})

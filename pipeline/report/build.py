@@ -1,4 +1,7 @@
-"""Writes the report of a run: asks the tables, makes the page, puts it in place whole or not at all."""
+"""Write the report of a run.
+
+The tables are queried, the page is made, and the file is put in place whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from pipeline.engine.tables import RunPaths
 from pipeline.flow import STAGE_NAMES
 from pipeline.link.evaluation.evaluate import evaluate_run
 from pipeline.report import data, entities
-from pipeline.report.facts import Calibration, Facts
+from pipeline.report.facts import Calibration, ReportContent
 from pipeline.report.page import page
 from schemas.errors import ConfigError
 
@@ -22,8 +25,8 @@ CONFIG_NAME = "config.toml"
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """Where the report is, and how large."""
+class WrittenReport:
+    """Hold the path of a report and its size."""
 
     path: str
     num_bytes: int
@@ -31,62 +34,73 @@ class Written:
 
 def write_report(
     run_folder: str, out: str = "", gold: str = "", num_entities: int = 20_000
-) -> Written:
+) -> WrittenReport:
     """Make the report of a run and write it, by default to `report.html` in the run's folder.
 
     Args:
         run_folder: folder of a run whose stage `stats` is up to date.
-        out: where to write.
+        out: the file to write.
         gold: gold links, for calibration; empty = none.
         num_entities: how many of the most frequent entities the search box knows.
 
     Raises:
-        StageError: a stage is missing or out of date (names the command), or the file cannot be written.
+        StageError: a stage is missing or out of date (names the command), or the file cannot be
+            written.
         ConfigError: `out` is a folder.
     """
     paths = RunPaths(root=run_folder)
     target = out or files.join(run_folder, "report.html")
     if Path(target).is_dir():
-        raise ConfigError(
-            f"--out {target}: a folder; name a file, for example {files.join(target, 'report.html')}"
-        )
+        example = files.join(target, "report.html")
+        raise ConfigError(f"--out {target}: a folder; name a file, for example {example}")
+    # Everything else that the page shows can be missing, but not the counts.
     paths.require("stats")
+
+    # Gold is compared first: a wrong gold file should stop before the slow queries.
     scores = evaluate_run(run_folder, gold) if gold else None
     with open_run(paths) as connection:
-        found = collect(connection, paths, Calibration(gold, scores) if scores else None)
-        known = entities.searchable(connection, num_entities)
-    content = page(found, known).encode()
-    files.write_bytes(target, content)
-    return Written(target, len(content))
+        content = collect(connection, paths, Calibration(gold, scores) if scores else None)
+        search_columns = entities.searchable(connection, num_entities)
+
+    html = page(content, search_columns).encode()
+    files.write_bytes(target, html)
+    return WrittenReport(target, len(html))
 
 
 def collect(
     connection: duckdb.DuckDBPyConnection, paths: RunPaths, calibration: Calibration | None
-) -> Facts:
-    """Everything that the page says, as small rows."""
+) -> ReportContent:
+    """Collect everything that the page shows, as small rows."""
+    # A stage that has not run has no manifest.
     manifests = {
         stage: manifest for stage in STAGE_NAMES if (manifest := paths.manifest(stage)) is not None
     }
-    weighed, sharded = _current(paths, "importance"), _current(paths, "shards")
+    is_current = {stage: _is_current(paths, stage) for stage in ("importance", "shards")}
+    outdated = tuple(
+        stage for stage, current in is_current.items() if not current and stage in manifests
+    )
+
+    # The tables that `weigh` leaves behind are read by later queries: it must come before them.
     tail = data.tail_summary(connection)
-    changes = data.weigh(connection) if weighed else data.no_weights(connection)
-    chooses = sharded and data.DEFAULT_POLICY in manifests["shards"].config.get("policies", ())
-    return Facts(
+    changes = data.weigh(connection) if is_current["importance"] else data.no_weights(connection)
+
+    # Targets can be counted only where the shards were made with the default policy.
+    targets = None
+    if is_current["shards"]:
+        policies = manifests["shards"].config.get("policies", ())
+        if data.DEFAULT_POLICY in policies:
+            targets = data.targets_by_band(connection)
+
+    return ReportContent(
         run=paths.root,
         manifests=manifests,
         config=_config(paths),
-        outdated=tuple(
-            stage
-            for stage, fresh in (("importance", weighed), ("shards", sharded))
-            if not fresh and stage in manifests
-        ),
+        outdated=outdated,
         tail=tail,
         points=data.rank_points(connection, tail["num_entities"]),
         num_facts=data.num_facts(connection),
         changes=changes,
-        bands=data.bands(
-            connection, changes, data.targets_by_band(connection) if chooses else None
-        ),
+        bands=data.bands(connection, changes, targets),
         confidences=data.confidences(connection),
         detectors=data.detectors(connection),
         nil_unknown=data.nil_without_candidates(connection),
@@ -99,8 +113,8 @@ def collect(
     )
 
 
-def _current(paths: RunPaths, stage: str) -> bool:
-    """Whether a stage has run on what the stages before it hold now."""
+def _is_current(paths: RunPaths, stage: str) -> bool:
+    """Say whether a stage has run on what the stages before it hold now."""
     try:
         paths.require(stage)
     except StageError:
@@ -109,5 +123,7 @@ def _current(paths: RunPaths, stage: str) -> bool:
 
 
 def _config(paths: RunPaths) -> str:
+    """Return the text of the run's configuration file; empty if it has none."""
     path = files.join(paths.root, CONFIG_NAME)
+    # A file that the user has edited may hold bytes that are no UTF-8.
     return files.read_bytes(path).decode(errors="replace") if files.exists(path) else ""

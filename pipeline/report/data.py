@@ -1,7 +1,10 @@
-"""What the report shows, asked of DuckDB: counts, bins and short lists, whatever the size of the run.
+"""Query the figures that the report shows: counts, bins and short lists.
 
-Goes in: a run whose stage `stats` is up to date; `importance` and `shards` where they are there. Comes out: frozen rows.
-Costs one scan of `links` per question, and one join of `importance` with `links`, which DuckDB spills to disk.
+The results are small for a run of any size.
+
+Goes in: a run whose stage `stats` is up to date; `importance` and `shards` where the run has them.
+Comes out: frozen rows. Costs one scan of `links` per query, and one join of `importance` with
+`links`, which DuckDB spills to disk.
 """
 
 from __future__ import annotations
@@ -13,13 +16,16 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from schemas.array_types import F64, I64
 from schemas.shards import POLICY_BITS
 from schemas.stats import BANDS
 
 MAX_POINTS = 400
-CHANGE_UNIT = 1e-4  # cosines have 4 decimals, so 1 - cosine is a whole number of these
+# Cosines have 4 decimals, so 1 - cosine is a whole number of these units.
+CHANGE_UNIT = 1e-4
 DEFAULT_POLICY = "long-tail-important"
-NUM_FINE = 100  # bins of confidence
+# The number of bins of confidence.
+NUM_FINE = 100
 NUM_NIL = 15
 NUM_REJECTS = 200
 _ANCHOR = "contains(detector, 'anchor')"
@@ -27,7 +33,7 @@ _ANCHOR = "contains(detector, 'anchor')"
 
 @dataclass(frozen=True, slots=True)
 class RankPoint:
-    """An entity on the rank plot."""
+    """Hold an entity on the rank plot."""
 
     rank: int
     num_mentions: int
@@ -38,48 +44,65 @@ class RankPoint:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """A frequency band; figures of `importance` and `shards` are None where the run lacks them."""
+    """Hold a frequency band.
+
+    Figures of `importance` and `shards` are None where the run lacks them.
+    """
 
     name: str
     num_entities: int
     num_mentions: int
+    # Mentions of its rarest and of its most frequent entity.
     least: int
     most: int
-    num_supported: int  # entities with a triple whose other end is in the same document
+    # Entities with a triple whose other end is in the same document.
+    num_supported: int
     mean_si: float | None = None
     num_targets: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """How much sentences change without an entity: distinct values of 1 - cosine in CHANGE_UNIT, mentions of each."""
+    """Hold how much sentences change without an entity.
 
-    values: np.ndarray
-    counts: np.ndarray
+    That is the distinct values of 1 - cosine, in CHANGE_UNIT, and the mentions of each. Shapes
+    (n,).
+    """
+
+    values: I64
+    counts: I64
 
     def quantile(self, share: float) -> float:
-        """Smallest 1 - cosine with at least that share of the mentions at or below it."""
-        reached = np.searchsorted(np.cumsum(self.counts), share * self.counts.sum() - 1e-9)
-        return float(self.values[min(reached, len(self.values) - 1)] * CHANGE_UNIT)
+        """Return the least 1 - cosine with at least that share of mentions at or below it."""
+        # The small number keeps a share that is met exactly from being missed by rounding.
+        index = np.searchsorted(np.cumsum(self.counts), share * self.counts.sum() - 1e-9)
+        return float(self.values[min(index, len(self.values) - 1)] * CHANGE_UNIT)
 
     @property
     def mean_si(self) -> float:
-        """Mean semantic importance, 1 / max(cosine, 1e-4)."""
+        """Return the mean semantic importance, 1 / max(cosine, 1e-4)."""
         si = 1 / np.maximum(1 - self.values * CHANGE_UNIT, 1e-4)
         return float(np.average(si, weights=self.counts))
 
 
 @dataclass(frozen=True, slots=True)
 class Confidences:
-    """Mentions by confidence, in NUM_FINE bins of equal width; links that the corpus itself holds (anchors) apart."""
+    """Hold mentions by confidence, in NUM_FINE bins of equal width. Shapes (NUM_FINE,).
 
-    linked: np.ndarray  # mentions, shape (NUM_FINE,)
-    nil: np.ndarray  # the same of NIL
-    mass: np.ndarray  # sum of the linked ones' confidences
+    Links that the corpus itself holds (anchors) are counted apart.
+    """
+
+    linked: I64
+    nil: I64
+    # The sum of the linked mentions' confidences.
+    mass: F64
     anchors: int
 
     def above(self, threshold: float) -> tuple[int, float | None]:
-        """Links of at least a confidence (a multiple of 0.01), and their mean confidence."""
+        """Return the number of links of at least a confidence, and their mean confidence.
+
+        The confidence is a multiple of 0.01; the mean is None without links.
+        """
         start = round(threshold * NUM_FINE)
         count = int(self.linked[start:].sum())
         return count, float(self.mass[start:].sum() / count) if count else None
@@ -87,7 +110,7 @@ class Confidences:
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """What found mentions: one detector, or several that agree."""
+    """Hold the figures of a detector of mentions, or of several that agree."""
 
     name: str
     num_mentions: int
@@ -97,16 +120,17 @@ class Detector:
 
 @dataclass(frozen=True, slots=True)
 class NilSurface:
-    """A text that often has no item."""
+    """Hold a text that often has no item."""
 
     surface: str
     num_mentions: int
-    best: float  # highest confidence of a candidate
+    # The highest confidence of a candidate.
+    best: float
 
 
 @dataclass(frozen=True, slots=True)
 class NilType:
-    """Mentions of one type of the recogniser."""
+    """Hold the mentions of one type of the recogniser."""
 
     name: str
     num_mentions: int
@@ -115,7 +139,7 @@ class NilType:
 
 @dataclass(frozen=True, slots=True)
 class RejectGroup:
-    """Rejects of one stage for one reason, with the first of them."""
+    """Hold the rejects of one stage for one reason: their number, and one as an example."""
 
     stage: str
     reason: str
@@ -125,57 +149,71 @@ class RejectGroup:
 
 
 def tail_summary(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
-    """The one row of `tail_summary`, by column."""
-    found = connection.execute("FROM tail_summary LIMIT 1")
-    names = [column[0] for column in found.description or ()]
-    return dict(zip(names, found.fetchall()[0], strict=True))
+    """Return the one row of `tail_summary`, by column."""
+    result = connection.execute("FROM tail_summary LIMIT 1")
+    # By name, because the page shows only some of the many columns.
+    names = [column[0] for column in result.description or ()]
+    return dict(zip(names, result.fetchall()[0], strict=True))
 
 
 def rank_points(connection: duckdb.DuckDBPyConnection, num_entities: int) -> list[RankPoint]:
-    """Entities at ranks that are evenly spaced on a log scale, at most MAX_POINTS."""
+    """Return entities at ranks that are evenly spaced on a log scale, at most MAX_POINTS."""
     if not num_entities:
         return []
+
+    # At low ranks the spacing is below 1: equal ranks become one point.
     ranks = np.unique(np.geomspace(1, num_entities, MAX_POINTS).round().astype(np.int64)).tolist()
-    found = connection.execute(
+    result = connection.execute(
         """
         WITH ranked AS (
-            SELECT row_number() OVER (ORDER BY num_mentions DESC, qid) AS rank, num_mentions, band, qid
+            SELECT row_number() OVER (ORDER BY num_mentions DESC, qid) AS rank,
+                num_mentions, band, qid
             FROM entity_frequency
         )
         SELECT r.rank, r.num_mentions, r.band, r.qid, coalesce(e.label, '')
-        FROM ranked r LEFT JOIN entities e USING (qid) WHERE r.rank IN (SELECT unnest($ranks)) ORDER BY 1
+        FROM ranked r LEFT JOIN entities e USING (qid)
+        WHERE r.rank IN (SELECT unnest($ranks)) ORDER BY 1
         """,
         {"ranks": ranks},
     )
-    return [RankPoint(*row) for row in found.fetchall()]
+    return [RankPoint(*row) for row in result.fetchall()]
 
 
 def weigh(connection: duckdb.DuckDBPyConnection) -> dict[str, Changes]:
-    """Changes by band; leaves the tables `changes` and `entity_si`, which later questions read."""
+    """Return the changes by band.
+
+    The tables `changes` and `entity_si` are left in the connection: later queries read them.
+    """
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE changes AS
-        SELECT l.qid, CAST(round((1 - i.cosine::DOUBLE) / {CHANGE_UNIT}) AS INTEGER) AS change, count(*) AS n
-        FROM importance i JOIN links l USING (doc_id, start, "end") WHERE l.qid IS NOT NULL GROUP BY ALL
+        SELECT l.qid, CAST(round((1 - i.cosine::DOUBLE) / {CHANGE_UNIT}) AS INTEGER) AS change,
+            count(*) AS n
+        FROM importance i JOIN links l USING (doc_id, start, "end")
+        WHERE l.qid IS NOT NULL GROUP BY ALL
     """)
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE entity_si AS
-        SELECT qid, sum(n / greatest(1 - change * {CHANGE_UNIT}, 1e-4)) / sum(n) AS mean_si FROM changes GROUP BY qid
+        SELECT qid, sum(n / greatest(1 - change * {CHANGE_UNIT}, 1e-4)) / sum(n) AS mean_si
+        FROM changes GROUP BY qid
     """)
-    found = connection.execute("""
-        SELECT f.band, greatest(c.change, 0), CAST(sum(c.n) AS BIGINT) FROM changes c JOIN entity_frequency f USING (qid)
+    # A cosine a little above 1, from rounding, counts as no change.
+    rows = connection.execute("""
+        SELECT f.band, greatest(c.change, 0), CAST(sum(c.n) AS BIGINT)
+        FROM changes c JOIN entity_frequency f USING (qid)
         GROUP BY ALL ORDER BY ALL
     """).fetchall()
-    by_band: dict[str, Changes] = {}
+
+    changes_by_band: dict[str, Changes] = {}
     for band in BANDS:
-        rows = [row[1:] for row in found if row[0] == band]
-        if rows:
-            values, counts = np.array(rows, np.int64).T
-            by_band[band] = Changes(values, counts)
-    return by_band
+        band_rows = [row[1:] for row in rows if row[0] == band]
+        if band_rows:
+            values, counts = np.array(band_rows, np.int64).T
+            changes_by_band[band] = Changes(values, counts)
+    return changes_by_band
 
 
 def no_weights(connection: duckdb.DuckDBPyConnection) -> dict[str, Changes]:
-    """The same tables without rows, for a run without `importance`."""
+    """Leave `entity_si` without rows, for a run without `importance`; return no changes."""
     connection.execute("CREATE OR REPLACE TEMP TABLE entity_si (qid UINTEGER, mean_si DOUBLE)")
     return {}
 
@@ -185,100 +223,120 @@ def bands(
     changes: dict[str, Changes],
     targets: dict[str, int] | None,
 ) -> list[Band]:
-    """The bands, most frequent first; only those that have entities."""
-    found = connection.execute("""
-        SELECT f.band, count(*), CAST(sum(f.num_mentions) AS BIGINT), min(f.num_mentions), max(f.num_mentions), count(s.qid)
+    """Return the bands that have entities, most frequent first.
+
+    Args:
+        connection: a run.
+        changes: by band; empty where the run lacks them.
+        targets: mentions chosen for injection by band; None where the run lacks them.
+    """
+    result = connection.execute("""
+        SELECT f.band, count(*), CAST(sum(f.num_mentions) AS BIGINT),
+            min(f.num_mentions), max(f.num_mentions), count(s.qid)
         FROM entity_frequency f
-        LEFT JOIN (SELECT subject AS qid FROM fact_support UNION SELECT object FROM fact_support) s USING (qid)
+        LEFT JOIN (SELECT subject AS qid FROM fact_support UNION SELECT object FROM fact_support) s
+            USING (qid)
         GROUP BY f.band
     """)
-    rows = {row[0]: row for row in found.fetchall()}
+    row_by_band = {row[0]: row for row in result.fetchall()}
+
+    # In the order of BANDS, not of the query, whose groups come in any order.
     return [
         dataclasses.replace(
-            Band(*rows[name]),
+            Band(*row_by_band[name]),
             mean_si=changes[name].mean_si if name in changes else None,
             num_targets=None if targets is None else targets.get(name, 0),
         )
         for name in BANDS
-        if name in rows
+        if name in row_by_band
     ]
 
 
 def targets_by_band(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
-    """Mentions in the shards that the default policy chooses for injection."""
-    found = connection.execute(
+    """Count the mentions in the shards that the default policy chooses for injection, by band."""
+    result = connection.execute(
         """
-        WITH spans AS (SELECT unnest(span_entity_row) AS row, unnest(span_policies) AS bits FROM examples)
+        WITH spans AS (
+            SELECT unnest(span_entity_row) AS row, unnest(span_policies) AS bits FROM examples)
         SELECT k.band, count(*) FROM spans s JOIN knowledge k ON k.row = s.row
         WHERE s.bits & $bit > 0 AND k.band IS NOT NULL GROUP BY k.band
         """,
         {"bit": POLICY_BITS[DEFAULT_POLICY]},
     )
-    return dict(found.fetchall())
+    return dict(result.fetchall())
 
 
 def confidences(connection: duckdb.DuckDBPyConnection) -> Confidences:
-    """Histogram of the links' confidences."""
-    found = connection.execute(f"""
-        SELECT least(CAST(floor(round(confidence::DOUBLE, 5) * {NUM_FINE}) AS INTEGER), {NUM_FINE - 1}) AS bin,
+    """Return the histogram of the links' confidences."""
+    # Rounded first: a float32 such as 0.95 lies a little beside its decimal value, in the wrong
+    # bin.
+    result = connection.execute(f"""
+        SELECT least(CAST(floor(round(confidence::DOUBLE, 5) * {NUM_FINE}) AS INTEGER),
+                   {NUM_FINE - 1}) AS bin,
                count(*) FILTER (qid IS NOT NULL AND NOT {_ANCHOR}), count(*) FILTER (qid IS NULL),
                coalesce(sum(confidence::DOUBLE) FILTER (qid IS NOT NULL AND NOT {_ANCHOR}), 0.0),
                count(*) FILTER (qid IS NOT NULL AND {_ANCHOR})
         FROM links GROUP BY bin
     """)
+
+    # Columns: linked, NIL, sum of confidences, anchors.
     bins = np.zeros((NUM_FINE, 4))
-    for place, *figures in found.fetchall():
-        bins[place] = figures
+    for index, *figures in result.fetchall():
+        bins[index] = figures
     counts = bins[:, :2].astype(np.int64)
     return Confidences(counts[:, 0], counts[:, 1], bins[:, 2], int(bins[:, 3].sum()))
 
 
 def detectors(connection: duckdb.DuckDBPyConnection) -> list[Detector]:
-    """Detectors and agreements of detectors, those that found most first."""
-    found = connection.execute("""
-        SELECT detector, count(*), count(qid), avg(confidence::DOUBLE) FROM links GROUP BY detector ORDER BY 2 DESC, 1
+    """Return detectors and agreements of detectors, those with the most mentions first."""
+    result = connection.execute("""
+        SELECT detector, count(*), count(qid), avg(confidence::DOUBLE)
+        FROM links GROUP BY detector ORDER BY 2 DESC, 1
     """)
-    return [Detector(*row) for row in found.fetchall()]
+    return [Detector(*row) for row in result.fetchall()]
 
 
 def num_facts(connection: duckdb.DuckDBPyConnection) -> int:
-    """Triples whose ends meet in a document."""
+    """Return the number of triples whose ends meet in a document."""
     return int(connection.execute("SELECT count(*) FROM fact_support").fetchall()[0][0])
 
 
 def nil_without_candidates(connection: duckdb.DuckDBPyConnection) -> int:
-    """NIL mentions that no item was even a candidate for."""
-    found = connection.execute("SELECT count(*) FROM links WHERE qid IS NULL AND confidence = 0")
-    return int(found.fetchall()[0][0])
+    """Return the number of NIL mentions without any candidate item."""
+    # The linker gives confidence 0 only where it had no candidate.
+    result = connection.execute("SELECT count(*) FROM links WHERE qid IS NULL AND confidence = 0")
+    return int(result.fetchall()[0][0])
 
 
 def nil_surfaces(connection: duckdb.DuckDBPyConnection) -> list[NilSurface]:
-    """The most frequent texts without an item."""
-    found = connection.execute(
+    """Return the most frequent texts without an item."""
+    result = connection.execute(
         """
         SELECT surface, count(*), max(confidence) FROM links WHERE qid IS NULL
         GROUP BY surface ORDER BY 2 DESC, 1 LIMIT $limit
         """,
         {"limit": NUM_NIL},
     )
-    return [NilSurface(*row) for row in found.fetchall()]
+    return [NilSurface(*row) for row in result.fetchall()]
 
 
 def nil_types(connection: duckdb.DuckDBPyConnection) -> list[NilType]:
-    """Mentions and NIL by the recogniser's type."""
-    found = connection.execute("""
-        SELECT coalesce(ner_type, ''), count(*), count(*) FILTER (qid IS NULL) FROM links GROUP BY 1 ORDER BY 2 DESC, 1
+    """Return mentions and NIL by the recogniser's type."""
+    result = connection.execute("""
+        SELECT coalesce(ner_type, ''), count(*), count(*) FILTER (qid IS NULL)
+        FROM links GROUP BY 1 ORDER BY 2 DESC, 1
     """)
-    return [NilType(*row) for row in found.fetchall()]
+    return [NilType(*row) for row in result.fetchall()]
 
 
 def reject_groups(connection: duckdb.DuckDBPyConnection) -> list[RejectGroup]:
-    """Rejects by stage and reason, the most first."""
-    found = connection.execute(
+    """Return the rejects by stage and reason, the most frequent first."""
+    # The example of a group has the least key, so that it does not depend on the order of units.
+    result = connection.execute(
         """
         SELECT stage, reason, count(*), min(key), arg_min(payload, key) FROM rejects
         GROUP BY stage, reason ORDER BY 3 DESC, 1, 2 LIMIT $limit
         """,
         {"limit": NUM_REJECTS},
     )
-    return [RejectGroup(*row) for row in found.fetchall()]
+    return [RejectGroup(*row) for row in result.fetchall()]

@@ -1,6 +1,8 @@
-"""The entities that the report names: the most frequent, a sample of the tail, and those that its search box knows.
+"""Query the entities that the report names.
 
-Costs: one pass over `entity_frequency` per list; surfaces, pairs and facts are cut to the listed entities inside DuckDB.
+These are the most frequent, a sample of the tail, and those that its search box knows. Costs: one
+pass over `entity_frequency` per list; surfaces, pairs and facts are cut to the listed entities
+inside DuckDB.
 """
 
 from __future__ import annotations
@@ -12,13 +14,15 @@ import duckdb
 
 from schemas.stats import BANDS
 
+# The length of both tables of entities.
 NUM_TOP = 25
-PER_ENTITY = 3  # surfaces, companions and facts shown of each
+# The most surfaces, companions and facts that are shown of an entity.
+PER_ENTITY = 3
 
 
 @dataclass(frozen=True, slots=True)
 class EntityRow:
-    """An entity in a table of the report."""
+    """Hold an entity in a table of the report."""
 
     qid: int
     label: str
@@ -27,61 +31,79 @@ class EntityRow:
     num_documents: int
     band: str
     mean_si: float | None
-    num_facts: int  # triples whose other end is in the same document
+    # Triples whose other end is in the same document.
+    num_facts: int
 
 
+# The columns of EntityRow, for the entities in `chosen`.
 _COLUMNS = """
     facts AS (
         SELECT qid, count(*) AS num_facts
-        FROM (SELECT subject AS qid FROM fact_support UNION ALL SELECT object FROM fact_support) SEMI JOIN chosen USING (qid)
+        FROM (SELECT subject AS qid FROM fact_support UNION ALL SELECT object FROM fact_support)
+        SEMI JOIN chosen USING (qid)
         GROUP BY qid
     )
-    SELECT f.qid, coalesce(e.label, ''), coalesce(e.description, ''), f.num_mentions, f.num_documents, f.band, s.mean_si,
-           coalesce(t.num_facts, 0)
-    FROM chosen f LEFT JOIN entities e USING (qid) LEFT JOIN entity_si s USING (qid) LEFT JOIN facts t USING (qid)
+    SELECT f.qid, coalesce(e.label, ''), coalesce(e.description, ''), f.num_mentions,
+           f.num_documents, f.band, s.mean_si, coalesce(t.num_facts, 0)
+    FROM chosen f LEFT JOIN entities e USING (qid) LEFT JOIN entity_si s USING (qid)
+    LEFT JOIN facts t USING (qid)
 """
 
 
 def top_entities(connection: duckdb.DuckDBPyConnection) -> list[EntityRow]:
-    """The most frequent entities."""
-    found = connection.execute(
+    """Return the most frequent entities."""
+    result = connection.execute(
         f"""
         WITH chosen AS (FROM entity_frequency ORDER BY num_mentions DESC, qid LIMIT $limit),
         {_COLUMNS} ORDER BY f.num_mentions DESC, f.qid
         """,
         {"limit": NUM_TOP},
     )
-    return [EntityRow(*row) for row in found.fetchall()]
+    return [EntityRow(*row) for row in result.fetchall()]
 
 
 def tail_sample(connection: duckdb.DuckDBPyConnection) -> list[EntityRow]:
-    """Entities of the tail, the same at every call: those with a fact in the text first, then by a hash of their id."""
-    found = connection.execute(
+    """Return entities of the tail: those with a fact in the text first, then by a hash of their id.
+
+    The sample is the same at every call.
+    """
+    # A hash of the id mixes the tail without a random number, which would change at every call.
+    result = connection.execute(
         f"""
-        WITH supported AS (SELECT subject AS qid FROM fact_support UNION SELECT object FROM fact_support),
+        WITH supported AS (
+            SELECT subject AS qid FROM fact_support UNION SELECT object FROM fact_support),
         chosen AS (
-            SELECT f.* FROM entity_frequency f LEFT JOIN supported u USING (qid) WHERE f.band = 'tail'
+            SELECT f.* FROM entity_frequency f LEFT JOIN supported u USING (qid)
+            WHERE f.band = 'tail'
             ORDER BY u.qid IS NULL, md5(CAST(f.qid AS VARCHAR)) LIMIT $limit
         ),
         {_COLUMNS} ORDER BY f.num_mentions, f.qid
         """,
         {"limit": NUM_TOP},
     )
-    return [EntityRow(*row) for row in found.fetchall()]
+    return [EntityRow(*row) for row in result.fetchall()]
 
 
 def searchable(connection: duckdb.DuckDBPyConnection, limit: int) -> dict[str, Any]:
-    """Columns of the most frequent entities, as compact as JSON is: what the search box reads.
+    """Return columns of the most frequent entities, as compact JSON for the search box.
 
-    `surfaces` holds text, count, text, count, …; `near` place in this list and shared sentences; `facts` place of the
-    property, 1 where this entity is the subject, place of the other entity, shared documents.
+    A list per entity holds its values one after the other. `surfaces`: text, count, text, count, …;
+    `near`: index of the other entity in these columns, shared sentences, …; `facts`: index of the
+    property, 1 where this entity is the subject, index of the other entity, shared documents, …
+
+    Args:
+        connection: a run.
+        limit: the number of entities.
     """
-    _list(connection, limit)
+    _create_listed(connection, limit)
     rows = connection.execute("""
-        SELECT l.qid, coalesce(e.label, ''), coalesce(e.description, ''), l.band, l.num_mentions, l.num_documents,
-               l.num_sentences, round(l.expected_mentions, 1), round(s.mean_si, 4)
-        FROM listed l LEFT JOIN entities e USING (qid) LEFT JOIN entity_si s USING (qid) ORDER BY l.place
+        SELECT l.qid, coalesce(e.label, ''), coalesce(e.description, ''), l.band, l.num_mentions,
+               l.num_documents, l.num_sentences, round(l.expected_mentions, 1), round(s.mean_si, 4)
+        FROM listed l LEFT JOIN entities e USING (qid) LEFT JOIN entity_si s USING (qid)
+        ORDER BY l.place
     """).fetchall()
+
+    # The order of the columns in the query.
     names = (
         "qid",
         "label",
@@ -94,9 +116,12 @@ def searchable(connection: duckdb.DuckDBPyConnection, limit: int) -> dict[str, A
         "si",
     )
     columns: dict[str, Any] = {
-        name: [row[place] for row in rows] for place, name in enumerate(names)
+        name: [row[index] for row in rows] for index, name in enumerate(names)
     }
+    # A number instead of a name for each entity: the page has thousands of them.
     columns["band"] = [BANDS.index(band) for band in columns["band"]]
+
+    # Each query gives at most PER_ENTITY rows per entity.
     columns["surfaces"] = _grouped(_surfaces(connection), len(rows))
     columns["near"] = _grouped(_companions(connection), len(rows))
     columns["properties"], facts = _facts(connection)
@@ -104,7 +129,8 @@ def searchable(connection: duckdb.DuckDBPyConnection, limit: int) -> dict[str, A
     return columns
 
 
-def _list(connection: duckdb.DuckDBPyConnection, limit: int) -> None:
+def _create_listed(connection: duckdb.DuckDBPyConnection, limit: int) -> None:
+    """Create the table `listed`: the most frequent entities, with their index as `place`."""
     connection.execute(
         """
         CREATE OR REPLACE TEMP TABLE listed AS
@@ -116,52 +142,81 @@ def _list(connection: duckdb.DuckDBPyConnection, limit: int) -> None:
 
 
 def _surfaces(connection: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
+    """Return rows of index, surface and mentions: the first surfaces of each listed entity."""
     return connection.execute(f"""
-        SELECT l.place, s.surface, s.num_mentions FROM surface_frequency s JOIN listed l USING (qid)
-        QUALIFY row_number() OVER (PARTITION BY s.qid ORDER BY s.num_mentions DESC, s.surface) <= {PER_ENTITY}
+        SELECT l.place, s.surface, s.num_mentions
+        FROM surface_frequency s JOIN listed l USING (qid)
+        QUALIFY row_number() OVER (
+            PARTITION BY s.qid ORDER BY s.num_mentions DESC, s.surface
+        ) <= {PER_ENTITY}
         ORDER BY l.place, s.num_mentions DESC, s.surface
     """).fetchall()
 
 
 def _companions(connection: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
+    """Return rows of index, index of a companion and shared sentences.
+
+    Companions are the entities that share the most sentences with an entity. Only listed ones
+    count: the search box can lead to no other.
+    """
     return connection.execute(f"""
         WITH ends AS (
             SELECT qid_a AS qid, qid_b AS other, num_sentences, npmi FROM cooccurrence
             UNION ALL SELECT qid_b, qid_a, num_sentences, npmi FROM cooccurrence
         )
         SELECT l.place, o.place, b.num_sentences
-        FROM ends b JOIN listed l ON l.qid = b.qid JOIN listed o ON o.qid = b.other WHERE b.num_sentences > 0
-        QUALIFY row_number() OVER (PARTITION BY b.qid ORDER BY b.num_sentences DESC, b.npmi DESC, b.other) <= {PER_ENTITY}
+        FROM ends b JOIN listed l ON l.qid = b.qid JOIN listed o ON o.qid = b.other
+        WHERE b.num_sentences > 0
+        QUALIFY row_number() OVER (
+            PARTITION BY b.qid ORDER BY b.num_sentences DESC, b.npmi DESC, b.other
+        ) <= {PER_ENTITY}
         ORDER BY l.place, b.num_sentences DESC, b.npmi DESC, b.other
     """).fetchall()
 
 
 def _facts(connection: duckdb.DuckDBPyConnection) -> tuple[list[str], list[tuple[Any, ...]]]:
-    found = connection.execute(f"""
+    """Return the labels of properties, and rows of the facts that most documents support.
+
+    A row has the index of an entity, of a label and of the other entity, and between them whether
+    the entity is the subject; then the documents.
+    """
+    rows = connection.execute(f"""
         WITH ends AS (
-            SELECT subject AS qid, predicate, 1 AS is_subject, object AS other, num_sentences, num_documents FROM fact_support
-            UNION ALL SELECT object, predicate, 0, subject, num_sentences, num_documents FROM fact_support
+            SELECT subject AS qid, predicate, 1 AS is_subject, object AS other, num_sentences,
+                num_documents FROM fact_support
+            UNION ALL SELECT object, predicate, 0, subject, num_sentences, num_documents
+                FROM fact_support
         )
         SELECT l.place, b.predicate, b.is_subject, o.place, b.num_documents
         FROM ends b JOIN listed l ON l.qid = b.qid JOIN listed o ON o.qid = b.other
         QUALIFY row_number() OVER (
-            PARTITION BY b.qid ORDER BY b.num_documents DESC, b.num_sentences DESC, b.is_subject DESC, b.predicate, b.other
+            PARTITION BY b.qid
+            ORDER BY b.num_documents DESC, b.num_sentences DESC, b.is_subject DESC, b.predicate,
+                b.other
         ) <= {PER_ENTITY}
-        ORDER BY l.place, b.num_documents DESC, b.num_sentences DESC, b.is_subject DESC, b.predicate, b.other
+        ORDER BY l.place, b.num_documents DESC, b.num_sentences DESC, b.is_subject DESC,
+            b.predicate, b.other
     """).fetchall()
-    labels = dict(
-        connection.execute("SELECT pid, label FROM properties WHERE label <> ''").fetchall()
-    )
-    used = sorted({row[1] for row in found})
-    places = {pid: place for place, pid in enumerate(used)}
-    return [labels.get(pid, f"P{pid}") for pid in used], [
-        (row[0], places[row[1]], *row[2:]) for row in found
-    ]
+
+    # Labels are listed once: many facts share a property.
+    label_rows = connection.execute(
+        "SELECT pid, label FROM properties WHERE label <> ''"
+    ).fetchall()
+    label_by_pid = dict(label_rows)
+    # In the order of their numbers, so that the page is the same at every call.
+    pids = sorted({row[1] for row in rows})
+    index_by_pid = {pid: index for index, pid in enumerate(pids)}
+    labels = [label_by_pid.get(pid, f"P{pid}") for pid in pids]
+    return labels, [(row[0], index_by_pid[row[1]], *row[2:]) for row in rows]
 
 
 def _grouped(rows: list[tuple[Any, ...]], length: int) -> list[list[Any]]:
-    """The rest of each row, strung together at the place that its first column names."""
+    """Return a list per entity: the values of its rows, without their first.
+
+    The first value of a row is the entity's index.
+    """
+    # Flat lists: a list per value would double the size of the page.
     lists: list[list[Any]] = [[] for _ in range(length)]
-    for place, *rest in rows:
-        lists[place] += rest
+    for index, *values in rows:
+        lists[index] += values
     return lists

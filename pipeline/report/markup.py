@@ -1,11 +1,13 @@
-"""HTML and SVG as values: `tag` escapes every child and attribute that is not markup already, so nothing is forgotten."""
+"""Build HTML and SVG as values.
+
+`tag` escapes every child and attribute that is not markup already, so no text can be forgotten.
+"""
 
 from __future__ import annotations
 
 import html
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 VOID = ("br", "input", "link", "meta")
 # Inside <script> the parser looks for "</script" and "<!--", and some readers end a line at U+2028.
@@ -15,35 +17,45 @@ _JSON_ESCAPES = str.maketrans(
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """Hold text that is HTML already."""
 
     __slots__ = ()
 
 
 def escaped(value: object) -> Markup:
-    """Any value as text of a page; markup stays as it is."""
+    """Return any value as text of a page; markup stays as it is."""
     return value if isinstance(value, Markup) else Markup(html.escape(str(value), quote=True))
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Markup:
-    """An element. `class_` is class, `data_tip` is data-tip; an attribute that is None is left out, as is such a child."""
-    shown = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value), quote=True)}"'
-        for key, value in attributes.items()
-        if value is not None
-    )
+    """Return an element.
+
+    An attribute that is None is left out, as is such a child. Names of attributes may end with an
+    underscore (`class_` is class), and other underscores become hyphens (`data_tip` is data-tip).
+    """
+    written = []
+    # Python reserves `class` and `for`, and allows no hyphen in a name.
+    for key, value in attributes.items():
+        if value is None:
+            continue
+        attribute = key.rstrip("_").replace("_", "-")
+        written.append(f' {attribute}="{html.escape(str(value), quote=True)}"')
+    start = f"<{name}{''.join(written)}>"
+
+    # Void elements have no end tag.
     if name in VOID:
-        return Markup(f"<{name}{shown}>")
-    return Markup(f"<{name}{shown}>{joined(children)}</{name}>")
+        return Markup(start)
+    return Markup(f"{start}{joined(children)}</{name}>")
 
 
-def joined(parts: Iterable[object], between: str = "") -> Markup:
-    """Parts one after the other, escaped where they are not markup."""
-    return Markup(between.join(escaped(part) for part in parts if part is not None))
+def joined(pieces: Iterable[object], between: str = "") -> Markup:
+    """Return the pieces one after the other, escaped where they are not markup, without None."""
+    return Markup(between.join(escaped(piece) for piece in pieces if piece is not None))
 
 
-def data_block(identity: str, value: Any) -> Markup:  # noqa: ANN401
-    """JSON inside the page, for its script; no text in it can end the block."""
+def data_block(identity: str, value: object) -> Markup:
+    """Return JSON inside the page, for its script; no text in it can end the block."""
+    # Compact: the data of the search box are most of the page.
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_JSON_ESCAPES)
     return Markup(f'<script type="application/json" id="{identity}">{text}</script>')
 
@@ -51,41 +63,49 @@ def data_block(identity: str, value: Any) -> Markup:  # noqa: ANN401
 def table(
     caption: str, heads: Sequence[str], rows: Iterable[Sequence[object]], *, quiet: bool = False
 ) -> Markup:
-    """A table in a box of its own that scrolls sideways. Numbers go right: a head that starts with `#` says so.
+    """Return a table in a box of its own that scrolls sideways.
 
-    `quiet`: the caption is for screen readers alone, because a heading above says the same.
+    Args:
+        caption: the name of the table.
+        heads: the heads of the columns. A head that starts with `#` marks a column of numbers,
+            which go right.
+        rows: the cells.
+        quiet: the caption is for screen readers alone, because a heading above has the same words.
     """
-    numeric = [head.startswith("#") for head in heads]
+    is_numeric = [head.startswith("#") for head in heads]
     titles = joined(
-        tag("th", head.lstrip("#"), scope="col", class_="n" if right else None)
-        for head, right in zip(heads, numeric, strict=True)
+        tag("th", head.lstrip("#"), scope="col", class_="n" if numeric else None)
+        for head, numeric in zip(heads, is_numeric, strict=True)
     )
-    body = joined(
-        tag(
-            "tr",
-            *(
-                tag("td", cell, class_="n" if right else None)
-                for cell, right in zip(row, numeric, strict=True)
-            ),
+
+    body_rows = []
+    for row in rows:
+        cells = (
+            tag("td", cell, class_="n" if numeric else None)
+            for cell, numeric in zip(row, is_numeric, strict=True)
         )
-        for row in rows
-    )
+        body_rows.append(tag("tr", *cells))
+
     inner = tag(
         "table",
         tag("caption", caption, class_="unseen" if quiet else None),
         tag("thead", tag("tr", titles)),
-        tag("tbody", body),
+        tag("tbody", joined(body_rows)),
     )
+    # tabindex: the keyboard can scroll the box.
     return tag("div", inner, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
 def bar(share: float, kind: str) -> Markup:
-    """A bar that is as wide as its share of the cell; for sighted readers only, the number stands beside it."""
+    """Return a bar that is as wide as its share of the cell.
+
+    It is for sighted readers only: the number stands beside it.
+    """
+    # The cell is 100 units wide.
     width = f"{min(max(share, 0.0), 1.0) * 100:.2f}"
-    shape = tag("rect", class_=kind, width=width, height="8")
     return tag(
         "svg",
-        shape,
+        tag("rect", class_=kind, width=width, height="8"),
         class_="bar",
         viewBox="0 0 100 8",
         preserveAspectRatio="none",
@@ -95,24 +115,25 @@ def bar(share: float, kind: str) -> Markup:
 
 
 def number(value: float | None, digits: int = 0) -> str:
-    """A number with thousands separated; a dash where there is none."""
+    """Return a number with thousands separated; a dash for None."""
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
 def signed(value: float) -> str:
-    """A number with its sign, two decimals."""
+    """Return a number with its sign, two decimals."""
+    # A minus sign is as wide as a plus; a hyphen is not.
     return f"{value:+.2f}".replace("-", "−")
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A share as per cent."""
+    """Return a share as per cent; a dash for None."""
     return "–" if value is None else f"{value * 100:.{digits}f}%"
 
 
 def interval(
     low: float | None, high: float | None, digits: int = 2, *, as_percent: bool = False
 ) -> str:
-    """The two ends of an interval; empty where there is none."""
+    """Return the two ends of an interval; empty if an end is None."""
     if low is None or high is None:
         return ""
     if as_percent:
@@ -121,7 +142,7 @@ def interval(
 
 
 def size(num_bytes: float) -> str:
-    """Bytes in the unit that reads best."""
+    """Return bytes in the unit that reads best."""
     for unit in ("B", "kB", "MB", "GB"):
         if num_bytes < 1000:
             return f"{num_bytes:,.0f} {unit}" if unit == "B" else f"{num_bytes:,.1f} {unit}"
@@ -130,6 +151,10 @@ def size(num_bytes: float) -> str:
 
 
 def item_link(qid: int, label: str) -> Markup:
-    """An entity's label, or its id where it has none, as a link to Wikidata. Nothing is loaded from there."""
-    shown = tag("bdi", label or f"Q{qid}")
-    return tag("a", shown, href=f"https://www.wikidata.org/wiki/Q{qid}", rel="noopener noreferrer")
+    """Return an entity's label, or its id where it has none, as a link to Wikidata.
+
+    The page loads nothing from there.
+    """
+    # bdi: a label in a script that runs from right to left must not turn its neighbours around.
+    text = tag("bdi", label or f"Q{qid}")
+    return tag("a", text, href=f"https://www.wikidata.org/wiki/Q{qid}", rel="noopener noreferrer")

@@ -1,32 +1,37 @@
-"""Sections on the run itself: its entities by name, its rejects, its stages and their configuration."""
+"""Make the sections on the run itself: its entities by name, its rejects, its stages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from pipeline.report.entities import EntityRow
-from pipeline.report.facts import Facts
+from pipeline.report.facts import ReportContent
 from pipeline.report.markup import Markup, item_link, joined, number, size, table, tag
 from pipeline.report.parts import chip, note, para
 from schemas.manifest import Manifest
 
-MAX_SHOWN = 20  # values of a list in a configuration
+# The most values of a list in a configuration that are shown.
+MAX_SHOWN = 20
 
 
-def entities(found: Facts) -> Markup:
-    """The most frequent entities, and a sample of the tail."""
+def entities(content: ReportContent) -> Markup:
+    """Return the most frequent entities, and a sample of the tail."""
     return joined(
         [
             para("Names lead to Wikidata; nothing is loaded from there until you follow one."),
-            _entity_table("Most frequent entities", found.top),
+            _entity_table("Most frequent entities", content.top),
             _entity_table(
-                "A sample of the tail, entities with a fact in the text first", found.sample
+                "A sample of the tail, entities with a fact in the text first", content.sample
             ),
         ]
     )
 
 
-def _entity_table(caption: str, rows: Sequence[EntityRow]) -> Markup:
+def _entity_table(caption: str, entity_rows: Sequence[EntityRow]) -> Markup:
+    """Return a table of entities; a note if there are none."""
+    if not entity_rows:
+        return note(f"{caption}: none.")
+
     heads = (
         "Entity",
         "Description",
@@ -38,27 +43,35 @@ def _entity_table(caption: str, rows: Sequence[EntityRow]) -> Markup:
     )
     cells = [
         (
-            item_link(one.qid, one.label), tag("bdi", one.description), chip(one.band), number(one.num_mentions),
-            number(one.num_documents), number(one.mean_si, 4), number(one.num_facts),
+            item_link(entity.qid, entity.label),
+            tag("bdi", entity.description),
+            chip(entity.band),
+            number(entity.num_mentions),
+            number(entity.num_documents),
+            number(entity.mean_si, 4),
+            number(entity.num_facts),
         )
-        for one in rows
-    ]  # fmt: skip
-    return table(caption, heads, cells) if rows else note(f"{caption}: none.")
+        for entity in entity_rows
+    ]
+    return table(caption, heads, cells)
 
 
-def rejects(found: Facts) -> Markup:
-    """What could not be used."""
-    if not found.rejects:
+def rejects(content: ReportContent) -> Markup:
+    """Return the table of input that could not be used."""
+    # An empty table would look like a fault of the page.
+    if not content.rejects:
         return note("No stage rejected anything.")
+
     rows = [
         (
-            one.stage,
-            one.reason,
-            number(one.count),
-            tag("code", one.key),
-            tag("code", one.payload[:200]) if one.payload else "–",
+            group.stage,
+            group.reason,
+            number(group.count),
+            tag("code", group.key),
+            # A payload may be a whole page of wikitext.
+            tag("code", group.payload[:200]) if group.payload else "–",
         )
-        for one in found.rejects
+        for group in content.rejects
     ]
     heads = ("Stage", "Reason", "#Rows", "Example: key", "Example: input")
     return joined(
@@ -69,9 +82,10 @@ def rejects(found: Facts) -> Markup:
     )
 
 
-def run(found: Facts) -> Markup:
-    """Stages, tables and configuration."""
-    stages = [_stage_row(stage, manifest) for stage, manifest in found.manifests.items()]
+def run(content: ReportContent) -> Markup:
+    """Return stages, tables and configuration."""
+    # In the order of the flow.
+    stages = [_stage_row(stage, manifest) for stage, manifest in content.manifests.items()]
     heads = (
         "Stage",
         "Finished",
@@ -82,48 +96,64 @@ def run(found: Facts) -> Markup:
         "Version",
         "Fingerprint",
     )
+
+    # Each stage keeps the settings that it ran with; the file may have changed since.
     configs = [
-        tag(
-            "details",
-            tag("summary", f"Configuration of {stage}"),
-            tag("pre", "\n".join(_settings(manifest)), tabindex="0"),
-        )
-        for stage, manifest in found.manifests.items()
+        _details(f"Configuration of {stage}", "\n".join(_settings(manifest)))
+        for stage, manifest in content.manifests.items()
         if manifest.config
     ]
-    whole = (
-        tag(
-            "details",
-            tag("summary", "config.toml of the last command"),
-            tag("pre", found.config, tabindex="0"),
-        )
-        if found.config
-        else None
-    )
+    config_file = None
+    if content.config:
+        config_file = _details("config.toml of the last command", content.config)
     return joined(
-        [table("Stages", heads, stages, quiet=True), tag("h3", "Configuration"), *configs, whole]
+        [
+            table("Stages", heads, stages, quiet=True),
+            tag("h3", "Configuration"),
+            *configs,
+            config_file,
+        ]
     )
+
+
+def _details(summary: str, text: str) -> Markup:
+    """Return text that a click unfolds; the keyboard can scroll it."""
+    return tag("details", tag("summary", summary), tag("pre", text, tabindex="0"))
 
 
 def _stage_row(stage: str, manifest: Manifest) -> tuple[object, ...]:
+    """Return the cells of a stage."""
+    # Rejects have a column of their own.
     tables = [
-        f"{name} {number(one.rows)}" for name, one in manifest.tables.items() if name != "rejects"
+        f"{name} {number(files.rows)}"
+        for name, files in manifest.tables.items()
+        if name != "rejects"
     ]
-    num_bytes = sum(part.num_bytes for one in manifest.tables.values() for part in one.files)
-    rejected = manifest.tables["rejects"].rows if "rejects" in manifest.tables else 0
-    rows_in = manifest.counters.get("rows_in")
+    num_bytes = sum(
+        part_file.num_bytes for files in manifest.tables.values() for part_file in files.files
+    )
+    num_rejects = manifest.tables["rejects"].rows if "rejects" in manifest.tables else 0
+
+    # To the minute, in UTC.
     created = manifest.created[:16].replace("T", " ")
     return (
-        stage, tag("time", created), number(rows_in), number(rejected), ", ".join(tables) or "–", size(num_bytes),
-        manifest.code_version, tag("code", manifest.fingerprint, class_="id"),
-    )  # fmt: skip
+        stage,
+        tag("time", created),
+        number(manifest.counters.get("rows_in")),
+        number(num_rejects),
+        ", ".join(tables) or "–",
+        size(num_bytes),
+        manifest.code_version,
+        tag("code", manifest.fingerprint, class_="id"),
+    )
 
 
 def _settings(manifest: Manifest) -> list[str]:
+    """Return a line per setting of a stage; long lists are cut."""
     lines = []
+    # Sorted, so that two runs can be compared line by line.
     for name, value in sorted(manifest.config.items()):
-        shown = value
         if isinstance(value, list) and len(value) > MAX_SHOWN:
-            shown = [*value[:MAX_SHOWN], f"… {len(value) - MAX_SHOWN} more"]
-        lines.append(f"{name} = {shown!r}")
+            value = [*value[:MAX_SHOWN], f"… {len(value) - MAX_SHOWN} more"]
+        lines.append(f"{name} = {value!r}")
     return lines

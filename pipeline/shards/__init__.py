@@ -1,1 +1,1 @@
-"""Stage `shards`: everything together becomes training examples and knowledge."""
+"""Turn all results into training examples and knowledge: stage `shards`."""

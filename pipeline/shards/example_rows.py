@@ -1,9 +1,12 @@
-"""Rows of `examples` from the linked sentences of a unit, as flat columns: no Python object per token, span or row.
+"""Turn the linked sentences of a unit into rows of `examples`, as flat columns.
 
-Goes in: a unit's sentences and mentions, their cosines, what is looked up of the knowledge. Comes out: rows in the order of the
-sentences, each with its key in the shuffled order, and what became of every linked mention, counted.
+No Python object is created per token, span or row. Goes in: a unit's sentences and mentions, their
+cosines, the lookup of the
+knowledge. Comes out: rows in the order of the sentences, each with its key in the shuffled order,
+and counts of what became of every linked mention.
 
-Legend: D documents, S sentences, T tokens of all of them laid end to end, W windows, P spans.
+Shapes: D documents, S sentences, T tokens of all sentences laid end to end, W windows, M linked
+mentions, P spans, F facts. A suffix such as W1 stands for W + 1: the bounds of windows.
 """
 
 from __future__ import annotations
@@ -23,173 +26,225 @@ from pipeline.shards.knowledge_lookup import KnowledgeLookup
 from pipeline.shards.policies import PolicyLimits, policy_bits
 from pipeline.shards.windows import document_hash, in_validation, shuffle_keys, window_bounds
 from schemas import EXAMPLES
-from schemas.array_types import Array
+from schemas.array_types import F32, I64, U16, U32, Array, Bools, Ints
 from schemas.shards import POLICY_BITS, SPLITS
 from schemas.table import list_of
 
 KEY = "shuffle_key"
 KEYED_SCHEMA = pa.schema([*EXAMPLES.schema, pa.field(KEY, pa.uint64(), nullable=False)])
-SPECIAL_TOKENS = 2  # the opening one and the closing one of each row
+# The opening one and the closing one of each row.
+SPECIAL_TOKENS = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Spans:
-    """Linked mentions as half-open token numbers, counted over all sentences; in order, none sharing a token. All (P,)."""
+class TokenSpans:
+    """Hold linked mentions as half-open ranges of token numbers, counted over all sentences.
 
-    start: Array  # int64
-    end: Array  # int64
-    entity_row: Array  # int64
-    frequency: Array  # int64
-    cosine: Array  # float32
-    policies: Array  # uint16
+    They are in order, and no two share a token. All shapes (P,).
+    """
 
-    def take(self, which: Array) -> Spans:
-        """Some of them, by a mask or by numbers."""
-        return Spans(
-            start=self.start[which],
-            end=self.end[which],
-            entity_row=self.entity_row[which],
-            frequency=self.frequency[which],
-            cosine=self.cosine[which],
-            policies=self.policies[which],
+    start: I64
+    end: I64
+    entity_row: I64
+    frequency: I64
+    cosine: F32
+    policies: U16
+
+    def take(self, selection: Bools | I64) -> TokenSpans:
+        """Return some of the spans, by a mask or by numbers."""
+        return TokenSpans(
+            start=self.start[selection],
+            end=self.end[selection],
+            entity_row=self.entity_row[selection],
+            frequency=self.frequency[selection],
+            cosine=self.cosine[selection],
+            policies=self.policies[selection],
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowMaker:
-    """What all units share."""
+    """Make the rows of units, with what all units share."""
 
     config: ShardsConfig
     tokenizer: TextTokenizer
-    frame: tuple[int, int]  # ids of the opening and the closing special token
+    # Ids of the opening and the closing special token.
+    frame: tuple[int, int]
     lookup: KnowledgeLookup
     limits: PolicyLimits
 
-    def rows(self, linked: LinkedUnit, cosines: Array, counters: Counter[str]) -> pa.Table:
-        """Rows of a unit, in the order of its sentences (`KEYED_SCHEMA`)."""
-        has_mention = np.bincount(linked.sentence, minlength=len(linked.start)) > 0
+    def rows(self, linked: LinkedUnit, cosines_M: F32, counters: Counter[str]) -> pa.Table:
+        """Return the rows of a unit, in the order of its sentences (`KEYED_SCHEMA`).
+
+        Args:
+            linked: the sentences and their linked mentions.
+            cosines_M: of each sentence with and without the mention's entity; NaN where it was not
+                scored.
+            counters: receives what became of sentences and mentions.
+        """
+        # Code points are needed only of tokens in sentences that have a mention.
+        has_mention_S = np.bincount(linked.sentence, minlength=len(linked.start)) > 0
         width = self.config.max_tokens - SPECIAL_TOKENS
-        tokens = self.tokenizer.encode_runs(linked.sentence_texts(), has_mention, width)
-        spans = self._spans(linked, cosines, tokens, counters)
-        bounds = window_bounds(tokens.offsets, tokens.starts_word, (spans.start, spans.end), width)
-        fits = spans.end - spans.start <= width
-        num_empty = int((np.diff(tokens.offsets) == 0).sum())
-        counters.update(rows_in=len(linked.start), rows_out=len(linked.start) - num_empty)
-        counters.update(
-            skipped_without_tokens=num_empty, windows=len(bounds) - 1, tokens=len(tokens.ids)
+        tokens = self.tokenizer.encode_runs(linked.sentence_texts(), has_mention_S, width)
+
+        # Spans come before windows: a window must not cut a span.
+        spans = self._spans(linked, cosines_M, tokens, counters)
+        bounds_W1 = window_bounds(
+            tokens.offsets, tokens.starts_word, (spans.start, spans.end), width
         )
-        counters.update(spans_too_long=int((~fits).sum()), spans_out=int(fits.sum()))
-        return self._table(linked, tokens, bounds, spans.take(fits))
+        fits_P = spans.end - spans.start <= width
+
+        num_empty = int((np.diff(tokens.offsets) == 0).sum())
+        counters.update(
+            rows_in=len(linked.start),
+            rows_out=len(linked.start) - num_empty,
+            skipped_without_tokens=num_empty,
+            windows=len(bounds_W1) - 1,
+            tokens=len(tokens.ids),
+            spans_too_long=int((~fits_P).sum()),
+            spans_out=int(fits_P.sum()),
+        )
+        return self._table(linked, tokens, bounds_W1, spans.take(fits_P))
 
     def _spans(
-        self, linked: LinkedUnit, cosines: Array, tokens: TokenRuns, counters: Counter[str]
-    ) -> Spans:
-        shift = linked.start[linked.sentence]
-        first, last = tokens.spans(
-            linked.sentence, linked.mention_start - shift, linked.mention_end - shift
+        self, linked: LinkedUnit, cosines_M: F32, tokens: TokenRuns, counters: Counter[str]
+    ) -> TokenSpans:
+        """Return the mentions with tokens and an entity that share no token with an earlier one."""
+        # Mentions count code points of the document, tokens those of the sentence.
+        shift_M = linked.start[linked.sentence]
+        start_M, end_M = tokens.spans(
+            linked.sentence, linked.mention_start - shift_M, linked.mention_end - shift_M
         )
-        rows = self.lookup.rows_of(linked.qid)
-        is_known = rows >= 0
-        frequency, reach = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
-        frequency[is_known] = self.lookup.frequency[rows[is_known]]
-        reach[is_known] = self.lookup.reach[rows[is_known]]
-        bits = policy_bits(linked.sentence, cosines, frequency, reach, self.limits)
-        asked = np.uint16(sum(POLICY_BITS.get(policy, 0) for policy in set(self.config.policies)))
-        has_tokens = first < last
-        found = np.flatnonzero(has_tokens & is_known)
-        kept = found[first_of_overlapping(first[found], last[found])]
-        counters.update(spans_in=len(rows) + linked.num_outside + linked.num_overlapping)
+
+        rows_M = self.lookup.rows_of(linked.qid)
+        has_entity_M = rows_M >= 0
+        # A mention without an entity keeps zeros, and no policy chooses it.
+        frequency_M, reach_M = np.zeros(len(rows_M), np.int64), np.zeros(len(rows_M), np.int64)
+        frequency_M[has_entity_M] = self.lookup.frequency[rows_M[has_entity_M]]
+        reach_M[has_entity_M] = self.lookup.reach[rows_M[has_entity_M]]
+
+        bits_M = policy_bits(linked.sentence, cosines_M, frequency_M, reach_M, self.limits)
+        requested = sum(POLICY_BITS.get(policy, 0) for policy in set(self.config.policies))
+
+        # Two mentions without a common character can share a token: the earlier one stays.
+        has_tokens_M = start_M < end_M
+        usable = np.flatnonzero(has_tokens_M & has_entity_M)
+        chosen = usable[first_of_overlapping(start_M[usable], end_M[usable])]
+
         counters.update(
-            spans_outside_sentence=linked.num_outside, spans_overlapping=linked.num_overlapping
+            spans_in=len(rows_M) + linked.num_outside + linked.num_overlapping,
+            spans_outside_sentence=linked.num_outside,
+            spans_overlapping=linked.num_overlapping,
+            spans_without_tokens=int((~has_tokens_M).sum()),
+            spans_without_entity=int((has_tokens_M & ~has_entity_M).sum()),
+            spans_sharing_token=len(usable) - len(chosen),
         )
-        counters.update(spans_without_tokens=int((~has_tokens).sum()))
-        counters.update(spans_without_entity=int((has_tokens & ~is_known).sum()))
-        counters.update(spans_sharing_token=len(found) - len(kept))
-        return Spans(
-            start=first,
-            end=last,
-            entity_row=rows,
-            frequency=frequency,
-            cosine=cosines,
-            policies=bits & asked,
-        ).take(kept)
+        mentions = TokenSpans(
+            start=start_M,
+            end=end_M,
+            entity_row=rows_M,
+            frequency=frequency_M,
+            cosine=cosines_M,
+            policies=bits_M & np.uint16(requested),
+        )
+        return mentions.take(chosen)
 
     def _table(
-        self, linked: LinkedUnit, tokens: TokenRuns, bounds: Array, spans: Spans
+        self, linked: LinkedUnit, tokens: TokenRuns, bounds_W1: I64, spans: TokenSpans
     ) -> pa.Table:
-        """One row per window; token 0 of a row is the opening special token."""
-        sentence = np.searchsorted(tokens.offsets, bounds[:-1], side="right") - 1
-        starts = linked.start[sentence]
-        later = np.flatnonzero(bounds[:-1] > tokens.offsets[sentence])
-        starts[later] += tokens.start_of(sentence[later], bounds[:-1][later])
-        document = linked.document[sentence]
-        hashes = np.array(
-            [document_hash(one, self.config.seed) for one in linked.doc_ids.to_pylist()], np.uint64
+        """Return one row per window; token 0 of a row is the opening special token."""
+        sentence_W = np.searchsorted(tokens.offsets, bounds_W1[:-1], side="right") - 1
+
+        # Where the window starts in its document: the sentence, or a token inside it.
+        starts_W = linked.start[sentence_W]
+        inner = np.flatnonzero(bounds_W1[:-1] > tokens.offsets[sentence_W])
+        starts_W[inner] += tokens.start_of(sentence_W[inner], bounds_W1[:-1][inner])
+
+        document_W = linked.document[sentence_W]
+        hashes_D = np.array(
+            [document_hash(doc_id, self.config.seed) for doc_id in linked.doc_ids.to_pylist()],
+            np.uint64,
         )
-        is_validation = in_validation(hashes, self.config.validation_share)[document]
+        in_validation_W = in_validation(hashes_D, self.config.validation_share)[document_W]
+
         columns = {
-            "doc_id": linked.doc_ids.take(pa.array(document)),
-            "sentence_start": pa.array(starts, pa.uint32()),
-            "input_ids": _framed(tokens.ids, bounds, self.frame),
-            "word_starts": _word_starts(tokens.starts_word, bounds),
-            "n_tokens": pa.array(np.diff(bounds) + SPECIAL_TOKENS, pa.uint16()),
-            "split": pa.array(SPLITS).take(pa.array(is_validation.astype(np.int8))),
-            KEY: pa.array(shuffle_keys(hashes[document], starts)),
-            **_span_columns(spans, bounds),
-            **self._fact_columns(spans, bounds),
+            "doc_id": linked.doc_ids.take(pa.array(document_W)),
+            "sentence_start": pa.array(starts_W, pa.uint32()),
+            "input_ids": _framed(tokens.ids, bounds_W1, self.frame),
+            "word_starts": _word_starts(tokens.starts_word, bounds_W1),
+            "n_tokens": pa.array(np.diff(bounds_W1) + SPECIAL_TOKENS, pa.uint16()),
+            "split": pa.array(SPLITS).take(pa.array(in_validation_W.astype(np.int8))),
+            KEY: pa.array(shuffle_keys(hashes_D[document_W], starts_W)),
+            **_span_columns(spans, bounds_W1),
+            **self._fact_columns(spans, bounds_W1),
         }
-        return pa.Table.from_arrays(
-            [columns[name] for name in KEYED_SCHEMA.names], schema=KEYED_SCHEMA
-        )
+        # In the order of the schema, which is not that of the dictionary.
+        arrays = [columns[name] for name in KEYED_SCHEMA.names]
+        return pa.Table.from_arrays(arrays, schema=KEYED_SCHEMA)
 
-    def _fact_columns(self, spans: Spans, bounds: Array) -> dict[str, pa.Array]:
-        window = np.searchsorted(bounds, spans.start, side="right") - 1
-        first_span = np.searchsorted(spans.start, bounds)
-        facts = facts_between(window, spans.entity_row, self.lookup.facts)
-        shift = first_span[window[facts.head]]
-        offsets = np.searchsorted(facts.head, first_span)
+    def _fact_columns(self, spans: TokenSpans, bounds_W1: I64) -> dict[str, pa.Array]:
+        """Return the columns of facts; their spans are counted within the window."""
+        window_P = np.searchsorted(bounds_W1, spans.start, side="right") - 1
+        first_span_W1 = np.searchsorted(spans.start, bounds_W1)
+
+        # Facts ascend by head span, so the facts of a window lie side by side.
+        facts = facts_between(window_P, spans.entity_row, self.lookup.facts)
+        shift_F = first_span_W1[window_P[facts.head]]
+        offsets_W1 = np.searchsorted(facts.head, first_span_W1)
         return {
-            "fact_head_span": _lists(offsets, facts.head - shift, pa.uint16()),
-            "fact_relation_row": _lists(offsets, facts.relation, pa.uint32()),
-            "fact_tail_span": _lists(offsets, facts.tail - shift, pa.uint16()),
+            "fact_head_span": _lists(offsets_W1, facts.head - shift_F, pa.uint16()),
+            "fact_relation_row": _lists(offsets_W1, facts.relation, pa.uint32()),
+            "fact_tail_span": _lists(offsets_W1, facts.tail - shift_F, pa.uint16()),
         }
 
 
-def _framed(ids: Array, bounds: Array, frame: tuple[int, int]) -> pa.Array:
-    """Each window's ids between the opening and the closing special token."""
-    offsets = bounds + SPECIAL_TOKENS * np.arange(len(bounds))
-    values = np.empty(int(offsets[-1]), np.uint32)
+def _framed(ids_T: U32, bounds_W1: I64, frame: tuple[int, int]) -> pa.Array:
+    """Return each window's ids between the opening and the closing special token."""
+    offsets_W1 = bounds_W1 + SPECIAL_TOKENS * np.arange(len(bounds_W1))
+    values = np.empty(int(offsets_W1[-1]), np.uint32)
     is_inner = np.ones(len(values), np.bool_)
-    for places, token in ((offsets[:-1], frame[0]), (offsets[1:] - 1, frame[1])):
-        values[places] = token
-        is_inner[places] = False
-    values[is_inner] = ids
-    return _lists(offsets, values, pa.uint32())
+
+    # The two special tokens take the ends of each row, the ids all other positions.
+    opening, closing = frame
+    for positions_W, token in ((offsets_W1[:-1], opening), (offsets_W1[1:] - 1, closing)):
+        values[positions_W] = token
+        is_inner[positions_W] = False
+    values[is_inner] = ids_T
+    return _lists(offsets_W1, values, pa.uint32())
 
 
-def _word_starts(starts_word: Array, bounds: Array) -> pa.Array:
-    """Places in each row where a word starts; a window that begins within a word begins one."""
-    is_start = starts_word.copy()
-    is_start[bounds[:-1]] = True
-    places = np.flatnonzero(is_start)
-    offsets = np.searchsorted(places, bounds)
-    return _lists(offsets, places - np.repeat(bounds[:-1], np.diff(offsets)) + 1, pa.uint16())
+def _word_starts(starts_word_T: Bools, bounds_W1: I64) -> pa.Array:
+    """Return the positions in each row at which a word starts.
+
+    A window that begins within a word begins one.
+    """
+    is_start_T = starts_word_T.copy()
+    is_start_T[bounds_W1[:-1]] = True
+
+    # Position 0 of a row is the opening special token: hence the 1.
+    starts = np.flatnonzero(is_start_T)
+    offsets_W1 = np.searchsorted(starts, bounds_W1)
+    positions = starts - np.repeat(bounds_W1[:-1], np.diff(offsets_W1)) + 1
+    return _lists(offsets_W1, positions, pa.uint16())
 
 
-def _span_columns(spans: Spans, bounds: Array) -> dict[str, pa.Array]:
-    offsets = np.searchsorted(spans.start, bounds)
-    shift = np.repeat(bounds[:-1], np.diff(offsets)) - 1
+def _span_columns(spans: TokenSpans, bounds_W1: I64) -> dict[str, pa.Array]:
+    """Return the columns of spans; their tokens are counted within the row."""
+    offsets_W1 = np.searchsorted(spans.start, bounds_W1)
+    # Position 0 of a row is the opening special token: hence the 1.
+    shift_P = np.repeat(bounds_W1[:-1], np.diff(offsets_W1)) - 1
     return {
-        "span_start": _lists(offsets, spans.start - shift, pa.uint16()),
-        "span_end": _lists(offsets, spans.end - shift, pa.uint16()),
-        "span_entity_row": _lists(offsets, spans.entity_row, pa.uint32()),
-        "span_frequency": _lists(offsets, spans.frequency, pa.uint32()),
-        "span_cosine": _lists(offsets, spans.cosine, pa.float32()),
-        "span_policies": _lists(offsets, spans.policies, pa.uint16()),
+        "span_start": _lists(offsets_W1, spans.start - shift_P, pa.uint16()),
+        "span_end": _lists(offsets_W1, spans.end - shift_P, pa.uint16()),
+        "span_entity_row": _lists(offsets_W1, spans.entity_row, pa.uint32()),
+        "span_frequency": _lists(offsets_W1, spans.frequency, pa.uint32()),
+        "span_cosine": _lists(offsets_W1, spans.cosine, pa.float32()),
+        "span_policies": _lists(offsets_W1, spans.policies, pa.uint16()),
     }
 
 
-def _lists(offsets: Array, values: Array, kind: pa.DataType) -> pa.Array:
+def _lists(offsets: Ints, values: Array, kind: pa.DataType) -> pa.Array:
+    """Return a column of lists: the list of row i is values[offsets[i]:offsets[i + 1]]."""
     return pa.ListArray.from_arrays(
         pa.array(offsets, pa.int32()), pa.array(values, kind), type=list_of(kind)
     )

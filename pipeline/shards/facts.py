@@ -1,7 +1,12 @@
-"""Facts among the entities of a window: every ordered pair is looked up in the sorted pairs of the knowledge base. Pure.
+"""Find the facts among the entities of a window. Pure.
 
-Goes in: the windows and knowledge rows of all spans. Comes out: span of the head, relation, span of the tail. Costs one binary
-search per pair; memory for `MAX_PAIRS` pairs at a time (a window of 8,192 tokens may have millions).
+Every ordered pair of entities is looked up in the knowledge base.
+Goes in: the windows and knowledge rows of all spans. Comes out: span of the head, relation, span of
+the tail. Costs one binary search per pair; memory for `MAX_PAIRS` pairs at a time (a window of
+8,192 tokens may have millions).
+
+Shapes: P spans, E distinct entities of a window (over all windows), F facts of the knowledge base,
+N facts in windows.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.arrays.runs import spread
-from schemas.array_types import Array
+from schemas.array_types import I64, U32, U64, Ints
 
 MAX_PAIRS = 1 << 21
 _HIGH = np.uint64(32)
@@ -20,63 +25,82 @@ _HIGH = np.uint64(32)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FactIndex:
-    """Facts between linked entities, sorted by head and tail; relations of a pair ascend."""
+    """Hold the facts between linked entities, sorted by head, tail and relation."""
 
-    pairs: Array  # uint64 (facts,): head row << 32 | tail row
-    relations: Array  # uint32 (facts,): row
-    qids: Array  # uint32: item of each knowledge row, which orders the facts of a head
+    # Shape (F,): head row << 32 | tail row.
+    pairs: U64
+    # Shape (F,): row of the relation.
+    relations: U32
+    # The item of each knowledge row: it orders the facts of a head.
+    qids: U32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Facts:
-    """Facts of all windows; spans are counted over all windows, ascending by head."""
+class WindowFacts:
+    """Hold the facts of all windows, ascending by head. Shapes (N,).
 
-    head: Array  # int64 (n,)
-    relation: Array  # uint32 (n,)
-    tail: Array  # int64 (n,)
+    Spans are counted over all windows.
+    """
+
+    head: I64
+    relation: U32
+    tail: I64
 
 
-def pair_keys(heads: Array, tails: Array) -> Array:
-    """Pairs of rows as one number each."""
+def pair_keys(heads: Ints, tails: Ints) -> U64:
+    """Return pairs of rows as one number each, same shape."""
     return (heads.astype(np.uint64) << _HIGH) | tails.astype(np.uint64)
 
 
-def facts_between(windows: Array, rows: Array, index: FactIndex) -> Facts:
-    """Facts whose both ends are in one window; an entity's first mention stands for it.
+def facts_between(windows_P: Ints, rows_P: Ints, index: FactIndex) -> WindowFacts:
+    """Return the facts whose both ends are in one window; an entity's first mention stands for it.
 
-    Of one head they are in the order of relation, then QID of the tail.
+    The facts of one head are in the order of relation, then QID of the tail.
 
     Args:
-        windows: of each span, ascending, shape (spans,).
-        rows: knowledge row of each span's entity, shape (spans,).
+        windows_P: the window of each span, ascending.
+        rows_P: the knowledge row of each span's entity.
         index: all facts.
     """
-    _, first = np.unique(pair_keys(windows, rows), return_index=True)
-    first.sort()
-    found = [
-        _look_up(first[heads], first[tails], rows, index) for heads, tails in _pairs(windows[first])
+    # The first span of each entity in each window, in the order of the spans.
+    _, spans_E = np.unique(pair_keys(windows_P, rows_P), return_index=True)
+    spans_E.sort()
+
+    batches = [
+        _look_up(spans_E[heads], spans_E[tails], rows_P, index)
+        for heads, tails in _pairs(windows_P[spans_E])
     ]
-    head, relation, tail = (np.concatenate([part[column] for part in found]) for column in range(3))
-    order = np.lexsort((index.qids[rows[tail]], relation, head))
-    return Facts(head=head[order], relation=relation[order], tail=tail[order])
+    head_N, relation_N, tail_N = (
+        np.concatenate([batch[column] for batch in batches]) for column in range(3)
+    )
+
+    order = np.lexsort((index.qids[rows_P[tail_N]], relation_N, head_N))
+    return WindowFacts(head=head_N[order], relation=relation_N[order], tail=tail_N[order])
 
 
-def _pairs(windows: Array) -> Iterator[tuple[Array, Array]]:
-    """All ordered pairs of different places in one window, so many at a time (at least one pass)."""
-    starts = np.searchsorted(windows, windows, side="left")
-    sizes = np.searchsorted(windows, windows, side="right") - starts
-    passes = np.cumsum(sizes) // MAX_PAIRS
-    for number in range(int(passes[-1]) + 1 if len(passes) else 1):
-        heads = np.flatnonzero(passes == number)
-        tails = spread(starts[heads], sizes[heads])
-        heads = np.repeat(heads, sizes[heads])
+def _pairs(windows_E: Ints) -> Iterator[tuple[I64, I64]]:
+    """Yield all ordered pairs of different indices with the same window, about MAX_PAIRS at a time.
+
+    There is at least one batch, which may be empty.
+    """
+    starts_E = np.searchsorted(windows_E, windows_E, side="left")
+    sizes_E = np.searchsorted(windows_E, windows_E, side="right") - starts_E
+
+    # An index has as many pairs as its window has members: batches are ranges of the running total.
+    batch_E = np.cumsum(sizes_E) // MAX_PAIRS
+    num_batches = int(batch_E[-1]) + 1 if len(batch_E) else 1
+    for number in range(num_batches):
+        members = np.flatnonzero(batch_E == number)
+        tails = spread(starts_E[members], sizes_E[members])
+        heads = np.repeat(members, sizes_E[members])
         yield heads[heads != tails], tails[heads != tails]
 
 
-def _look_up(
-    heads: Array, tails: Array, rows: Array, index: FactIndex
-) -> tuple[Array, Array, Array]:
-    keys = pair_keys(rows[heads], rows[tails])
+def _look_up(heads: I64, tails: I64, rows_P: Ints, index: FactIndex) -> tuple[I64, U32, I64]:
+    """Return head span, relation and tail span of every fact between pairs of spans."""
+    keys = pair_keys(rows_P[heads], rows_P[tails])
     low = np.searchsorted(index.pairs, keys, side="left")
     sizes = np.searchsorted(index.pairs, keys, side="right") - low
+
+    # A pair has as many facts as relations; most pairs have none.
     return np.repeat(heads, sizes), index.relations[spread(low, sizes)], np.repeat(tails, sizes)

@@ -1,8 +1,10 @@
-"""The `knowledge` table: linked entities, the neighbours their triples name, and the relations, each with a row number.
+"""Build the `knowledge` table.
 
-Built once per run of `shards`, by DuckDB over the tables of `kb` and `stats`, and written some rows at a time. Rows: linked
-entities by falling frequency, then neighbours by id, then relations by id. Memory: DuckDB's limit (it spills to disk), one
-batch of rows, and 12 bytes per fact between linked entities.
+It holds linked entities, the neighbours their triples name, and the relations, each with a row
+number. It is built once per run of `shards`, by DuckDB over the tables of `kb` and `stats`, and
+written some rows at a time. Rows: linked entities by falling frequency, then neighbours by id, then
+relations by id. Memory: DuckDB's limit (it spills to disk), one batch of rows, and 12 bytes per
+fact between linked entities.
 """
 
 from __future__ import annotations
@@ -21,18 +23,22 @@ from pipeline.engine.tables import RunPaths, read_table
 from pipeline.shards.knowledge_lookup import KnowledgeLookup, make_lookup
 from pipeline.shards.policies import PolicyLimits, default_r_freq, median_of_counts
 from schemas import ENTITIES, ENTITY_FREQUENCY, IMPORTANCE, KNOWLEDGE, PROPERTIES, TAIL_SUMMARY
-from schemas.array_types import Array
+from schemas.array_types import I64, U32, Array, Ints
 from schemas.shards import ENTITY, RELATION
 from schemas.table import list_of
 
+# The result of a query: an array per column.
 Columns = dict[str, Array]
-MAX_TAILS = 1024  # tails listed per relation as a pool of negatives
+# How many tails are listed per relation, as a pool of negatives.
+MAX_TAILS = 1024
 BATCH_ROWS = 65_536
 
-# A triple is usable where both ends have a label in the KB and are no pages about pages. Both directions, each once.
+# A triple is usable where both ends have a label in the KB and are no pages about pages. `sides`
+# has each triple in both directions, once each.
 USABLE = """
 CREATE TEMP TABLE named AS
-    SELECT DISTINCT ON (qid) qid, label FROM entities WHERE label <> '' AND NOT is_meta ORDER BY qid;
+    SELECT DISTINCT ON (qid) qid, label FROM entities
+    WHERE label <> '' AND NOT is_meta ORDER BY qid;
 CREATE TEMP TABLE linked AS
     SELECT f.qid, f.num_mentions, f.band, n.label FROM frequency f JOIN named n USING (qid);
 CREATE TEMP VIEW usable AS
@@ -41,17 +47,20 @@ CREATE TEMP VIEW usable AS
     JOIN (SELECT DISTINCT ON (pid) pid FROM properties WHERE label <> '') p ON p.pid = t.predicate
     WHERE t.subject <> t.object;
 CREATE TEMP TABLE facts AS
-    SELECT * FROM usable WHERE subject IN (SELECT qid FROM linked) OR object IN (SELECT qid FROM linked);
+    SELECT * FROM usable
+    WHERE subject IN (SELECT qid FROM linked) OR object IN (SELECT qid FROM linked);
 CREATE TEMP TABLE sides AS
     SELECT * FROM (
         SELECT subject AS qid, predicate, object AS other, true AS is_head FROM facts
         UNION ALL SELECT object, predicate, subject, false FROM facts
     ) WHERE qid IN (SELECT qid FROM linked)
     -- As head before as tail: a country is the tail of thousands of triples that say little of it.
-    QUALIFY row_number() OVER (PARTITION BY qid ORDER BY is_head DESC, predicate, other) <= $max_triples
+    QUALIFY row_number() OVER (PARTITION BY qid ORDER BY is_head DESC, predicate, other)
+        <= $max_triples
 """
 
-# Every row with its number, then what rows have lists of, by number.
+# `numbered` has every row with its number; the tables after it have the elements of the rows'
+# lists, by that number.
 ROWS = """
 CREATE TEMP TABLE numbered AS
     SELECT (row_number() OVER (ORDER BY kind, num_mentions DESC, id) - 1)::UINTEGER AS row, * FROM (
@@ -65,39 +74,52 @@ CREATE TEMP VIEW entity_rows AS SELECT id, row FROM numbered WHERE kind < 2;
 CREATE TEMP VIEW relation_rows AS SELECT id, row FROM numbered WHERE kind = 2;
 CREATE TEMP TABLE triple AS
     SELECT e.row, r.row AS relation_row, o.row AS other_row, s.is_head, s.other FROM sides s
-    JOIN entity_rows e ON e.id = s.qid JOIN relation_rows r ON r.id = s.predicate JOIN entity_rows o ON o.id = s.other
+    JOIN entity_rows e ON e.id = s.qid JOIN relation_rows r ON r.id = s.predicate
+    JOIN entity_rows o ON o.id = s.other
     ORDER BY e.row;
 CREATE TEMP TABLE true_tail AS
     SELECT h.row, r.row AS relation_row, t.row AS tail_row, f.object, f.subject FROM facts f
-    JOIN entity_rows h ON h.id = f.subject JOIN relation_rows r ON r.id = f.predicate JOIN entity_rows t ON t.id = f.object
+    JOIN entity_rows h ON h.id = f.subject JOIN relation_rows r ON r.id = f.predicate
+    JOIN entity_rows t ON t.id = f.object
     ORDER BY h.row;
 CREATE TEMP TABLE tails AS
     SELECT relation_row AS row, tail_row, first, object FROM (
-        SELECT relation_row, tail_row, any_value(object) AS object, min(subject) AS first FROM true_tail GROUP BY ALL)
+        SELECT relation_row, tail_row, any_value(object) AS object, min(subject) AS first
+        FROM true_tail GROUP BY ALL)
     QUALIFY row_number() OVER (PARTITION BY relation_row ORDER BY first, object) <= $max_tails
 """
 BATCH = "row >= $low AND row < $high ORDER BY row"
 
-# KC of DKPLM's KLT score: entities within two hops, as far as the upper bound. Who has a neighbour with more neighbours than
-# the bound, or as many himself, has reached it: most have, and only the others are expanded.
+# KC of DKPLM's KLT score: entities within two hops, as far as the upper bound. An entity that has
+# as many neighbours as the bound, or a neighbour with more, has reached it: most have, and only the
+# others are expanded.
 REACH = """
 WITH edges AS (SELECT DISTINCT * FROM (
-        SELECT subject AS one, object AS other FROM usable UNION ALL SELECT object, subject FROM usable)),
-    degrees AS (SELECT one, count(*) AS degree FROM edges GROUP BY one),
-    near AS (SELECT e.one, e.other, d.degree FROM edges e JOIN degrees d ON d.one = e.other
-        WHERE e.one IN (SELECT qid FROM linked)),
-    settled AS (SELECT one FROM near GROUP BY one HAVING max(degree) > $bound OR count(*) >= $bound),
-    others AS (SELECT one, other FROM near WHERE one NOT IN (SELECT one FROM settled)),
-    reached AS (SELECT one, other FROM others
-        UNION SELECT n.one, e.other FROM others n JOIN edges e ON e.one = n.other WHERE e.other <> n.one),
-    counted AS (SELECT one, $bound AS reach FROM settled
-        UNION ALL SELECT one, least($bound, count(*)) FROM reached GROUP BY one)
-SELECT e.row, c.reach::UINTEGER AS reach FROM counted c JOIN entity_rows e ON e.id = c.one
+        SELECT subject AS entity, object AS neighbour FROM usable
+        UNION ALL SELECT object, subject FROM usable)),
+    degrees AS (SELECT entity, count(*) AS degree FROM edges GROUP BY entity),
+    near AS (SELECT e.entity, e.neighbour, d.degree FROM edges e
+        JOIN degrees d ON d.entity = e.neighbour
+        WHERE e.entity IN (SELECT qid FROM linked)),
+    settled AS (SELECT entity FROM near GROUP BY entity
+        HAVING max(degree) > $bound OR count(*) >= $bound),
+    open AS (SELECT entity, neighbour FROM near
+        WHERE entity NOT IN (SELECT entity FROM settled)),
+    reached AS (SELECT entity, neighbour FROM open
+        UNION SELECT n.entity, e.neighbour FROM open n JOIN edges e ON e.entity = n.neighbour
+        WHERE e.neighbour <> n.entity),
+    counted AS (SELECT entity, $bound AS reach FROM settled
+        UNION ALL SELECT entity, least($bound, count(*)) FROM reached GROUP BY entity)
+SELECT e.row, c.reach::UINTEGER AS reach FROM counted c JOIN entity_rows e ON e.id = c.entity
+"""
+# Rounded as the policies round distances, so that their median is one of them.
+DISTANCES = """
+SELECT round(1 - cosine::DOUBLE, 4) AS distance, count(*) AS num FROM importance GROUP BY ALL
 """
 
 
 class KnowledgeBuilder:
-    """All rows of `knowledge`, in order, and what the units look up of them."""
+    """Make all rows of `knowledge`, in order, and the lookup of the units."""
 
     def __init__(self, config: ShardsConfig, paths: RunPaths, tokenizer: TextTokenizer) -> None:
         """Join, number and sort; no row is made yet."""
@@ -111,30 +133,38 @@ class KnowledgeBuilder:
         ):
             add_view(self._connection, name, paths.files(stage, table), table)
         add_triples(self._connection, paths)
+
         _execute_all(self._connection, USABLE, {"max_triples": config.max_triples})
         _execute_all(self._connection, ROWS, {"max_tails": MAX_TAILS})
         self._num_rows, self._num_linked = (self._count(table) for table in ("numbered", "linked"))
         self._num_bank_rows = 0
+        # Batches of head rows, relation rows and tail rows.
         self._facts: list[tuple[Array, Array, Array]] = []
 
     def batches(self) -> Iterator[pa.Table]:
-        """Rows of `knowledge`, `BATCH_ROWS` at a time."""
+        """Yield the rows of `knowledge`, `BATCH_ROWS` at a time."""
         for low in range(0, self._num_rows, BATCH_ROWS):
             yield self._batch(low, min(low + BATCH_ROWS, self._num_rows))
 
     def lookup(self) -> KnowledgeLookup:
-        """Arrays of the linked entities; after the last batch, since facts are collected on the way."""
+        """Return the arrays of the linked entities.
+
+        Call it after the last batch, because the batches collect the facts.
+        """
         linked = self._fetch("SELECT id, num_mentions FROM numbered WHERE kind = 0 ORDER BY row")
         reached = self._fetch(REACH, bound=self._config.klt_r_max)
+
+        # Entities without a usable triple are not in the result: their reach is 0.
         reach = np.zeros(len(linked["id"]), np.uint32)
         reach[reached["row"]] = reached["reach"]
         return make_lookup(linked["id"], linked["num_mentions"], reach, self._facts)
 
     def limits(self) -> PolicyLimits:
-        """Limits of the policies, of the whole corpus."""
-        query = "SELECT round(1 - cosine::DOUBLE, 4) AS distance, count(*) AS num FROM importance GROUP BY ALL"
-        distances = self._fetch(query)
+        """Return the limits of the policies for the whole corpus."""
+        distances = self._fetch(DISTANCES)
         summary = read_table(self._paths.files("stats", TAIL_SUMMARY), TAIL_SUMMARY).to_pylist()[0]
+
+        # Without a setting the limit follows from the corpus.
         config = self._config
         default = default_r_freq(summary["num_linked"], summary["num_entities"])
         return PolicyLimits(
@@ -145,59 +175,78 @@ class KnowledgeBuilder:
         )
 
     def _batch(self, low: int, high: int) -> pa.Table:
+        """Return the rows low to high of `knowledge`."""
         bounds = {"low": low, "high": high}
         # Not execute().to_arrow_table(): its rows come in any order.
-        rows = self._connection.sql(
-            f"SELECT * FROM numbered WHERE {BATCH}", params=bounds
-        ).to_arrow_table()
+        query = f"SELECT * FROM numbered WHERE {BATCH}"
+        rows = self._connection.sql(query, params=bounds).to_arrow_table()
         triples = self._fetch(
             f"FROM triple WHERE {BATCH}, is_head DESC, relation_row, other", **bounds
         )
         true_tails = self._fetch(f"FROM true_tail WHERE {BATCH}, relation_row, object", **bounds)
         pools = self._fetch(f"FROM tails WHERE {BATCH}, first, object", **bounds)
+        self._keep_facts(true_tails)
+
+        # int64 (rows + 1,) each: where the list of a row begins in the columns of the query.
+        triple_offsets = _offsets(triples["row"], low, high)
+        tail_offsets = _offsets(true_tails["row"], low, high)
+        pool_offsets = _offsets(pools["row"], low, high)
+
         kinds, labels = rows["kind"].to_numpy(), rows["label"].combine_chunks()
         label_ids = self._tokenizer.label_runs(labels.to_pylist())
-        self._keep_facts(true_tails)
-        of_triples, of_tails, of_pools = (
-            _offsets(part["row"], low, high) for part in (triples, true_tails, pools)
-        )
         columns = {
             "row": rows["row"],
+            # Kinds 0 and 1, linked entities and neighbours, are both entities.
             "kind": pa.array([ENTITY, ENTITY, RELATION]).take(pa.array(kinds)),
             "id": rows["id"],
             "label": labels,
             "label_ids": _lists(label_ids.offsets, label_ids.ids, pa.uint32()),
             "frequency": rows["num_mentions"],
             "band": rows["band"],
-            "bank_row": self._bank_rows(rows["num_mentions"].to_numpy(), np.diff(of_triples)),
-            "triple_relation_row": _lists(of_triples, triples["relation_row"], pa.uint32()),
-            "triple_other_row": _lists(of_triples, triples["other_row"], pa.uint32()),
-            "triple_is_head": _lists(of_triples, triples["is_head"], pa.bool_()),
-            "true_tail_relation_row": _lists(of_tails, true_tails["relation_row"], pa.uint32()),
-            "true_tail_tail_row": _lists(of_tails, true_tails["tail_row"], pa.uint32()),
-            "tail_rows": _lists(of_pools, pools["tail_row"], pa.uint32()),
+            "bank_row": self._bank_rows(rows["num_mentions"].to_numpy(), np.diff(triple_offsets)),
+            "triple_relation_row": _lists(triple_offsets, triples["relation_row"], pa.uint32()),
+            "triple_other_row": _lists(triple_offsets, triples["other_row"], pa.uint32()),
+            "triple_is_head": _lists(triple_offsets, triples["is_head"], pa.bool_()),
+            "true_tail_relation_row": _lists(tail_offsets, true_tails["relation_row"], pa.uint32()),
+            "true_tail_tail_row": _lists(tail_offsets, true_tails["tail_row"], pa.uint32()),
+            "tail_rows": _lists(pool_offsets, pools["tail_row"], pa.uint32()),
         }
         return KNOWLEDGE.from_columns(columns)
 
-    def _bank_rows(self, frequencies: Array, num_triples: Array) -> pa.Array:
-        """Dense rows for the entities that some policy may inject and that are seen twice or more (no self-note)."""
-        has_one = (frequencies >= 2) & (num_triples > 0)
-        rows = self._num_bank_rows + np.cumsum(has_one) - 1
-        self._num_bank_rows += int(has_one.sum())
-        return pa.array(rows, pa.uint32(), mask=~has_one, safe=False)
+    def _bank_rows(self, frequencies: Ints, num_triples: I64) -> pa.Array:
+        """Return each entity's row in the memory bank; null where it has none.
+
+        Rows are counted without gaps.
+
+        An entity has a row if some policy may inject it and it is seen twice or more: a note from
+        its only mention would be of no use.
+        """
+        has_row = (frequencies >= 2) & (num_triples > 0)
+        rows = self._num_bank_rows + np.cumsum(has_row) - 1
+        self._num_bank_rows += int(has_row.sum())
+
+        # Not safe: the masked rows may be -1, which no unsigned number can hold.
+        return pa.array(rows, pa.uint32(), mask=~has_row, safe=False)
 
     def _keep_facts(self, tails: Columns) -> None:
-        """Only those that an example can have: linked entities at both ends."""
-        both = (tails["row"] < self._num_linked) & (tails["tail_row"] < self._num_linked)
+        """Keep the facts that an example can have: linked entities at both ends."""
+        # Linked entities have the lowest rows.
+        is_linked = (tails["row"] < self._num_linked) & (tails["tail_row"] < self._num_linked)
         self._facts.append(
-            (tails["row"][both], tails["relation_row"][both], tails["tail_row"][both])
+            (
+                tails["row"][is_linked],
+                tails["relation_row"][is_linked],
+                tails["tail_row"][is_linked],
+            )
         )
 
     def _fetch(self, query: str, **values: int) -> Columns:
-        found: Columns = self._connection.execute(query, values or None).fetchnumpy()
-        return found
+        """Return the columns of a query."""
+        columns: Columns = self._connection.execute(query, values or None).fetchnumpy()
+        return columns
 
     def _count(self, table: str) -> int:
+        """Return the number of rows of a table."""
         return int(self._fetch(f"SELECT count(*) AS n FROM {table}")["n"][0])
 
 
@@ -205,18 +254,20 @@ def _execute_all(
     connection: duckdb.DuckDBPyConnection, script: str, values: dict[str, int]
 ) -> None:
     """Run a script whose last statement, and no other, has parameters."""
-    *statements, last = script.split(";")
+    # DuckDB binds parameters for one statement at a time.
+    *statements, last_statement = script.split(";")
     for statement in statements:
         connection.execute(statement)
-    connection.execute(last, values)
+    connection.execute(last_statement, values)
 
 
-def _offsets(rows: Array, low: int, high: int) -> Array:
-    """Offsets of the lists of the rows low to high."""
+def _offsets(rows: U32, low: int, high: int) -> I64:
+    """Return the offsets of the lists of the rows low to high; `rows` are the elements' rows."""
     return offsets_of(np.bincount(rows.astype(np.int64) - low, minlength=high - low))
 
 
-def _lists(offsets: Array, values: Array, kind: pa.DataType) -> pa.Array:
+def _lists(offsets: I64, values: Array, kind: pa.DataType) -> pa.Array:
+    """Return a column of lists: the list of row i is values[offsets[i]:offsets[i + 1]]."""
     return pa.ListArray.from_arrays(
         pa.array(offsets, pa.int32()), pa.array(values, kind), type=list_of(kind)
     )

@@ -1,13 +1,14 @@
-"""Stage `shards`: sentences, links, importance and frequencies to `examples`; entities and relations to `knowledge`.
+"""Turn everything into training examples and knowledge: stage `shards`.
 
-Map-only, in phases: what one leaves for the next lies in files.
+Sentences, links, importance and frequencies become `examples`; entities and relations become
+`knowledge`. The stage only maps units, in phases. What one phase leaves for the next lies in files.
 
-1. knowledge: `knowledge`, the tokenizer's files, and what the units look up.
+1. knowledge: `knowledge`, the tokenizer's files, and the lookup of the units.
 2. shards: sentences of some units of `link` to rows, cut into equal ranges of their shuffle keys.
 3. shuffle: the rows of one range, sorted by key, to one part of `examples`.
 
-The parts one after the other are in the order of the keys, whatever the units were. The trainer needs nothing else of the
-pipeline.
+The parts one after the other are in the order of the keys, no matter how the units were cut. The
+trainer needs nothing else of the pipeline.
 """
 
 from __future__ import annotations
@@ -40,27 +41,35 @@ from pipeline.shards.windows import bucket_of
 from schemas import DOCUMENTS, EXAMPLES, KNOWLEDGE, SENTENCES
 from schemas.settings import to_dict
 
-LOOKUP_FOLDER, ROWS_KIND = "lookup", "rows"  # in the folder of what is spilled
-ROW_TEXT_BYTES = 256  # of documents, per row of `examples`, at most, before there are more files
-MIN_UNITS = 256  # while there are more units of `link`, several are worked on together,
-MAX_UNIT_MB = 32.0  # up to so much text
-SHUFFLE_SHARE = 0.05  # of the stage's time, for the progress bar
+# Names in the folder that the phases leave behind.
+LOOKUP_FOLDER, ROWS_KIND = "lookup", "rows"
+# A row of `examples` stands for at most so many bytes of documents; with more text there are more
+# files.
+ROW_TEXT_BYTES = 256
+# With more units of `link` than this, several are one unit here, up to so much text.
+MIN_UNITS = 256
+MAX_UNIT_MB = 32.0
+# The share of the stage's time, for the progress bar.
+SHUFFLE_SHARE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnowledgeWorker:
-    """One unit, before all others: `knowledge`, the tokenizer's files beside it, and what the units look up."""
+    """Write `knowledge`, the tokenizer's files beside it, and the lookup of the units."""
 
     paths: RunPaths
     config: ShardsConfig
 
     def process(self, unit: Unit[Bucket], out: UnitWriter) -> None:  # noqa: ARG002 - there is one
-        """Write them."""
+        """Write the files and the rows."""
+        # The library saves to a local folder only; the run may lie in a bucket.
         tokenizer = TextTokenizer(self.config.model)
         with tempfile.TemporaryDirectory() as scratch:
             tokenizer.save(scratch)
             for path in sorted(Path(scratch).iterdir()):
                 files.write_bytes(files.join(out.folder, "tokenizer", path.name), path.read_bytes())
+
+        # The lookup comes after the rows, whose making collects the facts.
         builder = KnowledgeBuilder(self.config, self.paths, tokenizer)
         for rows in builder.batches():
             out.write(KNOWLEDGE, rows)
@@ -71,35 +80,45 @@ class KnowledgeWorker:
 
 @dataclass(frozen=True, kw_only=True)
 class RowsWorker:
-    """Sentences to rows, in files per range of keys. A unit is a range of documents, counted over all of them."""
+    """Turn sentences into rows, in files per range of keys.
+
+    A unit is a range of documents, counted over all of them.
+    """
 
     paths: RunPaths
     config: ShardsConfig
-    linked: tuple[Unit[RowRange], ...]  # units of `link`
-    num_files: int  # of `examples`
+    # The units of `link`.
+    linked: tuple[Unit[RowRange], ...]
+    # The number of files of `examples`.
+    num_files: int
     _resources: OpenedOnce[tuple[RowMaker, LinkedReader]] = field(
         default_factory=OpenedOnce, compare=False, repr=False
     )
 
     def process(self, unit: Unit[ListRange], out: UnitWriter) -> None:
-        """One unit: some units of `link`, one after the other."""
+        """Make the rows of some units of `link`, one after the other."""
         maker, reader = self.resources(out.folder)
-        before = offsets_of(np.array([one.size for one in self.linked], np.int64))
-        low, high = np.searchsorted(before, [unit.task.start, unit.task.end])
-        parts = [KEYED_SCHEMA.empty_table()]
-        for one in self.linked[low:high]:
-            linked = reader.read(one)
-            parts.append(maker.rows(linked, reader.cosines(one, linked), out.counters))
-            out.advance(one.size)
-        rows = pa.concat_tables(parts)
+        # The task counts documents: find the units of `link` that lie in it.
+        document_offsets = offsets_of(np.array([link.size for link in self.linked], np.int64))
+        low, high = np.searchsorted(document_offsets, [unit.task.start, unit.task.end])
+
+        tables = [KEYED_SCHEMA.empty_table()]
+        for link_unit in self.linked[low:high]:
+            linked = reader.read(link_unit)
+            cosines = reader.cosines(link_unit, linked)
+            tables.append(maker.rows(linked, cosines, out.counters))
+            out.advance(link_unit.size)
+
+        rows = pa.concat_tables(tables)
         buckets = bucket_of(rows[KEY].to_numpy(), self.num_files)
         write_spill(out.folder, ROWS_KIND, unit.index, rows, buckets, self.num_files)
 
     def resources(self, folder: str) -> tuple[RowMaker, LinkedReader]:
-        """What the worker opens once."""
+        """Return what the worker opens once."""
         return self._resources.get(lambda: self._open(folder))
 
     def _open(self, folder: str) -> tuple[RowMaker, LinkedReader]:
+        """Open the tokenizer and the lookup."""
         tokenizer = TextTokenizer(self.config.model)
         lookup, limits = open_lookup(files.join(spill_folder(folder), LOOKUP_FOLDER))
         maker = RowMaker(
@@ -114,11 +133,15 @@ class RowsWorker:
 
 @dataclass(frozen=True, kw_only=True)
 class ShuffleWorker:
-    """The rows of one range of keys, from all units, in the order of their keys. Memory: three times those rows."""
+    """Write the rows of one range of keys, from all units, in the order of their keys.
+
+    Memory: three times those rows.
+    """
 
     def process(self, unit: Unit[Bucket], out: UnitWriter) -> None:
-        """One file. Rows with the same key stay in the order of the corpus, which no unit changes."""
+        """Write one file."""
         rows = concat_spill(out.folder, ROWS_KIND, unit.task.number, KEYED_SCHEMA)
+        # Stable: rows with the same key stay in the order of the corpus, which no unit changes.
         order = np.argsort(rows[KEY].to_numpy(), kind="stable")
         out.write(EXAMPLES, rows.drop_columns([KEY]).take(pa.array(order)).cast(EXAMPLES.schema))
         out.advance(unit.size)
@@ -126,19 +149,22 @@ class ShuffleWorker:
 
 @dataclass(frozen=True, kw_only=True)
 class _Finish:
-    """Names the tokenizer beside the shards, and its hash."""
+    """Name the tokenizer beside the shards, and its hash."""
 
     model: str
 
     def __call__(self, prepared: PreparedStage, reports: Sequence[UnitReport]) -> dict[str, str]:
-        made = sum(report.counters.get("windows", 0) for report in reports)
-        written = sum(
+        num_made = sum(report.counters.get("windows", 0) for report in reports)
+        num_written = sum(
             report.parts[EXAMPLES.name].rows for report in reports if EXAMPLES.name in report.parts
         )
-        if made != written:
+        if num_made != num_written:
             raise StageError(
-                f"shards: {made} rows made, {written} written; this is a fault of the program: report it"
+                f"shards: {num_made} rows made, {num_written} written; "
+                "this is a fault of the program: report it"
             )
+
+        # The trainer compares the hash with its own tokenizer: other ids would be other tokens.
         content = files.read_bytes(files.join(prepared.data, "tokenizer", TOKENIZER_FILE))
         return {
             "tokenizer": f"{prepared.plan.data_folder}/tokenizer",
@@ -148,15 +174,21 @@ class _Finish:
 
 
 def plan(config: ShardsConfig, paths: RunPaths) -> StagePlan:
-    """Units of `link`, some together, between the knowledge and the files; checks a local model before any work."""
+    """Plan units of `link`, some together, between the knowledge and the files.
+
+    A local model is checked before any unit starts.
+
+    Raises:
+        StageError: a stage before is missing or out of date, or the model cannot be used.
+    """
     check_model(config.model)
     inputs = {
         stage: paths.require(stage).fingerprint for stage in ("kb", "link", "stats", "importance")
     }
     inputs["model"] = model_stamp(config.model)
+
     linked, num_files = tuple(linked_units(paths)), _num_files(config, paths)
     tasks = _together(linked, float(paths.require("link").config["unit_mb"]))
-    share = int(SHUFFLE_SHARE * sum(task.size for task in tasks) / num_files)
     knowledge = Phase(
         name="knowledge",
         tasks=[Bucket(kind="knowledge", size=0)],
@@ -167,6 +199,9 @@ def plan(config: ShardsConfig, paths: RunPaths) -> StagePlan:
         tasks=tasks,
         worker=RowsWorker(paths=paths, config=config, linked=linked, num_files=num_files),
     )
+
+    # Each shuffle counts as so many documents of the progress bar.
+    share = int(SHUFFLE_SHARE * sum(task.size for task in tasks) / num_files)
     shuffle = Phase(
         name="shuffle",
         tasks=[Bucket(kind="shuffle", number=n, size=share) for n in range(num_files)],
@@ -185,25 +220,30 @@ def plan(config: ShardsConfig, paths: RunPaths) -> StagePlan:
 
 
 def _num_files(config: ShardsConfig, paths: RunPaths) -> int:
-    """Parts of `examples`: by sentences and bytes of text, which do not depend on how `link` was cut."""
+    """Return the number of parts of `examples`.
+
+    It follows from the sentences and the bytes of text, which do not depend on how `link` was cut.
+    """
     num_bytes = 0
     for path in paths.files("documents", DOCUMENTS):
         with open_table(path, DOCUMENTS) as parquet:
-            groups = (
-                parquet.metadata.row_group(number)
-                for number in range(parquet.metadata.num_row_groups)
-            )
+            metadata = parquet.metadata
+            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
             num_bytes += sum(group.total_byte_size for group in groups)
+
+    # Long sentences become several rows: then the bytes count.
     num_sentences = paths.require("link").tables[SENTENCES.name].rows
     num_rows = max(num_sentences, num_bytes // ROW_TEXT_BYTES)
     return max(-(-num_rows // config.rows_per_file), 1)
 
 
 def _together(linked: Sequence[Unit[RowRange]], unit_mb: float) -> list[ListRange]:
-    """Consecutive units of `link` as one: every unit leaves a file with a batch for each range of keys."""
+    """Return ranges of documents: consecutive units of `link`, several as one.
+
+    Every unit leaves a file with a batch for each range of keys, so few large units are better.
+    """
     step = int(max(min(len(linked) // MIN_UNITS, MAX_UNIT_MB / unit_mb), 1))
-    before = offsets_of(np.array([unit.size for unit in linked], np.int64)).tolist()
-    ranges = [
-        (before[low], before[min(low + step, len(linked))]) for low in range(0, len(linked), step)
-    ]
+    offsets = offsets_of(np.array([unit.size for unit in linked], np.int64)).tolist()
+    lows = range(0, len(linked), step)
+    ranges = [(offsets[low], offsets[min(low + step, len(linked))]) for low in lows]
     return [ListRange(kind="documents", start=start, end=end) for start, end in ranges]

@@ -1,29 +1,36 @@
-"""Cutting files into spans of about the same stored size, without reading them."""
+"""Divide files into spans of about the same stored size, without reading them."""
 
 from __future__ import annotations
 
 import logging
 
 from pipeline.engine import files
-from pipeline.sources.chunks import SourceError, Span, format_of
+from pipeline.engine.tasks import ByteRange
+from pipeline.sources.chunks import SourceError, format_of
 from pipeline.sources.members import has_one_member
 from pipeline.sources.opening import MEMBER_FORMATS, read_chunks
 
-MEMBER_SEARCH_BYTES = 1 << 30  # Wikidata's members have about 70 MB
+# Where no second member starts in so many bytes, there is none: Wikidata's members have about 70
+# MB.
+MEMBER_SEARCH_BYTES = 1 << 30
 logger = logging.getLogger("trelm")
 
 
-def plan_ranges(path: str, unit_bytes: int) -> list[Span]:
-    """Spans that cover a file; a gz file of one member, or a zst of one frame, is one span: it has only one reader.
+def plan_ranges(path: str, unit_bytes: int) -> list[ByteRange]:
+    """Return spans of about `unit_bytes` that cover a file.
 
-    Costs a look at the first bytes, and for a gz or zst file larger than a unit the search for a second member, at about
-    1 GB/s; where there is none in the first GB, the file counts as one member.
+    A gz file of one member, or a zst file of one frame, is one span: it can have only one reader.
+    Planning costs a look at the first bytes, and for a gz or zst file larger than a unit the search
+    for a second member, at about 1 GB/s; where there is none in the first GB, the file counts as
+    one member.
 
     Raises:
-        SourceError: the file is empty or of an unknown format; StageError: there is no such file.
+        SourceError: the file is empty or of an unknown format.
+        StageError: there is no such file.
     """
     if unit_bytes < 1:
         raise ValueError(f"unit_bytes is {unit_bytes}, wanted at least 1")
+
     size = files.size_of(path)
     with files.open_read(path) as file:
         name = format_of(path, file)
@@ -31,26 +38,36 @@ def plan_ranges(path: str, unit_bytes: int) -> list[Span]:
             kind = MEMBER_FORMATS[name]
             if has_one_member(kind, file, min(size, MEMBER_SEARCH_BYTES)):
                 logger.info("%s: one %s: one reader; %s", path, kind.name, kind.one_member_advice)
-                return [Span(path=path, start=0, end=size)]
+                return [ByteRange(path=path, start=0, end=size)]
+
+    # Equal cuts instead of a small remainder: all units take about the same time.
     count = -(-size // unit_bytes)
-    cuts = [size * part // count for part in range(count + 1)]
-    return [Span(path=path, start=low, end=high) for low, high in zip(cuts, cuts[1:], strict=False)]
+    cuts = [size * number // count for number in range(count + 1)]
+    return [
+        ByteRange(path=path, start=low, end=high) for low, high in zip(cuts, cuts[1:], strict=False)
+    ]
 
 
 def peek(path: str, num_bytes: int = 4096, losses: list[SourceError] | None = None) -> bytes:
-    """The first decoded bytes of a file: to see what it holds before work is planned.
+    """Return the first decoded bytes of a file, to see what it holds before units are planned.
+
+    Args:
+        path: the file.
+        num_bytes: the most to return.
+        losses: receives the damage found on the way.
 
     Raises:
         SourceError: empty, unknown or corrupt from the start.
     """
+    # Damage further on is left to the units that read the file: the settings may let them skip it.
+    losses = [] if losses is None else losses
     head = b""
-    losses = (
-        [] if losses is None else losses
-    )  # damage further on is for whoever reads the file: it may be told to skip it
-    for chunk in read_chunks(Span(path=path, start=0, end=files.size_of(path)), losses.append):
+    # Reading stops after the first chunks: the file is never read to its end.
+    for chunk in read_chunks(ByteRange(path=path, start=0, end=files.size_of(path)), losses.append):
         head += chunk.data[:num_bytes]
         if len(head) >= num_bytes:
             break
+
     if losses and not head:
         raise losses[0]
     return head[:num_bytes]

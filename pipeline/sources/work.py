@@ -1,51 +1,53 @@
-"""Between spans and work units: units of files, progress in stored bytes, and losses as rejects."""
+"""Connect byte spans with units of work: progress in stored bytes, and losses as rejects."""
 
 from __future__ import annotations
 
 from pipeline.engine.tasks import ByteRange, ListRange, RowRange
 from pipeline.engine.units import UnitWriter
-from pipeline.sources.chunks import LossHandler, SourceError, Span
+from pipeline.sources.chunks import LossHandler, SourceError
 
 LOST = "corrupt block or member"
-
-
-def span_of(task: ByteRange) -> Span:
-    """The bytes of a task."""
-    return Span(path=task.path, start=task.start, end=task.end)
+# Progress is sent once per so many records: a message costs more than a record.
+RECORDS_PER_MESSAGE = 256
 
 
 def loss_handler(out: UnitWriter, *, skip_corrupt: bool) -> LossHandler | None:
-    """With `skip_corrupt` a lost block is one rejected input; without it, losses raise."""
+    """Return a handler that makes each lost block a rejected input; None if a loss shall raise."""
 
     def handle(error: SourceError) -> None:
         out.count("rows_in")
+        # The advice after the semicolon is for a run that stops: the key is file, byte and problem.
         out.reject(error.message.partition(";")[0], LOST, error.message)
 
     return handle if skip_corrupt else None
 
 
 class RangeProgress:
-    """Tells a unit's progress in stored bytes, or in records where the unit is a range of those."""
+    """Report a unit's progress in stored bytes, or in rows or entries where its range has those."""
 
     def __init__(self, task: ByteRange | RowRange | ListRange, out: UnitWriter) -> None:
         self._task = task
         self._out = out
-        self._told = 0
-        self._calls = 0
+        self._reported = 0
+        self._num_records = 0
 
-    def at(self, position: str) -> None:
-        """A record was read; told every 256 records."""
-        self._calls += 1
-        if self._calls % 256 == 0:
-            self.at_byte(int(position.partition("+")[0]))
+    def record_read(self, position: str) -> None:
+        """Note that the record at a position was read; report only now and then."""
+        self._num_records += 1
+        if self._num_records % RECORDS_PER_MESSAGE == 0:
+            self.reached(int(position.partition("+")[0]))
 
-    def at_byte(self, place: int) -> None:
-        """All up to a byte (or row) of the input is read: a reader's `on_stored`."""
-        done = min(place - self._task.start, self._task.size)
-        if done > self._told:
-            self._out.advance(done - self._told)
-            self._told = done
+    def reached(self, position: int) -> None:
+        """Report that the input is read up to a byte, row or entry.
+
+        This method serves as a reader's `on_stored`.
+        """
+        # A reader goes on past the end of its range, for the last record.
+        done = min(position - self._task.start, self._task.size)
+        if done > self._reported:
+            self._out.advance(done - self._reported)
+            self._reported = done
 
     def finish(self) -> None:
-        """The unit is done."""
-        self.at_byte(self._task.end)
+        """Report that the unit is done."""
+        self.reached(self._task.end)

@@ -1,1 +1,1 @@
-"""Stage `stats`: links become frequencies, co-occurrence, supported facts and the tail's summary."""
+"""Turn links into frequencies, co-occurrence, facts and the tail's summary: stage `stats`."""

@@ -1,6 +1,7 @@
-"""Stage `stats`: links to counts, bands, co-occurrence, supported facts and the summary of the tail.
+"""Turn links into counts, bands, co-occurrence, facts and the tail's summary: stage `stats`.
 
-Map-only, in phases: what one leaves for the next lies in files, so memory follows the unit and a killed count goes on.
+The stage only maps units, in phases. What one phase leaves for the next lies in files, so memory
+follows the unit, and a killed count goes on.
 
 1. facts: the triples between linked entities.
 2. stats: groups of links files to partial counts, by bucket.
@@ -19,7 +20,7 @@ from pipeline.engine.stage import Phase, StagePlan
 from pipeline.engine.tables import RunPaths, check_table
 from pipeline.engine.tasks import Bucket, ListRange, Unit
 from pipeline.engine.units import UnitWriter
-from pipeline.stats.count import PairLimits, Spill, count_unit, read_mentions, write_facts
+from pipeline.stats.count import PairLimits, PartialCounts, count_unit, read_mentions, write_facts
 from pipeline.stats.merge import merge_entities, merge_facts, merge_pairs, merge_surfaces
 from schemas import (
     COOCCURRENCE,
@@ -32,32 +33,34 @@ from schemas import (
 from schemas.settings import to_dict
 
 TABLES = (ENTITY_FREQUENCY, SURFACE_FREQUENCY, COOCCURRENCE, FACT_SUPPORT, TAIL_SUMMARY)
+# There is about one bucket per so many links.
 BUCKET_LINKS = 500_000
 MIN_BUCKETS = 4
 FACT_BATCH = 500_000
+# Both ends are linked, so a document can support the fact.
 FACTS_QUERY = """
 SELECT DISTINCT subject, predicate, object FROM triples
-WHERE subject IN (SELECT DISTINCT qid FROM links) AND object IN (SELECT DISTINCT qid FROM links) AND subject <> object
+WHERE subject IN (SELECT DISTINCT qid FROM links) AND object IN (SELECT DISTINCT qid FROM links)
+    AND subject <> object
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class CountWorker:
-    """Counts one group of links files: files `start` to `end` of the list."""
+    """Count one group of links files: files `start` to `end` of the list."""
 
     link_files: tuple[str, ...]
     num_buckets: int
     config: StatsConfig
 
     def process(self, unit: Unit[ListRange], out: UnitWriter) -> None:
-        """Partial counts of one group."""
+        """Leave the partial counts of one group."""
         limits = PairLimits(
             sentence=self.config.max_sentence_entities, document=self.config.max_document_entities
         )
-        spill = Spill(folder=out.folder, unit=unit.index, num_buckets=self.num_buckets)
-        count_unit(
-            read_mentions(self.link_files[unit.task.start : unit.task.end]), limits, out, spill
-        )
+        spill = PartialCounts(folder=out.folder, unit=unit.index, num_buckets=self.num_buckets)
+        mentions = read_mentions(self.link_files[unit.task.start : unit.task.end])
+        count_unit(mentions, limits, out, spill)
         out.advance(unit.size)
 
 
@@ -97,9 +100,10 @@ def plan(config: StatsConfig, paths: RunPaths) -> StagePlan:
     """Plan groups of links files, about `unit_rows` links each, and the phases around them."""
     link, kb = paths.require("link"), paths.require("kb")
     num_links = {path: check_table(path, LINKS) for path in paths.files("link", LINKS)}
-    num_buckets = config.num_buckets or max(
-        MIN_BUCKETS, -(-sum(num_links.values()) // BUCKET_LINKS)
-    )
+    needed_buckets = -(-sum(num_links.values()) // BUCKET_LINKS)
+    num_buckets = config.num_buckets or max(MIN_BUCKETS, needed_buckets)
+
+    # Facts and totals are few: one bucket each.
     tables = [
         Bucket(kind=kind, number=number)
         for kind in ("surfaces", "pairs")
@@ -107,16 +111,13 @@ def plan(config: StatsConfig, paths: RunPaths) -> StagePlan:
     ]
     count = CountWorker(link_files=tuple(num_links), num_buckets=num_buckets, config=config)
     make = TableWorker(paths=paths, config=config)
+    groups = _groups(list(num_links.values()), config.unit_rows)
     return StagePlan(
         name="stats",
         tables=TABLES,
         phases=(
             Phase(name="facts", tasks=[Bucket(kind="facts")], worker=make),
-            Phase(
-                name="stats",
-                tasks=_groups(list(num_links.values()), config.unit_rows),
-                worker=count,
-            ),
+            Phase(name="stats", tasks=groups, worker=count),
             # Pairs and surfaces need the totals of entities, so these come first.
             Phase(name="entities", tasks=[Bucket(kind="entities")], worker=make),
             Phase(name="tables", tasks=[*tables, Bucket(kind="support")], worker=make),
@@ -129,10 +130,14 @@ def plan(config: StatsConfig, paths: RunPaths) -> StagePlan:
 
 
 def _groups(num_links: Sequence[int], unit_rows: int) -> list[ListRange]:
-    """Group consecutive files by their links; a file is never cut, because its documents are whole."""
+    """Group consecutive files by their links.
+
+    A file is never cut, because its documents are whole.
+    """
     groups, first_file, links_in_group = [], 0, 0
     for num_files, count in enumerate(num_links, 1):
         links_in_group += count
+        # The last group may be smaller.
         if links_in_group >= unit_rows or num_files == len(num_links):
             groups.append(ListRange(kind="links", start=first_file, end=num_files))
             first_file, links_in_group = num_files, 0

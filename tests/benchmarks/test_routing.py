@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import child, harness, routing, routing_attribution, routing_data, routing_step
 from tests.benchmarks.test_dump_parse import DOCUMENTED
-from trelm_train.routing.attribution import attribute, estimator
+from trelm_train.routing.attribution import attribute, make_estimator
 
 TINY = {"mini": (3, 64), "base": (4, 64)}
 
@@ -93,7 +93,7 @@ def test_the_peers_compute_the_same_integral(peer: str, rule: str, setup: routin
     one: Callable[..., torch.Tensor] = getattr(routing_attribution, peer)
     for probe in routing_data.generated_probes(3):
         packed, targets = routing_data.probe_chunks(model, [probe])[0]
-        ours = attribute(model, packed, targets, estimator(rule, 20))[0]
+        ours = attribute(model, packed, targets, make_estimator(rule, 20))[0]
         assert float((one(model, packed, targets) - ours).abs().max() / ours.abs().max()) <= 1e-4
 
 

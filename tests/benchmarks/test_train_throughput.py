@@ -14,7 +14,7 @@ from trelm_train.config import load_config
 from trelm_train.data.loader import BatchStream, Packing, Position
 from trelm_train.data.shards import open_shards
 from trelm_train.model.masked_lm import vocabulary_of
-from trelm_train.training.step_inputs import Maker
+from trelm_train.training.step_inputs import BatchPreparer
 
 SETS = [
     "train.batch_tokens=256",
@@ -56,7 +56,7 @@ def test_the_trainer_gets_the_same_sentences_and_masks(made: dict[str, Any]) -> 
         seed=0,
         pad_id=0,
     )
-    micro = Maker(config=load_config(None), vocabulary=vocabulary, planner=None)(
+    micro = BatchPreparer(config=load_config(None), vocabulary=vocabulary, planner=None)(
         stream.at(Position()), 0
     )
     columns = train_hf.unpacked(micro, 0)

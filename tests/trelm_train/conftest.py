@@ -17,7 +17,7 @@ from trelm_train.data.shards import Shards, open_shards
 from trelm_train.model.masked_lm import MaskedLm, load_pretrained, vocabulary_of
 from trelm_train.training.session import RunRequest, Session
 from trelm_train.training.step import StepResult, train_step
-from trelm_train.training.step_inputs import Work
+from trelm_train.training.step_inputs import StepInputs
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 torch.set_num_threads(1)
@@ -95,8 +95,8 @@ def batch(stream: BatchStream) -> Batch:
 
 def step_on(session: Session, batch: Batch, number: int) -> StepResult:
     """One step of a session on one batch."""
-    work = Work(micro=(session.maker(batch, 0),), following=session.position)
-    return train_step(session.parts, work, number)
+    inputs = StepInputs(micro_batches=(session.preparer(batch, 0),), following=session.position)
+    return train_step(session.components, inputs, number)
 
 
 def some_sentences(stream: BatchStream) -> Sentences:

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from schemas.errors import ConfigError
 from schemas.settings import to_toml
 from trelm_train.config import Config, load_config
-from trelm_train.errors import ConfigError
 
 
 def test_the_defaults_survive_a_round_trip(tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ import pytest
 from click.testing import CliRunner
 
 from schemas.documents import DOCUMENTS
+from schemas.errors import ConfigError, TrelmError
 from schemas.manifest import Manifest, PartFile, TableFiles
 from tests.trelm_train import world
 from trelm_train.cli import cli
 from trelm_train.config import TrainConfig
 from trelm_train.data.shards import sha256_of
-from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.init import InitRequest, init, sentence_windows, train_tokenizer
 
 

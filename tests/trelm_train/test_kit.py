@@ -18,7 +18,14 @@ from trelm_train.cli import cli
 from trelm_train.data.loader import Packing
 from trelm_train.model.families import Packed
 from trelm_train.model.masked_lm import MaskedLm, load_pretrained, load_tokenizer
-from trelm_train.routing.attribution import Cut, Targets, Walk, attribute, estimator, evaluating
+from trelm_train.routing.attribution import (
+    Cut,
+    Targets,
+    Walk,
+    attribute,
+    evaluating,
+    make_estimator,
+)
 from trelm_train.routing.probes import Probe, chunks
 from trelm_train.training.signals import InterruptedRun
 from trelm_train.training.train import resume, run
@@ -117,17 +124,15 @@ def test_few_points_pick_what_the_integral_picks(
     how: dict[str, str],
     facts: tuple[MaskedLm, Packed, Targets],
 ) -> None:
-    """Top tenth against the 20-step integral, summed over facts; on a trained model, since a random
-    one has no signal.
-    """
-    exact = attribute(*facts, estimator("midpoint", 20)).sum(0)
-    assert overlap(attribute(*facts, estimator(rule, points, **how)).sum(0), exact) >= least
+    """Top tenth against the 20-step integral, summed over facts; on a trained model, since a random one has no signal."""
+    exact = attribute(*facts, make_estimator("midpoint", 20)).sum(0)
+    assert overlap(attribute(*facts, make_estimator(rule, points, **how)).sum(0), exact) >= least
 
 
 def test_the_integral_is_complete(facts: tuple[MaskedLm, Packed, Targets]) -> None:
     """|sum Attr - (P(v) - P(0))| <= .02 max(|P(v) - P(0)|, .01), per fact and layer, at 20 steps."""
     model, packed, targets = facts
-    attribution = attribute(*facts, estimator("midpoint", 20))
+    attribution = attribute(*facts, make_estimator("midpoint", 20))
     with evaluating(model, "float32"), torch.no_grad():
         walk = Walk(model, packed, targets)
         for cut in walk.cuts():
@@ -149,7 +154,7 @@ def test_captum_agrees_on_a_trained_model(facts: tuple[MaskedLm, Packed, Targets
         gold_T=targets.gold_T[rows],
         num_examples=1,
     )
-    ours = attribute(model, packed, one, estimator("midpoint", 20))[0]
+    ours = attribute(model, packed, one, make_estimator("midpoint", 20))[0]
     with evaluating(model, "float32"):
         walk = Walk(model, packed, one)
         for cut in walk.cuts():

@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from schemas.errors import ConfigError
 from tests.pausing import Pause
 from tests.trelm_train.conftest import SMALL, request_for
 from trelm_train.checkpoints.checkpoint import latest_checkpoint, load_checkpoint
-from trelm_train.errors import ConfigError
 from trelm_train.ranks import Ranks, joined
 from trelm_train.training.session import prepare_run
 from trelm_train.training.train import resume, run

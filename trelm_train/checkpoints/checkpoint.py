@@ -1,9 +1,11 @@
-"""Checkpoints: a folder of safetensors and one JSON, written under another name and renamed; no pickle.
+"""Write and read checkpoints: a folder of safetensors and one JSON; nothing is pickled.
 
-`torch.distributed.checkpoint` writes and reads the tensors, with its safetensors storage (its default one pickles). A folder
-that bears its final name is whole: a process killed while it writes leaves only a partial folder, which nothing reads and
-the next checkpoint removes. Old ones are removed after a new one stands; the best one stays. In the background a
-checkpoint costs the copy of its tensors in memory (`Writer`), and at most one is under way.
+`torch.distributed.checkpoint` writes and reads the tensors, with its safetensors storage (its
+default one pickles). A checkpoint is written under another name and renamed, so a folder that bears
+its final name is whole: a process killed while it writes leaves only a partial folder, which
+nothing reads and the next checkpoint removes. Old ones are removed after a new one stands; the best
+one stays. In the background a checkpoint costs the copy of its tensors in memory
+(`CheckpointWriter`), and at most one is under way.
 """
 
 from __future__ import annotations
@@ -31,12 +33,13 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
-from trelm_train.errors import ConfigError, TrelmError
+from schemas.errors import ConfigError, TrelmError
 
 STATE_NAME = "state.json"
 BEST_NAME = "best.json"
 TENSORS = "tensors"
 _PREFIX = "step-"
+# What the libraries raise for a full disk or a damaged file.
 _FAULTS = (
     OSError,
     RuntimeError,
@@ -46,12 +49,13 @@ _FAULTS = (
     ValueError,
     KeyError,
 )
+# Tensors by name, in named groups.
 Groups = dict[str, dict[str, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """A saved state: named groups of tensors, and plain values."""
+    """Hold a saved state: named groups of tensors, and plain values."""
 
     path: Path
     tensors: Groups
@@ -60,18 +64,22 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Pending:
+    """Hold a checkpoint that has no final name yet."""
+
     step: int
     partial: Path
-    state: str  # JSON, as it was at `save`
-    written: Future[Any] | None  # None: written already
+    # JSON, as it was at `save`.
+    state: str
+    # None if the tensors are written already.
+    written: Future[Any] | None
 
 
 def _no_files(_folder: Path) -> None:
-    """Nothing but tensors and state."""
+    """Add nothing to tensors and state."""
 
 
-class Writer:
-    """Writes the checkpoints of a run, at most one at a time."""
+class CheckpointWriter:
+    """Write the checkpoints of a run, at most one at a time."""
 
     def __init__(self, folder: Path, *, keep: int, background: bool = False) -> None:
         self.folder, self.keep, self.background = folder, keep, background
@@ -84,9 +92,10 @@ class Writer:
         state: dict[str, Any],
         files: Callable[[Path], None] = _no_files,
     ) -> None:
-        """Write a checkpoint, and what `files` adds to its folder; one of the same step that stands is left as it is.
+        """Write a checkpoint, and what `files` adds to its folder.
 
-        In the background it is whole only after `poll`, `save` or `finish` have seen it written.
+        A checkpoint of the same step that stands is left as it is. In the background the new one is
+        whole only after `poll`, `save` or `finish` have found it written.
 
         Raises:
             TrelmError: this one, or the one that was under way, could not be written.
@@ -94,9 +103,13 @@ class Writer:
         self.finish()
         if (self.folder / name_of(step) / STATE_NAME).is_file():
             return
+
+        # A name with a dot: `list_checkpoints` cannot find it, and it is on the same filesystem as
+        # the final name, so that the renaming is one act.
         partial = self.folder / f".{name_of(step)}.partial"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            # Partial folders are what a killed process left.
             for left_over in self.folder.glob(f".{_PREFIX}*.partial"):
                 shutil.rmtree(left_over)
             partial.mkdir()
@@ -104,6 +117,8 @@ class Writer:
             written = self._write(partial / TENSORS, tensors)
         except _FAULTS as error:
             raise _unwritable(self.folder / name_of(step), error) from error
+
+        # The state becomes text at once: it may change before the tensors are written.
         self._pending = _Pending(
             step=step, partial=partial, state=json.dumps(state, indent=1), written=written
         )
@@ -111,41 +126,47 @@ class Writer:
             self.finish()
 
     def _write(self, folder: Path, groups: Groups) -> Future[Any] | None:
+        """Write the tensors; return a future in the background, nothing otherwise."""
         flat = {
-            f"{group}/{name}": value.detach()
-            for group, named in groups.items()
-            for name, value in named.items()
+            f"{group}/{name}": value.detach().cpu().contiguous()
+            for group, tensors in groups.items()
+            for name, value in tensors.items()
         }
-        flat = {name: value.cpu().contiguous() for name, value in flat.items()}
+        # Tensors are copied off the model first: training goes on while the background thread
+        # writes.
         storage = HuggingFaceStorageWriter(str(folder))
-        _one_process()
+
+        _silence_library()
         if not self.background:
             dcp_save(flat, storage_writer=storage, no_dist=True)
             return None
+
         written = dcp_async_save(flat, storage_writer=storage, no_dist=True)
         assert isinstance(written, Future)
         return written
 
     def poll(self) -> None:
-        """Finish the one under way if it is written.
+        """Finish the checkpoint under way if it is written.
 
         Raises:
             TrelmError: it could not be written.
         """
-        if self._pending is not None and (
-            self._pending.written is None or self._pending.written.done()
-        ):
+        if self._pending is None:
+            return
+        if self._pending.written is None or self._pending.written.done():
             self.finish()
 
     def finish(self) -> None:
-        """Wait for the one under way, give it its final name, remove old ones.
+        """Wait for the checkpoint under way, give it its final name, and remove old ones.
 
         Raises:
             TrelmError: it could not be written.
         """
+        # Forgotten even if it fails: a second call must not try the same folder again.
         pending, self._pending = self._pending, None
         if pending is None:
             return
+
         final = self.folder / name_of(pending.step)
         try:
             if pending.written is not None:
@@ -156,8 +177,9 @@ class Writer:
             raise _unwritable(final, error) from error
 
     def mark_best(self, step: int, measure: str, value: float) -> None:
-        """Say which checkpoint is the best so far; it is kept."""
+        """Mark a checkpoint as the best so far, so that it is kept."""
         self.finish()
+        # By name and not by path: a run's folder may be moved.
         text = json.dumps({"checkpoint": name_of(step), "measure": measure, "value": value})
         partial = self.folder / f".{BEST_NAME}"
         partial.write_text(text + "\n", encoding="utf-8")
@@ -166,14 +188,16 @@ class Writer:
 
     def _remove_old(self) -> None:
         best = best_checkpoint(self.folder)
+        # Oldest first, so the newest `keep` stay.
         for old in list_checkpoints(self.folder)[: -self.keep]:
             if old != best:
-                (old / STATE_NAME).unlink()  # first: half removed, it is no checkpoint any more
+                # The state goes before the rest: half removed, it is no checkpoint any more.
+                (old / STATE_NAME).unlink()
                 shutil.rmtree(old)
 
 
 def name_of(step: int) -> str:
-    """Folder of a step's checkpoint."""
+    """Return the name of a step's checkpoint folder."""
     return f"{_PREFIX}{step:08d}"
 
 
@@ -184,11 +208,16 @@ def _unwritable(final: Path, error: BaseException) -> TrelmError:
 
 
 def _settle(pending: _Pending, final: Path) -> None:
+    """Write the state, wait for the disk, and rename the folder to its final name."""
     (pending.partial / STATE_NAME).write_text(pending.state + "\n", encoding="utf-8")
+    # Files first, then the rename, then the folder: in any other order a crash of the machine could
+    # leave an empty file under the final name.
     for path in pending.partial.rglob("*"):
         if path.is_file():
             _sync(path)
-    if final.exists():  # not whole, or it would have been left as it is
+
+    # A folder of this name is not whole: `save` leaves a whole one as it is.
+    if final.exists():
         shutil.rmtree(final)
     pending.partial.rename(final)
     _sync(final.parent)
@@ -202,15 +231,19 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _one_process() -> None:
-    # One rank writes for all, and each reads for itself: the library remarks on it at every call, in whatever thread.
+def _silence_library() -> None:
+    """Silence a warning of the library at every call that it runs without its ranks.
+
+    One rank writes for all, and each reads for itself.
+    """
     warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
+    """Return whole checkpoints, oldest first."""
     if not folder.is_dir():
         return []
+
     return sorted(
         path
         for path in folder.iterdir()
@@ -219,18 +252,21 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run."""
-    found = list_checkpoints(folder)
-    return found[-1] if found else None
+    """Return the newest whole checkpoint of a run, or None."""
+    checkpoints = list_checkpoints(folder)
+    return checkpoints[-1] if checkpoints else None
 
 
 def best_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint that was marked as the best, if there is one."""
+    """Return the checkpoint that was marked as the best, or None."""
     path = folder / BEST_NAME
     if not path.is_file():
         return None
-    named = folder / Path(str(json.loads(path.read_text(encoding="utf-8"))["checkpoint"])).name
-    return named if (named / STATE_NAME).is_file() else None
+
+    # The mark may name a checkpoint that someone has removed by hand.
+    mark = json.loads(path.read_text(encoding="utf-8"))
+    checkpoint = folder / Path(str(mark["checkpoint"])).name
+    return checkpoint if (checkpoint / STATE_NAME).is_file() else None
 
 
 def load_checkpoint(path: Path, groups: Sequence[str] = ()) -> Checkpoint:
@@ -244,6 +280,7 @@ def load_checkpoint(path: Path, groups: Sequence[str] = ()) -> Checkpoint:
         raise ConfigError(
             f"{path}: not a checkpoint (no {STATE_NAME}); they are in OUT/checkpoints/{_PREFIX}…"
         )
+
     try:
         state = json.loads(state_path.read_text(encoding="utf-8"))
         tensors = _read(path / TENSORS, groups)
@@ -251,21 +288,28 @@ def load_checkpoint(path: Path, groups: Sequence[str] = ()) -> Checkpoint:
         raise ConfigError(
             f"{path}: damaged ({error}); remove this folder, and resume goes on from the one before"
         ) from error
+
     return Checkpoint(path=path, tensors=tensors, state=state)
 
 
 def _read(folder: Path, groups: Sequence[str]) -> Groups:
+    """Read the tensors of some groups, or of all."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {TENSORS}")
-    found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+
+    # The library fills tensors that are there already, so make them by the metadata.
+    metadata = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     flat = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in found.items()
+        for name, entry in metadata.items()
         if isinstance(entry, TensorStorageMetadata)
         and (not groups or name.partition("/")[0] in groups)
     }
-    _one_process()
+
+    _silence_library()
     dcp_load(flat, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+
+    # Back from flat names to groups; a name may itself contain slashes.
     tensors: Groups = {}
     for full_name, value in flat.items():
         group, _, name = full_name.partition("/")

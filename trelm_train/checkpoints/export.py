@@ -1,8 +1,9 @@
-"""A trained model as a plain Hugging Face folder, with the memory bank beside it.
+"""Export a trained model as a plain Hugging Face folder, with the memory bank beside it.
 
-`OUT/` holds config, weights and tokenizer, which `AutoModelForMaskedLM.from_pretrained` loads with no missing or
-unexpected key; `OUT/bank/` holds the written rows of the memory bank: `bank.safetensors` (loadable memory-mapped) and
-`entities.parquet` (bank row, id and label), both in ascending order of the row.
+`OUT/` holds config, weights and tokenizer, which `AutoModelForMaskedLM.from_pretrained` loads with
+no missing or unexpected key. `OUT/bank/` holds the written rows of the memory bank:
+`bank.safetensors` (loadable memory-mapped) and `entities.parquet` (bank row, id and label), both in
+ascending order of the row.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from schemas.errors import ConfigError, TrelmError
 from trelm_train.checkpoints.checkpoint import load_checkpoint
 from trelm_train.data.knowledge import Knowledge
-from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.model.masked_lm import MaskedLm, load_pretrained
 
-INITIAL = "initial"  # the folder of a run with the model it started from
+# The folder of a run with the model it started from.
+INITIAL = "initial"
 BANK_FOLDER = "bank"
 BANK_FILE = "bank.safetensors"
 ENTITIES_FILE = "entities.parquet"
@@ -39,22 +41,25 @@ def export_model(model: MaskedLm, tokenizer_path: Path, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         model.hf.save_pretrained(out)  # type: ignore[operator]
         for path in sorted(tokenizer_path.iterdir()):
-            if path.is_file() and (
-                "token" in path.name or "vocab" in path.name or path.name == "merges.txt"
-            ):
+            name = path.name
+            # Files of the tokenizer, of any kind: tokenizer.json, tokenizer_config.json, vocab.txt,
+            # special_tokens_map.json and the like.
+            is_tokenizer = "token" in name or "vocab" in name or name == "merges.txt"
+            if path.is_file() and is_tokenizer:
                 shutil.copyfile(path, out / path.name)
     except (OSError, SafetensorError) as error:
         raise TrelmError(f"{out}: cannot write the model ({error})") from error
 
 
 def entities_of(knowledge: Knowledge) -> pa.Table:
-    """Row of the memory bank, id (Q90 is 90) and label of every entity that has one, in order of the row."""
-    at = np.flatnonzero(knowledge.bank_row >= 0)
-    at = at[np.argsort(knowledge.bank_row[at])]
+    """Return bank row, id (Q90 is 90) and label of every entity that has a row, in order of it."""
+    entity = np.flatnonzero(knowledge.bank_row >= 0)
+    # The file of the bank has rows in ascending order; names must follow it.
+    entity = entity[np.argsort(knowledge.bank_row[entity])]
     columns = {
-        "row": knowledge.bank_row[at],
-        "id": knowledge.ids[at],
-        "label": knowledge.labels.take(pa.array(at)),
+        "row": knowledge.bank_row[entity],
+        "id": knowledge.ids[entity],
+        "label": knowledge.labels.take(pa.array(entity)),
     }
     return pa.table(columns)
 
@@ -74,6 +79,8 @@ def export_bank(saved: Path, entities: pa.Table, out: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(saved, folder / BANK_FILE)
+
+        # Names of the rows that were written, no others: the same rows as in the bank.
         with safe_open(saved, framework="np") as bank:
             written = pc.is_in(entities["row"], value_set=pa.array(bank.get_tensor("row")))
         write_entities(entities.filter(written), folder)
@@ -84,17 +91,20 @@ def export_bank(saved: Path, entities: pa.Table, out: Path) -> None:
 
 
 def export_checkpoint(path: Path, out: Path) -> int:
-    """Turn a checkpoint of a run into a model folder; needs no shards. Returns its step.
+    """Turn a checkpoint of a run into a model folder, and return its step; needs no shards.
 
     Raises:
         ConfigError: not a checkpoint, or not in its run's folder.
     """
     checkpoint = load_checkpoint(path, ("model",))
+    # OUT/checkpoints/step-… lies two levels below its run.
     run = path.resolve().parent.parent
     if not (run / INITIAL / "config.json").is_file():
         raise ConfigError(
             f"{path}: outside its run (no {INITIAL} model in {run}); give OUT/checkpoints/step-…"
         )
+
+    # The initial model gives the shape, the checkpoint the weights.
     model = load_pretrained(str(run / INITIAL), torch.device("cpu"))
     load_weights(model, checkpoint.tensors["model"])
     export_model(model, run / INITIAL, out)
@@ -104,16 +114,19 @@ def export_checkpoint(path: Path, out: Path) -> int:
 
 
 def find_bank(run: Path) -> Path:
-    """The bank's folder of a run or of an exported model.
+    """Return the folder of the bank of a run or of an exported model.
 
     Raises:
         ConfigError: there is none.
     """
+    # A run has it under its exported model, an exported model beside its weights.
     for folder in (run / "model" / BANK_FOLDER, run / BANK_FOLDER):
         if (folder / BANK_FILE).is_file():
             return folder
+
     raise ConfigError(
-        f"{run}: no memory bank there; give the --out folder of a finished `trelm-train run` with memory on"
+        f"{run}: no memory bank there; "
+        "give the --out folder of a finished `trelm-train run` with memory on"
     )
 
 
@@ -124,8 +137,12 @@ def load_weights(model: MaskedLm, tensors: dict[str, Tensor]) -> None:
     Raises:
         ConfigError: the names differ.
     """
-    named = dict(model.hf.named_parameters())
-    if named.keys() != tensors.keys():
-        raise ConfigError(f"weights of another model: {sorted(named.keys() ^ tensors.keys())[:3]}")
-    for name, parameter in named.items():
+    parameters = dict(model.hf.named_parameters())
+    # Another family or another number of layers: copying the common weights would be silently
+    # wrong.
+    if parameters.keys() != tensors.keys():
+        difference = sorted(parameters.keys() ^ tensors.keys())
+        raise ConfigError(f"weights of another model: {difference[:3]}")
+
+    for name, parameter in parameters.items():
         parameter.copy_(tensors[name])

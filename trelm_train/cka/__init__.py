@@ -1,1 +1,1 @@
-"""Contrastive knowledge assessing: which facts a batch asks for, and their loss."""
+"""Assess knowledge by contrast: choose the facts a batch asks for, and compute their loss."""

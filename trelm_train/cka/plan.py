@@ -1,11 +1,13 @@
-"""What contrastive knowledge assessing asks in a step: facts, hidden tails, candidates. numpy alone.
+"""Plan contrastive knowledge assessing: facts, hidden tails and candidates of a step.
 
-A plan is a function of (batch, masks, seed), and every draw in it one of (seed, epoch, sentence): it may be made ahead of the
-training, on another thread, and does not change with the number of ranks. How many facts count is known from the plan, so
-that the loss can be divided by their number over all micro-batches and ranks before any forward.
+The plan is made in numpy alone. It is a function of (batch, masks, seed), and every draw in it one
+of (seed, epoch, sentence): it may be made ahead of the training, on another thread, and does not
+change with the number of ranks. How many facts count is known from the plan, so that the loss can
+be divided by their number over all micro-batches and ranks before any forward pass.
 
-Negatives: tails of the batch's other facts first, then tails of the relation; no true tail of (h, r, .) is among them, nor
-a namesake of one. A fact for which no negative is left is dropped, and its tail stays visible.
+Negatives are tails of the batch's other facts, and after these tails of the relation. No true tail
+of (h, r, .) is among them, nor an entity with the name of one. A fact for which no negative is left
+is dropped, and its tail stays visible.
 """
 
 from __future__ import annotations
@@ -19,37 +21,41 @@ from trelm_train.config import CkaConfig
 from trelm_train.data.arrays import among, expand, uniform
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.loader import Batch
-from trelm_train.data.masking import Masked
+from trelm_train.data.masking import MaskedBatch
 
-# Legend: F facts of a batch, G facts that serve in a step, N candidates (the true one first), C (fact, candidate) pairs, U
-# distinct candidates, L their label tokens, P spans, R relations per fact.
+# Legend: F facts of a batch, G facts that serve in a step, N candidates (the true one first),
+# C (fact, candidate) pairs, K relations, U distinct candidates, P spans, R relations per fact.
 
 WRONG_RELATIONS = 3
-SAMPLE = 4  # of a relation with many tails, so many times the negatives are drawn: room for those that may not serve
+# Of a relation with many tails, this many times the negatives are drawn: room for tails that may
+# not serve.
+SAMPLE = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Facts:
-    """The facts of one step: knowledge rows, the head's mention, and the sentence."""
+class StepFacts:
+    """Hold the facts of one step: knowledge rows, the mention of the head, and the sentence."""
 
     head_span_G: I64
     head_G: I64
     relation_G: I64
     tail_G: I64
-    sentence_G: I64  # within the batch
-    key_G: I64  # of the sentence
+    # Number of the sentence within the batch, and its key.
+    sentence_G: I64
+    key_G: I64
 
     def __len__(self) -> int:
         return len(self.head_G)
 
-    def take(self, kept_G: Bools) -> Facts:
-        """Some of them."""
-        return Facts(**{field.name: getattr(self, field.name)[kept_G] for field in fields(self)})
+    def take(self, is_taken_G: Bools) -> StepFacts:
+        """Return the marked facts."""
+        columns = {field.name: getattr(self, field.name)[is_taken_G] for field in fields(self)}
+        return StepFacts(**columns)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contrast:
-    """Candidates of each fact, padded; column 0 is the true one."""
+    """Hold the candidates of each fact, padded; column 0 is the true one."""
 
     row_GN: I64
     valid_GN: Bools
@@ -57,58 +63,81 @@ class Contrast:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CkaPlan:
-    """All that the loss of a step needs besides states and weights.
+    """Hold all that the loss of a step needs besides states and weights.
 
-    With tails as candidates there is one relation per fact (R = 1) and N tails; with relations R = N and one tail.
+    A batch of "Rudolf Rassendyll lives in Strelsau." and "Flavia lives in Bolivar Town.", with two
+    negatives, row 20 for "lives in", rows 4, 5, 7 and 8 for Strelsau, Bolivar Town, Golden City and
+    Zenda. Each fact gets the tail of the other one, then another tail of the relation:
+
+    | field           | fact 1                    | fact 2                           |
+    |-----------------|---------------------------|----------------------------------|
+    | head_start, end | 1, 3 (rudolf rassendyll)  | 9, 10 (flavia)                   |
+    | relation_GR     | 20                        | 20                               |
+    | tail_index_GC   | 0, 1, 3                   | 1, 0, 2                          |
+    | in tail_U       | 4, 5, 8 (Strelsau first)  | 5, 4, 7 (Bolivar Town first)     |
+
+    Here tail_U is 4, 5, 7, 8, and hidden_P marks the mentions of Strelsau and Bolivar Town.
+
+    With tails as candidates there is one relation per fact (R = 1) and N tails; with relations
+    R = N and there is one tail.
     """
 
-    facts: Facts
-    hidden_P: Bools  # mentions of a tail: fully masked, and not injected
-    head_start_G: I64  # flat range of the head's mention
+    facts: StepFacts
+    # Mentions of a tail: fully masked, and not injected.
+    hidden_P: Bools
+    # Flat range of the head's mention.
+    head_start_G: I64
     head_end_G: I64
     relation_GR: I64
-    tail_U: I64  # distinct tails, ascending
-    place_GC: I64  # each fact's candidates (or its one tail) in `tail_U`
+    # Distinct tails, ascending, and where each fact's candidates (or its one tail) stand there.
+    tail_U: I64
+    tail_index_GC: I64
     valid_GN: Bools
 
     def __len__(self) -> int:
-        """Facts that count: every one has a negative."""
+        """Return the number of facts that count: every one has a negative."""
         return len(self.facts)
 
 
-def choose_facts(batch: Batch, masked: Masked, config: CkaConfig, *, seed: int) -> Facts:
-    """At most one fact per sentence, whose head is not masked and not the tail itself."""
+def choose_facts(batch: Batch, masked: MaskedBatch, config: CkaConfig, *, seed: int) -> StepFacts:
+    """Choose at most one fact per sentence, whose head is not masked and not the tail itself."""
     epoch = batch.position.epoch
     sentence_F = batch.span_sentence_P[batch.fact_head_F]
     key_F = batch.key_N[sentence_F]
     head_F, tail_F = batch.span_entity_P[batch.fact_head_F], batch.span_entity_P[batch.fact_tail_F]
-    head_masked = masked.chosen_RS.reshape(-1)[batch.span_start_P[batch.fact_head_F]]
-    serves = uniform(seed, "serves", epoch, key_F) < config.fact_share
-    fact = np.flatnonzero(serves & ~head_masked & (head_F != tail_F))
-    draw = uniform(
-        seed, "fact", epoch, key_F[fact], fact - np.searchsorted(sentence_F, sentence_F[fact])
-    )
+
+    is_target = masked.chosen_RS.reshape(-1)
+    is_masked_F = is_target[batch.span_start_P[batch.fact_head_F]]
+    serves_F = uniform(seed, "serves", epoch, key_F) < config.fact_share
+    fact = np.flatnonzero(serves_F & ~is_masked_F & (head_F != tail_F))
+
+    # One draw for each fact, by its number within the sentence; the lowest of a sentence wins.
+    ordinal = fact - np.searchsorted(sentence_F, sentence_F[fact])
+    draw = uniform(seed, "fact", epoch, key_F[fact], ordinal)
     order = fact[np.lexsort((draw, sentence_F[fact]))]
-    order = order[np.unique(sentence_F[order], return_index=True)[1]]
-    return Facts(
-        head_span_G=batch.fact_head_F[order],
-        head_G=head_F[order],
-        relation_G=batch.fact_relation_F[order],
-        tail_G=tail_F[order],
-        sentence_G=sentence_F[order],
-        key_G=key_F[order],
+    lowest = np.unique(sentence_F[order], return_index=True)[1]
+    fact_G = order[lowest]
+
+    return StepFacts(
+        head_span_G=batch.fact_head_F[fact_G],
+        head_G=head_F[fact_G],
+        relation_G=batch.fact_relation_F[fact_G],
+        tail_G=tail_F[fact_G],
+        sentence_G=sentence_F[fact_G],
+        key_G=key_F[fact_G],
     )
 
 
 def mentions(batch: Batch, sentence_G: I64, entity_G: I64) -> Bools:
-    """Every mention of an entity in its sentence."""
+    """Mark every mention of an entity in its sentence."""
+    # A pair (sentence, entity) as one number.
     scale = int(batch.span_entity_P.max(initial=0)) + 1
-    asked = np.sort(sentence_G * scale + entity_G)
-    return among(asked, batch.span_sentence_P * scale + batch.span_entity_P)
+    pairs = np.sort(sentence_G * scale + entity_G)
+    return among(pairs, batch.span_sentence_P * scale + batch.span_entity_P)
 
 
 def hide(batch: Batch, input_ids_RS: I64, hidden_P: Bools, mask_id: int) -> I64:
-    """Token ids with some mentions fully masked."""
+    """Return the token ids with some mentions fully masked."""
     ids = input_ids_RS.copy()
     start, end = batch.span_start_P[hidden_P], batch.span_end_P[hidden_P]
     ids.reshape(-1)[expand(start, end - start)] = mask_id
@@ -116,115 +145,148 @@ def hide(batch: Batch, input_ids_RS: I64, hidden_P: Bools, mask_id: int) -> I64:
 
 
 def tail_contrast(
-    facts: Facts, knowledge: Knowledge, config: CkaConfig, *, seed: int, epoch: int
+    facts: StepFacts, knowledge: Knowledge, config: CkaConfig, *, seed: int, epoch: int
 ) -> Contrast:
-    """True tail, then up to N false ones: tails of the batch, then tails of the relation, each in random order."""
-    number_G = np.arange(len(facts))
+    """Return the true tail, then up to N false ones.
+
+    Tails of the batch come before tails of the relation, each in random order.
+    """
+    num_facts, num_rows = len(facts), len(knowledge)
+
+    # All pairs of a fact and a candidate: "near" ones from the batch, "far" ones by the relation.
     in_batch = np.unique(facts.tail_G)
     far_fact, far_row = _relation_tails(
         facts, knowledge, config.negatives * SAMPLE, seed=seed, epoch=epoch
     )
-    fact_C = np.concatenate([np.repeat(number_G, len(in_batch)), far_fact])
-    row_C = np.concatenate([np.tile(in_batch, len(facts)), far_row])
-    far_C = np.arange(len(fact_C)) >= len(facts) * len(in_batch)
-    names = int(knowledge.name.max(initial=-1)) + 1 if len(knowledge) else 1
+    near_fact = np.repeat(np.arange(num_facts), len(in_batch))
+    fact_C = np.concatenate([near_fact, far_fact])
+    row_C = np.concatenate([np.tile(in_batch, num_facts), far_row])
+    is_far_C = np.arange(len(fact_C)) >= num_facts * len(in_batch)
+
+    # Drop candidates that have the name of a true tail. A pair (fact, name) as one number.
+    num_names = int(knowledge.name.max(initial=-1)) + 1 if num_rows else 1
     true_fact, true_row = _true_tails(facts, knowledge)
-    banned = np.unique(true_fact * names + knowledge.name[true_row])
-    allowed = ~among(banned, fact_C * names + knowledge.name[row_C])
-    fact_C, row_C, far_C = fact_C[allowed], row_C[allowed], far_C[allowed]
-    _, once = np.unique(
-        fact_C * len(knowledge) + row_C, return_index=True
-    )  # the first: that of the batch
-    fact_C, row_C, far_C = fact_C[once], row_C[once], far_C[once]
-    draw = uniform(seed, "tail", epoch, facts.key_G[fact_C], row_C)
-    order = np.argsort(fact_C * 2 + far_C + draw, kind="stable")
-    return _table(facts.tail_G, fact_C[order], row_C[order], config.negatives)
+    banned = np.unique(true_fact * num_names + knowledge.name[true_row])
+    is_allowed_C = ~among(banned, fact_C * num_names + knowledge.name[row_C])
+    fact_C, row_C, is_far_C = fact_C[is_allowed_C], row_C[is_allowed_C], is_far_C[is_allowed_C]
+
+    # Drop repeats. `np.unique` keeps the first of equal pairs, which is the near one.
+    _, unique = np.unique(fact_C * num_rows + row_C, return_index=True)
+    fact_C, row_C, is_far_C = fact_C[unique], row_C[unique], is_far_C[unique]
+
+    # Sort by fact, near before far, then by draw: a draw is below 1.
+    draw_C = uniform(seed, "tail", epoch, facts.key_G[fact_C], row_C)
+    order = np.argsort(fact_C * 2 + is_far_C + draw_C, kind="stable")
+    return _contrast(facts.tail_G, fact_C[order], row_C[order], config.negatives)
 
 
 def _relation_tails(
-    facts: Facts, knowledge: Knowledge, most: int, *, seed: int, epoch: int
+    facts: StepFacts, knowledge: Knowledge, limit: int, *, seed: int, epoch: int
 ) -> tuple[I64, I64]:
-    """Fact numbers and tails of their relations: all of them, or a sample of `most` with repeats."""
-    counts = knowledge.tails.lengths(facts.relation_G)
-    taken = np.minimum(counts, most)
-    fact = np.repeat(np.arange(len(facts)), taken)
-    ordinal = expand(np.zeros(len(facts), np.int64), taken)
-    draw = uniform(seed, "some", epoch, facts.key_G[fact], ordinal)
-    many = counts[fact] > most
-    place = np.where(many, (draw * counts[fact]).astype(np.int64), ordinal)
-    return fact, knowledge.tails.at(knowledge.tails.offsets[facts.relation_G][fact] + place)
+    """Return fact numbers and tails of their relations.
+
+    These are all tails of a relation, or a sample of `limit` with repeats.
+    """
+    count_G = knowledge.tails.lengths(facts.relation_G)
+    drawn_G = np.minimum(count_G, limit)
+    fact_C = np.repeat(np.arange(len(facts)), drawn_G)
+    ordinal_C = expand(np.zeros(len(facts), np.int64), drawn_G)
+
+    draw_C = uniform(seed, "some", epoch, facts.key_G[fact_C], ordinal_C)
+    count_C = count_G[fact_C]
+    number_C = np.where(count_C > limit, (draw_C * count_C).astype(np.int64), ordinal_C)
+    first_C = knowledge.tails.offsets[facts.relation_G][fact_C]
+    return fact_C, knowledge.tails.at(first_C + number_C)
 
 
-def _true_tails(facts: Facts, knowledge: Knowledge) -> tuple[I64, I64]:
-    """Fact numbers and every tail of (h, r, .), the stated one included."""
-    at = knowledge.true_tail.positions(facts.head_G)
+def _true_tails(facts: StepFacts, knowledge: Knowledge) -> tuple[I64, I64]:
+    """Return fact numbers and every tail of (h, r, .), the stated one included."""
+    position = knowledge.true_tail.positions(facts.head_G)
     fact = np.repeat(np.arange(len(facts)), knowledge.true_tail.lengths(facts.head_G))
-    same = knowledge.true_tail_relation.values[at] == facts.relation_G[fact]
+    is_relation = knowledge.true_tail_relation.values[position] == facts.relation_G[fact]
+
     return (
-        np.concatenate([fact[same], np.arange(len(facts))]),
-        np.concatenate([knowledge.true_tail.values[at][same], facts.tail_G]),
+        np.concatenate([fact[is_relation], np.arange(len(facts))]),
+        np.concatenate([knowledge.true_tail.values[position][is_relation], facts.tail_G]),
     )
 
 
 def relation_contrast(
-    facts: Facts, knowledge: Knowledge, relation_K: I64, *, seed: int, epoch: int
+    facts: StepFacts, knowledge: Knowledge, relation_K: I64, *, seed: int, epoch: int
 ) -> Contrast:
-    """True relation, then three of all relations (`relation_K`, ascending) that do not hold between head and tail."""
-    at = knowledge.true_tail.positions(facts.head_G)
-    fact = np.repeat(np.arange(len(facts)), knowledge.true_tail.lengths(facts.head_G))
-    true = knowledge.true_tail.values[at] == facts.tail_G[fact]
+    """Return the true relation, then three that do not hold between head and tail.
+
+    They are drawn from all relations (`relation_K`, ascending).
+    """
     draw_GK = uniform(seed, "wrong", epoch, facts.key_G[:, None], relation_K[None, :])
-    held_fact = np.concatenate([fact[true], np.arange(len(facts))])
-    held = np.concatenate([knowledge.true_tail_relation.values[at][true], facts.relation_G])
-    draw_GK[held_fact, np.searchsorted(relation_K, held)] = 2.0
+
+    # Every relation that holds between head and tail, the stated one included.
+    position = knowledge.true_tail.positions(facts.head_G)
+    fact = np.repeat(np.arange(len(facts)), knowledge.true_tail.lengths(facts.head_G))
+    is_tail = knowledge.true_tail.values[position] == facts.tail_G[fact]
+    true_fact = np.concatenate([fact[is_tail], np.arange(len(facts))])
+    true_relation = knowledge.true_tail_relation.values[position][is_tail]
+    true_relation = np.concatenate([true_relation, facts.relation_G])
+
+    # A draw is below 1, so 2 puts relations that hold behind all others.
+    draw_GK[true_fact, np.searchsorted(relation_K, true_relation)] = 2.0
     order_GK = np.argsort(draw_GK, axis=1, kind="stable")[:, :WRONG_RELATIONS]
-    wrong = np.take_along_axis(draw_GK, order_GK, axis=1) < 1
-    fact_C, column = np.nonzero(wrong)
-    return _table(facts.relation_G, fact_C, relation_K[order_GK[fact_C, column]], WRONG_RELATIONS)
+    is_wrong = np.take_along_axis(draw_GK, order_GK, axis=1) < 1
+
+    fact_C, column_C = np.nonzero(is_wrong)
+    row_C = relation_K[order_GK[fact_C, column_C]]
+    return _contrast(facts.relation_G, fact_C, row_C, WRONG_RELATIONS)
 
 
-def _table(true_G: I64, fact_C: I64, row_C: I64, most: int) -> Contrast:
-    """The true one and the first `most` false ones of each fact; pairs come fact by fact."""
-    counts = np.bincount(fact_C, minlength=len(true_G))
-    rank = np.arange(len(fact_C)) - (np.cumsum(counts) - counts)[fact_C]
-    width = min(most, int(counts.max(initial=0)))
+def _contrast(true_G: I64, fact_C: I64, row_C: I64, limit: int) -> Contrast:
+    """Lay out the true candidate and the first `limit` false ones of each fact.
+
+    Pairs must come fact by fact.
+    """
+    # The number of each pair within its fact.
+    count_G = np.bincount(fact_C, minlength=len(true_G))
+    rank_C = np.arange(len(fact_C)) - (np.cumsum(count_G) - count_G)[fact_C]
+
+    width = min(limit, int(count_G.max(initial=0)))
     row_GN = np.zeros((len(true_G), width + 1), np.int64)
     valid_GN = np.zeros(row_GN.shape, np.bool_)
     row_GN[:, 0], valid_GN[:, 0] = true_G, True
-    kept = rank < width
-    row_GN[fact_C[kept], rank[kept] + 1] = row_C[kept]
-    valid_GN[fact_C[kept], rank[kept] + 1] = True
+
+    fits_C = rank_C < width
+    row_GN[fact_C[fits_C], rank_C[fits_C] + 1] = row_C[fits_C]
+    valid_GN[fact_C[fits_C], rank_C[fits_C] + 1] = True
     return Contrast(row_GN=row_GN, valid_GN=valid_GN)
 
 
 class CkaPlanner:
-    """Plans every step of a run."""
+    """Plan every step of a run."""
 
     def __init__(self, config: CkaConfig, knowledge: Knowledge, *, seed: int) -> None:
         self.config, self.knowledge, self.seed = config, knowledge, seed
         self.relation_K: I64 = np.flatnonzero(~knowledge.is_entity)
 
-    def contrast(self, facts: Facts, epoch: int) -> Contrast:
-        """Candidates of each fact: tails or relations."""
+    def contrast(self, facts: StepFacts, epoch: int) -> Contrast:
+        """Choose the candidates of each fact: tails or relations."""
         if self.config.contrast == "tail":
             return tail_contrast(facts, self.knowledge, self.config, seed=self.seed, epoch=epoch)
         return relation_contrast(
             facts, self.knowledge, self.relation_K, seed=self.seed, epoch=epoch
         )
 
-    def plan(self, batch: Batch, masked: Masked) -> CkaPlan:
-        """Facts that serve in a step and have a negative."""
+    def plan(self, batch: Batch, masked: MaskedBatch) -> CkaPlan:
+        """Choose the facts that serve in a step, drop those without a negative, and plan them."""
         facts = choose_facts(batch, masked, self.config, seed=self.seed)
         contrast = self.contrast(facts, batch.position.epoch)
-        usable = contrast.valid_GN.sum(axis=1) > 1
-        facts, row_GN, valid_GN = (
-            facts.take(usable),
-            contrast.row_GN[usable],
-            contrast.valid_GN[usable],
-        )
+
+        has_negative = contrast.valid_GN.sum(axis=1) > 1
+        facts = facts.take(has_negative)
+        row_GN, valid_GN = contrast.row_GN[has_negative], contrast.valid_GN[has_negative]
+
+        # The vectors of distinct tails are computed once; facts refer to them by index.
         by_tail = self.config.contrast == "tail"
-        asked_GC = row_GN if by_tail else facts.tail_G[:, None]
-        tail_U, place = np.unique(asked_GC, return_inverse=True)
+        tail_GC = row_GN if by_tail else facts.tail_G[:, None]
+        tail_U, tail_index = np.unique(tail_GC, return_inverse=True)
+
         return CkaPlan(
             facts=facts,
             hidden_P=mentions(batch, facts.sentence_G, facts.tail_G),
@@ -232,6 +294,6 @@ class CkaPlanner:
             head_end_G=batch.span_end_P[facts.head_span_G],
             relation_GR=facts.relation_G[:, None] if by_tail else row_GN,
             tail_U=tail_U,
-            place_GC=place.reshape(asked_GC.shape),
+            tail_index_GC=tail_index.reshape(tail_GC.shape),
             valid_GN=valid_GN,
         )

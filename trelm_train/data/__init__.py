@@ -1,1 +1,1 @@
-"""Shards become batches."""
+"""Turn shards into masked batches, in an order that a seed fixes."""

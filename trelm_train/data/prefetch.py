@@ -1,8 +1,8 @@
-"""The next items of an iterator, made by a thread while the last one is used.
+"""Make the next items of an iterator in a thread, while the current one is used.
 
-`with prefetch(batches, 4) as ready:`, and in it `for … in ready:`. One thread, so order and values are those of the
-iterator. It ends with the block, whatever ends that: nothing is left behind, and there is no worker process with a state
-of its own.
+`with prefetch(batches, 4) as ready:`, and in it `for … in ready:`. There is one thread, so order
+and values are those of the iterator. The thread ends with the block, for any reason that ends the
+block: nothing is left behind, and there is no worker process with a state that could differ.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _END = object()
 
 
 class Prefetch(Generic[T]):
-    """An iterator whose items were made ahead; see `prefetch`."""
+    """Iterate over items that were made ahead; see `prefetch`."""
 
     def __init__(self, items: Iterable[T], depth: int) -> None:
         if depth < 1:
@@ -30,8 +30,9 @@ class Prefetch(Generic[T]):
         self._ready: deque[Future[object]] = deque()
 
     def __enter__(self) -> Prefetch[T]:
+        # As many requests as items to be ready; each item that is taken out requests one more.
         for _ in range(self._depth):
-            self._ask()
+            self._request_next()
         return self
 
     def __exit__(
@@ -46,31 +47,38 @@ class Prefetch(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        """The next item; an exception of the iterator comes out where its item would have."""
+        """Return the next item; an exception of the iterator is raised where its item would be."""
         if not self._ready:
             raise StopIteration
+
         try:
             item = self._ready.popleft().result()
-        except BaseException:  # of the iterator, or Ctrl-C while waiting
+        except BaseException:
+            # An exception of the iterator, or Ctrl-C while waiting for it.
             self._drop()
             raise
+
         if item is _END:
             self._drop()
             raise StopIteration
-        self._ask()
+        self._request_next()
         return cast(T, item)
 
-    def _ask(self) -> None:
+    def _request_next(self) -> None:
+        # A marker instead of StopIteration, which a future cannot carry.
         self._ready.append(self._thread.submit(next, self._source, _END))
 
     def _drop(self) -> None:
+        # Newest first: a request that is not running yet never starts.
         while self._ready:
             self._ready.pop().cancel()
 
     def _close(self) -> None:
-        """Waits for the item that is being made, and no longer; then closes a generator."""
+        """Wait for the item that is being made, and no longer; then close a generator."""
         self._drop()
+        # The source must not be closed while the thread is still in it.
         self._thread.shutdown(wait=True, cancel_futures=True)
+
         close = getattr(self._source, "close", None)
         if close is not None:
             close()
@@ -80,7 +88,7 @@ def prefetch(items: Iterable[T], depth: int) -> contextlib.AbstractContextManage
     """Make up to `depth` items ahead of their use.
 
     Args:
-        items: any iterable; it is only used by the thread while the block lasts.
+        items: any iterable; only the thread uses it while the block lasts.
         depth: 0 makes none ahead and starts no thread.
 
     Raises:

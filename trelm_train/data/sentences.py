@@ -1,7 +1,8 @@
-"""Sentences of `examples` as flat columns, never row by row.
+"""Read sentences of `examples` as flat columns, never row by row.
 
-Goes in: row groups. Comes out: values and offsets as Parquet stores them, without a copy where a window is one row group.
-Costs what Arrow takes to decode the columns that are asked for; a file's footer is parsed once per process.
+Row groups go in. Values and offsets come out as Parquet stores them, without a copy where a
+window is one row group. The cost is what Arrow takes to decode the requested columns; the footer
+of a file is parsed once per process.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.array_types import I64
+from schemas.array_types import I64, Bools
+from schemas.errors import TrelmError
 from schemas.shards import EXAMPLES
 from trelm_train.data.arrays import Ragged, expand, from_lengths
 from trelm_train.data.shards import RowGroup, lists_of
-from trelm_train.errors import TrelmError
 
 # Legend: N sentences.
 
+# Field of `Sentences` → column of `examples`.
 COLUMNS = {
     "ids": "input_ids",
     "words": "word_starts",
@@ -34,6 +36,7 @@ COLUMNS = {
     "fact_relation": "fact_relation_row",
     "fact_tail": "fact_tail_span",
 }
+# Fields whose lists must be of equal length in every row.
 _PARALLEL = (
     ("span_start", "span_end", "span_entity", "span_policies"),
     ("fact_head", "fact_relation", "fact_tail"),
@@ -42,7 +45,11 @@ _PARALLEL = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sentences:
-    """Rows of `examples` as flat columns; `key` is the row number over all files. Those of spans and of facts are parallel."""
+    """Hold rows of `examples` as flat columns.
+
+    `key_N` is the row number over all files. The span columns are parallel lists, and so are the
+    fact columns.
+    """
 
     key_N: I64
     ids: Ragged
@@ -59,18 +66,23 @@ class Sentences:
         return len(self.key_N)
 
     def take(self, rows: I64) -> Sentences:
-        """Some of them, in this order."""
-        columns = {name: getattr(self, name) for name in COLUMNS}
-        taken = {
-            name: from_lengths(column.take(rows), column.lengths(rows))
-            for name, column in columns.items()
-        }
-        return Sentences(key_N=self.key_N[rows], **taken)
+        """Return some of the sentences, in this order."""
+        columns = {}
+        for name in COLUMNS:
+            column: Ragged = getattr(self, name)
+            # Columns may be views of a window of Arrow's memory; what is taken is a copy, so that
+            # the window can go.
+            columns[name] = from_lengths(column.take(rows), column.lengths(rows))
+
+        return Sentences(key_N=self.key_N[rows], **columns)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outline:
-    """What an order is made of: the sentences of one split in some row groups, as row numbers within these, keys, lengths."""
+    """Hold what an order of sentences is decided from: their row numbers, keys and lengths.
+
+    The sentences are those of one split in some row groups; `row_N` counts within these groups.
+    """
 
     row_N: I64
     key_N: I64
@@ -78,44 +90,52 @@ class Outline:
 
 
 def in_file_order(groups: Sequence[RowGroup]) -> list[RowGroup]:
-    """Row groups as they are read: file after file."""
+    """Sort row groups as they are read: file after file."""
     return sorted(groups, key=lambda group: (group.path, group.index))
 
 
 def read_outline(groups: Sequence[RowGroup], split: str) -> Outline:
-    """Two narrow columns of the row groups.
+    """Read the two narrow columns that an order needs.
 
     Raises:
         TrelmError: a file is damaged.
     """
     table = _read(groups, ["n_tokens", "split"])
-    row = np.flatnonzero(_is(table["split"], split))
-    length = np.from_dlpack(_one(table["n_tokens"]))[row].astype(np.int64)
+    # Train and validation share row groups: rows of the other split are left out here, by number.
+    row = np.flatnonzero(_equals(table["split"], split))
+    length = np.from_dlpack(_single_chunk(table["n_tokens"]))[row].astype(np.int64)
     return Outline(row_N=row, key_N=_keys(groups)[row], length_N=length)
 
 
 def read_rows(groups: Sequence[RowGroup]) -> Sentences:
-    """All sentences of the row groups, of whatever split.
+    """Read all sentences of the row groups, of every split.
 
     Raises:
         TrelmError: a file is damaged, or parallel lists differ in length.
     """
+    # All rows are read, since a view of a column cannot skip any: a plan names those it uses.
     table = _read(groups, list(COLUMNS.values()))
     lists = {name: lists_of(table[column]) for name, column in COLUMNS.items()}
-    for first, *others in _PARALLEL:
-        if not all(np.array_equal(lists[first].offsets, lists[other].offsets) for other in others):
+
+    for leader, *followers in _PARALLEL:
+        # Spans and facts are looked up by one index in several columns, so lists must be of one
+        # length.
+        offsets = lists[leader].offsets
+        if not all(np.array_equal(offsets, lists[name].offsets) for name in followers):
             raise TrelmError(
-                f"{groups[0].path}: lists {first}, {', '.join(others)} differ in length; make the shards again"
+                f"{groups[0].path}: lists {leader}, {', '.join(followers)} differ in length; "
+                "make the shards again"
             )
+
     columns = {
-        name: Ragged(values=found.values, offsets=found.offsets.astype(np.int64))
-        for name, found in lists.items()
+        name: Ragged(values=column.values, offsets=column.offsets.astype(np.int64))
+        for name, column in lists.items()
     }
     return Sentences(key_N=_keys(groups), **columns)
 
 
 def read_sentences(groups: Sequence[RowGroup], split: str) -> Sentences:
-    """The sentences of one split in some row groups.
+    """Read the sentences of one split in some row groups.
 
     Raises:
         TrelmError: a file is damaged.
@@ -124,37 +144,52 @@ def read_sentences(groups: Sequence[RowGroup], split: str) -> Sentences:
 
 
 def sentences_from_lists(lists: dict[str, list[list[int]]]) -> Sentences:
-    """Sentences from plain lists (one per field of `Sentences`): for probes and tests.
+    """Build sentences from plain lists, one per field of `Sentences`: for probes and tests.
 
-    What is missing is empty, or zeros where a parallel list is there.
+    A missing field is empty; where one of its parallel fields is there, it is zeros instead.
     """
     count = len(lists["ids"])
-    twin = {
-        name: next((other for other in group if other in lists), "")
+    # For each parallel field: a field of its group that was passed, which lends its lengths.
+    lender = {
+        name: next((sibling for sibling in group if sibling in lists), "")
         for group in _PARALLEL
         for name in group
     }
-    parts: dict[str, Ragged] = {}
+
+    columns: dict[str, Ragged] = {}
     for field in fields(Sentences):
         name = field.name
-        if name != "key_N":
-            rows = lists.get(name) or [
-                [0] * len(row) for row in lists.get(twin.get(name, ""), [[]] * count)
-            ]
-            values = np.asarray([value for row in rows for value in row], np.int64)
-            parts[name] = from_lengths(values, np.asarray([len(row) for row in rows], np.int64))
-    return Sentences(key_N=np.arange(count, dtype=np.int64), **parts)
+        if name == "key_N":
+            continue
+
+        rows = lists.get(name)
+        if not rows:
+            model_rows = lists.get(lender.get(name, ""), [[]] * count)
+            rows = [[0] * len(row) for row in model_rows]
+
+        values = np.asarray([value for row in rows for value in row], np.int64)
+        columns[name] = from_lengths(values, np.asarray([len(row) for row in rows], np.int64))
+
+    return Sentences(key_N=np.arange(count, dtype=np.int64), **columns)
 
 
 def _keys(groups: Sequence[RowGroup]) -> I64:
+    """Return the key of every row of the groups, in file order."""
     ordered = in_file_order(groups)
-    first = np.asarray([group.first_row for group in ordered], np.int64)
-    return expand(first, np.asarray([group.num_rows for group in ordered], np.int64))
+    first_row = np.asarray([group.first_row for group in ordered], np.int64)
+    return expand(first_row, np.asarray([group.num_rows for group in ordered], np.int64))
 
 
 def _read(groups: Sequence[RowGroup], columns: list[str]) -> pa.Table:
+    """Read some columns of the groups, in file order.
+
+    Raises:
+        TrelmError: a file is damaged.
+    """
     ordered = in_file_order(groups)
     tables = []
+
+    # One call per file: it is opened once, however many of its groups are in the window.
     for path in dict.fromkeys(group.path for group in ordered):
         numbers = [group.index for group in ordered if group.path == path]
         try:
@@ -166,10 +201,13 @@ def _read(groups: Sequence[RowGroup], columns: list[str]) -> pa.Table:
             raise TrelmError(
                 f"{path}: cannot be read ({error}); copy the shards again, or make them again"
             ) from error
+
     return pa.concat_tables(tables) if tables else EXAMPLES.empty().select(columns)
 
 
 def _footer(path: Path) -> pq.FileMetaData:
+    """Return the footer of a file, parsed again only after the file has changed."""
+    # Size and time of change stand for the content: a file that is written again is parsed again.
     status = path.stat()
     return _parsed_footer(path, status.st_size, status.st_mtime_ns)
 
@@ -179,15 +217,17 @@ def _parsed_footer(path: Path, _size: int, _changed_ns: int) -> pq.FileMetaData:
     return pq.read_metadata(path)
 
 
-def _one(column: pa.ChunkedArray) -> pa.Array:
+def _single_chunk(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def _is(column: pa.ChunkedArray, text: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    coded = (
-        _one(column) if pa.types.is_dictionary(column.type) else _one(column).dictionary_encode()
-    )
-    known: list[str] = coded.dictionary.to_pylist()
-    code = known.index(text) if text in known else -1
-    found: np.ndarray[tuple[int], np.dtype[np.bool_]] = np.from_dlpack(coded.indices) == code
-    return found
+def _equals(column: pa.ChunkedArray, text: str) -> Bools:
+    """Say for each row of a text column whether it is this text."""
+    array = _single_chunk(column)
+    coded = array if pa.types.is_dictionary(column.type) else array.dictionary_encode()
+
+    # Compare small codes instead of texts; -1 where the text is not in the column at all.
+    texts: list[str] = coded.dictionary.to_pylist()
+    code = texts.index(text) if text in texts else -1
+    is_equal: Bools = np.from_dlpack(coded.indices) == code
+    return is_equal

@@ -1,7 +1,8 @@
-"""A shards folder: what the pipeline hands over, checked before anything is trained on it.
+"""Check a shards folder, which is what the pipeline hands over, before anything is trained on it.
 
-Goes in: the folder with `manifest.json`. Comes out: file list, tokenizer folder, fingerprint; opens only footers. And rows, by
-`read_lists`. Needs pyarrow and numpy alone: whoever trains with something else reads shards by this module, or one like it.
+The folder with `manifest.json` goes in. A list of files, the tokenizer's folder and a fingerprint
+come out; only footers are opened. `read_lists` then reads rows. This module needs pyarrow and numpy
+alone, so that another trainer can read shards by it, or by a module like it.
 """
 
 from __future__ import annotations
@@ -12,22 +13,21 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemas.array_types import I32, Array
+from schemas.errors import ConfigError, TrelmError
 from schemas.manifest import MANIFEST_NAME, Manifest
 from schemas.shards import EXAMPLES, KNOWLEDGE, POLICIES
 from schemas.table import SchemaError, Table
-from trelm_train.errors import ConfigError, TrelmError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowGroup:
-    """One row group of `examples`; `first_row` counts over all files and makes the sentence keys."""
+    """Name one row group of `examples`; `first_row` counts over all files: keys start there."""
 
     path: Path
     index: int
@@ -37,15 +37,18 @@ class RowGroup:
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """A list column: row i is values[offsets[i] : offsets[i + 1]]. Views of Arrow's memory: no copy, read-only."""
+    """Hold a list column: row i is values[offsets[i] : offsets[i + 1]].
 
-    values: npt.NDArray[Any]  # of the column's own type
-    offsets: npt.NDArray[np.int32]
+    Both are views of Arrow's memory: no copy, read-only. Values keep the type of the column.
+    """
+
+    values: Array
+    offsets: I32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shards:
-    """A checked shards folder."""
+    """Hold what is known of a checked shards folder."""
 
     path: Path
     row_groups: tuple[RowGroup, ...]
@@ -54,69 +57,81 @@ class Shards:
     tokenizer_sha256: str
     model: str
     fingerprint: str
-    policies: tuple[str, ...]  # injection policies whose bits were computed
-    longest: int = 0  # sentence, in tokens, as the files' statistics say; 0: they do not
+    # Injection policies whose bits were computed.
+    policies: tuple[str, ...]
+    # Tokens of the longest sentence by the statistics of the files; 0 where they have none.
+    longest: int = 0
 
     def check_policy(self, policy: str) -> None:
-        """Refuse an injection policy that these shards have no bits for: it would choose no mention.
+        """Refuse an injection policy without bits in these shards: it would choose no mention.
 
         Raises:
-            ConfigError: names it, and those that there are.
+            ConfigError: names the policy, and those that there are.
         """
         if policy not in self.policies:
             raise ConfigError(
-                f"{self.path}: made without bits for injection.policy {policy!r}, with {', '.join(self.policies)}; choose "
-                f"one of these, or make the shards again with `trelm-pipeline shards --policy {policy}`"
+                f"{self.path}: made without bits for injection.policy {policy!r}, "
+                f"with {', '.join(self.policies)}; choose one of these, or make the shards again "
+                f"with `trelm-pipeline shards --policy {policy}`"
             )
 
 
 def sha256_of(path: Path) -> str:
-    """Hash of a file, as hexadecimal text."""
+    """Return the SHA-256 of a file as hexadecimal text."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_manifest(folder: Path, stage: str, command: str) -> Manifest:
-    """The manifest of a finished stage.
+    """Read the manifest of a finished stage.
 
     Raises:
-        ConfigError: no folder, no manifest, or another stage's.
+        ConfigError: no folder, no manifest, or the manifest of another stage.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise ConfigError(
             f"{folder}: no {MANIFEST_NAME} there; give the folder of a finished `{command}`"
         )
+
     try:
         manifest = Manifest.from_json(path.read_text(encoding="utf-8"), str(path))
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
     if manifest.stage != stage:
         raise ConfigError(
-            f"{folder}: holds stage {manifest.stage!r}, wanted {stage!r}; run `{command}` or check the path"
+            f"{folder}: holds stage {manifest.stage!r}, wanted {stage!r}; "
+            f"run `{command}` or check the path"
         )
     return manifest
 
 
 def table_files(folder: Path, manifest: Manifest, table: Table) -> list[Path]:
-    """The checked files of one table.
+    """Check the files of one table and return their paths.
 
     Raises:
-        TrelmError: a file is missing, of another size, or another table.
+        TrelmError: a file is missing, of another size, or of another table.
     """
     if table.name not in manifest.tables:
         raise TrelmError(
             f"{folder}: its manifest lists no table {table.name!r}; run the stage again"
         )
+
     paths = []
-    for part in manifest.tables[table.name].files:
-        path = folder / part.path
+    for entry in manifest.tables[table.name].files:
+        # Size and schema are checked here, the hashes are not: reading all the data would take too
+        # long for large shards.
+        path = folder / entry.path
         if not path.is_file():
             raise TrelmError(f"{path}: listed in the manifest but missing; run the stage again")
-        if path.stat().st_size != part.num_bytes:
+
+        num_bytes = path.stat().st_size
+        if num_bytes != entry.num_bytes:
             raise TrelmError(
-                f"{path}: {path.stat().st_size} bytes, the manifest says {part.num_bytes}; copy it again"
+                f"{path}: {num_bytes} bytes, the manifest says {entry.num_bytes}; copy it again"
             )
+
         try:
             table.check(pq.read_schema(path), str(path))
         except SchemaError as error:
@@ -126,11 +141,12 @@ def table_files(folder: Path, manifest: Manifest, table: Table) -> list[Path]:
                 f"{path}: not a readable Parquet file ({error}); run the stage again"
             ) from error
         paths.append(path)
+
     return paths
 
 
 def open_shards(folder: Path) -> Shards:
-    """Check a shards folder and list what is in it.
+    """Check a shards folder and list its files.
 
     Raises:
         ConfigError: this is not the folder of a finished `shards` stage.
@@ -139,9 +155,13 @@ def open_shards(folder: Path) -> Shards:
     manifest = read_manifest(folder, "shards", "trelm-pipeline shards")
     example_files = table_files(folder, manifest, EXAMPLES)
     knowledge_files = table_files(folder, manifest, KNOWLEDGE)
+
     for key in ("tokenizer", "tokenizer_sha256", "model"):
         if key not in manifest.extra:
             raise TrelmError(f"{folder}: its manifest names no {key!r}; make the shards again")
+
+    # Token ids mean nothing without the tokenizer they come from, so its file must be the same.
+    # The folder has the tokenizer's own files, untouched.
     tokenizer_path = folder / manifest.extra["tokenizer"]
     tokenizer_file = tokenizer_path / "tokenizer.json"
     if not tokenizer_file.is_file():
@@ -151,6 +171,7 @@ def open_shards(folder: Path) -> Shards:
         raise TrelmError(
             f"{tokenizer_file}: is not the tokenizer these shards were made with; make them again"
         )
+
     return Shards(
         path=folder,
         row_groups=_row_groups(example_files),
@@ -160,53 +181,69 @@ def open_shards(folder: Path) -> Shards:
         model=manifest.extra["model"],
         fingerprint=_fingerprint(manifest, sha256),
         policies=tuple(manifest.config.get("policies", POLICIES)),
-        longest=max((_longest(path) for path in example_files), default=0),
+        longest=max((_longest_sentence(path) for path in example_files), default=0),
     )
 
 
 def _row_groups(paths: list[Path]) -> tuple[RowGroup, ...]:
+    """List the row groups of all files, and number their rows."""
     groups = []
     first_row = 0
+
     for path in paths:
         metadata = pq.read_metadata(path)
         for index in range(metadata.num_row_groups):
             num_rows = metadata.row_group(index).num_rows
             groups.append(RowGroup(path=path, index=index, num_rows=num_rows, first_row=first_row))
+            # Keys count on over all files, so they name a row in any order of reading.
             first_row += num_rows
+
     return tuple(groups)
 
 
-def _longest(path: Path) -> int:
+def _longest_sentence(path: Path) -> int:
+    """Return the largest `n_tokens` of a file by its statistics; 0 where it has none."""
     metadata = pq.read_metadata(path)
-    groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
-    parts = (group.column(number) for group in groups for number in range(group.num_columns))
-    known = (
-        part.statistics
-        for part in parts
-        if part.path_in_schema == "n_tokens" and part.statistics is not None
-    )
-    return max((int(statistics.max) for statistics in known if statistics.has_min_max), default=0)
+    longest = 0
+
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        for number in range(group.num_columns):
+            # Columns of nested lists have several leaves, so a column is found by its path, not its
+            # number.
+            column = group.column(number)
+            if column.path_in_schema != "n_tokens":
+                continue
+            statistics = column.statistics
+            if statistics is not None and statistics.has_min_max:
+                longest = max(longest, int(statistics.max))
+
+    return longest
 
 
 def _fingerprint(manifest: Manifest, tokenizer_sha256: str) -> str:
+    """Hash what identifies the data: every file of both tables, and the tokenizer."""
     files = [
-        (name, part.path, part.rows, part.sha256)
+        (name, entry.path, entry.rows, entry.sha256)
         for name in (EXAMPLES.name, KNOWLEDGE.name)
-        for part in manifest.tables[name].files
+        for entry in manifest.tables[name].files
     ]
     return hashlib.sha256(json.dumps([files, tokenizer_sha256]).encode()).hexdigest()
 
 
 def read_lists(groups: Iterable[RowGroup], columns: Sequence[str]) -> Iterator[dict[str, Lists]]:
-    """Some list columns of row groups, one group at a time, in the given order; a file's groups in a row open it once.
+    """Yield some list columns of row groups, one group at a time, in the order of the groups.
+
+    Consecutive groups of one file open it once.
 
     Raises:
         TrelmError: a file is damaged.
     """
-    for path, chosen in itertools.groupby(groups, key=lambda group: group.path):
+    # `groupby` joins neighbours only: the order of the groups is kept, even if files alternate.
+    for path, groups_of_file in itertools.groupby(groups, key=lambda group: group.path):
         try:
             with pq.ParquetFile(path) as file:
-                for group in chosen:
+                for group in groups_of_file:
                     rows = file.read_row_group(
                         group.index, columns=list(columns), use_threads=False
                     )
@@ -218,8 +255,10 @@ def read_lists(groups: Iterable[RowGroup], columns: Sequence[str]) -> Iterator[d
 
 
 def lists_of(column: pa.ChunkedArray) -> Lists:
-    """A list column without nulls; a copy only if it has several chunks."""
+    """Return a list column without nulls as arrays; a copy only if it has several chunks."""
+    # Joining chunks copies the values; one row group in one table has a single chunk.
     rows = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    # not `to_numpy`: that imports pandas wherever it is installed
-    offsets: npt.NDArray[Any] = np.from_dlpack(rows.offsets)
+
+    # Not `to_numpy`: that imports pandas where it is installed.
+    offsets: Array = np.from_dlpack(rows.offsets)
     return Lists(np.from_dlpack(rows.values), offsets)

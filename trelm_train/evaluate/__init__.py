@@ -1,1 +1,4 @@
-"""Quality of a plain model: masked-LM loss on fixed masks, and LAMA probes. Memory and injection are always off here."""
+"""Measure a plain model: masked-LM loss on fixed masks, and LAMA probes.
+
+Memory and injection are always off here.
+"""

@@ -1,8 +1,9 @@
-"""Masked-LM loss on fixed masks over the validation split, and the contrastive knowledge score.
+"""Measure masked-LM loss on fixed masks of the validation split, and the knowledge score.
 
-The masks are hashes of the sentence, so every model of one tokenizer is asked exactly the same. The knowledge score
-of a fact is (P_true + 0.001) / (mean P_false + 0.001): P is the probability of a label at the masked mention of the
-tail, the false labels are other tails of the relation with as many tokens (CaliNet, Dong et al. 2022).
+The masks are hashes of the sentence, so every model of one tokenizer gets exactly the same
+questions. The knowledge score of a fact is (P_true + 0.001) / (mean P_false + 0.001): P is the
+probability of a label at the masked mention of the tail, and the false labels are other tails of
+the relation with as many tokens (CaliNet, Dong et al. 2022).
 """
 
 from __future__ import annotations
@@ -21,19 +22,27 @@ from trelm_train.config import MaskingConfig
 from trelm_train.data.arrays import expand
 from trelm_train.data.knowledge import Knowledge, load_knowledge
 from trelm_train.data.loader import Batch, Packing, split_batches
-from trelm_train.data.masking import Masked, Vocabulary, mask_batch
+from trelm_train.data.masking import MaskedBatch, Vocabulary, mask_batch
 from trelm_train.data.shards import Shards, open_shards
 from trelm_train.model.masked_lm import MaskedLm, check_tokenizer, load_pretrained, pick_device
 
+# Legend: M masked tokens, V vocabulary, R rows, S tokens per row, T tokens of a label,
+# H hidden size.
+
 MASK_SEED = 20240520
 SMOOTHING = 0.001
+# False labels per fact.
 MAX_FALSE = 16
-MAX_LOOKED_AT = 1024  # tails of a relation, evenly spread
+# Tails of a relation that are tried as false labels, evenly spread.
+MAX_TRIED = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MlmReport:
-    """Losses are natural-log cross-entropies per masked token; None where nothing was masked."""
+    """Hold the measures of a model.
+
+    Losses are natural-log cross-entropies per masked token; None where nothing was masked.
+    """
 
     num_sentences: int
     num_masked: int
@@ -45,12 +54,14 @@ class MlmReport:
     cka_score: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return asdict(self)
 
 
 @dataclass(slots=True)
-class _Sums:
+class _MlmTotals:
+    """Add up counts and losses over batches."""
+
     sentences: int = 0
     masked: int = 0
     loss: float = 0.0
@@ -70,15 +81,21 @@ def evaluate_mlm(
     *,
     max_sentences: int = 0,
 ) -> MlmReport:
-    """Measure a model on the validation split, or on about its first so many sentences (rows lie in random order)."""
-    sums = _Sums()
+    """Measure a model on the validation split.
+
+    With `max_sentences` only about that many sentences are used, from the start of the split: its
+    rows lie in random order.
+    """
+    sums = _MlmTotals()
     with model.evaluating(), torch.no_grad():
         for batch in split_batches(shards, packing, "validation", vocabulary.pad_id):
+            # The default settings, not those of the run: models of different runs are compared.
             masked = mask_batch(batch, MaskingConfig(), vocabulary, seed=MASK_SEED, epoch=0)
             _add_loss(sums, model, batch, masked)
             _add_facts(sums, model, batch, knowledge, vocabulary)
             if max_sentences and sums.sentences >= max_sentences:
                 break
+
     return MlmReport(
         num_sentences=sums.sentences,
         num_masked=sums.masked,
@@ -96,79 +113,90 @@ def _ratio(total: float, count: int) -> float | None:
 
 
 def span_tokens(batch: Batch) -> Bools:
-    """True at every flat position inside a linked mention."""
+    """Mark every flat position inside a linked mention."""
     inside = np.zeros(batch.input_ids_RS.size, np.bool_)
     inside[expand(batch.span_start_P, batch.span_end_P - batch.span_start_P)] = True
     return inside
 
 
-def _add_loss(sums: _Sums, model: MaskedLm, batch: Batch, masked: Masked) -> None:
+def _add_loss(sums: _MlmTotals, model: MaskedLm, batch: Batch, masked: MaskedBatch) -> None:
+    """Add the losses at the masked tokens of a batch."""
     sums.sentences += len(batch.key_N)
     if not len(masked.target_M):
         return
+
     hidden_RSH = model.encode(model.pack(batch, masked.input_ids_RS))
-    logits_MV = (
-        model.logits(hidden_RSH.reshape(-1, model.hidden_size)[torch.from_numpy(masked.target_M)])
-        .float()
-        .cpu()
-    )
+    target_M = torch.from_numpy(masked.target_M)
+    hidden_MH = hidden_RSH.reshape(-1, model.hidden_size)[target_M]
+    logits_MV = model.logits(hidden_MH).float().cpu()
     gold_M = torch.from_numpy(masked.gold_M)
+
+    # Double precision: a long sum of small numbers would lose digits.
     loss_M = F.cross_entropy(logits_MV, gold_M, reduction="none").double()
-    entity_M = torch.from_numpy(span_tokens(batch)[masked.target_M])
+    # Targets inside a linked mention: what knowledge should help with.
+    is_entity_M = torch.from_numpy(span_tokens(batch)[masked.target_M])
     sums.masked += len(gold_M)
     sums.loss += float(loss_M.sum())
     sums.right += int((logits_MV.argmax(-1) == gold_M).sum())
-    sums.entity_masked += int(entity_M.sum())
-    sums.entity_loss += float(loss_M[entity_M].sum())
+    sums.entity_masked += int(is_entity_M.sum())
+    sums.entity_loss += float(loss_M[is_entity_M].sum())
 
 
 def _add_facts(
-    sums: _Sums, model: MaskedLm, batch: Batch, knowledge: Knowledge, vocabulary: Vocabulary
+    sums: _MlmTotals, model: MaskedLm, batch: Batch, knowledge: Knowledge, vocabulary: Vocabulary
 ) -> None:
-    first = np.unique(batch.span_sentence_P[batch.fact_tail_F], return_index=True)[
-        1
-    ]  # one fact per sentence
-    if not len(first):
+    """Add the knowledge scores of one fact per sentence."""
+    sentences_of_facts = batch.span_sentence_P[batch.fact_tail_F]
+    facts = np.unique(sentences_of_facts, return_index=True)[1]
+    if not len(facts):
         return
-    tails = batch.fact_tail_F[first]
+
+    # Every mention of a tail is hidden in its sentence.
+    tails = batch.fact_tail_F[facts]
     ids = batch.input_ids_RS.copy()
     sentence, entity = batch.span_sentence_P, batch.span_entity_P
-    for tail in tails.tolist():  # every mention of the tail is hidden
-        same = np.flatnonzero((sentence == sentence[tail]) & (entity == entity[tail]))
-        hidden = expand(batch.span_start_P[same], batch.span_end_P[same] - batch.span_start_P[same])
+    for tail in tails.tolist():
+        spans = np.flatnonzero((sentence == sentence[tail]) & (entity == entity[tail]))
+        span_lengths = batch.span_end_P[spans] - batch.span_start_P[spans]
+        hidden = expand(batch.span_start_P[spans], span_lengths)
         ids.reshape(-1)[hidden] = vocabulary.mask_id
+
+    # Log-probabilities at the tokens of all tails, one tail after the other.
     states = model.encode(model.pack(batch, ids)).reshape(-1, model.hidden_size)
     start, lengths = batch.span_start_P[tails], (batch.span_end_P - batch.span_start_P)[tails]
-    at = torch.from_numpy(expand(start, lengths)).to(model.device)
-    log_probabilities = F.log_softmax(model.logits(states[at]).float(), -1).cpu()
-    for fact, rows in zip(
-        first.tolist(), torch.split(log_probabilities, lengths.tolist()), strict=True
-    ):
-        score = _score(rows, batch, fact, knowledge)
+    position = torch.from_numpy(expand(start, lengths)).to(model.device)
+    log_p = F.log_softmax(model.logits(states[position]).float(), -1).cpu()
+
+    for fact, log_p_TV in zip(facts.tolist(), torch.split(log_p, lengths.tolist()), strict=True):
+        score = _score(log_p_TV, batch, fact, knowledge)
         if score is not None:
             sums.facts += 1
             sums.score += score
 
 
-def _score(
-    log_probabilities_TV: Tensor, batch: Batch, fact: int, knowledge: Knowledge
-) -> float | None:
+def _score(log_p_TV: Tensor, batch: Batch, fact: int, knowledge: Knowledge) -> float | None:
+    """Compute the knowledge score of a fact.
+
+    None where its label has another length than its mention, or no false label has that length.
+    """
     head = int(batch.span_entity_P[batch.fact_head_F[fact]])
     tail = int(batch.span_entity_P[batch.fact_tail_F[fact]])
     relation = int(batch.fact_relation_F[fact])
-    length = len(log_probabilities_TV)
+    length = len(log_p_TV)
+
     tails = knowledge.tails.of(relation)
     true = np.append(knowledge.true_tails(head, relation), tail)
-    wrong = knowledge.without_namesakes(np.unique(tails[:: 1 + len(tails) // MAX_LOOKED_AT]), true)
+    # Every n-th tail of the relation: a bound on the time that keeps the spread.
+    spread = np.unique(tails[:: 1 + len(tails) // MAX_TRIED])
+    wrong = knowledge.without_names_of(spread, true)
     wrong = wrong[knowledge.label_ids.lengths(wrong) == length][:MAX_FALSE]
     if len(knowledge.label_ids.of(tail)) != length or not len(wrong):
         return None
 
     def probability(row: int) -> float:
+        # The product over the tokens of the label, each at its masked position.
         label: I64 = knowledge.label_ids.of(row)
-        return float(
-            log_probabilities_TV[torch.arange(length), torch.from_numpy(label)].sum().exp()
-        )
+        return float(log_p_TV[torch.arange(length), torch.from_numpy(label)].sum().exp())
 
     false = float(np.mean([probability(row) for row in wrong.tolist()]))
     return (probability(tail) + SMOOTHING) / (false + SMOOTHING)

@@ -1,1 +1,1 @@
-"""The memory bank of notes, and their injection into input embeddings."""
+"""Keep the memory bank of notes, and inject notes and triples into input embeddings."""

@@ -1,7 +1,8 @@
-"""A memory bank in a safetensors file, written and read piece by piece: the state of `MemoryBank.state`, never all in memory.
+"""Write and read a memory bank as a safetensors file, piece by piece.
 
-Goes in: a bank. Comes out: one file with the written rows alone (row, note, count, source), the same bytes for the same bank.
-For banks whose written rows would not fit into memory a second time; the file is an ordinary one, which any reader of
+A bank goes in. One file comes out with the written rows alone (row, note, count, source: what
+`MemoryBank.state` returns), the same bytes for the same bank. It is for banks whose written rows
+would not fit into memory a second time; the file is an ordinary one, which any reader of
 safetensors can map.
 """
 
@@ -11,19 +12,19 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from schemas.array_types import I64
-from trelm_train.errors import ConfigError, TrelmError
+from schemas.array_types import I64, Array
+from schemas.errors import ConfigError, TrelmError
 from trelm_train.memory.memory_bank import PIECE, MemoryBank
 
 # Legend: T written rows; the 2 are the local and the global note.
 
-ALIGNMENT = 8  # of the header's end, so that a mapped number is aligned
+# Bytes: the header ends at a multiple of this, so that a mapped number is aligned.
+ALIGNMENT = 8
 
 
 def write_bank(bank: MemoryBank, path: Path) -> None:
@@ -36,8 +37,9 @@ def write_bank(bank: MemoryBank, path: Path) -> None:
     try:
         with path.open("wb") as file:
             file.write(_header(len(row_T), bank.hidden_size))
-            for part in _parts(bank, row_T):
-                file.write(np.ascontiguousarray(part).data)
+            for piece in _pieces(bank, row_T):
+                # Raw memory, which has the byte order of the format on all usual machines.
+                file.write(np.ascontiguousarray(piece).data)
             _sync(file)
     except OSError as error:
         raise TrelmError(
@@ -46,29 +48,32 @@ def write_bank(bank: MemoryBank, path: Path) -> None:
 
 
 def _header(num_rows: int, hidden_size: int) -> bytes:
-    shapes = {
+    """Return the header of a safetensors file: its length, then where each tensor lies."""
+    # Name → type, shape, bytes per row; in the order in which the tensors are written.
+    tensors = {
         "note": ("F16", [num_rows, 2, hidden_size], 4 * hidden_size),
         "row": ("I64", [num_rows], 8),
         "count": ("I64", [num_rows], 8),
         "source": ("I64", [num_rows], 8),
     }
-    fields, at = {}, 0
-    for name, (dtype, shape, row_bytes) in shapes.items():
-        fields[name] = {
-            "dtype": dtype,
-            "shape": shape,
-            "data_offsets": [at, at + num_rows * row_bytes],
-        }
-        at += num_rows * row_bytes
+
+    fields: dict[str, dict[str, Any]] = {}
+    offset = 0
+    for name, (dtype, shape, row_bytes) in tensors.items():
+        end = offset + num_rows * row_bytes
+        fields[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
+        offset = end
+
+    # No blanks and a fixed order of keys: the same bank gives the same bytes.
     text = json.dumps(fields, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
 
 
-def _parts(bank: MemoryBank, row_T: I64) -> Iterator[npt.NDArray[np.generic]]:
-    """The data in the header's order."""
-    for first in range(0, len(row_T), PIECE):
-        yield bank.store.gather(row_T[first : first + PIECE]).cpu().numpy()
+def _pieces(bank: MemoryBank, row_T: I64) -> Iterator[Array]:
+    """Yield the data in the order of the header."""
+    for start in range(0, len(row_T), PIECE):
+        yield bank.store.gather(row_T[start : start + PIECE]).cpu().numpy()
     yield row_T
     yield bank.count_B[row_T]
     yield bank.source_B[row_T]
@@ -76,11 +81,12 @@ def _parts(bank: MemoryBank, row_T: I64) -> Iterator[npt.NDArray[np.generic]]:
 
 def _sync(file: BinaryIO) -> None:
     file.flush()
+    # A checkpoint is renamed after this, so the data must be on the disk and not in a cache.
     os.fsync(file.fileno())
 
 
 def read_bank(bank: MemoryBank, path: Path) -> None:
-    """Take up a saved bank, forgetting everything that was written into this one.
+    """Replace everything that was written into a bank by a saved one.
 
     Raises:
         ConfigError: no such file, a damaged one, or a bank of another size.
@@ -90,6 +96,7 @@ def read_bank(bank: MemoryBank, path: Path) -> None:
         with safe_open(path, framework="pt") as file:
             bank.load(
                 {name: file.get_tensor(name) for name in ("row", "count", "source")},
+                # A slice of the file reads only what `load` asks for: a piece at a time.
                 notes=file.get_slice("note"),
             )
     except (OSError, SafetensorError) as error:

@@ -1,1 +1,1 @@
-"""BERT, RoBERTa and ModernBERT as the trainer runs them."""
+"""Run BERT, RoBERTa and ModernBERT as the trainer needs them."""

@@ -1,8 +1,9 @@
-"""One face for the model families: `BertForMaskedLM`, `RobertaForMaskedLM` and `ModernBertForMaskedLM` of transformers.
+"""Use the masked language models of transformers in one way.
 
-Packing needs two things that the library does not derive: a block-diagonal mask, and positions that start anew in every
-sentence (from pad_token_id + 1 in RoBERTa). The prediction head runs on asked positions only. What differs between the
-families stands in `families`.
+These are `BertForMaskedLM`, `RobertaForMaskedLM` and `ModernBertForMaskedLM`. Packing needs what
+the library does not derive: a block-diagonal mask, and positions that start again in every sentence
+(at pad_token_id + 1 in RoBERTa). The prediction head runs on some positions only. What differs
+between the families stands in `families`.
 """
 
 from __future__ import annotations
@@ -18,26 +19,34 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from schemas.array_types import I64
+from schemas.errors import ConfigError, TrelmError
 from trelm_train.data.loader import Batch
 from trelm_train.data.masking import Vocabulary
 from trelm_train.data.shards import Shards, sha256_of
-from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.model.families import FAMILIES, Packed
+from trelm_train.model.protocols import Tokenizer
 from trelm_train.model.token_log_probability import gold_log_probabilities
 
-# Legend: R packed rows, S tokens per packed row, H hidden size, M asked positions, V vocabulary.
+# Legend: R packed rows, S tokens per packed row, H hidden size, M predicted positions,
+# V vocabulary.
 
 log = logging.getLogger(__name__)
 
 
 class MaskedLm:
-    """A masked language model whose parts can be reached one by one."""
+    """Hold a masked language model whose pieces can be reached one by one.
+
+    Raises:
+        TrelmError: the model is of an unknown family.
+    """
 
     def __init__(self, hf: Any, device: torch.device) -> None:  # noqa: ANN401
         if hf.config.model_type not in FAMILIES:
             raise TrelmError(
-                f"model type {hf.config.model_type!r} is not supported; use a masked LM of {', '.join(FAMILIES)}"
+                f"model type {hf.config.model_type!r} is not supported; "
+                f"use a masked LM of {', '.join(FAMILIES)}"
             )
+
         self.hf: nn.Module = hf.to(device)
         self.family = FAMILIES[hf.config.model_type](hf)
         self.config: Any = hf.config
@@ -48,47 +57,58 @@ class MaskedLm:
         self.hidden_size: int = self.config.hidden_size
         self.inner_size: int = self.config.intermediate_size
         self.position_offset: int = self.family.position_offset
+        # RoBERTa reserves some positions, which no token can have.
         self.max_tokens: int = self.config.max_position_embeddings - self.position_offset
 
     @property
     def word_embeddings(self) -> nn.Embedding:
-        """The input embeddings, tied to the decoder."""
+        """Return the input embeddings, which are tied to the decoder."""
         table = self.base.get_input_embeddings()
         assert isinstance(table, nn.Embedding)
         return table
 
     def pack(self, batch: Batch, input_ids_RS: I64 | None = None) -> Packed:
-        """Tensors of a batch, with other token ids if given; a token sees its own sentence only."""
+        """Return a batch as tensors; a token sees its own sentence only.
+
+        `input_ids_RS` takes the place of the batch's token ids.
+        """
         ids = batch.input_ids_RS if input_ids_RS is None else input_ids_RS
+        position = batch.offset_RS + self.position_offset
+        # Padding is a segment of its own (-1): its tokens see each other, so no row of the mask is
+        # empty.
         segment_RS = torch.from_numpy(batch.segment_RS).to(self.device)
+
         return Packed(
             input_ids_RS=torch.from_numpy(ids).to(self.device),
-            position_ids_RS=torch.from_numpy(batch.offset_RS + self.position_offset).to(
-                self.device
-            ),
+            position_ids_RS=torch.from_numpy(position).to(self.device),
             mask_R1SS=(segment_RS[:, None, :, None] == segment_RS[:, None, None, :]),
         )
 
     def embed(self, packed: Packed) -> Tensor:
-        """Input embeddings after LayerNorm, as R x S x H."""
+        """Compute input embeddings after LayerNorm, as R x S x H."""
         return self.family.embed(packed)
 
     def encode(self, packed: Packed) -> Tensor:
-        """Last hidden states, as R x S x H."""
+        """Compute last hidden states, as R x S x H."""
+        # The library's own forward pass, for evaluation; training uses `encoder.encode_reads`.
         hidden_RSH: Tensor = self.base(**self.family.inputs(packed)).last_hidden_state
         return hidden_RSH
 
     def logits(self, hidden_MH: Tensor) -> Tensor:
-        """Vocabulary logits at asked positions only, as M x V."""
+        """Compute vocabulary logits of some states, as M x V."""
         return self.family.logits(hidden_MH)
 
     def edit_embeddings(self, edit: Callable[[Tensor], Tensor] | None) -> EmbeddingEdit:
-        """A `with` block in which `edit` changes the word embeddings (R x S x H) before positions are added."""
+        """Open a `with` block in which `edit` changes the word embeddings (R x S x H).
+
+        The change comes before positions are added.
+        """
         return EmbeddingEdit(self.word_embeddings, edit)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """No dropout inside."""
+        """Switch off dropout inside a `with` block."""
+        # The mode is restored as it was: evaluation may happen inside training and outside of it.
         training = self.hf.training
         self.hf.eval()
         try:
@@ -98,7 +118,7 @@ class MaskedLm:
 
 
 class EmbeddingEdit:
-    """Hook on the word embeddings, removed on leaving the `with` block."""
+    """Put a hook on the word embeddings, and remove it when the `with` block is left."""
 
     def __init__(self, table: nn.Embedding, edit: Callable[[Tensor], Tensor] | None) -> None:
         self.table, self.edit = table, edit
@@ -106,9 +126,10 @@ class EmbeddingEdit:
 
     def __enter__(self) -> None:
         edit = self.edit
+        # Without an edit no hook is set, and the forward pass is that of the plain model.
         if edit is not None:
             self.handle = self.table.register_forward_hook(
-                lambda _module, _inputs, out_RSH: edit(out_RSH)
+                lambda _module, _inputs, word_RSH: edit(word_RSH)
             )
 
     def __exit__(self, *_: object) -> None:
@@ -117,15 +138,17 @@ class EmbeddingEdit:
 
 
 def mlm_loss_sum(model: MaskedLm, hidden_RSH: Tensor, target_M: Tensor, gold_M: Tensor) -> Tensor:
-    """Summed cross-entropy at the targets; 0 (with a graph) when there is none."""
+    """Sum the cross-entropy at the targets; 0 (with a graph) when there is none."""
     if not len(target_M):
+        # A step without targets still needs a backward pass, which other losses join.
         return hidden_RSH.sum() * 0.0
+
     hidden_MH = hidden_RSH.reshape(-1, model.hidden_size)[target_M]
     return -gold_log_probabilities(model.logits(hidden_MH).float(), gold_M).sum()
 
 
 def pick_device(name: str) -> torch.device:
-    """The device asked for.
+    """Return the device of this name: auto, cpu or cuda.
 
     Raises:
         ConfigError: CUDA was asked for and is not there.
@@ -140,7 +163,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def load_pretrained(name: str, device: torch.device) -> MaskedLm:
-    """A pretrained masked language model in float32.
+    """Load a pretrained masked language model in float32.
 
     Raises:
         ConfigError: no such model, another architecture, or no trained masked-LM head.
@@ -149,6 +172,8 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
     from transformers.utils import logging as hf_logging
 
     hf_logging.disable_progress_bar()
+
+    # A path that does not exist must not be looked up as the name of a model on the net.
     if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
         raise ConfigError(f"{name}: no such folder; give the folder of a model, or a model's name")
     try:
@@ -157,37 +182,44 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
         raise ConfigError(
             f"{name}: no such model here ({_first_line(error)}); give a folder or a model's name"
         ) from error
+
     if config.model_type not in FAMILIES or getattr(config, "is_decoder", False):
         raise ConfigError(
             f"{name}: a {config.model_type!r} model is not a masked LM that this program trains; "
             "use BERT, RoBERTa or ModernBERT"
         )
+
+    # float32 in spite of the checkpoint's format: these are the master weights. "sdpa" takes the
+    # block-diagonal mask as booleans.
     try:
         hf, info = AutoModelForMaskedLM.from_pretrained(
             name,
-            dtype=torch.float32,  # whatever the checkpoint's: these are the master weights
-            attn_implementation="sdpa",  # takes the block-diagonal mask as booleans
+            dtype=torch.float32,
+            attn_implementation="sdpa",
             output_loading_info=True,
         )
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{name}: cannot load its weights ({_first_line(error)})") from error
+
+    # A checkpoint without a trained head would get a random one, without any error.
     missing = sorted(
         key for key in info["missing_keys"] if not key.endswith(("position_ids", "decoder.bias"))
     )
     if missing:
         raise ConfigError(
-            f"{name}: not a masked LM: its checkpoint lacks {len(missing)} weight(s) such as {missing[0]!r}; "
-            "use a checkpoint with its masked-LM head (such as BertForMaskedLM)"
+            f"{name}: not a masked LM: its checkpoint lacks {len(missing)} weight(s) such as "
+            f"{missing[0]!r}; use a checkpoint with its masked-LM head (such as BertForMaskedLM)"
         )
     return MaskedLm(hf, device)
 
 
 def _first_line(error: BaseException) -> str:
+    """Return the first line of an error message, or the name of its type."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def load_tokenizer(folder: str) -> Any:  # noqa: ANN401
-    """The tokenizer of a model or of a shards folder.
+def load_tokenizer(folder: str) -> Tokenizer:
+    """Load the tokenizer of a model or of a shards folder.
 
     Raises:
         ConfigError: there is none.
@@ -200,12 +232,13 @@ def load_tokenizer(folder: str) -> Any:  # noqa: ANN401
         raise ConfigError(f"{folder}: no tokenizer there ({_first_line(error)})") from error
 
 
-def vocabulary_of(tokenizer: Any, size: int) -> Vocabulary:  # noqa: ANN401
-    """Mask, padding and special ids.
+def vocabulary_of(tokenizer: Tokenizer, size: int) -> Vocabulary:
+    """Return the size of a vocabulary, and its mask, padding and special ids.
 
     Raises:
         ConfigError: the tokenizer has no mask token.
     """
+    # GPT-like tokenizers have none.
     if tokenizer.mask_token_id is None:
         raise ConfigError("the tokenizer has no mask token; a masked language model needs one")
     return Vocabulary(
@@ -219,30 +252,41 @@ def vocabulary_of(tokenizer: Any, size: int) -> Vocabulary:  # noqa: ANN401
 def check_tokenizer(model_name: str, model: MaskedLm, shards: Shards) -> Vocabulary:
     """Refuse a model whose tokenizer is not the one the shards were made with.
 
+    Returns:
+        the vocabulary of that tokenizer.
+
     Raises:
         ConfigError: the vocabularies differ.
     """
     tokenizer = load_tokenizer(str(shards.tokenizer_path))
     if len(tokenizer) > model.config.vocab_size:
         raise ConfigError(
-            f"{shards.path}: made with a tokenizer of {len(tokenizer)} tokens, but {model_name} has "
+            f"{shards.path}: made with a tokenizer of {len(tokenizer)} tokens, "
+            f"but {model_name} has "
             f"{model.config.vocab_size}; these shards were made for {shards.model}"
         )
-    own = Path(model_name) / "tokenizer.json"
-    if not (own.is_file() and sha256_of(own) == shards.tokenizer_sha256):
+
+    # The same file is the same tokenizer; files that differ may still hold the same vocabulary.
+    model_file = Path(model_name) / "tokenizer.json"
+    if not (model_file.is_file() and sha256_of(model_file) == shards.tokenizer_sha256):
         difference = _difference(load_tokenizer(model_name).get_vocab(), tokenizer.get_vocab())
         if difference:
             raise ConfigError(
-                f"{model_name}: its tokenizer is not the one of {shards.path} (made for {shards.model}): {difference}; "
+                f"{model_name}: its tokenizer is not the one of {shards.path} "
+                f"(made for {shards.model}): {difference}; "
                 "make the shards again with --model of this model"
             )
+
     return vocabulary_of(tokenizer, model.config.vocab_size)
 
 
-def _difference(ours: dict[str, int], theirs: dict[str, int]) -> str:
-    if ours == theirs:
+def _difference(of_model: dict[str, int], of_shards: dict[str, int]) -> str:
+    """Describe the first difference of two vocabularies; empty if there is none."""
+    if of_model == of_shards:
         return ""
-    for token, number in sorted(theirs.items(), key=lambda item: item[1]):
-        if ours.get(token) != number:
-            return f"token {token!r} has id {ours.get(token)}, in the shards {number}"
-    return f"{len(ours)} tokens, in the shards {len(theirs)}"
+
+    # In the order of ids, so that the message names the lowest difference.
+    for token, number in sorted(of_shards.items(), key=lambda item: item[1]):
+        if of_model.get(token) != number:
+            return f"token {token!r} has id {of_model.get(token)}, in the shards {number}"
+    return f"{len(of_model)} tokens, in the shards {len(of_shards)}"

@@ -1,7 +1,8 @@
-"""The number format of matrix products.
+"""Choose the number format of matrix products.
 
-Weights, optimiser, losses, notes and attribution stay in float32; in bfloat16 the products and what lies between two of
-them are bfloat16 (autocast). On a processor without instructions for it bfloat16 is several times slower, so `auto` asks.
+Weights, optimiser, losses, notes and attribution stay in float32. In bfloat16 the products and the
+values between two of them are bfloat16 (autocast). On a processor without instructions for it
+bfloat16 is several times slower, so `auto` asks the processor.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from schemas.processor import multiplies_bfloat16
 
 
 def number_format(name: str, device: torch.device) -> torch.dtype:
-    """float32 or bfloat16; `auto` is bfloat16 where the device multiplies it faster."""
+    """Return float32 or bfloat16; `auto` is bfloat16 where the device multiplies it faster."""
     if name != "auto":
         return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+    # bfloat16 is always possible, and slow where it is emulated.
+    is_faster = device.type == "cpu" and multiplies_bfloat16()
     if device.type == "cuda":
-        return (
-            torch.bfloat16
-            if torch.cuda.is_bf16_supported(including_emulation=False)
-            else torch.float32
-        )
-    return torch.bfloat16 if device.type == "cpu" and multiplies_bfloat16() else torch.float32
+        is_faster = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if is_faster else torch.float32
 
 
 def products(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[Any]:
-    """A `with` block whose matrix products are in `dtype`."""
+    """Open a `with` block whose matrix products are in `dtype`."""
+    # Autocast to float32 would cost time and change nothing.
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)

@@ -1,1 +1,1 @@
-"""Metrics, loggers, progress and profiles of a run."""
+"""Report a run: metrics, loggers, progress and profiles."""

@@ -1,8 +1,9 @@
-"""Where measured values go besides `metrics.jsonl`: TensorBoard, Weights & Biases, MLflow.
+"""Send measured values to TensorBoard, Weights & Biases or MLflow, besides `metrics.jsonl`.
 
-Each is optional and imported only when `train.loggers` names it. A logger has three methods; another one is a class with
-them and a line in `_MAKERS`. A resumed run goes on in the same place: TensorBoard drops what it had after the checkpoint,
-the other two continue the run whose id stands in the run's folder.
+Each is optional and imported only when `train.loggers` names it. A logger has three methods; to add
+one, write a class with them and a line in `_MAKERS`. A resumed run goes on in the same place:
+TensorBoard drops what it had after the checkpoint, the other two continue the run whose id stands
+in the run's folder.
 """
 
 from __future__ import annotations
@@ -11,55 +12,61 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from trelm_train.errors import ConfigError
+from schemas.errors import ConfigError
 
+# The name under which the services list runs.
 PROJECT = "trelm"
 Values = dict[str, float]
 
 
 class Logger(Protocol):
-    """What the training loop tells."""
+    """Receive what the training loop measures."""
 
     def start(self, folder: Path, config: dict[str, Any], *, after_step: int) -> None:
         """Open a run's log; `after_step` is 0, or where a resumed run goes on."""
 
     def log(self, step: int, values: Values) -> None:
-        """Values after a step."""
+        """Log values after a step."""
 
     def close(self) -> None:
         """Write what is still in memory."""
 
 
 class TensorBoard:
-    """Event files in `tensorboard/` of the run."""
+    """Write event files in `tensorboard/` of the run."""
 
     def __init__(self) -> None:
+        # Imported here: a run that does not name this logger must not need its package.
         from torch.utils.tensorboard import SummaryWriter
 
         self._make = SummaryWriter
         self._board: Any = None
 
     def start(self, folder: Path, config: dict[str, Any], *, after_step: int) -> None:
-        """Open; events after `after_step` are purged."""
+        """Open the files; events after `after_step` are purged."""
+        # Otherwise the curve of a resumed run would go back and cross itself.
         purge = after_step + 1 if after_step else None
         self._board = self._make(str(folder / "tensorboard"), purge_step=purge)
         if not after_step:
-            self._board.add_text(
-                "config", "\n".join(f"    {name} = {value}" for name, value in flat(config).items())
-            )
+            # Four spaces make it a block of code in Markdown.
+            lines = [f"    {name} = {value}" for name, value in flat(config).items()]
+            self._board.add_text("config", "\n".join(lines))
 
     def log(self, step: int, values: Values) -> None:
-        """One point per value."""
+        """Add one point per value."""
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Flush."""
+        """Write what is still in memory."""
         self._board.close()
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases; its own environment variables say where (WANDB_MODE=offline: in the run's folder)."""
+    """Write a run of Weights & Biases.
+
+    Its own environment variables say where; with WANDB_MODE=offline it is the run's folder.
+    """
 
     def __init__(self) -> None:
         import wandb
@@ -69,22 +76,24 @@ class WeightsAndBiases:
 
     def start(self, folder: Path, config: dict[str, Any], *, after_step: int) -> None:
         """Open, or go on with, the run whose id the folder keeps."""
-        place = folder / "wandb_run_id"
-        known = (
-            place.read_text(encoding="utf-8").strip() if after_step and place.is_file() else None
-        )
+        id_path = folder / "wandb_run_id"
+        run_id = None
+        if after_step and id_path.is_file():
+            run_id = id_path.read_text(encoding="utf-8").strip()
+
         self._run = self._wandb.init(
             project=PROJECT,
             name=folder.name,
             dir=str(folder),
             config=flat(config),
-            id=known,
+            id=run_id,
             resume="allow",
         )
-        place.write_text(str(self._run.id) + "\n", encoding="utf-8")
+        # Written at every start: the service may have given a new id.
+        id_path.write_text(str(self._run.id) + "\n", encoding="utf-8")
 
     def log(self, step: int, values: Values) -> None:
-        """One row."""
+        """Add one row."""
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
@@ -93,7 +102,7 @@ class WeightsAndBiases:
 
 
 class MlFlow:
-    """A run of MLflow; MLFLOW_TRACKING_URI says where."""
+    """Write a run of MLflow; MLFLOW_TRACKING_URI says where."""
 
     def __init__(self) -> None:
         import mlflow
@@ -102,17 +111,19 @@ class MlFlow:
 
     def start(self, folder: Path, config: dict[str, Any], *, after_step: int) -> None:
         """Open, or go on with, the run whose id the folder keeps."""
-        place = folder / "mlflow_run_id"
+        id_path = folder / "mlflow_run_id"
         self._mlflow.set_experiment(PROJECT)
-        if after_step and place.is_file():
-            self._mlflow.start_run(run_id=place.read_text(encoding="utf-8").strip())
+        if after_step and id_path.is_file():
+            self._mlflow.start_run(run_id=id_path.read_text(encoding="utf-8").strip())
             return
+
+        # Settings are logged once: MLflow refuses to change them.
         run = self._mlflow.start_run(run_name=folder.name)
-        place.write_text(str(run.info.run_id) + "\n", encoding="utf-8")
+        id_path.write_text(str(run.info.run_id) + "\n", encoding="utf-8")
         self._mlflow.log_params(flat(config))
 
     def log(self, step: int, values: Values) -> None:
-        """One point per value."""
+        """Add one point per value."""
         self._mlflow.log_metrics(dict(values), step=step)
 
     def close(self) -> None:
@@ -128,7 +139,7 @@ _MAKERS: dict[str, Callable[[], Logger]] = {
 
 
 def flat(config: dict[str, Any]) -> dict[str, Any]:
-    """`{"train": {"steps": 3}}` as `{"train.steps": 3}`."""
+    """Turn `{"train": {"steps": 3}}` into `{"train.steps": 3}`."""
     return {
         f"{section}.{name}": value
         for section, keys in config.items()
@@ -137,7 +148,7 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_loggers(names: Sequence[str]) -> list[Logger]:
-    """The named loggers, not opened yet.
+    """Make the named loggers; they are not opened yet.
 
     Raises:
         ConfigError: a package is not installed.
@@ -145,10 +156,11 @@ def make_loggers(names: Sequence[str]) -> list[Logger]:
     loggers = []
     for name in names:
         try:
+            # The package is imported here, before the first step, and not at the first value.
             loggers.append(_MAKERS[name]())
         except ImportError as error:
             raise ConfigError(
-                f"train.loggers names {name!r}, which is not installed ({error}); pip install {name}, "
-                "or --set 'train.loggers=[]'"
+                f"train.loggers names {name!r}, which is not installed ({error}); "
+                f"pip install {name}, or --set 'train.loggers=[]'"
             ) from error
     return loggers

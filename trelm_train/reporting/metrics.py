@@ -1,6 +1,7 @@
-"""What a run measures: JSONL always, other loggers beside it, seconds per component, peak memory.
+"""Record what a run measures: JSONL always, other loggers beside it, seconds, peak memory.
 
-Numbers of a logging interval are means over its steps. On resume, lines written after the checkpoint are removed.
+Numbers of a logging interval are means over its steps. On resume, lines written after the
+checkpoint are removed.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ METRICS_NAME = "metrics.jsonl"
 
 
 class Timers:
-    """Wall-clock seconds per component."""
+    """Add up wall-clock seconds per component."""
 
     def __init__(self, seconds: dict[str, float] | None = None) -> None:
         self.seconds: dict[str, float] = dict(seconds or {})
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """Add the time of the block to a component."""
+        """Add the time of a `with` block to a component."""
+        # Wall-clock, so that waiting for the loader or for other ranks counts.
         start = time.perf_counter()
         try:
             yield
@@ -35,52 +37,56 @@ class Timers:
 
 
 class Interval:
-    """Running means since the last line of the log; plain numbers, so that a checkpoint can hold them."""
+    """Keep running means since the latest line of the log.
+
+    The sums are plain numbers, so that a checkpoint can hold them.
+    """
 
     def __init__(self, sums: dict[str, float] | None = None, steps: int = 0) -> None:
         self.sums: dict[str, float] = dict(sums or {})
         self.steps = steps
 
     def add(self, values: dict[str, float]) -> None:
-        """One step's values."""
+        """Add the values of one step."""
         self.steps += 1
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
     def means(self) -> dict[str, float]:
-        """Means of the interval, which starts anew."""
+        """Return the means of the interval, and start the next one."""
         means = {name: value / self.steps for name, value in self.sums.items()}
         self.sums, self.steps = {}, 0
         return means
 
 
 class MetricLog:
-    """`metrics.jsonl` in a run's folder, and the loggers beside it."""
+    """Write `metrics.jsonl` in a run's folder, and the loggers beside it."""
 
     def __init__(
         self, folder: Path, loggers: Sequence[Logger] = (), *, after_step: int = 0
     ) -> None:
         self.path, self.loggers = folder / METRICS_NAME, loggers
-        keep = (
-            [line for line in _lines(self.path) if json.loads(line)["step"] <= after_step]
-            if after_step
-            else []
-        )
+        lines = _lines(self.path) if after_step else []
+        earlier = [line for line in lines if json.loads(line)["step"] <= after_step]
+
+        # Renamed at once: a kill here must not lose the lines.
         partial = folder / f".{METRICS_NAME}"
-        partial.write_text("".join(line + "\n" for line in keep), encoding="utf-8")
-        partial.replace(self.path)  # at once: a kill here must not lose the lines
+        partial.write_text("".join(line + "\n" for line in earlier), encoding="utf-8")
+        partial.replace(self.path)
 
     def write(
         self, step: int, values: dict[str, float], speed: dict[str, float] | None = None
     ) -> None:
-        """One line; what depends on the machine stands apart, under `speed`."""
+        """Write one line; what depends on the machine stands apart, under `speed`."""
+        # Two runs with the same settings then have the same lines but for `speed`.
         line = {"step": step, **values, **({"speed": speed} if speed else {})}
+        # Opened for each line: a killed run loses none that was written.
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        self.tell(step, values | (speed or {}))
+        self.send_to_loggers(step, values | (speed or {}))
 
-    def tell(self, step: int, values: dict[str, float]) -> None:
-        """The loggers alone."""
+    def send_to_loggers(self, step: int, values: dict[str, float]) -> None:
+        """Send values to the loggers alone, not to the file."""
         for logger in self.loggers:
             logger.log(step, values)
 
@@ -91,21 +97,29 @@ class MetricLog:
 
 
 def _lines(path: Path) -> list[str]:
+    """Return the complete lines of a file, if it is there."""
     if not path.is_file():
         return []
-    complete = path.read_text(encoding="utf-8").split("\n")[:-1]  # a torn last line has no newline
+
+    # A line that was torn by a kill has no newline at its end.
+    complete = path.read_text(encoding="utf-8").split("\n")[:-1]
     return [line for line in complete if line]
 
 
 def peak_rss_mb() -> float:
-    """Largest resident memory of this process so far, in MB."""
+    """Return the largest resident memory of this process so far, in MB."""
+    # The system counts in bytes on macOS and in kilobytes on Linux.
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6
 
 
 def rss_mb() -> float:
-    """Resident memory of this process now, in MB; its peak where the system does not say."""
+    """Return the resident memory of this process at present, in MB.
+
+    It is the peak where the system does not say.
+    """
     path = Path("/proc/self/statm")
     if not path.exists():
         return peak_rss_mb()
+    # The second number of the file is the resident memory in pages.
     return int(path.read_text(encoding="utf-8").split()[1]) * resource.getpagesize() / 1e6

@@ -1,4 +1,4 @@
-"""Where the time of some steps goes: `train.profile = "11:15"` writes a trace and a table for them."""
+"""Profile some steps: `train.profile = "11:15"` writes a trace and a table for them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ import torch
 from trelm_train.config import profiled_steps
 
 FOLDER = "profile"
+# Rows of the table.
 ROWS = 40
 
 
 class Profile:
-    """Starts and stops torch's profiler by step numbers, counted from 1."""
+    """Start and stop torch's profiler by step numbers, counted from 1."""
 
     def __init__(self, steps: str, out: Path) -> None:
-        self.first, self.last = profiled_steps(steps) if steps else (0, 0)
+        # Without steps both are 0, which no step equals.
+        self.first_step, self.last_step = profiled_steps(steps) if steps else (0, 0)
         self.out = out / FOLDER
         self._profiler: Any = None
 
     def before(self, step: int) -> None:
-        """Called before each step."""
-        if step == self.first:
+        """Start the profiler before the first profiled step; call it before each step."""
+        if step == self.first_step:
+            # Started late: a profile of a whole run would fill the memory.
             self._profiler = torch.profiler.profile(profile_memory=True)
             self._profiler.start()
 
     def after(self, step: int) -> None:
-        """Called after each step."""
-        if step == self.last:
+        """Stop the profiler after the last profiled step; call it after each step."""
+        if step == self.last_step:
             self.close()
 
     def close(self) -> None:
@@ -37,9 +40,11 @@ class Profile:
         profiler, self._profiler = self._profiler, None
         if profiler is None:
             return
+
         profiler.stop()
         self.out.mkdir(parents=True, exist_ok=True)
-        name = f"steps-{self.first}-{self.last}"
+        # A resumed run may profile other steps into the same folder.
+        name = f"steps-{self.first_step}-{self.last_step}"
         profiler.export_chrome_trace(str(self.out / f"{name}.json"))
         table = profiler.key_averages().table(
             sort_by="self_cpu_time_total", row_limit=ROWS, max_name_column_width=60

@@ -1,42 +1,53 @@
-"""What a long run shows: a bar on a terminal, log lines elsewhere."""
+"""Show the progress of a long run: a bar on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 log = logging.getLogger(__name__)
+# Shows a step's number and a line.
 Show = Callable[[int, str], None]
 
 
 def progress(done: int, steps: int, *, silent: bool) -> AbstractContextManager[Show]:
-    """A function that takes a step's number and a line; `silent` for all ranks but the first."""
+    """Open a `with` block around a function that shows a step's number and a line.
+
+    `silent` is for all ranks but the first.
+    """
     from rich.console import Console
 
     if silent:
         return nullcontext(lambda _step, _text: None)
+
+    # Standard output is for results.
     console = Console(stderr=True)
     return bar(console, done, steps) if console.is_terminal else _lines(steps)
 
 
 def line_of(means: dict[str, float], speed: dict[str, float]) -> str:
-    """Losses, tokens per second, padding, share of the weights that is updated."""
+    """Format losses, tokens per second, padding, and the share of the weights that is updated."""
     return (
         f"loss {means['loss']:.3f}  mlm {means['mlm_loss']:.3f}  cka {means['cka_loss']:.3f}  "
-        f"{speed['tokens_per_s']:,.0f} tokens/s  padding {means['padding']:.1%}  updated {means['trained_share']:.1%}"
+        f"{speed['tokens_per_s']:,.0f} tokens/s  padding {means['padding']:.1%}  "
+        f"updated {means['trained_share']:.1%}"
     )
 
 
 @contextmanager
 def _lines(steps: int) -> Iterator[Show]:
+    # One line each time the loop logs, for files and batch systems.
     yield lambda step, text: log.info("step %d/%d  %s", step, steps, text)
 
 
 @contextmanager
-def bar(console: Any, done: int, steps: int) -> Iterator[Show]:  # noqa: ANN401
-    """A bar with the time that is left."""
+def bar(console: Console, done: int, steps: int) -> Iterator[Show]:
+    """Show a bar with the time that is left."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

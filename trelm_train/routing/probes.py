@@ -1,8 +1,9 @@
-"""Probes for attribution: one linked mention hidden in each of some upcoming sentences, packed tightly.
+"""Make probes for attribution: hide one linked mention in each of some upcoming sentences.
 
-Goes in: the batches to come. Comes out: batches of nothing but sentences with a probe, in chunks of fixed content, so
-that what a chunk gives depends neither on the number of ranks nor on who computes it. Which mention is asked is a hash of
-(seed, sentence); which sentences, of the stream's position.
+The batches to come go in. Batches of nothing but sentences with a probe come out, packed tightly,
+in chunks of fixed content, so that what a chunk gives depends neither on the number of ranks nor on
+the rank that computes it. Which mention is hidden is a hash of (seed, sentence); which sentences,
+of the stream's position.
 """
 
 from __future__ import annotations
@@ -32,25 +33,35 @@ CHUNK_TOKENS = 2048
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """One hidden mention: its sentence with every mention of that entity masked, where to look and what is right."""
+    """Hold one question: a sentence with every mention of an entity masked, and the answer."""
 
     input_ids: list[int]
-    position_T: I64  # in the sentence
+    # Positions of the answer in the sentence.
+    position_T: I64
     gold_T: I64
 
 
 def probes_of(batch: Batch, vocabulary: Vocabulary, *, seed: int) -> list[Probe]:
-    """A probe for each sentence of a batch that has a mention, in order: the tail of a fact, or else any mention."""
+    """Make a probe for each sentence of a batch that has a mention, in order.
+
+    It hides the tail of a fact, or else any mention.
+    """
     if not len(batch.span_start_P):
         return []
+
+    # The mention with the lowest draw of its sentence; tails of facts are below all others.
     draw_P = uniform(seed, "probe", batch.key_N[batch.span_sentence_P], batch.span_ordinal_P)
     draw_P[batch.fact_tail_F] -= 1.0
     order = np.lexsort((draw_P, batch.span_sentence_P))
-    asked_C = order[np.unique(batch.span_sentence_P[order], return_index=True)[1]]
+    lowest = np.unique(batch.span_sentence_P[order], return_index=True)[1]
+    chosen_C = order[lowest]
+
     flat = batch.input_ids_RS.reshape(-1)
-    masked = _hide(batch, flat, asked_C, vocabulary.mask_id)
+    masked = _hide(batch, flat, chosen_C, vocabulary.mask_id)
+
     probes = []
-    for span in asked_C.tolist():
+    for span in chosen_C.tolist():
+        # The sentence is cut out of its row, with its special tokens.
         sentence = batch.span_sentence_P[span]
         start, end = batch.start_N[sentence], batch.end_N[sentence]
         position = np.arange(batch.span_start_P[span], batch.span_end_P[span], dtype=np.int64)
@@ -64,15 +75,16 @@ def probes_of(batch: Batch, vocabulary: Vocabulary, *, seed: int) -> list[Probe]
     return probes
 
 
-def _hide(batch: Batch, flat: I64, asked_C: I64, mask_id: int) -> I64:
-    """Token ids with every mention of each asked entity masked in its sentence."""
+def _hide(batch: Batch, flat: I64, chosen_C: I64, mask_id: int) -> I64:
+    """Mask every mention of each chosen entity in its sentence; return flat token ids."""
+    # A pair (sentence, entity) as one number.
     scale = int(batch.span_entity_P.max()) + 1
     pair_P = batch.span_sentence_P * scale + batch.span_entity_P
-    same_P = np.isin(pair_P, pair_P[asked_C])
+    is_hidden_P = np.isin(pair_P, pair_P[chosen_C])
+
     masked = flat.copy()
-    masked[expand(batch.span_start_P[same_P], (batch.span_end_P - batch.span_start_P)[same_P])] = (
-        mask_id
-    )
+    length_P = batch.span_end_P - batch.span_start_P
+    masked[expand(batch.span_start_P[is_hidden_P], length_P[is_hidden_P])] = mask_id
     return masked
 
 
@@ -84,36 +96,41 @@ def upcoming_probes(
     limit: int,
     start: Position,
 ) -> list[Probe]:
-    """The first `limit` probes of the batches to come, at most to the end of the next epoch."""
-    found: list[Probe] = []
+    """Return the first `limit` probes of the batches to come, or all to the end of the next epoch.
+
+    `start` is where the batches begin.
+    """
+    probes: list[Probe] = []
     for batch, following in batches:
-        found += probes_of(batch, vocabulary, seed=seed)
-        if len(found) >= limit or following.epoch > start.epoch + 1:
+        probes += probes_of(batch, vocabulary, seed=seed)
+        # Shards with few mentions may not have enough in one epoch.
+        if len(probes) >= limit or following.epoch > start.epoch + 1:
             break
-    return found[:limit]
+    return probes[:limit]
 
 
 def chunks(probes: list[Probe], packing: Packing, pad_id: int) -> Iterator[tuple[Batch, Targets]]:
-    """Packed batches of about `CHUNK_TOKENS` tokens, each with what is asked in it."""
+    """Yield packed batches of about `CHUNK_TOKENS` tokens, each with its targets."""
+    # Spans and facts are not needed any more: the probe has the positions.
     sentences = sentences_from_lists({"ids": [probe.input_ids for probe in probes]})
+    # Chunks have a size of their own: a refresh takes the same memory for any `train.batch_tokens`.
     small = Packing(max_tokens=packing.max_tokens, batch_tokens=CHUNK_TOKENS, limit=packing.limit)
     lengths = np.asarray([len(probe.input_ids) for probe in probes], np.int64)
+
     for index, rows in enumerate(plan_batches(lengths, small)):
         batch = assemble(sentences, rows, Position(index=index), pad_id)
-        here = [probes[number] for number in batch.key_N.tolist()]
+        members = [probes[number] for number in batch.key_N.tolist()]
+
+        # From positions in the sentence to flat ones.
+        starts = batch.start_N.tolist()
+        positions = [probe.position_T + start for probe, start in zip(members, starts, strict=True)]
+        lengths_of_answers = [len(probe.position_T) for probe in members]
         yield (
             batch,
             Targets(
-                position_T=np.concatenate(
-                    [
-                        probe.position_T + start
-                        for probe, start in zip(here, batch.start_N.tolist(), strict=True)
-                    ]
-                ),
-                example_T=np.repeat(
-                    np.arange(len(here)), [len(probe.position_T) for probe in here]
-                ),
-                gold_T=np.concatenate([probe.gold_T for probe in here]),
-                num_examples=len(here),
+                position_T=np.concatenate(positions),
+                example_T=np.repeat(np.arange(len(members)), lengths_of_answers),
+                gold_T=np.concatenate([probe.gold_T for probe in members]),
+                num_examples=len(members),
             ),
         )

@@ -1,97 +1,106 @@
-"""The two linear maps of an FFN, with weight gradients for the selected neurons only.
+"""Apply the two linear maps of an FFN, with weight gradients for the selected neurons only.
 
-Forward they are the full maps, in the number format of autocast where it is on; backward gives the gradient of what came
-in (if asked) and that of the gathered copies, which float32 accumulates over several backward passes. W_out keeps the
-selected neurons for its backward, not all of them.
+Forward they are the full maps, in the number format of autocast where it is on. Backward gives the
+gradient of the input (if needed) and that of the gathered copies, which float32 accumulates over
+several backward passes. W_out keeps the selected neurons for its backward pass, not all of them.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trelm_train.model.protocols import RoutedContext
+
 # Legend: T tokens, K selected neurons, J rows of W_in that they own, H hidden size, I inner size.
 
 
 class RoutedIn(torch.autograd.Function):
-    """`x W_in^T + b_in`; weight gradients for the gathered rows only."""
+    """Compute `x W_in^T + b_in`, with weight gradients for the gathered rows only."""
 
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401
+        ctx: RoutedContext,
         x_H: Tensor,
         full: tuple[Tensor, Tensor | None],
         rows_J: Tensor,
         weight_JH: Tensor,  # noqa: ARG004 -- autograd wants them as inputs: they get the gradient
         bias_J: Tensor | None,
     ) -> Tensor:
-        """The full linear map; the copies equal the full weights at `rows_J`."""
+        """Apply the full linear map; the copies equal the full weights at `rows_J`."""
         dtype = working_dtype(x_H)
         cast_H, weight, bias = (
             x_H.to(dtype),
             full[0].to(dtype),
             None if full[1] is None else full[1].to(dtype),
         )
+
+        # In the lowest trained layer the input needs no gradient, and then no weight is kept.
         ctx.save_for_backward(cast_H, weight if ctx.needs_input_grad[0] else None, rows_J)
         ctx.dtype, ctx.has_bias = x_H.dtype, bias_J is not None
         return F.linear(cast_H, weight, bias)
 
     @staticmethod
     def backward(
-        ctx: Any,  # noqa: ANN401
+        ctx: RoutedContext,
         *grads: Tensor,
     ) -> tuple[Tensor | None, None, None, Tensor, Tensor | None]:
-        """Gradient of the input (if asked) and of the gathered rows."""
+        """Return the gradient of the input (if needed) and of the gathered rows."""
         cast_H, weight_IH, rows_J = ctx.saved_tensors
         grad_I = grads[0]
         grad_x = (grad_I @ weight_IH).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+
+        # Choose the columns before the product: the product then costs J / I of a full one.
         selected_TJ = grad_I.flatten(0, -2).index_select(1, rows_J)
         grad_bias = selected_TJ.float().sum(0) if ctx.has_bias else None
         return grad_x, None, None, (selected_TJ.T @ cast_H.flatten(0, -2)).float(), grad_bias
 
 
 class RoutedOut(torch.autograd.Function):
-    """`v W_out^T + b_out`; weight gradients for the gathered columns only."""
+    """Compute `v W_out^T + b_out`, with weight gradients for the gathered columns only."""
 
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401
+        ctx: RoutedContext,
         v_I: Tensor,
         weight_HI: Tensor,
         bias_H: Tensor | None,
         index_K: Tensor,
         columns_KH: Tensor,  # noqa: ARG004
     ) -> Tensor:
-        """The full linear map; `columns_KH` equals the full transposed one at `index_K`."""
+        """Apply the full linear map; `columns_KH` equals the full transposed one at `index_K`."""
         dtype = working_dtype(v_I)
         cast_I, weight, bias = (
             v_I.to(dtype),
             weight_HI.to(dtype),
             None if bias_H is None else bias_H.to(dtype),
         )
+
+        # The gathered neurons are T x K instead of T x I: most of the memory of an FFN.
         ctx.save_for_backward(cast_I.flatten(0, -2).index_select(1, index_K), weight)
         ctx.dtype = v_I.dtype
         return F.linear(cast_I, weight, bias)
 
     @staticmethod
     def backward(
-        ctx: Any,  # noqa: ANN401
+        ctx: RoutedContext,
         *grads: Tensor,
     ) -> tuple[Tensor | None, None, Tensor | None, None, Tensor]:
-        """Gradient of the neurons, of the bias (if it is trained) and of the gathered columns."""
+        """Return the gradient of neurons, bias (if it is trained) and gathered columns."""
         selected_TK, weight_HI = ctx.saved_tensors
         grad_H = grads[0]
         flat_TH = grad_H.flatten(0, -2)
+
         grad_v = (grad_H @ weight_HI).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+        # Position 2 of the inputs is the bias.
         grad_bias = flat_TH.float().sum(0) if ctx.needs_input_grad[2] else None
+        # float32: several backward passes add up in these gradients.
         return grad_v, None, grad_bias, None, (selected_TK.T @ flat_TH).float()
 
 
 def working_dtype(x: Tensor) -> torch.dtype:
-    """The number format of a linear map of `x`: autocast's where it is on."""
+    """Return the number format of a linear map of `x`: autocast's where it is on."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
@@ -103,13 +112,18 @@ def routed_in(
     weight_JH: nn.Parameter,
     bias_J: nn.Parameter | None,
 ) -> Tensor:
-    """W_in, training its rows `rows_J` through their copies (bias: None if the map has none)."""
+    """Apply W_in and train its rows `rows_J` through their copies (bias: None if it has none)."""
+    # Detached: the full weights get no gradient, the gathered copies do.
     full = (w_in.weight.detach(), None if w_in.bias is None else w_in.bias.detach())
-    out_I: Tensor = RoutedIn.apply(x_H, full, rows_J, weight_JH, bias_J)  # type: ignore[no-untyped-call]
-    return out_I
+    inner_I: Tensor = RoutedIn.apply(x_H, full, rows_J, weight_JH, bias_J)  # type: ignore[no-untyped-call]
+    return inner_I
 
 
 def routed_out(v_I: Tensor, w_out: nn.Linear, index_K: Tensor, columns_KH: nn.Parameter) -> Tensor:
-    """W_out, training its columns `index_K` through their copies; its bias too where it requires a gradient."""
-    out_H: Tensor = RoutedOut.apply(v_I, w_out.weight.detach(), w_out.bias, index_K, columns_KH)  # type: ignore[no-untyped-call]
-    return out_H
+    """Apply W_out and train its columns `index_K` through their copies.
+
+    Its bias is trained too where it requires a gradient.
+    """
+    weight_HI = w_out.weight.detach()
+    hidden_H: Tensor = RoutedOut.apply(v_I, weight_HI, w_out.bias, index_K, columns_KH)  # type: ignore[no-untyped-call]
+    return hidden_H

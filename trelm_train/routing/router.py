@@ -1,9 +1,10 @@
-"""Dynamic knowledge routing: which neurons are trained, chosen anew every so many steps (TRELM, Yan et al. 2024).
+"""Route knowledge: choose the neurons that are trained, again and again (TRELM, Yan et al. 2024).
 
-Policies, all through `Router.neurons`: `ig` (by attribution), `random` (as many, fixed for the run), `top_layers` (as
-many, from the top layer down), `ffn_all` (every neuron); `full` trains everything and has no router. In `ig` an
-example votes for the neurons with at least `threshold` of its largest attribution; votes are smoothed from refresh to
-refresh; the top share of all neurons is taken, ties by summed attribution, then at random from the seed.
+All policies go through `Router.neurons`: `ig` (by attribution), `random` (as many, fixed for the
+run), `top_layers` (as many, from the top layer down), `ffn_all` (every neuron). `full` trains
+everything and has no router. In `ig` an example votes for the neurons with at least `threshold` of
+its largest attribution; votes are smoothed from refresh to refresh; the neurons with the most votes
+are chosen, ties by summed attribution, then at random from the seed.
 """
 
 from __future__ import annotations
@@ -15,36 +16,46 @@ import torch
 from torch import Tensor
 
 from schemas.array_types import I64
+from schemas.errors import TrelmError
 from trelm_train.config import RoutingConfig
 from trelm_train.data.arrays import uniform
 from trelm_train.data.loader import BatchStream, Position
 from trelm_train.data.masking import Vocabulary
-from trelm_train.errors import TrelmError
 from trelm_train.model.masked_lm import MaskedLm
 from trelm_train.ranks import ALONE, Ranks
-from trelm_train.routing.attribution import attribute, estimator
+from trelm_train.routing.attribution import attribute, make_estimator
 from trelm_train.routing.probes import Probe, chunks, upcoming_probes
 
-# Legend: L layers, I inner size, E examples.
+# Legend: L layers, I inner size, E examples, S scores.
 
-UNIT = 2.0**-30  # of summed attributions
-PROBE_TOKENS = 35  # of a sentence with a mention, in the mean
-FIXED_COST, EXACT_COST = 0.85, 3.4  # of a fact, in full steps of the same sentences
-ROUTED_STEP = 0.65  # of a full step
-DEAR = 0.05  # share of the training time that routing should not exceed
+# Attributions are summed in whole numbers of this unit.
+UNIT = 2.0**-30
+# Mean length of a sentence with a mention.
+PROBE_TOKENS = 35
+# Cost of a fact in a fixed or exact context, in full steps of the same sentences.
+FIXED_COST, EXACT_COST = 0.85, 3.4
+# Cost of a step with routing, in full steps.
+ROUTED_STEP = 0.65
+# Share of the training time that routing should not exceed.
+MAX_ROUTING_SHARE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tally:
-    """Sums over examples as whole numbers: ranks add theirs in any order and get the same bits.
+    """Hold sums over examples as whole numbers: ranks add theirs in any order, to the same bits.
 
-    `counts` holds the votes of every neuron, then its positive attributions in units of `UNIT`, then the examples.
+    `counts` has 2 L I + 1 int64: the votes of every neuron, its positive attributions in units of
+    `UNIT`, and the number of examples.
     """
 
-    counts: Tensor  # int64, 2 L I + 1
+    counts: Tensor
 
-    def parts(self, shape: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
-        """Mean vote and mean positive attribution per example, as L x I each, and the number of examples."""
+    def means(self, shape: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+        """Return mean vote and mean positive attribution per example, and the number of examples.
+
+        The means are L x I each; `shape` is (L, I).
+        """
+        # Votes, then attributions, then the number of examples, as `tally` has put them together.
         size, num_examples = shape[0] * shape[1], int(self.counts[-1])
         sums = self.counts[:-1].double() / max(1, num_examples)
         return (
@@ -55,51 +66,59 @@ class Tally:
 
 
 def tally(attribution_ELI: Tensor, threshold: float) -> Tally:
-    """What some examples say."""
+    """Count votes and attributions of some examples."""
+    # Sums of floats depend on their order, and so on the number of ranks; sums of integers do not.
     strength_LI = (attribution_ELI.double().clamp(min=0) / UNIT).round().long().sum(0)
     votes_LI = votes(attribution_ELI, threshold).long()
-    return Tally(
-        counts=torch.cat(
-            [votes_LI.flatten(), strength_LI.flatten(), torch.tensor([len(attribution_ELI)])]
-        )
-    )
+    num_examples = torch.tensor([len(attribution_ELI)])
+    return Tally(counts=torch.cat([votes_LI.flatten(), strength_LI.flatten(), num_examples]))
 
 
 def votes(attribution_ELI: Tensor, threshold: float) -> Tensor:
-    """How many examples keep each neuron: attribution positive and at least `threshold` of the example's largest."""
+    """Count the examples that vote for each neuron, as L x I.
+
+    An example votes where the attribution is positive and at least `threshold` of its largest.
+    """
+    # An example whose attributions are all negative votes for nothing.
     largest_E = attribution_ELI.flatten(1).max(1).values.clamp(min=0)
-    kept = (attribution_ELI >= threshold * largest_E[:, None, None]) & (attribution_ELI > 0)
-    return kept.sum(0).float()
+    is_high = attribution_ELI >= threshold * largest_E[:, None, None]
+    return (is_high & (attribution_ELI > 0)).sum(0).float()
 
 
 def top_neurons(
     scores_SLI: list[Tensor], count: int, *, first_layer: int, seed: int
 ) -> dict[int, Tensor]:
-    """The `count` best neurons of the layers from `first_layer` up; later scores break ties of earlier ones."""
+    """Return the `count` best neurons of the layers from `first_layer` up.
+
+    Later scores break ties of earlier ones, and a hash of the seed breaks what is left.
+    """
     num_layers, inner = scores_SLI[0].shape
     flat = [score.numpy().astype(np.float64)[first_layer:].reshape(-1) for score in scores_SLI]
     tie = uniform(seed, "tie", np.arange(len(flat[0]), dtype=np.int64))
+
+    # The last key of `lexsort` counts most, so the scores go in reverse.
     order = np.lexsort((tie, *(-score for score in reversed(flat))))
     return by_layer(np.sort(order[:count]) + first_layer * inner, num_layers, inner)
 
 
 def by_layer(flat: I64, num_layers: int, inner: int) -> dict[int, Tensor]:
-    """Sorted flat neuron numbers as sorted indices per layer."""
+    """Turn sorted flat neuron numbers into sorted indices per layer."""
     layer = flat // inner
     return {number: torch.from_numpy(flat[layer == number] % inner) for number in range(num_layers)}
 
 
 class Router:
-    """Chooses neurons; keeps the smoothed votes of `ig`."""
+    """Choose neurons, and keep the smoothed votes of `ig`."""
 
     def __init__(
         self, config: RoutingConfig, model: MaskedLm, vocabulary: Vocabulary, *, seed: int
     ) -> None:
         self.config, self.model, self.vocabulary, self.seed = config, model, vocabulary, seed
+        # A layer budget counts from the top: the backward pass then ends early.
         self.first_layer = (
             max(0, model.num_layers - config.layer_budget) if config.layer_budget else 0
         )
-        self.how = estimator(
+        self.estimator = make_estimator(
             config.rule, config.points, precision=config.precision, context=config.context
         )
         self.votes_LI: Tensor | None = None
@@ -107,25 +126,31 @@ class Router:
 
     @property
     def count(self) -> int:
-        """Neurons to select: the share of all of them, as far as the layer budget has room."""
+        """Return how many neurons to select: a share of all, as the layer budget allows."""
         allowed = (self.model.num_layers - self.first_layer) * self.model.inner_size
-        wanted = round(self.config.share * self.model.num_layers * self.model.inner_size)
-        return allowed if self.config.policy == "ffn_all" else min(allowed, max(1, wanted))
+        if self.config.policy == "ffn_all":
+            return allowed
+
+        share = round(self.config.share * self.model.num_layers * self.model.inner_size)
+        return min(allowed, max(1, share))
 
     def due(self, step: int) -> bool:
-        """Whether neurons must be chosen before this step."""
+        """Say whether neurons must be chosen before this step."""
+        # Other policies choose once: their choice does not depend on the weights.
         return step == 0 or (self.config.policy == "ig" and step % self.config.refresh_every == 0)
 
     def neurons(
         self, stream: BatchStream, position: Position, ranks: Ranks = ALONE
     ) -> dict[int, Tensor]:
-        """Sorted neuron indices by layer, the same on every rank; `position` is that of the whole run.
+        """Choose neurons: sorted indices by layer, the same on every rank.
+
+        `position` is that of the whole run.
 
         Raises:
             TrelmError: the policy needs mentions and the shards have none.
         """
         layers, inner, count = self.model.num_layers, self.model.inner_size, self.count
-        first = self.first_layer * inner
+
         if self.config.policy == "ig":
             self.refresh(stream, position, ranks)
             assert self.votes_LI is not None
@@ -136,13 +161,22 @@ class Router:
                 first_layer=self.first_layer,
                 seed=self.seed,
             )
+
         if self.config.policy == "random":
-            draw = uniform(self.seed, "path", np.arange(first, layers * inner, dtype=np.int64))
-            return by_layer(np.sort(np.argsort(draw, kind="stable")[:count]) + first, layers, inner)
+            lowest = self.first_layer * inner
+            draw = uniform(self.seed, "path", np.arange(lowest, layers * inner, dtype=np.int64))
+            drawn = np.sort(np.argsort(draw, kind="stable")[:count])
+            return by_layer(drawn + lowest, layers, inner)
+
+        # The topmost neurons, for `top_layers` and `ffn_all` alike.
         return by_layer(np.arange(layers * inner - count, layers * inner), layers, inner)
 
     def refresh(self, stream: BatchStream, position: Position, ranks: Ranks = ALONE) -> None:
-        """Attribution over a probe set from the upcoming batches, smoothed into the votes."""
+        """Attribute a probe set from the upcoming batches, and smooth the result into the votes.
+
+        Raises:
+            TrelmError: the shards have no mentions.
+        """
         probes = upcoming_probes(
             stream.iterate(position),
             self.vocabulary,
@@ -152,74 +186,84 @@ class Router:
         )
         if not probes:
             raise TrelmError(
-                f"{stream.shards.path}: routing.policy = 'ig' needs linked mentions, and there are none; "
-                "use --set routing.policy=random, or full"
+                f"{stream.shards.path}: routing.policy = 'ig' needs linked mentions, and there are "
+                "none; use --set routing.policy=random, or full"
             )
+
+        # Summed over the ranks, so that all of them choose the same neurons.
         counts = self.count_votes(probes, stream, ranks).counts.to(self.model.device)
         ranks.sum_tensors([counts])
-        votes_LI, strength_LI, _ = Tally(counts=counts.cpu()).parts(
+        votes_LI, strength_LI, _ = Tally(counts=counts.cpu()).means(
             (self.model.num_layers, self.model.inner_size)
         )
         self.votes_LI = self._smooth(self.votes_LI, votes_LI)
         self.strength_LI = self._smooth(self.strength_LI, strength_LI)
 
     def count_votes(self, probes: list[Probe], stream: BatchStream, ranks: Ranks = ALONE) -> Tally:
-        """This rank's share of the probes, counted: every `ranks.size`-th chunk."""
-        counts = torch.zeros(
-            2 * self.model.num_layers * self.model.inner_size + 1, dtype=torch.int64
-        )
-        for number, (batch, targets) in enumerate(
-            chunks(probes, stream.packing, self.vocabulary.pad_id)
-        ):
+        """Count this rank's share of the probes: every `ranks.size`-th chunk."""
+        num_neurons = self.model.num_layers * self.model.inner_size
+        counts = torch.zeros(2 * num_neurons + 1, dtype=torch.int64)
+
+        # Every rank makes all chunks, which is cheap, and attributes its own.
+        all_chunks = chunks(probes, stream.packing, self.vocabulary.pad_id)
+        for number, (batch, targets) in enumerate(all_chunks):
             if number % ranks.size == ranks.rank:
+                packed = self.model.pack(batch)
                 attribution_ELI = attribute(
-                    self.model, self.model.pack(batch), targets, self.how, self.first_layer
+                    self.model, packed, targets, self.estimator, self.first_layer
                 )
                 counts += tally(attribution_ELI, self.config.threshold).counts
+
         return Tally(counts=counts)
 
     def _smooth(self, old: Tensor | None, new: Tensor) -> Tensor:
-        return (
-            new if old is None else self.config.smoothing * old + (1 - self.config.smoothing) * new
-        )
+        if old is None:
+            return new
+        return self.config.smoothing * old + (1 - self.config.smoothing) * new
 
     def state(self) -> dict[str, Tensor]:
-        """The smoothed scores."""
+        """Return the smoothed scores by name; nothing before the first refresh."""
         if self.votes_LI is None or self.strength_LI is None:
             return {}
         return {"votes": self.votes_LI, "strength": self.strength_LI}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take up saved scores."""
+        """Go on with saved scores."""
         self.votes_LI, self.strength_LI = tensors.get("votes"), tensors.get("strength")
 
 
 def attribution_share(config: RoutingConfig, tokens_per_step: int) -> float:
-    """About what share of the training time attribution will take, by the figures of docs/routing.md for 12 layers."""
+    """Estimate the share of the training time that attribution will take.
+
+    The figures are those of docs/routing.md for 12 layers.
+    """
     if config.policy != "ig":
         return 0.0
-    a_fact = (
-        PROBE_TOKENS * (FIXED_COST if config.context == "fixed" else EXACT_COST) * config.points
-    )
-    refresh = config.probe_facts * a_fact / config.refresh_every
+
+    # Everything in tokens of full steps, per step.
+    cost = FIXED_COST if config.context == "fixed" else EXACT_COST
+    fact_tokens = PROBE_TOKENS * cost * config.points
+    refresh = config.probe_facts * fact_tokens / config.refresh_every
     return refresh / (refresh + ROUTED_STEP * tokens_per_step)
 
 
 def whole_parameters(model: MaskedLm, config: RoutingConfig) -> dict[str, torch.nn.Parameter]:
     """Freeze everything but what is trained as a whole, and return that by name.
 
-    With a router: nothing, or what the switches name. The decoder is tied to the embeddings and frozen with them.
+    With a router that is nothing, or what the switches name. The decoder is tied to the embeddings
+    and frozen with them.
     """
-    chosen = {}
+    whole = {}
     for name, parameter in model.hf.named_parameters():
-        trained = config.policy == "full" or _switched_on(model.family.kind(name), config)
-        parameter.requires_grad_(trained)
-        if trained:
-            chosen[name] = parameter
-    return chosen
+        is_trained = config.policy == "full" or _switched_on(model.family.kind(name), config)
+        parameter.requires_grad_(is_trained)
+        if is_trained:
+            whole[name] = parameter
+    return whole
 
 
 def _switched_on(kind: str, config: RoutingConfig) -> bool:
+    """Say whether the settings train parameters of this kind; FFN weights go through the router."""
     switches = {
         "norm": config.train_layer_norm,
         "embeddings": config.train_embeddings,

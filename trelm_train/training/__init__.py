@@ -1,1 +1,1 @@
-"""The training loop: steps, sessions, estimates, evaluation, reports."""
+"""Run the training loop: steps, sessions, estimates, evaluation, reports."""

@@ -1,7 +1,8 @@
-"""Evaluation while a run goes on: the plain model, without memory and injection, always on the same questions.
+"""Evaluate while a run goes on: the plain model, without memory and injection, on fixed questions.
 
-What one costs is bounded by `evaluation.sentences` (masked-LM loss on the first so many of the validation split, whose rows
-lie in random order) and `evaluation.lama_limit` (items per relation). Each ends as a line of `evaluations.jsonl`.
+The cost of an evaluation is bounded by `evaluation.sentences` (masked-LM loss on that many
+sentences of the validation split, the first ones: its rows lie in random order) and
+`evaluation.lama_limit` (items per relation). Each evaluation ends as a line of `evaluations.jsonl`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from schemas.errors import ConfigError
 from trelm_train.config import EvaluationConfig
-from trelm_train.errors import ConfigError
 from trelm_train.evaluate.lama import Options, Prober, collect, score_questions
 from trelm_train.evaluate.mlm import evaluate_mlm
 from trelm_train.model.masked_lm import load_tokenizer
@@ -25,52 +26,66 @@ LAMA_MEASURES = ("lama_p_at_1", "lama_p_at_10", "lama_mrr")
 
 
 class Evaluator:
-    """Asks a session's model the questions that its configuration names.
+    """Ask a session's model the questions that its configuration names.
 
     Raises:
-        ConfigError: `evaluation.best` names no measure that there is, or a probe file is unreadable.
+        ConfigError: `evaluation.best` is not the name of a measure, or a probe file is
+            unreadable.
     """
 
     def __init__(self, session: Session) -> None:
         self.session, self.config = session, session.request.config.evaluation
+
         measures = MLM_MEASURES + (LAMA_MEASURES if self.config.lama_probes else ())
         if self.config.best and self.config.best not in measures:
             raise ConfigError(
                 f"evaluation.best = {self.config.best!r} must be one of {', '.join(measures)}"
             )
+
         self.prober: Prober | None = None
         if self.config.lama_probes:
             options = lama_options(self.config)
+            # Questions are tokenised once, and an unreadable file ends the run before its first
+            # step.
             tokenizer = load_tokenizer(str(session.shards.tokenizer_path))
-            self.prober = Prober(session.parts.model, tokenizer, options.common_vocab)
+            self.prober = Prober(session.components.model, tokenizer, options.common_vocab)
             self.questions = collect(self.prober, options)
 
     def measure(self) -> dict[str, Any]:
-        """All measures of the model as it is now."""
-        session, parts = self.session, self.session.parts
+        """Return all measures of the model as it is at this step."""
+        session, components = self.session, self.session.components
         report = evaluate_mlm(
-            parts.model,
-            parts.vocabulary,
+            components.model,
+            components.vocabulary,
             session.shards,
             session.knowledge,
             session.packing,
             max_sentences=self.config.sentences,
         )
-        found: dict[str, Any] = report.to_dict()
-        if self.prober is not None:
-            scored = score_questions(self.prober, self.questions)
-            found |= {f"lama_{name}": value for name, value in (scored["macro"] or {}).items()}
-        return found
+        measures: dict[str, Any] = report.to_dict()
 
-    def improves(self, found: dict[str, Any]) -> bool:
-        """Whether this is the best so far by the configured measure; if so it is what later ones are compared with."""
-        value = found.get(self.config.best)
+        if self.prober is not None:
+            macro = score_questions(self.prober, self.questions)["macro"] or {}
+            measures |= {f"lama_{name}": value for name, value in macro.items()}
+        return measures
+
+    def improves(self, measures: dict[str, Any]) -> bool:
+        """Say whether these measures are the best so far by the configured one.
+
+        If so, later ones are compared with them.
+        """
+        value = measures.get(self.config.best)
+        # A split without facts has no knowledge score.
         if value is None or not math.isfinite(value):
             return False
+
+        # The history is part of every checkpoint, so a resumed run compares with the same value.
         best = self.session.history.get("best")
+        # Losses fall, all other measures rise.
         sign = -1 if self.config.best in LOWER_IS_BETTER else 1
         if best is not None and sign * value <= sign * best["value"]:
             return False
+
         self.session.history["best"] = {
             "measure": self.config.best,
             "value": value,
@@ -80,7 +95,7 @@ class Evaluator:
 
 
 def lama_options(config: EvaluationConfig) -> Options:
-    """Where the probes are."""
+    """Return the options of the LAMA probes that the configuration names."""
     return Options(
         probes=Path(config.lama_probes),
         relations=Path(config.lama_relations),
@@ -89,12 +104,17 @@ def lama_options(config: EvaluationConfig) -> Options:
     )
 
 
-def write_evaluation(folder: Path, step: int, found: dict[str, Any]) -> None:
-    """Add a line; lines of later steps, left by a run that was killed after them, go."""
+def write_evaluation(folder: Path, step: int, measures: dict[str, Any]) -> None:
+    """Add a line of measures.
+
+    Lines of this and later steps, left by a run that was killed after them, are removed.
+    """
     path = folder / EVALUATIONS
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() and step else []
-    kept = [line for line in lines if _step_of(line) < step]
-    text = "\n".join([*kept, json.dumps({"step": step, **found})]) + "\n"
+    earlier = [line for line in lines if _step_of(line) < step]
+    text = "\n".join([*earlier, json.dumps({"step": step, **measures})]) + "\n"
+
+    # Renamed at once: a kill here must not lose the lines.
     partial = folder / f".{EVALUATIONS}"
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

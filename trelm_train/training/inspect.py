@@ -1,4 +1,4 @@
-"""Looking into a run: nearest neighbours in the memory bank, and the knowledge path by layer."""
+"""Look into a run: nearest neighbours in the memory bank, and the knowledge path by layer."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
+from schemas.errors import ConfigError
 from trelm_train.checkpoints.export import BANK_FILE, ENTITIES_FILE, find_bank
 from trelm_train.config import load_config
-from trelm_train.errors import ConfigError
+from trelm_train.memory.memory_bank import NoteRows
 from trelm_train.training.session import CONFIG_NAME
 
 # Legend: T written rows, n rows of a piece, H hidden size; the 2 are the local and the global note.
 
-PIECE = 1024  # rows in memory at once: so few stay in the cache
+# Rows in memory at once: few enough to stay in the cache.
+PIECE = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Neighbour:
-    """An entity of the bank and how similar its note is."""
+    """Hold an entity of the bank, and how similar its note is."""
 
     id: str
     label: str
@@ -38,22 +40,24 @@ class Neighbour:
 
 
 def nearest(run: Path, entity: str, *, top: int) -> tuple[Neighbour, list[Neighbour]]:
-    """An entity (id or label) and those whose notes are nearest by cosine.
+    """Find an entity (by id or label) and those whose notes are nearest by cosine.
 
-    Reads the written rows once, `PIECE` at a time.
+    The written rows are read once, `PIECE` at a time.
 
     Raises:
         ConfigError: no bank, or nothing in it about such an entity.
     """
     folder = find_bank(run)
-    global_share = load_config(
-        run / CONFIG_NAME if (run / CONFIG_NAME).is_file() else None
-    ).memory.global_share
+    # An exported model has no settings beside it; then the default weight mixes the notes.
+    config_path = run / CONFIG_NAME
+    config = load_config(config_path if config_path.is_file() else None)
+
     entities = pq.read_table(folder / ENTITIES_FILE)
-    place = _place_of(entities, entity, folder)
+    row = _row_of(entities, entity, folder)
     with safe_open(folder / BANK_FILE, framework="pt") as bank:
         count_T = bank.get_tensor("count")
-        cosine_T = _cosines(bank.get_slice("note"), place, len(count_T), global_share)
+        note_T2H = bank.get_slice("note")
+        cosine_T = _cosines(note_T2H, row, len(count_T), config.memory.global_share)
 
     def neighbour(number: int) -> Neighbour:
         return Neighbour(
@@ -63,41 +67,56 @@ def nearest(run: Path, entity: str, *, top: int) -> tuple[Neighbour, list[Neighb
             count=int(count_T[number]),
         )
 
-    asked = neighbour(place)
-    cosine_T[place] = -torch.inf
+    # The entity is its own nearest neighbour: leave it out.
+    itself = neighbour(row)
+    cosine_T[row] = -torch.inf
+    # No more neighbours than there are other rows.
     best = cosine_T.topk(max(0, min(top, len(cosine_T) - 1))).indices
-    return asked, [neighbour(number) for number in best.tolist()]
+    return itself, [neighbour(number) for number in best.tolist()]
 
 
-def _cosines(note_T2H: Any, place: int, num_rows: int, global_share: float) -> Tensor:  # noqa: ANN401 - a slice of a file
-    def mixed(first: int, end: int) -> Tensor:
-        note_n2H = note_T2H[first:end].float()
+def _cosines(note_T2H: NoteRows, row: int, num_rows: int, global_share: float) -> Tensor:
+    """Compute the cosine of the mixed note of a row with those of all rows, as T."""
+
+    def mixed(start: int, end: int) -> Tensor:
+        note_n2H = note_T2H[start:end].float()
         return torch.lerp(note_n2H[:, 0], note_n2H[:, 1], global_share)
 
-    own_H = F.normalize(mixed(place, place + 1)[0], dim=0)
+    unit_H = F.normalize(mixed(row, row + 1)[0], dim=0)
+    smallest = torch.finfo(torch.float32).tiny
+
+    # One piece of the file at a time, so that memory does not depend on the number of rows.
     cosine_T = torch.empty(num_rows)
-    for first in range(0, num_rows, PIECE):
-        note_nH = mixed(first, min(first + PIECE, num_rows))
-        norm_n = torch.linalg.vector_norm(note_nH, dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-        cosine_T[first : first + PIECE] = (note_nH @ own_H) / norm_n
+    for start in range(0, num_rows, PIECE):
+        note_nH = mixed(start, min(start + PIECE, num_rows))
+        norm_n = torch.linalg.vector_norm(note_nH, dim=1).clamp_min(smallest)
+        cosine_T[start : start + PIECE] = (note_nH @ unit_H) / norm_n
     return cosine_T
 
 
-def _place_of(entities: pa.Table, entity: str, folder: Path) -> int:
-    asked = entity.strip()
-    by_label = pc.equal(pc.utf8_lower(entities["label"]), pc.utf8_lower(pa.scalar(asked)))
-    found = np.flatnonzero(np.array(by_label))
-    if re.fullmatch(r"[Qq]\d+", asked):
-        found = np.append(np.flatnonzero(np.array(entities["id"]) == int(asked[1:])), found)
-    if not len(found):
+def _row_of(entities: pa.Table, entity: str, folder: Path) -> int:
+    """Find the row of an entity by its id, or else by its label.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    name = entity.strip()
+    by_label = pc.equal(pc.utf8_lower(entities["label"]), pc.utf8_lower(pa.scalar(name)))
+    rows = np.flatnonzero(np.array(by_label))
+
+    # An id comes before a label that looks like one.
+    if re.fullmatch(r"[Qq]\d+", name):
+        rows = np.append(np.flatnonzero(np.array(entities["id"]) == int(name[1:])), rows)
+    if not len(rows):
         raise ConfigError(
-            f"{entity}: no sentence has written it into the memory bank {folder}; what is there stands in {ENTITIES_FILE}"
+            f"{entity}: no sentence has written it into the memory bank {folder}; "
+            f"what is there stands in {ENTITIES_FILE}"
         )
-    return int(found[0])
+    return int(rows[0])
 
 
 def knowledge_path(run: Path) -> dict[str, Any]:
-    """The selected neurons of each layer.
+    """Read the selected neurons of each layer.
 
     Raises:
         ConfigError: no finished run there.
@@ -107,5 +126,6 @@ def knowledge_path(run: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{run}: no routing.json there; give the --out folder of a `trelm-train run`"
         )
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+
+    neurons: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return neurons

@@ -1,4 +1,4 @@
-"""What a finished run reports: `summary.json`, its readable form, and the knowledge path."""
+"""Report a finished run: `summary.json`, its readable form, and the knowledge path."""
 
 from __future__ import annotations
 
@@ -11,27 +11,32 @@ from trelm_train.checkpoints.export import INITIAL
 from trelm_train.reporting.metrics import peak_rss_mb
 from trelm_train.training.session import CHECKPOINTS, Session
 
+# Timers that count as training.
 TRAINING = ("data", "injection", "forward_backward", "optimiser", "memory", "attribution")
 
 
 def describe(session: Session) -> str:
-    """What is about to be trained, in one line."""
-    config, parts = session.request.config, session.parts
-    rows = 0 if parts.bank is None else len(parts.bank.count_B)
+    """Describe what is about to be trained, in one line."""
+    config, components = session.request.config, session.components
+    rows = 0 if components.bank is None else len(components.bank.count_B)
+    # Of both splits, as the footers count them.
     sentences = sum(group.num_rows for group in session.shards.row_groups)
-    injection = config.injection.policy if parts.injector is not None else "none"
+    injection = config.injection.policy if components.injector is not None else "none"
+
     return (
-        f"{sentences:,} sentences, {len(session.knowledge):,} knowledge rows; injection {injection}, "
-        f"{rows:,} memory rows, CKA {'on' if parts.cka else 'off'}, routing {config.routing.policy}; "
-        f"{config.train.steps:,} steps on {parts.model.device.type}"
+        f"{sentences:,} sentences, {len(session.knowledge):,} knowledge rows; "
+        f"injection {injection}, {rows:,} memory rows, CKA {'on' if components.cka else 'off'}, "
+        f"routing {config.routing.policy}; {config.train.steps:,} steps "
+        f"on {components.model.device.type}"
     )
 
 
-def path_of(session: Session) -> dict[str, Any]:
-    """The knowledge path: which neurons of each layer are trained."""
-    sparse = session.parts.sparse
+def knowledge_path_of(session: Session) -> dict[str, Any]:
+    """Return the knowledge path: which neurons of each layer are trained."""
+    sparse = session.components.sparse
     rows = {} if sparse is None else sparse.rows
-    model = session.parts.model
+    model = session.components.model
+
     return {
         "policy": session.request.config.routing.policy,
         "step": session.history.get("routed_at"),
@@ -45,43 +50,50 @@ def path_of(session: Session) -> dict[str, Any]:
 
 @torch.no_grad()
 def changed_share(session: Session) -> float:
-    """Share of the model's weights that differ from the initial ones."""
+    """Return the share of the model's weights that differ from the initial ones."""
     from safetensors import safe_open
 
     changed = total = 0
-    with safe_open(session.request.out / INITIAL / "model.safetensors", framework="pt") as initial:
+    path = session.request.out / INITIAL / "model.safetensors"
+    with safe_open(path, framework="pt") as initial:
+        # Tied weights are saved under one name only.
         saved = set(initial.keys())
-        for name, parameter in session.parts.model.hf.named_parameters():
+        for name, parameter in session.components.model.hf.named_parameters():
             total += parameter.numel()
             if name in saved:
                 changed += int((initial.get_tensor(name) != parameter.cpu()).sum())
+
     return changed / total
 
 
 def summarise(session: Session, validation_after: dict[str, Any] | None) -> dict[str, Any]:
-    """The figures of a run; seconds are wall-clock, by component."""
-    seconds = session.parts.timers.seconds
+    """Return the figures of a run; seconds are wall-clock, by component."""
+    seconds = session.components.timers.seconds
+    # Evaluation and checkpoints are left out, so that speed means the speed of training.
     training = sum(seconds.get(name, 0.0) for name in TRAINING)
-    first, last = session.history.get("first", {}), session.history.get("last", {})
-    parts = session.parts
+    # Means of the first and of the latest logged interval.
+    start, end = session.history.get("first", {}), session.history.get("last", {})
+    components, history = session.components, session.history
+    bank = components.bank
+
     return {
         "steps": session.step,
         "epochs": session.position.epoch,
         "tokens": session.tokens,
-        "loss_first": first.get("loss"),
-        "loss_last": last.get("loss"),
-        "mlm_loss_first": first.get("mlm_loss"),
-        "mlm_loss_last": last.get("mlm_loss"),
-        "cka_loss_first": first.get("cka_loss"),
-        "cka_loss_last": last.get("cka_loss"),
-        "injected_per_step_last": last.get("injected"),
-        "facts_per_step_last": last.get("facts"),
-        "validation_before": session.history.get("validation_before"),
+        "loss_first": start.get("loss"),
+        "loss_last": end.get("loss"),
+        "mlm_loss_first": start.get("mlm_loss"),
+        "mlm_loss_last": end.get("mlm_loss"),
+        "cka_loss_first": start.get("cka_loss"),
+        "cka_loss_last": end.get("cka_loss"),
+        "injected_per_step_last": end.get("injected"),
+        "facts_per_step_last": end.get("facts"),
+        "validation_before": history.get("validation_before"),
         "validation_after": validation_after,
-        "best": session.history.get("best"),
-        "skipped_steps": session.history.get("skipped_steps", 0),
-        "num_weights": sum(parameter.numel() for parameter in parts.model.hf.parameters()),
-        "trained_per_step_share": parts.trained_share,
+        "best": history.get("best"),
+        "skipped_steps": history.get("skipped_steps", 0),
+        "num_weights": sum(parameter.numel() for parameter in components.model.hf.parameters()),
+        "trained_per_step_share": components.trained_share,
         "weights_updated_share": changed_share(session),
         "tokens_per_s": session.tokens / training if training else 0.0,
         "training_s": training,
@@ -89,32 +101,42 @@ def summarise(session: Session, validation_after: dict[str, Any] | None) -> dict
         "attribution_share": seconds.get("attribution", 0.0) / training if training else 0.0,
         "memory_share": seconds.get("memory", 0.0) / training if training else 0.0,
         "peak_rss_mb": peak_rss_mb(),
-        "bank_rows_written": 0 if parts.bank is None else int((parts.bank.count_B > 0).sum()),
+        "bank_rows_written": 0 if bank is None else int((bank.count_B > 0).sum()),
         "model": str(session.request.out / "model"),
         "checkpoint": str(list_checkpoints(session.request.out / CHECKPOINTS)[-1]),
     }
 
 
 def readable(summary: dict[str, Any]) -> str:
-    """The summary in a few lines."""
+    """Return the summary as a few lines of text."""
     lines = [
-        f"{summary['steps']} steps, {summary['tokens']:,} tokens, {summary['tokens_per_s']:,.0f} tokens/s",
-        f"training loss        {_number(summary['loss_first'])} -> {_number(summary['loss_last'])}",
+        f"{summary['steps']} steps, {summary['tokens']:,} tokens, "
+        f"{summary['tokens_per_s']:,.0f} tokens/s",
+        f"training loss        {_change(summary['loss_first'], summary['loss_last'])}",
     ]
-    before, after = summary["validation_before"], summary["validation_after"]
-    if before and after:
+
+    # Both are missing with `train.validate = false`.
+    old, new = summary["validation_before"], summary["validation_after"]
+    if old and new:
         lines += [
-            f"validation MLM loss  {_number(before['loss'])} -> {_number(after['loss'])}  ({after['num_masked']} tokens)",
-            f"  on entities        {_number(before['entity_loss'])} -> {_number(after['entity_loss'])}",
-            f"knowledge score      {_number(before['cka_score'])} -> {_number(after['cka_score'])}",
+            f"validation MLM loss  {_change(old['loss'], new['loss'])}  "
+            f"({new['num_masked']} tokens)",
+            f"  on entities        {_change(old['entity_loss'], new['entity_loss'])}",
+            f"knowledge score      {_change(old['cka_score'], new['cka_score'])}",
         ]
+
     lines += [
         f"weights updated      {summary['weights_updated_share']:.1%}",
-        f"seconds              {summary['training_s']:.1f} (attribution {summary['attribution_share']:.1%}, "
-        f"memory {summary['memory_share']:.1%}), peak memory {summary['peak_rss_mb']:,.0f} MB",
+        f"seconds              {summary['training_s']:.1f} "
+        f"(attribution {summary['attribution_share']:.1%}, memory {summary['memory_share']:.1%}), "
+        f"peak memory {summary['peak_rss_mb']:,.0f} MB",
         f"model                {summary['model']}",
     ]
     return "\n".join(lines)
+
+
+def _change(old: float | None, new: float | None) -> str:
+    return f"{_number(old)} -> {_number(new)}"
 
 
 def _number(value: float | None) -> str:

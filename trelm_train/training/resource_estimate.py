@@ -1,9 +1,11 @@
-"""What a run will need, known before its first step: memory and disk, measured where that is cheap and counted elsewhere.
+"""Estimate what a run will need, before its first step: memory and disk.
 
-Resident already: the process with its model, tables and memory bank. Counted: gradients, optimiser moments, the bank's file,
-checkpoints. Measured: the activations that the forward pass keeps for the backward pass, on one and on two packed rows, from
-which a batch is extrapolated; so any architecture, dropout, number format and routing is covered. On a GPU the model's own
-share lies there, and only main memory and disk are compared with what the machine has.
+The estimate measures where that is cheap and counts elsewhere. Resident already: the process with
+its model, tables and memory bank. Counted: gradients, optimiser moments, the file of the bank,
+checkpoints. Measured: the activations that the forward pass keeps for the backward pass, on one and
+on two packed rows, from which a batch is extrapolated; so any architecture, dropout, number format
+and routing is covered. On a GPU the model's own share lies there, and only main memory and disk are
+compared with what the machine has.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from schemas.errors import ConfigError
 from trelm_train.config import MemoryConfig
 from trelm_train.data.loader import Position, assemble, sentences_from_lists
-from trelm_train.errors import ConfigError
 from trelm_train.memory.bank_store import note_bytes, pick_storage, ranks_here
-from trelm_train.model.encoder import Attention, encode_reads, reads
+from trelm_train.model.encoder import Attention, encode_reads, read_positions
 from trelm_train.model.precision import products
 from trelm_train.reporting.metrics import rss_mb
 from trelm_train.routing.probes import CHUNK_TOKENS
@@ -30,21 +32,26 @@ from trelm_train.routing.router import Router
 from trelm_train.training.session import RunRequest, Session, prepare_run
 
 MB = 1e6
-FLOAT = 4  # bytes
+# Bytes.
+FLOAT = 4
 MEMORY_INFO = Path("/proc/meminfo")
-LOGIT_COPIES = 2  # logits and probabilities lie side by side at the head
-PASSING_LAYERS = 2  # so many layers' activations are made and dropped while the others stay
-STATES_PER_LAYER = (
-    6  # of a token in attribution: what enters, keys, values, attention, what leaves, its mixture
-)
-WRITTEN_COPIES = 2  # of tensors while a checkpoint is written: its file is put together in memory
-TOKENS_PER_MENTION = 8  # at least, in the mean
-SPARE = 0.03  # of the estimate: what the allocator holds but nobody uses
+# Logits and probabilities lie side by side at the head.
+LOGIT_COPIES = 2
+# Layers whose activations are made and dropped while the others stay.
+PASSING_LAYERS = 2
+# States of a token in attribution: what enters, keys, values, attention, what leaves, its mixture.
+STATES_PER_LAYER = 6
+# Copies of tensors while a checkpoint is written: its file is put together in memory.
+WRITTEN_COPIES = 2
+# At least, in the mean.
+TOKENS_PER_MENTION = 8
+# Share of the estimate that the allocator holds without a use.
+SPARE = 0.03
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """Megabytes (10^6 bytes); `available` is what the machine would give."""
+class ResourceEstimate:
+    """Hold an estimate in megabytes (10^6 bytes); `available` is what the machine would give."""
 
     resident_mb: float
     gradients_mb: float
@@ -59,21 +66,26 @@ class Plan:
     available_disk_mb: float
 
     def to_dict(self) -> dict[str, float]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return asdict(self)
 
 
 @contextmanager
 def counted_activations(counts: list[int]) -> Iterator[None]:
-    """Inside, the bytes of what autograd keeps are added to `counts[0]`, each storage once, parameters left out."""
-    seen: set[int] = set()
-    kept: list[Tensor] = []  # so that no address is used twice
+    """Add the bytes of what autograd keeps to `counts[0]` inside a `with` block.
+
+    Each storage counts once; parameters do not count.
+    """
+    addresses: set[int] = set()
+    # Tensors are kept alive, so that no address is used a second time.
+    alive: list[Tensor] = []
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if not (tensor.is_leaf and tensor.requires_grad) and storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            kept.append(tensor)
+        is_parameter = tensor.is_leaf and tensor.requires_grad
+        if not is_parameter and storage.data_ptr() not in addresses:
+            addresses.add(storage.data_ptr())
+            alive.append(tensor)
             counts[0] += storage.nbytes()
         return tensor
 
@@ -81,36 +93,40 @@ def counted_activations(counts: list[int]) -> Iterator[None]:
         yield
 
 
-def make_plan(session: Session, memory: MemoryConfig | None = None) -> Plan:
-    """Estimate what training this session will need; `memory` where the session's own bank is a stand-in.
+def estimate_resources(session: Session, memory: MemoryConfig | None = None) -> ResourceEstimate:
+    """Estimate what training this session will need.
 
-    Several ranks of one machine count together.
+    Pass `memory` where the session's own bank is a stand-in. Several ranks of one machine count
+    together.
     """
     num_trained, num_gathered = _trained(session)
-    total = sum(parameter.numel() for parameter in session.parts.model.hf.parameters())
+    num_weights = sum(parameter.numel() for parameter in session.components.model.hf.parameters())
     copies = FLOAT * num_gathered
-    gradients, moments = (
-        FLOAT * (num_trained + num_gathered),
-        2 * FLOAT * (num_trained + num_gathered),
-    )
+    gradients = FLOAT * (num_trained + num_gathered)
+    moments = 2 * gradients
     activations, head = _batch_bytes(session)
     bank_memory = _bank_memory_bytes(session, memory or session.request.config.memory)
-    tensors = FLOAT * total + moments
+
+    tensors = FLOAT * num_weights + moments
     checkpoint = tensors + _bank_bytes(session)
     resident = rss_mb() * MB
     lasting = resident + copies + moments + bank_memory
-    flat = gradients if session.parts.ranks.size > 1 else 0  # what ranks sum is one tensor
+
+    # What ranks sum is one tensor, a copy of all gradients.
+    flat = gradients if session.components.ranks.size > 1 else 0
     passing = activations * PASSING_LAYERS / _recorded_layers(session) + _attribution_bytes(session)
-    stays = (
-        lasting + gradients + flat + activations + passing
-    )  # freed memory of a step is kept for the next one
+    # The allocator keeps the freed memory of a step for the next one.
+    stays = lasting + gradients + flat + activations + passing
     peak = stays + max(head, WRITTEN_COPIES * tensors)
-    together = ranks_here()
-    kept = (
-        session.request.config.train.keep_checkpoints + 2
-    )  # the best one, and one that is being written
-    disk = checkpoint * kept + 2 * FLOAT * total + 2 * _bank_bytes(session)
-    return Plan(
+    num_ranks = ranks_here()
+
+    # Besides those of the settings: the best one, and one that is being written.
+    num_checkpoints = session.request.config.train.keep_checkpoints + 2
+    disk = checkpoint * num_checkpoints + 2 * FLOAT * num_weights + 2 * _bank_bytes(session)
+    folder = session.request.out
+    available_disk = shutil.disk_usage(_existing(folder)).free + _size(folder)
+
+    return ResourceEstimate(
         resident_mb=resident / MB,
         gradients_mb=(copies + gradients) / MB,
         optimiser_mb=moments / MB,
@@ -118,176 +134,205 @@ def make_plan(session: Session, memory: MemoryConfig | None = None) -> Plan:
         head_mb=head / MB,
         bank_mb=_bank_bytes(session) / MB,
         checkpoint_mb=checkpoint / MB,
-        peak_memory_mb=together * peak * (1 + SPARE) / MB,
-        available_memory_mb=together * resident / MB + free_memory_mb(),
+        peak_memory_mb=num_ranks * peak * (1 + SPARE) / MB,
+        available_memory_mb=num_ranks * resident / MB + free_memory_mb(),
         disk_mb=disk / MB,
-        available_disk_mb=(
-            shutil.disk_usage(_existing(session.request.out)).free + _size(session.request.out)
-        )
-        / MB,
+        available_disk_mb=available_disk / MB,
     )
 
 
 def _trained(session: Session) -> tuple[int, int]:
-    """Weights trained as a whole, and gathered ones (before the first selection their number is known already)."""
-    whole = sum(value.numel() for value in session.parts.optimiser.named.values())
+    """Return the number of weights trained as a whole, and of gathered ones.
+
+    Before the first selection the number of gathered ones is known already.
+    """
+    whole = sum(value.numel() for value in session.components.optimiser.named.values())
     if session.router is None:
         return whole, 0
-    return whole, session.router.count * (2 * session.parts.model.hidden_size + 1)
+    return whole, session.router.count * (2 * session.components.model.hidden_size + 1)
 
 
 def _size(folder: Path) -> int:
-    """Bytes of a run's folder: what it holds already is part of what it needs."""
-    return (
-        sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        if folder.is_dir()
-        else 0
-    )
+    """Return the bytes of a run's folder: what it holds already is part of what it needs."""
+    if not folder.is_dir():
+        return 0
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _bank_bytes(session: Session) -> int:
-    """Both notes of every row that may be written: all, or as many as the run will meet mentions at most."""
-    if session.parts.bank is None:
+    """Return the bytes of both notes of every row that may be written.
+
+    These are all rows, or as many as the run will meet mentions at most.
+    """
+    if session.components.bank is None:
         return 0
+
     train = session.request.config.train
-    met = train.steps * train.micro_batches * train.batch_tokens // TOKENS_PER_MENTION
-    return note_bytes(min(session.knowledge.num_bank_rows, met), session.parts.model.hidden_size)
+    # A row can only be written by a mention that a step meets.
+    num_mentions = train.steps * train.micro_batches * train.batch_tokens // TOKENS_PER_MENTION
+    num_rows = min(session.knowledge.num_bank_rows, num_mentions)
+    return note_bytes(num_rows, session.components.model.hidden_size)
 
 
 def _bank_memory_bytes(session: Session, memory: MemoryConfig) -> int:
-    """What a bank in main memory may grow to: its pages are taken when rows are written."""
-    bank = session.parts.bank
+    """Return what a bank in main memory may grow to: its pages are taken when rows are written."""
+    bank = session.components.bank
     if bank is None or pick_storage(memory, bank.num_rows, bank.hidden_size) != "ram":
         return 0
     return _bank_bytes(session)
 
 
 def _batch_bytes(session: Session) -> tuple[float, float]:
-    """Activations of a full batch, and of its head, in bytes: from a batch of one packed row and one of two."""
-    parts, train = session.parts, session.request.config.train
+    """Return the bytes of the activations of a full batch, and of its head."""
+    components, train = session.components, session.request.config.train
     width = session.packing.max_tokens
     rows = max(1, train.batch_tokens // width)
-    one, two = (_kept_bytes(session, count, width) for count in (1, 2))
+
+    # The difference between two rows and one is the cost of each further row.
+    one_row, two_rows = (_kept_bytes(session, count, width) for count in (1, 2))
+    activations = one_row + (two_rows - one_row) * (rows - 1)
+
     targets = session.request.config.masking.probability * rows * width
-    head = LOGIT_COPIES * FLOAT * targets * parts.model.config.vocab_size
-    return float(one + (two - one) * (rows - 1)), head
+    head = LOGIT_COPIES * FLOAT * targets * components.model.config.vocab_size
+    return float(activations), head
 
 
 def _recorded_layers(session: Session) -> int:
-    """Layers whose activations are kept."""
-    return session.parts.model.num_layers - (
-        session.router.first_layer if session.router is not None else 0
-    )
+    """Return the number of layers whose activations are kept."""
+    lowest = session.router.first_layer if session.router is not None else 0
+    return session.components.model.num_layers - lowest
 
 
 def _attribution_bytes(session: Session) -> float:
-    """What one chunk of probes takes: states of all layers, and the head on its answers."""
-    model, router = session.parts.model, session.router
+    """Return what one chunk of probes takes: states of all layers, and the head on its answers."""
+    model, router = session.components.model, session.router
     if router is None or router.config.policy != "ig":
         return 0.0
+
     states = model.num_layers * CHUNK_TOKENS * STATES_PER_LAYER * model.hidden_size
     answers = CHUNK_TOKENS / TOKENS_PER_MENTION / 2 * model.config.vocab_size * LOGIT_COPIES
     return float(FLOAT * (states + answers))
 
 
 def _kept_bytes(session: Session, rows: int, width: int) -> int:
-    """What the encoder's forward pass keeps for so many packed rows of usual sentences."""
-    parts = session.parts
-    lists = {"ids": [[parts.vocabulary.mask_id] * (width // 4)] * (4 * rows)}
+    """Measure what the encoder's forward pass keeps for some packed rows of usual sentences."""
+    components = session.components
+    # Four sentences to a row.
+    lists = {"ids": [[components.vocabulary.mask_id] * (width // 4)] * (4 * rows)}
     packed = [list(range(4 * row, 4 * row + 4)) for row in range(rows)]
-    batch = assemble(sentences_from_lists(lists), packed, Position(), parts.vocabulary.pad_id)
-    noted = np.full(batch.input_ids_RS.size, parts.bank is not None)
+    batch = assemble(sentences_from_lists(lists), packed, Position(), components.vocabulary.pad_id)
+
+    # As many rows are learned as there are targets; with a bank all others are noted.
+    noted = np.full(batch.input_ids_RS.size, components.bank is not None)
     learned = np.arange(len(noted)) < session.request.config.masking.probability * len(noted)
-    read, attention = (
-        reads(learned, noted, parts.model.device),
-        Attention(dropout=parts.attention_dropout),
-    )
+    read = read_positions(learned, noted, components.model.device)
+    attention = Attention(dropout=components.attention_dropout)
+
+    # The mode of training: dropout keeps masks for the backward pass, too.
     counts = [0]
-    parts.model.hf.train()
-    with _routed(session), counted_activations(counts), products(parts.dtype, parts.model.device):
-        encode_reads(parts.model.family, parts.model.pack(batch), read, attention)
+    components.model.hf.train()
+    with (
+        _routed(session),
+        counted_activations(counts),
+        products(components.dtype, components.model.device),
+    ):
+        encode_reads(components.model.family, components.model.pack(batch), read, attention)
     return counts[0]
 
 
-def _stand_in(session: Session, router: Router) -> dict[int, torch.Tensor]:
-    if router.config.policy != "ig":  # known without any attribution
+def _stand_in(session: Session, router: Router) -> dict[int, Tensor]:
+    """Return as many neurons by layer as will be selected; for `ig` spread over the layers."""
+    # Other policies need no attribution, so their own selection is known.
+    if router.config.policy != "ig":
         return router.neurons(session.stream, session.position)
-    layers = range(router.first_layer, session.parts.model.num_layers)
+
+    # Any neurons will do: the memory depends on their number, not on their choice.
+    layers = range(router.first_layer, session.components.model.num_layers)
     return {layer: torch.arange(max(1, router.count // len(layers))) for layer in layers}
 
 
 @contextmanager
 def _routed(session: Session) -> Iterator[None]:
-    """Inside, as many neurons are trained as will be; before the first selection evenly over the layers that may be."""
-    sparse, router = session.parts.sparse, session.router
+    """Train as many neurons as will be trained inside a `with` block.
+
+    Before the first selection they are spread evenly over the layers that may have some.
+    """
+    sparse, router = session.components.sparse, session.router
     if sparse is None or router is None:
         yield
         return
-    stand_in = not sparse.rows
-    if stand_in:
+
+    has_selection = bool(sparse.rows)
+    if not has_selection:
         sparse.select(_stand_in(session, router))
     try:
         with sparse.patched():
             yield
     finally:
-        if stand_in:
+        if not has_selection:
             sparse.select({})
 
 
 def _existing(path: Path) -> Path:
+    """Return the nearest folder above a path (or the path itself) that exists."""
     return next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists())
 
 
 def free_memory_mb() -> float:
-    """What the system would still give, in MB; unlimited where it does not say."""
+    """Return the memory that the system would still give, in MB; unlimited where it is silent."""
     if not MEMORY_INFO.exists():
         return float("inf")
+
     lines = dict(line.split(":") for line in MEMORY_INFO.read_text(encoding="utf-8").splitlines())
     return int(lines["MemAvailable"].split()[0]) * 1024 / MB
 
 
-def check_plan(plan: Plan, request: RunRequest) -> None:
-    """Refuse a run that memory or disk will not do.
+def check_estimate(estimate: ResourceEstimate, request: RunRequest) -> None:
+    """Refuse a run for which memory or disk is too small.
 
     Raises:
         ConfigError: says how much is missing, and what to lower.
     """
     if not request.config.train.check_plan:
         return
-    if plan.peak_memory_mb > plan.available_memory_mb:
+
+    if estimate.peak_memory_mb > estimate.available_memory_mb:
         raise ConfigError(
-            f"this run would need about {plan.peak_memory_mb:,.0f} MB of memory, and {plan.available_memory_mb:,.0f} MB are "
-            "free; lower train.batch_tokens (with more train.micro_batches), or --set train.check_plan=false to try anyway"
+            f"this run would need about {estimate.peak_memory_mb:,.0f} MB of memory, and "
+            f"{estimate.available_memory_mb:,.0f} MB are free; lower train.batch_tokens (with more "
+            "train.micro_batches), or --set train.check_plan=false to try anyway"
         )
-    if plan.disk_mb > plan.available_disk_mb:
+    if estimate.disk_mb > estimate.available_disk_mb:
         raise ConfigError(
-            f"{request.out}: this run would need about {plan.disk_mb:,.0f} MB of disk, and {plan.available_disk_mb:,.0f} MB "
-            "are free there; lower train.keep_checkpoints, give another --out, or --set train.check_plan=false to try anyway"
+            f"{request.out}: this run would need about {estimate.disk_mb:,.0f} MB of disk, and "
+            f"{estimate.available_disk_mb:,.0f} MB are free there; lower train.keep_checkpoints, "
+            "give another --out, or --set train.check_plan=false to try anyway"
         )
 
 
-def plan_request(request: RunRequest) -> Plan:
-    """The plan of a run that is not started; writes nothing, so a bank in a file is stood in for by one in memory."""
+def estimate_request(request: RunRequest) -> ResourceEstimate:
+    """Estimate what a run will need without starting it.
+
+    Nothing is written: a bank in memory stands in for one in a file.
+    """
     memory = request.config.memory
-    without_file = replace(
-        request, config=replace(request.config, memory=replace(memory, storage="ram"))
-    )
-    return make_plan(prepare_run(without_file), memory)
+    config = replace(request.config, memory=replace(memory, storage="ram"))
+    return estimate_resources(prepare_run(replace(request, config=config)), memory)
 
 
-def readable_plan(plan: Plan) -> str:
-    """The plan in a few lines."""
+def readable_estimate(estimate: ResourceEstimate) -> str:
+    """Return the estimate as a few lines of text."""
     rows = [
-        ("resident already", plan.resident_mb),
-        ("gradients and copies", plan.gradients_mb),
-        ("optimiser", plan.optimiser_mb),
-        ("activations of a batch", plan.activations_mb),
-        ("head of a batch", plan.head_mb),
-        ("memory bank, full", plan.bank_mb),
-        ("peak memory", plan.peak_memory_mb),
-        ("  available", plan.available_memory_mb),
-        ("one checkpoint", plan.checkpoint_mb),
-        ("disk", plan.disk_mb),
-        ("  available", plan.available_disk_mb),
+        ("resident already", estimate.resident_mb),
+        ("gradients and copies", estimate.gradients_mb),
+        ("optimiser", estimate.optimiser_mb),
+        ("activations of a batch", estimate.activations_mb),
+        ("head of a batch", estimate.head_mb),
+        ("memory bank, full", estimate.bank_mb),
+        ("peak memory", estimate.peak_memory_mb),
+        ("  available", estimate.available_memory_mb),
+        ("one checkpoint", estimate.checkpoint_mb),
+        ("disk", estimate.disk_mb),
+        ("  available", estimate.available_disk_mb),
     ]
     return "\n".join(f"{name:24} {value:12,.0f} MB" for name, value in rows)

@@ -1,4 +1,4 @@
-"""Everything that a run consists of, built once, and its state as tensors and plain values."""
+"""Build all that a run consists of once, and turn its state into tensors and plain values."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from schemas.errors import ConfigError
 from schemas.settings import to_dict, to_toml
 from trelm_train.checkpoints.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from trelm_train.checkpoints.export import (
@@ -27,10 +28,10 @@ from trelm_train.cka.loss import Cka
 from trelm_train.config import OPERATIONAL, Config, load_config
 from trelm_train.data.knowledge import Knowledge, load_knowledge
 from trelm_train.data.loader import BatchStream, LoaderState, Packing, Position
+from trelm_train.data.masking import Vocabulary
 from trelm_train.data.shards import Shards, open_shards
-from trelm_train.errors import ConfigError
 from trelm_train.memory.bank_file import read_bank, write_bank
-from trelm_train.memory.injection import Injector, make_anchor
+from trelm_train.memory.injection import Injector, freeze_embeddings
 from trelm_train.memory.memory_bank import MemoryBank
 from trelm_train.model.dropout import attention_dropout, set_dropout
 from trelm_train.model.encoder import encode_reads
@@ -41,19 +42,23 @@ from trelm_train.ranks import ALONE, Ranks
 from trelm_train.reporting.metrics import METRICS_NAME, Interval, Timers
 from trelm_train.routing.router import Router, whole_parameters
 from trelm_train.routing.sparse_ffn import SparseFfn
-from trelm_train.training.spike_guard import Guard
-from trelm_train.training.step import Parts
-from trelm_train.training.step_inputs import Maker
+from trelm_train.training.spike_guard import SpikeGuard
+from trelm_train.training.step import Components
+from trelm_train.training.step_inputs import BatchPreparer
 
 log = logging.getLogger(__name__)
 RUN_NAME = "run.json"
 CONFIG_NAME = "config.toml"
 CHECKPOINTS = "checkpoints"
+# Those whose versions are written into `run.json`.
+PACKAGES = (
+    "trelm", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "safetensors",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRequest:
-    """What `trelm-train run` was asked for."""
+    """Hold what `trelm-train run` was asked for."""
 
     shards: Path
     model: str
@@ -63,24 +68,23 @@ class RunRequest:
 
 @dataclass(kw_only=True, slots=True)
 class Session:
-    """A run in progress: its parts, and where it stands."""
+    """Hold a run in progress: its components, and where it stands."""
 
     request: RunRequest
     shards: Shards
     knowledge: Knowledge
     stream: BatchStream
     packing: Packing
-    maker: Maker
-    parts: Parts
+    preparer: BatchPreparer
+    components: Components
     router: Router | None
     position: Position = field(default_factory=Position)
     step: int = 0
     tokens: int = 0
     skipped: int = 0
     interval: Interval = field(default_factory=Interval)
-    history: dict[str, Any] = field(
-        default_factory=dict
-    )  # first and last losses, validation before
+    # First and last losses, the validation before training, and the like.
+    history: dict[str, Any] = field(default_factory=dict)
 
 
 def start_run(request: RunRequest, ranks: Ranks = ALONE) -> Session:
@@ -89,13 +93,14 @@ def start_run(request: RunRequest, ranks: Ranks = ALONE) -> Session:
     Raises:
         ConfigError: the folder holds a run already, or an input is wrong.
     """
-    if (request.out / RUN_NAME).exists() and latest_checkpoint(
-        request.out / CHECKPOINTS
-    ) is not None:
+    # A run that ended before its first checkpoint may be started again in its folder.
+    has_run = (request.out / RUN_NAME).exists()
+    if has_run and latest_checkpoint(request.out / CHECKPOINTS) is not None:
         raise ConfigError(
-            f"{request.out}: holds a run already; continue it with `trelm-train resume --out {request.out}`, "
-            "or give another --out"
+            f"{request.out}: holds a run already; continue it with "
+            f"`trelm-train resume --out {request.out}`, or give another --out"
         )
+
     session = prepare_run(request, ranks)
     if ranks.is_first:
         _lay_out(session)
@@ -104,7 +109,7 @@ def start_run(request: RunRequest, ranks: Ranks = ALONE) -> Session:
 
 
 def prepare_run(request: RunRequest, ranks: Ranks = ALONE) -> Session:
-    """A session at its beginning; nothing is written.
+    """Build a session at its beginning; nothing is written.
 
     Raises:
         ConfigError: an input is wrong.
@@ -115,7 +120,12 @@ def prepare_run(request: RunRequest, ranks: Ranks = ALONE) -> Session:
 
 
 def _lay_out(session: Session) -> None:
-    request, shards, model = session.request, session.shards, session.parts.model
+    """Write settings, initial model and the run's description into its folder.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    request, shards, model = session.request, session.shards, session.components.model
     try:
         request.out.mkdir(parents=True, exist_ok=True)
         (request.out / CONFIG_NAME).write_text(to_toml(request.config), encoding="utf-8")
@@ -123,13 +133,17 @@ def _lay_out(session: Session) -> None:
         raise ConfigError(
             f"{request.out}: cannot write there ({error.strerror}); give another --out"
         ) from error
-    (request.out / METRICS_NAME).unlink(
-        missing_ok=True
-    )  # of a run that ended before its first checkpoint
+
+    # Metrics may be there of a run that ended before its first checkpoint.
+    (request.out / METRICS_NAME).unlink(missing_ok=True)
+    # A copy of the initial model: `resume` and the share of changed weights need it, even if the
+    # model of that name has changed.
     export_model(model, shards.tokenizer_path, request.out / INITIAL)
-    if session.parts.bank is not None:
+    if session.components.bank is not None:
         write_entities(entities_of(session.knowledge), request.out)
+
     run = {
+        # Absolute: `resume` may be called from another folder.
         "shards": str(request.shards.resolve()),
         "model": request.model,
         "fingerprint": shards.fingerprint,
@@ -139,43 +153,42 @@ def _lay_out(session: Session) -> None:
 
 
 def versions() -> dict[str, str]:
-    """What a run was made with."""
-    found = {"python": platform.python_version()}
-    for package in (
-        "trelm",
-        "torch",
-        "transformers",
-        "tokenizers",
-        "numpy",
-        "pyarrow",
-        "safetensors",
-    ):
+    """Return the versions of Python and of the packages that a run is made with."""
+    versions_by_name = {"python": platform.python_version()}
+    for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout
-            found[package] = "unknown"
-    return found
+            versions_by_name[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            # trelm itself is not installed where it runs from a checkout.
+            versions_by_name[package] = "unknown"
+    return versions_by_name
 
 
 def resume_run(
     out: Path, checkpoint: Path | None, moved_shards: Path | None = None, ranks: Ranks = ALONE
 ) -> Session:
-    """Take up a run at a checkpoint (none: at its start); the shards may lie elsewhere now.
+    """Build the session of a run where a checkpoint left it, or at its start without one.
+
+    `moved_shards` is where the shards lie if not where the run found them.
 
     Raises:
         ConfigError: no run there, or its shards have changed.
     """
     if not (out / RUN_NAME).is_file():
         raise ConfigError(f"{out}: no run there; start one with `trelm-train run --out {out} …`")
+
     run = json.loads((out / RUN_NAME).read_text(encoding="utf-8"))
+    # The settings of the run's folder, which a user may have edited.
     config = load_config(out / CONFIG_NAME)
     shards_path = moved_shards or Path(run["shards"])
     request = RunRequest(shards=shards_path, model=run["model"], out=out, config=config)
     shards = open_shards(request.shards)
     if shards.fingerprint != run["fingerprint"]:
         raise ConfigError(
-            f"{request.shards}: not the shards this run started with; restore them, or start a new run"
+            f"{request.shards}: not the shards this run started with; "
+            "restore them, or start a new run"
         )
+
     model = load_pretrained(str(out / INITIAL), pick_device(config.train.device))
     session = _build(request, shards, model, str(out / INITIAL), ranks)
     if checkpoint is not None:
@@ -186,17 +199,15 @@ def resume_run(
 def _build(
     request: RunRequest, shards: Shards, model: MaskedLm, model_name: str, ranks: Ranks
 ) -> Session:
+    """Build a session from a model and shards that are open already.
+
+    Raises:
+        ConfigError: settings that do not fit the model, the shards or the number of ranks.
+    """
     config, seed = request.config, request.config.train.seed
-    if ranks.size > config.train.micro_batches:
-        raise ConfigError(
-            f"{ranks.size} ranks share {config.train.micro_batches} batch(es) of a step; "
-            f"use --set train.micro_batches={ranks.size}, or a multiple of it"
-        )
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
-    set_dropout(model.hf, config.train.dropout)
-    if config.train.attention == "varlen":
-        _check_varlen(model, number_format(config.train.precision, model.device))
+    _configure(config, model, ranks)
+
+    # Ids of the shards mean other tokens in another vocabulary, without any error.
     vocabulary = check_tokenizer(model_name, model, shards)
     knowledge = load_knowledge(shards)
     packing = Packing(
@@ -206,31 +217,84 @@ def _build(
         limit=model.max_tokens,
     )
     stream = BatchStream(shards, packing, seed=seed, pad_id=vocabulary.pad_id)
-    anchor = make_anchor(model.word_embeddings.weight, knowledge)
-    cka = (
-        Cka(config.cka, knowledge, anchor, seed=seed).to(model.device)
-        if config.cka.enabled
-        else None
+
+    components = _build_components(request, shards, model, vocabulary, knowledge, ranks)
+    router = None
+    if components.sparse is not None:
+        router = Router(config.routing, model, vocabulary, seed=seed)
+    planner = components.cka.planner if components.cka is not None else None
+    preparer = BatchPreparer(config=config, vocabulary=vocabulary, planner=planner)
+
+    return Session(
+        request=request,
+        shards=shards,
+        knowledge=knowledge,
+        stream=stream,
+        packing=packing,
+        preparer=preparer,
+        components=components,
+        router=router,
     )
+
+
+def _configure(config: Config, model: MaskedLm, ranks: Ranks) -> None:
+    """Apply settings of the process and the model, and refuse those that cannot be met.
+
+    Raises:
+        ConfigError: too few batches for the ranks, or attention that the model cannot have.
+    """
+    if ranks.size > config.train.micro_batches:
+        raise ConfigError(
+            f"{ranks.size} ranks share {config.train.micro_batches} batch(es) of a step; "
+            f"use --set train.micro_batches={ranks.size}, or a multiple of it"
+        )
+
+    # Sums in another number of threads differ in the last bits, so a run may fix it.
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    set_dropout(model.hf, config.train.dropout)
+    if config.train.attention == "varlen":
+        _check_varlen(model, number_format(config.train.precision, model.device))
+
+
+def _build_components(
+    request: RunRequest,
+    shards: Shards,
+    model: MaskedLm,
+    vocabulary: Vocabulary,
+    knowledge: Knowledge,
+    ranks: Ranks,
+) -> Components:
+    """Build what a step works with; freeze what is not trained as a whole.
+
+    Raises:
+        ConfigError: the shards have no bits for the injection policy.
+    """
+    config, seed = request.config, request.config.train.seed
+    initial = freeze_embeddings(model.word_embeddings.weight, knowledge)
+    cka = None
+    if config.cka.enabled:
+        cka = Cka(config.cka, knowledge, initial, seed=seed).to(model.device)
+    # Building the projection has drawn from torch's generator; from here on a run with and one
+    # without CKA are alike.
     torch.manual_seed(seed)
-    injecting = config.injection.enabled and config.injection.policy != "none"
-    if injecting:
+
+    injector = None
+    if config.injection.enabled and config.injection.policy != "none":
         shards.check_policy(config.injection.policy)
-    has_bank = injecting and config.memory.enabled and knowledge.num_bank_rows > 0
-    routed = config.routing.policy != "full"
+        injector = Injector(config.injection, knowledge, initial, seed=seed)
+    # Without injection no note is ever read.
+    bank = _build_bank(request, model, knowledge) if injector is not None else None
+
     whole = whole_parameters(model, config.routing)
     if cka is not None:
+        # The prefix tells the projection from the model's own weights.
         whole |= dict(cka.named_parameters(prefix="cka"))
-    bank = None
-    if has_bank:
-        bank = MemoryBank(
-            knowledge.num_bank_rows,
-            model.hidden_size,
-            config.memory,
-            folder=request.out,
-            device=model.device,
-        )
-    parts = Parts(
+    sparse = None
+    if config.routing.policy != "full":
+        sparse = SparseFfn(model, config.train, rate_scale=config.routing.learning_rate_scale)
+
+    return Components(
         config=config,
         ranks=ranks,
         dtype=number_format(config.train.precision, model.device),
@@ -240,94 +304,111 @@ def _build(
         vocabulary=vocabulary,
         knowledge=knowledge,
         optimiser=Optimiser(whole, config.train),
-        guard=Guard(config.train.skip_sigma),
-        injector=Injector(config.injection, knowledge, anchor, seed=seed) if injecting else None,
+        guard=SpikeGuard(config.train.skip_sigma),
+        injector=injector,
         bank=bank,
         cka=cka,
-        sparse=SparseFfn(model, config.train, rate_scale=config.routing.learning_rate_scale)
-        if routed
-        else None,
+        sparse=sparse,
         timers=Timers(),
     )
-    router = Router(config.routing, model, vocabulary, seed=seed) if routed else None
-    return Session(
-        request=request,
-        shards=shards,
-        knowledge=knowledge,
-        stream=stream,
-        packing=packing,
-        maker=Maker(
-            config=config, vocabulary=vocabulary, planner=cka.planner if cka is not None else None
-        ),
-        parts=parts,
-        router=router,
+
+
+def _build_bank(request: RunRequest, model: MaskedLm, knowledge: Knowledge) -> MemoryBank | None:
+    """Build an empty memory bank, or none if it is switched off or no entity has a row."""
+    config = request.config.memory
+    if not config.enabled or not knowledge.num_bank_rows:
+        return None
+    return MemoryBank(
+        knowledge.num_bank_rows,
+        model.hidden_size,
+        config,
+        folder=request.out,
+        device=model.device,
     )
 
 
 def _check_varlen(model: MaskedLm, dtype: torch.dtype) -> None:
+    """Refuse attention by sentence where its kernel lacks something.
+
+    Raises:
+        ConfigError: names it, and what to set instead.
+    """
     if model.device.type == "cuda" and dtype == torch.float32:
         raise ConfigError(
-            "train.attention = 'varlen' multiplies in half formats alone; add --set train.precision=bfloat16"
+            "train.attention = 'varlen' multiplies in half formats alone; "
+            "add --set train.precision=bfloat16"
         )
     if model.config.model_type == "modernbert":
         raise ConfigError(
-            "train.attention = 'varlen' knows no windows, which ModernBERT's layers have; use sdpa"
+            "train.attention = 'varlen' supports no windows, which ModernBERT's layers have; "
+            "use sdpa"
         )
     if attention_dropout(model.hf) > 0:
         raise ConfigError(
-            "train.attention = 'varlen' has no dropout of attention; add --set train.dropout=0, or use sdpa"
+            "train.attention = 'varlen' has no dropout of attention; "
+            "add --set train.dropout=0, or use sdpa"
         )
 
 
 def tensors_of(session: Session) -> dict[str, dict[str, Tensor]]:
-    """Every tensor that a resumed run needs, in named groups."""
-    parts = session.parts
-    groups: dict[str, dict[str, Tensor]] = {"model": dict(parts.model.hf.named_parameters())}
-    groups["optimiser"] = parts.optimiser.state()
-    if parts.cka is not None:
-        groups["cka"] = {"projection": parts.cka.projection.weight}
-    if parts.sparse is not None and session.router is not None:
-        groups["sparse"] = parts.sparse.state()
+    """Return every tensor that a resumed run needs, in named groups; empty groups are left out."""
+    components = session.components
+    groups: dict[str, dict[str, Tensor]] = {"model": dict(components.model.hf.named_parameters())}
+
+    # Empty where nothing is trained as a whole.
+    groups["optimiser"] = components.optimiser.state()
+    if components.cka is not None:
+        groups["cka"] = {"projection": components.cka.projection.weight}
+    if components.sparse is not None and session.router is not None:
+        groups["sparse"] = components.sparse.state()
         groups["router"] = session.router.state()
+
     return {name: group for name, group in groups.items() if group}
 
 
 def write_files(session: Session, folder: Path) -> None:
-    """What a checkpoint holds besides tensors: the memory bank, piece by piece."""
-    if session.parts.bank is not None:
-        write_bank(session.parts.bank, folder / BANK_FILE)
+    """Write what a checkpoint holds besides tensors: the memory bank, piece by piece."""
+    if session.components.bank is not None:
+        write_bank(session.components.bank, folder / BANK_FILE)
 
 
 def state_of(session: Session) -> dict[str, Any]:
-    """Every plain value that a resumed run needs."""
+    """Return every plain value that a resumed run needs."""
     return {
         "step": session.step,
         "tokens": session.tokens,
         "skipped": session.skipped,
-        "guard": session.parts.guard.state(),
-        "number_format": str(session.parts.dtype),
+        "guard": session.components.guard.state(),
+        # `auto` may mean another format on another machine: a resumed run must notice it.
+        "number_format": str(session.components.dtype),
         "loader": session.stream.state(session.position).to_dict(),
         "config": to_dict(session.request.config),
         "interval": {"sums": session.interval.sums, "steps": session.interval.steps},
-        "seconds": session.parts.timers.seconds,
+        "seconds": session.components.timers.seconds,
         "history": session.history,
     }
 
 
-def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Settings that differ and decide what is learned."""
-    return [
-        f"{section}.{name}"
-        for section, keys in now.items()
-        for name, value in keys.items()
-        if before.get(section, {}).get(name) != value
-        and f"{section}.{name}" not in OPERATIONAL
-        and section not in OPERATIONAL
-    ]
+def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return the settings that differ and decide what is learned."""
+    changed = []
+    for section, keys in new.items():
+        if section in OPERATIONAL:
+            continue
+        for name, value in keys.items():
+            is_changed = old.get(section, {}).get(name) != value
+            if is_changed and f"{section}.{name}" not in OPERATIONAL:
+                changed.append(f"{section}.{name}")
+    return changed
 
 
-def _check_config(checkpoint: Checkpoint, now: dict[str, dict[str, Any]]) -> None:
-    changed = changed_settings(checkpoint.state["config"], now)
+def _check_config(checkpoint: Checkpoint, config: dict[str, dict[str, Any]]) -> None:
+    """Refuse settings that are not those of a checkpoint.
+
+    Raises:
+        ConfigError: names them.
+    """
+    changed = changed_settings(checkpoint.state["config"], config)
     if changed:
         raise ConfigError(
             f"{checkpoint.path}: made with other settings ({', '.join(changed)} changed since); "
@@ -339,30 +420,37 @@ def restore(session: Session, checkpoint: Checkpoint) -> None:
     """Put a session where a checkpoint left it.
 
     Raises:
-        ConfigError: the checkpoint was made from other shards.
+        ConfigError: the checkpoint was made from other shards, or with other settings.
     """
-    state, tensors, parts = checkpoint.state, checkpoint.tensors, session.parts
+    state, tensors, components = checkpoint.state, checkpoint.tensors, session.components
     _check_config(checkpoint, to_dict(session.request.config))
-    if state["number_format"] != str(parts.dtype):
+    if state["number_format"] != str(components.dtype):
         raise ConfigError(
-            f"{checkpoint.path}: its steps were in {state['number_format']}, this machine would go on in {parts.dtype}; "
-            "resume on a machine like the first, or start a new run with --set train.precision=…"
+            f"{checkpoint.path}: its steps were in {state['number_format']}, this machine would go "
+            f"on in {components.dtype}; resume on a machine like the first, or start a new run "
+            "with --set train.precision=…"
         )
+
     loader = LoaderState.from_dict(state["loader"])
     session.stream.check(loader)
-    load_weights(parts.model, tensors["model"])
-    parts.optimiser.load(tensors.get("optimiser", {}))
-    if parts.cka is not None:
+
+    # Weights come before the selected neurons, which are gathered out of them.
+    load_weights(components.model, tensors["model"])
+    components.optimiser.load(tensors.get("optimiser", {}))
+    if components.cka is not None:
         with torch.no_grad():
-            parts.cka.projection.weight.copy_(tensors["cka"]["projection"])
-    if parts.bank is not None:
-        read_bank(parts.bank, checkpoint.path / BANK_FILE)
-    if parts.sparse is not None and session.router is not None:
-        parts.sparse.load(tensors.get("sparse", {}))
+            components.cka.projection.weight.copy_(tensors["cka"]["projection"])
+    if components.bank is not None:
+        read_bank(components.bank, checkpoint.path / BANK_FILE)
+    if components.sparse is not None and session.router is not None:
+        components.sparse.load(tensors.get("sparse", {}))
         session.router.load(tensors.get("router", {}))
-    parts.guard.load(state["guard"])
+
+    components.guard.load(state["guard"])
     session.step, session.tokens, session.skipped = state["step"], state["tokens"], state["skipped"]
     session.position = loader.position
+    # A logging interval may have begun before the checkpoint.
     session.interval = Interval(**state["interval"])
     session.history = state["history"]
-    parts.timers.seconds.update(state["seconds"])
+    # Seconds add up over all pieces of a run.
+    components.timers.seconds.update(state["seconds"])

@@ -1,4 +1,4 @@
-"""Signals that end a run, or ask for a checkpoint: the step in progress is finished first."""
+"""Handle the signals that end a run: the step in progress is finished and saved first."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from trelm_train.errors import TrelmError
+from schemas.errors import TrelmError
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-TERMINATED = 143  # what batch systems take as "stopped as asked": they send SIGTERM, or SIGUSR1 some time before
+# What batch systems take as "stopped as asked": they send SIGTERM, or SIGUSR1 some time before.
+TERMINATED = 143
 
 
 class InterruptedRun(TrelmError):  # noqa: N818
-    """A signal ended the run after a checkpoint: 130 by SIGINT, 143 by SIGTERM or SIGUSR1."""
+    """Report that a signal ended the run after a checkpoint.
+
+    The exit code is 130 for SIGINT, 143 for SIGTERM and SIGUSR1.
+    """
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)
@@ -23,17 +27,19 @@ class InterruptedRun(TrelmError):  # noqa: N818
 
 
 class Stop:
-    """Set by the first signal; the loop reads it after each step."""
+    """Remember the first signal; the loop reads it after each step."""
 
     def __init__(self) -> None:
         self.signum = 0
 
     @contextmanager
     def listening(self) -> Iterator[Stop]:
-        """Handle the signals inside, in the main thread."""
+        """Handle the signals inside a `with` block, if this is the main thread."""
+        # Python allows signal handlers in the main thread alone.
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
+
         old = {number: signal.signal(number, self._set) for number in ENDING}
         try:
             yield self
@@ -42,6 +48,7 @@ class Stop:
                 signal.signal(number, handler)
 
     def _set(self, signum: int, _frame: FrameType | None) -> None:
+        # The second signal does not wait for the step.
         if self.signum:
-            raise KeyboardInterrupt  # the second signal does not wait
+            raise KeyboardInterrupt
         self.signum = signum

@@ -1,9 +1,11 @@
-"""One training step, in the order that the method fixes.
+"""Take one training step, in the order that the method fixes.
 
-For each batch: read the memory bank as it was before the step; forward with the injected embeddings; loss `lambda_1 MLM +
-(1 - lambda_1) CKA`; backward; take notes from the states of that forward. Then sum over ranks; clip; judge; update; write
-the notes. Losses are divided by the number of targets and facts of the whole step, over all batches and ranks, before the
-backward pass: a mean of means would weigh a target by its batch. A step that is skipped changes nothing, the bank included.
+For each batch: read the memory bank as it was before the step; forward with the injected
+embeddings; loss `lambda_1 MLM + (1 - lambda_1) CKA`; backward; take notes from the states of that
+forward. Then sum over ranks; clip; judge; update; write the notes. Losses are divided by the number
+of targets and facts of the whole step, over all batches and ranks, before the backward pass: a mean
+of means would weigh a target by its batch. A step that is skipped changes nothing, the bank
+included.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from trelm_train.data.arrays import expand, random_bits
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.masking import Vocabulary
 from trelm_train.memory.injection import Injector
-from trelm_train.memory.memory_bank import MemoryBank, Notes, join_notes, take_notes, window
-from trelm_train.model.encoder import Attention, Reads, reads, varlen
+from trelm_train.memory.memory_bank import MemoryBank, Notes, join_notes, note_window, take_notes
+from trelm_train.model.encoder import Attention, ReadPositions, read_positions, varlen_attention
 from trelm_train.model.families import Family, Packed
 from trelm_train.model.masked_lm import MaskedLm, mlm_loss_sum
 from trelm_train.model.precision import products
@@ -31,26 +33,28 @@ from trelm_train.optim import Optimiser, rate_factor
 from trelm_train.ranks import Ranks
 from trelm_train.reporting.metrics import Timers
 from trelm_train.routing.sparse_ffn import SparseFfn
-from trelm_train.training.spike_guard import Guard, step_values
-from trelm_train.training.step_inputs import Micro, Work
+from trelm_train.training.spike_guard import SpikeGuard, step_values
+from trelm_train.training.step_inputs import MicroBatch, StepInputs
 
-Encode = Callable[[Family, Packed, Reads, Attention], Tensor]
+Encode = Callable[[Family, Packed, ReadPositions, Attention], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Parts:
-    """What a step works with; None where a component is switched off."""
+class Components:
+    """Hold what a step works with; None where a component is switched off."""
 
     config: Config
     ranks: Ranks
-    dtype: torch.dtype  # of matrix products
+    # Of matrix products.
+    dtype: torch.dtype
     attention_dropout: float
-    encode: Encode  # `encode_reads`, perhaps compiled
+    # `encode_reads`, perhaps compiled.
+    encode: Encode
     model: MaskedLm
     vocabulary: Vocabulary
     knowledge: Knowledge
     optimiser: Optimiser
-    guard: Guard
+    guard: SpikeGuard
     injector: Injector | None
     bank: MemoryBank | None
     cka: Cka | None
@@ -58,36 +62,42 @@ class Parts:
     timers: Timers
 
     def trained(self) -> list[nn.Parameter]:
-        """Every tensor that gets a gradient now."""
-        return list(self.optimiser.named.values()) + (
-            self.sparse.parameters() if self.sparse else []
-        )
+        """Return every tensor that gets a gradient in the next step."""
+        gathered = self.sparse.parameters() if self.sparse else []
+        return list(self.optimiser.named.values()) + gathered
 
     @property
     def trained_share(self) -> float:
-        """Share of the model's weights that a step updates; the projection of CKA is none of them."""
+        """Return the share of the model's weights that a step updates.
+
+        The projection of CKA does not count: the model does not have it.
+        """
         whole = sum(
             value.numel()
             for name, value in self.optimiser.named.items()
             if not name.startswith("cka.")
         )
         gathered = self.sparse.num_trainable if self.sparse else 0
-        return (whole + gathered) / sum(
-            parameter.numel() for parameter in self.model.hf.parameters()
-        )
+        # Tied weights count once.
+        total = sum(parameter.numel() for parameter in self.model.hf.parameters())
+        return (whole + gathered) / total
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Totals:
-    """Of the whole step, over all batches and ranks."""
+    """Count the whole step, over all batches and ranks."""
 
     tokens: int
-    places: int  # tokens and padding
+    # Tokens and padding.
+    padded: int
     targets: int
     facts: int
 
     def weights(self, share: float | None) -> tuple[float, float]:
-        """Of one target's and one fact's loss; `share` is lambda_1, None without CKA."""
+        """Return the weights of one target's and one fact's loss.
+
+        `share` is lambda_1, or None without CKA.
+        """
         if share is None:
             return 1 / max(1, self.targets), 0.0
         return share / max(1, self.targets), (1 - share) / max(1, self.facts)
@@ -95,7 +105,7 @@ class Totals:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
-    """What a step measured, over all ranks."""
+    """Hold what a step measured, over all ranks."""
 
     loss: float
     mlm_loss: float
@@ -104,174 +114,200 @@ class StepResult:
     rate: float
     num_injected: int
     totals: Totals
-    skipped: str  # why; empty: it was taken
+    # The reason why the step was skipped; empty if it was not.
+    skipped: str
 
 
 @dataclass(slots=True)
-class _Sums:
-    """Of this rank."""
+class _RankSums:
+    """Add up losses and injected mentions of this rank."""
 
     mlm: float = 0.0
     cka: float = 0.0
     injected: int = 0
 
 
-def train_step(parts: Parts, work: Work, step: int) -> StepResult:
-    """One update of the model and of the memory bank; `step` counts from 0."""
-    totals = count(parts, work)
-    sums, notes = _Sums(), []
-    parts.model.hf.train()
-    for micro in work.micro:
-        notes += _learn(parts, micro, totals, sums, step)
-    with parts.timers.measure("optimiser"):
-        parts.ranks.sum_gradients(parts.trained())
-        mlm, cka, injected = parts.ranks.sum([sums.mlm, sums.cka, float(sums.injected)])
-        grad_norm = float(
-            torch.nn.utils.clip_grad_norm_(parts.trained(), parts.config.train.clip_norm)
-        )
-        mlm_weight, cka_weight = totals.weights(_share(parts))
+def train_step(components: Components, inputs: StepInputs, step: int) -> StepResult:
+    """Update the model and the memory bank once; `step` counts from 0."""
+    totals = count(components, inputs)
+    sums, notes = _RankSums(), []
+    # Evaluation may have left the other mode.
+    components.model.hf.train()
+    for micro in inputs.micro_batches:
+        notes += _learn(components, micro, totals, sums, step)
+
+    with components.timers.measure("optimiser"):
+        # The sum, not the mean: losses were divided by the counts of the whole step.
+        components.ranks.sum_gradients(components.trained())
+        mlm, cka, injected = components.ranks.sum([sums.mlm, sums.cka, float(sums.injected)])
+        clip_norm = components.config.train.clip_norm
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(components.trained(), clip_norm))
+
+        mlm_weight, cka_weight = totals.weights(_share(components))
         loss = mlm_weight * mlm + cka_weight * cka
-        skipped = _judged(parts, totals, mlm, cka, grad_norm)
-        rate = rate_factor(step, parts.config.train)
-        _update(parts, rate, taken=not skipped)
-    if parts.bank is not None and not skipped:
-        with parts.timers.measure("memory"):
-            parts.bank.write(_gathered(parts, notes))
+        skipped = _judge(components, totals, mlm, cka, grad_norm)
+        rate = rate_factor(step, components.config.train)
+        _update(components, rate, is_taken=not skipped)
+
+    # Notes are written last, so that no batch of this step reads what another one has written.
+    if components.bank is not None and not skipped:
+        with components.timers.measure("memory"):
+            components.bank.write(_gather_notes(components, notes))
+
     return StepResult(
         loss=loss,
         mlm_loss=mlm / max(1, totals.targets),
         cka_loss=cka / max(1, totals.facts),
         grad_norm=grad_norm,
-        rate=parts.config.train.learning_rate * rate,
+        rate=components.config.train.learning_rate * rate,
         num_injected=int(injected),
         totals=totals,
         skipped=skipped,
     )
 
 
-def count(parts: Parts, work: Work) -> Totals:
+def count(components: Components, inputs: StepInputs) -> Totals:
     """Count what the losses are divided by, before any of them is computed."""
-    mine = [
-        float(sum(numbers))
-        for numbers in (
-            [micro.batch.num_tokens for micro in work.micro],
-            [micro.input_ids_RS.size for micro in work.micro],
-            [len(micro.masked.target_M) for micro in work.micro],
-            [micro.num_facts for micro in work.micro],
-        )
+    micro_batches = inputs.micro_batches
+    of_rank = [
+        sum(micro.batch.num_tokens for micro in micro_batches),
+        sum(micro.input_ids_RS.size for micro in micro_batches),
+        sum(len(micro.masked.target_M) for micro in micro_batches),
+        sum(micro.num_facts for micro in micro_batches),
     ]
-    tokens, places, targets, facts = (int(value) for value in parts.ranks.sum(mine))
-    return Totals(tokens=tokens, places=places, targets=targets, facts=facts)
+
+    # In one message: every message costs a wait.
+    sums = components.ranks.sum([float(number) for number in of_rank])
+    tokens, padded, targets, facts = (int(value) for value in sums)
+    return Totals(tokens=tokens, padded=padded, targets=targets, facts=facts)
 
 
-def _share(parts: Parts) -> float | None:
-    return None if parts.cka is None else parts.config.cka.mlm_share
+def _share(components: Components) -> float | None:
+    """Return lambda_1, or None without CKA."""
+    return None if components.cka is None else components.config.cka.mlm_share
 
 
-def _learn(parts: Parts, micro: Micro, totals: Totals, sums: _Sums, step: int) -> list[Notes]:
-    """Forward and backward of one batch."""
+def _learn(
+    components: Components, micro: MicroBatch, totals: Totals, sums: _RankSums, step: int
+) -> list[Notes]:
+    """Run forward and backward of one batch; add its losses to the sums, and return its notes."""
     edit = None
-    if parts.injector is not None:
-        with parts.timers.measure("injection"):
-            injection = parts.injector.plan(
-                micro.batch, micro.masked.chosen_RS, micro.hidden_P, parts.bank
+    if components.injector is not None:
+        with components.timers.measure("injection"):
+            injection = components.injector.plan(
+                micro.batch, micro.masked.chosen_RS, micro.hidden_P, components.bank
             )
             sums.injected += len(injection.span_J)
-            edit = parts.injector.edit(micro.batch, injection)
-    # Dropout is a function of the step's number and the batch's: the same for any number of ranks, and after a resume.
-    torch.manual_seed(
-        int(random_bits(parts.config.train.seed, "dropout", step, micro.number)[0] >> np.uint64(1))
-    )
+            edit = components.injector.edit(micro.batch, injection)
+
+    # Dropout is a function of the step's number and the batch's: the same for any number of ranks,
+    # and after a resume.
+    bits = random_bits(components.config.train.seed, "dropout", step, micro.number)
+    torch.manual_seed(int(bits[0] >> np.uint64(1)))
+
     with (
-        parts.timers.measure("forward_backward"),
-        parts.model.edit_embeddings(edit),
-        _routed(parts),
+        components.timers.measure("forward_backward"),
+        components.model.edit_embeddings(edit),
+        _routed(components),
     ):
-        with products(parts.dtype, parts.model.device):
-            packed = parts.model.pack(micro.batch, micro.input_ids_RS)
-            hidden_RSH = parts.encode(
-                parts.model.family, packed, _reads(parts, micro), _attention(parts, micro)
-            )
-            mlm = _mlm(parts, micro, hidden_RSH)
-        cka = _cka(parts, micro, hidden_RSH)
-        mlm_weight, cka_weight = totals.weights(_share(parts))
+        # CKA is left out of it: it computes in float32 in any case.
+        with products(components.dtype, components.model.device):
+            packed = components.model.pack(micro.batch, micro.input_ids_RS)
+            read, attention = _read_positions(components, micro), _attention(components, micro)
+            hidden_RSH = components.encode(components.model.family, packed, read, attention)
+            mlm = _mlm_sum(components, micro, hidden_RSH)
+        cka = _cka_sum(components, micro, hidden_RSH)
+
+        mlm_weight, cka_weight = totals.weights(_share(components))
         loss = mlm_weight * mlm + cka_weight * cka
+        # A batch without targets, facts and trained layers has no graph.
         if loss.requires_grad:
             torch.autograd.backward(loss)
+
     sums.mlm += float(mlm.detach())
     sums.cka += float(cka.detach())
-    if parts.bank is None:
+    if components.bank is None:
         return []
-    with parts.timers.measure("memory"):
-        rows = parts.knowledge.bank_row[micro.batch.span_entity_P]
-        return [take_notes(micro.batch, hidden_RSH, rows, parts.config.memory.window)]
+    with components.timers.measure("memory"):
+        rows = components.knowledge.bank_row[micro.batch.span_entity_P]
+        return [take_notes(micro.batch, hidden_RSH, rows, components.config.memory.window)]
 
 
-def _routed(parts: Parts) -> AbstractContextManager[None]:
-    return parts.sparse.patched() if parts.sparse else nullcontext()
+def _routed(components: Components) -> AbstractContextManager[None]:
+    return components.sparse.patched() if components.sparse else nullcontext()
 
 
-def _reads(parts: Parts, micro: Micro) -> Reads:
-    """Whose last states the losses and the memory bank want."""
+def _read_positions(components: Components, micro: MicroBatch) -> ReadPositions:
+    """Find the tokens whose last states the losses and the memory bank read."""
     batch = micro.batch
+    # One mark per token of the rows, for each kind of reader.
     learned, noted = np.zeros((2, batch.input_ids_RS.size), np.bool_)
     learned[micro.masked.target_M] = True
+
     if micro.cka is not None:
-        learned[expand(micro.cka.head_start_G, micro.cka.head_end_G - micro.cka.head_start_G)] = (
-            True
-        )
-    if parts.bank is not None:
-        rows = parts.knowledge.bank_row[batch.span_entity_P]
-        start, end = window(batch, np.flatnonzero(rows >= 0), parts.config.memory.window)
+        start, end = micro.cka.head_start_G, micro.cka.head_end_G
+        learned[expand(start, end - start)] = True
+    if components.bank is not None:
+        rows = components.knowledge.bank_row[batch.span_entity_P]
+        start, end = note_window(batch, np.flatnonzero(rows >= 0), components.config.memory.window)
         noted[expand(start, end - start)] = True
-    return reads(learned, noted, parts.model.device)
+
+    return read_positions(learned, noted, components.model.device)
 
 
-def _attention(parts: Parts, micro: Micro) -> Attention:
-    if parts.config.train.attention == "varlen":
-        return varlen(micro.batch, parts.model.device)
-    return Attention(dropout=parts.attention_dropout)
+def _attention(components: Components, micro: MicroBatch) -> Attention:
+    if components.config.train.attention == "varlen":
+        return varlen_attention(micro.batch, components.model.device)
+    return Attention(dropout=components.attention_dropout)
 
 
-def _mlm(parts: Parts, micro: Micro, hidden_RSH: Tensor) -> Tensor:
-    target_M = torch.from_numpy(micro.masked.target_M).to(parts.model.device)
-    gold_M = torch.from_numpy(micro.masked.gold_M).to(parts.model.device)
-    return mlm_loss_sum(parts.model, hidden_RSH, target_M, gold_M)
+def _mlm_sum(components: Components, micro: MicroBatch, hidden_RSH: Tensor) -> Tensor:
+    target_M = torch.from_numpy(micro.masked.target_M).to(components.model.device)
+    gold_M = torch.from_numpy(micro.masked.gold_M).to(components.model.device)
+    return mlm_loss_sum(components.model, hidden_RSH, target_M, gold_M)
 
 
-def _cka(parts: Parts, micro: Micro, hidden_RSH: Tensor) -> Tensor:
-    if parts.cka is None or micro.cka is None:
+def _cka_sum(components: Components, micro: MicroBatch, hidden_RSH: Tensor) -> Tensor:
+    if components.cka is None or micro.cka is None:
         return torch.zeros((), device=hidden_RSH.device)
-    return parts.cka.loss_sum(hidden_RSH, micro.cka, parts.model.word_embeddings)
+    return components.cka.loss_sum(hidden_RSH, micro.cka, components.model.word_embeddings)
 
 
-def _judged(parts: Parts, totals: Totals, mlm: float, cka: float, grad_norm: float) -> str:
-    """Why the step is skipped, on all ranks alike: where their processors round differently, one may see a spike alone."""
+def _judge(components: Components, totals: Totals, mlm: float, cka: float, grad_norm: float) -> str:
+    """Return the reason to skip the step, or an empty text; on all ranks alike."""
     values = step_values(
         mlm / max(1, totals.targets), cka / max(1, totals.facts), grad_norm, facts=totals.facts
     )
-    verdict = parts.guard.judge(values)
-    if parts.ranks.highest(int(bool(verdict))):
+    # Means over the whole step: the same numbers on all ranks, up to rounding.
+    verdict = components.guard.judge(values)
+
+    # Where processors round differently, one rank alone may see a spike.
+    if components.ranks.highest(int(bool(verdict))):
         return verdict or "another rank saw a spike"
-    parts.guard.took(values)
+    components.guard.accept(values)
     return ""
 
 
-def _gathered(parts: Parts, notes: list[Notes]) -> Notes:
-    """The notes of all ranks; a rank may have none."""
+def _gather_notes(components: Components, notes: list[Notes]) -> Notes:
+    """Return the notes of all ranks; a rank may have none."""
     if notes:
         names_O4, value_O2H = join_notes(notes).to_tensors()
     else:
+        # Empty tensors of the right shape: every rank must join the gathering.
         names_O4 = torch.zeros(0, 4, dtype=torch.int64)
-        value_O2H = torch.zeros(0, 2, parts.model.hidden_size)
-    return Notes.from_tensors(parts.ranks.gather(names_O4), parts.ranks.gather(value_O2H))
+        value_O2H = torch.zeros(0, 2, components.model.hidden_size)
+
+    ranks = components.ranks
+    return Notes.from_tensors(ranks.gather(names_O4), ranks.gather(value_O2H))
 
 
-def _update(parts: Parts, rate: float, *, taken: bool) -> None:
-    if taken:
-        parts.optimiser.step(rate)
-        if parts.sparse is not None:
-            parts.sparse.step(rate)
-    parts.optimiser.zero_grad()
-    if parts.sparse is not None:
-        parts.sparse.zero_grad()
+def _update(components: Components, rate: float, *, is_taken: bool) -> None:
+    """Update all trained weights if the step is taken; forget the gradients in any case."""
+    if is_taken:
+        components.optimiser.step(rate)
+        if components.sparse is not None:
+            components.sparse.step(rate)
+
+    components.optimiser.zero_grad()
+    if components.sparse is not None:
+        components.sparse.zero_grad()

@@ -1,7 +1,8 @@
-"""The loop: `run` starts, `resume` continues, both end with an exported model and `summary.json`.
+"""Run the training loop: `run` starts, `resume` continues.
 
-Per step: choose neurons anew when due; train; log; evaluate; save. Batches are made ready ahead in a thread. A first Ctrl-C,
-SIGTERM or SIGUSR1 lets the step finish and saves. All ranks go through the same steps; the first one writes.
+Both end with an exported model and `summary.json`. Per step: choose neurons again when due; train;
+log; evaluate; save. Batches are made ready ahead in a thread. A first Ctrl-C, SIGTERM or SIGUSR1
+lets the step finish and saves. All ranks go through the same steps; the first one writes.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ from typing import Any
 
 import torch
 
+from schemas.errors import ConfigError, TrelmError
 from schemas.settings import to_dict, to_toml
-from trelm_train.checkpoints.checkpoint import Writer, latest_checkpoint
+from trelm_train.checkpoints.checkpoint import CheckpointWriter, latest_checkpoint
 from trelm_train.checkpoints.export import BANK_FILE, entities_of, export_bank, export_model
 from trelm_train.config import Config, load_config
 from trelm_train.data.prefetch import prefetch
-from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.ranks import joined
 from trelm_train.reporting.loggers import make_loggers
 from trelm_train.reporting.metrics import MetricLog
 from trelm_train.reporting.profiling import Profile
 from trelm_train.reporting.progress import Show, line_of, progress
-from trelm_train.routing.router import DEAR, attribution_share
+from trelm_train.routing.router import MAX_ROUTING_SHARE, attribution_share
 from trelm_train.training.evaluation import Evaluator, write_evaluation
-from trelm_train.training.report import describe, path_of, summarise
-from trelm_train.training.resource_estimate import check_plan, make_plan
+from trelm_train.training.report import describe, knowledge_path_of, summarise
+from trelm_train.training.resource_estimate import check_estimate, estimate_resources
 from trelm_train.training.session import (
     CHECKPOINTS,
     CONFIG_NAME,
@@ -49,40 +50,49 @@ from trelm_train.training.session import (
 )
 from trelm_train.training.signals import InterruptedRun, Stop
 from trelm_train.training.step import StepResult, train_step
-from trelm_train.training.step_inputs import Work, works
+from trelm_train.training.step_inputs import StepInputs, stream_step_inputs
 
 log = logging.getLogger(__name__)
-MAX_SKIPPED = 10  # steps in a row
-AHEAD = 2  # steps whose batches are ready
+# Skipped steps in a row that end a run.
+MAX_SKIPPED = 10
+# Steps whose batches are ready before they are needed.
+AHEAD = 2
 MODEL = "model"
 PLAN_NAME = "plan.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Tools:
-    """What the loop talks to."""
+    """Hold what the loop writes to, and what can stop it."""
 
-    metrics: MetricLog | None  # of the first rank
+    # None on all ranks but the first.
+    metrics: MetricLog | None
     evaluator: Evaluator
-    writer: Writer
+    writer: CheckpointWriter
     show: Show
     stop: Stop
     profile: Profile
     clock: _Clock
-    last: dict[str, Any] = field(default_factory=dict)  # evaluation, and its step
+    # The latest evaluation, and its step.
+    latest: dict[str, Any] = field(default_factory=dict)
 
 
 def run(request: RunRequest, stop: Stop | None = None) -> dict[str, Any]:
-    """Train from the beginning; returns the summary."""
+    """Train from the beginning and return the summary."""
     with _algorithms(request), joined(request.config.train.device) as ranks:
         session = start_run(request, ranks)
         return _train(session, stop or Stop())
 
 
 def resume(out: Path, stop: Stop | None = None, moved_shards: Path | None = None) -> dict[str, Any]:
-    """Continue a run from its last checkpoint, or from its start if it has none; returns the summary."""
+    """Continue a run from its latest checkpoint and return the summary.
+
+    A run without a checkpoint is continued from its start.
+    """
     checkpoint = latest_checkpoint(out / CHECKPOINTS)
+
     with ExitStack() as stack:
+        # The device is needed before the session is there: it decides how the ranks talk.
         ranks = stack.enter_context(joined(_device_of(out)))
         session = resume_run(out, checkpoint, moved_shards, ranks)
         stack.enter_context(_algorithms(session.request))
@@ -93,21 +103,30 @@ def resume(out: Path, stop: Stop | None = None, moved_shards: Path | None = None
 
 
 def run_or_resume(request: RunRequest, stop: Stop | None = None) -> dict[str, Any]:
-    """Continue the run in `request.out` if it has a checkpoint, else start it (for batch systems that start jobs anew)."""
+    """Continue the run in `request.out` if it has a checkpoint, else start it.
+
+    This is for batch systems that start a job again with the same command.
+
+    Raises:
+        ConfigError: the run there has other settings or another model.
+    """
     if latest_checkpoint(request.out / CHECKPOINTS) is None:
         return run(request, stop)
+
     changed = changed_settings(
         to_dict(load_config(request.out / CONFIG_NAME)), to_dict(request.config)
     )
     started = json.loads((request.out / RUN_NAME).read_text(encoding="utf-8"))
+    # The model is no setting, but it decides what is learned just the same.
     changed += ["--model"] if started["model"] != request.model else []
     if changed:
         raise ConfigError(
-            f"{request.out}: holds a run with other settings ({', '.join(changed)}); give the same ones, or another --out"
+            f"{request.out}: holds a run with other settings ({', '.join(changed)}); "
+            "give the same ones, or another --out"
         )
-    (request.out / CONFIG_NAME).write_text(
-        to_toml(request.config), encoding="utf-8"
-    )  # what may differ counts as given now
+
+    # Settings that may differ count as they are in this request.
+    (request.out / CONFIG_NAME).write_text(to_toml(request.config), encoding="utf-8")
     return resume(request.out, stop, moved_shards=request.shards)
 
 
@@ -118,34 +137,39 @@ def _device_of(out: Path) -> str:
 
 @contextmanager
 def _algorithms(request: RunRequest) -> Iterator[None]:
-    """With `train.deterministic`: only algorithms that give the same bits every time, inside."""
+    """Allow only algorithms that give the same bits every time, if `train.deterministic` is set."""
     if not request.config.train.deterministic:
         yield
         return
+
+    # cuBLAS is deterministic only with this workspace.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled()
+    was_enabled = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(was_enabled)
 
 
 def _train(session: Session, stop: Stop) -> dict[str, Any]:
-    ranks = session.parts.ranks
+    """Train a session to its end; return the summary on the first rank, elsewhere nothing."""
+    ranks, config = session.components.ranks, session.request.config
     if ranks.is_first:
         log.info("%s", describe(session))
-        _warn_of_dear_routing(session.request.config)
-        plan = make_plan(session)
-        check_plan(plan, session.request)
-        _write_json(session.request.out / PLAN_NAME, plan.to_dict())
+        _warn_of_costly_routing(config)
+        estimate = estimate_resources(session)
+        check_estimate(estimate, session.request)
+        # Written before the first step: it explains a run that was killed for its memory.
+        _write_json(session.request.out / PLAN_NAME, estimate.to_dict())
+
     with ExitStack() as stack:
         tools = _tools(session, stop, stack)
-        stack.callback(
-            tools.writer.finish
-        )  # a run that fails leaves the checkpoint that was under way
-        if session.request.config.train.validate and "validation_before" not in session.history:
+        # A run that fails leaves the checkpoint that was under way.
+        stack.callback(tools.writer.finish)
+        if config.train.validate and "validation_before" not in session.history:
             session.history["validation_before"] = _measure(session, tools)
+
         stack.enter_context(stop.listening())
         _loop(session, tools)
         _save(session, tools)
@@ -155,109 +179,146 @@ def _train(session: Session, stop: Stop) -> dict[str, Any]:
                 "the last %d steps were skipped; look at the losses before you use this model",
                 session.skipped,
             )
-        validation = _measure(session, tools) if session.request.config.train.validate else None
+        validation = _measure(session, tools) if config.train.validate else None
+
     if not ranks.is_first:
         return {}
     return _finish(session, validation)
 
 
-def _warn_of_dear_routing(config: Config) -> None:
-    share = attribution_share(
-        config.routing, config.train.batch_tokens * config.train.micro_batches
+def _warn_of_costly_routing(config: Config) -> None:
+    """Warn where attribution would take too large a share of the time."""
+    tokens_per_step = config.train.batch_tokens * config.train.micro_batches
+    share = attribution_share(config.routing, tokens_per_step)
+    if share <= MAX_ROUTING_SHARE:
+        return
+
+    # Attribution takes share / (1 - share) of the time of the steps; an interval that is longer by
+    # the quotient of that ratio and the allowed one is long enough.
+    allowed = MAX_ROUTING_SHARE
+    enough = math.ceil(config.routing.refresh_every * share / (1 - share) * (1 - allowed) / allowed)
+    log.warning(
+        "attribution will take about %.0f %% of the time with such small steps; "
+        "routing.refresh_every=%d keeps it at 5 %%",
+        100 * share,
+        enough,
     )
-    if share > DEAR:
-        enough = math.ceil(config.routing.refresh_every * share / (1 - share) * (1 - DEAR) / DEAR)
-        log.warning(
-            "attribution will take about %.0f %% of the time with such small steps; routing.refresh_every=%d keeps it at 5 %%",
-            100 * share,
-            enough,
-        )
 
 
 def _tools(session: Session, stop: Stop, stack: ExitStack) -> _Tools:
+    """Open everything that the loop writes to; the stack closes it."""
     request, config = session.request, session.request.config
-    first = session.parts.ranks.is_first
+    is_first = session.components.ranks.is_first
+
     metrics = None
-    if first:
+    if is_first:
         loggers = make_loggers(config.train.loggers)
+        # A logger that fails does so before the first step.
         for logger in loggers:
             logger.start(request.out, to_dict(config), after_step=session.step)
         metrics = stack.enter_context(
             closing(MetricLog(request.out, loggers, after_step=session.step))
         )
+
+    writer = CheckpointWriter(
+        request.out / CHECKPOINTS,
+        keep=config.train.keep_checkpoints,
+        background=config.train.async_checkpoint,
+    )
+    show_line = stack.enter_context(progress(session.step, config.train.steps, silent=not is_first))
+    profile = Profile(config.train.profile if is_first else "", request.out)
     return _Tools(
         metrics=metrics,
         evaluator=Evaluator(session),
-        writer=Writer(
-            request.out / CHECKPOINTS,
-            keep=config.train.keep_checkpoints,
-            background=config.train.async_checkpoint,
-        ),
-        show=stack.enter_context(progress(session.step, config.train.steps, silent=not first)),
+        writer=writer,
+        show=show_line,
         stop=stop,
-        profile=stack.enter_context(
-            closing(Profile(config.train.profile if first else "", request.out))
-        ),
+        profile=stack.enter_context(closing(profile)),
         clock=_Clock(session.tokens),
     )
 
 
 def _finish(session: Session, validation: dict[str, Any] | None) -> dict[str, Any]:
-    out = session.request.out
-    export_model(session.parts.model, session.shards.tokenizer_path, out / MODEL)
-    if session.parts.bank is not None:
-        last = latest_checkpoint(out / CHECKPOINTS)
-        assert last is not None
-        export_bank(last / BANK_FILE, entities_of(session.knowledge), out / MODEL)
-    _write_json(out / "routing.json", path_of(session))
+    """Export the model and its bank, write the reports, and return the summary."""
+    folder = session.request.out
+    export_model(session.components.model, session.shards.tokenizer_path, folder / MODEL)
+
+    # The latest checkpoint was written after the last step: its bank is the final one.
+    if session.components.bank is not None:
+        checkpoint = latest_checkpoint(folder / CHECKPOINTS)
+        assert checkpoint is not None
+        export_bank(checkpoint / BANK_FILE, entities_of(session.knowledge), folder / MODEL)
+
+    _write_json(folder / "routing.json", knowledge_path_of(session))
     summary = summarise(session, validation)
-    _write_json(out / "summary.json", summary)
+    _write_json(folder / "summary.json", summary)
     return summary
 
 
 def _loop(session: Session, tools: _Tools) -> None:
-    config, parts = session.request.config, session.parts
-    steps = works(
-        session.stream, session.position, parts.ranks, config.train.micro_batches, session.maker
+    """Take all steps that are left.
+
+    Raises:
+        TrelmError: too many steps in a row were skipped.
+        InterruptedRun: a signal asked for the end.
+    """
+    config, components = session.request.config, session.components
+    all_inputs = stream_step_inputs(
+        session.stream,
+        session.position,
+        components.ranks,
+        config.train.micro_batches,
+        session.preparer,
     )
-    with prefetch(steps, depth=AHEAD) as ready:
+
+    with prefetch(all_inputs, depth=AHEAD) as ready:
         while session.step < config.train.steps:
             tools.profile.before(session.step + 1)
             route(session)
-            with parts.timers.measure("data"):
-                work = next(ready)
-            _advance(session, work, train_step(parts, work, session.step))
+            with components.timers.measure("data"):
+                inputs = next(ready)
+            _advance(session, inputs, train_step(components, inputs, session.step))
             if session.skipped >= MAX_SKIPPED:
                 _give_up(session, tools)
             tools.profile.after(session.step)
             _after_step(session, tools)
 
 
-def _advance(session: Session, work: Work, result: StepResult) -> None:
-    session.position, session.step = work.following, session.step + 1
+def _advance(session: Session, inputs: StepInputs, result: StepResult) -> None:
+    """Count a step, and remember what it measured."""
+    session.position, session.step = inputs.following, session.step + 1
+    # A skipped step has moved on in the stream, but has learned nothing.
     session.tokens += 0 if result.skipped else result.totals.tokens
     session.skipped = session.skipped + 1 if result.skipped else 0
+
     if result.skipped:
         session.history["why_skipped"] = result.skipped
         session.history["skipped_steps"] = session.history.get("skipped_steps", 0) + 1
-        if session.parts.ranks.is_first:
+        if session.components.ranks.is_first:
             log.warning("step %d: skipped, nothing was changed: %s", session.step, result.skipped)
         return
+
     session.interval.add(values_of(session, result))
 
 
 def _give_up(session: Session, tools: _Tools) -> None:
+    """Save and end a run whose steps are skipped again and again.
+
+    Raises:
+        TrelmError: in any case.
+    """
     _save(session, tools)
     tools.writer.finish()
     raise TrelmError(
         f"step {session.step}: {MAX_SKIPPED} steps in a row were skipped, the last because: "
-        f"{session.history['why_skipped']}; checkpoint saved; a resumed run would meet the same steps with the same weights: "
-        "start a new one with a lower train.learning_rate, or a higher train.skip_sigma where the data are to blame"
+        f"{session.history['why_skipped']}; checkpoint saved; a resumed run would meet the same "
+        "steps with the same weights: start a new one with a lower train.learning_rate, or a "
+        "higher train.skip_sigma where the data are to blame"
     )
 
 
 def values_of(session: Session, result: StepResult) -> dict[str, float]:
-    """What is logged of a step."""
+    """Return what is logged of a step."""
     totals = result.totals
     return {
         "loss": result.loss,
@@ -266,29 +327,38 @@ def values_of(session: Session, result: StepResult) -> dict[str, float]:
         "grad_norm": result.grad_norm,
         "learning_rate": result.rate,
         "tokens": float(totals.tokens),
-        "padding": 1 - totals.tokens / totals.places,
+        "padding": 1 - totals.tokens / totals.padded,
         "targets": float(totals.targets),
         "facts": float(totals.facts),
         "injected": float(result.num_injected),
-        "trained_share": session.parts.trained_share,
+        "trained_share": session.components.trained_share,
     }
 
 
 def _after_step(session: Session, tools: _Tools) -> None:
+    """Log, evaluate and save where it is due after a step.
+
+    Raises:
+        InterruptedRun: a signal asked for the end.
+    """
     config = session.request.config
+    # A checkpoint in the background gets its final name here, between two steps.
     tools.writer.poll()
     if session.step % config.train.log_every == 0 or session.step == config.train.steps:
         _log(session, tools)
-    improved = False
+
+    has_improved = False
     if config.evaluation.every and session.step % config.evaluation.every == 0:
-        improved = tools.evaluator.improves(_measure(session, tools))
-    signum = session.parts.ranks.highest(tools.stop.signum)
-    if session.step % config.train.checkpoint_every == 0 or signum or improved:
+        has_improved = tools.evaluator.improves(_measure(session, tools))
+
+    # The ranks agree on the signal, so that all of them save or none.
+    signum = session.components.ranks.highest(tools.stop.signum)
+    if session.step % config.train.checkpoint_every == 0 or signum or has_improved:
         _save(session, tools)
-    if improved and session.parts.ranks.is_first:
-        tools.writer.mark_best(
-            session.step, config.evaluation.best, session.history["best"]["value"]
-        )
+    if has_improved and session.components.ranks.is_first:
+        value = session.history["best"]["value"]
+        tools.writer.mark_best(session.step, config.evaluation.best, value)
+
     if signum:
         tools.writer.finish()
         raise InterruptedRun(
@@ -299,13 +369,18 @@ def _after_step(session: Session, tools: _Tools) -> None:
 
 
 def _log(session: Session, tools: _Tools) -> None:
-    if not session.interval.steps:  # every step of the interval was skipped
+    """Write the means of the interval to the metrics and the screen."""
+    # Nothing to average where every step of the interval was skipped.
+    if not session.interval.steps:
         return
+
     means = session.interval.means()
+    # Kept for the summary, over resumes as well.
     session.history.setdefault("first", means)
     session.history["last"] = means
     if tools.metrics is None:
         return
+
     speed = {"tokens_per_s": tools.clock.rate(session.tokens)}
     tools.metrics.write(session.step, means, speed)
     tools.show(session.step, line_of(means, speed))
@@ -313,42 +388,48 @@ def _log(session: Session, tools: _Tools) -> None:
 
 def _measure(session: Session, tools: _Tools) -> dict[str, Any]:
     """Evaluate on the first rank, while the others wait."""
-    if (
-        tools.last.get("step") == session.step
-    ):  # the last step is one of those that are evaluated anyway
-        return dict(tools.last["found"])
-    found: dict[str, Any] = {}
-    if session.parts.ranks.is_first:
-        with session.parts.timers.measure("validation"):
-            found = tools.evaluator.measure()
-        write_evaluation(session.request.out, session.step, found)
+    # The end of a run may be a step that was evaluated anyway.
+    if tools.latest.get("step") == session.step:
+        return dict(tools.latest["measures"])
+
+    measures: dict[str, Any] = {}
+    if session.components.ranks.is_first:
+        with session.components.timers.measure("validation"):
+            measures = tools.evaluator.measure()
+        write_evaluation(session.request.out, session.step, measures)
         if tools.metrics is not None:
-            tools.metrics.tell(
-                session.step,
-                {f"eval/{name}": value for name, value in found.items() if value is not None},
-            )
-    session.parts.ranks.wait()
+            values = {f"eval/{name}": value for name, value in measures.items()}
+            numbers = {name: value for name, value in values.items() if value is not None}
+            tools.metrics.send_to_loggers(session.step, numbers)
+
+    session.components.ranks.wait()
+    # The time of an evaluation is not the time of steps.
     tools.clock.restart(session.tokens)
-    tools.last.update(step=session.step, found=found)
-    return found
+    tools.latest.update(step=session.step, measures=measures)
+    return measures
 
 
 def route(session: Session) -> None:
-    """Choose neurons anew if they are due."""
-    router, sparse = session.router, session.parts.sparse
+    """Choose neurons again if they are due."""
+    router, sparse = session.router, session.components.sparse
     if router is None or sparse is None or not router.due(session.step):
         return
-    with session.parts.timers.measure("attribution"):
-        sparse.select(router.neurons(session.stream, session.position, session.parts.ranks))
+
+    ranks = session.components.ranks
+    with session.components.timers.measure("attribution"):
+        sparse.select(router.neurons(session.stream, session.position, ranks))
+
     session.history["routed_at"] = session.step
-    if session.parts.ranks.is_first:
-        _write_json(session.request.out / "routing.json", path_of(session))
+    if session.components.ranks.is_first:
+        _write_json(session.request.out / "routing.json", knowledge_path_of(session))
 
 
 def _save(session: Session, tools: _Tools) -> None:
-    if not session.parts.ranks.is_first:
+    """Write a checkpoint on the first rank."""
+    if not session.components.ranks.is_first:
         return
-    with session.parts.timers.measure("checkpoint"):
+
+    with session.components.timers.measure("checkpoint"):
         tools.writer.save(
             session.step,
             tensors_of(session),
@@ -362,17 +443,17 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 class _Clock:
-    """Tokens per second since the last time it was asked."""
+    """Measure tokens per second since the previous measurement."""
 
     def __init__(self, tokens: int) -> None:
         self.restart(tokens)
 
     def restart(self, tokens: int) -> None:
-        """Count from now on."""
+        """Start a measurement at this number of tokens."""
         self.start, self.tokens = time.perf_counter(), tokens
 
     def rate(self, tokens: int) -> float:
-        """Of the time since then, which ends."""
+        """Return the tokens per second since the start, and start again."""
         rate = (tokens - self.tokens) / max(time.perf_counter() - self.start, 1e-9)
         self.restart(tokens)
         return rate

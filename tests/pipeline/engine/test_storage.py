@@ -1,4 +1,4 @@
-"""Entity store, units, tables, the Arrow coder, arrays, errors."""
+"""Units, tables, errors, manifests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.arrays.mapped_files import load_array, save_array
 from pipeline.engine import files
 from pipeline.engine.errors import StageError, message_in
 from pipeline.engine.stage import check_counters
@@ -22,27 +21,10 @@ from pipeline.engine.tables import (
 )
 from pipeline.engine.tasks import ByteRange, Unit
 from pipeline.engine.units import UnitReport, UnitWriter, finished_units
-from pipeline.index.entity_store import EntityStore
-from pipeline.index.words import text_terms
 from pipeline.link.gold import parse_qid
 from pipeline.link.spacy_annotator import pieces
 from schemas import ALIASES, DOCUMENTS, REJECTS, SchemaError
 from schemas.manifest import Manifest
-
-
-def test_entity_store_of_the_sample(sample_run: Path) -> None:
-    store = EntityStore(RunPaths(root=str(sample_run)).artefact("index", "entities"))
-    rows = store.rows(np.array([90, 4_294_967_295, 142], np.uint32))
-    assert (rows[1], len(store)) == (-1, 358)
-    paris, france = int(rows[0]), int(rows[2])
-    assert (store.label(paris), store.label(france)) == ("Paris", "France")
-    assert 142 in store.neighbours(paris).tolist()
-    assert store.popularity(np.array([france]))[0] > 10
-    assert set(store.terms(paris).tolist()) & text_terms("France")
-    assert not set(store.terms(paris).tolist()) & text_terms("Paris")  # its own name tells nothing
-    assert store.types(np.array([paris]))[0] == 4  # a place
-    # Q4000000001 was merged into France: what points at it points at France
-    assert store.rows(np.array([4_000_000_001], np.uint32))[0] == -1
 
 
 def document(number: int) -> tuple[str, str, str, str]:
@@ -109,12 +91,6 @@ def test_a_writer_refuses_wrong_rows(tmp_path: Path) -> None:
     )
     with pytest.raises(SchemaError):
         out.write(DOCUMENTS, ALIASES.empty())
-
-
-def test_arrays(tmp_path: Path) -> None:
-    for values in (np.arange(5, dtype=np.uint32), np.empty(0, np.float32)):
-        save_array(str(tmp_path / "a.npy"), values)
-        assert load_array(str(tmp_path / "a.npy")).tolist() == values.tolist()
 
 
 def test_errors_survive_wrapping() -> None:

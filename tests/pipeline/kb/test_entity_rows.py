@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.kb.entity_rows import KbBuilder, KbRules, Outcome, split_objects
+from pipeline.kb.entity_rows import KbBuilder, KbRules, RecordOutcome, split_objects
 
 Json = dict[str, Any]
 
@@ -46,7 +46,7 @@ def terms(**values: str) -> Json:
 
 def build(
     lines: list[bytes], **rules: Any
-) -> tuple[dict[str, list[Json]], list[Outcome], KbBuilder]:
+) -> tuple[dict[str, list[Json]], list[RecordOutcome], KbBuilder]:
     """Rows per table, outcomes, and the builder with its counts."""
     builder = KbBuilder(KbRules(**rules))
     outcomes = [outcome for line in lines for outcome in builder.add_line(line)]
@@ -436,8 +436,8 @@ def test_gotcha_15_meta_items_are_flagged(qid: int) -> None:
 
 def test_scholarly_articles_are_left_out_on_request() -> None:
     line = json.dumps(item(claims={"P31": [to(13_442_814)]})).encode()
-    assert build([line])[1] == [Outcome(counter="rows_out")]
-    assert build([line], exclude_scholarly=True)[1] == [Outcome(counter="skipped_scholarly")]
+    assert build([line])[1] == [RecordOutcome(counter="rows_out")]
+    assert build([line], exclude_scholarly=True)[1] == [RecordOutcome(counter="skipped_scholarly")]
 
 
 def test_gotcha_22_kinds_of_ids_do_not_collide() -> None:

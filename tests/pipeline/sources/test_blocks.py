@@ -9,9 +9,10 @@ import random
 
 import pytest
 
+from pipeline.engine.tasks import ByteRange
 from pipeline.sources import bz2_blocks
 from pipeline.sources.bz2_blocks import Magic, bz2_chunks, find_magics, iter_magics
-from pipeline.sources.chunks import SourceError, Span
+from pipeline.sources.chunks import SourceError
 from pipeline.sources.gz import GzipMembers
 from pipeline.sources.members import find_member, member_chunks
 
@@ -64,7 +65,7 @@ def test_false_magics_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bz2_blocks, "find_magics", faked)
     for cut in (0, true_magics[1].bit // 8 + 100):
         spans = [
-            Span(path="x", start=low, end=high)
+            ByteRange(path="x", start=low, end=high)
             for low, high in ((0, cut), (cut, len(content)))
             if low < high
         ]
@@ -91,7 +92,9 @@ def test_stored_gz_members_are_members() -> None:
     data = text(3_000)
     content = gzip.compress(data, 0) + gzip.compress(data, 9)
     chunks = list(
-        member_chunks(GzipMembers(), io.BytesIO(content), Span(path="x", start=5, end=len(content)))
+        member_chunks(
+            GzipMembers(), io.BytesIO(content), ByteRange(path="x", start=5, end=len(content))
+        )
     )
     assert b"".join(chunk.data for chunk in chunks) == data
 
@@ -99,7 +102,7 @@ def test_stored_gz_members_are_members() -> None:
 def test_two_magics_side_by_side_are_no_block() -> None:
     magic = (0x314159265359).to_bytes(6, "big")
     content = b"BZh9" + magic * 3 + bytes(50)
-    span = Span(path="x", start=0, end=len(content))
+    span = ByteRange(path="x", start=0, end=len(content))
     losses: list[SourceError] = []
     chunks = list(bz2_chunks(io.BytesIO(content), span, losses.append))
     assert losses

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from pipeline.sources import SourceError, Span, read_lines
+from pipeline.engine.tasks import ByteRange
+from pipeline.sources import SourceError, read_lines
 
 PARTS = (b"\none\n", b"two\nthr", b"", b"ee\n", b"\x01four\n")
 
@@ -34,7 +35,7 @@ def read(path: Path, cuts: list[int]) -> tuple[list[tuple[str, bytes]], list[str
     """Lines and losses of a file that is cut at the given bytes."""
     losses: list[SourceError] = []
     spans = [
-        Span(path=str(path), start=low, end=high)
+        ByteRange(path=str(path), start=low, end=high)
         for low, high in pairwise([0, *cuts, path.stat().st_size])
     ]
     lines = [line for span in spans for line in read_lines(span, losses.append)]

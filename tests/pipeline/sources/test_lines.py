@@ -12,7 +12,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.sources import SourceError, Span, peek, plan_ranges, read_lines
+from pipeline.engine.tasks import ByteRange
+from pipeline.sources import SourceError, peek, plan_ranges, read_lines
 from tests.pipeline.sources.conftest import make_lines, skippable, zstd_frames
 
 NAMES = ("plain", "gz-lines", "gz-one", "bz2-one-stream", "bz2-streams", "zst-frames", "zst-one")
@@ -23,7 +24,7 @@ MANY = b"".join(make_lines(3000, seed=1))
 def read_all(path: Path, cuts: list[int]) -> list[tuple[str, bytes]]:
     """All lines of a file cut at the given bytes."""
     bounds = [0, *sorted(set(cuts)), path.stat().st_size]
-    spans = [Span(path=str(path), start=low, end=high) for low, high in pairwise(bounds)]
+    spans = [ByteRange(path=str(path), start=low, end=high) for low, high in pairwise(bounds)]
     return [line for span in spans for line in read_lines(span)]
 
 
@@ -192,14 +193,14 @@ def test_changed_file_is_told(tmp_path: Path) -> None:
     path = tmp_path / "shrunk.jsonl"
     path.write_bytes(b"".join(make_lines(3)))
     with pytest.raises(SourceError, match="it changed"):
-        list(read_lines(Span(path=str(path), start=0, end=10_000_000)))
+        list(read_lines(ByteRange(path=str(path), start=0, end=10_000_000)))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_stored_bytes_move_on_and_come_to_the_end(sources: dict[str, Path], name: str) -> None:
     """Also inside a file that only one reader can read."""
     size, stored = sources[name].stat().st_size, []
-    for _ in read_lines(Span(path=str(sources[name]), start=0, end=size), None, stored.append):
+    for _ in read_lines(ByteRange(path=str(sources[name]), start=0, end=size), None, stored.append):
         pass
     assert stored
     assert stored == sorted(stored)
@@ -215,7 +216,7 @@ def test_stored_bytes_move_inside_one_member(tmp_path: Path) -> None:
             sum(
                 1
                 for _ in read_lines(
-                    Span(path=str(path), start=0, end=len(content)), None, stored.append
+                    ByteRange(path=str(path), start=0, end=len(content)), None, stored.append
                 )
             )
             == 3000

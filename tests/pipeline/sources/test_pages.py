@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.sources import RawPage, SourceError, Span, parse_page, read_pages
+from pipeline.engine.tasks import ByteRange
+from pipeline.sources import RawPage, SourceError, parse_page, read_pages
 from tests.pipeline.sources.conftest import bz2_streams, gzip_members, zstd_frames
 
 HEAD = (
@@ -39,7 +40,7 @@ XML = HEAD + b"".join(PAGES) + b"</mediawiki>\n"
 def numbers(path: Path, cuts: list[int]) -> list[int]:
     """Ids of the pages of a file cut at the given bytes."""
     bounds = [0, *sorted(set(cuts)), path.stat().st_size]
-    spans = [Span(path=str(path), start=low, end=high) for low, high in pairwise(bounds)]
+    spans = [ByteRange(path=str(path), start=low, end=high) for low, high in pairwise(bounds)]
     return [parse_page(xml).page_id for span in spans for _, xml in read_pages(span)]
 
 
@@ -117,6 +118,6 @@ def test_file_that_ends_inside_a_page(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="ends inside a page"):
         numbers(path, [])
     losses: list[SourceError] = []
-    kept = list(read_pages(Span(path=str(path), start=0, end=30_000), losses.append))
+    kept = list(read_pages(ByteRange(path=str(path), start=0, end=30_000), losses.append))
     assert len(losses) == 1
     assert len(kept) > 10

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from pipeline.sources import SourceError, Span, plan_ranges, read_lines
+from pipeline.engine.tasks import ByteRange
+from pipeline.sources import SourceError, plan_ranges, read_lines
 from pipeline.sources.chunks import CHUNK_BYTES
 from pipeline.sources.members import find_member, member_chunks
 from pipeline.sources.zstd_frames import MAX_BLOCK_BYTES, ZstdFrames
@@ -21,7 +22,7 @@ DATA = b"".join(make_lines(60))
 def lines_of(path: Path, content: bytes) -> list[bytes]:
     """All lines of a file with this content, read whole."""
     path.write_bytes(content)
-    return [line for _, line in read_lines(Span(path=str(path), start=0, end=len(content)))]
+    return [line for _, line in read_lines(ByteRange(path=str(path), start=0, end=len(content)))]
 
 
 def test_one_frame_is_one_reader_and_says_what_to_do(
@@ -35,7 +36,9 @@ def test_one_frame_is_one_reader_and_says_what_to_do(
             skippable(b"4444") + zstandard.compress(DATA) + table,
         ):
             path.write_bytes(content)
-            assert plan_ranges(str(path), 1000) == [Span(path=str(path), start=0, end=len(content))]
+            assert plan_ranges(str(path), 1000) == [
+                ByteRange(path=str(path), start=0, end=len(content))
+            ]
     assert (
         caplog.messages
         == [f"{path}: one zstd frame: one reader; {ZstdFrames.one_member_advice}"] * 2
@@ -56,7 +59,7 @@ def test_too_large_a_window_is_refused_with_its_size(tmp_path: Path) -> None:
     ):  # nothing is damaged: skip_corrupt does not hide it
         list(
             read_lines(
-                Span(path=str(tmp_path / "wide.zst"), start=0, end=len(content)), losses.append
+                ByteRange(path=str(tmp_path / "wide.zst"), start=0, end=len(content)), losses.append
             )
         )
     assert not losses
@@ -99,7 +102,9 @@ def test_every_truncation_is_told(tmp_path: Path) -> None:
 def test_little_that_decodes_to_much_comes_in_chunks() -> None:
     bomb = zstandard.ZstdCompressor().compress(bytes(300 << 20))
     assert len(bomb) < 100_000
-    chunks = member_chunks(ZstdFrames(), io.BytesIO(bomb), Span(path="x", start=0, end=len(bomb)))
+    chunks = member_chunks(
+        ZstdFrames(), io.BytesIO(bomb), ByteRange(path="x", start=0, end=len(bomb))
+    )
     sizes = [len(chunk.data) for chunk in chunks]
     assert sum(sizes) == 300 << 20
     assert max(sizes) <= CHUNK_BYTES + MAX_BLOCK_BYTES
@@ -129,7 +134,7 @@ def test_a_member_that_no_search_finds_is_read_from_the_one_before(tmp_path: Pat
     for cut in range(1, len(content)):
         losses: list[SourceError] = []
         spans = [
-            Span(path=str(path), start=low, end=high)
+            ByteRange(path=str(path), start=low, end=high)
             for low, high in ((0, cut), (cut, len(content)))
         ]
         assert [line for span in spans for _, line in read_lines(span, losses.append)] == [

@@ -4,16 +4,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from schemas.errors import ConfigError, TrelmError
 from tests.pausing import wait_until
 from trelm_train.checkpoints import checkpoint
 from trelm_train.checkpoints.checkpoint import (
-    Writer,
+    CheckpointWriter,
     best_checkpoint,
     latest_checkpoint,
     list_checkpoints,
     load_checkpoint,
 )
-from trelm_train.errors import ConfigError, TrelmError
 
 GROUPS = {
     "model": {"a.weight": torch.randn(5, 3), "a.bias": torch.zeros(3)},
@@ -25,7 +25,7 @@ GROUPS = {
 
 @pytest.mark.parametrize("background", [False, True])
 def test_everything_comes_back(*, background: bool, tmp_path: Path) -> None:
-    writer = Writer(tmp_path, keep=2, background=background)
+    writer = CheckpointWriter(tmp_path, keep=2, background=background)
     writer.save(7, GROUPS, {"step": 7, "note": "ünïcode"})
     writer.finish()
     found = load_checkpoint(tmp_path / "step-00000007")
@@ -41,7 +41,7 @@ def test_everything_comes_back(*, background: bool, tmp_path: Path) -> None:
 
 
 def test_nothing_is_pickled(tmp_path: Path) -> None:
-    Writer(tmp_path, keep=1).save(1, GROUPS, {})
+    CheckpointWriter(tmp_path, keep=1).save(1, GROUPS, {})
     files = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
     assert files == {".safetensors", ".json"}
 
@@ -49,7 +49,7 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
     """What is written is the state at `save`, whatever happens to the tensors after it."""
     weight, state = torch.ones(1000, 100), {"sums": {"loss": 1.0}}
-    writer = Writer(tmp_path, keep=1, background=True)
+    writer = CheckpointWriter(tmp_path, keep=1, background=True)
     writer.save(1, {"model": {"w": weight}}, state)
     weight.zero_()
     state["sums"]["loss"] = 2.0
@@ -60,7 +60,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
 
 
 def test_old_ones_go_and_the_best_stays(tmp_path: Path) -> None:
-    writer = Writer(tmp_path, keep=2)
+    writer = CheckpointWriter(tmp_path, keep=2)
     for step in (1, 2, 3, 3, 4, 5):
         writer.save(step, {"model": {"x": torch.ones(1)}}, {"step": step})
         if step == 2:
@@ -82,12 +82,12 @@ def test_half_written_checkpoints_do_not_count(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path) is None
     assert latest_checkpoint(tmp_path / "nowhere") is None
     assert best_checkpoint(tmp_path) is None
-    Writer(tmp_path, keep=2).save(5, GROUPS, {"step": 5})
+    CheckpointWriter(tmp_path, keep=2).save(5, GROUPS, {"step": 5})
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000005"]
     assert not list(tmp_path.glob(".*.partial"))  # what a killed process left is removed
 
 
-def _save_and_finish(writer: Writer) -> None:
+def _save_and_finish(writer: CheckpointWriter) -> None:
     writer.save(2, GROUPS, {"step": 2})
     writer.finish()
 
@@ -97,7 +97,7 @@ def test_an_end_in_the_middle_of_a_checkpoint(
     *, background: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tensors written, process gone before the folder got its name: the one before is the newest."""
-    writer = Writer(tmp_path, keep=2, background=background)
+    writer = CheckpointWriter(tmp_path, keep=2, background=background)
     writer.save(1, GROUPS, {"step": 1})
     writer.finish()
 
@@ -120,7 +120,7 @@ def test_an_end_in_the_middle_of_a_checkpoint(
 @pytest.mark.parametrize("background", [False, True])
 def test_a_checkpoint_that_cannot_be_written(*, background: bool, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    writer = Writer(tmp_path / "file", keep=1, background=background)
+    writer = CheckpointWriter(tmp_path / "file", keep=1, background=background)
     with pytest.raises(TrelmError, match="cannot write the checkpoint"):
         writer.save(1, {}, {})
 
@@ -134,10 +134,8 @@ def test_a_folder_that_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_stands_is_not_touched(tmp_path: Path) -> None:
-    """The last step is often one that was saved already: the newest checkpoint must not be taken
-    down to be put up again.
-    """
-    writer = Writer(tmp_path, keep=1)
+    """The last step is often one that was saved already: the newest checkpoint must not be taken down to be put up again."""
+    writer = CheckpointWriter(tmp_path, keep=1)
     writer.save(4, GROUPS, {"step": 4})
     before = (tmp_path / "step-00000004").stat().st_ino
     writer.save(4, GROUPS, {"step": 4})
@@ -146,7 +144,7 @@ def test_a_checkpoint_that_stands_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_gets_its_name_soon_after_it_is_written(tmp_path: Path) -> None:
-    writer = Writer(tmp_path, keep=2, background=True)
+    writer = CheckpointWriter(tmp_path, keep=2, background=True)
     writer.save(1, GROUPS, {"step": 1})
     wait_until(lambda: writer.poll() or latest_checkpoint(tmp_path))
     writer.poll()
@@ -154,7 +152,7 @@ def test_a_checkpoint_gets_its_name_soon_after_it_is_written(tmp_path: Path) -> 
 
 
 def test_a_half_removed_checkpoint_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = Writer(tmp_path, keep=1)
+    writer = CheckpointWriter(tmp_path, keep=1)
     writer.save(1, GROUPS, {"step": 1})
 
     def stuck(_path: Path) -> None:
@@ -167,7 +165,7 @@ def test_a_half_removed_checkpoint_is_none(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_more_files(tmp_path: Path) -> None:
-    writer = Writer(tmp_path, keep=1, background=True)
+    writer = CheckpointWriter(tmp_path, keep=1, background=True)
     writer.save(1, GROUPS, {}, lambda folder: (folder / "more.bin").write_bytes(b"x") and None)
     writer.finish()
     assert (tmp_path / "step-00000001" / "more.bin").read_bytes() == b"x"

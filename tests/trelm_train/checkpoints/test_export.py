@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
+from schemas.errors import ConfigError, TrelmError
 from tests.trelm_train import world
 from tests.trelm_train.conftest import request_for
 from trelm_train.checkpoints.checkpoint import list_checkpoints, load_checkpoint
@@ -24,7 +25,6 @@ from trelm_train.checkpoints.export import (
 from trelm_train.cli import cli
 from trelm_train.config import MemoryConfig
 from trelm_train.data.knowledge import Knowledge
-from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.memory.bank_file import write_bank
 from trelm_train.memory.memory_bank import MemoryBank, Notes
 from trelm_train.model.masked_lm import MaskedLm

@@ -13,7 +13,7 @@ from trelm_train.cka.plan import (
     SAMPLE,
     CkaPlan,
     CkaPlanner,
-    Facts,
+    StepFacts,
     choose_facts,
     hide,
     mentions,
@@ -24,25 +24,25 @@ from trelm_train.config import CkaConfig, MaskingConfig
 from trelm_train.data.arrays import among, from_lengths, uniform
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.loader import Batch, BatchStream, Position, assemble
-from trelm_train.data.masking import Masked, Vocabulary, mask_batch
-from trelm_train.memory.injection import make_anchor
+from trelm_train.data.masking import MaskedBatch, Vocabulary, mask_batch
+from trelm_train.memory.injection import freeze_embeddings
 from trelm_train.model.masked_lm import MaskedLm
 
 CONFIG = CkaConfig(fact_share=1.0)
 
 
 @pytest.fixture
-def masked(batch: Batch, vocabulary: Vocabulary) -> Masked:
+def masked(batch: Batch, vocabulary: Vocabulary) -> MaskedBatch:
     return mask_batch(batch, MaskingConfig(), vocabulary, seed=0, epoch=0)
 
 
 @pytest.fixture
-def facts(batch: Batch, masked: Masked) -> Facts:
+def facts(batch: Batch, masked: MaskedBatch) -> StepFacts:
     return choose_facts(batch, masked, CONFIG, seed=0)
 
 
 @pytest.fixture
-def plan(batch: Batch, masked: Masked, knowledge: Knowledge) -> CkaPlan:
+def plan(batch: Batch, masked: MaskedBatch, knowledge: Knowledge) -> CkaPlan:
     return CkaPlanner(CONFIG, knowledge, seed=0).plan(batch, masked)
 
 
@@ -52,11 +52,13 @@ def relations_of(knowledge: Knowledge) -> I64:
 
 @pytest.fixture
 def cka(model: MaskedLm, knowledge: Knowledge) -> Cka:
-    return Cka(CONFIG, knowledge, make_anchor(model.word_embeddings.weight, knowledge), seed=0)
+    return Cka(
+        CONFIG, knowledge, freeze_embeddings(model.word_embeddings.weight, knowledge), seed=0
+    )
 
 
 def test_every_mention_of_a_tail_is_fully_masked(
-    batch: Batch, masked: Masked, facts: Facts, vocabulary: Vocabulary
+    batch: Batch, masked: MaskedBatch, facts: StepFacts, vocabulary: Vocabulary
 ) -> None:
     hidden = mentions(batch, facts.sentence_G, facts.tail_G)
     ids = hide(batch, masked.input_ids_RS, hidden, vocabulary.mask_id).reshape(-1)
@@ -74,7 +76,7 @@ def test_every_mention_of_a_tail_is_fully_masked(
 
 
 def test_heads_are_visible_and_sentences_serve_once(
-    batch: Batch, masked: Masked, facts: Facts
+    batch: Batch, masked: MaskedBatch, facts: StepFacts
 ) -> None:
     assert not masked.chosen_RS.reshape(-1)[batch.span_start_P[facts.head_span_G]].any()
     sentences = batch.span_sentence_P[facts.head_span_G]
@@ -82,7 +84,7 @@ def test_heads_are_visible_and_sentences_serve_once(
     assert not len(choose_facts(batch, masked, CkaConfig(fact_share=0.0), seed=0))
 
 
-def test_true_tails_are_never_negatives(facts: Facts, knowledge: Knowledge) -> None:
+def test_true_tails_are_never_negatives(facts: StepFacts, knowledge: Knowledge) -> None:
     contrast = tail_contrast(facts, knowledge, CONFIG, seed=0, epoch=0)
     for number in range(len(facts)):
         row = contrast.row_GN[number][contrast.valid_GN[number]]
@@ -94,10 +96,10 @@ def test_true_tails_are_never_negatives(facts: Facts, knowledge: Knowledge) -> N
         assert {ROW[name] for name in tails} <= set(row.tolist()), "tails of the relation fill up"
 
 
-def test_namesakes_of_a_true_tail_are_never_negatives(facts: Facts, knowledge: Knowledge) -> None:
-    """A candidate is its label: a namesake would be a negative equal to the positive, a loss that
-    nothing can lower.
-    """
+def test_namesakes_of_a_true_tail_are_never_negatives(
+    facts: StepFacts, knowledge: Knowledge
+) -> None:
+    """A candidate is its label: a namesake would be a negative equal to the positive, a loss that nothing can lower."""
     town, other = (ROW[name] for name in TOWNS[:2])
     name = np.where(knowledge.name == knowledge.name[other], knowledge.name[town], knowledge.name)
     twins = replace(knowledge, name=name)
@@ -109,13 +111,13 @@ def test_namesakes_of_a_true_tail_are_never_negatives(facts: Facts, knowledge: K
     assert seen
 
 
-def test_tails_of_the_batch_come_first(facts: Facts, knowledge: Knowledge) -> None:
+def test_tails_of_the_batch_come_first(facts: StepFacts, knowledge: Knowledge) -> None:
     few = tail_contrast(facts, knowledge, CkaConfig(negatives=2), seed=0, epoch=0)
     assert few.row_GN.shape[1] == 3
     assert np.isin(few.row_GN[:, 1:][few.valid_GN[:, 1:]], facts.tail_G).all()
 
 
-def test_a_relation_with_many_tails_is_sampled(facts: Facts, knowledge: Knowledge) -> None:
+def test_a_relation_with_many_tails_is_sampled(facts: StepFacts, knowledge: Knowledge) -> None:
     lengths = np.zeros(len(knowledge), np.int64)
     lengths[ROW["lives in"]] = lengths[ROW["country"]] = 5000
     big = replace(knowledge, tails=from_lengths(np.tile(np.arange(20), 500), lengths))
@@ -124,7 +126,7 @@ def test_a_relation_with_many_tails_is_sampled(facts: Facts, knowledge: Knowledg
     assert contrast.valid_GN.all()
 
 
-def test_wrong_relations_do_not_hold(facts: Facts, knowledge: Knowledge) -> None:
+def test_wrong_relations_do_not_hold(facts: StepFacts, knowledge: Knowledge) -> None:
     contrast = relation_contrast(facts, knowledge, relations_of(knowledge), seed=0, epoch=0)
     assert contrast.row_GN.shape == (len(facts), 4)
     assert (contrast.row_GN[:, 0] == facts.relation_G).all()
@@ -132,7 +134,7 @@ def test_wrong_relations_do_not_hold(facts: Facts, knowledge: Knowledge) -> None
     assert not knowledge.is_entity[contrast.row_GN].any()
 
 
-def tails_one_by_one(facts: Facts, knowledge: Knowledge, config: CkaConfig) -> list[list[int]]:
+def tails_one_by_one(facts: StepFacts, knowledge: Knowledge, config: CkaConfig) -> list[list[int]]:
     """The same draw as `tail_contrast`, fact by fact."""
     in_batch, rows = np.unique(facts.tail_G), []
     for head, relation, tail, key in zip(
@@ -148,8 +150,8 @@ def tails_one_by_one(facts: Facts, knowledge: Knowledge, config: CkaConfig) -> l
             tails = tails[
                 (uniform(0, "some", 0, key, np.arange(most)) * len(tails)).astype(np.int64)
             ]
-        near = knowledge.without_namesakes(in_batch, banned)
-        far = knowledge.without_namesakes(np.setdiff1d(tails, near), banned)
+        near = knowledge.without_names_of(in_batch, banned)
+        far = knowledge.without_names_of(np.setdiff1d(tails, near), banned)
         parts = [part[np.argsort(uniform(0, "tail", 0, key, part))] for part in (near, far)]
         rows.append([tail, *np.concatenate(parts)[: config.negatives].tolist()])
     return rows
@@ -158,7 +160,7 @@ def tails_one_by_one(facts: Facts, knowledge: Knowledge, config: CkaConfig) -> l
 @pytest.mark.parametrize("tails", [0, 50], ids=["the world's tails", "50 tails with repeats"])
 @pytest.mark.parametrize("negatives", [1, 3, 64])
 def test_tails_are_those_of_a_plain_loop(
-    negatives: int, tails: int, facts: Facts, knowledge: Knowledge
+    negatives: int, tails: int, facts: StepFacts, knowledge: Knowledge
 ) -> None:
     config = CkaConfig(negatives=negatives)
     if tails:
@@ -173,7 +175,7 @@ def test_tails_are_those_of_a_plain_loop(
     assert found == tails_one_by_one(facts, knowledge, config)
 
 
-def test_relations_are_those_of_a_plain_loop(facts: Facts, knowledge: Knowledge) -> None:
+def test_relations_are_those_of_a_plain_loop(facts: StepFacts, knowledge: Knowledge) -> None:
     contrast = relation_contrast(facts, knowledge, relations_of(knowledge), seed=0, epoch=0)
     for number in range(len(facts)):
         head, tail, key = (
@@ -185,7 +187,7 @@ def test_relations_are_those_of_a_plain_loop(facts: Facts, knowledge: Knowledge)
         assert contrast.row_GN[number].tolist() == [int(facts.relation_G[number]), *wrong.tolist()]
 
 
-def test_relations_that_hold_too_are_no_negatives(facts: Facts, knowledge: Knowledge) -> None:
+def test_relations_that_hold_too_are_no_negatives(facts: StepFacts, knowledge: Knowledge) -> None:
     """Every entity is tied to every tail by all relations but one: that one is the only negative."""
     wrong = ROW["sister of"]
     held = np.setdiff1d(relations_of(knowledge), [wrong])
@@ -220,7 +222,7 @@ def test_a_plan_does_not_depend_on_the_packing(
         return {
             int(key): (
                 int(plan.facts.head_G[number]),
-                plan.tail_U[plan.place_GC[number]][plan.valid_GN[number]].tolist(),
+                plan.tail_U[plan.tail_index_GC[number]][plan.valid_GN[number]].tolist(),
                 packed.span_ordinal_P[plan.hidden_P][hidden == key].tolist(),
             )
             for number, key in enumerate(plan.facts.key_G.tolist())
@@ -231,14 +233,14 @@ def test_a_plan_does_not_depend_on_the_packing(
     assert len(by_sentence([order])) > 10
 
 
-def test_another_epoch_is_another_draw(facts: Facts, knowledge: Knowledge) -> None:
+def test_another_epoch_is_another_draw(facts: StepFacts, knowledge: Knowledge) -> None:
     few = CkaConfig(negatives=2)
     left, right = (tail_contrast(facts, knowledge, few, seed=0, epoch=epoch) for epoch in (0, 1))
     assert not np.array_equal(left.row_GN, right.row_GN)
 
 
 def test_a_fact_without_a_negative_is_dropped(
-    batch: Batch, masked: Masked, facts: Facts, knowledge: Knowledge
+    batch: Batch, masked: MaskedBatch, facts: StepFacts, knowledge: Knowledge
 ) -> None:
     """All towns and countries bear one name: no tail can be told from a false one; no fact counts,
     no tail is hidden.
@@ -266,11 +268,11 @@ def test_info_nce_by_hand() -> None:
 
 @pytest.mark.parametrize("contrast", ["tail", "relation"])
 def test_the_loss_is_that_of_the_formula(
-    contrast: str, batch: Batch, masked: Masked, model: MaskedLm, knowledge: Knowledge
+    contrast: str, batch: Batch, masked: MaskedBatch, model: MaskedLm, knowledge: Knowledge
 ) -> None:
     """Value and gradients against the textbook form, fact by fact."""
-    anchor = make_anchor(model.word_embeddings.weight, knowledge)
-    cka = Cka(CkaConfig(contrast=contrast, fact_share=1.0), knowledge, anchor, seed=0)
+    initial = freeze_embeddings(model.word_embeddings.weight, knowledge)
+    cka = Cka(CkaConfig(contrast=contrast, fact_share=1.0), knowledge, initial, seed=0)
     plan = cka.planner.plan(batch, masked)
     states = model.encode(model.pack(batch)).detach().requires_grad_()
     loss = cka.loss_sum(states, plan, model.word_embeddings)
@@ -280,14 +282,14 @@ def test_the_loss_is_that_of_the_formula(
     wanted = torch.zeros(())
     for number in range(len(plan)):
         head = flat[plan.head_start_G[number] : plan.head_end_G[number]].mean(0)
-        tails = plan.tail_U[plan.place_GC[number]]
+        tails = plan.tail_U[plan.tail_index_GC[number]]
         pairs = [
             (int(relation), int(tail)) for relation in plan.relation_GR[number] for tail in tails
         ]
         logits = []
         for relation, tail in pairs[: plan.valid_GN[number].sum()]:
             ids, words = (torch.from_numpy(knowledge.label_ids.of(row)) for row in (relation, tail))
-            query = cka.projection(torch.cat([head, anchor.table_VH[ids].mean(0)]))
+            query = cka.projection(torch.cat([head, initial.table_VH[ids].mean(0)]))
             label = model.word_embeddings.weight[words].mean(0)
             logits.append(torch.cosine_similarity(query, label, dim=0) / CONFIG.temperature)
         wanted = wanted - torch.log_softmax(torch.stack(logits), 0)[0]
@@ -321,7 +323,7 @@ def test_a_label_without_tokens_is_no_nan(
 ) -> None:
     lengths = np.zeros(len(knowledge), np.int64)
     nameless = replace(knowledge, label_ids=from_lengths(np.zeros(0, np.int64), lengths))
-    cka = Cka(CONFIG, nameless, make_anchor(model.word_embeddings.weight, nameless), seed=0)
+    cka = Cka(CONFIG, nameless, freeze_embeddings(model.word_embeddings.weight, nameless), seed=0)
     loss = cka.loss_sum(model.encode(model.pack(batch)), plan, model.word_embeddings)
     torch.autograd.backward(loss)
     assert torch.isfinite(loss.detach())
@@ -351,11 +353,11 @@ def test_parts_of_a_step_add_up(
 
 
 def test_a_batch_without_facts_adds_nothing(
-    batch: Batch, masked: Masked, model: MaskedLm, knowledge: Knowledge
+    batch: Batch, masked: MaskedBatch, model: MaskedLm, knowledge: Knowledge
 ) -> None:
-    anchor = make_anchor(model.word_embeddings.weight, knowledge)
+    initial = freeze_embeddings(model.word_embeddings.weight, knowledge)
     for contrast in ("tail", "relation"):
-        cka = Cka(CkaConfig(fact_share=0.0, contrast=contrast), knowledge, anchor, seed=0)
+        cka = Cka(CkaConfig(fact_share=0.0, contrast=contrast), knowledge, initial, seed=0)
         none = cka.planner.plan(batch, masked)
         assert not len(none)
         assert not none.hidden_P.any()
@@ -379,3 +381,24 @@ def test_numbers_among_others() -> None:
         False,
     ]
     assert not among(np.zeros(0, np.int64), np.asarray([0, 1])).any()
+
+
+def test_the_example_in_the_docstring(
+    stream: BatchStream, knowledge: Knowledge, vocabulary: Vocabulary
+) -> None:
+    """The table in the docstring of `CkaPlan`."""
+    sentences = some_sentences(stream)
+    pair = [sentences.key_N.tolist().index(key) for key in (0, 3)]
+    batch = assemble(sentences, [[row] for row in pair], Position(), vocabulary.pad_id)
+    masked = mask_batch(batch, MaskingConfig(probability=0.0), vocabulary, seed=0, epoch=0)
+    config = CkaConfig(negatives=2, fact_share=1.0)
+    plan = CkaPlanner(config, knowledge, seed=0).plan(batch, masked)
+
+    assert (plan.head_start_G.tolist(), plan.head_end_G.tolist()) == ([1, 9], [3, 10])
+    assert plan.relation_GR.tolist() == [[ROW["lives in"]]] * 2 == [[20]] * 2
+    assert plan.tail_index_GC.tolist() == [[0, 1, 3], [1, 0, 2]]
+    assert plan.tail_U.tolist() == [4, 5, 7, 8]
+    assert plan.tail_U.tolist() == [
+        ROW[name] for name in ("Strelsau", "Bolivar Town", "Golden City", "Zenda")
+    ]
+    assert plan.hidden_P.tolist() == [False, True, False, True]

@@ -10,16 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.errors import ConfigError, TrelmError
 from tests.trelm_train import world
 from trelm_train.data import loader
 from trelm_train.data.arrays import (
-    by_bits,
     expand,
     fractions,
     generators,
     grouped,
     happens,
     next_bits,
+    order_by_bits,
     random_bits,
     uniform,
 )
@@ -38,7 +39,6 @@ from trelm_train.data.loader import (
 )
 from trelm_train.data.packing import LAYOUTS
 from trelm_train.data.shards import Shards, open_shards
-from trelm_train.errors import ConfigError, TrelmError
 
 PACKING = Packing(max_tokens=48, batch_tokens=96, limit=64)
 WINDOWS = Packing(max_tokens=48, batch_tokens=96, limit=64, window_rows=20)  # several of them
@@ -314,11 +314,11 @@ def test_orders(numbers: list[int], seed: int) -> None:
     values = np.asarray(numbers, np.int64)
     assert np.array_equal(grouped(values), np.argsort(values, kind="stable"))
     bits = random_bits(seed, "x", np.arange(len(numbers), dtype=np.int64))
-    assert np.array_equal(by_bits(bits), np.argsort(bits))
+    assert np.array_equal(order_by_bits(bits), np.argsort(bits))
 
 
 def test_ties_go_by_place() -> None:
-    assert by_bits(np.full(9, 7, np.uint64)).tolist() == list(range(9))
+    assert order_by_bits(np.full(9, 7, np.uint64)).tolist() == list(range(9))
 
 
 def test_too_long_for_the_model(shards: Shards) -> None:

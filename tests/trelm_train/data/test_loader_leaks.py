@@ -16,7 +16,7 @@ from trelm_train.data.arrays import expand, random_bits
 from trelm_train.data.batches import Batch, Position, assemble_plan
 from trelm_train.data.loader import BatchStream
 from trelm_train.data.masking import mask_batch, unit_ends, unit_starts
-from trelm_train.data.packing import LAYOUTS, Packing, make_plan
+from trelm_train.data.packing import LAYOUTS, Packing, make_packing_plan
 from trelm_train.data.sentences import Sentences, sentences_from_lists
 from trelm_train.data.shards import Shards
 
@@ -47,7 +47,7 @@ def corpus(draw: st.DrawFn) -> Sentences:
 def batches_of(sentences: Sentences, layout: str, seed: int) -> list[Batch]:
     rows = np.arange(len(sentences))
     packing = dataclasses.replace(PACKING, layout=layout)
-    plan = make_plan(sentences.ids.lengths(rows), packing, random_bits(seed, "order", rows))
+    plan = make_packing_plan(sentences.ids.lengths(rows), packing, random_bits(seed, "order", rows))
     return assemble_plan(sentences, plan, Position(), 0)
 
 

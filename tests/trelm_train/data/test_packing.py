@@ -4,17 +4,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.array_types import I64, U64
+from schemas.errors import ConfigError
 from trelm_train.data.arrays import random_bits
 from trelm_train.data.packing import (
     LAYOUTS,
     Packing,
-    Plan,
+    PackingPlan,
     fill_rows,
-    make_plan,
+    make_packing_plan,
     pack,
     plan_batches,
 )
-from trelm_train.errors import ConfigError
 
 PACKING = Packing(max_tokens=48, batch_tokens=96, limit=64)
 LENGTHS = st.lists(st.integers(1, 70), max_size=80).map(
@@ -66,7 +66,9 @@ def test_a_plan_has_every_sentence_once_within_the_budget(
     lengths: I64, layout: str, seed: int | None
 ) -> None:
     packing = Packing(max_tokens=48, batch_tokens=100, limit=70, layout=layout)
-    plan = make_plan(lengths, packing, None if seed is None else bits_of(len(lengths), seed))
+    plan = make_packing_plan(
+        lengths, packing, None if seed is None else bits_of(len(lengths), seed)
+    )
     batches = plan.lists()
     assert sorted(item for batch in batches for row in batch for item in row) == list(
         range(len(lengths))
@@ -83,7 +85,7 @@ def test_a_plan_has_every_sentence_once_within_the_budget(
             assert plan.batches(low, high).lists() == batches[low:high]
 
 
-def efficiency(plan: Plan, lengths: I64) -> float:
+def efficiency(plan: PackingPlan, lengths: I64) -> float:
     padded = sum(
         len(batch) * max(int(lengths[row].sum()) for row in batch) for batch in plan.lists()
     )
@@ -95,7 +97,7 @@ def efficiency(plan: Plan, lengths: I64) -> float:
 def test_little_is_padded(layout: str, at_least: float, batch_tokens: int) -> None:
     packing = Packing(max_tokens=128, batch_tokens=batch_tokens, limit=512, layout=layout)
     lengths = natural_lengths(packing.rows_per_window)
-    plan = make_plan(lengths, packing, bits_of(len(lengths)))
+    plan = make_packing_plan(lengths, packing, bits_of(len(lengths)))
     assert efficiency(plan, lengths) >= at_least
     assert len(pack(lengths, 128)) <= 1.01 * lengths.sum() / 128 + np.count_nonzero(lengths > 128)
 
@@ -115,7 +117,7 @@ def test_the_order_says_nothing_about_the_length(layout: str) -> None:
     """Neither the place of a batch nor that of a row; and other bits give another order."""
     lengths = natural_lengths(8192)
     packing = Packing(max_tokens=128, batch_tokens=1024, limit=512, layout=layout)
-    plan = make_plan(lengths, packing, bits_of(len(lengths)))
+    plan = make_packing_plan(lengths, packing, bits_of(len(lengths)))
     for values in (
         [
             float(np.mean([lengths[item] for row in batch for item in row]))
@@ -127,7 +129,9 @@ def test_the_order_says_nothing_about_the_length(layout: str) -> None:
             assert abs(np.corrcoef(values, np.arange(len(values)))[0, 1]) < 0.15
     numbers = plan.sentence_N.astype(np.float64)
     assert abs(np.corrcoef(numbers, np.arange(len(numbers)))[0, 1]) < 0.05
-    again, other = (make_plan(lengths, packing, bits_of(len(lengths), seed)) for seed in (0, 1))
+    again, other = (
+        make_packing_plan(lengths, packing, bits_of(len(lengths), seed)) for seed in (0, 1)
+    )
     assert np.array_equal(plan.sentence_N, again.sentence_N)
     assert not np.array_equal(plan.sentence_N, other.sentence_N)
 
@@ -138,7 +142,7 @@ def test_row_mates_change_with_the_bits() -> None:
     rows = [
         {
             tuple(sorted(row))
-            for batch in make_plan(lengths, packing, bits_of(2000, seed)).lists()
+            for batch in make_packing_plan(lengths, packing, bits_of(2000, seed)).lists()
             for row in batch
         }
         for seed in (0, 1)
@@ -154,7 +158,7 @@ def test_a_long_sentence_does_not_widen_the_others() -> None:
 def test_nothing_to_plan() -> None:
     for layout in LAYOUTS:
         packing = Packing(max_tokens=8, batch_tokens=8, limit=8, layout=layout)
-        assert make_plan(np.zeros(0, np.int64), packing, bits_of(0)).lists() == []
+        assert make_packing_plan(np.zeros(0, np.int64), packing, bits_of(0)).lists() == []
 
 
 @pytest.mark.parametrize(

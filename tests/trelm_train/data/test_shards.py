@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from schemas.errors import ConfigError, TrelmError
 from schemas.shards import EXAMPLES
 from tests.trelm_train import world
 from tests.trelm_train.conftest import request_for
 from trelm_train.data.knowledge import Knowledge, load_knowledge
 from trelm_train.data.shards import Shards, open_shards, read_lists
-from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.training.session import start_run
 
 
@@ -192,7 +192,7 @@ def test_a_damaged_file(copy: Path) -> None:
 def test_reading_needs_pyarrow_alone(shards_path: Path) -> None:
     """No torch, no pandas, no tokenizer."""
     script = (
-        "import sys; from pathlib import Path; from trelm_train.shards import open_shards, read_lists\n"
+        "import sys; from pathlib import Path; from trelm_train.data.shards import open_shards, read_lists\n"
         "groups = open_shards(Path(sys.argv[1])).row_groups\n"
         "count = sum(len(lists['input_ids'].values) for lists in read_lists(groups, ['input_ids']))\n"
         "print(count, *{name.split('.')[0] for name in sys.modules} & {*sys.argv[2:]})"

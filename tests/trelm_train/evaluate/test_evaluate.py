@@ -7,13 +7,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from schemas.errors import ConfigError
 from tests.trelm_train.world import ROW
 from trelm_train.cli import cli
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.loader import Batch, Packing
 from trelm_train.data.masking import Vocabulary
 from trelm_train.data.shards import Shards
-from trelm_train.errors import ConfigError
 from trelm_train.evaluate.lama import (
     Options,
     Prober,

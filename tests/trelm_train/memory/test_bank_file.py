@@ -8,8 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from schemas.errors import ConfigError, TrelmError
 from trelm_train.config import MemoryConfig
-from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.memory import bank_file
 from trelm_train.memory.bank_file import read_bank, write_bank
 from trelm_train.memory.memory_bank import MemoryBank, Notes

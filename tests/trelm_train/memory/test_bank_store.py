@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from schemas.errors import ConfigError, TrelmError
 from tests.trelm_train.conftest import small_config
 from trelm_train.config import MemoryConfig
-from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.memory import bank_store
 from trelm_train.memory.bank_store import (
     FileStore,

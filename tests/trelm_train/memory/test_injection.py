@@ -11,14 +11,14 @@ from trelm_train.data.arrays import from_lengths
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.loader import Batch, BatchStream, Position, assemble, sentences_from_lists
 from trelm_train.memory.injection import (
-    Anchor,
+    InitialEmbeddings,
     Injector,
-    make_anchor,
+    chosen_spans,
+    freeze_embeddings,
     sample_triples,
     spelt_out,
     triple_vectors,
     usable_triples,
-    wanted_spans,
 )
 from trelm_train.memory.memory_bank import MemoryBank, Notes
 from trelm_train.model.masked_lm import MaskedLm
@@ -27,8 +27,8 @@ ALWAYS = InjectionConfig(dropout=0.0, masked_probability=1.0)
 
 
 @pytest.fixture
-def anchor(model: MaskedLm, knowledge: Knowledge) -> Anchor:
-    return make_anchor(model.word_embeddings.weight, knowledge)
+def initial(model: MaskedLm, knowledge: Knowledge) -> InitialEmbeddings:
+    return freeze_embeddings(model.word_embeddings.weight, knowledge)
 
 
 def nothing(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +74,7 @@ def test_no_triple_of_an_entity_in_the_same_sentence_is_ever_used(
 
 
 def test_an_inverse_relation_is_excluded_too(
-    batch: Batch, knowledge: Knowledge, anchor: Anchor
+    batch: Batch, knowledge: Knowledge, initial: InitialEmbeddings
 ) -> None:
     """h has only triples with t, by two relations and in both directions: nothing is left to
     inject.
@@ -92,7 +92,7 @@ def test_an_inverse_relation_is_excluded_too(
         ),
         triple_is_head=from_lengths(np.asarray([1, 0], np.int64), lengths),
     )
-    injection = Injector(ALWAYS, only, anchor, seed=0).plan(batch, *nothing(batch), None)
+    injection = Injector(ALWAYS, only, initial, seed=0).plan(batch, *nothing(batch), None)
     injected = set(batch.span_sentence_P[injection.span_J].tolist())
     assert int(batch.span_sentence_P[batch.fact_head_F[0]]) not in injected
 
@@ -110,13 +110,13 @@ def test_an_entity_with_many_triples(batch: Batch, knowledge: Knowledge) -> None
     assert all(triple % 2 == 0 for triple in drawn)
 
 
-def test_translation_algebra(knowledge: Knowledge, anchor: Anchor) -> None:
-    label = anchor.vectors(np.arange(len(knowledge)))
+def test_translation_algebra(knowledge: Knowledge, initial: InitialEmbeddings) -> None:
+    label = initial.vectors(np.arange(len(knowledge)))
     town = ROW["Zenda"]
     first = int(knowledge.triple_other.offsets[town])
     count = int(knowledge.triple_other.lengths(np.asarray([town]))[0])
     triples = np.arange(first, first + count)
-    vectors = triple_vectors(knowledge, anchor, triples)
+    vectors = triple_vectors(knowledge, initial, triples)
     for number, triple in enumerate(triples.tolist()):
         other = label[knowledge.triple_other.values[triple]]
         relation = label[knowledge.triple_relation.values[triple]]
@@ -126,34 +126,34 @@ def test_translation_algebra(knowledge: Knowledge, anchor: Anchor) -> None:
 
 
 def test_label_vectors_are_means_of_the_initial_embeddings(
-    model: MaskedLm, knowledge: Knowledge, anchor: Anchor
+    model: MaskedLm, knowledge: Knowledge, initial: InitialEmbeddings
 ) -> None:
     ids = torch.from_numpy(knowledge.label_ids.of(ROW["Golden City"]))
-    own = anchor.vectors(np.asarray([ROW["Zenda"], ROW["Golden City"]]))
+    own = initial.vectors(np.asarray([ROW["Zenda"], ROW["Golden City"]]))
     assert torch.allclose(own[1], model.word_embeddings.weight[ids].mean(0))
     assert not own.requires_grad
-    assert anchor.token_norm == pytest.approx(
+    assert initial.token_norm == pytest.approx(
         float(model.word_embeddings.weight.detach().norm(dim=1).mean())
     )
 
 
 def test_triple_only_memory_only_and_both(
-    batch: Batch, knowledge: Knowledge, anchor: Anchor
+    batch: Batch, knowledge: Knowledge, initial: InitialEmbeddings
 ) -> None:
-    bank = full_bank(knowledge, anchor.hidden_size)
-    injector = Injector(replace(ALWAYS, triple_share=0.3), knowledge, anchor, seed=0)
+    bank = full_bank(knowledge, initial.hidden_size)
+    injector = Injector(replace(ALWAYS, triple_share=0.3), knowledge, initial, seed=0)
     both = injector.plan(batch, *nothing(batch), bank)
     alone = injector.plan(batch, *nothing(batch), None)
     assert set(alone.span_J) == set(both.span_J[both.triple_J >= 0]), (
         "without a bank only triples are injected"
     )
     norms = alone.vector_JH.norm(dim=1)
-    assert torch.allclose(norms, torch.full_like(norms, anchor.token_norm), rtol=1e-4), (
+    assert torch.allclose(norms, torch.full_like(norms, initial.token_norm), rtol=1e-4), (
         "alpha is 1 without a note"
     )
     untold = both.vector_JH[torch.from_numpy(both.triple_J < 0)].norm(dim=1)
     assert len(untold)
-    assert torch.allclose(untold, torch.full_like(untold, anchor.token_norm), rtol=1e-4), (
+    assert torch.allclose(untold, torch.full_like(untold, initial.token_norm), rtol=1e-4), (
         "alpha is 0 without a triple"
     )
     place = {span: number for number, span in enumerate(alone.span_J.tolist())}
@@ -162,20 +162,20 @@ def test_triple_only_memory_only_and_both(
             row = np.asarray([knowledge.bank_row[batch.span_entity_P[span]]])
             note = bank.read(row)[0]
             wanted = (
-                0.3 * alone.vector_JH[place[span]] + 0.7 * note / note.norm() * anchor.token_norm
+                0.3 * alone.vector_JH[place[span]] + 0.7 * note / note.norm() * initial.token_norm
             )
             assert torch.allclose(both.vector_JH[number], wanted, atol=1e-4)
 
 
 def test_only_the_sentence_itself_has_written_the_note(
-    batch: Batch, knowledge: Knowledge, anchor: Anchor
+    batch: Batch, knowledge: Knowledge, initial: InitialEmbeddings
 ) -> None:
-    bank = MemoryBank(knowledge.num_bank_rows, anchor.hidden_size, MemoryConfig())
+    bank = MemoryBank(knowledge.num_bank_rows, initial.hidden_size, MemoryConfig())
     row = knowledge.bank_row[batch.span_entity_P[:1]]
     key = batch.key_N[batch.span_sentence_P[:1]]
-    ones = torch.ones(len(row), anchor.hidden_size)
+    ones = torch.ones(len(row), initial.hidden_size)
     bank.write(notes(row, key, ones))
-    injector = Injector(ALWAYS, knowledge, anchor, seed=0)
+    injector = Injector(ALWAYS, knowledge, initial, seed=0)
     with_bank, without = (
         injector.plan(batch, *nothing(batch), bank),
         injector.plan(batch, *nothing(batch), None),
@@ -188,9 +188,9 @@ def test_only_the_sentence_itself_has_written_the_note(
 
 
 def test_the_edit_mixes_span_tokens_only(
-    batch: Batch, knowledge: Knowledge, anchor: Anchor, model: MaskedLm
+    batch: Batch, knowledge: Knowledge, initial: InitialEmbeddings, model: MaskedLm
 ) -> None:
-    injector = Injector(replace(ALWAYS, strength=0.25), knowledge, anchor, seed=0)
+    injector = Injector(replace(ALWAYS, strength=0.25), knowledge, initial, seed=0)
     injection = injector.plan(batch, *nothing(batch), full_bank(knowledge, model.hidden_size))
     edit = injector.edit(batch, injection)
     assert edit is not None
@@ -207,14 +207,16 @@ def test_the_edit_mixes_span_tokens_only(
     assert torch.equal(changed[~inside], word[~inside])
 
 
-def test_what_is_not_injected(batch: Batch, knowledge: Knowledge, anchor: Anchor) -> None:
-    bank = full_bank(knowledge, anchor.hidden_size)
+def test_what_is_not_injected(
+    batch: Batch, knowledge: Knowledge, initial: InitialEmbeddings
+) -> None:
+    bank = full_bank(knowledge, initial.hidden_size)
     chosen, blocked = nothing(batch)
     everything = len(batch.span_start_P)
 
     def count(config: InjectionConfig, masked: np.ndarray, without: np.ndarray) -> int:
         return len(
-            Injector(config, knowledge, anchor, seed=0).plan(batch, masked, without, bank).span_J
+            Injector(config, knowledge, initial, seed=0).plan(batch, masked, without, bank).span_J
         )
 
     assert count(ALWAYS, chosen, blocked) == everything
@@ -224,15 +226,15 @@ def test_what_is_not_injected(batch: Batch, knowledge: Knowledge, anchor: Anchor
     assert 0 < count(replace(ALWAYS, masked_probability=0.5), ~chosen, blocked) < everything
     assert 0 < count(replace(ALWAYS, dropout=0.5), chosen, blocked) < everything
     assert count(replace(ALWAYS, policy="klt"), chosen, blocked) == 0
-    empty = Injector(replace(ALWAYS, dropout=1.0), knowledge, anchor, seed=0)
+    empty = Injector(replace(ALWAYS, dropout=1.0), knowledge, initial, seed=0)
     assert empty.edit(batch, empty.plan(batch, chosen, blocked, bank)) is None
 
 
 def test_policies_are_bits(batch: Batch) -> None:
-    assert wanted_spans(batch, "all").all()
-    assert wanted_spans(batch, "long-tail-important").all()
-    assert not wanted_spans(batch, "none").any()
-    assert not wanted_spans(batch, "high-frequency").any()
+    assert chosen_spans(batch, "all").all()
+    assert chosen_spans(batch, "long-tail-important").all()
+    assert not chosen_spans(batch, "none").any()
+    assert not chosen_spans(batch, "high-frequency").any()
 
 
 def sentence_with(ids: list[int], span: tuple[int, int], entity: int) -> Batch:
@@ -320,51 +322,51 @@ def test_an_empty_label_is_never_spelt_out(batch: Batch) -> None:
 
 
 def test_the_anchor_does_not_move_with_the_model(model: MaskedLm, knowledge: Knowledge) -> None:
-    anchor = make_anchor(model.word_embeddings.weight, knowledge)
+    initial = freeze_embeddings(model.word_embeddings.weight, knowledge)
     rows = np.arange(len(knowledge))
-    before = anchor.vectors(rows)
+    before = initial.vectors(rows)
     with torch.no_grad():
         model.word_embeddings.weight.add_(1.0)
-    assert torch.equal(anchor.vectors(rows), before)
-    assert anchor.vectors(rows[:0]).shape == (0, model.hidden_size)
+    assert torch.equal(initial.vectors(rows), before)
+    assert initial.vectors(rows[:0]).shape == (0, model.hidden_size)
 
 
 def test_a_draw_needs_neither_bank_nor_model(
-    batch: Batch, knowledge: Knowledge, anchor: Anchor
+    batch: Batch, knowledge: Knowledge, initial: InitialEmbeddings
 ) -> None:
     """The same draw serves whatever the bank holds when its turn comes."""
-    injector = Injector(ALWAYS, knowledge, anchor, seed=0)
+    injector = Injector(ALWAYS, knowledge, initial, seed=0)
     drawn = injector.draw(batch, *nothing(batch))
-    for bank in (None, full_bank(knowledge, anchor.hidden_size)):
+    for bank in (None, full_bank(knowledge, initial.hidden_size)):
         late, at_once = injector.vectors(drawn, bank), injector.plan(batch, *nothing(batch), bank)
         assert np.array_equal(late.span_J, at_once.span_J)
         assert torch.equal(late.vector_JH, at_once.vector_JH)
 
 
 def test_half_precision_embeddings_are_edited_too(
-    batch: Batch, knowledge: Knowledge, anchor: Anchor
+    batch: Batch, knowledge: Knowledge, initial: InitialEmbeddings
 ) -> None:
-    injector = Injector(ALWAYS, knowledge, anchor, seed=0)
+    injector = Injector(ALWAYS, knowledge, initial, seed=0)
     edit = injector.edit(
-        batch, injector.plan(batch, *nothing(batch), full_bank(knowledge, anchor.hidden_size))
+        batch, injector.plan(batch, *nothing(batch), full_bank(knowledge, initial.hidden_size))
     )
     assert edit is not None
-    word = torch.randn(*batch.input_ids_RS.shape, anchor.hidden_size)
+    word = torch.randn(*batch.input_ids_RS.shape, initial.hidden_size)
     assert torch.allclose(edit(word.bfloat16()).float(), edit(word), atol=0.1)
 
 
 def test_gradients_reach_the_edited_embeddings(
-    batch: Batch, knowledge: Knowledge, anchor: Anchor
+    batch: Batch, knowledge: Knowledge, initial: InitialEmbeddings
 ) -> None:
     """A mention's own embedding keeps 1 - lambda of its gradient, every other token all of it."""
-    injector = Injector(replace(ALWAYS, strength=0.25), knowledge, anchor, seed=0)
-    injection = injector.plan(batch, *nothing(batch), full_bank(knowledge, anchor.hidden_size))
+    injector = Injector(replace(ALWAYS, strength=0.25), knowledge, initial, seed=0)
+    injection = injector.plan(batch, *nothing(batch), full_bank(knowledge, initial.hidden_size))
     edit = injector.edit(batch, injection)
     assert edit is not None
-    word = torch.zeros(*batch.input_ids_RS.shape, anchor.hidden_size, requires_grad=True)
+    word = torch.zeros(*batch.input_ids_RS.shape, initial.hidden_size, requires_grad=True)
     torch.autograd.backward(edit(word).sum())
     wanted = np.ones(batch.input_ids_RS.size)
     for span in injection.span_J.tolist():
         wanted[batch.span_start_P[span] : batch.span_end_P[span]] = 0.75
     assert word.grad is not None
-    assert word.grad.reshape(-1, anchor.hidden_size)[:, 0].tolist() == wanted.tolist()
+    assert word.grad.reshape(-1, initial.hidden_size)[:, 0].tolist() == wanted.tolist()

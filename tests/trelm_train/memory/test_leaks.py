@@ -39,7 +39,7 @@ from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.loader import Batch, BatchStream, Position, assemble
 from trelm_train.data.masking import Vocabulary, mask_batch
 from trelm_train.memory import injection
-from trelm_train.memory.injection import Injector, make_anchor
+from trelm_train.memory.injection import Injector, freeze_embeddings
 from trelm_train.memory.memory_bank import NEVER, MemoryBank, take_notes
 from trelm_train.model.masked_lm import MaskedLm, mlm_loss_sum
 from trelm_train.training.session import Session, start_run
@@ -130,7 +130,7 @@ def test_a_note_of_the_same_sentence_is_not_read(
     assert stays(losses(shards, small_model, tmp_path / "kept")[:, 0])
     monkeypatch.setattr(
         MemoryBank,
-        "seen",
+        "readable",
         lambda bank, row, _sentence: (row >= 0) & (bank.source_B[np.maximum(row, 0)] != NEVER),
     )
     assert falls(losses(shards, small_model, tmp_path / "without")[:, 0])
@@ -153,15 +153,15 @@ def test_a_step_reads_the_bank_as_it_was_before(
     shards = write(tmp_path / "s", tokenizer, shared, {}, OWN_ROWS)
 
     def forget(session: Session, _batch: Batch) -> None:
-        assert session.parts.bank is not None
-        session.parts.bank.load(MemoryBank(NUM_SENTENCES, 32, MemoryConfig()).state())
+        assert session.components.bank is not None
+        session.components.bank.load(MemoryBank(NUM_SENTENCES, 32, MemoryConfig()).state())
 
     def forget_and_write(session: Session, batch: Batch) -> None:
         forget(session, batch)
-        parts = session.parts
-        assert parts.bank is not None
-        hidden = parts.model.encode(parts.model.pack(batch))
-        parts.bank.write(
+        components = session.components
+        assert components.bank is not None
+        hidden = components.model.encode(components.model.pack(batch))
+        components.bank.write(
             take_notes(batch, hidden, session.knowledge.bank_row[batch.span_entity_P], 0)
         )
 
@@ -298,7 +298,7 @@ def target_losses(
         bank.write(take_notes(other, hidden, other.span_entity_P, 2))
     injector = Injector(
         InjectionConfig(dropout=0.0, masked_probability=1.0, policy="all"), knowledge,
-        make_anchor(model.word_embeddings.weight, knowledge), seed=0,
+        freeze_embeddings(model.word_embeddings.weight, knowledge), seed=0,
     )  # fmt: skip
     masked = mask_batch(batch, MaskingConfig(probability=0.5), vocabulary, seed=0, epoch=0)
     edit = injector.edit(

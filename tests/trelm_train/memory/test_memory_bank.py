@@ -6,20 +6,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.errors import ConfigError
 from tests.trelm_train.conftest import some_sentences
 from trelm_train.config import MemoryConfig
 from trelm_train.data.loader import Batch, BatchStream, Position, assemble
 from trelm_train.data.packing import pack
-from trelm_train.errors import ConfigError
 from trelm_train.memory.memory_bank import (
     MANY,
     NEVER,
     MemoryBank,
     Notes,
     join_notes,
+    note_window,
     range_means,
     take_notes,
-    window,
 )
 
 H = 4
@@ -132,13 +132,13 @@ def test_the_global_note_is_the_mean_of_all_occurrences() -> None:
 def test_no_self_note_in_any_epoch() -> None:
     memory = bank()
     row, source, other = np.asarray([3]), np.asarray([10]), np.asarray([11])
-    assert not memory.seen(row, source)[0], "never written"
+    assert not memory.readable(row, source)[0], "never written"
     for _ in range(3):  # the same sentence, epoch after epoch
         memory.write(notes([3], [10], torch.ones(1, H)))
-        assert not memory.seen(row, source)[0]
-        assert memory.seen(row, other)[0]
+        assert not memory.readable(row, source)[0]
+        assert memory.readable(row, other)[0]
     memory.write(notes([3], [11], torch.ones(1, H)))
-    assert memory.seen(row, source)[0]
+    assert memory.readable(row, source)[0]
     assert int(memory.source_B[3]) == MANY
 
 
@@ -149,8 +149,8 @@ def test_two_sentences_in_one_step_are_many() -> None:
 
 
 def test_rows_that_do_not_exist_are_never_seen() -> None:
-    assert not bank().seen(np.asarray([-1]), np.asarray([0]))[0]
-    assert not MemoryBank(0, H, MemoryConfig()).seen(np.asarray([-1]), np.asarray([0]))[0]
+    assert not bank().readable(np.asarray([-1]), np.asarray([0]))[0]
+    assert not MemoryBank(0, H, MemoryConfig()).readable(np.asarray([-1]), np.asarray([0]))[0]
 
 
 def test_nothing_to_write() -> None:
@@ -161,11 +161,11 @@ def test_nothing_to_write() -> None:
 
 def test_the_window_stays_inside_its_sentence_and_off_special_tokens(batch: Batch) -> None:
     spans = np.arange(len(batch.span_start_P))
-    start, end = window(batch, spans, 100)
+    start, end = note_window(batch, spans, 100)
     sentence = batch.span_sentence_P
     assert np.array_equal(start, batch.start_N[sentence] + 1)
     assert np.array_equal(end, batch.end_N[sentence] - 1)
-    near, far = window(batch, spans, 1)
+    near, far = note_window(batch, spans, 1)
     assert (near >= batch.span_start_P - 1).all()
     assert (far <= batch.span_end_P + 1).all()
 
@@ -180,7 +180,7 @@ def test_notes_are_true_means(batch: Batch) -> None:
     taken = take_notes(batch, hidden, rows, 2)
     assert not taken.value_O2H.requires_grad
     for number, span in enumerate(np.flatnonzero(rows >= 0).tolist()):
-        start, end = (int(x[0]) for x in window(batch, np.asarray([span]), 2))
+        start, end = (int(x[0]) for x in note_window(batch, np.asarray([span]), 2))
         assert float(taken.value_O2H[number, 0, 0]) == pytest.approx(
             (start + end - 1) / 2, rel=1e-6
         )
@@ -221,7 +221,7 @@ def test_the_state_holds_written_rows_only(storage: str, tmp_path: Path) -> None
     assert note(other, 0) == [[0.0] * H] * 2, (
         "nothing is left of what was written after the checkpoint"
     )
-    assert not other.seen(np.asarray([0]), np.asarray([77]))[0]
+    assert not other.readable(np.asarray([0]), np.asarray([77]))[0]
     other.write(notes([0], [8], torch.full((1, H), 5.0)))
     assert note(other, 0) == [[5.0] * H] * 2, "a first write again"
 

@@ -9,7 +9,7 @@ import torch
 from tests.trelm_train import world
 from trelm_train.data.arrays import expand
 from trelm_train.data.batches import Batch
-from trelm_train.model.encoder import Attention, encode_reads, reads, varlen
+from trelm_train.model.encoder import Attention, encode_reads, read_positions, varlen_attention
 from trelm_train.model.masked_lm import MaskedLm
 
 FAMILIES = ("bert", "roberta", "modernbert")
@@ -34,7 +34,10 @@ def test_states_that_are_read(any_model: MaskedLm, batch: Batch) -> None:
     learned, noted = some(size, 0.2, 1) & inside, some(size, 0.6, 2) & inside
     packed = any_model.pack(batch)
     out = encode_reads(
-        any_model.family, packed, reads(learned, noted, any_model.device), Attention(dropout=0.0)
+        any_model.family,
+        packed,
+        read_positions(learned, noted, any_model.device),
+        Attention(dropout=0.0),
     ).flatten(0, 1)
     with torch.no_grad():
         wanted = any_model.encode(packed).flatten(0, 1)
@@ -57,7 +60,7 @@ def test_gradients_are_those_of_the_rows_that_learn(any_model: MaskedLm, batch: 
             name: value for name, value in zip(parameters, found, strict=True) if value is not None
         }
 
-    read = reads(learned, noted, any_model.device)
+    read = read_positions(learned, noted, any_model.device)
     ours = gradients(encode_reads(any_model.family, packed, read, Attention(dropout=0.0)))
     theirs = gradients(any_model.encode(packed))
     assert ours.keys() == theirs.keys()
@@ -73,7 +76,7 @@ def test_notes_alone_record_nothing(any_model: MaskedLm, batch: Batch) -> None:
     out = encode_reads(
         any_model.family,
         any_model.pack(batch),
-        reads(nothing, everything, any_model.device),
+        read_positions(nothing, everything, any_model.device),
         Attention(dropout=0.0),
     )
     out.sum().backward()
@@ -85,10 +88,10 @@ def test_sentence_by_sentence_is_the_same(any_model: MaskedLm, batch: Batch) -> 
         pytest.skip("varlen knows no windows, and is refused for it")
     size = batch.input_ids_RS.size
     inside = batch.segment_RS.reshape(-1) >= 0
-    read = reads(inside, np.zeros(size, np.bool_), any_model.device)
+    read = read_positions(inside, np.zeros(size, np.bool_), any_model.device)
     packed = any_model.pack(batch)
     by_mask = encode_reads(any_model.family, packed, read, Attention(dropout=0.0))
-    attention = varlen(batch, any_model.device)
+    attention = varlen_attention(batch, any_model.device)
     by_borders = encode_reads(any_model.family, packed, read, attention)
     assert torch.allclose(by_mask, by_borders, atol=1e-5)
     assert attention.borders is not None
@@ -105,7 +108,7 @@ def test_dropped_attention_still_sees_its_own_sentence_only(
     first = expand(batch.start_N[:1], (batch.end_N - batch.start_N)[:1])
     learned = np.zeros(batch.input_ids_RS.size, np.bool_)
     learned[first] = True
-    read = reads(learned, np.zeros_like(learned), any_model.device)
+    read = read_positions(learned, np.zeros_like(learned), any_model.device)
     other = batch.input_ids_RS.copy()
     other.reshape(-1)[batch.start_N[1] + 1 : batch.end_N[1] - 1] = 7
     found = []
@@ -122,7 +125,7 @@ def test_dropped_attention_still_sees_its_own_sentence_only(
 
 def test_attention_dropout_is_drawn(any_model: MaskedLm, batch: Batch) -> None:
     learned = batch.segment_RS.reshape(-1) >= 0
-    read = reads(learned, np.zeros_like(learned), any_model.device)
+    read = read_positions(learned, np.zeros_like(learned), any_model.device)
     states = [
         encode_reads(any_model.family, any_model.pack(batch), read, Attention(dropout=p))
         for p in (0.0, 0.3, 0.3)

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from schemas.errors import ConfigError, TrelmError
 from tests.trelm_train import world
 from trelm_train.data.loader import Position, assemble, sentences_from_lists
 from trelm_train.data.shards import Shards
-from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.model.masked_lm import (
     MaskedLm,
     check_tokenizer,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from schemas.errors import ConfigError
 from tests.trelm_train.conftest import request_for
-from trelm_train.errors import ConfigError
 from trelm_train.reporting.loggers import flat, make_loggers
 from trelm_train.reporting.metrics import MetricLog
 from trelm_train.training.signals import InterruptedRun
@@ -66,7 +66,7 @@ def test_tensorboard_gets_every_value(tmp_path: Path) -> None:
     for logger in log.loggers:
         logger.start(tmp_path, CONFIG, after_step=0)
     log.write(1, {"loss": 2.0}, {"tokens_per_s": 5.0})
-    log.tell(1, {"eval/loss": 3.0})
+    log.send_to_loggers(1, {"eval/loss": 3.0})
     log.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()

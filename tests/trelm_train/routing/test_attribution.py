@@ -8,7 +8,14 @@ from trelm_train.data.loader import Batch, Packing
 from trelm_train.data.masking import Vocabulary
 from trelm_train.model.families import FAMILIES, Packed
 from trelm_train.model.masked_lm import MaskedLm
-from trelm_train.routing.attribution import Cut, Targets, Walk, attribute, estimator, evaluating
+from trelm_train.routing.attribution import (
+    Cut,
+    Targets,
+    Walk,
+    attribute,
+    evaluating,
+    make_estimator,
+)
 from trelm_train.routing.probes import chunks, probes_of
 
 CPU = torch.device("cpu")
@@ -53,7 +60,7 @@ def test_attributions_sum_to_the_gain_in_probability(
     rule: str, context: str, family: str, settings_of: dict[str, Setting]
 ) -> None:
     setting = settings_of[family]
-    found = attribute(*setting, estimator(rule, 24, context=context))
+    found = attribute(*setting, make_estimator(rule, 24, context=context))
     assert float(missing_of(setting, found, context).max()) <= 1
 
 
@@ -151,7 +158,7 @@ def test_a_fixed_context_is_exact_in_the_top_two_layers(
 ) -> None:
     """Nothing reads the other tokens' states above them."""
     exact, fixed = (
-        attribute(*settings_of[family], estimator("midpoint", 1, context=context))
+        attribute(*settings_of[family], make_estimator("midpoint", 1, context=context))
         for context in ("exact", "fixed")
     )
     top = exact[:, -2:]
@@ -171,7 +178,7 @@ def test_captum_agrees(context: str, family: str, settings_of: dict[str, Setting
     from captum.attr import IntegratedGradients
 
     model, packed, targets = settings_of[family]
-    ours = attribute(model, packed, targets, estimator("gauss_legendre", 8, context=context))
+    ours = attribute(model, packed, targets, make_estimator("gauss_legendre", 8, context=context))
     for example in range(2):
         rows = np.flatnonzero(targets.example_T == example)
         one = Targets(
@@ -207,7 +214,7 @@ def test_sentences_do_not_see_each_other(
 ) -> None:
     """Attribution of packed probes equals that of each alone."""
     model, packed, targets = settings_of[family]
-    how = estimator("midpoint", 1, context=context)
+    how = make_estimator("midpoint", 1, context=context)
     together = attribute(model, packed, targets, how)
     ids, segment = packed.input_ids_RS, packed.mask_R1SS
     for example in range(targets.num_examples):
@@ -243,10 +250,10 @@ def test_one_midpoint_picks_nearly_the_same_neurons(
 ) -> None:
     """Loose on purpose: random weights bend more than trained ones (see the kit's model below)."""
     setting = settings_of[family]
-    exact = attribute(*setting, estimator("gauss_legendre", 16)).sum(0)
-    assert overlap(attribute(*setting, estimator("midpoint", 1)).sum(0), exact) >= 0.7
+    exact = attribute(*setting, make_estimator("gauss_legendre", 16)).sum(0)
+    assert overlap(attribute(*setting, make_estimator("midpoint", 1)).sum(0), exact) >= 0.7
     narrow = attribute(
-        *setting, estimator("midpoint", 1, precision="bfloat16", context="fixed")
+        *setting, make_estimator("midpoint", 1, precision="bfloat16", context="fixed")
     ).sum(0)
     assert narrow.dtype == torch.float32
     assert overlap(narrow, exact) >= 0.6
@@ -254,7 +261,7 @@ def test_one_midpoint_picks_nearly_the_same_neurons(
 
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_layers_below_the_first_stay_zero(context: str, settings_of: dict[str, Setting]) -> None:
-    setting, how = settings_of["bert"], estimator("midpoint", 1, context=context)
+    setting, how = settings_of["bert"], make_estimator("midpoint", 1, context=context)
     top = attribute(*setting, how, first_layer=1)
     assert not top[:, :1].any()
     every = attribute(*setting, how)
@@ -267,7 +274,7 @@ def test_nothing_is_left_behind(model: MaskedLm, settings_of: dict[str, Setting]
     trained = {name for number, (name, _) in enumerate(model.hf.named_parameters()) if number % 2}
     for name, parameter in model.hf.named_parameters():
         parameter.requires_grad_(name in trained)
-    attribute(model, packed, targets, estimator("midpoint", 1))
+    attribute(model, packed, targets, make_estimator("midpoint", 1))
     assert model.hf.training
     assert all(parameter.grad is None for parameter in model.hf.parameters())
     assert {
@@ -279,7 +286,7 @@ def test_nothing_is_left_behind(model: MaskedLm, settings_of: dict[str, Setting]
         gold_T=np.zeros(0, np.int64),
         num_examples=0,
     )
-    assert attribute(model, packed, none, estimator("midpoint", 1)).shape == (0, 3, 64)
+    assert attribute(model, packed, none, make_estimator("midpoint", 1)).shape == (0, 3, 64)
 
 
 @pytest.mark.parametrize(
@@ -287,6 +294,6 @@ def test_nothing_is_left_behind(model: MaskedLm, settings_of: dict[str, Setting]
     [("midpoint", (0.25, 0.75)), ("left", (0.0, 0.5)), ("gauss_legendre", (0.2113249, 0.7886751))],
 )
 def test_estimator(rule: str, points: tuple[float, float]) -> None:
-    found = estimator(rule, 2)
+    found = make_estimator(rule, 2)
     assert found.points == pytest.approx(points)
     assert sum(found.weights) == pytest.approx(1.0)

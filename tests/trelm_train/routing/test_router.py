@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from schemas.errors import TrelmError
 from tests.trelm_train.conftest import request_for
 from trelm_train.config import RoutingConfig, load_config
 from trelm_train.data.loader import BatchStream, Packing, Position, assemble, sentences_from_lists
 from trelm_train.data.masking import Vocabulary
-from trelm_train.errors import TrelmError
 from trelm_train.model.masked_lm import MaskedLm
 from trelm_train.ranks import Ranks
 from trelm_train.routing.probes import upcoming_probes
@@ -116,7 +116,7 @@ def test_a_tally_is_whole_numbers(model: MaskedLm) -> None:
     attribution = torch.randn(7, 3, 64, generator=rng) * 0.01
     counted = tally(attribution, 0.2)
     assert counted.counts.dtype == torch.int64
-    votes_LI, strength_LI, num_examples = counted.parts((3, 64))
+    votes_LI, strength_LI, num_examples = counted.means((3, 64))
     assert num_examples == 7
     assert torch.allclose(votes_LI, votes(attribution, 0.2) / 7)
     assert torch.allclose(strength_LI, attribution.clamp(min=0).mean(0), atol=2**-30)
@@ -155,8 +155,8 @@ def test_any_number_of_ranks_gives_the_same_bits(
         router(model, vocabulary).count_votes(probes, stream, Ranks(rank=rank, size=size))
         for rank in range(size)
     ]
-    assert sum(share.parts((3, 64))[2] for share in shares) == 20
-    assert all(share.parts((3, 64))[2] for share in shares), "every rank has something to do"
+    assert sum(share.means((3, 64))[2] for share in shares) == 20
+    assert all(share.means((3, 64))[2] for share in shares), "every rank has something to do"
     for rank in range(size):
         others = torch.stack(
             [share.counts for number, share in enumerate(shares) if number != rank]
@@ -169,7 +169,7 @@ def test_any_number_of_ranks_gives_the_same_bits(
 
 
 def test_nothing_found_is_zero_not_a_division_by_it() -> None:
-    votes_LI, _, num_examples = Tally(counts=torch.zeros(2 * 6 + 1, dtype=torch.int64)).parts(
+    votes_LI, _, num_examples = Tally(counts=torch.zeros(2 * 6 + 1, dtype=torch.int64)).means(
         (2, 3)
     )
     assert num_examples == 0
@@ -215,7 +215,7 @@ def test_full_has_no_router_and_others_have(
             request_for(shards_path, model_path, tmp_path / policy, f"routing.policy={policy}")
         )
         assert (session.router is not None) == routed
-        assert (session.parts.sparse is not None) == routed
+        assert (session.components.sparse is not None) == routed
 
 
 def test_shards_without_mentions(
@@ -258,10 +258,8 @@ def test_full_trains_everything(model: MaskedLm) -> None:
 
 
 def test_what_attribution_will_take(caplog: pytest.LogCaptureFixture) -> None:
-    """The figures of docs/routing.md: cheap at the defaults, dear with small batches; the warning
-    proposes enough.
-    """
-    from trelm_train.training.train import _warn_of_dear_routing
+    """The figures of docs/routing.md: cheap at the defaults, dear with small batches; the warning proposes enough."""
+    from trelm_train.training.train import _warn_of_costly_routing
 
     assert attribution_share(RoutingConfig(), 4096) == pytest.approx(0.014, abs=0.002)
     small = attribution_share(RoutingConfig(), 512)
@@ -271,8 +269,8 @@ def test_what_attribution_will_take(caplog: pytest.LogCaptureFixture) -> None:
     )
     assert attribution_share(RoutingConfig(policy="random"), 512) == 0.0
     with caplog.at_level("WARNING", logger="trelm_train.training.train"):
-        _warn_of_dear_routing(load_config(None, ["train.batch_tokens=512"]))
-        _warn_of_dear_routing(load_config(None))
+        _warn_of_costly_routing(load_config(None, ["train.batch_tokens=512"]))
+        _warn_of_costly_routing(load_config(None))
     (line,) = caplog.messages
     proposed = int(line.partition("refresh_every=")[2].split()[0])
     assert attribution_share(RoutingConfig(refresh_every=proposed), 512) <= 0.05

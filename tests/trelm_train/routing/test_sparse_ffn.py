@@ -438,17 +438,19 @@ def test_unselected_weights_stay_bit_identical(
         "routing.refresh_every=40", "routing.share=0.1", f"routing.policy={policy}",
     )  # fmt: skip
     session = start_run(request)
-    parts, router = session.parts, session.router
-    assert parts.sparse is not None
+    components, router = session.components, session.router
+    assert components.sparse is not None
     assert router is not None
-    before = {name: value.detach().clone() for name, value in parts.model.hf.named_parameters()}
+    before = {
+        name: value.detach().clone() for name, value in components.model.hf.named_parameters()
+    }
     allowed = {name: torch.zeros_like(value, dtype=torch.bool) for name, value in before.items()}
-    names = {id(value): name for name, value in parts.model.hf.named_parameters()}
+    names = {id(value): name for name, value in components.model.hf.named_parameters()}
     batches = session.stream.iterate(session.position)
     for step in range(100):
         if router.due(step):
-            parts.sparse.select(router.neurons(session.stream, session.position))
-            for rows in parts.sparse.rows.values():
+            components.sparse.select(router.neurons(session.stream, session.position))
+            for rows in components.sparse.rows.values():
                 allowed[names[id(rows.ffn.w_in.weight)]][rows.rows_J] = True
                 allowed[names[id(rows.ffn.w_out.weight)]][:, rows.index_K] = True
                 if rows.ffn.w_in.bias is not None:
@@ -456,7 +458,7 @@ def test_unselected_weights_stay_bit_identical(
         batch, session.position = next(batches)
         step_on(session, batch, step)
     changed = 0
-    for name, value in parts.model.hf.named_parameters():
+    for name, value in components.model.hf.named_parameters():
         differs = value != before[name]
         assert not bool((differs & ~allowed[name]).any()), f"{name} changed"
         changed += int(differs.sum())

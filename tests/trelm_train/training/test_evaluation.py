@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from schemas.errors import ConfigError
 from tests.trelm_train import world
 from tests.trelm_train.conftest import request_for
 from tests.trelm_train.training.test_train import StopAfter, metrics_of, same_files
 from trelm_train.checkpoints.checkpoint import best_checkpoint, list_checkpoints
 from trelm_train.config import EvaluationConfig, profiled_steps
-from trelm_train.errors import ConfigError
 from trelm_train.model.precision import number_format, products
 from trelm_train.training.evaluation import Evaluator, write_evaluation
 from trelm_train.training.signals import InterruptedRun

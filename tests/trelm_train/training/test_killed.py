@@ -136,7 +136,7 @@ def test_resume_auto_starts_where_there_is_nothing(
 def test_resume_auto_refuses_other_settings(
     shards_path: Path, model_path: Path, tmp_path: Path
 ) -> None:
-    from trelm_train.errors import ConfigError
+    from schemas.errors import ConfigError
 
     run_or_resume(
         request_for(

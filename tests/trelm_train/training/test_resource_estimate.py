@@ -8,23 +8,25 @@ from typing import Any
 
 import pytest
 
+from schemas.errors import ConfigError
 from tests.trelm_train.conftest import request_for
-from trelm_train.errors import ConfigError
-from trelm_train.training import resource_estimate as plan
+from trelm_train.training import resource_estimate
 from trelm_train.training.resource_estimate import (
-    Plan,
-    check_plan,
+    ResourceEstimate,
+    check_estimate,
     counted_activations,
-    make_plan,
-    plan_request,
-    readable_plan,
+    estimate_request,
+    estimate_resources,
+    readable_estimate,
 )
 from trelm_train.training.session import prepare_run
 
 
 @pytest.fixture(scope="module")
-def small(shards_path: Path, model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    return plan_request(
+def small(
+    shards_path: Path, model_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ResourceEstimate:
+    return estimate_request(
         request_for(shards_path, model_path, tmp_path_factory.mktemp("plan") / "out")
     )
 
@@ -32,9 +34,9 @@ def small(shards_path: Path, model_path: Path, tmp_path_factory: pytest.TempPath
 def test_the_parts_by_hand(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
     request = request_for(shards_path, model_path, tmp_path / "out", "routing.policy=full")
     session = prepare_run(request)
-    found = make_plan(session)
+    found = estimate_resources(session)
     weights = (
-        sum(p.numel() for p in session.parts.model.hf.parameters()) + 2 * 32 * 32
+        sum(p.numel() for p in session.components.model.hf.parameters()) + 2 * 32 * 32
     )  # W_q of CKA
     assert found.gradients_mb * 1e6 == pytest.approx(4 * weights)
     assert found.optimiser_mb * 1e6 == pytest.approx(8 * weights)
@@ -44,9 +46,9 @@ def test_the_parts_by_hand(shards_path: Path, model_path: Path, tmp_path: Path) 
 
 
 def test_routing_needs_less(
-    small: Plan, shards_path: Path, model_path: Path, tmp_path: Path
+    small: ResourceEstimate, shards_path: Path, model_path: Path, tmp_path: Path
 ) -> None:
-    full = plan_request(
+    full = estimate_request(
         request_for(shards_path, model_path, tmp_path / "out", "routing.policy=full")
     )
     assert small.optimiser_mb < 0.5 * full.optimiser_mb
@@ -58,7 +60,7 @@ def test_activations_grow_with_the_batch(
     shards_path: Path, model_path: Path, tmp_path: Path
 ) -> None:
     one, four = (
-        plan_request(
+        estimate_request(
             request_for(shards_path, model_path, tmp_path / "out", f"train.batch_tokens={tokens}")
         )
         for tokens in (480, 4800)
@@ -97,7 +99,7 @@ def test_what_autograd_keeps_is_counted_once() -> None:
 def test_a_run_that_cannot_fit_is_refused(
     changed: dict[str, float],
     wanted: str,
-    small: Plan,
+    small: ResourceEstimate,
     shards_path: Path,
     model_path: Path,
     tmp_path: Path,
@@ -112,10 +114,10 @@ def test_a_run_that_cannot_fit_is_refused(
     request = request_for(shards_path, model_path, tmp_path / "out")
     if wanted:
         with pytest.raises(ConfigError, match=wanted):
-            check_plan(needed, request)
+            check_estimate(needed, request)
     else:
-        check_plan(needed, request)
-    check_plan(
+        check_estimate(needed, request)
+    check_estimate(
         needed, request_for(shards_path, model_path, tmp_path / "out", "train.check_plan=false")
     )
 
@@ -125,18 +127,20 @@ def test_a_run_checks_its_plan_before_the_first_step(
 ) -> None:
     from trelm_train.training.train import run
 
-    monkeypatch.setattr(plan, "free_memory_mb", lambda: -1e9)
+    monkeypatch.setattr(resource_estimate, "free_memory_mb", lambda: -1e9)
     with pytest.raises(ConfigError, match="MB of memory"):
         run(request_for(shards_path, model_path, tmp_path / "out"))
     assert not (tmp_path / "out" / "metrics.jsonl").exists()
 
 
 def test_a_system_that_does_not_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(plan, "MEMORY_INFO", tmp_path / "nowhere")
-    assert math.isinf(plan.free_memory_mb())
+    monkeypatch.setattr(resource_estimate, "MEMORY_INFO", tmp_path / "nowhere")
+    assert math.isinf(resource_estimate.free_memory_mb())
 
 
-def test_the_command(small: Plan, shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+def test_the_command(
+    small: ResourceEstimate, shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
     out = subprocess.run(
         [sys.executable, "-m", "trelm_train", "inspect", "plan", "--shards", str(shards_path), "--model",
          str(model_path), "--out", str(tmp_path / "out"), "--set", "train.batch_tokens=256", "--set",
@@ -145,7 +149,7 @@ def test_the_command(small: Plan, shards_path: Path, model_path: Path, tmp_path:
     ).stdout  # fmt: skip
     assert json.loads(out)["checkpoint_mb"] == small.checkpoint_mb
     assert not (tmp_path / "out").exists()
-    assert "peak memory" in readable_plan(small)
+    assert "peak memory" in readable_estimate(small)
 
 
 @pytest.mark.parametrize("policy", ["full", "ig", "top_layers"])
@@ -159,18 +163,20 @@ def test_activations_are_those_of_a_training_step(
     session = prepare_run(
         request_for(shards_path, model_path, tmp_path / "out", f"routing.policy={policy}")
     )
-    planned = make_plan(session).activations_mb
-    assert session.parts.sparse is None or not session.parts.sparse.rows  # the stand-in is gone
+    planned = estimate_resources(session).activations_mb
+    assert (
+        session.components.sparse is None or not session.components.sparse.rows
+    )  # the stand-in is gone
     (tmp_path / "out").mkdir()
     route(session)
-    counts, encode = [0], session.parts.encode
+    counts, encode = [0], session.components.encode
 
     def counted(*args: Any) -> Any:
         with counted_activations(counts):
             return encode(*args)
 
     batch = next(session.stream.iterate(session.position))[0]
-    step_on(replace(session, parts=replace(session.parts, encode=counted)), batch, 0)
+    step_on(replace(session, components=replace(session.components, encode=counted)), batch, 0)
     assert planned == pytest.approx(
         counts[0] / 1e6, rel=0.25
     )  # this batch is not quite full, nor its routes the same
@@ -179,7 +185,7 @@ def test_activations_are_those_of_a_training_step(
 def test_a_bank_in_a_file_is_planned_without_one(
     shards_path: Path, model_path: Path, tmp_path: Path
 ) -> None:
-    plan_request(request_for(shards_path, model_path, tmp_path / "out", "memory.storage=file"))
+    estimate_request(request_for(shards_path, model_path, tmp_path / "out", "memory.storage=file"))
     assert not (tmp_path / "out").exists()
 
 
@@ -199,7 +205,7 @@ def test_a_resumed_run_needs_no_room_for_what_it_has(
         "train.checkpoint_every=1",
         "train.keep_checkpoints=9",
     )
-    needed = plan_request(request).disk_mb
+    needed = estimate_request(request).disk_mb
     with pytest.raises(InterruptedRun):
         run(request, StopAfter(4))
     has = sum(path.stat().st_size for path in request.out.rglob("*") if path.is_file()) / 1e6

@@ -3,20 +3,20 @@ import math
 import numpy as np
 import pytest
 
-from trelm_train.training.spike_guard import ENOUGH, WINDOW, Guard, step_values
+from trelm_train.training.spike_guard import ENOUGH, WINDOW, SpikeGuard, step_values
 
 
-def take(guard: Guard, loss: float, norm: float) -> str:
+def take(guard: SpikeGuard, loss: float, norm: float) -> str:
     """What a training step does with its values."""
     values = step_values(loss, 0.0, norm, facts=0)
     verdict = guard.judge(values)
     if not verdict:
-        guard.took(values)
+        guard.accept(values)
     return verdict
 
 
-def guard_after(count: int, *, sigma: float = 6.0) -> Guard:
-    guard, rng = Guard(sigma), np.random.default_rng(0)
+def guard_after(count: int, *, sigma: float = 6.0) -> SpikeGuard:
+    guard, rng = SpikeGuard(sigma), np.random.default_rng(0)
     for _ in range(count):
         assert (
             take(guard, 3.0 + 0.1 * rng.standard_normal(), 1.0 + 0.05 * rng.standard_normal()) == ""
@@ -56,7 +56,7 @@ def test_a_skipped_step_does_not_count_for_later_ones() -> None:
 
 
 def test_a_plateau_does_not_make_noise_a_spike() -> None:
-    guard = Guard(6.0)
+    guard = SpikeGuard(6.0)
     for _ in range(WINDOW):
         take(guard, 2.0, 1.0)
     assert take(guard, 2.1, 1.05) == ""
@@ -70,7 +70,7 @@ def test_no_sigma_no_spikes() -> None:
 
 def test_state_goes_on() -> None:
     guard = guard_after(100)
-    other = Guard(6.0)
+    other = SpikeGuard(6.0)
     other.load(guard.state())
     for loss in (3.05, 2.95, 3.4, 5.0):
         assert take(guard, loss, 1.0) == take(other, loss, 1.0)
@@ -78,17 +78,15 @@ def test_state_goes_on() -> None:
 
 
 def test_steps_with_facts_are_not_spikes_beside_those_without() -> None:
-    """Facts in one step of sixty: their contrastive loss and larger gradient are judged among
-    themselves.
-    """
-    guard, skipped = Guard(6.0), 0
+    """Facts in one step of sixty: their contrastive loss and larger gradient are judged among themselves."""
+    guard, skipped = SpikeGuard(6.0), 0
     for number in range(6000):
         facts = int(number % 60 == 59)
         values = step_values(3.0 + 0.01 * (number % 7), 4.2, 1.0 + 4.0 * facts, facts=facts)
         verdict = guard.judge(values)
         skipped += bool(verdict)
         if not verdict:
-            guard.took(values)
+            guard.accept(values)
     assert skipped == 0
     assert guard.judge(step_values(3.0, 9.0, 5.0, facts=1)).startswith(
         "contrastive loss 9 is above"

@@ -12,17 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from schemas.errors import ConfigError, TrelmError
 from tests.pausing import PATIENCE_S, wait_until
 from tests.trelm_train import world
 from tests.trelm_train.conftest import request_for
 from trelm_train.checkpoints.checkpoint import latest_checkpoint, list_checkpoints, load_checkpoint
 from trelm_train.config import TrainConfig
-from trelm_train.errors import ConfigError, TrelmError
 from trelm_train.optim import rate_factor
 from trelm_train.reporting.metrics import Interval, MetricLog
 from trelm_train.training.report import readable
 from trelm_train.training.signals import InterruptedRun, Stop
-from trelm_train.training.step_inputs import works
+from trelm_train.training.step_inputs import stream_step_inputs
 from trelm_train.training.train import resume, run
 
 
@@ -376,17 +376,22 @@ def test_nan_steps_leave_weights_and_bank_alone(
         request_for(shards_path, model_path, tmp_path / "out", "routing.policy=full")
     )
     before = {
-        name: value.detach().clone() for name, value in session.parts.model.hf.named_parameters()
+        name: value.detach().clone()
+        for name, value in session.components.model.hf.named_parameters()
     }
     monkeypatch.setattr(
         step, "mlm_loss_sum", lambda model, hidden, target, gold: hidden.sum() * float("nan")
     )
-    work = next(works(session.stream, session.position, session.parts.ranks, 1, session.maker))
-    result = step.train_step(session.parts, work, 0)
+    inputs = next(
+        stream_step_inputs(
+            session.stream, session.position, session.components.ranks, 1, session.preparer
+        )
+    )
+    result = step.train_step(session.components, inputs, 0)
     assert result.skipped == "not finite"
-    assert session.parts.bank is not None
-    assert not len(session.parts.bank.state()["row"])
-    for name, value in session.parts.model.hf.named_parameters():
+    assert session.components.bank is not None
+    assert not len(session.components.bank.state()["row"])
+    for name, value in session.components.model.hf.named_parameters():
         assert torch.equal(value, before[name])
 
 
