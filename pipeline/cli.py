@@ -228,7 +228,7 @@ def ask_command(  # noqa: PLR0913 - an option each
         return
     question = find_question(name, item)
     if not run_folder:
-        raise ConfigError("no run folder; give the folder of a run with --run FOLDER")
+        raise ConfigError("no run folder; give --run FOLDER, the folder of a finished run")
     ask(run_folder, question, item, rows, Output(kind=kind, out=out, show_sql=show_sql))
 
 

@@ -56,7 +56,8 @@ class KbConfig:
         for language in self.languages:
             if not LANGUAGE_CODE.fullmatch(language):
                 raise ConfigError(
-                    f"kb.languages: {language!r} is no language code; write --languages de,fr"
+                    f"kb.languages: {language!r} is not a language code; "
+                    "write for example --languages de,fr"
                 )
 
 
@@ -176,11 +177,11 @@ class LinkConfig:
         """Refuse values that cannot work."""
         at_least(self, max_ngram=1, fuzzy_cutoff=0, max_partial=0, word_links=0, unit_mb=0.0001)
         if not 0 <= self.min_confidence <= 1:
-            raise ConfigError(f"min_confidence is {self.min_confidence}, wanted 0 to 1")
+            raise ConfigError(f"min_confidence is {self.min_confidence}, but must be from 0 to 1")
         if not self.fuzzy_cutoff <= 100:
-            raise ConfigError(f"fuzzy_cutoff is {self.fuzzy_cutoff}, wanted 0 to 100")
+            raise ConfigError(f"fuzzy_cutoff is {self.fuzzy_cutoff}, but must be from 0 to 100")
         if not 1 <= self.top_k <= 64:
-            raise ConfigError(f"top_k is {self.top_k}, wanted 1 to 64")
+            raise ConfigError(f"top_k is {self.top_k}, but must be from 1 to 64")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,12 +247,13 @@ class StatsConfig:
 
         if not 0 < self.head_mass < self.torso_mass < 1:
             raise ConfigError(
-                f"wanted 0 < head_mass < torso_mass < 1, found {self.head_mass} and {self.torso_mass}"
+                f"head_mass is {self.head_mass} and torso_mass {self.torso_mass}, but must be "
+                "0 < head_mass < torso_mass < 1"
             )
         if not self.torso_min_mentions < self.head_min_mentions:
             raise ConfigError(
-                f"wanted torso_min_mentions < head_min_mentions, found {self.torso_min_mentions} "
-                f"and {self.head_min_mentions}"
+                f"torso_min_mentions is {self.torso_min_mentions}, but must be below "
+                f"head_min_mentions, which is {self.head_min_mentions}"
             )
 
 
@@ -327,18 +329,21 @@ class ShardsConfig:
         )
 
         if not 8 <= self.max_tokens <= 8192:
-            raise ConfigError(f"max_tokens is {self.max_tokens}, wanted 8 to 8192")
+            raise ConfigError(f"max_tokens is {self.max_tokens}, but must be from 8 to 8192")
         if not 0 <= self.validation_share < 1:
-            raise ConfigError(f"validation_share is {self.validation_share}, wanted 0 to below 1")
+            raise ConfigError(
+                f"validation_share is {self.validation_share}, but must be at least 0 and below 1"
+            )
 
         for policy in self.policies:
             if policy not in POLICIES and self.policies != (NO_POLICY,):
                 raise ConfigError(
-                    f"policies: {policy!r} is not one of {', '.join(POLICIES)}; {NO_POLICY} "
-                    "stands alone, for no bits"
+                    f"policies: {policy!r} is not one of {', '.join(POLICIES)}; to compute "
+                    f"no policy, give {NO_POLICY} alone"
                 )
         if len(set(self.policies)) < len(self.policies):
-            raise ConfigError(f"policies: one stands there twice: {', '.join(self.policies)}")
+            listed = ", ".join(self.policies)
+            raise ConfigError(f"policies: a policy occurs twice in {listed}; give each once")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -44,9 +44,9 @@ def load_toml(path: str) -> dict[str, Any]:
             return tomllib.load(file)
 
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such configuration file") from error
+        raise ConfigError(f"{path}: no such configuration file; check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from error
+        raise ConfigError(f"{path}: not TOML: {error}; correct the file") from error
 
 
 def with_overrides(raw: dict[str, Any], overrides: typing.Iterable[str]) -> dict[str, Any]:
@@ -61,16 +61,17 @@ def with_overrides(raw: dict[str, Any], overrides: typing.Iterable[str]) -> dict
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key.strip():
-            raise ConfigError(
-                f"--set {override!r}: wanted KEY=VALUE, for example --set link.top_k=5"
-            )
+            raise ConfigError(f"--set {override!r}: give KEY=VALUE, for example --set link.top_k=5")
 
         *parents, name = key.strip().split(".")
         section = merged
         for parent in parents:
             section = section.setdefault(parent, {})
             if not isinstance(section, dict):
-                raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a section")
+                raise ConfigError(
+                    f"--set {override!r}: {parent!r} is a value, not a section; "
+                    "give SECTION.KEY=VALUE"
+                )
         section[name] = _toml_value(text)
     return merged
 
@@ -113,7 +114,7 @@ def _convert(hint: Any, value: object, where: str) -> Any:  # noqa: ANN401 - a t
     """Turn a value as TOML has it into what a field's type hint asks for."""
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
-            raise ConfigError(f"{where}: wanted a section, found {value!r}")
+            raise ConfigError(f"{where}: must be a section of settings, but is {value!r}")
         return build(typing.cast(type, hint), value, where)
 
     origin = typing.get_origin(hint)
@@ -139,7 +140,7 @@ def _scalar(hint: type, value: object, where: str) -> object:
     if hint is str and isinstance(value, str):
         return expand_variables(value, where)
     if type(value) is not hint:
-        raise ConfigError(f"{where}: wanted {hint.__name__}, found {value!r}")
+        raise ConfigError(f"{where}: must be of type {hint.__name__}, but is {value!r}")
     return value
 
 
@@ -170,7 +171,7 @@ def at_least(config: object, **lowest: float) -> None:
     for name, limit in lowest.items():
         value = getattr(config, name)
         if value is not None and not (math.isfinite(value) and value >= limit):
-            raise ConfigError(f"{name} is {value!r}, wanted {limit:g} or more")
+            raise ConfigError(f"{name} is {value!r}, but must be {limit:g} or more")
 
 
 def to_dict(config: DataclassInstance) -> dict[str, Any]:

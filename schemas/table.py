@@ -91,12 +91,12 @@ class Table:
         name = metadata.get(TABLE_KEY, b"").decode()
         if not name:
             raise SchemaError(
-                f"{where}: not a TRELM table (no {TABLE_KEY.decode()!r} in its metadata); wanted "
-                f"{self.name!r}"
+                f"{where}: not a TRELM table (no {TABLE_KEY.decode()!r} in its metadata), but "
+                f"{self.name!r} was expected; check the path"
             )
         if name != self.name:
             raise SchemaError(
-                f"{where}: holds table {name!r}, but {self.name!r} was wanted; check the path"
+                f"{where}: holds table {name!r}, but {self.name!r} was expected; check the path"
             )
 
         version = metadata.get(VERSION_KEY, b"").decode()
@@ -112,14 +112,16 @@ class Table:
         missing = [name for name in self.column_names if schema.get_field_index(name) < 0]
         if missing:
             raise SchemaError(
-                f"{where}: table {self.name!r} lacks the column(s) {', '.join(missing)}"
+                f"{where}: table {self.name!r} lacks the column(s) {', '.join(missing)}; "
+                "run the stage that writes it again"
             )
 
         for column in self.columns:
             kind = schema.field(column.name).type
             if not kind.equals(column.type):
                 raise SchemaError(
-                    f"{where}: {self.name}.{column.name} is {kind}, wanted {column.type}"
+                    f"{where}: {self.name}.{column.name} is {kind}, but must be {column.type}; "
+                    "run the stage that writes it again"
                 )
 
     def from_columns(self, columns: Mapping[str, Any]) -> pa.Table:

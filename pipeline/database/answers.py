@@ -111,7 +111,7 @@ def _check(kind: str, out: str) -> None:
         ConfigError: an unknown kind, Parquet to the terminal, or no such folder.
     """
     if kind not in KINDS:
-        raise ConfigError(f"--format {kind!r}: one of {', '.join(KINDS)}")
+        raise ConfigError(f"--format {kind!r}: give one of {', '.join(KINDS)}")
     # Parquet is a binary format: a terminal cannot show it.
     if kind == "parquet" and out == "-":
         raise ConfigError("--format parquet needs --out FILE")
@@ -145,7 +145,7 @@ def _answer(
             return
         rows = relation.to_arrow_table()
     except duckdb.Error as error:
-        raise StageError(f"query failed: {error}") from error
+        raise StageError(f"the query failed: {error}") from error
     _write(rows, kind, out)
 
 

@@ -277,7 +277,7 @@ def find_question(name: str, argument: str) -> Question:
     """
     if name not in BY_NAME:
         raise ConfigError(
-            f"{name!r} is no question; one of {', '.join(BY_NAME)} "
+            f"{name!r} is not a question; give one of {', '.join(BY_NAME)} "
             "(`trelm-pipeline ask --list` explains them)"
         )
     question = BY_NAME[name]

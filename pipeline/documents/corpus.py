@@ -80,7 +80,7 @@ def kind_of(path: str, requested: str = "auto") -> str:
     # A wrong kind would fail on every record: one error at once says more.
     if requested not in ("auto", kind):
         problem = f"this looks like {kind}, not {requested}"
-        raise source_error(path, 0, problem, 'correct documents.format or set it "auto"')
+        raise source_error(path, 0, problem, 'correct documents.format, or set it to "auto"')
     return kind
 
 

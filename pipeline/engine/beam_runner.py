@@ -83,7 +83,7 @@ def beam_options(settings: RunnerSettings) -> PipelineOptions:
         ConfigError: an unknown flag (with the nearest known one), a stray word, a bad value.
     """
     if settings.workers < 0:
-        raise ConfigError(f"--workers {settings.workers}: wanted 0 (one per core) or more")
+        raise ConfigError(f"--workers {settings.workers}: give 0 (one per core) or more")
     flags = list(settings.beam_flags)
     _refuse_unknown(flags)
 

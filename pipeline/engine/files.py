@@ -257,6 +257,6 @@ def check_folder(path: str, option: str = "--errors") -> None:
 
     folder = Path(path).parent
     if not folder.is_dir():
-        raise ConfigError(f"{option} {path!r}: there is no folder {str(folder)!r}; make it first")
+        raise ConfigError(f"{option} {path!r}: there is no folder {str(folder)!r}; create it first")
     if Path(path).is_dir():
         raise ConfigError(f"{option} {path!r} is a folder; give the name of a file")

@@ -319,13 +319,13 @@ def check_counters(plan: StagePlan, counters: Counter[str]) -> None:
     if rows_in != accounted:
         raise StageError(
             f"{plan.name}: {rows_in} rows in, but {accounted} accounted for; "
-            "this is a fault of the program: report it"
+            "this is a fault of the program; please report it"
         )
     if rejects > plan.max_reject_rate * max(rows_in, 1):
         raise StageError(
             f"{plan.name}: {rejects} of {rows_in} inputs were rejected, over the limit of "
             f"{plan.max_reject_rate:.2%}; look at {plan.name}/{plan.data_folder}/rejects, "
-            "mend the input or raise max_reject_rate"
+            "correct the input, or raise max_reject_rate"
         )
 
 

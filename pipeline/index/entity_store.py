@@ -124,6 +124,6 @@ def _load(path: str) -> Array:
         return load_array(path)
     except FileNotFoundError as error:
         raise StageError(
-            f"{path}: is not there, so an older version built this; "
+            f"{path}: is missing, because an older version of the program built this index; "
             "run `trelm-pipeline index --redo`"
         ) from error

@@ -152,7 +152,7 @@ def plan_update(config: KbConfig, paths: RunPaths) -> UpdatePlan:
     if not manifest.counters.get("items_with_revision"):
         raise StageError(
             f"--update {config.update}: the dump of that run does not name revisions (lastrevid), "
-            "so what has changed cannot be told; run kb without --update"
+            "so the changed items cannot be found; run kb without --update"
         )
 
     # New SQL dumps replace the redirects of the older run.

@@ -57,7 +57,7 @@ class Model:
         try:
             raw = json.loads(text)
             if raw["format"] != FORMAT:
-                raise ValueError(f"format {raw['format']!r}, wanted {FORMAT!r}")
+                raise ValueError(f"format {raw['format']!r}, but must be {FORMAT!r}")
             weights = {str(name): float(value) for name, value in raw["weights"].items()}
             unknown = sorted(set(weights) - set(FEATURES))
             if unknown:

@@ -58,7 +58,8 @@ def load_gold(path: str) -> dict[str, GoldDocument]:
         earlier = documents.get(document.doc_id)
         if earlier is not None and earlier.text != document.text:
             raise StageError(
-                f"{path}: document {document.doc_id!r} occurs twice, with different texts"
+                f"{path}: document {document.doc_id!r} occurs twice, with different texts; "
+                "give each document a doc_id of its own"
             )
 
         # Each side is checked for itself, then both against each other.
@@ -83,7 +84,7 @@ def _check_same_item(mention: GoldMention, repeat: GoldMention, path: str) -> No
     if mention.qid != repeat.qid:
         raise StageError(
             f"{path}: mention {mention.start}–{mention.end} has two items, "
-            f"Q{mention.qid} and Q{repeat.qid}"
+            f"Q{mention.qid} and Q{repeat.qid}; keep one of them"
         )
 
 
@@ -101,7 +102,8 @@ def _document(line: bytes, position: str) -> GoldDocument:
         document = GoldDocument(str(raw["doc_id"]), text, mentions)
     except (ValueError, KeyError, TypeError) as error:
         raise StageError(
-            f"{position}: not a gold document ({type(error).__name__}: {error}); wanted "
+            f"{position}: not a gold document ({type(error).__name__}: {error}); "
+            "each line must look like "
             '{"doc_id": "1", "text": "…", "mentions": [{"start": 0, "end": 5, "qid": "Q90"}]}'
         ) from error
 
@@ -110,7 +112,7 @@ def _document(line: bytes, position: str) -> GoldDocument:
         if not 0 <= mention.start < mention.end <= len(text):
             raise StageError(
                 f"{position}: mention {mention.start}–{mention.end} lies outside "
-                f"the text of {len(text)} code points"
+                f"the text of {len(text)} code points; offsets must count code points"
             )
     return document
 

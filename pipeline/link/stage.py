@@ -379,8 +379,8 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
     # A forward pass per mention for nothing would be an expensive surprise.
     if config.rerank_model and not model.weights.get("semantic"):
         raise ConfigError(
-            f"link.rerank_model: the weights {config.weights!r} give it none, "
-            "so it would change nothing; fit some with "
+            f"link.rerank_model: the weights {config.weights!r} have no weight for this "
+            "model, so it would change nothing; fit one with "
             f"`trelm-pipeline link train --set link.rerank_model={config.rerank_model} …`, "
             "or use link.weights=by-hand"
         )

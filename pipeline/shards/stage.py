@@ -161,7 +161,7 @@ class _Finish:
         if num_made != num_written:
             raise StageError(
                 f"shards: {num_made} rows made, {num_written} written; "
-                "this is a fault of the program: report it"
+                "this is a fault of the program; please report it"
             )
 
         # The trainer compares the hash with its own tokenizer: other ids would be other tokens.

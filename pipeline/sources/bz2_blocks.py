@@ -244,7 +244,7 @@ class _Blocks:
         has_magic = self._look(1) and self._ahead[0].bit == (end_byte + HEADER_BYTES) * 8
         if has_magic and HEADER.match(following):
             return ""
-        return "no bz2 stream starts where the one before ended"
+        return "no bz2 stream starts where the previous stream ended"
 
 
 def bz2_chunks(

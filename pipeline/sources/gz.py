@@ -37,7 +37,7 @@ class GzipMembers:
 
         # At the end of the file the head may be shorter than the magic.
         if head and not head.startswith(self.magic[: len(head)]):
-            raise MemberError("no gzip member starts here, where the one before ended")
+            raise MemberError("no gzip member starts here, where the previous member ended")
         return bool(head)
 
     def decode(self, source: StoredBytes, num_bytes: int) -> Iterator[bytes]:

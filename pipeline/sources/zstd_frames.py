@@ -47,7 +47,7 @@ class ZstdFrames:
 
         # At the end of the file the head may be shorter than the magic.
         if head and not head.startswith(self.magic[: len(head)]):
-            raise MemberError("no zstd frame starts here, where the one before ended")
+            raise MemberError("no zstd frame starts here, where the previous frame ended")
         return bool(head)
 
     def decode(self, source: StoredBytes, num_bytes: int) -> Iterator[bytes]:

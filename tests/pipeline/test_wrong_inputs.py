@@ -147,7 +147,7 @@ def test_wrong_table(sample_run: Path, tmp_path: Path) -> None:
     target = next((run / "documents").glob("data-*/documents/*.parquet"))
     shutil.copy(next((run / "link").glob("data-*/links/*.parquet")), target)
     done = in_process("link", "--run", str(run), "--redo")
-    expect(done, FAILED, "holds table 'links', but 'documents' was wanted", target.name)
+    expect(done, FAILED, "holds table 'links', but 'documents' was expected", target.name)
 
 
 def test_older_version_of_a_table(sample_run: Path, tmp_path: Path) -> None:

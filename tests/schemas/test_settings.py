@@ -39,9 +39,9 @@ def test_round_trip(tmp_path: Path) -> None:
     [
         ({"stepz": 1}, "unknown key 'stepz'; did you mean 'steps'"),
         ({"inner": {"rat": 1}}, "inner: unknown key 'rat'"),
-        ({"steps": "many"}, "steps: wanted int"),
-        ({"on": 1}, "on: wanted bool"),
-        ({"inner": 3}, "inner: wanted a section"),
+        ({"steps": "many"}, "steps: must be of type int"),
+        ({"on": 1}, "on: must be of type bool"),
+        ({"inner": 3}, "inner: must be a section"),
         ({"inner": {"kind": "c"}}, "'c' is not one of a, b"),
     ],
 )

@@ -57,7 +57,7 @@ def test_schema_survives_parquet(tmp_path: Path) -> None:
 
 
 def test_reader_refuses_another_table_and_another_version(tmp_path: Path) -> None:
-    with pytest.raises(SchemaError, match="holds table 'documents', but 'links' was wanted"):
+    with pytest.raises(SchemaError, match="holds table 'documents', but 'links' was expected"):
         LINKS.check(DOCUMENTS.schema, "f.parquet")
     older = DOCUMENTS.schema.with_metadata({**DOCUMENTS.schema.metadata, b"trelm.version": b"0"})
     with pytest.raises(SchemaError, match="version 0, this program reads version 1"):

@@ -28,14 +28,14 @@ def test_set_beats_the_file(tmp_path: Path) -> None:
         ("trian.steps=3", "did you mean 'train'"),
         ("train.xyzzy=3", "known: steps"),
         ("steps=3", "unknown key 'steps'"),
-        ("train.steps", "wanted KEY=VALUE"),
-        ("train.steps=many", "wanted int"),
+        ("train.steps", "give KEY=VALUE"),
+        ("train.steps=many", "must be of type int"),
         ("train.steps=0", "greater than 0"),
         ("train.learning_rate=nan", "finite number"),
         ("train.seed=-1", "must not be negative"),
         ("routing.share=1.5", "between 0 and 1"),
         ("routing.policy=magic", "one of ig, random"),
-        ("memory.enabled=1", "wanted bool"),
+        ("memory.enabled=1", "must be of type bool"),
         ("masking.mask_share=0.95", "must not exceed 1"),
     ],
 )
@@ -48,7 +48,7 @@ def test_a_wrong_setting_is_refused(setting: str, message: str) -> None:
     ("text", "message"),
     [
         ("[train\n", "not TOML"),
-        ("train = 3\n", "wanted a section"),
+        ("train = 3\n", "must be a section"),
         ("[routing]\nshar = 0.1\n", "did you mean 'share'"),
     ],
 )

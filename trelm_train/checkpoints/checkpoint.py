@@ -286,7 +286,8 @@ def load_checkpoint(path: Path, groups: Sequence[str] = ()) -> Checkpoint:
         tensors = _read(path / TENSORS, groups)
     except _FAULTS as error:
         raise ConfigError(
-            f"{path}: damaged ({error}); remove this folder, and resume goes on from the one before"
+            f"{path}: damaged ({error}); remove this folder, and `trelm-train resume` continues "
+            "from the previous checkpoint"
         ) from error
 
     return Checkpoint(path=path, tensors=tensors, state=state)

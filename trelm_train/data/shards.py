@@ -101,7 +101,7 @@ def read_manifest(folder: Path, stage: str, command: str) -> Manifest:
 
     if manifest.stage != stage:
         raise ConfigError(
-            f"{folder}: holds stage {manifest.stage!r}, wanted {stage!r}; "
+            f"{folder}: holds stage {manifest.stage!r}, but {stage!r} is needed; "
             f"run `{command}` or check the path"
         )
     return manifest

@@ -71,7 +71,9 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         # Not `splitlines`: JSON may hold other separators of lines inside a text.
         lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot read it ({error.strerror})") from error
+        raise ConfigError(
+            f"{path}: cannot read it ({error.strerror}); check the path and its permissions"
+        ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); is it compressed?"
@@ -84,9 +86,11 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}:{number}: not JSON ({error})") from error
+            raise ConfigError(
+                f"{path}:{number}: not JSON ({error}); write one JSON object per line"
+            ) from error
         if not isinstance(row, dict):
-            raise ConfigError(f"{path}:{number}: not a JSON object")
+            raise ConfigError(f"{path}:{number}: not a JSON object; write one JSON object per line")
         rows.append(row)
     return rows
 
@@ -103,7 +107,9 @@ class Prober:
         ids = self._all_ids() if common_vocab is None else self._ids_of_words(common_vocab)
         self.candidates: I64 = np.unique(np.asarray(ids, np.int64))
         if not len(self.candidates):
-            raise ConfigError(f"{common_vocab}: holds no single token of this model")
+            raise ConfigError(
+                f"{common_vocab}: no word in it is a single token of this model; give another list"
+            )
 
     def _all_ids(self) -> list[int]:
         """Return all ids of the vocabulary that are not special."""
@@ -121,7 +127,9 @@ class Prober:
         try:
             words = common_vocab.read_text(encoding="utf-8").split("\n")
         except OSError as error:
-            raise ConfigError(f"{common_vocab}: cannot read it ({error.strerror})") from error
+            raise ConfigError(
+                f"{common_vocab}: cannot read it ({error.strerror}); check the path and its permissions"
+            ) from error
 
         ids = [self.single_token(word) for word in words if word]
         return [token for token in ids if token is not None]

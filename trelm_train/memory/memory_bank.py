@@ -229,9 +229,9 @@ class MemoryBank:
         largest_row = int(row_T.max(initial=-1))
         if hidden_size != self.hidden_size or largest_row >= self.num_rows:
             raise ConfigError(
-                f"memory bank of hidden size {hidden_size} with rows up to {largest_row}, wanted "
-                f"{self.hidden_size} and fewer than {self.num_rows} rows; "
-                "take the checkpoint of the same model and shards"
+                f"memory bank of hidden size {hidden_size} with rows up to {largest_row}, "
+                f"but this model and these shards need size {self.hidden_size} and fewer than "
+                f"{self.num_rows} rows; give a checkpoint of this model and these shards"
             )
 
         self._forget()

@@ -263,7 +263,8 @@ def check_tokenizer(model_name: str, model: MaskedLm, shards: Shards) -> Vocabul
         raise ConfigError(
             f"{shards.path}: made with a tokenizer of {len(tokenizer)} tokens, "
             f"but {model_name} has "
-            f"{model.config.vocab_size}; these shards were made for {shards.model}"
+            f"{model.config.vocab_size}; give --model {shards.model}, for which these shards were "
+            "made, or make the shards again with this model"
         )
 
     # The same file is the same tokenizer; files that differ may still hold the same vocabulary.

@@ -110,7 +110,7 @@ def _row_of(entities: pa.Table, entity: str, folder: Path) -> int:
     if not len(rows):
         raise ConfigError(
             f"{entity}: no sentence has written it into the memory bank {folder}; "
-            f"what is there stands in {ENTITIES_FILE}"
+            f"{ENTITIES_FILE} in that folder lists the entities that it holds"
         )
     return int(rows[0])
 

@@ -311,9 +311,9 @@ def _give_up(session: Session, tools: _Tools) -> None:
     tools.writer.finish()
     raise TrelmError(
         f"step {session.step}: {MAX_SKIPPED} steps in a row were skipped, the last because: "
-        f"{session.history['why_skipped']}; checkpoint saved; a resumed run would meet the same "
-        "steps with the same weights: start a new one with a lower train.learning_rate, or a "
-        "higher train.skip_sigma where the data are to blame"
+        f"{session.history['why_skipped']}; checkpoint saved; a resumed run would repeat these "
+        "steps with equal weights, so start a new run with a lower train.learning_rate, or with "
+        "a higher train.skip_sigma if the data are the cause"
     )
 
 

@@ -151,14 +151,14 @@ def _check_texts(paths: RunPaths, documents: dict[str, GoldDocument], gold_path:
             if text != documents[doc_id].text:
                 raise StageError(
                     f"{gold_path}: document {doc_id!r} has another text than the run's, "
-                    "so offsets differ"
+                    "so offsets differ; give gold that was made from the run's texts"
                 )
 
     if missing:
         examples = ", ".join(sorted(missing)[:3])
         raise StageError(
             f"{gold_path}: {len(missing)} of its documents are not in the run "
-            f"(for example {examples})"
+            f"(for example {examples}); give gold whose documents the run has linked"
         )
 
 

@@ -180,7 +180,9 @@ def collect(training: Training, config: LinkConfig) -> GoldMentions:
     ]
     batches_scored = list(_score_batches(resources, documents, linkers, config))
     if not sum(len(batch.gold) for batch in batches_scored):
-        raise StageError(f"{', '.join(training.gold_files)}: no mention to train on")
+        raise StageError(
+            f"{', '.join(training.gold_files)}: no mention to train on; give files with mentions"
+        )
     return _joined(batches_scored, file_of, paths, resources)
 
 
@@ -191,7 +193,10 @@ def _load(paths: Sequence[str]) -> tuple[dict[str, int], dict[str, GoldDocument]
     for number, path in enumerate(paths):
         for doc_id, document in load_gold(path).items():
             if doc_id in documents:
-                raise StageError(f"{path}: document {doc_id!r} is in {paths[file_of[doc_id]]} too")
+                raise StageError(
+                    f"{path}: document {doc_id!r} is in {paths[file_of[doc_id]]} too; "
+                    "keep it in one file only"
+                )
             documents[doc_id], file_of[doc_id] = document, number
     return file_of, documents
 

@@ -178,7 +178,7 @@ def test_an_entity_that_no_sentence_names(scored_run: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["rares"], 2, "'rares' is no question; one of bands, rarest"),
+        (["rares"], 2, "'rares' is not a question; give one of bands, rarest"),
         (["entity"], 2, "needs an item, for example `trelm-pipeline ask entity Q937`"),
         (["rarest", "Q1"], 2, "takes no argument"),
         (["entity", "Q4294967290"], 1, "Q4294967290 is not in this run"),

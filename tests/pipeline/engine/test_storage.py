@@ -75,7 +75,7 @@ def test_rows_are_read_by_range(tmp_path: Path) -> None:
         assert [unit.start for unit in units] == [0, *(unit.end for unit in units[:-1])]
         assert units[-1].end == 25
         assert len(units) > 1
-    with pytest.raises(StageError, match="but 'aliases' was wanted"), open_table(path, ALIASES):
+    with pytest.raises(StageError, match="but 'aliases' was expected"), open_table(path, ALIASES):
         pass
     (tmp_path / "not.parquet").write_text("no")
     with (

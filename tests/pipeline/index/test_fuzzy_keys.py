@@ -124,5 +124,5 @@ def test_the_strictest_cutoffs_leave_out_other_orders(cutoff: float, wanted: int
 
 
 def test_a_cutoff_is_a_ratio() -> None:
-    with pytest.raises(ConfigError, match="fuzzy_cutoff is 500.0, wanted 0 to 100"):
+    with pytest.raises(ConfigError, match="fuzzy_cutoff is 500.0, but must be from 0 to 100"):
         LinkConfig(fuzzy_cutoff=500.0)

@@ -266,7 +266,7 @@ def test_a_store_of_an_older_version_says_what_to_run(sample: RunPaths, tmp_path
     (older / "entity.descriptions.npy").unlink()
     with pytest.raises(
         StageError,
-        match=r"entity\.descriptions\.npy: is not there.*run `trelm-pipeline index --redo`",
+        match=r"entity\.descriptions\.npy: is missing.*run `trelm-pipeline index --redo`",
     ):
         EntityStore(str(older))
 

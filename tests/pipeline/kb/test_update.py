@@ -195,7 +195,7 @@ def test_the_same_languages_in_other_words(tmp_path: Path) -> None:
     old = run(tmp_path / "old", path, languages=("en", "mul", "de"))
     new = run(tmp_path / "new", path, languages=("de",), update=old.root)
     assert rows_of(new, "kb", ALIASES) == rows_of(old, "kb", ALIASES)
-    with pytest.raises(ConfigError, match="'de fr' is no language code"):
+    with pytest.raises(ConfigError, match="'de fr' is not a language code"):
         KbConfig(languages=("de fr",))
 
 

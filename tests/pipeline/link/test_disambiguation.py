@@ -47,7 +47,7 @@ def changed(**changes: object) -> str:
         (changed(bias=10**400), "w.json: no weights of a linker"),  # no float holds it
         (changed(about=5), "w.json: no weights of a linker"),
         ("{}", "KeyError: 'format'"),
-        (changed(format="trelm linker weights 0"), "format 'trelm linker weights 0', wanted"),
+        (changed(format="trelm linker weights 0"), "format 'trelm linker weights 0', but must be"),
         (changed(weights={"priör": 1.0, "label": 1.0}), r"unknown feature\(s\) priör"),
         (changed(weights=[1.0]), "no weights of a linker"),
         (changed(weights={"prior": "much"}), "could not convert"),

@@ -286,7 +286,7 @@ def test_policies(run: Path, finished: Path, model: Path) -> None:
 
 def test_wrong_policies() -> None:
     for wrong in (("rare",), ("none", "all")):
-        with pytest.raises(ConfigError, match="stands alone, for no bits"):
+        with pytest.raises(ConfigError, match="to compute no policy, give none alone"):
             ShardsConfig(policies=wrong)
     done = program("shards", "--run", "nowhere", "--policy", "rare")
     assert done.returncode == 2

@@ -304,7 +304,10 @@ def _half(plan: Any, paths: RunPaths) -> None:
     ("wrong", "said"),
     [
         ({"head_mass": 0.9}, "0 < head_mass < torso_mass < 1"),
-        ({"torso_min_mentions": 100}, "torso_min_mentions < head_min_mentions"),
+        (
+            {"torso_min_mentions": 100},
+            "torso_min_mentions is 100, but must be below head_min_mentions, which is 100",
+        ),
         ({"max_sentence_entities": 1}, "max_sentence_entities is 1"),
         ({"memory_gb": 0.0}, "memory_gb is 0.0"),
     ],

@@ -217,7 +217,7 @@ def test_wrong_probe_files(model: MaskedLm, tokenizer: Any, probes: Path, tmp_pa
             Options(probes=probes, relations=relations, common_vocab=tmp_path / "none"),
         )
     (tmp_path / "odd.txt").write_text("nosuchwordatall\n")
-    with pytest.raises(ConfigError, match="holds no single token"):
+    with pytest.raises(ConfigError, match="no word in it is a single token"):
         evaluate_lama(
             model,
             tokenizer,

@@ -297,5 +297,5 @@ def test_a_note_does_not_depend_on_the_packing(stream: BatchStream) -> None:
 def test_a_bank_of_another_size_is_refused() -> None:
     with pytest.raises(ConfigError, match="fewer than 4 rows"):
         MemoryBank(4, H, MemoryConfig()).load(filled(5, MemoryConfig()).state())
-    with pytest.raises(ConfigError, match="wanted 5"):
+    with pytest.raises(ConfigError, match="need size 5"):
         MemoryBank(9, 5, MemoryConfig()).load(filled(5, MemoryConfig()).state())

@@ -181,5 +181,5 @@ def test_missing_folder_is_a_usage_error(sample_run: Path, tmp_path: Path) -> No
         "evaluate", "--run", str(sample_run), "--gold", str(GOLD), "--errors", str(errors)
     )
     assert done.returncode == USAGE
-    assert "make it first" in done.stderr
+    assert "create it first" in done.stderr
     assert not errors.parent.exists()
