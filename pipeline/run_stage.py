@@ -116,7 +116,7 @@ def _check_paths(config: RunConfig, settings: RunnerSettings) -> None:
     if any(character in config.run for character in files.GLOB_CHARACTERS):
         raise ConfigError(
             f"--run {config.run!r}: a run's folder may not have any of {files.GLOB_CHARACTERS} "
-            "in its name"
+            "in its name; choose another name"
         )
 
     link_files = [

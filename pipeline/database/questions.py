@@ -288,7 +288,7 @@ def find_question(name: str, argument: str) -> Question:
             f"`ask {name}` needs an item, for example `trelm-pipeline ask {name} Q937`"
         )
     if argument and not question.about:
-        raise ConfigError(f"`ask {name}` takes no argument, found {argument!r}")
+        raise ConfigError(f"`ask {name}` takes no argument, found {argument!r}; leave it out")
     return question
 
 
@@ -307,7 +307,9 @@ def find_item(connection: duckdb.DuckDBPyConnection, text: str) -> int:
             "UNION ALL SELECT 1 FROM entity_frequency WHERE qid = $1 LIMIT 1"
         )
         if not connection.execute(in_run, [qid]).fetchall():
-            raise StageError(f"Q{qid} is not in this run: neither in its knowledge base nor linked")
+            raise StageError(
+                f"Q{qid} is not in this run: neither in its knowledge base nor linked; check the id"
+            )
         return qid
 
     # A few more than one, so that the error can name them.

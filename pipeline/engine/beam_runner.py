@@ -113,7 +113,10 @@ def _refuse_unknown(flags: Sequence[str]) -> None:
         name = flag.split("=")[0]
         near = difflib.get_close_matches(name, [*beam_names, *own_names], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"unknown option {name!r}{hint} (neither this program nor Beam knows it)")
+        raise ConfigError(
+            f"unknown option {name!r}{hint} "
+            "(neither this program nor Beam knows it; --help lists the options)"
+        )
 
 
 def refuse_local_paths(settings: RunnerSettings, paths: Sequence[str]) -> None:
