@@ -343,7 +343,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_ends_the_run(
     )
     with pytest.raises(
         TrelmError,
-        match="10 steps in a row were skipped.*not finite; checkpoint saved.*start a new one",
+        match="10 steps in a row were skipped.*not finite; checkpoint saved.*start a new run",
     ):
         run(request)
 
