@@ -70,11 +70,13 @@ def _type_name(kind: object) -> str:
 
 def commands(title: str, group: click.Group) -> str:
     """Return the help of every command of a program."""
+    from schemas.command_line import HELP_SETTINGS
+
     parts = [f"## {title}\n"]
     for path, command in walk(title, group):
-        with click.Context(
-            command, info_name=path, max_content_width=110, terminal_width=110
-        ) as context:
+        # As inside its group, where a command takes the group's names of the help option.
+        settings = {**HELP_SETTINGS, "max_content_width": 110, "terminal_width": 110}
+        with click.Context(command, info_name=path, **settings) as context:
             parts.append(f"### {path}\n\n```text\n{command.get_help(context).rstrip()}\n```\n")
     return "\n".join(parts)
 

@@ -43,6 +43,7 @@ def test_a_program_is_found_wherever_it_is_started(shadowed: Path, name: str) ->
     assert "Usage: " in done.stdout
 
 
+@pytest.mark.slow
 def test_the_documented_form_of_torchrun_works_there_and_the_other_does_not(shadowed: Path) -> None:
     """`-m` puts the working folder first on the path, so a package of the user's own hides ours."""
     torchrun = [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", "2"]

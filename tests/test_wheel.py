@@ -53,6 +53,7 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     assert "trelm-train = trelm_train.cli:main" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "arguments", "said"),
     [

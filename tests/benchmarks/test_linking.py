@@ -183,6 +183,7 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> linking.Setup:
     return made
 
 
+@pytest.mark.slow
 def test_a_speed_case_prints_the_documented_object(
     setup: linking.Setup, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,6 +197,7 @@ def test_a_speed_case_prints_the_documented_object(
     assert printed["limit"] > 0
 
 
+@pytest.mark.slow
 def test_misspelt_names_of_the_sample_are_mostly_recovered(setup: linking.Setup) -> None:
     (fields,) = linking.CASES["fuzzy"](setup)
     assert fields["names"] > 5
@@ -203,6 +205,7 @@ def test_misspelt_names_of_the_sample_are_mostly_recovered(setup: linking.Setup)
     assert 0 <= fields["false_links"] <= 0.5
 
 
+@pytest.mark.slow
 def test_the_peer_at_gold_spans_has_the_candidates_of_the_baseline(setup: linking.Setup) -> None:
     """spaCy's linker with the priors alone is the baseline, by another way."""
     arguments = {

@@ -65,6 +65,7 @@ def test_it_prints_the_documented_object(
         assert {"midpoint_20", "published_20", "captum_20"} <= set(printed["peers"])
 
 
+@pytest.mark.slow
 @pytest.mark.kit
 @pytest.mark.skipif("TRELM_KIT" not in os.environ, reason="needs the data kit")
 def test_the_fidelity_table(setup: routing.Setup) -> None:

@@ -67,6 +67,7 @@ def in_this_process(variant: harness.Variant, scratch: Path) -> dict[str, Any]:
     return child.run(request)
 
 
+@pytest.mark.slow
 @pytest.mark.kit
 def test_building_counts_the_tokens_of_the_tokenizer(
     kit: Path, setup: shards.Setup, monkeypatch: pytest.MonkeyPatch

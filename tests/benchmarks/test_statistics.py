@@ -47,6 +47,7 @@ def test_links_are_as_described_and_follow_from_the_seed(run: Path, tmp_path: Pa
     assert len({row[:2] for row in rows[0]}) == len(rows[0]), "spans are distinct"
 
 
+@pytest.mark.slow
 def test_the_sql_counts_what_the_stage_counts(run: Path, tmp_path: Path) -> None:
     paths = RunPaths(root=str(run))
     run_plan(stats.plan(StatsConfig(unit_rows=5_000, num_bootstrap=10), paths), paths)
@@ -71,6 +72,7 @@ def test_the_sql_counts_what_the_stage_counts(run: Path, tmp_path: Path) -> None
         assert ours == theirs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["statistics", "importance"])
 def test_unknown_cases_are_refused(name: str) -> None:
     done = subprocess.run(

@@ -14,7 +14,7 @@ import pytest
 from pipeline.database.connection import open_run
 from pipeline.engine.tables import RunPaths
 from tests.pausing import PATIENCE_S, Pause
-from tests.pipeline.cases import GOLD, ROOT, program, rows_of, sample_arguments
+from tests.pipeline.cases import GOLD, ROOT, in_process, program, rows_of, sample_arguments
 from tests.pipeline.stats import naive_stats
 from tests.pipeline.stats.test_stats import assert_equal, counted
 
@@ -53,7 +53,7 @@ def test_counts_equal_a_naive_recount(sample_run: Path) -> None:
 
 def test_links_are_good_on_the_gold(sample_run: Path) -> None:
     scores = json.loads(
-        program("evaluate", "--run", str(sample_run), "--gold", str(GOLD), "--json").stdout
+        in_process("evaluate", "--run", str(sample_run), "--gold", str(GOLD), "--json").stdout
     )
     assert scores["f1"] > 0.85
     assert scores["nil_left_unlinked"] > 0.8
@@ -69,13 +69,14 @@ def test_offsets_point_at_their_surfaces(sample_run: Path) -> None:
         assert texts[doc_id][start:end].strip() == texts[doc_id][start:end] != ""
 
 
+@pytest.mark.slow
 def test_second_run_skips_and_a_change_redoes_what_follows(
     sample_run: Path, tmp_path: Path
 ) -> None:
     run = copy_of(sample_run, tmp_path / "run")
-    again = program("run", *sample_arguments(run, "--until", "stats"))
+    again = in_process("run", *sample_arguments(run, "--until", "stats"))
     assert again.stderr.count("up to date, skipped") == 6
-    changed = program(
+    changed = in_process(
         "run", *sample_arguments(run, "--until", "stats", "--set", "link.min_confidence=0.9")
     )
     assert changed.stderr.count("up to date, skipped") == 4
@@ -85,6 +86,7 @@ def test_second_run_skips_and_a_change_redoes_what_follows(
     )
 
 
+@pytest.mark.slow
 def test_same_rows_for_any_units_and_workers(sample_run: Path, tmp_path: Path) -> None:
     run = copy_of(sample_run, tmp_path / "run", "link", "stats")
     done = program(
@@ -99,6 +101,7 @@ def test_same_rows_for_any_units_and_workers(sample_run: Path, tmp_path: Path) -
         assert rows_of(run, table) == rows_of(sample_run, table), table
 
 
+@pytest.mark.slow
 def test_killed_link_goes_on_where_it_stopped(sample_run: Path, tmp_path: Path) -> None:
     """kill -9 in the middle, then `run`: the same rows, finished units are not done again, nothing
     half written is read.
@@ -128,6 +131,7 @@ def test_killed_link_goes_on_where_it_stopped(sample_run: Path, tmp_path: Path) 
     assert not list((run / "link").glob("data-*/_tmp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stops_cleanly(sample_run: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
     run = copy_of(sample_run, tmp_path / "run", "link", "stats")
@@ -152,12 +156,13 @@ def test_stops_cleanly(sample_run: Path, tmp_path: Path, number: signal.Signals,
     assert not (run / "link" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_gold_spans(sample_run: Path, tmp_path: Path) -> None:
     run = copy_of(sample_run, tmp_path / "run", "link", "stats")
-    done = program("link", *sample_arguments(run, "--gold-spans", str(GOLD)))
+    done = in_process("link", *sample_arguments(run, "--gold-spans", str(GOLD)))
     assert done.returncode == 0, done.stderr
     scores = json.loads(
-        program("evaluate", "--run", str(run), "--gold", str(GOLD), "--json").stdout
+        in_process("evaluate", "--run", str(run), "--gold", str(GOLD), "--json").stdout
     )
     assert scores["mode"] == "gold spans"
     assert scores["accuracy"] > 0.9
@@ -165,14 +170,15 @@ def test_gold_spans(sample_run: Path, tmp_path: Path) -> None:
     assert {row[5] for row in rows_of(run, "links")} == {"gold"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "json", "parquet", "table"])
 def test_sql_output(sample_run: Path, tmp_path: Path, kind: str) -> None:
     out = tmp_path / "out"
     query = "SELECT qid(qid) AS id, num_mentions FROM entity_frequency ORDER BY num_mentions DESC, qid LIMIT 2"
-    done = program("sql", "--run", str(sample_run), "--format", kind, "--out", str(out), query)
+    done = in_process("sql", "--run", str(sample_run), "--format", kind, "--out", str(out), query)
     assert done.returncode == 0, done.stderr
     assert b"Q46" in out.read_bytes()
-    listed = program("sql", "--run", str(sample_run), "--format", "csv").stdout
+    listed = in_process("sql", "--run", str(sample_run), "--format", "csv").stdout
     assert {"links", "entities", "rejects", "title_redirects"} <= set(
         listed.replace('"', "").split()
     )

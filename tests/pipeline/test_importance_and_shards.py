@@ -16,7 +16,9 @@ from pipeline.encoder.tokenizer import TextTokenizer, check_model
 from pipeline.engine.errors import StageError
 from schemas.shards import POLICY_BITS
 from tests.pipeline import tiny_model
-from tests.pipeline.cases import program, rows_of, sample_arguments
+from tests.pipeline.cases import in_process, rows_of, sample_arguments
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(sample_run: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("shards") / "run"
     shutil.copytree(sample_run, run)
-    done = program(
+    done = in_process(
         "run",
         *sample_arguments(
             run, "--set", f"importance.model={model}", "--set", "shards.max_tokens=24"
@@ -157,7 +159,7 @@ def test_same_shards_for_any_units(
         "--set",
         "link.unit_mb=0.005",
     ]
-    done = program("run", *sample_arguments(run, *arguments))
+    done = in_process("run", *sample_arguments(run, *arguments))
     assert done.returncode == 0, done.stderr
     for table in ("importance", "examples", "knowledge"):
         assert rows_of(run, table) == rows_of(shards, table)
@@ -169,7 +171,7 @@ def test_another_model_redoes_importance_and_shards(
     run, other = tmp_path / "run", tmp_path / "other"
     shutil.copytree(shards, run)
     shutil.copytree(model, other)
-    done = program(
+    done = in_process(
         "run",
         *sample_arguments(
             run, "--set", f"importance.model={other}", "--set", "shards.max_tokens=24"
@@ -188,7 +190,7 @@ def test_other_replacements(shards: Path, model: Path, tmp_path: Path, replaceme
         "--set",
         "importance.max_tokens=16",
     ]
-    done = program("importance", *sample_arguments(run, "--model", str(model), *settings))
+    done = in_process("importance", *sample_arguments(run, "--model", str(model), *settings))
     assert done.returncode == 0, done.stderr
     assert rows_of(run, "importance") != rows_of(shards, "importance")
 
@@ -221,6 +223,8 @@ def test_units_without_sentences_and_with_a_whole_chunk(
     if not sentences:  # every span is given by a gold file, and the only document is not in it
         (tmp_path / "gold.jsonl").write_text('{"doc_id": "other", "text": "x", "mentions": []}\n')
         settings += ["--set", f"link.gold_spans={tmp_path / 'gold.jsonl'}"]
-    done = program("run", *sample_arguments(run, *settings, "--set", f"importance.model={model}"))
+    done = in_process(
+        "run", *sample_arguments(run, *settings, "--set", f"importance.model={model}")
+    )
     assert done.returncode == 0, done.stderr
     assert len(rows_of(run, "examples")) == sentences

@@ -263,6 +263,7 @@ def test_output_made_from_another_input_is_refused(sample_run: Path, tmp_path: P
     )
 
 
+@pytest.mark.slow
 def test_killed_redo_leaves_no_stage_that_seems_finished(sample_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "r"
     shutil.copytree(sample_run, run)

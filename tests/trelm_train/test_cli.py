@@ -40,6 +40,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 def test_no_module_imports_the_pipeline_or_its_libraries() -> None:
     code = f"""
 import importlib, json, pkgutil, sys
@@ -56,6 +57,7 @@ json.dump([names, [name for name in {FORBIDDEN!r} if name in sys.modules]], sys.
     assert found == []
 
 
+@pytest.mark.slow
 def test_a_whole_run_imports_nothing_of_the_pipeline(
     shards_path: Path, model_path: Path, tmp_path: Path
 ) -> None:

@@ -200,6 +200,7 @@ def test_a_real_mask(real_model: Path, real_tokenizer: Any) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_roberta_on_a_byte_level_tokenizer(kit: Path, tmp_path: Path) -> None:
     """GPT-2's vocabulary and merges behind RoBERTa's special tokens; random weights; everything on;
     stopped once.

@@ -104,6 +104,7 @@ def assert_same_run(left: Path, right: Path) -> None:
     assert all(torch.equal(layers[0][name], layers[1][name]) for name in layers[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_ranks_train_as_one(
     count: int, alone: Path, shards_path: Path, model_path: Path, tmp_path: Path
@@ -118,6 +119,7 @@ def test_ranks_train_as_one(
     assert_same_run(alone, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_another_number_of_ranks_goes_on(
     shards_path: Path, model_path: Path, tmp_path: Path
 ) -> None:

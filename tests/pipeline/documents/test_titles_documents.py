@@ -233,6 +233,7 @@ def test_labels() -> None:
     assert labels_of(["/x/.txt", "/x/a.b"]) == {"/x/.txt": ".txt", "/x/a.b": "a.b"}
 
 
+@pytest.mark.slow
 @pytest.mark.kit
 @pytest.mark.parametrize(
     ("export", "pages", "articles", "redirects", "min_anchors"),

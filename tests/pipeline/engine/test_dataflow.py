@@ -36,6 +36,7 @@ def graph_of(stage: str, run: Path):
     return pipeline.runner.proto_pipeline
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # Beam's own Dataflow options
 @pytest.mark.parametrize(
     ("stage", "steps"),
@@ -64,6 +65,7 @@ def test_job_graph(sample_run: Path, tmp_path: Path, stage: str, steps: list[str
     assert graph.ByteSize() < 10_000_000
 
 
+@pytest.mark.slow
 def test_command_builds_the_job_and_submits_nothing(sample_run: Path) -> None:
     done = program("link", "--run", str(sample_run), "--redo", "--runner=DataflowRunner", *FLAGS)
     assert done.returncode == 0, done.stderr

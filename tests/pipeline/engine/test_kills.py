@@ -23,6 +23,8 @@ from pipeline.engine.tables import RunPaths
 from tests.pausing import PATIENCE_S, Pause, wait_until
 from tests.pipeline.cases import ROOT, program, rows_of
 
+pytestmark = pytest.mark.slow
+
 NUM_KILLS = int(os.environ.get("TRELM_KILLS", "3"))
 NUM_ENTITIES = 6_000
 UNIT_BYTES = 600

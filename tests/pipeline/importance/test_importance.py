@@ -179,6 +179,7 @@ def test_every_mention_inside_a_sentence_is_scored_once(
     assert manifest.counters["sequences"] < 2 * len(wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_units_batches_chunks_and_threads_change_nothing(
     run: RunPaths, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, dtype: str

@@ -118,6 +118,7 @@ ALIAS = st.tuples(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(st.lists(ALIAS, max_size=60), st.integers(1, 5))
 def test_any_units_and_shards_give_the_same_postings(

@@ -138,6 +138,7 @@ def test_finishing_twice_is_harmless(sample: RunPaths) -> None:
     assert build(sample, num_shards=2) == wanted
 
 
+@pytest.mark.slow
 def test_kill_9(sample_run: Path, tmp_path: Path) -> None:
     """The program, killed in the middle of `index`, goes on and writes the same files."""
     run = tmp_path / "run"
@@ -271,6 +272,7 @@ def test_a_store_of_an_older_version_says_what_to_run(sample: RunPaths, tmp_path
         EntityStore(str(older))
 
 
+@pytest.mark.slow
 @pytest.mark.kit
 def test_entity_store_of_the_kit(
     kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

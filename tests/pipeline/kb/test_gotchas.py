@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pipeline.config import DocumentsConfig, KbConfig, RunConfig
 from pipeline.engine.beam_runner import RunnerSettings
@@ -25,6 +26,7 @@ SQL = tuple(str(SAMPLE / f"wikidatawiki-{table}.sql.gz") for table in ("redirect
 MERGED, FRANCE, NUM_GOTCHAS = 4_000_000_001, 142, 23
 
 
+@pytest.mark.slow
 def test_gotcha_13_redirects_lead_on(tmp_path: Path) -> None:
     """A claim to a merged item counts for the item that it became; redirects of articles are names
     of their item.

@@ -150,6 +150,7 @@ def random_cuts(random_: random.Random, size: int, starts: list[int]) -> list[in
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_any_split_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     content, path, random_ = FORMATS[name](DUMP), tmp_path / name, random.Random(name)
@@ -176,6 +177,7 @@ def test_every_format_has_the_same_rows(tmp_path: Path) -> None:
     assert all(rows == found[0] for rows in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "json"])
 def test_any_split_of_a_damaged_file_loses_the_same_rows(tmp_path: Path, name: str) -> None:
     """One byte changed, or some bytes gone, at random places and where something starts.

@@ -86,6 +86,7 @@ def newer(content: list[Json]) -> list[Json]:
     ]
 
 
+@pytest.mark.slow
 def test_same_tables_as_from_nothing(tmp_path: Path) -> None:
     content = entities(2**33 + 5)
     old = run(tmp_path / "old", dump(tmp_path / "old.json", content), redirects=SQL)
@@ -122,6 +123,7 @@ def test_wherever_the_revision_stands(tmp_path: Path, separators: tuple[str, str
     assert updated.require("kb").counters["items_unchanged"] > 200
 
 
+@pytest.mark.slow
 def test_update_through_beam_and_again(tmp_path: Path) -> None:
     content = entities(5)
     old = run(tmp_path / "old", dump(tmp_path / "old.json", content))

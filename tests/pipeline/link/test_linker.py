@@ -238,6 +238,7 @@ MODELS = st.builds(Model, st.floats(-5, 5), WEIGHTS)
 MODEL = Model(-2.0, {name: 0.3 + 0.1 * place for place, name in enumerate(FEATURES)})
 
 
+@pytest.mark.slow
 @settings(max_examples=80)
 @given(st.lists(documents_with_mentions(), max_size=4), st.integers(1, 5))
 def test_how_documents_are_batched_changes_nothing(documents: list[Document], top_k: int) -> None:
@@ -290,6 +291,7 @@ def test_probabilities_are_a_softmax_of_bias_and_parts(
         assert list(links.probability[own]) == sorted(links.probability[own], reverse=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.lists(st.lists(documents_with_mentions(), max_size=3), max_size=4), st.integers(1, 4))
 def test_caches_are_bounded_and_change_nothing(parts: list[list[Document]], size: int) -> None:

@@ -34,7 +34,7 @@ from schemas.errors import ConfigError
 from schemas.manifest import Manifest
 from schemas.shards import EXAMPLES, POLICIES, POLICY_BITS
 from tests.pipeline import tiny_model
-from tests.pipeline.cases import ROOT, Row, program, rows_of
+from tests.pipeline.cases import ROOT, Row, in_process, program, rows_of
 from tests.pipeline.inputs_run import run_plan
 from tests.pipeline.linked_run import cut_links, one_file_of_documents
 from tests.pipeline.shards.naive_shards import NaiveShards
@@ -153,6 +153,7 @@ def reach_of(run: Path) -> dict[int, int]:
     return reach
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_tokens", [12, 128])
 @pytest.mark.parametrize("family", ["model", "byte_level"])
 def test_rows_equal_the_plain_way(
@@ -271,6 +272,7 @@ def bits_of(run: Path) -> list[int]:
     return [bits for row in in_order(run) for bits in row[11]]
 
 
+@pytest.mark.slow
 def test_policies(run: Path, finished: Path, model: Path) -> None:
     whole = bits_of(finished)
     assert len(set(whole)) > 4
@@ -288,10 +290,10 @@ def test_wrong_policies() -> None:
     for wrong in (("rare",), ("none", "all")):
         with pytest.raises(ConfigError, match="to compute no policy, give none alone"):
             ShardsConfig(policies=wrong)
-    done = program("shards", "--run", "nowhere", "--policy", "rare")
+    done = in_process("shards", "--run", "nowhere", "--policy", "rare")
     assert done.returncode == 2
     assert "'rare' is not one of all, high-frequency" in done.stderr
-    told = "".join(program("shards", "--help").stdout.split())  # lines may break at a hyphen
+    told = "".join(in_process("shards", "--help").stdout.split())  # lines may break at a hyphen
     assert all(policy in told for policy in (*POLICIES, "none"))
 
 
@@ -351,6 +353,7 @@ def test_tokenizer_lies_beside_the_shards(run: Path, byte_level: Path, tmp_path:
     assert extra["model"] == str(padded)
 
 
+@pytest.mark.slow
 def test_no_warning_of_a_fork(run: Path, finished: Path, model: Path) -> None:
     cut_links(RunPaths(root=str(run)), 7)
     env = {name: value for name, value in os.environ.items() if name != "TOKENIZERS_PARALLELISM"}

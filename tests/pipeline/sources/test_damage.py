@@ -42,6 +42,7 @@ def read(path: Path, cuts: list[int]) -> tuple[list[tuple[str, bytes]], list[str
     return lines, [error.message for error in losses]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", [gz, zstd, unchecked_zstd, bz2.compress])
 @pytest.mark.parametrize("shape", ["changed", "gone"])
 def test_any_damage_any_cut(tmp_path: Path, store: Callable[[bytes], bytes], shape: str) -> None:

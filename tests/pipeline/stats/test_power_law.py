@@ -64,6 +64,7 @@ def test_bootstrap_covers_the_exponent() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_likeliest_exponent_at_a_high_cut_off() -> None:
     """From a cut-off of 10 on the package would approximate; the interval of a million entities
     shows it.

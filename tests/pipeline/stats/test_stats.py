@@ -94,6 +94,7 @@ MENTIONS = st.lists(
 FACTS = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 2), st.integers(1, 8)), max_size=12)
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(MENTIONS, FACTS, st.integers(2, 5), st.integers(0, 6), st.integers(1, 3))
 def test_counts_equal_a_naive_recount(
@@ -155,6 +156,7 @@ def kit_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.kit
 @pytest.mark.timeout(300)
 def test_kit_counts_equal_a_naive_recount_at_1_2_and_7_units(kit_run: Path) -> None:
@@ -276,6 +278,7 @@ def test_merged_items_support_the_facts_of_the_item_that_they_became(tmp_path: P
     assert counted(paths)["fact_support"] == [(1, 17, 2, 1, 1)]
 
 
+@pytest.mark.slow
 def test_a_killed_count_goes_on(tmp_path: Path) -> None:
     parts = [
         [mention(f"{part}-{place}", place % 5 + 1) for place in range(30)] for part in range(4)

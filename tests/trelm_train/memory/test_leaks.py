@@ -118,6 +118,7 @@ def alone(number: int, answer: int) -> Puzzle:
 OWN_ROWS = {FIRST_HEAD + number: number for number in range(NUM_SENTENCES)}
 
 
+@pytest.mark.slow
 def test_a_note_of_the_same_sentence_is_not_read(
     tokenizer: Any, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +143,7 @@ def sorted_halves() -> list[int]:
     return half + half
 
 
+@pytest.mark.slow
 def test_a_step_reads_the_bank_as_it_was_before(
     tokenizer: Any, small_model: Path, tmp_path: Path
 ) -> None:
@@ -182,6 +184,7 @@ def told(number: int, answer: int, *, linked: bool) -> tuple[Puzzle, list[tuple[
     return Puzzle(ids=(HEAD, *WORDS, ANSWERS[answer]), spans=tuple(spans)), [triple]
 
 
+@pytest.mark.slow
 def test_a_triple_that_names_the_answer_is_not_used(
     tokenizer: Any, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,11 +252,13 @@ def one_mention_hidden(batch: Batch, sentence: Any, entity: Any) -> Any:
     return every & (batch.span_ordinal_P == 1)
 
 
+@pytest.mark.slow
 def test_the_hidden_tail_tells_nothing(facts_path: Path, small_model: Path, tmp_path: Path) -> None:
     """Case c: the head must find the tail among eight, and all heads look alike."""
     assert stays(losses(facts_path, small_model, tmp_path / "kept", *CONTRASTIVE)[:, 1])
 
 
+@pytest.mark.slow
 def test_a_second_mention_would_tell_the_tail(
     facts_path: Path, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +266,7 @@ def test_a_second_mention_would_tell_the_tail(
     assert falls(losses(facts_path, small_model, tmp_path / "without", *CONTRASTIVE)[:, 1])
 
 
+@pytest.mark.slow
 def test_a_note_at_the_hidden_tail_would_tell_it(
     facts_path: Path, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

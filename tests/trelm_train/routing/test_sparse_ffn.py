@@ -421,6 +421,7 @@ def test_a_saved_state_goes_on_bit_for_bit(
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "family"), [("ig", "bert"), ("random", "roberta"), ("ig", "modernbert")]
 )

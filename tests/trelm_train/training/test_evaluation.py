@@ -150,6 +150,7 @@ def test_no_number_is_no_best(value: float | None) -> None:
     assert session.history["best"]["value"] == 2.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sets",
     [

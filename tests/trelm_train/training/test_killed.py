@@ -16,6 +16,8 @@ from tests.trelm_train.conftest import SMALL, request_for
 from trelm_train.checkpoints.checkpoint import latest_checkpoint, load_checkpoint
 from trelm_train.training.train import run, run_or_resume
 
+pytestmark = pytest.mark.slow
+
 STEPS = 24
 SETS = (
     "train.checkpoint_every=1",

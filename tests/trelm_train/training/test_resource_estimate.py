@@ -138,6 +138,7 @@ def test_a_system_that_does_not_say(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert math.isinf(resource_estimate.free_memory_mb())
 
 
+@pytest.mark.slow
 def test_the_command(
     small: ResourceEstimate, shards_path: Path, model_path: Path, tmp_path: Path
 ) -> None:

@@ -247,6 +247,7 @@ def test_roberta_runs_with_everything_on(tokenizer: Any, shards_path: Path, tmp_
     assert not info["unexpected_keys"]
 
 
+@pytest.mark.slow
 def test_training_learns(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
     summary = run(
         request_for(shards_path, model_path, tmp_path / "out", "train.steps=120", "train.log_every=10", "routing.policy=full",
@@ -405,6 +406,7 @@ def test_a_second_signal_does_not_wait() -> None:
     assert signal.getsignal(signal.SIGTERM) is not stop._set
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_ends_the_run(
     signum: int, code: int, shards_path: Path, model_path: Path, tmp_path: Path

@@ -19,7 +19,7 @@ from pipeline.link.evaluation.scores import CUTOFFS, ERROR_CLASSES, NIL_LINKED
 from pipeline.link.evaluation.scores_text import format_scores
 from pipeline.link.gold import load_gold
 from schemas.errors import ConfigError
-from tests.pipeline.cases import GOLD, program, rows_of, sample_arguments
+from tests.pipeline.cases import GOLD, in_process, rows_of, sample_arguments
 
 USAGE = 2
 
@@ -31,7 +31,7 @@ def scored(
     """Scores and errors of the sample, by the program."""
     errors = tmp_path_factory.mktemp("errors") / "errors.jsonl"
     errors.write_text("an older file\n")
-    done = program(
+    done = in_process(
         "evaluate", "--run", str(sample_run), "--gold", str(GOLD), "--errors", str(errors), "--json"
     )
     assert done.returncode == 0, done.stderr
@@ -142,10 +142,11 @@ def test_merged_and_impossible_gold_items(sample_run: Path, tmp_path: Path) -> N
     assert (scores["gold_in_kb"], scores["nil_mentions"], scores["recall"]) == (1, 1, 1.0)
 
 
+@pytest.mark.slow
 def test_gold_spans(sample_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(sample_run, run, ignore=shutil.ignore_patterns("stats"))
-    done = program(
+    done = in_process(
         "link", *sample_arguments(run, "--gold-spans", str(GOLD), "--set", "link.top_k=20")
     )
     assert done.returncode == 0, done.stderr
@@ -175,9 +176,10 @@ def test_errors_that_cannot_be_written(tmp_path: Path, path: str, problem: str) 
         evaluate_run("no-run", "no-gold", str(tmp_path / path))
 
 
+@pytest.mark.slow
 def test_missing_folder_is_a_usage_error(sample_run: Path, tmp_path: Path) -> None:
     errors = tmp_path / "none" / "errors.jsonl"
-    done = program(
+    done = in_process(
         "evaluate", "--run", str(sample_run), "--gold", str(GOLD), "--errors", str(errors)
     )
     assert done.returncode == USAGE

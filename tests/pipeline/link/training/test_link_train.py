@@ -8,12 +8,16 @@ import json
 import shutil
 from pathlib import Path
 
-from tests.pipeline.cases import GOLD, program, rows_of, sample_arguments
+import pytest
+
+from tests.pipeline.cases import GOLD, in_process, program, rows_of, sample_arguments
+
+pytestmark = pytest.mark.slow
 
 
 def test_weights_of_ones_own(sample_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "weights.json"
-    done = program(
+    done = in_process(
         "link",
         "train",
         "--run",
@@ -54,7 +58,7 @@ def test_weights_of_ones_own(sample_run: Path, tmp_path: Path) -> None:
 
 
 def test_the_text_report_with_an_ablation(sample_run: Path, tmp_path: Path) -> None:
-    done = program(
+    done = in_process(
         "link", "train", "--run", str(sample_run), "--gold", str(GOLD), "--out", str(tmp_path / "w.json"), "--folds",
         "2", "--ablate", "--set", "link.spacy_model=blank:en",
     )  # fmt: skip
@@ -67,7 +71,7 @@ def test_the_text_report_with_an_ablation(sample_run: Path, tmp_path: Path) -> N
 
 
 def test_mistakes_are_named_before_any_work(sample_run: Path, tmp_path: Path) -> None:
-    missing = program(
+    missing = in_process(
         "link",
         "train",
         "--run",
@@ -79,7 +83,7 @@ def test_mistakes_are_named_before_any_work(sample_run: Path, tmp_path: Path) ->
     )
     assert missing.returncode == 2
     assert "there is no folder" in missing.stderr
-    twice = program(
+    twice = in_process(
         "link",
         "train",
         "--run",
@@ -94,13 +98,13 @@ def test_mistakes_are_named_before_any_work(sample_run: Path, tmp_path: Path) ->
     assert twice.returncode == 1
     assert "is in" in twice.stderr
     assert not list(tmp_path.iterdir())
-    useless = program("link", *sample_arguments(sample_run), "--rerank-model", str(tmp_path))
+    useless = in_process("link", *sample_arguments(sample_run), "--rerank-model", str(tmp_path))
     assert useless.returncode == 2
     assert "would change nothing" in useless.stderr
     (tmp_path / "bad.json").write_text(
         '{"format": "trelm linker weights 1", "bias": 0, "weights": {"luck": 1}}'
     )
-    unknown = program(
+    unknown = in_process(
         "link", *sample_arguments(sample_run), "--weights", str(tmp_path / "bad.json")
     )
     assert unknown.returncode == 2
@@ -111,7 +115,7 @@ def test_gold_that_teaches_nothing_is_named(sample_run: Path, tmp_path: Path) ->
     def trained(*documents: dict[str, object]) -> str:
         gold, out = tmp_path / "gold.jsonl", tmp_path / "w.json"
         gold.write_text("".join(json.dumps(document) + "\n" for document in documents))
-        done = program(
+        done = in_process(
             "link", "train", "--run", str(sample_run), "--gold", str(gold), "--out", str(out), "--set",
             "link.spacy_model=blank:en",
         )  # fmt: skip
