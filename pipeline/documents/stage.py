@@ -25,14 +25,14 @@ from pipeline.documents.titles_stage import FOLDER, NO_ITEM, TitleMap
 from pipeline.documents.wikitext import Anchor
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
-from pipeline.engine.opened import OpenedOnce
+from pipeline.engine.opened_once import OpenedOnce
 from pipeline.engine.row_buffer import RowBuffer
 from pipeline.engine.stage import Phase, PreparedStage, StagePlan
 from pipeline.engine.tables import RunPaths, read_batches
 from pipeline.engine.tasks import ByteRange, ListRange, RowRange, Unit
 from pipeline.engine.units import UnitReport, UnitWriter
+from pipeline.sources.range_progress import RangeProgress, loss_handler
 from pipeline.sources.ranges import plan_ranges
-from pipeline.sources.work import RangeProgress, loss_handler
 from schemas import ANCHORS, DOCUMENTS
 from schemas.errors import ConfigError
 from schemas.settings import to_dict

@@ -30,8 +30,8 @@ from pipeline.engine.tables import RunPaths, read_batches
 from pipeline.engine.tasks import ByteRange, Unit
 from pipeline.engine.units import UnitReport, UnitWriter
 from pipeline.sources.pages import parse_page, read_pages
+from pipeline.sources.range_progress import RangeProgress, loss_handler
 from pipeline.sources.ranges import plan_ranges
-from pipeline.sources.work import RangeProgress, loss_handler
 from schemas import ENTITIES, REDIRECTS
 from schemas.settings import to_dict
 from schemas.table import Table

@@ -23,7 +23,7 @@ from pipeline.config import IndexConfig
 from pipeline.documents.anchors import anchor_texts
 from pipeline.documents.titles_stage import NO_ITEM, TitleMap
 from pipeline.engine import files
-from pipeline.engine.opened import OpenedOnce
+from pipeline.engine.opened_once import OpenedOnce
 from pipeline.engine.stage import Phase, PreparedStage, StagePlan
 from pipeline.engine.tables import RunPaths, check_table, read_rows, row_ranges
 from pipeline.engine.tasks import Bucket, RowRange, Unit

@@ -21,7 +21,7 @@ from itertools import islice
 from pipeline.config import KbConfig
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
-from pipeline.engine.opened import OpenedOnce
+from pipeline.engine.opened_once import OpenedOnce
 from pipeline.engine.stage import Phase, PreparedStage, StagePlan
 from pipeline.engine.tables import RunPaths
 from pipeline.engine.tasks import Bucket, ByteRange, Unit
@@ -39,8 +39,8 @@ from pipeline.kb.sql_redirects import (
 from pipeline.kb.update import UpdatePlan, check_copied, open_revisions, plan_update
 from pipeline.sources.chunks import SourceError, source_error
 from pipeline.sources.lines import read_lines
+from pipeline.sources.range_progress import RangeProgress, loss_handler
 from pipeline.sources.ranges import peek, plan_ranges
-from pipeline.sources.work import RangeProgress, loss_handler
 from schemas import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, STATEMENTS, TRIPLES
 from schemas.errors import ConfigError
 from schemas.settings import to_dict

@@ -24,7 +24,7 @@ from pipeline.arrays.item_sets import ItemSet, load_all_items, load_items
 from pipeline.config import KbConfig
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
-from pipeline.engine.opened import OpenedOnce
+from pipeline.engine.opened_once import OpenedOnce
 from pipeline.engine.stage import SPILL, Phase
 from pipeline.engine.tables import RunPaths, check_table, read_batches, read_rows
 from pipeline.engine.tasks import Bucket, Unit

@@ -20,7 +20,7 @@ from pipeline.documents.anchors import AnchorReader
 from pipeline.encoder.tokenizer import check_model as check_model_files
 from pipeline.encoder.tokenizer import model_stamp
 from pipeline.engine import files
-from pipeline.engine.opened import OpenedOnce
+from pipeline.engine.opened_once import OpenedOnce
 from pipeline.engine.stage import Phase, StagePlan
 from pipeline.engine.tables import RunPaths, read_rows, sized_row_ranges
 from pipeline.engine.tasks import RowRange, Unit

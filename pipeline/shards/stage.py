@@ -27,7 +27,7 @@ from pipeline.config import ShardsConfig
 from pipeline.encoder.tokenizer import TOKENIZER_FILE, TextTokenizer, check_model, model_stamp
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
-from pipeline.engine.opened import OpenedOnce
+from pipeline.engine.opened_once import OpenedOnce
 from pipeline.engine.spill import concat_spill, spill_folder, write_spill
 from pipeline.engine.stage import Phase, PreparedStage, StagePlan
 from pipeline.engine.tables import RunPaths, open_table

@@ -9,7 +9,7 @@ from pipeline.engine import files
 from pipeline.engine.tasks import ByteRange
 from pipeline.sources.bz2_blocks import bz2_chunks
 from pipeline.sources.chunks import Chunk, ChunkReader, LossHandler, format_of, plain_chunks
-from pipeline.sources.gz import GzipMembers
+from pipeline.sources.gz_members import GzipMembers
 from pipeline.sources.members import MemberFormat, member_chunks
 from pipeline.sources.zstd_frames import ZstdFrames
 

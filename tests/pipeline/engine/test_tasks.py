@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from pipeline.engine import tasks
-from pipeline.engine.opened import OpenedOnce
+from pipeline.engine.opened_once import OpenedOnce
 from pipeline.engine.stage import Phase, StagePlan
 from pipeline.engine.tasks import Bucket, ByteRange, ListRange, RowRange, Task, Unit, number_units
 from pipeline.engine.units import UnitWriter

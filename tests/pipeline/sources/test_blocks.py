@@ -13,7 +13,7 @@ from pipeline.engine.tasks import ByteRange
 from pipeline.sources import bz2_blocks
 from pipeline.sources.bz2_blocks import Magic, bz2_chunks, find_magics, iter_magics
 from pipeline.sources.chunks import SourceError
-from pipeline.sources.gz import GzipMembers
+from pipeline.sources.gz_members import GzipMembers
 from pipeline.sources.members import find_member, member_chunks
 
 
