@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.linking_clock import Clock
 from pipeline.engine.tables import RunPaths
 from pipeline.link.linked_sentences import LinkedReader, linked_units
@@ -142,9 +140,11 @@ class Plain:
 
 def largest_difference(
     plain_rows: Sequence[Sequence[Any]], ours: dict[str, list[Any]]
-) -> tuple[float, int]:
-    """Of cosines that both sides have, those of sentences that the plain way did not cut; and their
-    number.
+) -> tuple[float | None, int]:
+    """Compare the cosines of sentences that the plain way did not cut.
+
+    Returns:
+        The largest difference, None if every sentence was cut; and the number of cosines compared.
     """
     keys = zip(ours["doc_id"], ours["start"], ours["end"], strict=True)
     by_key = dict(zip(keys, ours["cosine"], strict=True))
@@ -153,4 +153,4 @@ def largest_difference(
         for doc_id, start, end, cosine, cut in plain_rows
         if not cut
     ]
-    return float(np.max(apart)), len(apart)
+    return max(apart, default=None), len(apart)

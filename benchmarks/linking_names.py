@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.harness import ratio
 from benchmarks.linking_tables import Found, Item, read_jsonl
 from pipeline.index.name_keys import normalise
 from pipeline.link.gold import parse_qid
@@ -74,14 +75,18 @@ def is_rare(gold: Gold, names: Names, pointed_to: Mapping[int, int]) -> bool:
 def scores(
     golds: Sequence[Gold], found: Mapping[Place, Found], rare: Sequence[Gold]
 ) -> dict[str, Any]:
-    """Accuracy and candidate recall at gold spans, of all and of the rare ones."""
+    """Score links at gold spans: accuracy, candidate recall, and accuracy of the rare mentions.
 
-    def share(of: Sequence[Gold]) -> float | None:
-        return (
-            sum(found[gold.place].qid == gold.qid for gold in of if gold.place in found) / len(of)
-            if of
-            else None
-        )
+    A share of no mentions is None.
+    """
+
+    def accuracy(mentions: Sequence[Gold]) -> float | None:
+        linked = [gold for gold in mentions if gold.place in found]
+        return ratio(sum(found[gold.place].qid == gold.qid for gold in linked), len(mentions))
 
     listed = sum(gold.qid in found[gold.place].candidates for gold in golds if gold.place in found)
-    return {"accuracy": share(golds), "candidate_recall": listed / len(golds), "rare": share(rare)}
+    return {
+        "accuracy": accuracy(golds),
+        "candidate_recall": ratio(listed, len(golds)),
+        "rare": accuracy(rare),
+    }
