@@ -29,7 +29,7 @@ from pipeline.kb.terms import clean
 
 
 def qwikidata_loop(out: Path, path: str) -> dict[str, Any]:
-    """The same rows by qwikidata."""
+    """Make the same rows by qwikidata; count the entities that it refused at first."""
     writer, entities, refused = TableWriter(out), 0, 0
     for entity in WikidataJsonDump(path):
         try:

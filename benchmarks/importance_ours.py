@@ -1,4 +1,4 @@
-"""Our side of `importance`, and the encoder alone: each function runs in a process of its own
+"""Run our side of `importance`, and the encoder alone: each function in a process of its own
 (`benchmarks.child`).
 
 Loading the model and a first forward pass are not timed. `whole_stage` is all of the stage but
@@ -44,7 +44,7 @@ def whole_stage(  # noqa: PLR0913 - what a process is asked for
     torch_threads: int = 1,
     scores: bool = False,
 ) -> dict[str, Any]:
-    """All units of a run, one after the other.
+    """Score all units of a run, one after the other.
 
     Args:
         out: an empty folder.
@@ -80,7 +80,7 @@ def whole_stage(  # noqa: PLR0913 - what a process is asked for
 
 
 def folders(out: Path) -> None:
-    """What a unit's writer needs."""
+    """Make the folders that a unit's writer needs."""
     for name in ("_tmp", "_units", IMPORTANCE.name, REJECTS.name):
         (out / name).mkdir(parents=True, exist_ok=True)
 
@@ -93,7 +93,7 @@ def _open(run: str, model: str, dtype: str, threads: int) -> ImportanceWorker:
 
 
 def processes(out: Path, run: str, model: str, dtype: str, count: int) -> dict[str, Any]:
-    """The same by several processes with their share of the cores; starting them is not timed."""
+    """Score by several processes with their share of the cores; starting them is not timed."""
     os.environ[LOCAL_WORKERS] = str(count)
     folders(out)
     units = linked_units(RunPaths(root=run))
@@ -131,7 +131,7 @@ def _one_unit(out: str, unit: Unit[RowRange]) -> float:
 
 
 def encoder_alone(out: Path, run: str, model: str, dtype: str, *, tune: bool) -> dict[str, Any]:  # noqa: ARG001
-    """Forward passes over the stage's sequences, each different one once: batched before, as
+    """Run forward passes over the stage's sequences, each different one once: batched before, as
     tensors, nothing read from them.
 
     How they are batched (padded or of one length, and how large) and whether threads share an
@@ -161,7 +161,7 @@ def encoder_alone(out: Path, run: str, model: str, dtype: str, *, tune: bool) ->
 
 
 def _sequences(worker: ImportanceWorker) -> Sequences:
-    """All that the stage encodes, unit by unit."""
+    """Return all that the stage encodes, unit by unit."""
     parts, reader = [], LinkedReader(worker.paths)
     for unit in linked_units(worker.paths):
         linked = reader.read(unit)
@@ -183,7 +183,7 @@ def _pass(
     padded: bool,  # noqa: FBT001
     pooled: bool,  # noqa: FBT001
 ) -> dict[str, Any]:
-    """One pass over all sequences, timed."""
+    """Time one pass over all sequences."""
     import torch
 
     tensors = list(_tensors(encoder, sequences, budget, padded))
@@ -207,7 +207,7 @@ def _tensors(
     budget: int,
     padded: bool,  # noqa: FBT001
 ) -> Iterator[tuple[Any, Any]]:
-    """Ids and attention mask (none where nothing is padded) of batches, sorted by length."""
+    """Yield ids and attention mask (none where nothing is padded) of batches, sorted by length."""
     import torch
 
     if not padded:
