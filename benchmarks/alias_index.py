@@ -341,17 +341,17 @@ def main() -> int:
     parser.add_argument(
         "--kit", default=os.environ.get("TRELM_KIT", ""), help="the data kit (default: $TRELM_KIT)"
     )
-    given = parser.parse_args()
-    refuse_less_than_one(parser, given, "aliases", "rounds")
-    if not given.kit:
+    options = parser.parse_args()
+    refuse_less_than_one(parser, options, "aliases", "rounds")
+    if not options.kit:
         parser.error("wanted --kit FOLDER or the environment variable TRELM_KIT")
 
-    num_aliases = given.aliases or (ALIASES_IN_QUICK if given.quick else ALL_ALIASES)
-    with scratch_folder(given.keep) as folder:
-        kb = made_kb(folder, Path(given.kit), num_aliases)
-        num_probes = QUICK_PROBES if given.quick else PROBES
-        records = measured(folder, kb, num_probes, given.rounds or RUNS)
-        return report(NAME, given, PACKAGES, records, aliases=num_aliases)
+    num_aliases = options.aliases or (ALIASES_IN_QUICK if options.quick else ALL_ALIASES)
+    with scratch_folder(options.keep) as folder:
+        kb = made_kb(folder, Path(options.kit), num_aliases)
+        num_probes = QUICK_PROBES if options.quick else PROBES
+        records = measured(folder, kb, num_probes, options.rounds or RUNS)
+        return report(NAME, options, PACKAGES, records, aliases=num_aliases)
 
 
 if __name__ == "__main__":

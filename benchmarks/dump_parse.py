@@ -369,12 +369,12 @@ def main() -> int:
     parser.add_argument(
         "--case", action="append", choices=CASES, help="only this case; may be repeated"
     )
-    given = parser.parse_args()
-    names = given.case or [name for name in CASES if not given.quick or name not in NOT_QUICK]
-    with scratch_folder(given.keep) as folder:
-        setup = setup_of(folder, given.gb, given.rounds, quick=given.quick)
+    options = parser.parse_args()
+    names = options.case or [name for name in CASES if not options.quick or name not in NOT_QUICK]
+    with scratch_folder(options.keep) as folder:
+        setup = setup_of(folder, options.gb, options.rounds, quick=options.quick)
         records = (fields for name in names for fields in CASES[name](setup))
-        return report(NAME, given, PACKAGES, records, raw_mb=setup.raw_mb)
+        return report(NAME, options, PACKAGES, records, raw_mb=setup.raw_mb)
 
 
 if __name__ == "__main__":

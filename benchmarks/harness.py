@@ -284,7 +284,7 @@ def emit(fields: Mapping[str, Any]) -> None:
 
 def report(
     benchmark: str,
-    given: argparse.Namespace,
+    options: argparse.Namespace,
     packages: Sequence[str],
     records: Iterable[Mapping[str, Any]],
     **settings: Any,  # noqa: ANN401 - any JSON
@@ -295,25 +295,25 @@ def report(
     instructions for bfloat16, since they decide which number format is the fast one.
     """
     about = machine(packages)
-    emit({"benchmark": benchmark, "machine": about, "quick": given.quick, **settings})
+    emit({"benchmark": benchmark, "machine": about, "quick": options.quick, **settings})
     missed = []
     for fields in records:
         emit({**fields, "bfloat16_instructions": about["bfloat16_instructions"]})
         if not fields["ok"]:
             missed.append(fields["case"])
 
-    if not (missed and given.check):
+    if not (missed and options.check):
         return 0
     print(f"aims are missed in: {', '.join(dict.fromkeys(missed))}", file=sys.stderr)
     return 1
 
 
 def refuse_less_than_one(
-    parser: argparse.ArgumentParser, given: argparse.Namespace, *names: str
+    parser: argparse.ArgumentParser, options: argparse.Namespace, *names: str
 ) -> None:
     """End with a usage error where one of these numbers is given and below 1."""
     for name in names:
-        if getattr(given, name) is not None and getattr(given, name) < 1:
+        if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: wanted 1 or more")
 
 

@@ -256,19 +256,19 @@ def main() -> int:
     parser.add_argument(
         "--case", action="append", choices=CASES, help="only this case; may be repeated"
     )
-    given = parser.parse_args()
-    refuse_less_than_one(parser, given, "rounds")
-    with scratch_folder(given.keep) as folder:
+    options = parser.parse_args()
+    refuse_less_than_one(parser, options, "rounds")
+    with scratch_folder(options.keep) as folder:
         setup = Setup(
             folder=folder,
-            run=given.run,
-            mentions=QUICK if given.quick else FULL,
-            rounds=given.rounds or (1 if given.quick else 5),
-            quick=given.quick,
-            pinned=not (given.all_cores or given.quick),
+            run=options.run,
+            mentions=QUICK if options.quick else FULL,
+            rounds=options.rounds or (1 if options.quick else 5),
+            quick=options.quick,
+            pinned=not (options.all_cores or options.quick),
         )
-        records = run_cases(setup, given.case or list(CASES))
-        return report(NAME, given, PACKAGES, records, pinned=setup.pinned)
+        records = run_cases(setup, options.case or list(CASES))
+        return report(NAME, options, PACKAGES, records, pinned=setup.pinned)
 
 
 if __name__ == "__main__":

@@ -423,11 +423,11 @@ def main() -> int:
     parser.add_argument(
         "--case", action="append", choices=CASES, help="only this case; may be repeated"
     )
-    given = parser.parse_args()
-    with scratch_folder(given.keep) as folder:
-        setup = setup_of(folder, given.tokens, given.rounds, quick=given.quick)
-        records = run_cases(setup, given.case or tuple(CASES))
-        return report(NAME, given, PACKAGES, records, tokens=setup.tokens)
+    options = parser.parse_args()
+    with scratch_folder(options.keep) as folder:
+        setup = setup_of(folder, options.tokens, options.rounds, quick=options.quick)
+        records = run_cases(setup, options.case or tuple(CASES))
+        return report(NAME, options, PACKAGES, records, tokens=setup.tokens)
 
 
 if __name__ == "__main__":

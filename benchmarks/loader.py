@@ -180,18 +180,18 @@ def main() -> int:
         "--case", action="append", choices=CASES, help="only this case; may be repeated"
     )
     parser.add_argument("--no-peers", action="store_true", help="ours and the limit only")
-    given = parser.parse_args()
-    refuse_less_than_one(parser, given, "tokens", "rounds")
-    with scratch_folder(given.keep) as folder:
+    options = parser.parse_args()
+    refuse_less_than_one(parser, options, "tokens", "rounds")
+    with scratch_folder(options.keep) as folder:
         setup = Setup(
             folder=folder,
-            tokens=given.tokens or (3_000_000 if given.quick else 30_000_000),
-            rounds=given.rounds or (1 if given.quick else 5),
-            cases=tuple(given.case or CASES),
-            peers=() if given.no_peers else tuple(PEERS),
-            quick=given.quick,
+            tokens=options.tokens or (3_000_000 if options.quick else 30_000_000),
+            rounds=options.rounds or (1 if options.quick else 5),
+            cases=tuple(options.case or CASES),
+            peers=() if options.no_peers else tuple(PEERS),
+            quick=options.quick,
         )
-        return report(NAME, given, PACKAGES, run(setup))
+        return report(NAME, options, PACKAGES, run(setup))
 
 
 if __name__ == "__main__":

@@ -159,18 +159,18 @@ def main() -> int:
     parser.add_argument(
         "--case", action="append", choices=CASES, help="only this case; may be repeated"
     )
-    given = parser.parse_args()
-    refuse_less_than_one(parser, given, "steps", "rounds")
-    with scratch_folder(given.keep) as folder:
+    options = parser.parse_args()
+    refuse_less_than_one(parser, options, "steps", "rounds")
+    with scratch_folder(options.keep) as folder:
         setup = Setup(
             folder=folder,
-            steps=given.steps or (40 if given.quick else 400),
-            rounds=given.rounds or (1 if given.quick else 5),
-            quick=given.quick,
+            steps=options.steps or (40 if options.quick else 400),
+            rounds=options.rounds or (1 if options.quick else 5),
+            quick=options.quick,
         )
-        names = given.case or (QUICK if given.quick else tuple(CASES))
+        names = options.case or (QUICK if options.quick else tuple(CASES))
         records = (fields for name in names for fields in CASES[name](setup))
-        return report(NAME, given, PACKAGES, records)
+        return report(NAME, options, PACKAGES, records)
 
 
 if __name__ == "__main__":

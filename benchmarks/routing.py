@@ -309,21 +309,21 @@ def main() -> int:
         default=0.1,
         help="of the step cases' model (default: 0.1, as BERT's)",
     )
-    given = parser.parse_args()
-    refuse_less_than_one(parser, given, "facts", "steps", "rounds")
-    with scratch_folder(given.keep) as folder:
+    options = parser.parse_args()
+    refuse_less_than_one(parser, options, "facts", "steps", "rounds")
+    with scratch_folder(options.keep) as folder:
         setup = Setup(
             folder=folder,
-            model=given.model,
-            facts=given.facts or (32 if given.quick else 256),
-            steps=given.steps or (2 if given.quick else 5),
-            rounds=given.rounds or (1 if given.quick else 3),
-            dropout=given.dropout,
-            quick=given.quick,
+            model=options.model,
+            facts=options.facts or (32 if options.quick else 256),
+            steps=options.steps or (2 if options.quick else 5),
+            rounds=options.rounds or (1 if options.quick else 3),
+            dropout=options.dropout,
+            quick=options.quick,
         )
-        names = given.case or (QUICK if given.quick else tuple(CASES))
+        names = options.case or (QUICK if options.quick else tuple(CASES))
         records = (fields for name in names for fields in CASES[name](setup))
-        return report(NAME, given, PACKAGES, records)
+        return report(NAME, options, PACKAGES, records)
 
 
 if __name__ == "__main__":

@@ -177,19 +177,19 @@ def main() -> int:
     parser.add_argument(
         "--case", action="append", choices=CASES, help="only this case; may be repeated"
     )
-    given = parser.parse_args()
-    refuse_less_than_one(parser, given, "copies", "read_tokens", "rounds")
-    with scratch_folder(given.keep) as folder:
+    options = parser.parse_args()
+    refuse_less_than_one(parser, options, "copies", "read_tokens", "rounds")
+    with scratch_folder(options.keep) as folder:
         setup = Setup(
             folder=folder,
-            run=given.run,
-            copies=given.copies or 5,
-            read_tokens=given.read_tokens or (3_000_000 if given.quick else 30_000_000),
-            rounds=given.rounds or (1 if given.quick else 5),
-            quick=given.quick,
+            run=options.run,
+            copies=options.copies or 5,
+            read_tokens=options.read_tokens or (3_000_000 if options.quick else 30_000_000),
+            rounds=options.rounds or (1 if options.quick else 5),
+            quick=options.quick,
         )
-        records = (fields for name in given.case or CASES for fields in CASES[name](setup))
-        return report(NAME, given, PACKAGES, records)
+        records = (fields for name in options.case or CASES for fields in CASES[name](setup))
+        return report(NAME, options, PACKAGES, records)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,6 @@ IN_SENTENCE, IN_DOCUMENT = 32, 128  # the stage's own limits
 QUICK_ROWS, ROWS = 200_000, 10_000_000
 OURS = "benchmarks.statistics_ours:count"
 SQL = "benchmarks.statistics_sql:count_by_sql"
-WORKERS = (1, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +51,22 @@ class Setup:
     quick: bool
 
 
+def count_variants(run: Path, rows: int) -> list[Variant]:
+    """Return the stage with one and two workers, and the script with all memory and with 1.5 GB."""
+    ours = {"run": str(run)}
+    script = {"run": str(run), "sentence": IN_SENTENCE, "document": IN_DOCUMENT}
+    ways = {
+        "ours": (OURS, {**ours, "workers": 1}),
+        "2_workers": (OURS, {**ours, "workers": 2}),
+        "duckdb_sql": (SQL, script),
+        "duckdb_sql_1.5_GB": (SQL, {**script, "memory_gb": 1.5}),
+    }
+    return [
+        Variant(name=name, target=target, arguments=arguments, work=rows, pinned=False)
+        for name, (target, arguments) in ways.items()
+    ]
+
+
 def counts(setup: Setup) -> Iterator[dict[str, Any]]:
     """Measure the stage with one and two workers, beside the same counts by one SQL script.
 
@@ -59,32 +74,7 @@ def counts(setup: Setup) -> Iterator[dict[str, Any]]:
     """
     run = setup.folder / f"run-{setup.rows}"
     make_run(run, setup.rows)
-    limits = {"run": str(run), "sentence": IN_SENTENCE, "document": IN_DOCUMENT}
-    variants = [
-        Variant(
-            name="ours",
-            target=OURS,
-            arguments={"run": str(run), "workers": 1},
-            work=setup.rows,
-            pinned=False,
-        ),
-        Variant(
-            name="2_workers",
-            target=OURS,
-            arguments={"run": str(run), "workers": 2},
-            work=setup.rows,
-            pinned=False,
-        ),
-        Variant(name="duckdb_sql", target=SQL, arguments=limits, work=setup.rows, pinned=False),
-        Variant(
-            name="duckdb_sql_1.5_GB",
-            target=SQL,
-            arguments={**limits, "memory_gb": 1.5},
-            work=setup.rows,
-            pinned=False,
-        ),
-    ]
-    by_name = measure(variants, setup.rounds, setup.folder)
+    by_name = measure(count_variants(run, setup.rows), setup.rounds, setup.folder)
     ours, limit = by_name["ours"], by_name["duckdb_sql"]
     results = {name: measured.results[0] for name, measured in by_name.items()}
     tables = {
@@ -157,16 +147,16 @@ def main() -> int:
     parser.add_argument(
         "--case", action="append", choices=CASES, help="only this case; may be repeated"
     )
-    given = parser.parse_args()
-    with scratch_folder(given.keep) as folder:
+    options = parser.parse_args()
+    with scratch_folder(options.keep) as folder:
         setup = Setup(
             folder=folder,
-            rows=given.rows or (QUICK_ROWS if given.quick else ROWS),
-            rounds=given.rounds or (1 if given.quick else 3),
-            quick=given.quick,
+            rows=options.rows or (QUICK_ROWS if options.quick else ROWS),
+            rounds=options.rounds or (1 if options.quick else 3),
+            quick=options.quick,
         )
-        records = (fields for name in given.case or CASES for fields in CASES[name](setup))
-        return report(NAME, given, PACKAGES, records, rows=setup.rows)
+        records = (fields for name in options.case or CASES for fields in CASES[name](setup))
+        return report(NAME, options, PACKAGES, records, rows=setup.rows)
 
 
 if __name__ == "__main__":

@@ -235,16 +235,6 @@ def trelm(setup: Setup, shape: str) -> Iterator[dict[str, Any]]:
 
     ratios = {name: cost[name] / cost["full"] for name in ("ours", "upper_half")}
     attribution = {name: shares[name]["attribution"] for name in ("ours", "upper_half")}
-    aims = [
-        *(
-            Aim(name=f"ratio_to_full.{name}", value=ratios[name], at_most=bound)
-            for name, bound in STEP_AIMS[shape].items()
-        ),
-        *(
-            Aim(name=f"attribution_share.{name}", value=share, at_most=ATTRIBUTION_AIM)
-            for name, share in attribution.items()
-        ),
-    ]
     yield {
         "benchmark": NAME,
         "case": f"trelm_{shape}",
@@ -263,8 +253,24 @@ def trelm(setup: Setup, shape: str) -> Iterator[dict[str, Any]]:
         "rss_mb": {name: measured.rss_mb for name, measured in by_name.items()},
         "trained_share": {name: measured.results[0]["trained_share"] for name, measured in by_name.items()},
         "runs": setup.rounds,
-        **judged(aims, quick=setup.quick),
+        **judged(_step_aims(shape, ratios, attribution), quick=setup.quick),
     }  # fmt: skip
+
+
+def _step_aims(
+    shape: str, ratios: Mapping[str, float], attribution: Mapping[str, float]
+) -> list[Aim]:
+    """Return the aims of a step: its cost in full updates, and the share of attribution in it."""
+    return [
+        *(
+            Aim(name=f"ratio_to_full.{name}", value=ratios[name], at_most=bound)
+            for name, bound in STEP_AIMS[shape].items()
+        ),
+        *(
+            Aim(name=f"attribution_share.{name}", value=share, at_most=ATTRIBUTION_AIM)
+            for name, share in attribution.items()
+        ),
+    ]
 
 
 def memory(setup: Setup, shape: str) -> Iterator[dict[str, Any]]:
@@ -374,23 +380,23 @@ def main() -> int:
         choices=("auto", FLOAT32, BFLOAT16),
         help="of ours and of every peer (default: auto, the faster one on this processor)",
     )
-    given = parser.parse_args()
-    refuse_less_than_one(parser, given, "steps", "rounds")
+    options = parser.parse_args()
+    refuse_less_than_one(parser, options, "steps", "rounds")
     fast = BFLOAT16 if multiplies_bfloat16() else FLOAT32
-    with scratch_folder(given.keep) as folder:
+    with scratch_folder(options.keep) as folder:
         setup = Setup(
             folder=folder,
-            shards=given.shards or kit_shards(folder, quick=given.quick),
-            steps=given.steps or (2 if given.quick else 8),
-            curve_steps=10 if given.quick else 200,
-            rounds=given.rounds or (1 if given.quick else 3),
-            quick=given.quick,
-            dropout=given.dropout,
-            precision=fast if given.precision == "auto" else given.precision,
+            shards=options.shards or kit_shards(folder, quick=options.quick),
+            steps=options.steps or (2 if options.quick else 8),
+            curve_steps=10 if options.quick else 200,
+            rounds=options.rounds or (1 if options.quick else 3),
+            quick=options.quick,
+            dropout=options.dropout,
+            precision=fast if options.precision == "auto" else options.precision,
         )
-        names = given.case or (("mini", "curves") if given.quick else tuple(CASES))
+        names = options.case or (("mini", "curves") if options.quick else tuple(CASES))
         records = (fields for name in names for fields in CASES[name](setup))
-        return report(NAME, given, PACKAGES, records, dropout=given.dropout)
+        return report(NAME, options, PACKAGES, records, dropout=options.dropout)
 
 
 if __name__ == "__main__":
