@@ -88,7 +88,7 @@ def bank(setup: Setup, num_rows: int) -> Iterator[dict[str, Any]]:
     yield {
         "benchmark": NAME, "case": f"rows_{num_rows}", "unit": "ms", "lower_is_better": True, "ours": step_ms["ram"],
         "ours_in_file": step_ms["file"], "limit": None, "peers": peers,
-        "ratio_to_limit": None, "ratio_to_peers": {name: value / step_ms["ram"] for name, value in peers.items()},
+        "ratio_to_limit": None, "ratio_to_peers": {name: step_ms["ram"] / value for name, value in peers.items()},
         "peer_rss_mb": {name: by_name[name].rss_mb for name in peers},
         "variants": {name: _details(measured) for name, measured in by_name.items()},
         "rss_mb": by_name["ram"].rss_mb, "runs": setup.rounds,
