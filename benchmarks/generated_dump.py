@@ -14,7 +14,7 @@ KB).
 
 *Proportions*: the kit has more properties than items, a dump has one property per 9,000 items; here
 it is one per 84, so that small files have some. The items are longer than a dump's mean (27 KB; 14
-KB in the full dump of 2026): they are well-known things.
+KB in the full dump of 2026): they are well-known items.
 
 *Form*: gz as the official generator makes it: a member for each batch of entities, and `[`, comma
 and `]` with their newlines in members of their own. The official members have 70 MB; a file of 1 GB

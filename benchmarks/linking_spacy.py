@@ -126,7 +126,7 @@ def tune(out: Path, texts: str, model: str, ways: dict[str, list[int]]) -> dict[
 
 
 def memory_without_zone(out: Path, texts: str, num_parts: int) -> dict[str, Any]:  # noqa: ARG001
-    """Measure resident memory of a blank pipeline that is never told to forget."""
+    """Measure resident memory of a blank pipeline that never forgets a word."""
     nlp, corpus = load("blank:en"), read_texts(texts)
     curve, size = [rss_mb()], -(-len(corpus) // num_parts)
     for first in range(0, len(corpus), size):

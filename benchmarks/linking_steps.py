@@ -1,8 +1,8 @@
 """Measure where the time of stage `link` goes: stop-watches around functions of the stage, named in
 one table.
 
-This is the one module that knows the stage's insides by name. A name that is gone is told
-(`missing`), so that its time is not taken for that of the step around it unnoticed.
+This is the one module that knows the stage's insides by name. A name that is gone is reported
+(`missing`): otherwise its time would count, unnoticed, for the step around it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Build shards from sentences, and run the tokenizer alone on the same sentences; every variant in
 a process of its own, one thread.
 
-Loading a tokenizer is not timed. The corpus is taken `copies` times: ours reads it anew each time.
+Loading a tokenizer is not timed. The corpus is taken `copies` times: ours reads it again each time.
 """
 
 from __future__ import annotations
