@@ -1,1 +1,3 @@
-"""Measurements beside peers: `python -m benchmarks.NAME [--quick]` prints one JSON object per case."""
+"""Measure TRELM beside its peers: `python -m benchmarks.NAME [--quick]` prints one JSON object per
+case.
+"""

@@ -1,5 +1,5 @@
-"""The alias index at scale: how it is built, how large it is, how fast it answers, what a process
-pays for it.
+"""Measure the alias index at scale: how it is built, its size, its speed, what a process pays for
+it.
 
     TRELM_KIT=/path/to/kit python -m benchmarks.alias_index [--quick] [--aliases 5000000]
 
@@ -12,8 +12,6 @@ for 100 M are linear extrapolations.
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import os
 import random
@@ -29,7 +27,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.alias_names import make_kb
+from benchmarks.harness import (
+    VariantError,
+    common_arguments,
+    judged,
+    ratio,
+    refuse_less_than_one,
+    report,
+    run_program,
+    scratch_folder,
+)
 from pipeline.arrays.sections import map_sections
+from pipeline.config import load_config
 from pipeline.engine.stage import StagePlan, finish_stage, prepare, write_unit
 from pipeline.engine.tables import RunPaths
 from pipeline.engine.tasks import RowRange, Unit
@@ -39,30 +48,36 @@ from pipeline.index.stage import plan
 from pipeline.link.candidates import fuzzy_candidates
 from schemas import ALIASES
 
+NAME = "alias_index"
+PACKAGES = ("trelm", "marisa-trie", "numpy", "pyarrow", "rapidfuzz")
 RUNS = 3
 PROBES, QUICK_PROBES = 400_000, 100_000
-ALIASES_IN_QUICK = 200_000
+ALIASES_IN_QUICK, ALL_ALIASES = 200_000, 5_000_000
 HUNDRED_MILLION = 100_000_000
 CUTOFF = 88.0
 Figures = dict[str, Any]
 
 
 def in_fresh_process(task: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401
-    """A task's result, from a process of its own."""
+    """Return a task's result, from a process of its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(task, *arguments).result()
 
 
-def emit(case: str, unit: str, ours: float, **more: object) -> None:
-    """Print one case."""
-    print(
-        json.dumps({"benchmark": "alias_index", "case": case, "unit": unit, "ours": ours, **more}),
-        flush=True,
-    )
+def figure(case: str, unit: str, ours: float | None, **more: object) -> Figures:
+    """Return the record of one case. None has an aim yet: the figures are in docs/dataflow.md."""
+    return {
+        "benchmark": NAME,
+        "case": case,
+        "unit": unit,
+        "ours": ours,
+        **more,
+        **judged([], quick=False),
+    }
 
 
 def rss_mb() -> dict[str, float]:
-    """Resident memory of this process, in MB: private pages, pages of files, both."""
+    """Return the resident memory of this process, in MB: private pages, pages of files, both."""
     lines = Path("/proc/self/status").read_text().splitlines()
     fields = dict(line.split(":", 1) for line in lines)
     anon, file = (int(fields[name].split()[0]) / 1000 for name in ("RssAnon", "RssFile"))
@@ -70,14 +85,14 @@ def rss_mb() -> dict[str, float]:
 
 
 def added_mb(before: dict[str, float]) -> dict[str, float]:
-    """What was added since."""
+    """Return the memory that was added since."""
     return {name: round(value - before[name], 1) for name, value in rss_mb().items()}
 
 
 def run_units(
     data: str, worker: UnitWorker[Any], units: list[Unit[Any]]
 ) -> tuple[list[UnitReport], Figures]:
-    """Units one after another; seconds and peak RSS of the process, and what it had at its start."""
+    """Run units one after another; measure seconds and peak RSS of the process."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     before, start_s = rss_mb()["both"], time.process_time()
     reports = [write_unit(data, "index", unit, worker.process) for unit in units]
@@ -91,7 +106,7 @@ def run_units(
 
 
 def build(stage: StagePlan, paths: RunPaths) -> dict[str, Figures]:
-    """Build the index; figures per kind of unit."""
+    """Build the index; return figures per kind of unit."""
     prepared = prepare(stage, paths)
     figures: dict[str, Figures] = {}
     reports: list[UnitReport] = []
@@ -109,11 +124,9 @@ def build(stage: StagePlan, paths: RunPaths) -> dict[str, Figures]:
 
 
 def sample_keys(folder: str, num_probes: int) -> tuple[list[str], list[str]]:
-    """Keys that are listed, drawn evenly, and as many that are not: the same with one letter
-    changed.
-    """
+    """Draw keys that are listed, evenly, and keys that are not: the same with one letter changed."""
     index, rng = AliasIndex(folder), random.Random(1)
-    hits = index._restore(rng.randrange(len(index)) for _ in range(num_probes))
+    hits = index._keys_of(rng.randrange(len(index)) for _ in range(num_probes))
     misses = (_misspelt(key, rng) for key in hits)
     return hits, [key for key in misses if key not in index]
 
@@ -126,7 +139,7 @@ def _misspelt(key: str, rng: random.Random) -> str:
 
 
 def probe(folder: str, hits: list[str], misses: list[str]) -> Figures:
-    """Open and ask, in a fresh process on one core."""
+    """Open the index and ask it, in a fresh process on one core."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     before, start_s = rss_mb(), time.perf_counter()
     index = AliasIndex(folder)
@@ -138,33 +151,39 @@ def probe(folder: str, hits: list[str], misses: list[str]) -> Figures:
     figures["hit"] = _rate(index.postings, hits)
     figures["miss"] = _rate(index.postings, misses)
     figures["fuzzy"] = _rate(lambda key: fuzzy_candidates(key, index, CUTOFF), misses[:5_000])
-    wanted = list(zip(hits, (_misspelt(key, random.Random(1)) for key in hits), strict=True))[
-        :5_000
-    ]
-    wanted = [(key, edited) for key, edited in wanted if len(edited) >= 5]
-    figures["fuzzy_recall"] = sum(
-        key in index.similar_keys(edited) for key, edited in wanted
-    ) / len(wanted)
+    # Shorter keys have no fuzzy look-up.
+    edits = [(key, _misspelt(key, random.Random(1))) for key in hits[:5_000]]
+    pairs = [(key, edited) for key, edited in edits if len(edited) >= 5]
+    num_compared = sum(key in index.similar_keys(edited) for key, edited in pairs)
+    figures["fuzzy_recall"] = ratio(num_compared, len(pairs))
     return figures
 
 
 def _rate(ask: Callable[[str], object], keys: list[str]) -> float:
+    """Return the keys asked per second of processor time.
+
+    Raises:
+        VariantError: there was no key, or asking took no time.
+    """
     start_s = time.process_time()
     for key in keys:
         ask(key)
-    return len(keys) / (time.process_time() - start_s)
+    seconds = time.process_time() - start_s
+    if not (keys and seconds > 0):
+        raise VariantError(f"{len(keys)} probes took {seconds:g} s: there is no rate")
+    return len(keys) / seconds
 
 
 def rows_of(folder: str) -> Iterator[tuple[str, list[tuple[int, int, int]]]]:
-    """All keys with their postings, for the peers."""
+    """Yield all keys with their postings, for the peers."""
     index = AliasIndex(folder)
     for number in range(len(index)):
-        (key,) = index._restore([number])
+        (key,) = index._keys_of([number])
         yield key, list(zip(*(column.tolist() for column in index.postings(key)), strict=True))
 
 
 def probe_dict(folder: str, hits: list[str], misses: list[str]) -> Figures:
-    """A dict of tuples: the plain way."""
+    """Ask a dict of tuples: the plain way."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     before = rss_mb()
     names = {key: tuple(found) for key, found in rows_of(folder)}
@@ -178,7 +197,7 @@ def probe_dict(folder: str, hits: list[str], misses: list[str]) -> Figures:
 
 
 def probe_sqlite(folder: str, hits: list[str], misses: list[str]) -> Figures:
-    """A clustered table of SQLite, default cache."""
+    """Ask a clustered table of SQLite, default cache."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "names.db"
@@ -209,106 +228,131 @@ def _ask_sqlite(path: str, hits: list[str], misses: list[str]) -> Figures:
 
 
 def sizes(folder: str) -> dict[str, int]:
-    """Bytes of the index by kind of array; file headers and the description are `other`."""
-    found: dict[str, int] = {"trie": 0}
-    everything = [path for path in Path(folder).iterdir() if path.is_file()]
-    for path in everything:
+    """Count the bytes of the index by kind of array; file headers and the description are `other`."""
+    num_bytes: dict[str, int] = {"trie": 0}
+    files = [path for path in Path(folder).iterdir() if path.is_file()]
+    for path in files:
         if path.suffix == ".marisa":
-            found["trie"] += path.stat().st_size
+            num_bytes["trie"] += path.stat().st_size
         elif path.suffix == ".safetensors":
             prefix = "fuzzy_" if path.name.startswith("fuzzy") else ""
             for name, values in map_sections(str(path)).items():
-                found[prefix + name] = found.get(prefix + name, 0) + values.nbytes
-    found["other"] = sum(path.stat().st_size for path in everything) - sum(found.values())
-    return found
+                num_bytes[prefix + name] = num_bytes.get(prefix + name, 0) + values.nbytes
+    num_bytes["other"] = sum(path.stat().st_size for path in files) - sum(num_bytes.values())
+    return num_bytes
 
 
-def report_build(figures: dict[str, Figures], num_rows: int) -> None:
-    """Seconds and memory, per kind of unit."""
+def build_figures(figures: dict[str, Figures], num_rows: int) -> Iterator[Figures]:
+    """Yield seconds and memory of the build, per kind of unit.
+
+    Raises:
+        VariantError: spilling or building took no time.
+    """
     aliases_s = sum(figures[kind]["s"] for kind in ("aliases", "shards", "fuzzy"))
+    spill_s = figures["aliases"]["s"]
+    if not spill_s > 0:
+        raise VariantError(f"{num_rows} aliases were spilled in {spill_s:g} s: there is no rate")
     total_s = sum(kind["s"] for kind in figures.values())
-    rate = num_rows / aliases_s
-    emit("build aliases", "aliases/s", round(rate), seconds=round(aliases_s, 1), rows=num_rows)
-    emit("spill aliases", "aliases/s", round(num_rows / figures["aliases"]["s"]))
     peak_mb = max(kind["peak_rss_mb"] for kind in figures.values())
-    emit(
-        "build memory",
-        "MB",
-        peak_mb,
-        lower_is_better=True,
-        seconds=round(total_s, 1),
-        phases=figures,
+    hours = HUNDRED_MILLION / num_rows * aliases_s / 3600
+
+    yield figure(
+        "build aliases", "aliases/s", num_rows / aliases_s, seconds=aliases_s, rows=num_rows
     )
-    hours = HUNDRED_MILLION / rate / 3600
-    emit("build aliases, 100 M (extrapolated)", "core-hours", round(hours, 2), lower_is_better=True)
+    yield figure("spill aliases", "aliases/s", num_rows / spill_s)
+    yield figure(
+        "build memory", "MB", peak_mb, lower_is_better=True, seconds=total_s, phases=figures
+    )
+    yield figure("build aliases, 100 M (extrapolated)", "core-hours", hours, lower_is_better=True)
 
 
-def report_size(folder: str, num_rows: int, peers: dict[str, Figures]) -> None:
-    """Bytes per alias row and per key."""
+def size_figures(folder: str, num_rows: int, peers: dict[str, Figures]) -> Iterator[Figures]:
+    """Yield bytes per alias row and per key."""
     parts, num_keys = sizes(folder), len(AliasIndex(folder))
     total = sum(parts.values())
-    split = {name: round(count / num_rows, 2) for name, count in parts.items()}
-    others = {name: round(peer["bytes"] / num_rows, 1) for name, peer in peers.items()}
-    more = {"peers": others, "lower_is_better": True, "parts": split}
-    emit("size", "bytes/alias", round(total / num_rows, 2), **more, aliases=num_rows, keys=num_keys)
-    emit("size per key", "bytes/key", round(total / num_keys, 2), lower_is_better=True)
+    yield figure(
+        "size", "bytes/alias", total / num_rows, lower_is_better=True,
+        peers={name: peer["bytes"] / num_rows for name, peer in peers.items()},
+        parts={name: num_bytes / num_rows for name, num_bytes in parts.items()},
+        aliases=num_rows, keys=num_keys,
+    )  # fmt: skip
+    yield figure("size per key", "bytes/key", total / num_keys, lower_is_better=True)
     gigabytes = total / num_rows * HUNDRED_MILLION / 1e9
-    emit("size, 100 M (extrapolated)", "GB", round(gigabytes, 2), lower_is_better=True)
+    yield figure("size, 100 M (extrapolated)", "GB", gigabytes, lower_is_better=True)
 
 
-def report_probes(runs: list[Figures], peers: dict[str, Figures], num_probes: int) -> None:
-    """Probes per second, opening, memory, fuzzy queries."""
+def probe_figures(
+    runs: list[Figures], peers: dict[str, Figures], num_probes: int
+) -> Iterator[Figures]:
+    """Yield probes per second, opening, memory, fuzzy queries: medians of the runs."""
 
     def median(name: str) -> float:
         return statistics.median(run[name] for run in runs)
 
     for case in ("hit", "miss"):
-        others = {name: round(peer[case]) for name, peer in peers.items()}
-        emit(f"probe {case}", "probes/s", round(median(case)), peers=others, runs=len(runs))
-    emit("open", "ms", round(median("open_ms"), 2), lower_is_better=True, runs=len(runs))
-    rss = statistics.median(run["rss"]["both"] for run in runs)
-    anon = statistics.median(run["rss"]["anon"] for run in runs)
-    others = {name: round(peer["rss_mb"]) for name, peer in peers.items()}
-    more = {"peers": others, "lower_is_better": True, "private_mb": anon, "runs": len(runs)}
-    emit(f"RSS added after {num_probes:,} probes", "MB", rss, **more)
-    emit("fuzzy", "queries/s", round(median("fuzzy")), runs=len(runs))
-    emit("fuzzy recall of one edit", "share", round(median("fuzzy_recall"), 4))
+        peer_rates = {name: peer[case] for name, peer in peers.items()}
+        yield figure(f"probe {case}", "probes/s", median(case), peers=peer_rates, runs=len(runs))
+    yield figure("open", "ms", median("open_ms"), lower_is_better=True, runs=len(runs))
+    yield figure(
+        f"RSS added after {num_probes:,} probes", "MB",
+        statistics.median(run["rss"]["both"] for run in runs), lower_is_better=True,
+        peers={name: peer["rss_mb"] for name, peer in peers.items()},
+        private_mb=statistics.median(run["rss"]["anon"] for run in runs), runs=len(runs),
+    )  # fmt: skip
+    yield figure("fuzzy", "queries/s", median("fuzzy"), runs=len(runs))
+    # The same keys in every run, so the recall is the same too.
+    yield figure("fuzzy recall of one edit", "share", runs[0]["fuzzy_recall"])
 
 
-def main() -> None:
-    """Build, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def made_kb(folder: Path, kit: Path, num_aliases: int) -> Path:
+    """Make the knowledge base, or find the one that an earlier run kept whole."""
+    made = folder / f"alias-kb-{num_aliases}"
+    if not made.exists():
+        making = made.with_suffix(".making")
+        shutil.rmtree(making, ignore_errors=True)
+        in_fresh_process(make_kb, making, kit, num_aliases)
+        making.rename(made)
+    return made
+
+
+def measured(folder: Path, kb: Path, num_probes: int, rounds: int) -> Iterator[Figures]:
+    """Build the index of a knowledge base and yield all figures of it."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix="alias-index-") as run:
+        (Path(run) / "kb").symlink_to(kb / "kb")
+        config, paths = load_config("", (f"run={run}", "index.anchors=false")), RunPaths(root=run)
+        num_rows = paths.finished("kb").tables[ALIASES.name].rows
+        yield from build_figures(build(plan(config.index, paths), paths), num_rows)
+
+        index = paths.artefact("index", "aliases")
+        hits, misses = in_fresh_process(sample_keys, index, num_probes)
+        runs = [in_fresh_process(probe, index, hits, misses) for _ in range(rounds)]
+        tasks = {"dict": probe_dict, "sqlite": probe_sqlite}
+        peers = {name: in_fresh_process(task, index, hits, misses) for name, task in tasks.items()}
+        yield from size_figures(index, num_rows, peers)
+        yield from probe_figures(runs, peers, len(hits))
+
+
+def main() -> int:
+    """Build, measure, print; return the exit code."""
+    parser = common_arguments(__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="200,000 aliases, fewer probes: within a minute"
-    )
-    parser.add_argument(
-        "--aliases", type=int, default=5_000_000, help="synthetic aliases beside the kit's"
+        "--aliases", type=int, help="synthetic aliases beside the kit's (default: 5 million)"
     )
     parser.add_argument(
         "--kit", default=os.environ.get("TRELM_KIT", ""), help="the data kit (default: $TRELM_KIT)"
     )
-    given = parser.parse_args()
-    if not given.kit:
+    options = parser.parse_args()
+    refuse_less_than_one(parser, options, "aliases", "rounds")
+    if not options.kit:
         parser.error("wanted --kit FOLDER or the environment variable TRELM_KIT")
-    run = Path(tempfile.mkdtemp(prefix="trelm-alias-index-"))
-    try:
-        num_aliases = ALIASES_IN_QUICK if given.quick else given.aliases
-        config = in_fresh_process(make_kb, run, Path(given.kit), num_aliases)
-        paths = RunPaths(root=str(run))
-        num_rows = paths.finished("kb").tables[ALIASES.name].rows
-        report_build(build(plan(config.index, paths), paths), num_rows)
-        folder = paths.artefact("index", "aliases")
-        hits, misses = in_fresh_process(
-            sample_keys, folder, QUICK_PROBES if given.quick else PROBES
-        )
-        runs = [in_fresh_process(probe, folder, hits, misses) for _ in range(RUNS)]
-        tasks = {"dict": probe_dict, "sqlite": probe_sqlite}
-        peers = {name: in_fresh_process(task, folder, hits, misses) for name, task in tasks.items()}
-        report_size(folder, num_rows, peers)
-        report_probes(runs, peers, len(hits))
-    finally:
-        shutil.rmtree(run)
+
+    num_aliases = options.aliases or (ALIASES_IN_QUICK if options.quick else ALL_ALIASES)
+    with scratch_folder(options.keep) as folder:
+        kb = made_kb(folder, Path(options.kit), num_aliases)
+        num_probes = QUICK_PROBES if options.quick else PROBES
+        records = measured(folder, kb, num_probes, options.rounds or RUNS)
+        return report(NAME, options, PACKAGES, records, aliases=num_aliases)
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

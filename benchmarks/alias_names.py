@@ -1,4 +1,5 @@
-"""A knowledge base for `alias_index`: the kit's genuine one, and synthetic names made of its words.
+"""Make a knowledge base for `alias_index`: the kit's genuine one, and synthetic names made from its
+words.
 
 Synthetic names take the kit's number of words per name, its first words and its other words, at
 their real frequency; names of one word join the halves of two. A quarter of the rows repeat a name
@@ -34,7 +35,7 @@ MAX_QID = 130_000_000
 
 
 class Words:
-    """Makes names."""
+    """Draw synthetic names."""
 
     def __init__(self, names: list[str], num_rows: int) -> None:
         split = [name.split()[:MAX_WORDS] for name in names if name.strip()]
@@ -57,7 +58,7 @@ class Words:
         return names
 
     def draw(self, rng: np.random.Generator, count: int) -> Array:
-        """So many names, repeated ones among them."""
+        """Draw this many names, repeated ones among them."""
         names = self._new(rng, count)
         is_repeated = rng.random(count) < REPEATED
         places = (len(self._pool) * rng.random(count) ** 4).astype(np.int64)
@@ -65,8 +66,8 @@ class Words:
 
 
 def make_kb(run: Path, kit: Path, num_rows: int) -> RunConfig:
-    """A run whose stage `kb` has the kit's subset A and, beside it, so many synthetic aliases of
-    synthetic items.
+    """Make a run whose stage `kb` has the kit's subset A and, beside it, this many synthetic
+    aliases of synthetic items.
     """
     dump = kit / "wikidata" / "assembled-subset-A.json.gz"
     config = load_config("", (f"run={run}", f'kb.dumps=["{dump}"]', "index.anchors=false"))

@@ -1,5 +1,5 @@
-"""Several bz2 streams as one: the blocks follow each other bit by bit under one header and one end
-mark.
+"""Join several bz2 streams to one: their blocks follow each other bit by bit under one header and
+one end mark.
 
 So the parts of a single-stream file, the form of Wikidata's, can be compressed on all cores. A
 stream's end mark holds a checksum of its blocks' checksums, c = rotate(c, 1) ^ block: linear, so
@@ -16,7 +16,7 @@ CRC_MASK = (1 << CRC_BITS) - 1
 
 
 class SingleStream:
-    """Writes parts, each a bz2 stream of its own of the same level, as one stream."""
+    """Write parts, each a bz2 stream of its own of the same level, as one stream."""
 
     def __init__(self, file: IO[bytes], level: int) -> None:
         self._file = file
@@ -52,8 +52,10 @@ class SingleStream:
 
 
 def count_blocks(bits: int, num_bits: int) -> int:
-    """Blocks in a run of blocks: each starts with a magic, at any bit (by chance too, once in 2**48
-    bits).
+    """Count the blocks in a run of blocks.
+
+    Each starts with a magic number, at any bit. By chance it also stands elsewhere, once in 2**48
+    bits.
     """
     magic = BLOCK_MAGIC.to_bytes(6, "big")
     data = (bits << (-num_bits % 8)).to_bytes((num_bits + 7) // 8, "big")

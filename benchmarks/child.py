@@ -1,11 +1,10 @@
-"""One variant in a fresh process: `python -m benchmarks.child RESULT.json` with the request as JSON
-on stdin.
+"""Run one variant in a fresh process: `python -m benchmarks.child RESULT.json`, the request on stdin.
 
-Goes in: {"target": "module:function", "arguments": {…}, "core": int or null, "scratch": folder}.
-The function is called with `out`, an empty folder that is removed afterwards, and the arguments; it
-returns a JSON object and may say `seconds` itself where not all it does is to be timed. Comes out:
-{"seconds", "cpu_seconds", "rss_mb", "result"}; the second counts this process and its children.
-Imports are not timed.
+Goes in, as JSON: {"target": "module:function", "arguments": {…}, "core": int or null, "scratch":
+folder}. The function is called with `out`, an empty folder that is removed afterwards, and the
+arguments; it returns a JSON object. Where not all that it does is to be timed, the object has the
+`seconds` and `cpu_seconds` of the part that is. Comes out: {"seconds", "cpu_seconds", "rss_mb",
+"result"}; the second counts this process and its children. Imports are not timed.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ MEGABYTE = 1e6
 
 
 def own_peak_rss_mb() -> float:
-    """Peak resident memory of this process.
+    """Return the peak resident memory of this process.
 
     Not ru_maxrss on Linux: that keeps the parent's peak over an exec.
     """
@@ -37,7 +36,9 @@ def own_peak_rss_mb() -> float:
 
 
 def children_peak_rss_mb() -> float:
-    """Peak of the largest of the processes that this one, or a child of it, started and waited for."""
+    """Return the peak of the largest process that this one, or a child of it, started and waited
+    for.
+    """
     import resource
 
     return _rusage_mb(resource.RUSAGE_CHILDREN)
@@ -51,28 +52,42 @@ def _rusage_mb(who: int) -> float:
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
-    """Call the function, once, and say what it took."""
+    """Call the function once and return what it took.
+
+    Raises:
+        ValueError: the function timed itself by one clock only: two different spans of time.
+    """
     if request["core"] is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {request["core"]})  # before numpy and Arrow count the cores
     module, name = request["target"].split(":")
     function = getattr(importlib.import_module(module), name)
     with tempfile.TemporaryDirectory(dir=request["scratch"], prefix="out-") as out:
-        start, cpu_start = time.perf_counter(), _cpu_seconds()
+        start, cpu_start = time.perf_counter(), cpu_seconds_so_far()
         result = function(out=Path(out), **request["arguments"]) or {}
-        seconds, cpu_seconds = time.perf_counter() - start, _cpu_seconds() - cpu_start
+        clocks = {
+            "seconds": time.perf_counter() - start,
+            "cpu_seconds": cpu_seconds_so_far() - cpu_start,
+        }
+
+    timed = {clock: result[clock] for clock in clocks if clock in result}
+    if len(timed) == 1:
+        raise ValueError(f"{request['target']} returned only one clock: {timed}")
     rss_mb = max(own_peak_rss_mb(), children_peak_rss_mb(), result.get("rss_mb", 0.0))
-    return {
-        "seconds": result.get("seconds", seconds),
-        "cpu_seconds": result.get("cpu_seconds", cpu_seconds),
-        "rss_mb": rss_mb,
-        "result": result,
-    }
+    return {**clocks, **timed, "rss_mb": rss_mb, "result": result}
 
 
-def _cpu_seconds() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+def cpu_seconds_so_far() -> float:
+    """Return the processor time of this process and of its children that have ended.
+
+    Not `os.times`: that counts in hundredths of a second, and a short variant would take none.
+    """
+    import resource
+
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(json.dumps(run(json.load(sys.stdin))), encoding="utf-8")
+    Path(sys.argv[1]).write_text(
+        json.dumps(run(json.load(sys.stdin)), allow_nan=False), encoding="utf-8"
+    )

@@ -1,5 +1,5 @@
-"""Dump to tables: `python -m benchmarks.dump_parse [--quick] [--gb 1.0] [--case gz …] [--keep
-FOLDER]`.
+"""Measure dump to tables: `python -m benchmarks.dump_parse [--quick] [--gb 1.0] [--case gz …]
+[--keep FOLDER]`.
 
 Goes in: the data kit (environment variable TRELM_KIT), from whose genuine entities a dump of any
 size is generated (`benchmarks.generated_dump` says what of it is genuine). Comes out: one JSON
@@ -17,14 +17,17 @@ from typing import Any
 
 from benchmarks.generated_dump import Dump, Templates, kit_dumps, make_dump, read_templates
 from benchmarks.harness import (
+    Aim,
     Measured,
     Variant,
     common_arguments,
-    emit,
     harmonic,
-    machine,
+    judged,
     measure,
+    none_wrong,
+    ratio,
     record,
+    report,
     run_once,
     run_program,
     scratch_folder,
@@ -34,6 +37,8 @@ from benchmarks.harness import (
 NAME = "dump_parse"
 UNIT = "MB/s"
 RSS_LIMIT_MB = 1000.0
+# Times the speed of a peer, on gz alone: on bz2 decompression takes nearly all the time.
+GZ_AIMS = {"isal_orjson": 3.0, "qwikidata": 8.0}
 TINY_MB = 0.001  # one entity: what a start costs
 WORKERS = (1, 2)
 RSS_TIMES = 4  # the larger input of case `rss`
@@ -54,15 +59,17 @@ DECOMPRESS = "benchmarks.dump_parse_limits:decompress"
 DECODE = "benchmarks.dump_parse_limits:decode_typed"
 COMPARE = "benchmarks.dump_parse_rows:compare"
 PEERS = {
+    "isal_orjson": ("benchmarks.dump_parse_peers:isal_orjson_loop", "orjson"),
     "orjson": ("benchmarks.dump_parse_peers:orjson_loop", "orjson"),
     "qwikidata": ("benchmarks.dump_parse_qwikidata:qwikidata_loop", "qwikidata"),
     "beam_json": ("benchmarks.dump_parse_beam:beam_json", ""),
 }
+GZ_PEERS = ("isal_orjson", "qwikidata", "beam_json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """Sizes and places."""
+    """Hold sizes and folders."""
 
     folder: Path
     raw_mb: float
@@ -76,28 +83,28 @@ class Setup:
 
     @functools.cached_property
     def templates(self) -> Templates:
-        """The genuine entities."""
+        """Return the genuine entities."""
         return read_templates(self.sources)
 
     def dump(self, suffix: str, raw_mb: float | None = None) -> Dump:
-        """The generated dump, or another of its kind."""
+        """Return the generated dump of this kind of file, or one of another size."""
         return make_dump(
             self.templates, self.folder, raw_mb or self.raw_mb, suffix, self.batch_entities
         )
 
     def measure(self, variants: Sequence[Variant]) -> dict[str, Measured]:
-        """Run them, interleaved."""
+        """Run variants, interleaved."""
         return measure(variants, self.rounds, self.folder)
 
 
 def ours(dump: Dump, unit_mb: float, name: str = "ours", **options: Any) -> Variant:  # noqa: ANN401 - keys of KbConfig
-    """Our variant outside Beam."""
+    """Return our variant outside Beam."""
     arguments = {"path": dump.path, "unit_mb": unit_mb, "options": options}
     return Variant(name=name, target=OURS, arguments=arguments, work=dump.raw_mb)
 
 
 def peer(name: str, dump: Dump) -> Variant:
-    """A peer on a dump."""
+    """Return a peer on a dump."""
     target, needs = PEERS[name]
     return Variant(
         name=name, target=target, arguments={"path": dump.path}, work=dump.raw_mb, needs=needs
@@ -105,82 +112,116 @@ def peer(name: str, dump: Dump) -> Variant:
 
 
 def limit(name: str, dump: Dump) -> Variant:
-    """Decompression by a library, or typed decoding, alone."""
+    """Return the variant that only decompresses by a library, or only decodes (`msgspec`)."""
     target = DECODE if name == "msgspec" else DECOMPRESS
     arguments = {"path": dump.path} | ({} if name == "msgspec" else {"library": name})
     return Variant(name=name, target=target, arguments=arguments, work=dump.raw_mb)
 
 
 def compared(setup: Setup, suffix: str) -> Iterator[dict[str, Any]]:
-    """Ours, the peers and the limits on one core."""
-    full, part, plain = (
-        setup.dump(suffix),
-        setup.dump(suffix, setup.slice_mb),
-        setup.dump("", setup.slice_mb),
-    )
-    peers = [peer("orjson", full), peer("qwikidata", part)]
+    """Measure ours, the peers and the limits on one core."""
+    full, part = setup.dump(suffix), setup.dump(suffix, setup.slice_mb)
+    plain = setup.dump("", setup.slice_mb)
     if suffix == ".gz":
-        peers.append(peer("beam_json", part))
-    libraries = ["isal", "gzip"] if suffix == ".gz" else ["bz2"]
+        peers = [peer("isal_orjson", full), peer("qwikidata", part), peer("beam_json", part)]
+        libraries = ["isal", "gzip"]
+    else:
+        peers = [peer("orjson", full), peer("qwikidata", part)]
+        libraries = ["bz2"]
+
     limits = [*(limit(name, full) for name in libraries), limit("msgspec", plain)]
     variants = [ours(full, DEFAULT_UNIT_MB), *peers]
-    found = setup.measure([*variants, *limits])
-    by_limit = {variant.name: found.pop(variant.name) for variant in limits}
+    by_name = setup.measure([*variants, *limits])
+    by_limit = {variant.name: by_name.pop(variant.name) for variant in limits}
+
     rates = {name: measured.rate for name, measured in by_limit.items()}
     rates["both"] = harmonic(rates[libraries[0]], rates["msgspec"])
-    bound = (
-        "both" if suffix == ".gz" else "bz2"
-    )  # bz2: decoding JSON is a small part, decompression is the limit
+    # bz2: decoding JSON is a small part of the work, so decompression alone is the limit.
+    bound = "both" if suffix == ".gz" else "bz2"
+    skips = skipped(variants)
     yield {
-        **record(NAME, suffix[1:], UNIT, found, rates[bound]),
+        **record(NAME, suffix[1:], UNIT, by_name, rates[bound]),
+        "cpu_ratio_to_peers": _cpu_ratios(by_name),
         "limit_is": bound,
         "limits": rates,
         "limit_cpu_rates": {name: measured.cpu_rate for name, measured in by_limit.items()},
         "raw_mb": full.raw_mb,
         "peer_raw_mb": {
-            name: measured.variant.work for name, measured in found.items() if name != "ours"
+            name: measured.variant.work for name, measured in by_name.items() if name != "ours"
         },
         "stored_ratio": full.raw_bytes / full.stored_bytes,
-        **_refused(found),
-        **skipped(variants),
+        **_refused(by_name),
+        **judged(_speed_aims(suffix, by_name, skips.get("skipped", {})), quick=setup.quick),
+        **skips,
     }
 
 
-def _refused(found: Mapping[str, Measured]) -> dict[str, Any]:
-    if "qwikidata" not in found:
+def _cpu_ratios(by_name: Mapping[str, Measured]) -> dict[str, float]:
+    """Return our rate over that of each peer, by processor time."""
+    ours_rate = by_name["ours"].cpu_rate
+    return {
+        name: ours_rate / measured.cpu_rate for name, measured in by_name.items() if name != "ours"
+    }
+
+
+def _speed_aims(
+    suffix: str, by_name: Mapping[str, Measured], reasons: Mapping[str, str]
+) -> list[Aim]:
+    """Return the aims of a speed case; `reasons` say why a peer is not there."""
+    if suffix != ".gz":
+        return []
+    ratios = _cpu_ratios(by_name)
+    return [
+        Aim(
+            name=f"cpu_ratio_to_peers.{name}",
+            value=ratios.get(name),
+            at_least=least,
+            missing=reasons.get(name, ""),
+        )
+        for name, least in GZ_AIMS.items()
+    ]
+
+
+def _refused(by_name: Mapping[str, Measured]) -> dict[str, Any]:
+    if "qwikidata" not in by_name:
         return {}
-    result = found["qwikidata"].results[0]
+    result = by_name["qwikidata"].results[0]
     return {"qwikidata_refused": result["refused"], "qwikidata_entities": result["entities"]}
 
 
 def with_statements(setup: Setup, suffix: str) -> Iterator[dict[str, Any]]:
-    """Ours with `--statements`, on one core."""
+    """Measure ours with `--statements`, on one core."""
     full = setup.dump(suffix)
-    found = setup.measure([ours(full, DEFAULT_UNIT_MB, statements=True)])
-    yield {**record(NAME, f"{suffix[1:]}_statements", UNIT, found, None), "raw_mb": full.raw_mb}
+    by_name = setup.measure([ours(full, DEFAULT_UNIT_MB, statements=True)])
+    yield {
+        **record(NAME, f"{suffix[1:]}_statements", UNIT, by_name, None),
+        "raw_mb": full.raw_mb,
+        **judged([], quick=setup.quick),
+    }
 
 
 def in_processes(setup: Setup, suffix: str) -> Iterator[dict[str, Any]]:
-    """Ours in one and in two processes outside Beam, and the ratio of the two."""
+    """Measure ours in one and in two processes outside Beam, and the ratio of the two."""
     full = setup.dump(suffix)
     variants = [_many(POOL, full, setup, {"processes": count}) for count in WORKERS]
-    found = setup.measure(variants)
+    by_name = setup.measure(variants)
     for count, variant in zip(WORKERS, variants, strict=True):
-        fields = record(
-            NAME, f"{suffix[1:]}_processes_{count}", UNIT, {"ours": found[variant.name]}, None
-        )
+        measured = by_name[variant.name]
         yield {
-            **fields,
-            "scaling": found[variant.name].rate / found[variants[0].name].rate,
+            **record(NAME, f"{suffix[1:]}_processes_{count}", UNIT, {"ours": measured}, None),
+            "scaling": measured.rate / by_name[variants[0].name].rate,
             "raw_mb": full.raw_mb,
+            **judged([], quick=setup.quick),
         }
 
 
 def in_runner(setup: Setup) -> Iterator[dict[str, Any]]:
-    """The command on the local runner with one and with two workers; wall time, start-up included
-    and told.
+    """Measure the command on the local runner with one and with two workers.
+
+    It is wall time with the start-up, which a dump of one entity measures.
     """
-    suffixes, tiny = (".gz",) if setup.quick else (".gz", ".bz2"), setup.dump(".gz", TINY_MB)
+    suffixes = (".gz",) if setup.quick else (".gz", ".bz2")
+    tiny = setup.dump(".gz", TINY_MB)
     full = {suffix: setup.dump(suffix) for suffix in suffixes}
     workers = [{"workers": count} for count in WORKERS]
     runs = {
@@ -188,19 +229,28 @@ def in_runner(setup: Setup) -> Iterator[dict[str, Any]]:
         for suffix, dump in full.items()
     }
     starts = [_many(COMMAND, tiny, setup, count, "start") for count in workers]
-    found = setup.measure(
+    by_name = setup.measure(
         [*starts, *(variant for variants in runs.values() for variant in variants)]
     )
     for suffix, variants in runs.items():
         for count, variant, start in zip(WORKERS, variants, starts, strict=True):
-            measured, startup_s = found[variant.name], found[start.name].median_s
+            measured, startup_s = by_name[variant.name], by_name[start.name].median_s
             yield {
                 **record(NAME, f"{suffix[1:]}_runner_{count}", UNIT, {"ours": measured}, None),
                 "startup_s": startup_s,
-                "without_startup": variant.work / max(measured.median_s - startup_s, 1e-9),
-                "scaling": measured.rate / found[variants[0].name].rate,
+                **_without_startup(measured, startup_s),
+                "scaling": measured.rate / by_name[variants[0].name].rate,
                 "raw_mb": variant.work,
+                **judged([], quick=setup.quick),
             }
+
+
+def _without_startup(measured: Measured, startup_s: float) -> dict[str, Any]:
+    """Return the rate after the start-up, or why there is none."""
+    work_s = measured.median_s - startup_s
+    if work_s > 0:
+        return {"without_startup": measured.variant.per_second(work_s)}
+    return {"skipped": {"without_startup": "the run took no longer than a start"}}
 
 
 def _many(
@@ -212,8 +262,10 @@ def _many(
 
 
 def peak_memory(setup: Setup) -> Iterator[dict[str, Any]]:
-    """Peak memory of a worker at two sizes of gz and one of bz2, with the stage's own unit size;
-    `--statements` too.
+    """Measure the peak memory of a worker at two sizes of gz and one of bz2; with `--statements`
+    too.
+
+    Units have the stage's own size.
     """
     inputs = [(".gz", setup.raw_mb), (".gz", setup.raw_mb * RSS_TIMES), (".bz2", setup.raw_mb)]
     settings: tuple[dict[str, Any], ...] = ({},) if setup.quick else ({}, {"statements": True})
@@ -224,53 +276,57 @@ def peak_memory(setup: Setup) -> Iterator[dict[str, Any]]:
             yield {
                 "benchmark": NAME, "case": "rss", "input": suffix[1:], "raw_mb": dump.raw_mb, **options,
                 "unit": "MB", "lower_is_better": True, "ours": answer["rss_mb"], "limit": RSS_LIMIT_MB,
-                "ratio_to_limit": answer["rss_mb"] / RSS_LIMIT_MB, "units": answer["result"]["units"], "runs": 1,
+                "ratio_to_limit": ratio(answer["rss_mb"], RSS_LIMIT_MB), "units": answer["result"]["units"], "runs": 1,
+                **judged([Aim(name="rss_mb", value=answer["rss_mb"], at_most=RSS_LIMIT_MB)], quick=setup.quick),
             }  # fmt: skip
 
 
 def same_rows(setup: Setup) -> Iterator[dict[str, Any]]:
-    """Whether every peer makes our rows, in all columns, of a slice; and ours of gz, bz2 and plain
+    """Say whether every peer makes our rows of a slice, in all columns; and ours of bz2 and plain
     JSON.
     """
     gz = setup.dump(".gz", setup.rows_mb)
-    others = [
+    other_files = [
         ours(setup.dump(suffix, setup.rows_mb), setup.unit_mb, name)
         for suffix, name in ((".bz2", "bz2"), ("", "json"))
     ]
-    peers = [peer(name, gz) for name in PEERS]
-    wanted = [
-        variant for variant in (ours(gz, setup.unit_mb), *others, *peers) if not variant.is_missing
-    ]
+    peers = [peer(name, gz) for name in GZ_PEERS]
+    variants = (ours(gz, setup.unit_mb), *other_files, *peers)
     targets = {
         variant.name: {"target": variant.target, "arguments": dict(variant.arguments)}
-        for variant in wanted
+        for variant in variants
+        if not variant.is_missing
     }
     answer = run_once(
         Variant(name="rows", target=COMPARE, arguments={"targets": targets}), setup.folder
     )["result"]
-    fields = {
+    num_different = sum(not same for same in answer["same"].values())
+    yield {
         "benchmark": NAME,
         "case": "rows",
         "raw_mb": gz.raw_mb,
-        "ok": all(answer["same"].values()),
+        "same_as_ours": answer["same"],
+        "tables": answer["tables"],
+        **judged([none_wrong("variants_with_other_rows", num_different)], quick=setup.quick),
+        **skipped(peers),
     }
-    yield {**fields, "same_as_ours": answer["same"], "tables": answer["tables"], **skipped(peers)}
 
 
 def kit_files(setup: Setup) -> Iterator[dict[str, Any]]:
-    """Each genuine dump of the kit: what went in, what came out."""
+    """Count what goes in and what comes out of each genuine dump of the kit."""
     paths = {name: str(kit_dumps()[0].parent / name) for name in KIT_FILES}
     answer = run_once(
         Variant(name="kit", target=KIT, arguments={"paths": list(paths.values())}), setup.folder
     )
     for name, path in paths.items():
-        found = answer["result"][path]
+        counts = answer["result"][path]
+        num_lost = int(not counts["all_accounted_for"])
         yield {
             "benchmark": NAME,
             "case": "kit",
             "file": name,
-            "ok": found["all_accounted_for"],
-            **found,
+            **counts,
+            **judged([none_wrong("files_with_lost_entities", num_lost)], quick=setup.quick),
         }
 
 
@@ -290,7 +346,7 @@ NOT_QUICK = ("bz2_statements",)
 
 
 def setup_of(folder: Path, gb: float | None, rounds: int | None, *, quick: bool) -> Setup:
-    """Sizes for a full or a quick run."""
+    """Return the sizes of a full or a quick run."""
     return Setup(
         folder=folder,
         raw_mb=(gb or (0.02 if quick else 1.0)) * 1000,
@@ -305,7 +361,7 @@ def setup_of(folder: Path, gb: float | None, rounds: int | None, *, quick: bool)
 
 
 def main() -> int:
-    """Run the cases; the exit code is 1 if rows differ or an entity is lost."""
+    """Run the cases and return the exit code."""
     parser = common_arguments(__doc__)
     parser.add_argument(
         "--gb", type=float, help="GB of JSON to generate (default: 1.0; 0.02 with --quick)"
@@ -313,25 +369,12 @@ def main() -> int:
     parser.add_argument(
         "--case", action="append", choices=CASES, help="only this case; may be repeated"
     )
-    given = parser.parse_args()
-    failed = False
-    with scratch_folder(given.keep) as folder:
-        setup = setup_of(folder, given.gb, given.rounds, quick=given.quick)
-        emit(
-            {
-                "benchmark": NAME,
-                "machine": machine(PACKAGES),
-                "raw_mb": setup.raw_mb,
-                "quick": given.quick,
-            }
-        )
-        for case in given.case or [
-            name for name in CASES if not given.quick or name not in NOT_QUICK
-        ]:
-            for fields in CASES[case](setup):
-                emit(fields)
-                failed = failed or not fields.get("ok", True)
-    return int(failed)
+    options = parser.parse_args()
+    names = options.case or [name for name in CASES if not options.quick or name not in NOT_QUICK]
+    with scratch_folder(options.keep) as folder:
+        setup = setup_of(folder, options.gb, options.rounds, quick=options.quick)
+        records = (fields for name in names for fields in CASES[name](setup))
+        return report(NAME, options, PACKAGES, records, raw_mb=setup.raw_mb)
 
 
 if __name__ == "__main__":

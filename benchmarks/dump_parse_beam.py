@@ -1,5 +1,5 @@
-"""(c) of `dump_parse`: Beam as its guide has it: ReadFromText, json.loads, rows as dictionaries,
-WriteToParquet.
+"""Run the peer of `dump_parse` that is Beam as its guide has it: ReadFromText, json.loads, rows as
+dictionaries, WriteToParquet.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from benchmarks.dump_parse_peers import TABLES, Rows, add_entity
 
 
 def beam_json(out: Path, path: str) -> dict[str, Any]:
-    """The same rows by Beam's own parts, on its local runner, in this process."""
+    """Make the same rows by Beam's own parts, on its local runner, in this process."""
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         lines = pipeline | beam.io.ReadFromText(path)
         rows = lines | beam.FlatMap(rows_of).with_outputs(*(table.name for table in TABLES))
@@ -30,7 +30,7 @@ def beam_json(out: Path, path: str) -> dict[str, Any]:
 
 
 def rows_of(line: str) -> Iterator[beam.pvalue.TaggedOutput]:
-    """Rows of a line, each as a dictionary for the output of its table."""
+    """Yield the rows of a line, each as a dictionary for the output of its table."""
     record = line.rstrip(",")
     if len(record) > 1:
         rows: Rows = {table.name: [] for table in TABLES}

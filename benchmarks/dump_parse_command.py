@@ -1,4 +1,4 @@
-"""The stage as a user runs it: `trelm-pipeline kb` on Beam's local runner.
+"""Run the stage as a user does: `trelm-pipeline kb` on Beam's local runner.
 
 Apart from the rest of `dump_parse`, for nothing heavy may be imported here: a process's peak memory
 is also that of the program it was before an exec.
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def run_command(out: Path, path: str, unit_mb: float, workers: int) -> dict[str, Any]:
-    """The command `trelm-pipeline kb` on Beam's local runner, start-up included.
+    """Run the command `trelm-pipeline kb` on Beam's local runner, start-up included.
 
     Raises:
         RuntimeError: it failed; carries what it wrote.

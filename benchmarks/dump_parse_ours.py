@@ -1,4 +1,4 @@
-"""Our side of `dump_parse`: stage `kb` outside Beam, unit by unit; functions that
+"""Run our side of `dump_parse`: stage `kb` outside Beam, unit by unit; functions that
 `benchmarks.child` calls.
 
 Only what any program may use of the stage: its plan, the plan's phases, `write_unit`.
@@ -37,7 +37,7 @@ def process_units(
 
 
 def process_units_in_pool(out: Path, path: str, unit_mb: float, processes: int) -> dict[str, Any]:
-    """The same by several processes, which take a unit when they are free; their start is not
+    """Run the units by several processes, which take a unit when they are free; their start is not
     timed.
     """
     context = multiprocessing.get_context(
@@ -63,13 +63,13 @@ def process_units_in_pool(out: Path, path: str, unit_mb: float, processes: int) 
 
 
 def kit_files(out: Path, paths: list[str]) -> dict[str, Any]:
-    """Several genuine dumps, each on its own."""
+    """Run the stage on several genuine dumps, each alone."""
     return {path: _kit_file(out / str(number), path) for number, path in enumerate(paths)}
 
 
 def _kit_file(out: Path, path: str) -> dict[str, Any]:
-    """One dump through the stage: what went in (counted by the standard library alone) and what
-    became of it.
+    """Run the stage on one dump; count what went in, by the standard library alone, and what became
+    of it.
     """
     with open_stdlib(path) as file:
         entities_in = len(json.load(file))
@@ -116,12 +116,14 @@ def _run(prepared: PreparedStage) -> list[UnitReport]:
 
 
 def _wait(barrier: Any) -> None:  # noqa: ANN401 - has no public type
-    """Being called means that the process has started and has imported this module."""
+    """Return at once: an answer means that the process has started and has imported this module."""
     barrier.wait()
 
 
 def _write_in_worker(folder: str, worker: UnitWorker[Any], unit: Unit[Any]) -> tuple[float, float]:
-    """Peak memory of the process so far, and processor time of the unit."""
+    """Write a unit; return the peak memory of the process so far, and the processor time of the
+    unit.
+    """
     start = time.process_time()
     write_unit(folder, "kb", unit, worker.process)
     return own_peak_rss_mb(), time.process_time() - start

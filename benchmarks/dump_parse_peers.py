@@ -1,4 +1,4 @@
-"""(b) of `dump_parse`: gzip and orjson in one loop; and what the other peers share with it.
+"""Run the peer of `dump_parse` that is a plain loop, and hold what the other peers share with it.
 
 All peers keep the same rules as stage `kb`, with the same schemas and Parquet compression, and use
 our `clean` for names and our lists of classes and sites: those are part of the result's definition,
@@ -8,12 +8,14 @@ not of the speed. None of them counts oddities, refuses bad records, or goes on 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+from isal import igzip
 
 from benchmarks.dump_parse_limits import open_stdlib
 from pipeline.kb.entity_rows import INSTANCE_OF, INVERSE_PROPERTY, META_CLASSES, NOT_WIKIPEDIA
@@ -25,12 +27,13 @@ from schemas.table import Table
 LANGUAGES = ("en", "mul")
 TABLES = (ENTITIES, ALIASES, PROPERTIES, TRIPLES)
 BATCH_ROWS = 50_000
-LINE_BUFFER_BYTES = 1 << 20  # the gzip module's own is 8 KB: it would make lines of 27 KB slow
+# The buffers of gzip, igzip and bz2 hold 8 KB: they would make lines of 27 KB slow.
+LINE_BUFFER_BYTES = 1 << 20
 Rows = dict[str, list[tuple[Any, ...]]]
 
 
 class TableWriter:
-    """Rows of the four tables, in batches, to one Parquet file each."""
+    """Write the rows of the four tables in batches, to one Parquet file each."""
 
     def __init__(self, out: Path) -> None:
         self._rows: Rows = {table.name: [] for table in TABLES}
@@ -43,7 +46,7 @@ class TableWriter:
 
     @property
     def rows(self) -> Rows:
-        """Lists to append to; ask again after each `flush_full`."""
+        """Return lists to append to; ask again after each `flush_full`."""
         return self._rows
 
     def flush_full(self) -> None:
@@ -53,7 +56,7 @@ class TableWriter:
                 self._flush(table)
 
     def close(self) -> None:
-        """Write the rest."""
+        """Write the rows that are left."""
         for table in TABLES:
             self._flush(table)
             self._writers[table.name].close()
@@ -68,24 +71,35 @@ class TableWriter:
         self._writers[table.name].write_table(pa.Table.from_arrays(arrays, schema=table.schema))
 
 
+def isal_orjson_loop(out: Path, path: str) -> dict[str, Any]:
+    """Run the loop on a gz file that isal decompresses, as ours does."""
+    with igzip.open(path, "rb") as stored, io.BufferedReader(stored, LINE_BUFFER_BYTES) as lines:
+        return _loop(out, lines)
+
+
 def orjson_loop(out: Path, path: str) -> dict[str, Any]:
-    """gzip or bz2 of the standard library, orjson, and Parquet in batches: a straightforward
-    script, tuned.
-    """
+    """Run the loop on a file that the standard library decompresses."""
+    stored: Any = open_stdlib(path)
+    with stored, io.BufferedReader(stored, LINE_BUFFER_BYTES) as lines:
+        return _loop(out, lines)
+
+
+def _loop(out: Path, lines: Iterable[bytes]) -> dict[str, Any]:
+    """Parse by orjson and write Parquet in batches: a straightforward script, tuned."""
     writer, entities = TableWriter(out), 0
-    with open_stdlib(path) as stored, io.BufferedReader(stored, LINE_BUFFER_BYTES) as file:
-        for line in file:
-            record = line.rstrip(b"\n,")
-            if len(record) > 1:  # the brackets have lines of their own
-                add_entity(orjson.loads(record), writer.rows)
-                entities += 1
-                writer.flush_full()
+    for line in lines:
+        record = line.rstrip(b"\n,")
+        # The brackets around all entities have lines of their own.
+        if len(record) > 1:
+            add_entity(orjson.loads(record), writer.rows)
+            entities += 1
+            writer.flush_full()
     writer.close()
     return {"entities": entities}
 
 
 def add_entity(entity: dict[str, Any], rows: Rows) -> None:
-    """Rows of an entity in plain dictionaries: the rules of stage `kb`."""
+    """Append the rows of an entity given as plain dictionaries, by the rules of stage `kb`."""
     number, claims = int(entity["id"][1:]), entity.get("claims") or {}
     labels = _terms(entity, "labels")
     label, description = first_of(labels), first_of(_terms(entity, "descriptions"))
@@ -116,7 +130,7 @@ def add_item_rows(
     counted: tuple[dict[str, Any], int, int | None],
     triples: dict[str, tuple[str, list[int]]],
 ) -> None:
-    """Rows of an item from its parts.
+    """Append the rows of an item, given its parts.
 
     Names are (label, description, title), counted is (sitelinks, number of statements, revision),
     triples are by PID: (rank, targets).
@@ -147,17 +161,17 @@ def _terms(entity: dict[str, Any], key: str) -> list[tuple[str, str]]:
 
 
 def first_of(terms: list[tuple[str, str]]) -> str:
-    """The first name with anything to read."""
+    """Return the first name that has anything to read."""
     return next((name for term, _ in terms if (name := clean(term))), "")
 
 
 def as_aliases(aliases: list[str]) -> list[tuple[str, str]]:
-    """(name, source) of aliases."""
+    """Return (name, source) of aliases."""
     return [(alias, "alias") for alias in aliases]
 
 
 def stated_names(claims: dict[str, Any]) -> list[tuple[str, str]]:
-    """(name, source) of what best-rank statements say in our languages, or as a string."""
+    """Return (name, source) of what best-rank statements say in our languages, or as a string."""
     found = []
     for pid in claims.keys() & NAME_PROPERTIES.keys():
         for data in _best_values(claims[pid])[1]:
@@ -172,7 +186,7 @@ def stated_names(claims: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _best_values(statements: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
-    """Best rank of a property's statements, and the values that have it."""
+    """Return the best rank of a property's statements, and the values that have it."""
     rank = (
         "preferred"
         if any(statement["rank"] == "preferred" for statement in statements)
@@ -187,7 +201,7 @@ def _best_values(statements: list[dict[str, Any]]) -> tuple[str, list[dict[str, 
 
 
 def _best(statements: list[dict[str, Any]], kind: str) -> tuple[str, list[int]]:
-    """Best rank of a property's statements, and its targets of a kind, each once."""
+    """Return the best rank of a property's statements, and its targets of a kind, each once."""
     rank, found = _best_values(statements)
     entities = [data["value"] for data in found if data["type"] == "wikibase-entityid"]
     numbers = [entity_number(value, kind) for value in entities]
@@ -195,7 +209,7 @@ def _best(statements: list[dict[str, Any]], kind: str) -> tuple[str, list[int]]:
 
 
 def entity_number(value: dict[str, Any], kind: str) -> int | None:
-    """Number of an entity of a kind; old dumps have no `id`."""
+    """Return the number of an entity of a kind; old dumps have no `id`."""
     if value.get("entity-type", "item") != kind:
         return None
     return value["numeric-id"] if "numeric-id" in value else int(value["id"][1:])

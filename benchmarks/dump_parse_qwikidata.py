@@ -1,9 +1,8 @@
-"""(a) of `dump_parse`: qwikidata's dump iterator and its entity objects.
+"""Run the peer of `dump_parse` that is qwikidata: its dump iterator and its entity objects.
 
-Two things it cannot do are done for it. It refuses entities of genuine dumps that lack something
-(an item without the key
-`aliases`, a qualifier without `datatype`): those are mended and given to it again, and counted. And
-it gives no number of an entity value without `id`, so numbers are read from its dictionaries.
+It gets help where it fails. It refuses entities of genuine dumps that lack a key (an item without
+`aliases`, a qualifier without `datatype`): they are completed, given to it again, and counted. And
+it has no number of an entity value without `id`, so numbers are read from its dictionaries.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from pipeline.kb.terms import clean
 
 
 def qwikidata_loop(out: Path, path: str) -> dict[str, Any]:
-    """The same rows by qwikidata."""
+    """Make the same rows by qwikidata; count the entities that it refused at first."""
     writer, entities, refused = TableWriter(out), 0, 0
     for entity in WikidataJsonDump(path):
         try:
             _add(entity, writer.rows)
         except (ValueError, KeyError):
             refused += 1
-            _mend(entity)
+            _complete(entity)
             _add(entity, writer.rows)
         entities += 1
         writer.flush_full()
@@ -44,7 +43,7 @@ def qwikidata_loop(out: Path, path: str) -> dict[str, Any]:
     return {"entities": entities, "refused": refused}
 
 
-def _mend(entity: dict[str, Any]) -> None:
+def _complete(entity: dict[str, Any]) -> None:
     for key in ("labels", "descriptions", "aliases", "claims", "sitelinks"):
         entity.setdefault(key, {})
     for statement in (

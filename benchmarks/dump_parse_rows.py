@@ -1,4 +1,6 @@
-"""Whether ours and the peers make the same rows: counts and an order-independent hash per table."""
+"""Say whether ours and the peers make the same rows: counts and an order-independent hash per
+table.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ COMPARED = (ENTITIES, ALIASES, PROPERTIES, TRIPLES)  # all their columns
 
 
 def table_facts(out: Path, table: Table) -> dict[str, Any]:
-    """Rows of a table below a folder: how many, and the sum of the rows' hashes."""
+    """Count the rows of a table below a folder, and sum their hashes."""
     total, num_rows = 0, 0
     for path in sorted(out.glob(f"**/{table.name}/part-*")):
         for row in pq.read_table(path, columns=list(table.column_names)).to_pylist():
@@ -27,8 +29,8 @@ def table_facts(out: Path, table: Table) -> dict[str, Any]:
 
 
 def compare(out: Path, targets: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Run variants, by name: {"target": "module:function", "arguments": {…}}; comes back with the
-    facts of each.
+    """Run variants, by name: {"target": "module:function", "arguments": {…}}; return the counts and
+    hashes of each.
     """
     facts = {}
     for name, variant in targets.items():

@@ -1,4 +1,4 @@
-"""A dump of any size made from genuine Wikidata entities, in the form of the official files.
+"""Generate a dump of any size from genuine Wikidata entities, in the form of the official files.
 
 Goes in: two dump excerpts of the data kit (or any dumps), a size. Comes out: a `.json`, `.json.gz`
 or `.json.bz2` file.
@@ -14,7 +14,7 @@ KB).
 
 *Proportions*: the kit has more properties than items, a dump has one property per 9,000 items; here
 it is one per 84, so that small files have some. The items are longer than a dump's mean (27 KB; 14
-KB in the full dump of 2026): they are well-known things.
+KB in the full dump of 2026): they are well-known items.
 
 *Form*: gz as the official generator makes it: a member for each batch of entities, and `[`, comma
 and `]` with their newlines in members of their own. The official members have 70 MB; a file of 1 GB
@@ -53,37 +53,37 @@ OPEN, COMMA, CLOSE = b"[\n", b",\n", b"\n]\n"
 
 @dataclass(frozen=True, kw_only=True)
 class Templates:
-    """Genuine entities, each cut where its number goes."""
+    """Hold genuine entities, each cut where its number goes."""
 
     items: tuple[tuple[bytes, ...], ...]
     properties: tuple[tuple[bytes, ...], ...]
 
     def parts(self, place: int) -> tuple[bytes, ...]:
-        """The template of the entity at a place of the dump."""
+        """Return the template of the entity at a position of the dump."""
         groups, rest = divmod(place, ITEMS_PER_PROPERTY + 1)
         if rest == ITEMS_PER_PROPERTY and self.properties:
             return self.properties[groups % len(self.properties)]
         return self.items[place % len(self.items)]
 
     def entity(self, place: int) -> bytes:
-        """The line of the entity at a place, without comma and newline."""
+        """Return the line of the entity at a position, without comma and newline."""
         return str(FIRST_NUMBER + place).encode().join(self.parts(place))
 
     def num_bytes(self, place: int) -> int:
-        """Length of `entity`."""
+        """Return the length of `entity`."""
         parts = self.parts(place)
         return sum(map(len, parts)) + (len(parts) - 1) * len(str(FIRST_NUMBER))
 
     @property
     def digest(self) -> str:
-        """Short hash of all of it: names the files made from it."""
+        """Return a short hash of all templates: it names the files made from them."""
         text = repr((self.items, self.properties, FIRST_NUMBER, ITEMS_PER_PROPERTY)).encode()
         return hashlib.sha256(text).hexdigest()[:8]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dump:
-    """A generated file."""
+    """Name a generated file and its sizes."""
 
     path: str
     raw_bytes: int  # of JSON
@@ -92,12 +92,12 @@ class Dump:
 
     @property
     def raw_mb(self) -> float:
-        """Megabytes (10**6) of JSON."""
+        """Return the megabytes (10**6) of JSON."""
         return self.raw_bytes / 1e6
 
 
 def kit_dumps() -> list[Path]:
-    """The genuine excerpts, found through the environment variable TRELM_KIT.
+    """Return the genuine excerpts, found through the environment variable TRELM_KIT.
 
     Raises:
         FileNotFoundError: the kit is not at hand.
@@ -128,8 +128,8 @@ def read_templates(paths: Sequence[Path]) -> Templates:
 
 
 def cut(record: bytes) -> tuple[str, tuple[bytes, ...]]:
-    """The letter of an entity's id, and its JSON cut where the number goes; other bytes stay as
-    they are.
+    """Return the letter of an entity's id, and its JSON cut where the number goes; other bytes stay
+    as they are.
     """
     fields = msgspec.json.decode(record, type=dict[str, msgspec.Raw])
     letter = json.loads(bytes(fields["id"]))[0]
@@ -149,8 +149,8 @@ def cut(record: bytes) -> tuple[str, tuple[bytes, ...]]:
 
 
 def _vary(key: str, value: Any) -> Any:  # noqa: ANN401 - any JSON
-    """The value with marks at the end of the names in it; None if it has none that reach our
-    tables.
+    """Return the value with marks at the end of the names in it; None if none of its names reaches
+    our tables.
     """
     if not isinstance(value, dict):
         return None
@@ -183,8 +183,9 @@ def make_dump(
     suffix: str,
     batch_entities: int = BATCH_ENTITIES,
 ) -> Dump:
-    """A dump of at least so many MB of JSON, with suffix "", ".gz" or ".bz2"; one made before is
-    used again.
+    """Generate a dump of at least this many MB of JSON, with suffix "", ".gz" or ".bz2".
+
+    A dump that was generated before is used again.
     """
     num_entities, raw_bytes = _size(templates, int(raw_mb * 1e6))
     name = f"dump-{templates.digest}-{num_entities}-{batch_entities}.json{suffix}"
@@ -202,7 +203,7 @@ def make_dump(
 
 
 def _size(templates: Templates, wanted: int) -> tuple[int, int]:
-    """Number of entities and bytes of the smallest dump of so many bytes."""
+    """Return the number of entities and bytes of the smallest dump of at least this many bytes."""
     frame = len(OPEN) - len(COMMA) + len(CLOSE)
     lengths = accumulate(templates.num_bytes(place) + len(COMMA) for place in count())
     return next(
@@ -231,7 +232,7 @@ def _write(templates: Templates, batches: Sequence[range], path: Path, suffix: s
 
 
 def _encoded(templates: Templates, batches: Sequence[range], encode: Any) -> Iterator[bytes]:  # noqa: ANN401
-    """Compressed batches, in order, by all cores."""
+    """Yield compressed batches, in order, made by all cores."""
     context = multiprocessing.get_context(
         "spawn"
     )  # fork would copy the threads' locks of whoever imported us

@@ -1,9 +1,10 @@
-"""Whether two number formats choose the same: ranks of 1 - cosine, and the decisions of the
-injection policies.
+"""Say whether two number formats choose the same: ranks of 1 - cosine, decisions of injection
+policies.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 import pyarrow.compute as pc
 from scipy.stats import spearmanr
 
+from benchmarks.harness import ratio
 from pipeline.engine.tables import RunPaths, read_table
 from pipeline.shards.policies import DISTANCE_DECIMALS, PolicyLimits, default_r_freq, policy_bits
 from schemas import LINKS
+from schemas.array_types import Bools
 from schemas.shards import POLICY_BITS
 
 POLICIES = ("importance", "long-tail-important", "klt")  # those that look at the cosine
@@ -21,40 +24,48 @@ Rows = dict[str, list[Any]]
 
 
 def agreement(run: str, full: Rows, half: Rows) -> dict[str, Any]:
-    """Of the rows of two runs of the stage over the same mentions.
+    """Compare the rows of two runs of the stage over the same mentions.
 
     Every entity counts as one with a usable triple: those without are never chosen, so they would
     agree for nothing.
     """
     sentences, frequency, limits = _corpus(run, full)
-    found = [np.array(rows["cosine"], np.float32) for rows in (full, half)]
+    cosines = [np.array(rows["cosine"], np.float32) for rows in (full, half)]
     reach = np.ones(len(sentences))
     bits = [
         policy_bits(sentences, cosine, frequency, reach, _with_median(limits, cosine))
-        for cosine in found
+        for cosine in cosines
     ]
+    # NaN where one side has the same distance for every mention: then there is no rank.
+    spearman = float(spearmanr(1 - cosines[0], 1 - cosines[1]).statistic)
+    difference = np.abs(cosines[0] - cosines[1])
     return {
-        "spearman": float(spearmanr(1 - found[0], 1 - found[1]).statistic),
-        "max_difference": float(np.abs(found[0] - found[1]).max()),
-        "mean_difference": float(np.abs(found[0] - found[1]).mean()),
-        "median_distance": float(np.median(1 - found[0])),
+        "spearman": spearman if math.isfinite(spearman) else None,
+        "max_difference": float(difference.max()),
+        "mean_difference": float(difference.mean()),
+        "median_distance": float(np.median(1 - cosines[0])),
         "policies": {
             name: _decisions(*((one & POLICY_BITS[name]) > 0 for one in bits)) for name in POLICIES
         },
     }
 
 
-def _decisions(left: np.ndarray, right: np.ndarray) -> dict[str, float]:
-    either = np.count_nonzero(left | right)
+def _decisions(left: Bools, right: Bools) -> dict[str, float | None]:
+    """Return how often two formats decide alike; the share of what either chose is None if nothing
+    was chosen.
+    """
+    num_both, num_either = int(np.sum(left & right)), int(np.sum(left | right))
     return {
         "agreement": float(np.mean(left == right)),
         "chosen": float(np.mean(left)),
-        "chosen_by_both_of_either": np.count_nonzero(left & right) / max(either, 1),
+        "chosen_by_both_of_either": ratio(num_both, num_either),
     }
 
 
 def _corpus(run: str, rows: Rows) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-    """Sentence and frequency of each mention; linked mentions and entities in all."""
+    """Return sentence and frequency of each mention; and how many linked mentions and entities
+    there are.
+    """
     links = read_table(
         RunPaths(root=run).files("link", LINKS),
         LINKS,

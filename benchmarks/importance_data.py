@@ -1,5 +1,5 @@
-"""What `importance` works on: a slice of a linked run, of so many mentions, and models of any
-shape.
+"""Make what `importance` works on: a slice of a linked run with this many mentions, and models of
+any shape.
 
 A slice is a run of its own: documents drawn at random (seeded) in their order, with their sentences
 and links, until there are enough linked mentions; the last ones of the last document are left out.
@@ -30,7 +30,7 @@ HEAD_SIZE = 64
 
 @dataclass(frozen=True)
 class Linked:
-    """Tables of some documents."""
+    """Hold tables of some documents."""
 
     documents: pa.Table
     sentences: pa.Table
@@ -38,7 +38,9 @@ class Linked:
 
 
 def model_folder(folder: Path, shape: str) -> str:
-    """The kit's small BERT, or one of a shape with random weights and its tokenizer."""
+    """Return the folder of the kit's small BERT, or of one of a shape with random weights and its
+    tokenizer.
+    """
     kit = kit_folder() / SMALL_BERT
     if shape == "kit":
         return str(kit)
@@ -69,7 +71,7 @@ def _make_model(made: Path, layers: int, hidden: int, kit: Path) -> None:
 
 
 def slice_of(run: str, folder: Path, mentions: int, units: int = 1) -> str:
-    """A run with so many linked mentions of another one, in so many units of `link`."""
+    """Make a run with this many linked mentions of another one, in this many units of `link`."""
     made = folder / f"slice-{mentions}-{units}"
     if not (made / "link" / MANIFEST_NAME).exists():
         parts = _in_units(_drawn(RunPaths(root=run), mentions), units)
@@ -97,7 +99,7 @@ def _drawn(paths: RunPaths, mentions: int) -> Linked:
 
 
 def _in_units(linked: Linked, units: int) -> list[Linked]:
-    """Ranges of documents with about as many mentions each."""
+    """Return ranges of documents with about as many mentions each."""
     before = np.cumsum(
         np.bincount(_places(linked.links, linked.documents), minlength=len(linked.documents))
     )
@@ -107,7 +109,7 @@ def _in_units(linked: Linked, units: int) -> list[Linked]:
 
 
 def _places(rows: pa.Table, documents: pa.Table) -> np.ndarray:
-    """Row of each row's document; -1 where it is not among them."""
+    """Return the row of each row's document; -1 where it is not among them."""
     found = pc.index_in(rows["doc_id"], value_set=documents["doc_id"].combine_chunks())
     return pc.fill_null(found, -1).to_numpy()
 
@@ -119,7 +121,7 @@ def _of(rows: pa.Table, documents: pa.Table) -> pa.Table:
 def _write(
     made: Path, stage: str, tables: Sequence[tuple[Table, list[pa.Table]]], config: dict[str, float]
 ) -> None:
-    """A stage's parts and manifest."""
+    """Write a stage's parts and manifest."""
     listed = {}
     for table, parts in tables:
         (made / stage / "data" / table.name).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Our side of `importance`, and the encoder alone: each function runs in a process of its own
+"""Run our side of `importance`, and the encoder alone: each function in a process of its own
 (`benchmarks.child`).
 
 Loading the model and a first forward pass are not timed. `whole_stage` is all of the stage but
@@ -9,6 +9,7 @@ this follows.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -21,12 +22,12 @@ from benchmarks.linking_clock import Clock
 from pipeline.config import ImportanceConfig
 from pipeline.encoder.sentence_encoder import NUM_SPECIAL, SentenceEncoder
 from pipeline.encoder.sequences import Sequences
-from pipeline.engine.beam_runner import LOCAL_WORKERS
 from pipeline.engine.stage import write_unit
 from pipeline.engine.tables import RunPaths, read_table
 from pipeline.engine.tasks import RowRange, Unit
+from pipeline.engine.worker_threads import LOCAL_WORKERS
 from pipeline.importance.stage import ImportanceWorker, _chunks
-from pipeline.link.linked_sentences import linked_units
+from pipeline.link.linked_sentences import LinkedReader, linked_units
 from schemas import IMPORTANCE, REJECTS
 
 BUDGETS = (1024, 2048, 4096, 8192)  # tokens of a batch, tried for the encoder alone
@@ -43,7 +44,7 @@ def whole_stage(  # noqa: PLR0913 - what a process is asked for
     torch_threads: int = 1,
     scores: bool = False,
 ) -> dict[str, Any]:
-    """All units of a run, one after the other.
+    """Score all units of a run, one after the other.
 
     Args:
         out: an empty folder.
@@ -79,7 +80,7 @@ def whole_stage(  # noqa: PLR0913 - what a process is asked for
 
 
 def folders(out: Path) -> None:
-    """What a unit's writer needs."""
+    """Make the folders that a unit's writer needs."""
     for name in ("_tmp", "_units", IMPORTANCE.name, REJECTS.name):
         (out / name).mkdir(parents=True, exist_ok=True)
 
@@ -92,7 +93,7 @@ def _open(run: str, model: str, dtype: str, threads: int) -> ImportanceWorker:
 
 
 def processes(out: Path, run: str, model: str, dtype: str, count: int) -> dict[str, Any]:
-    """The same by several processes with their share of the cores; starting them is not timed."""
+    """Score by several processes with their share of the cores; starting them is not timed."""
     os.environ[LOCAL_WORKERS] = str(count)
     folders(out)
     units = linked_units(RunPaths(root=run))
@@ -105,9 +106,9 @@ def processes(out: Path, run: str, model: str, dtype: str, count: int) -> dict[s
     ):
         list(pool.map(_nothing, range(count)))  # all have opened their models
         clock = Clock()
-        list(pool.map(_one_unit, [str(out)] * len(units), units))
-        taken = clock.taken()
-    return {"seconds": taken["seconds"]}
+        cpu_seconds = sum(pool.map(_one_unit, [str(out)] * len(units), units))
+        seconds = clock.taken()["seconds"]
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds}
 
 
 _workers: list[ImportanceWorker] = []  # of this process
@@ -122,20 +123,23 @@ def _nothing(number: int) -> int:
     return number
 
 
-def _one_unit(out: str, unit: Unit[RowRange]) -> None:
+def _one_unit(out: str, unit: Unit[RowRange]) -> float:
+    """Score a unit in a worker process and return the processor seconds that it took."""
+    start = time.process_time()
     write_unit(out, "importance", unit, _workers[0].process)
+    return time.process_time() - start
 
 
 def encoder_alone(out: Path, run: str, model: str, dtype: str, *, tune: bool) -> dict[str, Any]:  # noqa: ARG001
-    """Forward passes over the stage's sequences, each different one once: batched before, as
+    """Run forward passes over the stage's sequences, each different one once: batched before, as
     tensors, nothing read from them.
 
     How they are batched (padded or of one length, and how large) and whether threads share an
     operation or take batches is tried on a quarter of them first.
     """
     worker = _open(run, model, dtype, 0)
-    encoder = worker._open[0][0]
-    found = _sequences(worker)
+    encoder = worker.encoder
+    sequences = _sequences(worker)
     ways = [
         (budget, padded, pooled)
         for budget in BUDGETS
@@ -144,23 +148,23 @@ def encoder_alone(out: Path, run: str, model: str, dtype: str, *, tune: bool) ->
     ]
     if encoder.num_threads == 1:
         ways = [way for way in ways if not way[2]]
-    part = found.take(np.arange(0, len(found), 4))
+    part = sequences.take(np.arange(0, len(sequences), 4))
     best = (
         min(ways, key=lambda way: _pass(encoder, part, *way)["seconds"])
         if tune
         else (4096, False, False)
     )
-    taken = _pass(encoder, found, *best)
-    tokens = int(len(found.ids) + NUM_SPECIAL * len(found))
+    taken = _pass(encoder, sequences, *best)
+    tokens = int(len(sequences.ids) + NUM_SPECIAL * len(sequences))
     way = dict(zip(("budget", "padded", "pooled"), best, strict=True))
-    return {**taken, "sequences": len(found), "tokens": tokens, "way": way}
+    return {**taken, "sequences": len(sequences), "tokens": tokens, "way": way}
 
 
 def _sequences(worker: ImportanceWorker) -> Sequences:
-    """All that the stage encodes, unit by unit."""
-    parts = []
+    """Return all that the stage encodes, unit by unit."""
+    parts, reader = [], LinkedReader(worker.paths)
     for unit in linked_units(worker.paths):
-        linked = worker._open[0][1].read(unit)
+        linked = reader.read(unit)
         for chunk in _chunks(linked, worker.config.max_tokens):
             sequences = worker._plan(linked, chunk).sequences
             parts.append(sequences.take(sequences.distinct()[0]))
@@ -179,7 +183,7 @@ def _pass(
     padded: bool,  # noqa: FBT001
     pooled: bool,  # noqa: FBT001
 ) -> dict[str, Any]:
-    """One pass over all sequences, timed."""
+    """Time one pass over all sequences."""
     import torch
 
     tensors = list(_tensors(encoder, sequences, budget, padded))
@@ -203,7 +207,7 @@ def _tensors(
     budget: int,
     padded: bool,  # noqa: FBT001
 ) -> Iterator[tuple[Any, Any]]:
-    """Ids and attention mask (none where nothing is padded) of batches, sorted by length."""
+    """Yield ids and attention mask (none where nothing is padded) of batches, sorted by length."""
     import torch
 
     if not padded:

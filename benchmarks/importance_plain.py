@@ -1,4 +1,4 @@
-"""The peer of `importance`: the plain way, two forward passes for each mention, in the order in
+"""Run the peer of `importance`: the plain way, two forward passes for each mention, in the order in
 which mentions arrive.
 
 What one writes first: batches of mentions, the tokenizer's own padding, the model in float32,
@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.linking_clock import Clock
 from pipeline.engine.tables import RunPaths
 from pipeline.link.linked_sentences import LinkedReader, linked_units
@@ -24,7 +22,7 @@ TUNING_MENTIONS = 8  # the share of the mentions on which batch sizes are tried 
 
 @dataclass(frozen=True)
 class Mention:
-    """A sentence, and all spans of one entity in it."""
+    """Hold a sentence, and all spans of one entity in it."""
 
     key: tuple[str, int, int]
     sentence: str
@@ -39,7 +37,7 @@ def plain(
     *,
     scores: bool = False,
 ) -> dict[str, Any]:
-    """All mentions of a run."""
+    """Score all mentions of a run; the batch size is tried first."""
     way, mentions = Plain(model), read_mentions(run)
     way.cosines(mentions[: batch_sizes[0]], batch_sizes[0])
     best = batch_sizes[0]
@@ -82,7 +80,7 @@ def read_mentions(run: str) -> list[Mention]:
 
 
 class Plain:
-    """Tokenizer and model as the library gives them."""
+    """Run tokenizer and model as the library gives them."""
 
     def __init__(self, model: str, max_tokens: int = 128) -> None:
         from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -98,7 +96,7 @@ class Plain:
     def cosines(
         self, mentions: Sequence[Mention], batch_size: int
     ) -> tuple[list[float], list[bool]]:
-        """Cosine of each, and whether its sentence was cut."""
+        """Return the cosine of each mention, and whether its sentence was cut."""
         values: list[float] = []
         cut: list[bool] = []
         for low in range(0, len(mentions), batch_size):
@@ -142,9 +140,11 @@ class Plain:
 
 def largest_difference(
     plain_rows: Sequence[Sequence[Any]], ours: dict[str, list[Any]]
-) -> tuple[float, int]:
-    """Of cosines that both sides have, those of sentences that the plain way did not cut; and their
-    number.
+) -> tuple[float | None, int]:
+    """Compare the cosines of sentences that the plain way did not cut.
+
+    Returns:
+        The largest difference, None if every sentence was cut; and the number of cosines compared.
     """
     keys = zip(ours["doc_id"], ours["start"], ours["end"], strict=True)
     by_key = dict(zip(keys, ours["cosine"], strict=True))
@@ -153,4 +153,4 @@ def largest_difference(
         for doc_id, start, end, cosine, cut in plain_rows
         if not cut
     ]
-    return float(np.max(apart)), len(apart)
+    return max(apart, default=None), len(apart)

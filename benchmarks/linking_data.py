@@ -1,5 +1,4 @@
-"""What `linking` works on, made once per folder by the project's own commands from the data kit,
-and used again.
+"""Make what `linking` works on, once per folder, by the project's own commands from the data kit.
 
 One run holds the knowledge base (the kit's subset A, typed), two corpora (106 cased Wikipedia
 articles; ERNIE's articles and FewRel's sentences with their gold links) and one index. The index
@@ -33,7 +32,7 @@ TOKEN_PARTS = 10  # of the stream of new words
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Cased articles: as a table for ours, as JSON for the others."""
+    """Name the files of cased articles: a table for ours, JSON for the others."""
 
     documents: str
     texts: str
@@ -42,7 +41,7 @@ class Corpus:
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """A stream of new words in equal parts."""
+    """Name the files of a stream of new words in equal parts."""
 
     parts: tuple[str, ...]
     texts: str
@@ -50,7 +49,7 @@ class Words:
 
 
 def kit_folder() -> Path:
-    """The data kit.
+    """Return the folder of the data kit.
 
     Raises:
         FileNotFoundError: it is not at hand.
@@ -64,7 +63,7 @@ def kit_folder() -> Path:
 
 
 def command(*arguments: str) -> str:
-    """Run one of the project's programs; what it prints.
+    """Run one of the project's programs; return what it prints.
 
     Raises:
         VariantError: it failed.
@@ -79,21 +78,21 @@ def command(*arguments: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A folder with the run, and what is made from it on demand."""
+    """Hold a folder with the run, and make more from it on demand."""
 
     folder: Path
 
     @property
     def run(self) -> str:
-        """The run with KB, documents and index."""
+        """Return the run with KB, documents and index."""
         return str(self.folder / "run")
 
     def gold(self, name: str) -> str:
-        """A gold file of the run."""
+        """Return a gold file of the run."""
         return str(self.folder / f"{name}.gold.jsonl")
 
     def corpus(self, tokens: int) -> Corpus:
-        """The first articles that have so many tokens together, or all."""
+        """Return the first articles that have this many tokens together, or all."""
         described = self.folder / f"corpus-{tokens}.json"
         if not described.exists():
             self._make_corpus(described, tokens)
@@ -113,7 +112,7 @@ class Prepared:
         self._write(described.name, json.dumps(fields))
 
     def words(self, tokens: int) -> Words:
-        """New words in ten parts."""
+        """Return new words in ten parts."""
         documents = list(new_words(tokens))
         size = -(-len(documents) // TOKEN_PARTS)
         parts = []
@@ -124,8 +123,8 @@ class Prepared:
         return Words(parts=tuple(parts), texts=texts, tokens=tokens)
 
     def names(self, count: int) -> tuple[str, list[Misspelt]]:
-        """A gold file of labels with one edit, then as many names of nothing; and what the former
-        were made from.
+        """Make a gold file of labels with one edit, then as many names of nothing; return it and
+        the edits.
         """
         items = read_items(self.run)
         names = names_of(items)
@@ -152,7 +151,7 @@ class Prepared:
 
 
 def prepare(folder: Path, *, every_ernie: int, every_fewrel: int) -> Prepared:
-    """Knowledge base, documents, index; nothing is done again that is there.
+    """Make knowledge base, documents and index; do nothing again that is there.
 
     Gold files are thinned to every nth line.
     """
@@ -183,7 +182,7 @@ def prepare(folder: Path, *, every_ernie: int, every_fewrel: int) -> Prepared:
 
 
 def settings(made: Path, kit: Path) -> list[str]:
-    """The run's configuration."""
+    """Return the run's configuration."""
     inputs = [str(kit / ARTICLES), str(made / "both.gold.jsonl")]
     changed = {
         "kb.dumps": [str(made / "kit" / "subset-A-typed.json.gz")],
@@ -197,7 +196,7 @@ def settings(made: Path, kit: Path) -> list[str]:
 
 
 def link_gold(made: Prepared, names: Sequence[str]) -> dict[str, Any]:
-    """The command `link` at all gold spans, and what `evaluate` says of each gold file."""
+    """Run the command `link` at all gold spans; return what `evaluate` says of each gold file."""
     both = made.folder / "both.gold.jsonl"
     given = [
         "--gold-spans",

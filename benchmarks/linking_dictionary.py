@@ -1,5 +1,5 @@
-"""Dictionary peers of `linking`: all names of the KB sought in the text at once, and the most
-pointed-to item taken.
+"""Run the dictionary peers of `linking`: find all names of the KB in a text at once, take the most
+pointed-to item.
 
 They detect and look up; they weigh nothing. Each is used as its documentation says, with whole
 words and the longest match. Names that are but one lower-case word or a number are left out: else
@@ -24,7 +24,7 @@ MIN_CHARACTERS = 3
 
 
 def surfaces_of(run: str) -> dict[str, int]:
-    """Names as written, with the item that the baseline gives them."""
+    """Return names as written, with the item that the baseline gives them."""
     items = read_items(run)
     names = names_of(items)
     written = {surface for item in items for surface in item.surfaces}
@@ -44,7 +44,7 @@ def _run(texts: str, by: str, find: Callable[[str], Links]) -> dict[str, Any]:
 
 
 def ahocorasick(out: Path, run: str, texts: str) -> dict[str, Any]:  # noqa: ARG001
-    """`ahocorasick_rs`, leftmost longest, case included; matches inside words are dropped."""
+    """Link by `ahocorasick_rs`, leftmost longest, case included; matches inside words are dropped."""
     import ahocorasick_rs
 
     surfaces = surfaces_of(run)
@@ -63,7 +63,7 @@ def ahocorasick(out: Path, run: str, texts: str) -> dict[str, Any]:  # noqa: ARG
 
 
 def flashtext(out: Path, run: str, texts: str) -> dict[str, Any]:  # noqa: ARG001
-    """`flashtext`, case included."""
+    """Link by `flashtext`, case included."""
     from flashtext import KeywordProcessor
 
     processor = KeywordProcessor(case_sensitive=True)
@@ -80,7 +80,7 @@ def flashtext(out: Path, run: str, texts: str) -> dict[str, Any]:  # noqa: ARG00
 
 
 def phrase_matcher(out: Path, run: str, texts: str) -> dict[str, Any]:  # noqa: ARG001
-    """spaCy's `PhraseMatcher` on a blank pipeline, its longest matches."""
+    """Link by spaCy's `PhraseMatcher` on a blank pipeline, its longest matches."""
     from spacy.matcher import PhraseMatcher
     from spacy.util import filter_spans
 

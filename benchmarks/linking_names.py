@@ -1,5 +1,5 @@
-"""Names of the KB by their normalised key, for the baseline and for every peer; and the figures all
-are scored by.
+"""Look names of the KB up by their normalised key, for the baseline and for every peer; score all
+of them alike.
 
 A key's items stand most pointed-to first, the lowest id first where that is equal: the baseline
 takes the first.
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.harness import ratio
 from benchmarks.linking_tables import Found, Item, read_jsonl
 from pipeline.index.name_keys import normalise
 from pipeline.link.gold import parse_qid
@@ -21,7 +22,7 @@ Names = dict[str, list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Gold:
-    """A gold mention whose item is in the KB."""
+    """Hold a gold mention whose item is in the KB."""
 
     place: Place
     surface: str
@@ -29,7 +30,7 @@ class Gold:
 
 
 def names_of(items: Sequence[Item]) -> Names:
-    """Items by every key that names them."""
+    """Return the items by every key that names them."""
     by_key: dict[str, set[int]] = {}
     for item in items:
         for surface in item.surfaces:
@@ -42,7 +43,7 @@ def names_of(items: Sequence[Item]) -> Names:
 
 
 def read_gold(path: str, items: Sequence[Item]) -> tuple[list[Gold], int]:
-    """Gold mentions whose items are in the KB, and the number of all."""
+    """Return the gold mentions whose items are in the KB, and the number of all."""
     known = {item.qid for item in items}
     golds, num_all = [], 0
     for document in read_jsonl(path):
@@ -57,7 +58,7 @@ def read_gold(path: str, items: Sequence[Item]) -> tuple[list[Gold], int]:
 
 
 def baseline(golds: Sequence[Gold], names: Names) -> dict[Place, Found]:
-    """Exact look-up of the normalised name, the most pointed-to."""
+    """Link by exact look-up of the normalised name: the most pointed-to item."""
     found = {}
     for gold in golds:
         qids = names.get(normalise(gold.surface), [])
@@ -66,7 +67,7 @@ def baseline(golds: Sequence[Gold], names: Names) -> dict[Place, Found]:
 
 
 def is_rare(gold: Gold, names: Names, pointed_to: Mapping[int, int]) -> bool:
-    """The item bears the name, but another that bears it is pointed to more often."""
+    """Say whether the item bears the name, but another that bears it is pointed to more often."""
     qids = names.get(normalise(gold.surface), [])
     return gold.qid in qids and pointed_to[gold.qid] < pointed_to[qids[0]]
 
@@ -74,14 +75,18 @@ def is_rare(gold: Gold, names: Names, pointed_to: Mapping[int, int]) -> bool:
 def scores(
     golds: Sequence[Gold], found: Mapping[Place, Found], rare: Sequence[Gold]
 ) -> dict[str, Any]:
-    """Accuracy and candidate recall at gold spans, of all and of the rare ones."""
+    """Score links at gold spans: accuracy, candidate recall, and accuracy of the rare mentions.
 
-    def share(of: Sequence[Gold]) -> float | None:
-        return (
-            sum(found[gold.place].qid == gold.qid for gold in of if gold.place in found) / len(of)
-            if of
-            else None
-        )
+    A share of no mentions is None.
+    """
+
+    def accuracy(mentions: Sequence[Gold]) -> float | None:
+        linked = [gold for gold in mentions if gold.place in found]
+        return ratio(sum(found[gold.place].qid == gold.qid for gold in linked), len(mentions))
 
     listed = sum(gold.qid in found[gold.place].candidates for gold in golds if gold.place in found)
-    return {"accuracy": share(golds), "candidate_recall": listed / len(golds), "rare": share(rare)}
+    return {
+        "accuracy": accuracy(golds),
+        "candidate_recall": ratio(listed, len(golds)),
+        "rare": accuracy(rare),
+    }

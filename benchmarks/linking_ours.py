@@ -1,5 +1,5 @@
-"""Our side of `linking`, and all that it touches of the stage `link`: when its insides change, this
-and `linking_steps` follow.
+"""Run our side of `linking`, and hold all that it uses of the stage `link`: when its insides
+change, this and `linking_steps` follow.
 
 Used are the stage's worker and settings, the writer of units, and the table `documents`. The
 functions with `out` are called by `benchmarks.child`, each in a process of its own.
@@ -26,7 +26,7 @@ MEGABYTE = 1e6
 
 
 def write_documents(folder: Path, documents: Sequence[tuple[str, str]]) -> str:
-    """Ids and texts as a file of the table `documents`."""
+    """Write ids and texts as a file of the table `documents`; return its path."""
     unit = Unit(index=0, of=1, task=Bucket(kind="documents"))
 
     def write(_unit: Unit, out: UnitWriter) -> None:
@@ -43,7 +43,7 @@ def write_documents(folder: Path, documents: Sequence[tuple[str, str]]) -> str:
 
 
 class Stage:
-    """The stage's worker, set up, on documents of ours; its files go to a folder of ours."""
+    """Set the stage's worker up, for documents of ours; its files go to a folder of ours."""
 
     def __init__(self, out: Path, run: str, **settings: Any) -> None:  # noqa: ANN401 - keys of LinkConfig
         self._config = LinkConfig(
@@ -61,7 +61,7 @@ class Stage:
         _ = self._worker.resources  # opening is not timed
 
     def units(self, paths: Sequence[str]) -> list[Unit[RowRange]]:
-        """The units that the stage would make of these files."""
+        """Return the units that the stage would make of these files."""
         tasks = sized_row_ranges(paths, int(self._config.unit_mb * MEGABYTE), DOCUMENTS)
         return number_units([tasks])[0]
 
@@ -74,7 +74,7 @@ class Stage:
 
 
 def whole_stage(out: Path, run: str, documents: str, model: str) -> dict[str, Any]:
-    """All units of the documents, one after the other; setting up is not timed."""
+    """Link all units of the documents, one after the other; setting up is not timed."""
     stage = Stage(out, run, spacy_model=model)
     clock = Clock()
     mentions = stage.run(stage.units([documents]))
@@ -82,7 +82,7 @@ def whole_stage(out: Path, run: str, documents: str, model: str) -> dict[str, An
 
 
 def steps(out: Path, run: str, documents: str, model: str) -> dict[str, Any]:
-    """The same with a stop-watch in every step: seconds of processor time per step."""
+    """Link with a stop-watch in every step: seconds of processor time per step."""
     stage = Stage(out, run, spacy_model=model)
     with timed_steps() as watch:
         clock = Clock()
@@ -92,7 +92,7 @@ def steps(out: Path, run: str, documents: str, model: str) -> dict[str, Any]:
 
 
 def memory(out: Path, run: str, parts: list[str], model: str) -> dict[str, Any]:
-    """Resident memory before the first and after every file of documents."""
+    """Measure resident memory before the first and after every file of documents."""
     stage = Stage(out, run, spacy_model=model)
     clock, curve = Clock(), [rss_mb()]
     for path in parts:
@@ -102,8 +102,8 @@ def memory(out: Path, run: str, parts: list[str], model: str) -> dict[str, Any]:
 
 
 def named_spans(out: Path, run: str, spans: str, *, given: bool, **settings: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Sentences with one name each (a gold file): what becomes of the names, their spans given or
-    to be found.
+    """Link sentences with one name each (a gold file), their spans given or to be found; return
+    what becomes of the names.
     """
     lines = list(read_jsonl(spans))
     path = write_documents(out / "documents", [(line["doc_id"], line["text"]) for line in lines])

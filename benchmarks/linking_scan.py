@@ -1,6 +1,4 @@
-"""The limit of fuzzy search: every name of the KB compared with the misspelt one by `rapidfuzz`:
-one edit, or the cutoff.
-"""
+"""Run the limit of fuzzy search: compare every name of the KB with the misspelt one by `rapidfuzz`."""
 
 from __future__ import annotations
 
@@ -22,9 +20,10 @@ ONE_EDIT = 100.0
 
 
 def scan(out: Path, run: str, spans: str, cutoff: float) -> dict[str, Any]:  # noqa: ARG001
-    """Of a gold file's names the most similar known name's most pointed-to item, or nothing.
+    """Find the most similar known name of each name of a gold file; return its most pointed-to
+    item, or nothing.
 
-    One edit goes before all else.
+    The best is one edit, else the highest ratio from the cutoff.
     """
     names = names_of(read_items(run))
     keys, clock = list(names), Clock()

@@ -1,5 +1,5 @@
-"""The package `spacy-entity-linker` as a peer of `linking`, with its database made of our KB (its
-own is a download).
+"""Run the package `spacy-entity-linker` as a peer of `linking`, with a database made from our KB
+(its own is a download).
 
 Its tables are filled with the same items and names; `views`, by which it ranks, are the triples
 that point to an item.
@@ -49,7 +49,7 @@ def _open(out: Path, run: str) -> None:
 
 
 def link(out: Path, run: str, texts: str, model: str) -> dict[str, Any]:
-    """End to end: its own detection (nouns of the parse) and choice."""
+    """Link end to end: its own detection (nouns of the parse) and choice."""
     import spacy_entity_linker  # noqa: F401 - registers the component
 
     _open(out, run)
@@ -63,7 +63,9 @@ def link(out: Path, run: str, texts: str, model: str) -> dict[str, Any]:
 
 
 def at_gold_spans(out: Path, run: str, gold: str, model: str) -> dict[str, Any]:
-    """Its candidates and its choice at given spans; lines that have a mention are tagged first."""
+    """Ask for its candidates and its choice at given spans; lines that have a mention are tagged
+    first.
+    """
     from spacy_entity_linker.EntityClassifier import EntityClassifier
     from spacy_entity_linker.TermCandidate import TermCandidate
 

@@ -1,5 +1,5 @@
-"""spaCy as the limit of `linking` (recogniser or tokeniser alone) and as its peer (its own entity
-linker).
+"""Run spaCy as the limit of `linking` (recogniser or tokeniser alone) and as its peer (its own
+entity linker).
 
 The linker gets what the baseline has: an in-memory KB of the same names by the same normalised
 keys, with each item's share of the triples that point to a name's items as prior. `context` adds
@@ -35,7 +35,7 @@ Triple = tuple[int, int, int]  # start, end, item
 
 
 def load(model: str, keep: Sequence[str] = ("senter", "ner")) -> Any:  # noqa: ANN401
-    """A pipeline with these components and nothing that they do not need."""
+    """Return a pipeline with these components and nothing that they do not need."""
     import spacy
 
     if model.startswith(BLANK):
@@ -49,12 +49,12 @@ def load(model: str, keep: Sequence[str] = ("senter", "ner")) -> Any:  # noqa: A
 
 
 def read_texts(path: str) -> list[str]:
-    """The corpus that `linking_data` wrote."""
+    """Read the corpus that `linking_data` wrote."""
     return list(json.loads(Path(path).read_text(encoding="utf-8")).values())
 
 
 def pieces(texts: Iterable[str], by: str) -> Iterator[str]:
-    """Texts whole, by line, or in whole lines of up to so many characters."""
+    """Yield texts whole, by line, or in whole lines of up to this many characters."""
     for text in texts:
         if by == "text":
             yield text
@@ -69,7 +69,9 @@ def pieces(texts: Iterable[str], by: str) -> Iterator[str]:
 
 
 def annotate(nlp: Any, texts: Iterable[str], batch_size: int) -> Iterator[Any]:  # noqa: ANN401
-    """Documents of spaCy, their new words forgotten after each zone. To be read one by one."""
+    """Yield documents of spaCy, whose new words are forgotten after each zone: read them one by
+    one.
+    """
     stream = iter(texts)
     while batch := list(itertools.islice(stream, ZONE_DOCS)):
         with nlp.memory_zone():
@@ -77,8 +79,8 @@ def annotate(nlp: Any, texts: Iterable[str], batch_size: int) -> Iterator[Any]: 
 
 
 def recognise(out: Path, texts: str, model: str, by: str, batch_size: int) -> dict[str, Any]:  # noqa: ARG001
-    """The limit: sentences and named entities (of a blank pipeline: tokens) of the corpus, and
-    nothing done with them.
+    """Recognise sentences and named entities (in a blank pipeline: tokens), and use nothing of
+    them: the limit.
     """
     nlp, stream = load(model), list(pieces(read_texts(texts), by))
     clock = Clock()
@@ -93,7 +95,7 @@ def recognise_without_zone(
     by: str,
     batch_size: int,
 ) -> dict[str, Any]:
-    """The same, and no word is ever forgotten: faster, while memory lasts."""
+    """Recognise, and forget no word: faster, while memory lasts."""
     nlp, stream = load(model), list(pieces(read_texts(texts), by))
     clock = Clock()
     tokens = sum(len(doc) for doc in nlp.pipe(stream, batch_size=batch_size))
@@ -101,8 +103,8 @@ def recognise_without_zone(
 
 
 def tune(out: Path, texts: str, model: str, ways: dict[str, list[int]]) -> dict[str, Any]:  # noqa: ARG001
-    """Processor seconds of every way to cut and batch the texts, and the best: the least of two
-    runs each.
+    """Measure the processor seconds of every way to cut and batch the texts, the least of two runs
+    each; return the best way.
     """
     nlp, corpus = load(model), read_texts(texts)
     seconds: dict[tuple[str, int], float] = {}
@@ -124,7 +126,7 @@ def tune(out: Path, texts: str, model: str, ways: dict[str, list[int]]) -> dict[
 
 
 def memory_without_zone(out: Path, texts: str, num_parts: int) -> dict[str, Any]:  # noqa: ARG001
-    """Resident memory of a blank pipeline that is never told to forget."""
+    """Measure resident memory of a blank pipeline that never forgets a word."""
     nlp, corpus = load("blank:en"), read_texts(texts)
     curve, size = [rss_mb()], -(-len(corpus) // num_parts)
     for first in range(0, len(corpus), size):
@@ -135,7 +137,7 @@ def memory_without_zone(out: Path, texts: str, num_parts: int) -> dict[str, Any]
 
 
 def link(out: Path, run: str, texts: str, model: str, *, context: bool) -> dict[str, Any]:  # noqa: ARG001
-    """The peer, end to end: recogniser and spaCy's linker.
+    """Run the peer end to end: recogniser and spaCy's linker.
 
     Untrained weights cost what trained ones do.
     """
@@ -156,7 +158,7 @@ def link(out: Path, run: str, texts: str, model: str, *, context: bool) -> dict[
 
 
 def at_gold_spans(out: Path, run: str, gold: str, model: str, *, trained: bool) -> dict[str, Any]:  # noqa: ARG001
-    """The peer at gold spans: an item per mention.
+    """Run the peer at gold spans: an item per mention.
 
     Trained: on every second document, applied to the others, and back.
     """
@@ -209,8 +211,8 @@ def _add_linker(nlp: Any, items: Sequence[Item], *, context: bool) -> Any:  # no
 
 
 def _priors(qids: Sequence[int], pointed_to: dict[int, int]) -> list[float]:
-    """Shares of what points to them; of equals the first is ahead by a hair, since spaCy shuffles
-    candidates.
+    """Return shares of what points to the items; of equals the first is ahead by a hair, since
+    spaCy shuffles candidates.
     """
     weights = np.array([pointed_to[qid] + 1 - 1e-4 * place for place, qid in enumerate(qids)])
     return (weights / weights.sum() * (1 - 1e-6)).tolist()
@@ -232,8 +234,8 @@ def _by_normalised_key() -> str:
 
 
 def _vectors(nlp: Any, items: Sequence[Item]) -> dict[int, np.ndarray]:  # noqa: ANN401
-    """An item's vector: what the recogniser's network makes of its label and description, on the
-    mean over the tokens.
+    """Return an item's vector: what the recogniser's network makes of its label and description,
+    the mean over the tokens.
     """
     encode = nlp.get_pipe("ner").model.get_ref("tok2vec")
     vectors = {}
@@ -252,7 +254,9 @@ def _vectors(nlp: Any, items: Sequence[Item]) -> dict[int, np.ndarray]:  # noqa:
 
 
 def sentences_of(path: str, golds: Sequence[Gold]) -> list[tuple[str, int, str, list[Triple]]]:
-    """Lines of a gold file's documents that have a mention: document, place in it, text, mentions."""
+    """Return lines of a gold file's documents that have a mention: document, position in it, text,
+    mentions.
+    """
     by_document: dict[str, list[Gold]] = {}
     for gold in golds:
         by_document.setdefault(gold.place[0], []).append(gold)

@@ -1,8 +1,8 @@
-"""Where the time of stage `link` goes: stop-watches around functions of the stage, named in one
-table.
+"""Measure where the time of stage `link` goes: stop-watches around functions of the stage, named in
+one table.
 
-This is the one module that knows the stage's insides by name. A name that is gone is told
-(`missing`), so that its time is not taken for that of the step around it unnoticed.
+This is the one module that knows the stage's insides by name. A name that is gone is reported
+(`missing`): otherwise its time would count, unnoticed, for the step around it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 
 class Step(NamedTuple):
-    """A function as its callers reach it, and the step that its own time counts for."""
+    """Name a function as its callers reach it, and the step that its own time counts for."""
 
     step: str
     module: str
@@ -41,7 +41,7 @@ STEPS = (
 
 
 class Watch:
-    """Seconds of processor time and calls by step."""
+    """Count seconds of processor time and calls by step."""
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
@@ -58,7 +58,7 @@ class Watch:
 
     @contextlib.contextmanager
     def inside(self, step: str) -> Iterator[None]:
-        """Time counts for this step, until a nested one."""
+        """Count time for this step, until a nested one."""
         self._switch()
         self._running.append(step)
         try:
@@ -68,7 +68,7 @@ class Watch:
             self._running.pop()
 
     def wrap(self, step: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, with its time taken; of a generator that of its items."""
+        """Return the function with its time measured; of a generator that of its items."""
 
         @functools.wraps(function)
         def timed(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401
@@ -91,7 +91,7 @@ class Watch:
 
 @contextlib.contextmanager
 def timed_steps() -> Iterator[Watch]:
-    """Stop-watches in all functions of the table, until the end of the block."""
+    """Put stop-watches into all functions of the table, until the end of the block."""
     watch = Watch()
     undo: list[Callable[[], None]] = []
     try:

@@ -1,5 +1,5 @@
-"""The tables of a run as `linking` reads them: the KB for the baseline and the peers, documents,
-links. Imports no Beam.
+"""Read the tables of a run for `linking`: the KB for the baseline and the peers, documents, links;
+no Beam is imported.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from schemas import ALIASES, DOCUMENTS, ENTITIES, LINKS, TRIPLES
 
 
 class Found(NamedTuple):
-    """What the stage made of one mention."""
+    """Hold what the stage made of one mention."""
 
     qid: int | None
     candidates: tuple[int, ...]  # best first
@@ -22,7 +22,7 @@ class Found(NamedTuple):
 
 
 class Item(NamedTuple):
-    """What the baseline and the peers know of an item of the KB, from its tables."""
+    """Hold what the baseline and the peers know of an item of the KB, from its tables."""
 
     qid: int
     label: str
@@ -32,7 +32,7 @@ class Item(NamedTuple):
 
 
 def read_jsonl(path: str) -> Iterator[dict[str, Any]]:
-    """The objects of a file of lines."""
+    """Yield the objects of a file of lines."""
     with Path(path).open(
         encoding="utf-8"
     ) as lines:  # not splitlines(): texts may have other line ends in them
@@ -40,7 +40,7 @@ def read_jsonl(path: str) -> Iterator[dict[str, Any]]:
 
 
 def read_documents(run: str) -> Iterator[tuple[str, str]]:
-    """Ids and texts of a run."""
+    """Read the ids and texts of a run."""
     paths = RunPaths(root=run)
     for path in paths.files("documents", DOCUMENTS):
         for rows in read_rows(path, DOCUMENTS):
@@ -50,7 +50,7 @@ def read_documents(run: str) -> Iterator[tuple[str, str]]:
 
 
 def read_items(run: str) -> list[Item]:
-    """The KB of a run."""
+    """Read the KB of a run."""
     paths = RunPaths(root=run)
     pointed_to: dict[int, int] = {}
     for qid in (
@@ -73,7 +73,7 @@ def read_items(run: str) -> list[Item]:
 
 
 def read_links(run_or_folder: str) -> dict[tuple[str, int, int], Found]:
-    """All rows of `links` below a folder, by document and span."""
+    """Read all rows of `links` below a folder, by document and span."""
     found = {}
     for path in sorted(Path(run_or_folder).rglob(f"{LINKS.name}/*.parquet")):
         for rows in read_rows(str(path), LINKS):

@@ -1,4 +1,4 @@
-"""Texts that `linking` makes: misspelt names, names of nothing, streams of new words.
+"""Make the texts of `linking`: misspelt names, names of nothing, streams of new words.
 
 All from seeded generators.
 """
@@ -29,7 +29,7 @@ SENTENCE_WORDS, DOCUMENT_SENTENCES = 19, 25  # and a full stop: 500 tokens a doc
 
 
 class Misspelt(NamedTuple):
-    """A name with one edit."""
+    """Hold a name with one edit."""
 
     name: str
     edit: str
@@ -37,7 +37,7 @@ class Misspelt(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """A name in a sentence: a line of a gold file."""
+    """Hold a name in a sentence: a line of a gold file."""
 
     doc_id: str
     text: str
@@ -45,7 +45,7 @@ class Placed(NamedTuple):
     end: int
 
     def line(self, qid: int | None) -> dict[str, object]:
-        """As gold files have it."""
+        """Return the sentence as gold files have it."""
         return {
             "doc_id": self.doc_id,
             "text": self.text,
@@ -54,7 +54,7 @@ class Placed(NamedTuple):
 
 
 def place(names: Sequence[str]) -> list[Placed]:
-    """Each name in a short sentence that says nothing about it."""
+    """Put each name into a short sentence that says nothing about it."""
     placed = []
     for number, name in enumerate(names):
         before, after = SENTENCES[number % len(SENTENCES)].split("{}")
@@ -67,8 +67,8 @@ def place(names: Sequence[str]) -> list[Placed]:
 def misspelt(
     labels: Mapping[str, int], names: Collection[str], count: int, seed: int = 1
 ) -> list[Misspelt]:
-    """Labels with one edit each, the four kinds in turn; an edit that gives a known name is drawn
-    again.
+    """Misspell labels by one edit each, the four kinds in turn; an edit that gives a known name is
+    drawn again.
     """
     rng = random.Random(seed)
     fit = sorted(
@@ -111,8 +111,8 @@ def _cased(char: str, like: str) -> str:
 def unrelated(
     texts: Sequence[str], is_name: Callable[[str], bool], count: int, seed: int = 2
 ) -> list[str]:
-    """Capitalised words of the texts (not those that begin a sentence), shuffled into names of 1 to
-    3 words of nothing.
+    """Shuffle capitalised words of the texts (not those that begin a sentence) into names of 1 to 3
+    words that name nothing.
     """
     rng = random.Random(seed)
     words = sorted({word for text in texts for word in _capitalised(text)})
@@ -140,8 +140,8 @@ def _capitalised(text: str) -> Iterator[str]:
 
 
 def new_words(num_tokens: int, seed: int = 3) -> Iterator[tuple[str, str]]:
-    """Documents of 500 tokens of random letters, nearly all of them new; capitals now and then, one
-    to three in a row.
+    """Yield documents of 500 tokens of random letters, nearly all of them new; capitals now and
+    then, one to three in a row.
     """
     rng = random.Random(seed)
     for number in range(num_tokens // ((SENTENCE_WORDS + 1) * DOCUMENT_SENTENCES)):

@@ -1,4 +1,5 @@
-"""The trainer's loader on generated rows, a part of it more in each function; one epoch, one core.
+"""Run the trainer's loader on generated rows, a part of it more in each function; one epoch, one
+core.
 
 Tokens are those of the training split, special ones included, padding not: what a step would get.
 """
@@ -26,7 +27,7 @@ SEEKS = 5
 
 
 def shards_of(files: Sequence[str]) -> Shards:
-    """Generated files as a shards folder, without knowledge and tokenizer."""
+    """Return generated files as a shards folder, without knowledge and tokenizer."""
     groups = []
     first_row = 0
     for path in files:
@@ -44,19 +45,19 @@ def shards_of(files: Sequence[str]) -> Shards:
 
 
 def read(out: Path, files: list[str]) -> Result:  # noqa: ARG001 - all variants get one
-    """The columns that the loader needs, as arrays; both splits."""
+    """Read the columns that the loader needs, as arrays; both splits."""
     return {
         "tokens": sum(len(read_rows([group]).ids.values) for group in shards_of(files).row_groups)
     }
 
 
 def batches(out: Path, files: list[str], layout: str, batch_tokens: int) -> Result:  # noqa: ARG001
-    """Shuffled, packed batches."""
+    """Make shuffled, packed batches."""
     return _epoch(files, layout, batch_tokens, lambda _: None)
 
 
 def masks(out: Path, files: list[str], layout: str, batch_tokens: int) -> Result:  # noqa: ARG001
-    """And their masks."""
+    """Make the batches and their masks."""
     config = MaskingConfig()
     return _epoch(
         files,
@@ -95,7 +96,9 @@ def _of_epoch(stream: BatchStream) -> Iterator[Batch]:
 
 
 def _seek_ms(shards: Shards, packing: Packing) -> list[float]:
-    """From a fresh stream to a batch of the last window of a later epoch, several times."""
+    """Time the way from a fresh stream to a batch of the last window of a later epoch, several
+    times.
+    """
     found = []
     for seed in range(SEEKS):
         stream = BatchStream(shards, packing, seed=seed, pad_id=0)

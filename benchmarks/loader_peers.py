@@ -1,5 +1,5 @@
-"""Other ways to the rows of the same files: rows only, in file order or at random; no packing, no
-masks, no batches.
+"""Read the rows of the same files in other ways: rows only, in file order or at random; no packing,
+no masks, no batches.
 
 All get the columns that our loader reads. Imports and the start of a library are not timed.
 """
@@ -26,7 +26,7 @@ RANDOM_BATCHES = 300
 
 
 def decode(out: Path, files: list[str], columns: list[str]) -> Result:  # noqa: ARG001 - all variants get one
-    """The limit: Parquet decoded to Arrow, nothing looked at."""
+    """Decode Parquet to Arrow and look at nothing: the limit."""
     rows = 0
     for path in files:
         with pq.ParquetFile(path) as file:
@@ -36,7 +36,7 @@ def decode(out: Path, files: list[str], columns: list[str]) -> Result:  # noqa: 
 
 
 def to_pylist(out: Path, files: list[str], columns: list[str]) -> Result:  # noqa: ARG001
-    """pyarrow, a dictionary of lists per row."""
+    """Read by pyarrow, a dictionary of lists per row."""
 
     def read() -> int:
         tokens = 0
@@ -53,13 +53,13 @@ def to_pylist(out: Path, files: list[str], columns: list[str]) -> Result:  # noq
 
 
 def hf_rows(out: Path, files: list[str], columns: list[str]) -> Result:
-    """Hugging Face datasets, streaming, row by row: what a training script iterates over."""
+    """Stream by Hugging Face datasets, row by row: what a training script iterates over."""
     stream = _stream(out, files, columns)
     return _timed(lambda: sum(len(row["input_ids"]) for row in stream))
 
 
 def hf_arrow(out: Path, files: list[str], columns: list[str]) -> Result:
-    """The same in tables of 8,192 rows."""
+    """Stream in tables of 8,192 rows."""
     stream = _stream(out, files, columns).with_format("arrow")
 
     def read() -> int:
@@ -72,8 +72,9 @@ def hf_arrow(out: Path, files: list[str], columns: list[str]) -> Result:
 
 
 def hf_random(out: Path, files: list[str], columns: list[str]) -> Result:
-    """Map-style: rows at random, 64 at a time, from its own memory-mapped files, which are made
-    before.
+    """Read rows at random, 64 at a time.
+
+    The library does that (map-style) from memory-mapped files of its own, which are made before.
     """
     from datasets import load_dataset
 

@@ -1,4 +1,4 @@
-"""A run's folder made of given tables, as its stages would have left it: for benchmarks and tests
+"""Make a run's folder from given tables, as its stages would have left it: for benchmarks and tests
 of later stages.
 """
 

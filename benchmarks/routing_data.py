@@ -1,4 +1,4 @@
-"""Models and sentences for `benchmarks.routing`: random weights where speed alone is measured,
+"""Make models and sentences for `benchmarks.routing`: random weights where speed alone is measured,
 facts of the kit elsewhere.
 """
 
@@ -31,7 +31,7 @@ TARGET_SHARE = 0.15
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """A packed batch and what is to be predicted in it."""
+    """Hold a packed batch and what is to be predicted in it."""
 
     packed: Any
     target: Tensor
@@ -40,7 +40,7 @@ class Work:
 
 
 def random_bert(shape: str, dropout: float) -> MaskedLm:
-    """A BERT of this shape, random weights."""
+    """Return a BERT of this shape with random weights."""
     from transformers import BertConfig, BertForMaskedLM
 
     layers, hidden = SHAPES[shape]
@@ -59,14 +59,16 @@ def random_bert(shape: str, dropout: float) -> MaskedLm:
 
 
 def sentence_lengths(count: int, seed: int = 0) -> Any:  # noqa: ANN401
-    """Like Wikipedia's sentences in a 30k vocabulary: median 33 tokens, mean 35, 95 % below 70."""
+    """Draw lengths like those of Wikipedia's sentences in a 30k vocabulary: median 33 tokens, mean
+    35, 95 % below 70.
+    """
     return np.clip(
         np.random.default_rng(seed).lognormal(np.log(33), 0.42, count), 6, MAX_TOKENS
     ).astype(np.int64)
 
 
 def generated_probes(count: int) -> list[Probe]:
-    """Sentences of random tokens, each with a mention of 1 to 3 tokens masked."""
+    """Generate sentences of random tokens, each with a mention of 1 to 3 tokens masked."""
     rng = np.random.default_rng(1)
     probes = []
     for length in sentence_lengths(count).tolist():
@@ -79,12 +81,12 @@ def generated_probes(count: int) -> list[Probe]:
 
 
 def packing(tokens: int) -> Packing:
-    """Rows of 128."""
+    """Return the packing: rows of 128."""
     return Packing(max_tokens=MAX_TOKENS, batch_tokens=tokens, limit=512)
 
 
 def generated_work(model: MaskedLm, tokens: int) -> Work:
-    """A packed batch of about `tokens` padded tokens, 15 % of them targets."""
+    """Generate a packed batch of about `tokens` padded tokens, 15 % of them targets."""
     lengths = sentence_lengths(tokens // 30 + 8)
     rng = np.random.default_rng(2)
     sentences = sentences_from_lists(
@@ -105,12 +107,12 @@ def generated_work(model: MaskedLm, tokens: int) -> Work:
 
 
 def probe_chunks(model: MaskedLm, probes: list[Probe]) -> list[tuple[Any, Targets]]:
-    """Probes packed as the router packs them."""
+    """Pack probes as the router packs them."""
     return [(model.pack(batch), targets) for batch, targets in chunks(probes, packing(2048), PAD)]
 
 
 def kit() -> Path:
-    """The data kit.
+    """Return the folder of the data kit.
 
     Raises:
         SystemExit: TRELM_KIT is not set.
@@ -123,7 +125,7 @@ def kit() -> Path:
 
 
 def trained_model(name: str) -> tuple[MaskedLm, Any]:
-    """A trained masked language model and its tokenizer; an empty name: the kit's."""
+    """Load a trained masked language model and its tokenizer; an empty name means the kit's."""
     folder = name or str(kit() / "model" / "splade-tiny-msmarco-mlm")
     model = load_pretrained(folder, torch.device("cpu"))
     model.hf.eval()
@@ -131,7 +133,9 @@ def trained_model(name: str) -> tuple[MaskedLm, Any]:
 
 
 def kit_facts(tokenizer: Any, count: int) -> list[Probe]:  # noqa: ANN401
-    """Facts of ParaRel in LAMA's templates, their objects masked; the same ones for every model."""
+    """Return facts of ParaRel in LAMA's templates, their objects masked; the same ones for every
+    model.
+    """
     root = kit() / "probes"
     lines = (root / "LAMA_relations.jsonl").read_text().splitlines()
     relations = {row["relation"]: row["template"] for row in map(json.loads, lines)}

@@ -1,5 +1,5 @@
-"""One training step, as `benchmarks.routing` times it: forward, backward, clipping, update; random
-weights, MLM loss.
+"""Take one training step as `benchmarks.routing` times it: forward, backward, clipping, update;
+random weights, MLM loss.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def step(  # noqa: PLR0913
     share: float = 1.0,
     layers: int = 0,
 ) -> dict[str, Any]:
-    """Median wall-clock and processor seconds of a step, after a warm-up.
+    """Measure the median wall-clock and processor seconds of a step, after a warm-up.
 
     `kind`: full, forward, ffn (all neurons, as whole matrices), masks (the same, gradients of the
     others zeroed) or ours.
@@ -63,7 +63,7 @@ def step(  # noqa: PLR0913
 
 
 def choose(model: MaskedLm, share: float, layers: int) -> dict[int, torch.Tensor]:
-    """Neurons at random, a share of those of the topmost so many layers."""
+    """Choose neurons at random, a share of those of the topmost layers."""
     first = (model.num_layers - layers) * model.inner_size
     allowed = np.arange(first, model.num_layers * model.inner_size)
     picked = np.random.default_rng(3).permutation(allowed)[: round(share * len(allowed))]
@@ -71,7 +71,7 @@ def choose(model: MaskedLm, share: float, layers: int) -> dict[int, torch.Tensor
 
 
 def loss_of(model: MaskedLm, work: Work, precision: str) -> torch.Tensor:
-    """Mean masked-LM loss."""
+    """Return the mean masked-LM loss."""
     narrow: AbstractContextManager[Any] = nullcontext()
     if precision == "bfloat16":
         narrow = torch.autocast("cpu", dtype=torch.bfloat16)
@@ -100,21 +100,21 @@ def _whole(model: MaskedLm, work: Work, precision: str, after_backward: Callable
 
 
 def full(model: MaskedLm, work: Work, precision: str, chosen: Chosen) -> Step:
-    """Everything is trained."""
+    """Train everything."""
     del chosen
     whole_parameters(model, RoutingConfig(policy="full"))
     return _whole(model, work, precision, lambda: None)
 
 
 def ffn(model: MaskedLm, work: Work, precision: str, chosen: Chosen) -> Step:
-    """W_in, b_in and W_out of every layer as whole matrices."""
+    """Train W_in, b_in and W_out of every layer as whole matrices."""
     del chosen
     _only_ffn(model)
     return _whole(model, work, precision, lambda: None)
 
 
 def masks(model: MaskedLm, work: Work, precision: str, chosen: Chosen) -> Step:
-    """The same, then the gradients of the neurons that are not chosen are set to zero."""
+    """Train as `ffn` does, and set the gradients of the neurons that are not chosen to zero."""
     _only_ffn(model)
     keep = {
         layer: torch.zeros(model.inner_size).index_fill(0, index_K, 1.0)
@@ -144,7 +144,7 @@ def _only_ffn(model: MaskedLm) -> None:
 
 
 def ours(model: MaskedLm, work: Work, precision: str, chosen: Chosen) -> Step:
-    """The chosen neurons as gathered tensors."""
+    """Train the chosen neurons as gathered tensors."""
     whole_parameters(model, RoutingConfig())
     sparse = SparseFfn(model, TrainConfig(), rate_scale=1.0)
     sparse.select(chosen)
@@ -160,7 +160,7 @@ def ours(model: MaskedLm, work: Work, precision: str, chosen: Chosen) -> Step:
 
 
 def forward(model: MaskedLm, work: Work, precision: str, chosen: Chosen) -> Step:
-    """Nothing is trained: the floor."""
+    """Train nothing: the floor."""
     del chosen
 
     def take() -> None:

@@ -1,7 +1,7 @@
-"""Sentences to shards, and the tokenizer alone on the same sentences; every variant in a process of
-its own, one thread.
+"""Build shards from sentences, and run the tokenizer alone on the same sentences; every variant in
+a process of its own, one thread.
 
-Loading a tokenizer is not timed. The corpus is taken `copies` times: ours reads it anew each time.
+Loading a tokenizer is not timed. The corpus is taken `copies` times: ours reads it again each time.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Result = dict[str, Any]
 
 
 def ours(out: Path, run: str, model: str, copies: int) -> Result:
-    """Phases `shards` and `shuffle`, unit after unit, without Beam; `knowledge` before that, timed
-    on its own.
+    """Run phases `shards` and `shuffle`, unit after unit, without Beam; time phase `knowledge`
+    apart.
     """
     paths = RunPaths(root=run)
     plan = _copied(shards.plan(ShardsConfig(model=model), paths), copies)
@@ -56,7 +56,7 @@ def ours(out: Path, run: str, model: str, copies: int) -> Result:
 
 
 def _copied(plan: StagePlan, copies: int) -> StagePlan:
-    """The same units of `link` several times over."""
+    """Return a plan with the same units of `link` several times over."""
     knowledge, rows, shuffle = plan.phases
     total = sum(unit.size for unit in rows.worker.linked)
     tasks = [
@@ -75,7 +75,7 @@ def _phase(out: Path, plan: StagePlan, number: int) -> tuple[float, list[UnitRep
 
 
 def call(out: Path, run: str, model: str, copies: int, batch_size: int) -> Result:  # noqa: ARG001 - all variants get one
-    """The tokenizer's own call, with offsets; what it returns is thrown away."""
+    """Call the tokenizer, with offsets; what it returns is thrown away."""
     tokenizer = _tokenizer(model)
     return _timed(
         lambda texts: sum(
@@ -93,7 +93,7 @@ def call(out: Path, run: str, model: str, copies: int, batch_size: int) -> Resul
 
 
 def encode_batch(out: Path, run: str, model: str, copies: int, batch_size: int) -> Result:  # noqa: ARG001
-    """The compiled part alone: its tokens never become Python objects."""
+    """Call the compiled part alone: its tokens never become Python objects."""
     bare = _tokenizer(model).backend_tokenizer
     bare.no_padding()
     bare.no_truncation()
@@ -106,8 +106,8 @@ def encode_batch(out: Path, run: str, model: str, copies: int, batch_size: int) 
 
 
 def script(out: Path, run: str, model: str, copies: int, batch_size: int) -> Result:
-    """What a script would do: call the tokenizer, words and offsets as lists, to Parquet; no spans,
-    facts or order.
+    """Do what a script would: call the tokenizer, write words and offsets as lists to Parquet; no
+    spans, facts or order.
     """
     tokenizer = _tokenizer(model)
     schema = pa.schema({name: pa.list_(pa.int32()) for name in ("input_ids", "words", "offsets")})

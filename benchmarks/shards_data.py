@@ -1,4 +1,4 @@
-"""What `shards` works on, made once per folder: a run up to `importance`, tokenizers of both
+"""Make what `shards` works on, once per folder: a run up to `importance`, tokenizers of both
 families, generated rows.
 
 A quick run is of the sample, a full one of the kit's articles and extracts. Generated rows have the
@@ -32,7 +32,7 @@ MEAN_TOKENS = 28
 
 
 def finished_run(folder: Path, *, quick: bool) -> str:
-    """A run with links and importance."""
+    """Make or find a run with links and importance."""
     run, model = folder / "run", kit_folder() / SMALL_BERT
     if (run / "importance" / "manifest.json").exists():
         return str(run)
@@ -67,7 +67,8 @@ def finished_run(folder: Path, *, quick: bool) -> str:
 
 
 def tokenizer_folders(folder: Path) -> dict[str, str]:
-    """BERT's family: the kit's small model.
+    """Make or find both tokenizers; return their folders by family. BERT's is that of the kit's
+    small model.
 
     RoBERTa's: GPT-2's vocabulary and merges behind RoBERTa's special tokens.
     """
@@ -78,7 +79,7 @@ def tokenizer_folders(folder: Path) -> dict[str, str]:
 
 
 def make_roberta(folder: Path, bpe: Path) -> Path:
-    """A byte-level tokenizer of full size, without a model."""
+    """Make a byte-level tokenizer of full size, without a model."""
     from transformers import PreTrainedTokenizerFast
 
     listed = json.loads((bpe / "encoder.json").read_text(encoding="utf-8"))
@@ -109,7 +110,7 @@ def make_roberta(folder: Path, bpe: Path) -> Path:
 
 
 def generated_rows(folder: Path, num_tokens: int) -> list[str]:
-    """Files of generated rows with so many tokens and a few more."""
+    """Make or find files of generated rows with at least this many tokens."""
     data = folder / f"generated-{num_tokens}"
     num_files = -(-num_tokens // (FILE_ROWS * MEAN_TOKENS))
     if not (data / "done").exists():
@@ -159,7 +160,7 @@ def _generate(unit: Unit, out: UnitWriter) -> None:
 
 
 def _ordinals(sizes: np.ndarray) -> np.ndarray:
-    """0, 1, … within each list."""
+    """Return 0, 1, … within each list."""
     return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
 
 

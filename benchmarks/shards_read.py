@@ -1,4 +1,4 @@
-"""Reading `examples` row group by row group: ours, and other ways to the same arrays.
+"""Read `examples` row group by row group: ours, and other ways to the same arrays.
 
 One thread each; nothing is kept.
 """
@@ -21,7 +21,7 @@ IDS = ["input_ids"]
 
 
 def groups_of(files: Sequence[str]) -> list[RowGroup]:
-    """Row groups, in order."""
+    """Return the row groups, in order."""
     groups = []
     for path in files:
         metadata = pq.read_metadata(path)
@@ -32,7 +32,7 @@ def groups_of(files: Sequence[str]) -> list[RowGroup]:
 
 
 def ours(out: Path, files: list[str], columns: list[str]) -> Result:  # noqa: ARG001 - all variants get one
-    """`trelm_train.data.shards.read_lists`: views."""
+    """Read by `trelm_train.data.shards.read_lists`: views."""
     return {
         "tokens": sum(
             len(lists["input_ids"].values) for lists in read_lists(groups_of(files), columns)
@@ -41,14 +41,14 @@ def ours(out: Path, files: list[str], columns: list[str]) -> Result:  # noqa: AR
 
 
 def loader(out: Path, files: list[str]) -> Result:  # noqa: ARG001
-    """What the trainer reads of them: the columns it needs, as views, a row group at a time."""
+    """Read what the trainer does: the columns it needs, as views, a row group at a time."""
     from trelm_train.data.sentences import read_rows
 
     return {"tokens": sum(len(read_rows([group]).ids.values) for group in groups_of(files))}
 
 
 def arrow(out: Path, files: list[str], columns: list[str]) -> Result:  # noqa: ARG001
-    """The limit: Parquet decoded to Arrow, nothing looked at."""
+    """Decode Parquet to Arrow and look at nothing: the limit."""
     rows = 0
     for path in files:
         with pq.ParquetFile(path) as file:
@@ -58,7 +58,7 @@ def arrow(out: Path, files: list[str], columns: list[str]) -> Result:  # noqa: A
 
 
 def to_pylist(out: Path, files: list[str], columns: list[str]) -> Result:  # noqa: ARG001
-    """Python lists of rows."""
+    """Read rows as Python lists."""
     tokens = 0
     for path in files:
         with pq.ParquetFile(path) as file:
@@ -69,7 +69,7 @@ def to_pylist(out: Path, files: list[str], columns: list[str]) -> Result:  # noq
 
 
 def duckdb(out: Path, files: list[str], columns: list[str]) -> Result:  # noqa: ARG001
-    """DuckDB's reader, Arrow out of it, flat arrays of that."""
+    """Read by DuckDB, take Arrow out of it, and flat arrays of that."""
     import duckdb as db
 
     connection = db.connect()
@@ -83,7 +83,7 @@ def duckdb(out: Path, files: list[str], columns: list[str]) -> Result:  # noqa: 
 
 
 def datasets(out: Path, files: list[str], columns: list[str]) -> Result:
-    """Hugging Face datasets, streamed, numpy out of it."""
+    """Stream by Hugging Face datasets, numpy out of it."""
     from datasets import load_dataset
 
     stream = load_dataset(

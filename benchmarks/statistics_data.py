@@ -1,4 +1,4 @@
-"""Synthetic `links` and `kb` of any size for `statistics`: documents of sentences of mentions,
+"""Generate `links` and `kb` of any size for `statistics`: documents of sentences of mentions,
 entities by Zipf's law.
 
 Half of a document's mentions are drawn from all entities, half from a topic of its own, so that
@@ -26,7 +26,7 @@ FACTS_PER_ENTITY = 3
 
 
 def make_run(root: Path, num_rows: int, seed: int = 0) -> None:
-    """Write the stages that `stats` reads; does nothing where they are."""
+    """Write the stages that `stats` reads; do nothing where they are there."""
     if (root / "kb" / "manifest.json").exists():
         return
     random = np.random.default_rng(seed)

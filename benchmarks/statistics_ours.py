@@ -1,4 +1,4 @@
-"""Stage `stats` as a user runs it, on the local runner; and the questions asked of its tables."""
+"""Run stage `stats` as a user does, on the local runner, and the questions asked of its tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COUNTED = {"entity": "entity_frequency", "surface": "surface_frequency", "pair":
 
 
 def count(out: Path, run: str, workers: int) -> dict[str, Any]:
-    """Run the stage on a run of links to the given folder; returns the rows of its tables."""
+    """Run the stage on a run of links to the given folder; return the rows of its tables."""
     root = out / "run"
     root.mkdir()
     for stage in ("link", "kb"):
@@ -34,7 +34,7 @@ def count(out: Path, run: str, workers: int) -> dict[str, Any]:
 
 
 def _band_query_s(run: str) -> float:
-    """Seconds of the band query, opening the run included; median of five."""
+    """Time the band query, opening the run included; median of five, in seconds."""
     seconds = []
     for _ in range(5):
         start = time.perf_counter()

@@ -1,5 +1,5 @@
-"""The counts of stage `stats` as a user of DuckDB would write them: one script over the links,
-nothing else around it.
+"""Count what stage `stats` counts as a user of DuckDB would: one script over the links, nothing
+else around it.
 
 The limit of `statistics`: no units, no resume, no bound on memory, all cores. Documents are
 numbered first, which is faster than joins on their names. What `stats` computes beyond counts (the
@@ -61,7 +61,7 @@ COPY (
 def count_by_sql(
     out: Path, run: str, sentence: int, document: int, memory_gb: float = 0.0
 ) -> dict[str, Any]:
-    """Run the script; returns the rows of each table."""
+    """Run the script; return the rows of each table."""
     connection = duckdb.connect()
     connection.execute("SET preserve_insertion_order = false")
     connection.execute("SET temp_directory = $folder", {"folder": str(out / "spill")})

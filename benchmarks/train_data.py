@@ -1,5 +1,5 @@
-"""What the training benchmarks work on: shards of the kit's articles, and models of two shapes with
-random weights.
+"""Make what the training benchmarks work on: shards of the kit's articles, and models of two shapes
+with random weights.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ SHAPES = {
 
 
 def kit_shards(folder: Path, family: str = "bert", *, quick: bool = False) -> str:
-    """Shards of the kit's articles and extracts (with `quick`: of the sample) for one family's
-    tokenizer.
+    """Make or find shards of the kit's articles and extracts (with `quick`: of the sample) for one
+    family's tokenizer.
     """
     made = folder / f"shards-{family}"
     if not (made / "run" / "shards" / "manifest.json").exists():
@@ -42,7 +42,9 @@ def kit_shards(folder: Path, family: str = "bert", *, quick: bool = False) -> st
 
 
 def random_model(folder: Path, shape: str, shards: str, *, dropout: float) -> str:
-    """An untrained BERT of a shape with the vocabulary of the shards, as a folder."""
+    """Make or find an untrained BERT of a shape with the vocabulary of the shards; return its
+    folder.
+    """
     import torch
     from transformers import BertConfig, BertForMaskedLM
 
@@ -71,7 +73,7 @@ def random_model(folder: Path, shape: str, shards: str, *, dropout: float) -> st
 
 
 def training_rows(shards: str) -> list[Any]:
-    """Token ids of every training sentence, in file order."""
+    """Return the token ids of every training sentence, in file order."""
     from trelm_train.data.loader import read_sentences
     from trelm_train.data.shards import open_shards
 

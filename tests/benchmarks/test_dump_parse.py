@@ -27,6 +27,7 @@ from benchmarks.generated_dump import (
     read_templates,
 )
 from benchmarks.harness import Measured, Variant
+from schemas.processor import BFLOAT16_FLAGS
 from tests.conftest import ROOT, SAMPLE
 from tests.pausing import PATIENCE_S, wait_until
 
@@ -149,7 +150,7 @@ def setup_for(folder: Path) -> dump_parse.Setup:
 
 def test_all_peers_make_our_rows(folder: Path) -> None:
     (fields,) = dump_parse.same_rows(setup_for(folder))
-    compared = {"bz2", "json", "orjson", "beam_json"}
+    compared = {"bz2", "json", "isal_orjson", "beam_json"}
     assert fields["ok"], fields
     assert fields["same_as_ours"].keys() - {"qwikidata"} == compared
     assert fields["tables"]["ours"]["entities"]["rows"] > 10
@@ -170,11 +171,31 @@ def test_other_rows_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(dump_parse, "run_once", lambda variant, scratch: answer)
     (fields,) = dump_parse.same_rows(setup_for(folder))
     assert not fields["ok"]
+    assert fields["aims"]["variants_with_other_rows"] == {"value": 1, "at_most": 0, "met": False}
 
 
-def measured(name: str, seconds: list[float], **more: object) -> Measured:
-    variant = Variant(name=name, target="none:none", arguments={}, work=10.0, **more)  # type: ignore[arg-type]
+def measured(name: str, seconds: list[float], work: float = 10.0) -> Measured:
+    variant = Variant(name=name, target="none:none", arguments={}, work=work)
     return Measured(variant=variant, seconds=seconds, cpu_seconds=seconds, rss_mb=100.0)
+
+
+def test_a_missing_peer_has_no_aim_that_could_be_missed() -> None:
+    by_name = {"ours": measured("ours", [1.0]), "isal_orjson": measured("isal_orjson", [2.0])}
+    aims = dump_parse._speed_aims(".gz", by_name, {"qwikidata": "pip install qwikidata"})
+    judged = harness.judged(aims, quick=False)
+    assert judged["aims"] == {
+        "cpu_ratio_to_peers.isal_orjson": {"value": 2.0, "at_least": 3.0, "met": False},
+        "cpu_ratio_to_peers.qwikidata": {
+            "value": None, "at_least": 8.0, "met": None, "why": "pip install qwikidata",
+        },
+    }  # fmt: skip
+    assert not judged["ok"]
+
+
+def test_a_run_that_took_no_longer_than_a_start_has_no_rate_without_it() -> None:
+    run = measured("run", [2.0])
+    assert dump_parse._without_startup(run, 1.0) == {"without_startup": 10.0}
+    assert dump_parse._without_startup(run, 2.0)["skipped"].keys() == {"without_startup"}
 
 
 def test_record_has_the_documented_keys_and_medians() -> None:
@@ -207,6 +228,7 @@ def test_rounds_are_interleaved_and_print_one_object_per_line(
     harness.emit({"ours": 12.345678})
     first, second = capsys.readouterr().out.splitlines()
     assert json.loads(first)["machine"]["versions"]["no-such-package"] is None
+    assert set(json.loads(first)["machine"]["bfloat16_instructions"]) <= BFLOAT16_FLAGS
     assert json.loads(second) == {"ours": 12.35}
 
 

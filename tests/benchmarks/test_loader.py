@@ -41,8 +41,9 @@ def test_every_case_prints_the_documented_object(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     setup = loader.Setup(
-        folder=folder, tokens=200_000, rounds=1, cases=tuple(loader.CASES), peers=("to_pylist",)
-    )
+        folder=folder, tokens=200_000, rounds=1, cases=tuple(loader.CASES), peers=("to_pylist",),
+        quick=False,
+    )  # fmt: skip
     for fields in loader.run(setup):
         harness.emit(fields)
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -57,7 +58,10 @@ def test_every_case_prints_the_documented_object(
         if fields["case"] != "read":
             assert 0.8 < fields["padding_efficiency"] <= 1, "of a small epoch"
             assert 0 < fields["seek_ms"] < 10_000
-            assert fields["ok"] == (fields["padding_efficiency"] >= 0.95)
+            padding = fields["aims"]["padding_efficiency"]
+            assert padding["met"] == (fields["padding_efficiency"] >= 0.95)
+            assert fields["ok"] == all(aim["met"] is not False for aim in fields["aims"].values())
+            assert fields["aims"]["cpu_ratio_to_peers.hf_rows"]["met"] is None
 
 
 def test_peers_count_all_tokens(folder: Path, tmp_path: Path) -> None:
@@ -75,7 +79,12 @@ def test_peers_count_all_tokens(folder: Path, tmp_path: Path) -> None:
 def test_hugging_face_peers_count_them_too(folder: Path) -> None:
     """In processes of their own: the library starts threads and patches what it finds."""
     setup = loader.Setup(
-        folder=folder, tokens=50_000, rounds=1, cases=("read",), peers=tuple(loader.PEERS)
+        folder=folder,
+        tokens=50_000,
+        rounds=1,
+        cases=("read",),
+        peers=tuple(loader.PEERS),
+        quick=True,
     )
     files = shards_data.generated_rows(folder, 50_000)
     for variant in loader.variants_of(setup):
@@ -87,7 +96,7 @@ def test_hugging_face_peers_count_them_too(folder: Path) -> None:
 def test_a_missing_library_is_skipped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "PEERS", {"hf_rows": "no_such_package"})
     setup = loader.Setup(
-        folder=folder, tokens=50_000, rounds=1, cases=("read",), peers=("hf_rows",)
+        folder=folder, tokens=50_000, rounds=1, cases=("read",), peers=("hf_rows",), quick=True
     )
     (fields,) = loader.run(setup)
     assert fields["skipped"] == {"hf_rows": "pip install no_such_package"}

@@ -80,7 +80,7 @@ def test_without_the_kit_it_is_skipped(
 ) -> None:
     monkeypatch.delenv("TRELM_KIT", raising=False)
     (fields,) = routing.fidelity(setup)
-    assert "TRELM_KIT" in fields["skipped"]
+    assert "TRELM_KIT" in fields["skipped"]["fidelity"]
 
 
 @pytest.mark.parametrize(("peer", "rule"), [("published", "left"), ("captum", "midpoint")])
