@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
+import socket
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -21,6 +24,8 @@ import click
 from schemas.errors import TrelmError
 
 FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+# Between a signal and the end of a program that does not react to it.
+GRACE_S = 5.0
 # Subcommands inherit both from their group.
 HELP_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 OWN_LOGGERS = ("trelm", "trelm_train")
@@ -145,17 +150,42 @@ def _fail(message: str, code: int) -> int:
 
 @contextlib.contextmanager
 def _stopped_by(signals: tuple[signal.Signals, ...]) -> Iterator[None]:
-    """Turn signals into `Terminated` for a while."""
+    """Turn signals into `Terminated` inside a `with` block; end the program if that has no effect."""
     previous = {number: signal.signal(number, _terminate) for number in signals}
+    # A handler of Python runs between two of its instructions: not while a library's C++ code waits
+    # for a network. The number of a signal arrives on this socket at once, and a thread sees it.
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    previous_wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    has_ended = threading.Event()
+    watcher = threading.Thread(target=_end_if_stuck, args=(reader, has_ended), daemon=True)
+    watcher.start()
+
     try:
         yield
     finally:
+        has_ended.set()
+        signal.set_wakeup_fd(previous_wakeup)
         for number, handler in previous.items():
             signal.signal(number, handler)
+        writer.close()
+        watcher.join()
+        reader.close()
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:
     raise Terminated(f"signal {number}")
+
+
+def _end_if_stuck(reader: socket.socket, has_ended: threading.Event) -> None:
+    """End the process where a signal of ours came and the program is still there some seconds later."""
+    while number := reader.recv(1):
+        # While a run of the trainer or of a stage listens for itself, another handler is in place.
+        is_ours = signal.getsignal(number[0]) is _terminate
+        if is_ours and not has_ended.wait(GRACE_S):
+            sys.stderr.write("stopped; it did not react, and was ended\n")
+            sys.stderr.flush()
+            os._exit(TERMINATED)
 
 
 def leave(code: int) -> NoReturn:

@@ -13,6 +13,7 @@ import pipeline.cli
 import trelm_train.cli
 from schemas.command_line import INTERRUPTED, TERMINATED, WRONG_USAGE, Terminated, call
 from schemas.errors import ConfigError, TrelmError
+from tests.pausing import PATIENCE_S
 
 BIN = Path(sys.executable).parent
 PROGRAMS = {
@@ -100,3 +101,31 @@ def test_a_missing_module_of_our_own_is_no_missing_extra() -> None:
 
     with pytest.raises(ModuleNotFoundError):
         call(fail, pipeline.cli.PROGRAM)
+
+
+STUCK = """
+import ctypes, sys
+from schemas.command_line import Program, call
+
+def stuck():
+    print("waiting", flush=True)
+    # Code below Python that waits, and waits again when a signal wakes it.
+    libc, time = ctypes.CDLL(None), ctypes.c_uint(600)
+    list(map(libc.sleep, [time] * 9))
+
+sys.exit(call(stuck, Program(extra="x", after_stop="nothing was written")))
+"""
+
+
+@pytest.mark.slow
+def test_a_program_that_hangs_below_python_ends_on_sigterm() -> None:
+    """The handler cannot run there: a thread ends the program some seconds later."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    process.terminate()
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == TERMINATED
+    assert "stopped; " in said
