@@ -14,8 +14,6 @@ import click
 from pipeline.stage_commands import run_command, stage_commands
 from schemas.command_line import (
     HELP_SETTINGS,
-    INTERRUPTED,
-    TERMINATED,
     Program,
     add_verbose_option,
     call,
@@ -318,11 +316,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     code = call(
         lambda: cli.main(arguments, prog_name="trelm-pipeline", standalone_mode=False), PROGRAM
     )
-    if code in (INTERRUPTED, TERMINATED):
-        # Beam's own threads and worker processes would keep the program alive.
-        from pipeline.engine.beam_runner import leave_at_once
-
-        leave_at_once(code)
     leave(code)
 
 

@@ -267,7 +267,7 @@ class ImportanceConfig:
     )
     replacement: Literal["mask", "unk", "delete"] = key(
         "mask",
-        "Replacement of an entity: the mask token, the unknown token, or nothing (delete)",
+        "Replacement of an entity: mask (the mask token), unk (the unknown token) or delete (nothing)",
     )
     max_tokens: int = key(128, "Tokens of a sequence; a longer sentence is cut around the mention")
     batch_tokens: int = key(4096, "Tokens of one forward pass")

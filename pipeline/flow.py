@@ -5,10 +5,10 @@ corpus, kb ──▶ titles ──▶ documents            titles: only where th
 kb, titles, documents ──▶ index
 documents, index ──▶ link
 link, kb ──▶ stats
-link ──▶ importance
-link, importance, stats, kb ──▶ shards ──▶ trelm-train
+documents, link ──▶ importance
+documents, link, importance, stats, kb ──▶ shards ──▶ trelm-train
 
-`STAGES` is the one place where this stands. The command line, `run`, `sql`, lineage checks, the sections
+`STAGES` is the one place where this stands. The command line, `run`, `sql`, the sections
 of the settings and the table in the reference derive from it.
 """
 

@@ -2,7 +2,7 @@
 line's manners.
 
 A table is imported from here: `from schemas import LINKS`. The tables need Arrow, which takes a
-fifth of a second to import, so they are loaded when the first of them is asked for: `--help` and
+fifth of a second to import, so they are loaded when the first of them is asked for: `trelm-train --help` and
 errors do without.
 """
 
@@ -18,7 +18,7 @@ else:
         """Load the tables, and return what is asked of them."""
         # A dunder is asked for by the import system itself, and a submodule's name before it is
         # loaded.
-        if name.startswith("_") or not (name.isupper() or name[:1].isupper()):
+        if name.startswith("_") or not name[:1].isupper():
             raise AttributeError(name)
         from schemas import tables
 

@@ -15,8 +15,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -30,8 +30,6 @@ GRACE_S = 5.0
 HELP_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 OWN_LOGGERS = ("trelm", "trelm_train")
 OWN_PACKAGES = ("pipeline", "trelm_train", "schemas")
-_is_verbose: ContextVar[bool] = ContextVar("is_verbose", default=False)
-_after_stop: ContextVar[str] = ContextVar("after_stop", default="")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +45,17 @@ class Program:
     stop_signals: tuple[signal.Signals, ...] = (signal.SIGTERM,)
 
 
+@dataclass(kw_only=True, slots=True)
+class _Invocation:
+    """Hold what is known of the command that this process runs; a thread reads it too."""
+
+    is_verbose: bool = False
+    after_stop: str = ""
+
+
+_invocation = _Invocation()
+
+
 class Terminated(KeyboardInterrupt):
     """Say that the process was asked to stop by a signal that is not Ctrl-C."""
 
@@ -55,7 +64,12 @@ class EchoHandler(logging.Handler):
     """Write log lines to the present standard error: a test or a progress bar may replace it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line."""
+        """Write one line, unless a library has a handler of its own that writes it."""
+        logger: logging.Logger | None = logging.getLogger(record.name)
+        while logger is not None and logger.parent is not None:
+            if logger.handlers:
+                return
+            logger = logger.parent
         click.echo(self.format(record), err=True)
 
 
@@ -78,17 +92,17 @@ def set_up_logging(*, verbose: bool) -> None:
 
 def is_verbose() -> bool:
     """Say whether the user gave -v, before or after the command."""
-    return _is_verbose.get()
+    return _invocation.is_verbose
 
 
 def say_after_stop(text: str) -> None:
     """Set the text for a user whose command is stopped."""
-    _after_stop.set(text)
+    _invocation.after_stop = text
 
 
 def _remember_verbose(_context: click.Context, _option: click.Parameter, value: bool) -> None:  # noqa: FBT001
     if value:
-        _is_verbose.set(True)
+        _invocation.is_verbose = True
         set_up_logging(verbose=True)
 
 
@@ -110,8 +124,8 @@ def add_verbose_option(command: click.Command) -> None:
 
 def call(command: Callable[[], object], program: Program) -> int:
     """Run a command and return its exit code; errors that a user can act on become one message."""
-    _is_verbose.set(False)
-    _after_stop.set(program.after_stop)
+    _invocation.is_verbose = False
+    _invocation.after_stop = program.after_stop
     set_up_logging(verbose=False)
 
     with _stopped_by(program.stop_signals):
@@ -127,7 +141,7 @@ def call(command: Callable[[], object], program: Program) -> int:
             cause = error.__cause__ if isinstance(error, click.Abort) else error
             is_terminated = isinstance(cause, Terminated)
             verb = "stopped" if is_terminated else "interrupted"
-            click.echo(f"{verb}; {_after_stop.get()}", err=True)
+            click.echo(f"{verb}; {_invocation.after_stop}", err=True)
             return TERMINATED if is_terminated else INTERRUPTED
         except ModuleNotFoundError as error:
             # A module of our own that is missing is a fault of the program, which its traceback
@@ -181,15 +195,56 @@ def _end_if_stuck(reader: socket.socket, has_ended: threading.Event) -> None:
     """End the process where a signal of ours came and the program is still there some seconds later."""
     while number := reader.recv(1):
         # While a run of the trainer or of a stage listens for itself, another handler is in place.
-        is_ours = signal.getsignal(number[0]) is _terminate
+        handler = signal.getsignal(number[0])
+        is_ours = handler is _terminate or handler is signal.default_int_handler
         if is_ours and not has_ended.wait(GRACE_S):
-            sys.stderr.write("stopped; it did not react, and was ended\n")
+            verb, code = ("stopped", TERMINATED)
+            if number[0] == signal.SIGINT:
+                verb, code = ("interrupted", INTERRUPTED)
+            kill_children()
+            sys.stderr.write(f"{verb}; {_invocation.after_stop}\n")
             sys.stderr.flush()
-            os._exit(TERMINATED)
+            os._exit(code)
+
+
+def kill_children() -> None:
+    """End every process that this one has started, and theirs.
+
+    What they had half written is never read.
+    """
+    for process in _descendants(os.getpid()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def _descendants(parent: int) -> list[int]:
+    """List the processes below one, parents first, because a shell may stand between.
+
+    The list is empty where the system names no children.
+    """
+    children = []
+    for listing in Path(f"/proc/{parent}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            children += [int(number) for number in listing.read_text().split()]
+    return [*children, *(process for child in children for process in _descendants(child))]
 
 
 def leave(code: int) -> NoReturn:
-    """End the program with an exit code, after all that it has written is out."""
+    """End the program with an exit code, after all that it has written is out.
+
+    After an interruption no child is left, and no thread of a library is waited for.
+
+    Raises:
+        SystemExit: where no thread would hold the program.
+    """
+    is_stopped = code in (INTERRUPTED, TERMINATED)
+    if is_stopped:
+        kill_children()
     sys.stdout.flush()
     sys.stderr.flush()
+
+    threads = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if is_stopped and any(not thread.daemon for thread in threads):
+        # Python would wait for these threads before it ends.
+        os._exit(code)
     sys.exit(code)

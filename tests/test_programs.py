@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import trelm_train.cli
 from schemas.command_line import INTERRUPTED, TERMINATED, WRONG_USAGE, Terminated, call
 from schemas.errors import ConfigError, TrelmError
 from tests.pausing import PATIENCE_S
+from tests.pipeline.cases import ROOT, in_process, sample_arguments
 
 BIN = Path(sys.executable).parent
 PROGRAMS = {
@@ -129,3 +132,85 @@ def test_a_program_that_hangs_below_python_ends_on_sigterm() -> None:
     _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == TERMINATED
     assert "stopped; " in said
+
+
+INTERRUPTED_EARLY = """
+import sys
+import pipeline.cli as program
+
+def interrupted(**options):
+    import apache_beam
+
+class HalfImported:
+    '''As if the signal had come while Beam was being imported: importing it again fails.'''
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "apache_beam":
+            seen.append(name)
+            raise KeyboardInterrupt if len(seen) == 1 else AttributeError("partially initialized")
+
+seen = []
+sys.meta_path.insert(0, HalfImported())
+program.cli.commands["stats"].callback = interrupted
+program.main(["stats", "--run", "x"])
+"""
+
+
+def test_an_interruption_while_beam_is_imported_is_one() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_EARLY],
+        check=False,
+        text=True,
+        capture_output=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == INTERRUPTED, done.stderr
+    assert "interrupted; finished units are kept" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_line_that_a_library_writes_itself_is_not_written_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    library, ours = logging.getLogger("some_library"), logging.getLogger("trelm")
+    handler = logging.StreamHandler(sys.stderr)
+    library.addHandler(handler)
+    try:
+        assert (
+            call(lambda: (library.warning("theirs"), ours.info("ours")), pipeline.cli.PROGRAM) == 0
+        )
+    finally:
+        library.removeHandler(handler)
+    said = capsys.readouterr().err
+    assert (said.count("theirs"), said.count("ours")) == (1, 1)
+
+
+def test_a_package_that_a_worker_lacks_is_named(tmp_path: Path) -> None:
+    done = in_process("run", "--until", "link", *sample_arguments(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    hook = tmp_path / "sitecustomize.py"
+    hook.write_text(
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'powerlaw':\n"
+        "            raise ModuleNotFoundError(\"No module named 'powerlaw'\", name='powerlaw')\n"
+        "sys.meta_path.insert(0, Missing())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "stats", "--run", str(tmp_path / "run")],
+        check=False,
+        text=True,
+        capture_output=True,
+        timeout=PATIENCE_S,
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+        },
+    )
+    assert done.returncode == 1
+    assert (
+        "powerlaw is not installed; install it with: pip install 'trelm[pipeline]'" in done.stderr
+    )
+    assert "Traceback" not in done.stderr

@@ -57,6 +57,12 @@ def test_the_tree_of_the_readme_names_every_folder() -> None:
                 assert re.search(rf"^\s*{folder.name}/ ", tree, re.M), f"{folder.name}/ is missing"
 
 
+def test_the_version_is_the_same_everywhere() -> None:
+    from pipeline import __version__
+
+    assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
 def test_the_changelog_has_this_version_and_an_issue_on_every_line() -> None:
     from pipeline import __version__
 

@@ -15,11 +15,22 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from schemas.command_line import HELP_SETTINGS, Program, add_verbose_option, call, leave
+from schemas.command_line import (
+    HELP_SETTINGS,
+    Program,
+    add_verbose_option,
+    call,
+    leave,
+    say_after_stop,
+)
+
+CHECKPOINTS_KEPT = (
+    "a checkpoint that was saved is kept; `trelm-train resume --out FOLDER` goes on from it"
+)
 
 PROGRAM = Program(
     extra="train",
-    after_stop="checkpoints are kept, `trelm-train resume --out FOLDER` goes on",
+    after_stop="nothing was written",
     # Batch systems send SIGTERM, or SIGUSR1 some time before.
     stop_signals=(signal.SIGTERM, signal.SIGUSR1),
 )
@@ -118,6 +129,7 @@ def run(resume_mode: str, **options: Any) -> None:  # noqa: ANN401
       torchrun --nproc-per-node 4 --no-python trelm-train run --shards runs/a/shards --model roberta-base \\
           --out runs/a/train --resume auto --set train.micro_batches=8
     """
+    say_after_stop(CHECKPOINTS_KEPT)
     request = _request(options)
     from trelm_train.training import train
     from trelm_train.training.report import readable
@@ -155,6 +167,7 @@ def resume(out: Path, shards: Path | None) -> None:
     Example:
       trelm-train resume --out runs/a/train
     """
+    say_after_stop(CHECKPOINTS_KEPT)
     from trelm_train.training.report import readable
     from trelm_train.training.train import resume as continue_run
 

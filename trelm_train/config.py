@@ -61,8 +61,8 @@ class TrainConfig:
     )
     skip_sigma: float = key(
         6.0,
-        "Number of standard deviations above the mean norm of earlier steps from which a step is skipped; 0 "
-        "skips only steps that are not finite",
+        "Number of standard deviations above the mean of earlier steps, of a loss or of the gradient "
+        "norm, from which a step is skipped; 0 skips only steps that are not finite",
     )
     batch_tokens: int = key(4096, "Padded tokens of a batch, which memory must hold at once")
     micro_batches: int = key(1, "Number of batches per optimiser step, over all ranks together")

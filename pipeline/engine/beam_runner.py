@@ -7,17 +7,16 @@ warn and run locally.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -34,7 +33,7 @@ from pipeline.engine.progress import (
 )
 from pipeline.engine.progress_text import Workload, final_line
 from pipeline.engine.worker_threads import LOCAL_WORKERS
-from schemas.command_line import TERMINATED, Terminated
+from schemas.command_line import TERMINATED, Terminated, kill_children
 from schemas.errors import ConfigError
 
 LOCAL_RUNNERS = {
@@ -49,6 +48,8 @@ IN_PROCESS = "FnApiRunner"
 REMOTE_SCHEMES = ("gs://", "s3://", "hdfs://")
 # Between the request to stop and the end.
 GRACE_S = 5.0
+# What a worker says that lacks a package.
+MISSING_MODULE = re.compile(r"No module named '([\w.]+)'")
 logger = logging.getLogger("trelm")
 
 
@@ -178,56 +179,15 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     last_resort = threading.Timer(GRACE_S, _end_now)
     last_resort.daemon = True
     last_resort.start()
-    kill_workers()
+    kill_children()
     raise Terminated(f"signal {number} at {frame.f_lineno if frame else 0}")
 
 
 def _end_now() -> None:
-    kill_workers()
+    kill_children()
     sys.stderr.write("stopped; finished units are kept, the same command goes on\n")
     sys.stderr.flush()
     os._exit(TERMINATED)
-
-
-def kill_workers() -> None:
-    """End every process that this one has started, and theirs.
-
-    What they had half written is never read.
-    """
-    for process in _descendants(os.getpid()):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
-
-
-def _descendants(parent: int) -> list[int]:
-    """List the processes below one, parents first (a shell may stand between); none where the
-    system lists none.
-    """
-    children = []
-    for listing in Path(f"/proc/{parent}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            children += [int(number) for number in listing.read_text().split()]
-    return [*children, *(process for child in children for process in _descendants(child))]
-
-
-def leave_at_once(code: int) -> NoReturn:
-    """End the program after an interruption: no worker is left, and no thread of Beam's is waited
-    for.
-
-    Raises:
-        SystemExit: where no thread would hold the program.
-    """
-    kill_workers()
-    sys.stdout.flush()
-    sys.stderr.flush()
-
-    other_threads = [
-        thread for thread in threading.enumerate() if thread is not threading.main_thread()
-    ]
-    if any(not thread.daemon for thread in other_threads):
-        # Python would wait for these threads before it ends.
-        os._exit(code)
-    sys.exit(code)
 
 
 def _rehearse(options: PipelineOptions, build: Callable[[beam.Pipeline], None]) -> None:
@@ -265,6 +225,9 @@ def _run(
         if "KeyboardInterrupt" in text:
             raise KeyboardInterrupt from error
 
+        missing = MISSING_MODULE.search(text)
+        if missing is not None:
+            raise ModuleNotFoundError(missing.group(0), name=missing.group(1)) from error
         message = message_in(text)
         if message is None:
             # No error for the user to act on, but a fault of the program: show all of it.

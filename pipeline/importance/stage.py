@@ -32,11 +32,11 @@ from schemas import IMPORTANCE
 from schemas.array_types import F32, I64
 from schemas.settings import to_dict
 
-# About so many tokens are encoded at once: 100 MB of vectors for a model of 768.
+# About this many tokens are encoded at once: 100 MB of vectors for a model of 768.
 CHUNK_TOKENS = 1 << 19
 # Characters of a token of text, on average.
 TOKEN_CHARACTERS = 4
-# A sequence counts as at least so many tokens: its vector takes memory too.
+# A sequence counts as at least this many tokens: its vector takes memory too.
 MIN_TOKENS = 16
 
 

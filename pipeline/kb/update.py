@@ -2,11 +2,13 @@
 
 A newer dump is read beside the output of an older run:
 
-1. Phase `revisions`: the revisions that the older run holds, as memory-mapped arrays. 2. Phase
-`kb`, the ordinary one, parses items with another revision, new ones, and all properties; of the
-others it leaves the QIDs in a file per unit. It must still decompress and pass over every line: the
-dump has no index. 3. Phase `repeats`, the ordinary one (`kb.repeats`). 4. Phase `copy`: rows of the
-older run whose item is among those, part by part. Items that the newer dump lacks drop out.
+1. Phase `revisions`: the revisions that the older run holds, as memory-mapped arrays.
+2. Phase `kb`, the ordinary one, parses items with another revision, new ones, and all properties.
+   Of the others it leaves the QIDs in a file per unit. It must still decompress and pass over
+   every line: the dump has no index.
+3. Phase `repeats`, the ordinary one (`kb.repeats`).
+4. Phase `copy`: rows of the older run whose item is among those, part by part. Items that the newer
+   dump lacks drop out.
 """
 
 from __future__ import annotations

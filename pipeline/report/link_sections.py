@@ -10,7 +10,7 @@ from pipeline.report.markup import Markup, interval, joined, number, percent, ta
 from pipeline.report.parts import figure, legend, note, para, share_cell
 
 THRESHOLDS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-# A row of the table of confidences stands for so many fine bins.
+# A row of the table of confidences stands for this many fine bins.
 ROW_BINS = 5
 
 

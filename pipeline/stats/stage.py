@@ -33,7 +33,7 @@ from schemas import (
 from schemas.settings import to_dict
 
 TABLES = (ENTITY_FREQUENCY, SURFACE_FREQUENCY, COOCCURRENCE, FACT_SUPPORT, TAIL_SUMMARY)
-# There is about one bucket per so many links.
+# There is about one bucket per this many links.
 BUCKET_LINKS = 500_000
 MIN_BUCKETS = 4
 FACT_BATCH = 500_000

@@ -215,7 +215,8 @@ class Injector:
     def candidates(self, batch: Batch, chosen_RS: Bools, blocked_P: Bools) -> I64:
         """Return the mentions to inject.
 
-        They are chosen by the policy, not blocked, not dropped, and half of the masked ones.
+        They are chosen by the policy, not blocked, not dropped, and a share `masked_probability` of
+        the masked ones.
         """
         epoch = batch.position.epoch
         key_P = batch.key_N[batch.span_sentence_P]
