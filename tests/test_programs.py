@@ -185,6 +185,7 @@ def test_a_line_that_a_library_writes_itself_is_not_written_again(
     assert (said.count("theirs"), said.count("ours")) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_package_that_a_worker_lacks_is_named(tmp_path: Path) -> None:
     done = in_process("run", "--until", "link", *sample_arguments(tmp_path / "run"))
     assert done.returncode == 0, done.stderr

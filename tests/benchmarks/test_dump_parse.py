@@ -148,6 +148,7 @@ def setup_for(folder: Path) -> dump_parse.Setup:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_all_peers_make_our_rows(folder: Path) -> None:
     (fields,) = dump_parse.same_rows(setup_for(folder))
     compared = {"bz2", "json", "isal_orjson", "beam_json"}

@@ -37,6 +37,7 @@ def counted(files: list[str], split: str | None) -> int:
     return sum(length for length, name in rows if split in (None, name))
 
 
+@pytest.mark.slow
 def test_every_case_prints_the_documented_object(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,6 +41,7 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> routing.Setup:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", ["step_mini_512_float32", "step_base_512_bfloat16", "attribution_mini"]
 )

@@ -43,6 +43,7 @@ def test_generated_rows_are_rows_of_examples(setup: shards.Setup) -> None:
             assert all(span < len(row["span_start"]) for span in row["fact_tail_span"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["read_ids", "read_all"])
 def test_reading_prints_the_documented_object(
     setup: shards.Setup, capsys: pytest.CaptureFixture[str], case: str

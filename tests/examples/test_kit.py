@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 Json = dict[str, Any]
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "kit" / "prepare.py"

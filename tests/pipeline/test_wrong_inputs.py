@@ -124,6 +124,7 @@ def test_full_disk(tmp_path: Path) -> None:
     assert not (tmp_path / "part.parquet").is_symlink()
 
 
+@pytest.mark.slow
 def test_output_that_cannot_grow(tmp_path: Path) -> None:
     """The whole stage where files may have 2 kB: the message names the file, and no part is left."""
     resource = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
@@ -232,6 +233,7 @@ def test_gold_that_does_not_fit(sample_run: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_too_many_rejects_fail_the_stage(tmp_path: Path) -> None:
     lines = DUMP.read_bytes().splitlines(keepends=True)
     (tmp_path / "bad.json").write_bytes(b"".join(lines[:20]) + b'{"id": "Q1", broken\n' * 5)
@@ -320,6 +322,7 @@ def test_folders(tmp_path: Path, sample_run: Path) -> None:
     expect(in_process("kb", "--run", str(tmp_path / "r"), "--workers", "-1"), USAGE, "--workers -1")
 
 
+@pytest.mark.slow
 def test_skip_corrupt_loses_one_member_and_says_so(tmp_path: Path) -> None:
     lines = DUMP.read_bytes().splitlines(keepends=True)
     first, second = gzip.compress(b"".join(lines[:200])), gzip.compress(b"".join(lines[200:]))

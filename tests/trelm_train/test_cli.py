@@ -83,6 +83,7 @@ sys.exit(any(name in sys.modules for name in {FORBIDDEN!r}))
     assert "1 steps" in done.stdout
 
 
+@pytest.mark.slow
 def test_importing_changes_nothing() -> None:
     code = (
         "import torch; a = torch.get_rng_state(); import trelm_train.training.train; "

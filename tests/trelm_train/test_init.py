@@ -39,6 +39,7 @@ def documents(tmp_path: Path) -> Path:
     )
 
 
+@pytest.mark.slow
 def test_a_model_from_documents(documents: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 

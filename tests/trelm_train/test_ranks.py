@@ -126,7 +126,7 @@ def test_another_number_of_ranks_goes_on(
     """Two ranks, stopped by a signal to one of them, then one process: no batch twice, none left
     out.
     """
-    sets = ("train.validate=false", "train.steps=80", "train.learning_rate=0.0005")
+    sets = ("train.validate=false", "train.steps=40", "train.learning_rate=0.0005")
     run(request_for(shards_path, model_path, tmp_path / "alone", *SETS, *sets))
     out = tmp_path / "out"
     pause = Pause.at(
@@ -138,7 +138,7 @@ def test_another_number_of_ranks_goes_on(
     pause.release()
     found = finish(processes)
     assert [code for code, _, _ in found] == [143, 143], found
-    assert 0 < load_checkpoint(latest_checkpoint(out / "checkpoints") or out).state["step"] < 80
+    assert 0 < load_checkpoint(latest_checkpoint(out / "checkpoints") or out).state["step"] < 40
     resume(out)
     for a, b in zip(lines_of(tmp_path / "alone"), lines_of(out), strict=True):
         for name in ("step", "tokens", "targets", "facts", "injected"):

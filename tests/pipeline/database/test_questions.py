@@ -241,6 +241,7 @@ def test_a_merged_item_is_the_item_that_it_became(scored_run: Path) -> None:
     assert answered(scored_run, "entity", "Q4000000001") == answered(scored_run, "entity", "Q142")
 
 
+@pytest.mark.slow
 def test_a_missing_database_is_written_again(sample_run: Path, tmp_path: Path) -> None:
     from tests.pipeline.cases import program, sample_arguments
 

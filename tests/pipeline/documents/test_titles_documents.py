@@ -74,6 +74,7 @@ def test_sample_articles(kb_run: RunPaths) -> None:
     assert rows_of(kb_run, "documents", ANCHORS) == anchors, "the same for any split"
 
 
+@pytest.mark.slow
 def test_documents_and_titles_through_beam(tmp_path: Path) -> None:
     kb_config = KbConfig(dumps=(str(SAMPLE / "entities.json"),))
     run = RunConfig(

@@ -207,6 +207,7 @@ def test_chunks_hold_whole_sentences_and_every_mention_once(
     assert sum(map(len, sentences)) == len(set().union(*sentences))
 
 
+@pytest.mark.slow
 @pytest.mark.kit
 def test_bfloat16_ranks_as_float32_does(run: RunPaths, kit: Path) -> None:
     model, found = kit / "model" / "splade-tiny-msmarco-mlm", {}
@@ -334,6 +335,7 @@ def test_progress_is_told_while_a_unit_is_worked_on(
     assert min(told) > 0
 
 
+@pytest.mark.slow
 def test_auto_is_one_format_for_the_whole_run(
     run: RunPaths, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,6 +351,7 @@ def test_auto_is_one_format_for_the_whole_run(
     assert is_current(importance.plan(config(models["bert"], dtype="auto"), run), run)
 
 
+@pytest.mark.slow
 def test_a_run_is_found_current_without_torch(run: RunPaths, models: dict[str, Path]) -> None:
     made(run, models["bert"])
     code = f"""

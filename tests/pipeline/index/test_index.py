@@ -67,6 +67,7 @@ def build(paths: RunPaths, **settings: int) -> dict[str, bytes]:
     return files_of(paths)
 
 
+@pytest.mark.slow
 def test_any_units_parts_and_shards(sample: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files do not depend on the units or on the ranges of QIDs; postings do not depend on the
     shards either.

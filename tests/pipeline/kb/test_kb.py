@@ -294,6 +294,7 @@ KIT_DUMPS = {  # entities in the file: items, properties
 }
 
 
+@pytest.mark.slow
 @pytest.mark.kit
 @pytest.mark.parametrize(("name", "counts"), KIT_DUMPS.items())
 def test_genuine_dumps(tmp_path: Path, kit: Path, name: str, counts: tuple[int, int]) -> None:
@@ -306,6 +307,7 @@ def test_genuine_dumps(tmp_path: Path, kit: Path, name: str, counts: tuple[int, 
     assert "rejects" not in manifest.counters
 
 
+@pytest.mark.slow
 @pytest.mark.kit
 def test_genuine_dump_against_a_plain_reading(tmp_path: Path, kit: Path) -> None:
     """The standard library's JSON and the rules, written once more in the simplest way."""

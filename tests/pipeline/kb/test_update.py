@@ -109,6 +109,7 @@ def test_same_tables_as_from_nothing(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
 def test_wherever_the_revision_stands(tmp_path: Path, separators: tuple[str, str]) -> None:
     content = entities(5)
@@ -148,6 +149,7 @@ def test_update_through_beam_and_again(tmp_path: Path) -> None:
             assert rows_of(paths, "kb", table) == rows_of(RunPaths(root=first.run), "kb", table)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [False, True])
 def test_repeats_in_an_update(tmp_path: Path, *, late: bool) -> None:
     """An item that the newer dump has twice, once changed and once not: its first occurrence

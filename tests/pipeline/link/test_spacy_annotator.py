@@ -104,6 +104,7 @@ def test_offsets_of_a_text_in_pieces(annotator: Annotator, monkeypatch: pytest.M
     assert {text[one.start : one.end] for one in found.named} >= {"Angela Merkel", "Hamburg"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["blank:en", MODEL])
 def test_a_pipeline_that_is_loaded_again_says_the_same(
     model: str, monkeypatch: pytest.MonkeyPatch

@@ -15,6 +15,8 @@ from tests.pipeline.report import runs
 from tests.pipeline.report.browser import DESKTOP, DOWN, ENTER, ESCAPE, PHONE, TAB, UP, Browser
 from tests.pipeline.report.conftest import Report
 
+pytestmark = pytest.mark.slow
+
 SECTIONS = (
     "summary", "find", "rank", "bands", "importance", "confidence", "detectors", "nil", "entities", "rejects", "run",
 )  # fmt: skip

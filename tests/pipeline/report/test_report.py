@@ -249,6 +249,7 @@ def test_fit_in_words(change: dict, said: str) -> None:
     assert said in fit_in_words(tail | change)
 
 
+@pytest.mark.slow
 def test_program_writes_into_the_run_and_says_where(sample_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(sample_run, run)

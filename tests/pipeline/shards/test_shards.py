@@ -179,6 +179,7 @@ def test_rows_equal_the_plain_way(
     assert sum(len(row[12]) for row in found) > 100
 
 
+@pytest.mark.slow
 def test_the_same_files_for_any_units(scored: Path, model: Path, tmp_path: Path) -> None:
     """1, 2 and 7 units of `link`: the same bytes, in the order of the shuffle keys over all files."""
     found = {}

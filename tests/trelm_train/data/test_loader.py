@@ -99,6 +99,7 @@ def test_any_batch_can_be_resumed(shards: Shards, packing: Packing) -> None:
         assert after == whole[number + 1][1]
 
 
+@pytest.mark.slow
 @given(st.permutations(range(30)), st.sampled_from([WINDOWS, BUCKETS]))
 @settings(max_examples=15)
 def test_batches_in_any_order_are_those_of_the_stream(

@@ -128,6 +128,7 @@ def test_settings_that_make_no_sense(
         run(request_for(shards_path, model_path, tmp_path / "out", "train.validate=false", *sets))
 
 
+@pytest.mark.slow
 def test_the_profiler(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
     assert profiled_steps("11:15") == (11, 15)
     run(

@@ -258,6 +258,7 @@ def test_training_learns(shards_path: Path, model_path: Path, tmp_path: Path) ->
     assert summary["validation_after"]["loss"] < 0.8 * summary["validation_before"]["loss"]
 
 
+@pytest.mark.slow
 def test_resume_without_a_checkpoint_starts_at_the_beginning(
     whole: Path, shards_path: Path, model_path: Path, tmp_path: Path
 ) -> None:

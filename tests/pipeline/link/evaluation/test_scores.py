@@ -190,6 +190,7 @@ def outcomes(draw: st.DrawFn) -> Prediction:
     return Prediction(draw(st.sampled_from([None, *candidates])), candidates)
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(SPANS, st.tuples(QIDS, st.booleans()), max_size=12),
     st.dictionaries(SPANS, outcomes(), max_size=12),

@@ -52,6 +52,7 @@ def postings(index: AliasIndex | HeldOutIndex, key: str) -> dict[int, tuple[int,
     return {qid: (count, flags & ~ANCHOR) for qid, count, flags in zip(*columns, strict=True)}
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(st.lists(NAME, max_size=15), st.lists(LINK, max_size=15), st.lists(LINK, max_size=15))
 def test_equals_an_index_that_never_saw_the_links(
