@@ -2,8 +2,8 @@
 line's manners.
 
 A table is imported from here: `from schemas import LINKS`. The tables need Arrow, which takes a
-fifth of a second to import, so they are loaded when the first of them is asked for: `trelm-train --help` and
-errors do without.
+fifth of a second to import, so they are loaded when the first of them is asked for: errors and
+`trelm-train --help` do without.
 """
 
 from __future__ import annotations

@@ -90,11 +90,6 @@ def set_up_logging(*, verbose: bool) -> None:
     logging.getLogger("apache_beam").setLevel(logging.INFO if verbose else logging.CRITICAL)
 
 
-def is_verbose() -> bool:
-    """Say whether the user gave -v, before or after the command."""
-    return _invocation.is_verbose
-
-
 def say_after_stop(text: str) -> None:
     """Set the text for a user whose command is stopped."""
     _invocation.after_stop = text
@@ -156,7 +151,7 @@ def call(command: Callable[[], object], program: Program) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    if is_verbose():
+    if _invocation.is_verbose:
         click.echo(traceback.format_exc(), err=True)
     click.echo(f"Error: {message}", err=True)
     return code
@@ -188,13 +183,15 @@ def _stopped_by(signals: tuple[signal.Signals, ...]) -> Iterator[None]:
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:
+    # Beam's worker processes would outlive this one for seconds, and hold it up while it ends.
+    kill_children()
     raise Terminated(f"signal {number}")
 
 
 def _end_if_stuck(reader: socket.socket, has_ended: threading.Event) -> None:
     """End the process where a signal of ours came and the program is still there some seconds later."""
     while number := reader.recv(1):
-        # While a run of the trainer or of a stage listens for itself, another handler is in place.
+        # While a run of the trainer listens for itself, another handler is in place.
         handler = signal.getsignal(number[0])
         is_ours = handler is _terminate or handler is signal.default_int_handler
         if is_ours and not has_ended.wait(GRACE_S):

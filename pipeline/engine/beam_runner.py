@@ -11,13 +11,9 @@ import difflib
 import logging
 import os
 import re
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import NoReturn
 
 import apache_beam as beam
@@ -33,7 +29,7 @@ from pipeline.engine.progress import (
 )
 from pipeline.engine.progress_text import Workload, final_line
 from pipeline.engine.worker_threads import LOCAL_WORKERS
-from schemas.command_line import TERMINATED, Terminated, kill_children
+from schemas.command_line import Terminated
 from schemas.errors import ConfigError
 
 LOCAL_RUNNERS = {
@@ -46,8 +42,6 @@ LOCAL_RUNNERS = {
 }
 IN_PROCESS = "FnApiRunner"
 REMOTE_SCHEMES = ("gs://", "s3://", "hdfs://")
-# Between the request to stop and the end.
-GRACE_S = 5.0
 # What a worker says that lacks a package.
 MISSING_MODULE = re.compile(r"No module named '([\w.]+)'")
 logger = logging.getLogger("trelm")
@@ -151,43 +145,18 @@ def run_graph(
     """
     options = beam_options(settings)
     started_s = time.monotonic()
-    # Worker processes would outlive this one for seconds: on SIGTERM they are ended first.
-    previous_handler = signal.signal(signal.SIGTERM, _terminate)
 
-    try:
-        if settings.is_local:
-            with ProgressReceiver(work) as progress:
-                result = _run(options, lambda pipeline: build(pipeline, progress.address), work)
-        elif settings.is_dry:
-            _rehearse(options, lambda pipeline: build(pipeline, None))
-            return
-        else:
-            result = _run(options, lambda pipeline: build(pipeline, None), work)
-    finally:
-        signal.signal(signal.SIGTERM, previous_handler)
+    if settings.is_local:
+        with ProgressReceiver(work) as progress:
+            result = _run(options, lambda pipeline: build(pipeline, progress.address), work)
+    elif settings.is_dry:
+        _rehearse(options, lambda pipeline: build(pipeline, None))
+        return
+    else:
+        result = _run(options, lambda pipeline: build(pipeline, None), work)
 
     if counts := counts_in(result):
         logger.info("%s", final_line(work, counts, time.monotonic() - started_s))
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """End the workers and raise `Terminated` where the program is; end it by force if that is
-    swallowed.
-    """
-    # Raised inside a lock of Beam's start-up the exception may be swallowed: then the timer ends
-    # the process.
-    last_resort = threading.Timer(GRACE_S, _end_now)
-    last_resort.daemon = True
-    last_resort.start()
-    kill_children()
-    raise Terminated(f"signal {number} at {frame.f_lineno if frame else 0}")
-
-
-def _end_now() -> None:
-    kill_children()
-    sys.stderr.write("stopped; finished units are kept, the same command goes on\n")
-    sys.stderr.flush()
-    os._exit(TERMINATED)
 
 
 def _rehearse(options: PipelineOptions, build: Callable[[beam.Pipeline], None]) -> None:

@@ -29,7 +29,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import apache_beam as beam
@@ -78,7 +78,6 @@ class StagePlan:
     max_reject_rate: float = 0.01
     # Folder of the run: paths below it count relative to it, so a run can be moved.
     root: str = ""
-    extra: dict[str, str] = field(default_factory=dict)
     # What the tasks' sizes count: bytes, rows or files; empty for a mixture.
     measure: str = "rows"
     # What the stage's records are called.
@@ -260,9 +259,7 @@ def finish_stage(prepared: PreparedStage, reports: Iterable[UnitReport]) -> str:
         counters.update(report.counters)
     check_counters(plan, counters)
 
-    extra = dict(plan.extra)
-    if plan.finish is not None:
-        extra |= plan.finish(prepared, current)
+    extra = plan.finish(prepared, current) if plan.finish is not None else {}
 
     part_files = {
         table.name: [report.parts[table.name] for report in current if table.name in report.parts]

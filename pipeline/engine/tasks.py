@@ -37,8 +37,8 @@ T = TypeVar("T", bound=Task, covariant=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ByteRange:
-    """Name the bytes `start` to `end` (half open) of one file, as stored."""
+class _FileRange:
+    """Name `start` to `end` (half open) of one file, in what the kind of range counts."""
 
     path: str
     start: int
@@ -46,34 +46,27 @@ class ByteRange:
 
     @property
     def size(self) -> int:
-        """Return the number of bytes."""
+        """Return the length of the range."""
         return self.end - self.start
 
     @property
     def identity(self) -> tuple[str, int, int]:
         """Return path and range."""
         return self.path, self.start, self.end
+
+
+class ByteRange(_FileRange):
+    """Name the bytes `start` to `end` (half open) of one file, as stored."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RowRange:
+class RowRange(_FileRange):
     """Name the rows `start` to `end` (half open) of one Parquet file."""
 
-    path: str
-    start: int
-    end: int
     # Empty for a user's own Parquet file, which is none of our tables.
     table: str = ""
-
-    @property
-    def size(self) -> int:
-        """Return the number of rows."""
-        return self.end - self.start
-
-    @property
-    def identity(self) -> tuple[str, int, int]:
-        """Return path and range."""
-        return self.path, self.start, self.end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

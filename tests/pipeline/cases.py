@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipeline.cli import PROGRAM, cli
 from pipeline.database.connection import open_run
 from pipeline.engine.tables import RunPaths
 from schemas.command_line import call
+from tests.pausing import PATIENCE_S, Pause
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "examples" / "tiny"
@@ -47,6 +49,21 @@ def in_process(*arguments: str) -> subprocess.CompletedProcess[str]:
         stream.flush()
         texts.append(stream.buffer.getvalue().decode())
     return subprocess.CompletedProcess(arguments, code, *texts)
+
+
+def kill_at(pause: Pause, *arguments: str) -> None:
+    """Start trelm-pipeline, wait until it pauses, then kill it and its children."""
+    running = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env=pause.environment(),
+    )
+    pause.wait(running)
+    os.killpg(running.pid, signal.SIGKILL)
+    assert running.wait(PATIENCE_S) == -signal.SIGKILL, "it was at work when the kill came"
 
 
 def sample_arguments(run: Path, *more: str) -> list[str]:

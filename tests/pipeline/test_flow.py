@@ -14,7 +14,7 @@ import pytest
 from pipeline.database.connection import open_run
 from pipeline.engine.tables import RunPaths
 from tests.pausing import PATIENCE_S, Pause
-from tests.pipeline.cases import GOLD, ROOT, in_process, program, rows_of, sample_arguments
+from tests.pipeline.cases import GOLD, ROOT, in_process, kill_at, program, rows_of, sample_arguments
 from tests.pipeline.stats import naive_stats
 from tests.pipeline.stats.test_stats import assert_equal, counted
 
@@ -109,15 +109,7 @@ def test_killed_link_goes_on_where_it_stopped(sample_run: Path, tmp_path: Path) 
     run = copy_of(sample_run, tmp_path / "run", "link", "stats")
     arguments = sample_arguments(run, "--until", "link", "--set", "link.unit_mb=0.001")
     pause = Pause.at("pipeline.engine.units:UnitWriter.finish", call=3, folder=tmp_path / "pause")
-    running = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", "run", *arguments],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        env=pause.environment(),
-    )
-    pause.wait(running)
-    running.send_signal(signal.SIGKILL)
-    running.communicate()
+    kill_at(pause, "run", *arguments)
     assert not (run / "link" / "manifest.json").exists()
     finished = {
         path: path.stat().st_mtime_ns for path in (run / "link").glob("data-*/_units/*.json")

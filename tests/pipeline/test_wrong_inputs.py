@@ -18,7 +18,7 @@ from pipeline.engine.errors import StageError
 from pipeline.engine.files import HashingSink
 from schemas import DOCUMENTS
 from tests.pausing import Pause
-from tests.pipeline.cases import ROOT, SAMPLE, in_process, program
+from tests.pipeline.cases import ROOT, SAMPLE, in_process, kill_at, program
 
 USAGE, FAILED = 2, 1
 DUMP = SAMPLE / "entities.json"
@@ -272,15 +272,8 @@ def test_killed_redo_leaves_no_stage_that_seems_finished(sample_run: Path, tmp_p
     arguments = ["--run", str(run), "--config", str(SAMPLE / "pipeline.toml")]
     # The manifest goes first: the pause comes right after it has gone, before the data have.
     pause = Pause.at("pipeline.engine.files:remove", call=1, folder=tmp_path / "pause")
-    running = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", "link", *arguments, "--redo"],
-        cwd=ROOT,
-        env=pause.environment(),
-    )
-    pause.wait(running)
+    kill_at(pause, "link", *arguments, "--redo")
     assert not (run / "link" / "manifest.json").exists()
-    running.kill()
-    running.communicate()
     done = program("run", *arguments, "--until", "stats")
     assert done.returncode == 0, done.stderr
     assert "link: up to date" not in done.stderr

@@ -21,7 +21,7 @@ import pytest
 
 from pipeline.engine.tables import RunPaths
 from tests.pausing import PATIENCE_S, Pause, wait_until
-from tests.pipeline.cases import ROOT, program, rows_of
+from tests.pipeline.cases import ROOT, kill_at, program, rows_of
 
 pytestmark = pytest.mark.slow
 
@@ -97,22 +97,6 @@ def num_done(run: Path) -> int:
     return len(list(run.glob("kb/data-*/_units/*.json")))
 
 
-def kill_once(words: list[str], run: Path, pause: Pause) -> int:
-    """Start the program, kill it and its children at the pause; returns the units that are done then."""
-    running = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", *words],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env=pause.environment(),
-    )
-    pause.wait(running)
-    os.killpg(running.pid, signal.SIGKILL)
-    assert running.wait(PATIENCE_S) == -signal.SIGKILL, "it was at work when the kill came"
-    return num_done(run)
-
-
 def files_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
@@ -131,7 +115,8 @@ def test_same_rows_after_kills(
         call = random_.randrange(5, 60)
         folder = tmp_path / f"pause-{number}"
         pause = Pause.at(target, call=call, folder=folder, after=after)
-        done.append(kill_once(words, run, pause))
+        kill_at(pause, *words)
+        done.append(num_done(run))
         assert not (run / "kb" / "manifest.json").exists(), "a stage that was killed has no output"
     logger.info("%d workers: killed at %s of %d units", workers, done, of)
     assert done == sorted(done)

@@ -8,9 +8,6 @@ import json
 import random
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +31,7 @@ from pipeline.kb import stage as kb
 from schemas import ALIASES, ENTITIES, REDIRECTS, TRIPLES
 from tests.conftest import SAMPLE
 from tests.pausing import Pause
-from tests.pipeline.cases import ROOT, program, sample_arguments
+from tests.pipeline.cases import kill_at, program, sample_arguments
 from tests.pipeline.inputs_run import rows_of, run_plan
 
 SQL = tuple(str(SAMPLE / f"wikidatawiki-{table}.sql.gz") for table in ("redirect", "page"))
@@ -148,15 +145,7 @@ def test_kill_9(sample_run: Path, tmp_path: Path) -> None:
     )
     # The stages before `index` have fewer than 10 units together.
     pause = Pause.at("pipeline.engine.units:UnitWriter.finish", call=45, folder=tmp_path / "pause")
-    running = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", "run", *arguments],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        env=pause.environment(),
-    )
-    pause.wait(running)
-    running.send_signal(signal.SIGKILL)
-    running.communicate()
+    kill_at(pause, "run", *arguments)
     assert not (run / "index" / "manifest.json").exists()
     done = program("run", *arguments)
     assert done.returncode == 0, done.stderr
