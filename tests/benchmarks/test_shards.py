@@ -5,7 +5,9 @@ what it refuses.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from benchmarks import child, harness, shards, shards_data
 from benchmarks.shards_read import LISTS
 from schemas import EXAMPLES
 from tests.benchmarks.test_dump_parse import DOCUMENTED
+from tests.pipeline.cases import in_process
 
 
 @pytest.fixture
@@ -71,10 +74,18 @@ def in_this_process(variant: harness.Variant, scratch: Path) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.kit
 def test_building_counts_the_tokens_of_the_tokenizer(
-    kit: Path, setup: shards.Setup, monkeypatch: pytest.MonkeyPatch
+    kit: Path,
+    sample_run: Path,
+    setup: shards.Setup,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    run = shutil.copytree(sample_run, tmp_path / "run")
+    model = kit / shards_data.SMALL_BERT
+    done = in_process("importance", "--run", str(run), "--model", str(model))
+    assert done.returncode == 0, done.stderr
     monkeypatch.setattr(harness, "run_once", in_this_process)
-    (fields,) = shards.CASES["build_roberta"](setup)
+    (fields,) = shards.CASES["build_roberta"](replace(setup, run=str(run)))
     assert fields.keys() >= DOCUMENTED
     assert fields["ok"]
     assert set(fields["tokens"]) == {"ours", "call", "encode_batch"}

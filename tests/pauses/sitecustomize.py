@@ -46,6 +46,13 @@ def wrap(function):
     return paused
 
 
+def pause_in(module) -> None:
+    """Wrap the function in a module that is loaded."""
+    *classes, name = PAUSE["function"].split(".")
+    owner = functools.reduce(getattr, classes, module)
+    setattr(owner, name, wrap(getattr(owner, name)))
+
+
 class Loader(importlib.abc.Loader):
     """Load a module as always, then wrap the function in it."""
 
@@ -57,9 +64,7 @@ class Loader(importlib.abc.Loader):
 
     def exec_module(self, module) -> None:
         self.loader.exec_module(module)
-        *classes, name = PAUSE["function"].split(".")
-        owner = functools.reduce(getattr, classes, module)
-        setattr(owner, name, wrap(getattr(owner, name)))
+        pause_in(module)
 
 
 class Finder(importlib.abc.MetaPathFinder):

@@ -3,11 +3,9 @@ sums.
 """
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Mapping
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from schemas.errors import ConfigError
-from tests.pausing import Pause
+from tests.pausing import PATIENCE_S, Pause
+from tests.trelm_train import forked
 from tests.trelm_train.conftest import SMALL, request_for
 from trelm_train.checkpoints.checkpoint import latest_checkpoint, load_checkpoint
 from trelm_train.ranks import Ranks, joined
@@ -38,24 +37,28 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def variables_of_ranks(count: int) -> list[dict[str, str]]:
+    """What torchrun would tell each rank on this machine."""
+    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [str(rank) for rank in range(count)]
+    return [{**common, "OMP_NUM_THREADS": "1", "RANK": rank, "LOCAL_RANK": rank} for rank in ranks]
+
+
 def start(
-    count: int, arguments: list[str], environment: Mapping[str, str] = os.environ
-) -> list[subprocess.Popen[str]]:
-    """So many ranks on this machine, as torchrun would start them."""
-    common = {**environment, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
-              "OMP_NUM_THREADS": "1"}  # fmt: skip
+    count: int, words: list[str], folder: Path, environment: Mapping[str, str] | None = None
+) -> list[ForkServerProcess]:
+    """Start ranks whose output goes to `rank-N` in a folder."""
     return [
-        subprocess.Popen(
-            [sys.executable, "-m", "trelm_train", *arguments],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]  # fmt: skip
+        forked.start(words, folder / f"rank-{rank}", {**(environment or {}), **variables})
+        for rank, variables in enumerate(variables_of_ranks(count))
+    ]
 
 
-def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
-    return [(process.wait(120), *process.communicate()) for process in processes]
+def assert_ended(processes: list[ForkServerProcess], code: int, folder: Path) -> None:
+    for process in processes:
+        process.join(PATIENCE_S)
+    codes = [process.exitcode for process in processes]
+    assert codes == [code] * len(codes), (folder / "rank-0" / "stderr").read_text()
 
 
 def arguments(shards: Path, model: Path, out: Path, *sets: str) -> list[str]:
@@ -76,9 +79,10 @@ def alone(shards_path: Path, model_path: Path, tmp_path_factory: pytest.TempPath
 
 
 def assert_same_run(left: Path, right: Path) -> None:
+    """Equal up to the order of sums. A rank's gradient with a wrong weight differs in the second digit."""
     for a, b in zip(lines_of(left), lines_of(right), strict=True):
         for name in ("loss", "mlm_loss", "cka_loss", "grad_norm"):
-            assert a[name] == pytest.approx(b[name], abs=1e-5, rel=1e-5), (a["step"], name)
+            assert a[name] == pytest.approx(b[name], rel=1e-4), (a["step"], name)
         for name in ("tokens", "targets", "facts", "injected", "padding"):
             assert a[name] == b[name], (a["step"], name)
     saved = [
@@ -112,10 +116,11 @@ def test_ranks_train_as_one(
     """Three batches per step on two ranks (one makes two of them) or on three: what one process
     does.
     """
-    found = finish(start(count, arguments(shards_path, model_path, tmp_path / "out")))
-    assert [code for code, _, _ in found] == [0] * count, found
-    assert "training loss" in found[0][1]
-    assert not any(text for _, text, _ in found[1:])  # the first rank alone speaks
+    words = arguments(shards_path, model_path, tmp_path / "out")
+    assert_ended(start(count, words, tmp_path), 0, tmp_path)
+    printed = [(tmp_path / f"rank-{rank}" / "stdout").read_text() for rank in range(count)]
+    assert "training loss" in printed[0]
+    assert not any(printed[1:])  # the first rank alone speaks
     assert_same_run(alone, tmp_path / "out")
 
 
@@ -130,14 +135,14 @@ def test_another_number_of_ranks_goes_on(
     run(request_for(shards_path, model_path, tmp_path / "alone", *SETS, *sets))
     out = tmp_path / "out"
     pause = Pause.at(
-        "trelm_train.training.step:train_step", call=20, folder=tmp_path / "pause", after=False
+        "trelm_train.training.train:train_step", call=20, folder=tmp_path / "pause", after=False
     )
-    processes = start(2, arguments(shards_path, model_path, out, *sets), pause.environment())
+    words = arguments(shards_path, model_path, out, *sets)
+    processes = start(2, words, tmp_path, pause.settings())
     pause.wait(*processes)
     processes[1].terminate()
-    pause.release()
-    found = finish(processes)
-    assert [code for code, _, _ in found] == [143, 143], found
+    pause.release(*processes)
+    assert_ended(processes, 143, tmp_path)
     assert 0 < load_checkpoint(latest_checkpoint(out / "checkpoints") or out).state["step"] < 40
     resume(out)
     for a, b in zip(lines_of(tmp_path / "alone"), lines_of(out), strict=True):

@@ -132,9 +132,7 @@ def test_counts_equal_a_naive_recount(
 
 @pytest.fixture(scope="module")
 def kit_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The kit as examples/kit.toml runs it, but with capitalised words and links only: no
-    recogniser, for its time.
-    """
+    """The kit's extracts, linked by capitalised words alone: no recogniser, for its time."""
     if "TRELM_KIT" not in os.environ:
         pytest.skip("TRELM_KIT is not set")
     folder = tmp_path_factory.mktemp("kit")
@@ -142,9 +140,8 @@ def kit_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     prepare.prepare(prepare.kit_folder(), folder / "input")
     run = folder / "run"
-    wiki = prepare.kit_folder() / "text" / "enwiki-gensim-106articles.xml.bz2"
     inputs = [
-        f'documents.inputs=["{folder}/input/extracts", "{wiki}"]',
+        f'documents.inputs=["{folder}/input/extracts"]',
         f'kb.dumps=["{folder}/input/subset-A-typed.json.gz"]',
         "link.spacy_model=blank:en",
         "link.unit_mb=0.25",

@@ -1,10 +1,7 @@
 """A run that is killed, in a step or while it writes a checkpoint, goes on as if it had not been."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.pausing import PATIENCE_S
+from tests.trelm_train import forked
 from tests.trelm_train.conftest import SMALL, request_for
 from trelm_train.checkpoints.checkpoint import latest_checkpoint, load_checkpoint
 from trelm_train.training.train import run, run_or_resume
@@ -25,36 +24,6 @@ SETS = (
     f"train.steps={STEPS}",
     "routing.refresh_every=5",
 )
-
-
-KILLED = """
-import os, signal, sys
-from trelm_train import cli
-from trelm_train.checkpoints import checkpoint
-from trelm_train.training import train
-
-module, name, call = {"checkpoint": checkpoint, "train": train}[sys.argv[1]], sys.argv[2], int(sys.argv[3])
-whole, calls = getattr(module, name), 0
-
-def killed(*args):
-    global calls
-    calls += 1
-    if calls == call:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return whole(*args)
-
-setattr(module, name, killed)
-del sys.argv[1:4]
-cli.main()
-"""  # the program, which is killed where it calls a function for the n-th time
-
-
-def killed_at(place: tuple[str, str, int], arguments: list[str]) -> int:
-    """Run until it is killed there; the exit code."""
-    return subprocess.run(
-        [sys.executable, "-c", KILLED, *map(str, place), *arguments],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
-    ).returncode  # fmt: skip
 
 
 def arguments(shards: Path, model: Path, out: Path, *sets: str) -> list[str]:
@@ -85,11 +54,12 @@ def whole(shards_path: Path, model_path: Path, tmp_path_factory: pytest.TempPath
     return out
 
 
+CHECKPOINT, TRAIN = "trelm_train.checkpoints.checkpoint", "trelm_train.training.train"
 PLACES = (  # each run goes on where the one before was killed
-    ("train", "train_step", 4),  # before a step
-    ("checkpoint", "_settle", 3),  # tensors written, no name yet
-    ("checkpoint", "_sync", 18),  # of five per checkpoint the third: some files are on the disk
-    ("train", "state_of", 2),  # about to save
+    (TRAIN, "train_step", 4),  # before a step
+    (CHECKPOINT, "_settle", 3),  # tensors written, no name yet
+    (CHECKPOINT, "_sync", 18),  # of five per checkpoint the third: some files are on the disk
+    (TRAIN, "state_of", 2),  # about to save
 )
 
 
@@ -101,7 +71,10 @@ def test_killed_again_and_again(
     sets = (f"train.async_checkpoint={str(background).lower()}",)
     partial = 0
     for place in PLACES:
-        assert killed_at(place, arguments(shards_path, model_path, out, *sets)) == -signal.SIGKILL
+        words = arguments(shards_path, model_path, out, *sets)
+        process = forked.start(words, tmp_path / "output", killed_at=place)
+        process.join(PATIENCE_S)
+        assert process.exitcode == -signal.SIGKILL, (tmp_path / "output" / "stderr").read_text()
         partial += bool(list((out / "checkpoints").glob(".step-*.partial")))
     assert partial >= 2  # checkpoints were being written
     assert 0 < load_checkpoint(latest_checkpoint(out / "checkpoints") or out).state["step"] < STEPS

@@ -2,8 +2,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from safetensors.torch import load_file
 
 from schemas.errors import ConfigError, TrelmError
 from tests.pausing import PATIENCE_S, wait_until
-from tests.trelm_train import world
+from tests.trelm_train import forked, world
 from tests.trelm_train.conftest import request_for
 from trelm_train.checkpoints.checkpoint import latest_checkpoint, list_checkpoints, load_checkpoint
 from trelm_train.config import TrainConfig
@@ -413,15 +411,27 @@ def test_a_signal_saves_and_ends_the_run(
     signum: int, code: int, shards_path: Path, model_path: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "trelm_train", "run", "--shards", str(shards_path), "--model", str(model_path),
-               "--out", str(out), "--steps", "100000", "--set", "train.batch_tokens=256", "--set", "train.max_tokens=48",
-               "--set", "train.validate=false", "--set", "routing.probe_facts=8", "--set", "train.threads=1"]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    words = [
+        "run",
+        "--shards",
+        str(shards_path),
+        "--model",
+        str(model_path),
+        "--out",
+        str(out),
+        "--steps",
+        "100000",
+    ]
+    sets = ("batch_tokens=256", "max_tokens=48", "validate=false", "threads=1", "log_every=1")
+    words += [word for one in sets for word in ("--set", f"train.{one}")]
+    process = forked.start([*words, "--set", "routing.probe_facts=8"], tmp_path / "output")
     metrics = out / "metrics.jsonl"
     wait_until(lambda: metrics.is_file() and metrics.read_text(), process)
-    process.send_signal(signum)
-    _, errors = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == code
+    assert process.pid is not None
+    os.kill(process.pid, signum)
+    process.join(PATIENCE_S)
+    assert process.exitcode == code
+    errors = (tmp_path / "output" / "stderr").read_text()
     assert "checkpoint saved; continue with `trelm-train resume" in errors
     assert latest_checkpoint(out / "checkpoints") is not None
 
