@@ -17,7 +17,7 @@ from benchmarks.linking_clock import Clock
 from pipeline.engine.tables import RunPaths
 from pipeline.link.linked_sentences import LinkedReader, linked_units
 
-TUNING_MENTIONS = 8  # the share of the mentions on which batch sizes are tried is one in so many
+TUNING_MENTIONS = 8  # batch sizes are tried on one mention in this many
 
 
 @dataclass(frozen=True)

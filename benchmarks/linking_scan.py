@@ -15,7 +15,7 @@ from benchmarks.linking_names import Names, names_of
 from benchmarks.linking_tables import read_items, read_jsonl
 from pipeline.index.name_keys import normalise
 
-QUERIES = 200  # at a time: a matrix of so many rows
+QUERIES = 200  # at a time: the rows of a matrix
 ONE_EDIT = 100.0
 
 

@@ -27,7 +27,7 @@ from benchmarks.linking_tables import Item, read_items, read_jsonl
 from pipeline.index.name_keys import normalise
 
 BLANK = "blank:"
-ZONE_DOCS = 512  # spaCy forgets new words after so many
+ZONE_DOCS = 512  # the number of documents after which spaCy forgets new words
 PIECES = ("line", "4000", "text")
 VECTOR_CHARACTERS = 300
 EPOCHS, BATCH_DOCS, DROPOUT = 4, 64, 0.2

@@ -32,7 +32,7 @@ from benchmarks.memory_bank_ways import free_memory_bytes
 NAME = "memory_bank"
 SIZES = (10_000, 100_000, 1_000_000, 5_000_000)
 HIDDEN, MENTIONS = 768, 256
-LOOP_SHARE = 10  # the loop takes so many times fewer steps
+LOOP_SHARE = 10  # the factor by which the loop takes fewer steps
 NO_PEERS: dict[str, Any] = {
     "limit": None, "peers": {}, "peer_rss_mb": {}, "ratio_to_limit": None, "ratio_to_peers": {},
 }  # fmt: skip

@@ -94,7 +94,7 @@ def arguments(out: Path, steps: int, batch_size: int, **more: Any) -> TrainingAr
 
 
 def trainer(out: Path, **request: Any) -> dict[str, Any]:
-    """So many steps; seconds and tokens of those after the first two."""
+    """Take a number of steps; return seconds and tokens of those after the first two."""
     torch.set_num_threads(request["threads"])
     model = AutoModelForMaskedLM.from_pretrained(request["model"], dtype=torch.float32)
     tokenizer = load_tokenizer(request["model"])

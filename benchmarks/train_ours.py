@@ -59,7 +59,7 @@ def steps_of(session: Session, count: int) -> list[tuple[float, float, StepResul
 
 
 def throughput(out: Path, **request: Any) -> dict[str, Any]:
-    """So many steps; seconds and tokens of those after the first two."""
+    """Take a number of steps; return seconds and tokens of those after the first two."""
     torch.set_num_threads(request["threads"])
     session = start(out, request)
     ends = steps_of(session, request["steps"] + WARM_STEPS)

@@ -36,7 +36,7 @@ def resolve_titles(
         title_redirects: title hash to the hash of the title that it redirects to.
         qid_redirects: QID of a merged item to the QID that it was merged into.
     """
-    # Shape (redirects,): where each redirect leads after so many hops.
+    # Shape (redirects,): where each redirect leads after this number of hops.
     sources, current = title_redirects.keys, title_redirects.values
     for _ in range(MAX_HOPS - 1):
         is_article, _ = articles.find(current)

@@ -43,7 +43,7 @@ from schemas.settings import to_dict
 
 # Names in the folder that the phases leave behind.
 LOOKUP_FOLDER, ROWS_KIND = "lookup", "rows"
-# A row of `examples` stands for at most so many bytes of documents; with more text there are more
+# A row of `examples` stands for at most this many bytes of documents; with more text there are more
 # files.
 ROW_TEXT_BYTES = 256
 # With more units of `link` than this, several are one unit here, up to so much text.
@@ -200,7 +200,7 @@ def plan(config: ShardsConfig, paths: RunPaths) -> StagePlan:
         worker=RowsWorker(paths=paths, config=config, linked=linked, num_files=num_files),
     )
 
-    # Each shuffle counts as so many documents of the progress bar.
+    # Each shuffle counts as this many documents of the progress bar.
     share = int(SHUFFLE_SHARE * sum(task.size for task in tasks) / num_files)
     shuffle = Phase(
         name="shuffle",

@@ -7,7 +7,7 @@ from pipeline.engine.units import UnitWriter
 from pipeline.sources.chunks import LossHandler, SourceError
 
 LOST = "corrupt block or member"
-# Progress is sent once per so many records: a message costs more than a record.
+# Progress is sent once per this number of records: a message costs more than a record.
 RECORDS_PER_MESSAGE = 256
 
 

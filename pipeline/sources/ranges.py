@@ -10,7 +10,7 @@ from pipeline.sources.chunks import SourceError, format_of
 from pipeline.sources.members import has_one_member
 from pipeline.sources.opening import MEMBER_FORMATS, read_chunks
 
-# Where no second member starts in so many bytes, there is none: Wikidata's members have about 70
+# Where no second member starts within these bytes, there is none: Wikidata's members have about 70
 # MB.
 MEMBER_SEARCH_BYTES = 1 << 30
 logger = logging.getLogger("trelm")

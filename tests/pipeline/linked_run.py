@@ -1,4 +1,4 @@
-"""A finished run whose documents and links are cut anew: other units of `link` without linking
+"""A finished run whose documents and links are cut again: other units of `link` without linking
 again.
 """
 
@@ -25,7 +25,7 @@ def one_file_of_documents(paths: RunPaths) -> None:
 
 
 def cut_links(paths: RunPaths, num_units: int) -> None:
-    """Make of a run what it were with so many units of `link`."""
+    """Change a run into what it would be with this number of units of `link`."""
     metadata = pq.read_metadata(*paths.files("documents", DOCUMENTS)).row_group(0)
     step = -(-metadata.num_rows // num_units)
     units = _with_unit_mb(paths, (step + 0.5) * metadata.total_byte_size / metadata.num_rows / 1e6)
@@ -51,7 +51,7 @@ def _with_unit_mb(paths: RunPaths, unit_mb: float) -> list[Unit[RowRange]]:
 
 
 def _replace(paths: RunPaths, stage: str, table: Table, parts: Sequence[pa.Table]) -> None:
-    """Write a table's parts anew, and their names to the manifest."""
+    """Write a table's parts again, and their names to the manifest."""
     manifest_path = Path(paths.manifest_path(stage))
     manifest = json.loads(manifest_path.read_text())
     listed = manifest["tables"][table.name]

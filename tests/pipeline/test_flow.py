@@ -91,7 +91,7 @@ def test_same_rows_for_any_units_and_workers(sample_run: Path, tmp_path: Path) -
     run = copy_of(sample_run, tmp_path / "run", "link", "stats")
     done = program(
         "run",
-        *sample_arguments(run, "--until", "stats", "--workers", "2", "--set", "link.unit_mb=0.004"),
+        *sample_arguments(run, "--until", "stats", "--workers", "2", "--set", "link.unit_mb=0.006"),
     )
     assert done.returncode == 0, done.stderr
     assert json.loads((run / "link" / "manifest.json").read_text())["tables"]["links"]["files"][

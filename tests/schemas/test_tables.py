@@ -30,7 +30,7 @@ def described() -> dict[str, object]:
 
 
 def test_columns_match_the_golden_file() -> None:
-    """A change of a table is a decision: bump its version, then write the golden file anew (see
+    """A change of a table is a decision: bump its version, then write the golden file again (see
     CONTRIBUTING).
     """
     assert described() == json.loads(GOLDEN.read_text())

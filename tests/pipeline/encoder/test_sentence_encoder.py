@@ -119,11 +119,11 @@ def test_empty_sequences_have_a_zero_vector(models: dict[str, Path]) -> None:
 
 
 def test_progress_comes_to_the_end(models: dict[str, Path]) -> None:
-    told: list[float] = []
-    SentenceEncoder(str(models["bert"]), "cpu", 2).encode(sequences(), 64, told.append)
-    assert told == sorted(told)
-    assert len(told) > 10
-    assert told[-1] == 1
+    shares: list[float] = []
+    SentenceEncoder(str(models["bert"]), "cpu", 2).encode(sequences(), 64, shares.append)
+    assert shares == sorted(shares)
+    assert len(shares) > 10
+    assert shares[-1] == 1
 
 
 def test_an_error_ends_the_threads(

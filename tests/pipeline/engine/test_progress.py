@@ -161,7 +161,7 @@ def test_poller_does_not_wait_for_its_turn() -> None:
 
 
 def test_metrics_of_a_run(tmp_path: Path) -> None:
-    """Counted by the workers, told by the runner: what the manifest says."""
+    """The runner reports what the workers count: the same as the manifest says."""
     dump = tmp_path / "d.json"
     dump.write_bytes((SAMPLE / "entities.json").read_bytes() + b'{"id": 7}\n')
     paths = RunPaths(root=str(tmp_path / "run"))
@@ -199,11 +199,11 @@ class ToldWriter(UnitWriter):
 
     def __init__(self, unit: Unit) -> None:
         super().__init__("", "kb", unit)
-        self.told: list[tuple[int, int]] = []
+        self.reported: list[tuple[int, int]] = []
 
     def advance(self, amount: int) -> None:
         super().advance(amount)
-        self.told.append((amount, self.counters["rows_in"]))
+        self.reported.append((amount, self.counters["rows_in"]))
 
     def write(self, *_: object) -> None:
         """Rows do not matter here."""
@@ -219,7 +219,7 @@ def test_one_reader_moves_on(tmp_path: Path) -> None:
     unit = Unit(index=0, of=1, task=ByteRange(path=str(path), start=0, end=path.stat().st_size))
     out = ToldWriter(unit)
     KbWorker(config=KbConfig(), page_dumps={}).process(unit, out)
-    amounts, records = zip(*out.told, strict=True)
+    amounts, records = zip(*out.reported, strict=True)
     assert sum(amounts) == unit.size
     assert min(amounts) > 0
     assert max(amounts) < unit.size / 4

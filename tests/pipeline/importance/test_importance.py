@@ -326,13 +326,13 @@ def stopped(*_: object) -> None:
 def test_progress_is_told_while_a_unit_is_worked_on(
     run: RunPaths, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[int] = []
-    monkeypatch.setattr(UnitWriter, "advance", lambda _, amount: told.append(amount))
+    amounts: list[int] = []
+    monkeypatch.setattr(UnitWriter, "advance", lambda _, amount: amounts.append(amount))
     monkeypatch.setattr(importance, "CHUNK_TOKENS", 4000)
     made(run, models["bert"], batch_tokens=128)
-    assert sum(told) == sum(unit.size for unit in linked_units(run))
-    assert len(told) > 3 * 10
-    assert min(told) > 0
+    assert sum(amounts) == sum(unit.size for unit in linked_units(run))
+    assert len(amounts) > 3 * 10
+    assert min(amounts) > 0
 
 
 @pytest.mark.slow

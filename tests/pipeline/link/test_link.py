@@ -227,7 +227,7 @@ def test_anchors_of_a_part(run: RunPaths, tmp_path: Path) -> None:
     [
         ([], []),
         ([5], [[5]]),
-        ([199_999, 1, 1], [[199_999, 1], [1]]),  # a batch is full once it has so many characters
+        ([199_999, 1, 1], [[199_999, 1], [1]]),  # a batch is full at this number of characters
         ([300_000, 1], [[300_000], [1]]),
         ([0] * 130, [[0] * 128, [0] * 2]),
     ],

@@ -105,7 +105,7 @@ class Browser:
         chain.perform()
 
     def settle(self) -> None:
-        """Wait until what the page was told has been drawn, and its events were told."""
+        """Wait until the page has drawn what it was asked for and has sent its events."""
         self.driver.execute_async_script(
             "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
         )

@@ -294,8 +294,10 @@ def test_wrong_policies() -> None:
     done = in_process("shards", "--run", "nowhere", "--policy", "rare")
     assert done.returncode == 2
     assert "'rare' is not one of all, high-frequency" in done.stderr
-    told = "".join(in_process("shards", "--help").stdout.split())  # lines may break at a hyphen
-    assert all(policy in told for policy in (*POLICIES, "none"))
+    help_text = "".join(
+        in_process("shards", "--help").stdout.split()
+    )  # lines may break at a hyphen
+    assert all(policy in help_text for policy in (*POLICIES, "none"))
 
 
 def test_reach_is_the_number_of_entities_within_two_hops(finished: Path, model: Path) -> None:

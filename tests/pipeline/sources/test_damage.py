@@ -1,5 +1,5 @@
 """A small file, damaged at every place and cut at every place: the same lines, the same losses,
-each told once.
+each reported once.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ def read(path: Path, cuts: list[int]) -> tuple[list[tuple[str, bytes]], list[str
 @pytest.mark.parametrize("shape", ["changed", "gone"])
 def test_any_damage_any_cut(tmp_path: Path, store: Callable[[bytes], bytes], shape: str) -> None:
     content, path = b"".join(store(part) for part in PARTS), tmp_path / "small"
-    told = 0
+    num_reported = 0
     for place in range(5, len(content) - 1):
         changed = bytes([content[place] ^ 0x55]) if shape == "changed" else b""
         path.write_bytes(content[:place] + changed + content[place + 1 :])
         wanted = read(path, [])
-        told += bool(wanted[1])
+        num_reported += bool(wanted[1])
         for cut in range(1 + place % 3, len(content) - 1, 3):
             assert read(path, [cut]) == wanted, (place, cut)
-    assert told > len(content) / 4
+    assert num_reported > len(content) / 4
 
 
 def test_a_swallowed_start_is_found_again(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Lines are the same for any split of any format, and damage is told."""
+"""Lines are the same for any split of any format, and damage is reported."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_corrupt_block_is_an_error_or_one_counted_loss(
         losses: list[SourceError] = []
         spans = plan_ranges(str(path), unit)
         kept = [line for span in spans for _, line in read_lines(span, losses.append)]
-        assert len(losses) == 1, "told once, by the span that owns it"
+        assert len(losses) == 1, "reported once, by the span that owns it"
         assert kept == (first := first or kept), "the same loss for any split"
         assert set(kept) <= set(lines)
         assert 0 < len(lines) - len(kept) < 0.6 * len(lines)

@@ -242,7 +242,7 @@ def test_another_epoch_is_another_draw(facts: StepFacts, knowledge: Knowledge) -
 def test_a_fact_without_a_negative_is_dropped(
     batch: Batch, masked: MaskedBatch, facts: StepFacts, knowledge: Knowledge
 ) -> None:
-    """All towns and countries bear one name: no tail can be told from a false one; no fact counts,
+    """All towns and countries bear one name: no tail differs from a false one; no fact counts,
     no tail is hidden.
     """
     whole = CkaPlanner(CONFIG, knowledge, seed=0).plan(batch, masked)

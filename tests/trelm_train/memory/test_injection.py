@@ -278,11 +278,16 @@ def test_a_part_of_a_label_does_not_tell_it(knowledge: Knowledge) -> None:
     city = ROW["Golden City"]
     label = knowledge.label_ids.of(city).tolist()
     assert len(set(label)) > 1
-    for words, told in ((label, True), (label[::-1], True), (label[1:], False), (label[:1], False)):
+    for words, is_named in (
+        (label, True),
+        (label[::-1], True),
+        (label[1:], False),
+        (label[:1], False),
+    ):
         batch = sentence_with(words, (1, 2), ROW["Zenda"])
         assert spelt_out(
             batch, np.asarray([0]), np.asarray([city]), knowledge.label_ids
-        ).tolist() == [told]
+        ).tolist() == [is_named]
 
 
 def test_a_triple_whose_other_end_is_mentioned_by_another_name_is_not_used(

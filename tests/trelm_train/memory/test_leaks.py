@@ -45,7 +45,7 @@ from trelm_train.model.masked_lm import MaskedLm, mlm_loss_sum
 from trelm_train.training.session import Session, start_run
 
 STEPS = 80  # one visit of every sentence each
-LAST = 30  # over so many steps the loss is averaged: about 960 answers
+LAST = 30  # the number of steps over which the loss is averaged: about 960 answers
 PRETRAINING = 60
 SLACK = 0.05  # of that average, below the floor
 DROP = 0.5  # a leak takes at least so much
@@ -105,7 +105,7 @@ def stays(values: np.ndarray) -> bool:
 
 
 def falls(values: np.ndarray) -> bool:
-    """Whether the answer was told."""
+    """Whether the answer was given away."""
     return bool(values[-LAST:].mean() < FLOOR - DROP)
 
 
@@ -172,7 +172,9 @@ def test_a_step_reads_the_bank_as_it_was_before(
     assert falls(written_first[:, 0])
 
 
-def told(number: int, answer: int, *, linked: bool) -> tuple[Puzzle, list[tuple[int, int, bool]]]:
+def giving_away(
+    number: int, answer: int, *, linked: bool
+) -> tuple[Puzzle, list[tuple[int, int, bool]]]:
     """A head whose only triple names the answer, as its tail or, by the inverse relation, as its
     head.
     """
@@ -194,7 +196,8 @@ def test_a_triple_that_names_the_answer_is_not_used(
     In half of the sentences of either direction the linker has missed the answer.
     """
     made = [
-        told(number, answer, linked=number // 2 % 2 == 0) for number, answer in enumerate(answers())
+        giving_away(number, answer, linked=number // 2 % 2 == 0)
+        for number, answer in enumerate(answers())
     ]
     triples = {FIRST_HEAD + number: triple for number, (_, triple) in enumerate(made)}
     shards = write(tmp_path / "s", tokenizer, [puzzle for puzzle, _ in made], triples, {})

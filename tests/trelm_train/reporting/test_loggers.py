@@ -129,5 +129,7 @@ def test_a_run_with_a_recorded_logger(
         more["step"] for call, (args, more) in module.calls if call == "log" and "loss" in args[0]
     ]
     assert steps == [1, 2, 3, 4, 5, 6]
-    told = [args[0] for call, (args, _) in module.calls if call == "log" and "eval/loss" in args[0]]
-    assert len(told) == 2  # before and after
+    logged = [
+        args[0] for call, (args, _) in module.calls if call == "log" and "eval/loss" in args[0]
+    ]
+    assert len(logged) == 2  # before and after

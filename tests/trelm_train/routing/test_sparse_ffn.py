@@ -330,7 +330,7 @@ def test_survivors_keep_their_moments_and_newcomers_start_at_zero(
 
 
 def test_settled_step_counts_are_one_run(model: MaskedLm) -> None:
-    """From SETTLED on both corrections are 1 to the last bit, so counts beyond it need not be told
+    """From SETTLED on both corrections are 1 to the last bit, so counts beyond it need not be kept
     apart.
     """
     assert 1 - BETAS[0] ** SETTLED == 1 - BETAS[1] ** SETTLED == 1.0

@@ -25,7 +25,7 @@ from trelm_train.training.train import resume, run
 
 
 class StopAfter(Stop):
-    """Asks for a stop after so many readings, as a signal would."""
+    """Asks for a stop after a number of readings, as a signal would."""
 
     def __init__(self, readings: int) -> None:
         self.left = readings
