@@ -21,12 +21,13 @@ from torch import Tensor
 
 from schemas.shards import POLICY_BITS
 from trelm_train.cka.loss import Cka
-from trelm_train.cka.plan import CkaPlan, hide
+from trelm_train.cka.plan import CkaPlan
 from trelm_train.config import CkaConfig, InjectionConfig, MaskingConfig, MemoryConfig
 from trelm_train.data.arrays import from_lengths
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.loader import Batch, Packing, Position, Sentences, assemble, plan_batches
 from trelm_train.data.masking import MaskedBatch, Vocabulary, mask_batch
+from trelm_train.facts.plan import FactChooser, hide, mentions
 from trelm_train.memory.injection import Injector, freeze_embeddings
 from trelm_train.memory.memory_bank import MemoryBank, take_notes
 from trelm_train.model.masked_lm import MaskedLm, mlm_loss_sum
@@ -34,6 +35,8 @@ from trelm_train.model.masked_lm import MaskedLm, mlm_loss_sum
 VOCABULARY = Vocabulary(size=30_522, mask_id=103, pad_id=0, special_ids=(0, 100, 101, 102, 103))
 SHAPES = {"mini": (4, 256), "base": (12, 768)}
 ENTITIES, RELATIONS, TRIPLES, TAILS = 100_000, 500, 8, 2000
+# Half of the sentences with facts ask for one.
+CHOOSER = FactChooser(policy="all", probability=0.5, seed=0)
 PARTS = ("cka_plan", "injection", "cka_loss", "memory")
 
 
@@ -142,11 +145,13 @@ class Setting:
         clock = Clock()
         masked = mask_batch(batch, MaskingConfig(), VOCABULARY, seed=0, epoch=0)
         clock.lap("rest")
-        plan = self.cka.planner.plan(batch, masked)
-        ids = hide(batch, masked.input_ids_RS, plan.hidden_P, VOCABULARY.mask_id)
+        facts = CHOOSER.choose(batch, masked)
+        plan = self.cka.planner.plan(batch, facts)
+        hidden = mentions(batch, facts.sentence_G, facts.tail_G)
+        ids = hide(batch, masked.input_ids_RS, hidden, VOCABULARY.mask_id)
         clock.lap("cka_plan")
         edit = self.injector.edit(
-            batch, self.injector.plan(batch, masked.chosen_RS, plan.hidden_P, self.bank)
+            batch, self.injector.plan(batch, masked.chosen_RS, hidden, self.bank)
         )
         clock.lap("injection")
         hidden, loss = self.states(batch, ids, edit)

@@ -78,6 +78,12 @@ def _run_options(command: Command) -> Command:
                 help="TOML file of settings, with sections train, masking, …",
             ),
             click.option(
+                "--preset",
+                type=click.Choice(["fast", "full", "talk"]),
+                help="Start from named settings: fast trains the FFN of the upper half alone, full all "
+                "weights, talk what the paper's talk describes. Without it, the defaults.",
+            ),
+            click.option(
                 "--set",
                 "sets",
                 multiple=True,
@@ -124,7 +130,10 @@ def run(resume_mode: str, **options: Any) -> None:  # noqa: ANN401
     \b
     Examples:
       trelm-train run --shards runs/a/shards --model bert-base-uncased --out runs/a/train \\
-          --steps 2000 --set routing.policy=ig --set injection.policy=long-tail-important
+          --steps 2000
+    Only rare entities' facts are asked, in a fifth of the sentences that state facts:
+      trelm-train run --shards runs/a/shards --model bert-base-uncased --out runs/a/rare \
+          --set facts.policy=low-frequency --set facts.share=0.2
     Four GPUs, eight batches per step, started again by the batch system until it is done:
       torchrun --nproc-per-node 4 --no-python trelm-train run --shards runs/a/shards --model roberta-base \\
           --out runs/a/train --resume auto --set train.micro_batches=8
@@ -147,7 +156,9 @@ def _request(options: dict[str, Any]) -> Any:  # noqa: ANN401
         for name in ("steps", "seed", "device")
         if options.get(name) is not None
     ]
-    config = load_config(options["config_path"], [*options["sets"], *short])
+    config = load_config(
+        options["config_path"], [*options["sets"], *short], preset=options["preset"] or ""
+    )
     from trelm_train.training.session import RunRequest
 
     return RunRequest(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,19 @@ from schemas.errors import ConfigError
 from schemas.settings import build, key, load_toml, with_overrides
 from schemas.shards import POLICIES
 
-ROUTING_POLICIES = ("ig", "random", "top_layers", "ffn_all", "full")
+AUTO = "auto"
+ROUTING_POLICIES = (AUTO, "ig", "random", "top_layers", "ffn_all", "full")
+# A layer budget that follows the depth of the model.
+UPPER_HALF = -1
+# From this depth on the FFN of the upper half alone learns more facts in the same time than all
+# weights do, and forgets less (docs/method.md); in 2 layers it learns next to none.
+DEEP = 6
+# Measured at hidden size 384, where 1e-3 was the best of three rates for all weights. Wider models
+# get lower rates; narrower ones no more than MAX_RATE, the best of three at 128.
+RATE_AT, RATE, MAX_RATE = 384, 1e-3, 2e-3
+FFN_SCALE, ROWS_SCALE = 2.0, 10.0
+# A fact policy beside the bits of POLICIES: facts whose head no policy marks are asked too.
+ALL_FACTS = "all"
 STORAGES = ("auto", "ram", "file", "device")
 RULES = ("midpoint", "gauss_legendre", "left")
 LOGGERS = ("tensorboard", "wandb", "mlflow")
@@ -44,7 +56,10 @@ class TrainConfig:
 
     steps: int = key(1000, "Number of optimiser steps in the whole run")
     seed: int = key(0, "Seed of order, masks, sampling and dropout")
-    learning_rate: float = key(1e-4, "Peak learning rate, reached after the warm-up")
+    learning_rate: float = key(
+        0.0,
+        "Peak learning rate, reached after the warm-up; 0 chooses it by the model's hidden size",
+    )
     weight_decay: float = key(
         0.01,
         "Weight decay of all trained weights except biases and LayerNorm",
@@ -167,7 +182,7 @@ class MaskingConfig:
 class InjectionConfig:
     """Configure the injection of knowledge into the input embeddings of chosen mentions."""
 
-    enabled: bool = key(True, "Turn injection on or off")
+    enabled: bool = key(False, "Turn injection on or off")
     policy: str = key(
         "long-tail-important",
         "Policy that chooses mentions: none, all, high-frequency, low-frequency, importance, "
@@ -190,9 +205,9 @@ class InjectionConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryConfig:
-    """Configure the memory bank of contextual notes."""
+    """Configure the memory bank of contextual notes, which injection reads."""
 
-    enabled: bool = key(True, "Turn the memory bank on or off")
+    enabled: bool = key(False, "Turn the memory bank on or off; without injection it is not kept")
     decay: float = key(0.1, "Weight of a new local note beside the older one (gamma)")
     window: int = key(8, "Tokens on either side of a mention that its local note averages (k)")
     global_share: float = key(
@@ -209,10 +224,33 @@ class MemoryConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CkaConfig:
-    """Configure contrastive knowledge assessing: the loss that asks for hidden tails of facts."""
+class FactsConfig:
+    """Configure the facts that are asked: a stated fact's tail is hidden and must be predicted."""
 
-    enabled: bool = key(True, "Turn contrastive knowledge assessing on or off")
+    enabled: bool = key(
+        True,
+        "Ask facts: predict the hidden tail of a fact that a sentence states, through the LM head",
+    )
+    share: float = key(
+        1.0,
+        "Share of the sentences with facts that ask for one in a step; the fact's tail is masked",
+    )
+    policy: str = key(
+        ALL_FACTS,
+        "Policy that chooses facts by the mention of their head: none, all, high-frequency, "
+        "low-frequency, importance, long-tail-important or klt",
+    )
+    weight: float = key(1.0, "Weight of a hidden tail's token in the loss, beside other targets")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CkaConfig:
+    """Configure contrastive knowledge assessing: a loss that compares a hidden tail with others.
+
+    In this form, that of the talk, it never asks the LM head; `facts` does.
+    """
+
+    enabled: bool = key(False, "Turn contrastive knowledge assessing on or off")
     mlm_share: float = key(
         0.5,
         "Weight of the masked-LM loss (lambda_1); the contrastive loss has the rest",
@@ -224,10 +262,6 @@ class CkaConfig:
         "Form of contrast: tail offers wrong tails, relation offers wrong relations of the same "
         "pair",
     )
-    fact_share: float = key(
-        0.5,
-        "Share of the sentences with facts that ask for one in a step; the fact's tail is masked",
-    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,13 +269,15 @@ class RoutingConfig:
     """Configure dynamic knowledge routing: which neurons are trained."""
 
     policy: str = key(
-        "ig",
-        "Policy that chooses neurons: ig, random, top_layers, ffn_all, or full (no routing)",
+        AUTO,
+        "Policy that chooses neurons: ig, random, top_layers, ffn_all, full (no routing), or auto "
+        "(ffn_all in the upper half of a model with 6 layers or more, else full)",
     )
     share: float = key(0.10, "Share of all FFN neurons that are trained (rho)")
     layer_budget: int = key(
         0,
-        "Number of topmost layers that neurons come from; 0 stands for all layers",
+        "Number of topmost layers that neurons come from; 0 stands for all layers, -1 for the "
+        "upper half",
     )
     refresh_every: int = key(200, "Steps from one choice of neurons to the next")
     probe_facts: int = key(256, "Number of facts that each choice of neurons is based on")
@@ -266,8 +302,9 @@ class RoutingConfig:
     )
     smoothing: float = key(0.9, "Weight of the earlier votes when new ones are counted, 0 to 1")
     learning_rate_scale: float = key(
-        5.0,
-        "Factor on the learning rate of chosen neurons; small sets want more than 1",
+        0.0,
+        "Factor on the learning rate of chosen neurons; 0 chooses 2 for ffn_all and 10 for smaller "
+        "sets, which want more",
     )
     train_attention: bool = key(False, "Train attention too, all of it")
     train_embeddings: bool = key(False, "Train the embeddings too, and with them the tied decoder")
@@ -283,22 +320,89 @@ class Config:
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     injection: InjectionConfig = field(default_factory=InjectionConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    facts: FactsConfig = field(default_factory=FactsConfig)
     cka: CkaConfig = field(default_factory=CkaConfig)
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
-def load_config(path: Path | None, sets: Sequence[str] = ()) -> Config:
+# Settings of a preset, in the order in which they apply; a file and `--set` come after them.
+PRESETS = {
+    "fast": ("routing.policy=ffn_all", "routing.layer_budget=-1"),
+    "full": ("routing.policy=full",),
+    # What the talk describes. It teaches the exported model hardly any fact.
+    "talk": (
+        "facts.enabled=false",
+        "facts.share=0.5",
+        "cka.enabled=true",
+        "injection.enabled=true",
+        "memory.enabled=true",
+        "routing.policy=ig",
+        "routing.learning_rate_scale=5",
+        "train.learning_rate=1e-4",
+    ),
+}
+
+
+def load_config(path: Path | None, sets: Sequence[str] = (), preset: str = "") -> Config:
     """Read a TOML file (none: the defaults), then apply `section.key=value` settings.
+
+    A preset comes before both.
 
     Raises:
         ConfigError: unreadable file, unknown key, wrong type or value out of range.
     """
     raw = load_toml(str(path)) if path is not None else {}
     source = str(path) if path is not None else "settings"
-    config = build(Config, with_overrides(raw, sets), source)
+    base = with_overrides({}, PRESETS[preset]) if preset else {}
+    for section, values in raw.items():
+        # Only sections of settings can be joined; anything else is refused by `build`.
+        is_section = isinstance(values, dict)
+        base[section] = {**base.get(section, {}), **values} if is_section else values
+
+    config = build(Config, with_overrides(base, sets), source)
     check(config)
     return config
+
+
+def settled(config: Config, *, num_layers: int, hidden_size: int) -> Config:
+    """Return the settings with every automatic value chosen for a model of this size.
+
+    The rate falls with the hidden size H as H^-1.5, from what was measured at 128 and 384; other
+    sizes have not been scanned.
+    """
+    routing, train = config.routing, config.train
+    if routing.policy == AUTO:
+        is_deep = num_layers >= DEEP
+        policy, budget = ("ffn_all", routing.layer_budget or UPPER_HALF) if is_deep else ("full", 0)
+        routing = replace(routing, policy=policy, layer_budget=budget)
+    if routing.layer_budget == UPPER_HALF:
+        routing = replace(routing, layer_budget=max(1, num_layers // 2))
+    if not routing.learning_rate_scale:
+        is_all = routing.policy in ("ffn_all", "full")
+        routing = replace(routing, learning_rate_scale=FFN_SCALE if is_all else ROWS_SCALE)
+
+    if not train.learning_rate:
+        rate = min(MAX_RATE, RATE * (RATE_AT / hidden_size) ** 1.5)
+        # Two digits: a rate that a person can read and give again.
+        train = replace(train, learning_rate=float(f"{rate:.1e}"))
+    return replace(config, routing=routing, train=train)
+
+
+def with_automatic_of(config: Config, old: Config) -> Config:
+    """Return the settings with automatic values taken from an older run's settled ones."""
+    routing, train = config.routing, config.train
+    if routing.policy == AUTO:
+        routing = replace(routing, policy=old.routing.policy)
+        if routing.layer_budget == 0:
+            routing = replace(routing, layer_budget=old.routing.layer_budget)
+    if routing.layer_budget == UPPER_HALF:
+        routing = replace(routing, layer_budget=old.routing.layer_budget)
+    if not routing.learning_rate_scale:
+        routing = replace(routing, learning_rate_scale=old.routing.learning_rate_scale)
+    if not train.learning_rate:
+        train = replace(train, learning_rate=old.train.learning_rate)
+    return replace(config, routing=routing, train=train)
 
 
 _SHARES = (
@@ -315,14 +419,13 @@ _SHARES = (
     "memory.global_share",
     "memory.ram_share",
     "cka.mlm_share",
-    "cka.fact_share",
+    "facts.share",
     "routing.share",
     "routing.threshold",
     "routing.smoothing",
 )
 _POSITIVE = (
     "train.steps",
-    "train.learning_rate",
     "train.clip_norm",
     "train.batch_tokens",
     "train.max_tokens",
@@ -335,16 +438,17 @@ _POSITIVE = (
     "routing.refresh_every",
     "routing.probe_facts",
     "routing.points",
-    "routing.learning_rate_scale",
     "routing.share",
 )
 _NOT_NEGATIVE = (
     "train.seed",
     "train.weight_decay",
+    "facts.weight",
     "train.threads",
     "train.skip_sigma",
     "memory.window",
-    "routing.layer_budget",
+    "train.learning_rate",
+    "routing.learning_rate_scale",
     "evaluation.every",
     "evaluation.lama_limit",
 )
@@ -355,6 +459,7 @@ _CHOICES = {
     "train.precision": ("auto", "float32", "bfloat16"),
     "train.attention": ("sdpa", "varlen"),
     "injection.policy": ("none", *POLICIES),
+    "facts.policy": ("none", *POLICIES),
     "memory.storage": STORAGES,
     "cka.contrast": ("tail", "relation"),
     "routing.policy": ROUTING_POLICIES,
@@ -387,6 +492,11 @@ def check(config: Config) -> None:
             )
     if config.masking.mask_share + config.masking.random_share > 1:
         raise ConfigError("masking.mask_share + masking.random_share must not exceed 1")
+    if config.routing.layer_budget < UPPER_HALF:
+        raise ConfigError(
+            f"routing.layer_budget = {config.routing.layer_budget!r} must be a number of layers, "
+            "0 (all) or -1 (the upper half)"
+        )
     _check_train(config.train)
     _check_evaluation(config.evaluation)
 

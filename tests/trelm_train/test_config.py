@@ -34,7 +34,7 @@ def test_set_beats_the_file(tmp_path: Path) -> None:
         ("train.learning_rate=nan", "finite number"),
         ("train.seed=-1", "must not be negative"),
         ("routing.share=1.5", "between 0 and 1"),
-        ("routing.policy=magic", "one of ig, random"),
+        ("routing.policy=magic", "one of auto, ig, random"),
         ("memory.enabled=1", "must be of type bool"),
         ("masking.mask_share=0.95", "must not exceed 1"),
     ],

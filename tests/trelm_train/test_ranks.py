@@ -79,10 +79,13 @@ def alone(shards_path: Path, model_path: Path, tmp_path_factory: pytest.TempPath
 
 
 def assert_same_run(left: Path, right: Path) -> None:
-    """Equal up to the order of sums. A rank's gradient with a wrong weight differs in the second digit."""
+    """Equal up to the order of sums, whose rounding AdamW's first updates multiply step by step.
+
+    A rank's gradient with a wrong weight would differ in the second digit of the first step.
+    """
     for a, b in zip(lines_of(left), lines_of(right), strict=True):
-        for name in ("loss", "mlm_loss", "cka_loss", "grad_norm"):
-            assert a[name] == pytest.approx(b[name], rel=1e-4), (a["step"], name)
+        for name in ("loss", "mlm_loss", "fact_loss", "cka_loss", "grad_norm"):
+            assert a[name] == pytest.approx(b[name], rel=1e-5 * 3 ** a["step"]), (a["step"], name)
         for name in ("tokens", "targets", "facts", "injected", "padding"):
             assert a[name] == b[name], (a["step"], name)
     saved = [

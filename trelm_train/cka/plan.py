@@ -1,18 +1,18 @@
-"""Plan contrastive knowledge assessing: facts, hidden tails and candidates of a step.
+"""Plan contrastive knowledge assessing: the candidates of each fact of a step.
 
-The plan is made in numpy alone. It is a function of (batch, masks, seed), and every draw in it one
+The plan is made in numpy alone. It is a function of (batch, facts, seed), and every draw in it one
 of (seed, epoch, sentence): it may be made ahead of the training, on another thread, and does not
 change with the number of ranks. How many facts count is known from the plan, so that the loss can
 be divided by their number over all micro-batches and ranks before any forward pass.
 
 Negatives are tails of the batch's other facts, and after these tails of the relation. No true tail
 of (h, r, .) is among them, nor an entity with the name of one. A fact for which no negative is left
-is dropped, and its tail stays visible.
+is dropped from the plan; `facts.plan` says which facts there are.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from trelm_train.config import CkaConfig
 from trelm_train.data.arrays import among, expand, uniform
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.loader import Batch
-from trelm_train.data.masking import MaskedBatch
+from trelm_train.facts.plan import StepFacts
 
 # Legend: F facts of a batch, G facts that serve in a step, N candidates (the true one first),
 # C (fact, candidate) pairs, K relations, U distinct candidates, P spans, R relations per fact.
@@ -30,27 +30,6 @@ WRONG_RELATIONS = 3
 # Of a relation with many tails, this many times the negatives are drawn: room for tails that may
 # not serve.
 SAMPLE = 4
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepFacts:
-    """Hold the facts of one step: knowledge rows, the mention of the head, and the sentence."""
-
-    head_span_G: I64
-    head_G: I64
-    relation_G: I64
-    tail_G: I64
-    # Number of the sentence within the batch, and its key.
-    sentence_G: I64
-    key_G: I64
-
-    def __len__(self) -> int:
-        return len(self.head_G)
-
-    def take(self, is_taken_G: Bools) -> StepFacts:
-        """Return the marked facts."""
-        columns = {field.name: getattr(self, field.name)[is_taken_G] for field in fields(self)}
-        return StepFacts(**columns)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,15 +55,13 @@ class CkaPlan:
     | tail_index_GC   | 0, 1, 3                   | 1, 0, 2                          |
     | in tail_U       | 4, 5, 8 (Strelsau first)  | 5, 4, 7 (Bolivar Town first)     |
 
-    Here tail_U is 4, 5, 7, 8, and hidden_P marks the mentions of Strelsau and Bolivar Town.
+    Here tail_U is 4, 5, 7, 8.
 
     With tails as candidates there is one relation per fact (R = 1) and N tails; with relations
     R = N and there is one tail.
     """
 
     facts: StepFacts
-    # Mentions of a tail: fully masked, and not injected.
-    hidden_P: Bools
     # Flat range of the head's mention.
     head_start_G: I64
     head_end_G: I64
@@ -97,51 +74,6 @@ class CkaPlan:
     def __len__(self) -> int:
         """Return the number of facts that count: every one has a negative."""
         return len(self.facts)
-
-
-def choose_facts(batch: Batch, masked: MaskedBatch, config: CkaConfig, *, seed: int) -> StepFacts:
-    """Choose at most one fact per sentence, whose head is not masked and not the tail itself."""
-    epoch = batch.position.epoch
-    sentence_F = batch.span_sentence_P[batch.fact_head_F]
-    key_F = batch.key_N[sentence_F]
-    head_F, tail_F = batch.span_entity_P[batch.fact_head_F], batch.span_entity_P[batch.fact_tail_F]
-
-    is_target = masked.chosen_RS.reshape(-1)
-    is_masked_F = is_target[batch.span_start_P[batch.fact_head_F]]
-    serves_F = uniform(seed, "serves", epoch, key_F) < config.fact_share
-    fact = np.flatnonzero(serves_F & ~is_masked_F & (head_F != tail_F))
-
-    # One draw for each fact, by its number within the sentence; the lowest of a sentence wins.
-    ordinal = fact - np.searchsorted(sentence_F, sentence_F[fact])
-    draw = uniform(seed, "fact", epoch, key_F[fact], ordinal)
-    order = fact[np.lexsort((draw, sentence_F[fact]))]
-    lowest = np.unique(sentence_F[order], return_index=True)[1]
-    fact_G = order[lowest]
-
-    return StepFacts(
-        head_span_G=batch.fact_head_F[fact_G],
-        head_G=head_F[fact_G],
-        relation_G=batch.fact_relation_F[fact_G],
-        tail_G=tail_F[fact_G],
-        sentence_G=sentence_F[fact_G],
-        key_G=key_F[fact_G],
-    )
-
-
-def mentions(batch: Batch, sentence_G: I64, entity_G: I64) -> Bools:
-    """Mark every mention of an entity in its sentence."""
-    # A pair (sentence, entity) as one number.
-    scale = int(batch.span_entity_P.max(initial=0)) + 1
-    pairs = np.sort(sentence_G * scale + entity_G)
-    return among(pairs, batch.span_sentence_P * scale + batch.span_entity_P)
-
-
-def hide(batch: Batch, input_ids_RS: I64, hidden_P: Bools, mask_id: int) -> I64:
-    """Return the token ids with some mentions fully masked."""
-    ids = input_ids_RS.copy()
-    start, end = batch.span_start_P[hidden_P], batch.span_end_P[hidden_P]
-    ids.reshape(-1)[expand(start, end - start)] = mask_id
-    return ids
 
 
 def tail_contrast(
@@ -273,9 +205,8 @@ class CkaPlanner:
             facts, self.knowledge, self.relation_K, seed=self.seed, epoch=epoch
         )
 
-    def plan(self, batch: Batch, masked: MaskedBatch) -> CkaPlan:
-        """Choose the facts that serve in a step, drop those without a negative, and plan them."""
-        facts = choose_facts(batch, masked, self.config, seed=self.seed)
+    def plan(self, batch: Batch, facts: StepFacts) -> CkaPlan:
+        """Plan the facts that serve in a step; drop those without a negative."""
         contrast = self.contrast(facts, batch.position.epoch)
 
         has_negative = contrast.valid_GN.sum(axis=1) > 1
@@ -289,7 +220,6 @@ class CkaPlanner:
 
         return CkaPlan(
             facts=facts,
-            hidden_P=mentions(batch, facts.sentence_G, facts.tail_G),
             head_start_G=batch.span_start_P[facts.head_span_G],
             head_end_G=batch.span_end_P[facts.head_span_G],
             relation_GR=facts.relation_G[:, None] if by_tail else row_GN,

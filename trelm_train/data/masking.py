@@ -42,6 +42,8 @@ class MaskedBatch:
     gold_M: I64
     # Whether a token is a target.
     chosen_RS: Bools
+    # Whether a target is part of the hidden tail of an asked fact.
+    asked_M: Bools
 
 
 def unit_starts(batch: Batch) -> I64:
@@ -114,6 +116,7 @@ def mask_batch(
         target_M=target_M,
         gold_M=gold_M,
         chosen_RS=is_target.reshape(ids_RS.shape),
+        asked_M=np.zeros(len(target_M), np.bool_),
     )
 
 

@@ -62,15 +62,15 @@ class Shards:
     # Tokens of the longest sentence by the statistics of the files; 0 where they have none.
     longest: int = 0
 
-    def check_policy(self, policy: str) -> None:
-        """Refuse an injection policy without bits in these shards: it would choose no mention.
+    def check_policy(self, policy: str, *, setting: str) -> None:
+        """Refuse a policy without bits in these shards: it would choose no mention.
 
         Raises:
             ConfigError: names the policy, and those that there are.
         """
         if policy not in self.policies:
             raise ConfigError(
-                f"{self.path}: made without bits for injection.policy {policy!r}, "
+                f"{self.path}: made without bits for {setting} {policy!r}, "
                 f"with {', '.join(self.policies)}; choose one of these, or make the shards again "
                 f"with `trelm-pipeline shards --policy {policy}`"
             )

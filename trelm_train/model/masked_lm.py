@@ -142,9 +142,13 @@ def mlm_loss_sum(model: MaskedLm, hidden_RSH: Tensor, target_M: Tensor, gold_M: 
     if not len(target_M):
         # A step without targets still needs a backward pass, which other losses join.
         return hidden_RSH.sum() * 0.0
+    return mlm_losses(model, hidden_RSH, target_M, gold_M).sum()
 
+
+def mlm_losses(model: MaskedLm, hidden_RSH: Tensor, target_M: Tensor, gold_M: Tensor) -> Tensor:
+    """Compute the cross-entropy at each target, as M."""
     hidden_MH = hidden_RSH.reshape(-1, model.hidden_size)[target_M]
-    return -gold_log_probabilities(model.logits(hidden_MH).float(), gold_M).sum()
+    return -gold_log_probabilities(model.logits(hidden_MH).float(), gold_M)
 
 
 def pick_device(name: str) -> torch.device:

@@ -31,9 +31,15 @@ def progress(done: int, steps: int, *, silent: bool) -> AbstractContextManager[S
 
 
 def line_of(means: dict[str, float], speed: dict[str, float]) -> str:
-    """Format losses, tokens per second, padding, and the share of the weights that is updated."""
+    """Format losses, tokens per second, padding, and the share of the weights that is updated.
+
+    Losses of facts are shown where there are any.
+    """
+    fact_loss, cka_loss = means["fact_loss"], means["cka_loss"]
+    facts = f"facts {fact_loss:.3f}  " if fact_loss else ""
+    contrast = f"cka {cka_loss:.3f}  " if cka_loss else ""
     return (
-        f"loss {means['loss']:.3f}  mlm {means['mlm_loss']:.3f}  cka {means['cka_loss']:.3f}  "
+        f"loss {means['loss']:.3f}  mlm {means['mlm_loss']:.3f}  {facts}{contrast}"
         f"{speed['tokens_per_s']:,.0f} tokens/s  padding {means['padding']:.1%}  "
         f"updated {means['trained_share']:.1%}"
     )

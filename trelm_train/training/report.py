@@ -8,6 +8,7 @@ import torch
 
 from trelm_train.checkpoints.checkpoint import list_checkpoints
 from trelm_train.checkpoints.export import INITIAL
+from trelm_train.config import Config
 from trelm_train.reporting.metrics import peak_rss_mb
 from trelm_train.training.session import CHECKPOINTS, Session
 
@@ -25,10 +26,18 @@ def describe(session: Session) -> str:
 
     return (
         f"{sentences:,} sentences, {len(session.knowledge):,} knowledge rows; "
+        f"asked facts {config.facts.policy if config.facts.enabled else 'none'}, "
         f"injection {injection}, {rows:,} memory rows, CKA {'on' if components.cka else 'off'}, "
-        f"routing {config.routing.policy}; {config.train.steps:,} steps "
-        f"on {components.model.device.type}"
+        f"routing {_routing_of(config)}, learning rate {config.train.learning_rate:g}; "
+        f"{config.train.steps:,} steps on {components.model.device.type}"
     )
+
+
+def _routing_of(config: Config) -> str:
+    """Name the routing policy, and the layers it is limited to."""
+    budget = config.routing.layer_budget
+    is_limited = budget and config.routing.policy != "full"
+    return config.routing.policy + (f" in the upper {budget} layers" if is_limited else "")
 
 
 def knowledge_path_of(session: Session) -> dict[str, Any]:
@@ -84,6 +93,8 @@ def summarise(session: Session, validation_after: dict[str, Any] | None) -> dict
         "loss_last": end.get("loss"),
         "mlm_loss_first": start.get("mlm_loss"),
         "mlm_loss_last": end.get("mlm_loss"),
+        "fact_loss_first": start.get("fact_loss"),
+        "fact_loss_last": end.get("fact_loss"),
         "cka_loss_first": start.get("cka_loss"),
         "cka_loss_last": end.get("cka_loss"),
         "injected_per_step_last": end.get("injected"),
@@ -114,6 +125,9 @@ def readable(summary: dict[str, Any]) -> str:
         f"{summary['tokens_per_s']:,.0f} tokens/s",
         f"training loss        {_change(summary['loss_first'], summary['loss_last'])}",
     ]
+    if summary["fact_loss_last"]:
+        change = _change(summary["fact_loss_first"], summary["fact_loss_last"])
+        lines.append(f"  of asked facts     {change}")
 
     # Both are missing with `train.validate = false`.
     old, new = summary["validation_before"], summary["validation_after"]

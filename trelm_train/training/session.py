@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import logging
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ from trelm_train.checkpoints.export import (
     write_entities,
 )
 from trelm_train.cka.loss import Cka
-from trelm_train.config import OPERATIONAL, Config, load_config
+from trelm_train.config import OPERATIONAL, Config, load_config, settled
 from trelm_train.data.knowledge import Knowledge, load_knowledge
 from trelm_train.data.loader import BatchStream, LoaderState, Packing, Position
 from trelm_train.data.masking import Vocabulary
 from trelm_train.data.shards import Shards, open_shards
+from trelm_train.facts.chooser import make_chooser
 from trelm_train.memory.bank_file import read_bank, write_bank
 from trelm_train.memory.injection import Injector, freeze_embeddings
 from trelm_train.memory.memory_bank import MemoryBank
@@ -204,7 +205,8 @@ def _build(
     Raises:
         ConfigError: settings that do not fit the model, the shards or the number of ranks.
     """
-    config, seed = request.config, request.config.train.seed
+    config = settled(request.config, num_layers=model.num_layers, hidden_size=model.hidden_size)
+    request, seed = replace(request, config=config), config.train.seed
     _configure(config, model, ranks)
 
     # Ids of the shards mean other tokens in another vocabulary, without any error.
@@ -223,7 +225,10 @@ def _build(
     if components.sparse is not None:
         router = Router(config.routing, model, vocabulary, seed=seed)
     planner = components.cka.planner if components.cka is not None else None
-    preparer = BatchPreparer(config=config, vocabulary=vocabulary, planner=planner)
+    chooser = None
+    if config.facts.enabled or planner is not None:
+        chooser = make_chooser(config.facts, shards, seed=seed)
+    preparer = BatchPreparer(config=config, vocabulary=vocabulary, chooser=chooser, planner=planner)
 
     return Session(
         request=request,
@@ -281,7 +286,7 @@ def _build_components(
 
     injector = None
     if config.injection.enabled and config.injection.policy != "none":
-        shards.check_policy(config.injection.policy)
+        shards.check_policy(config.injection.policy, setting="injection.policy")
         injector = Injector(config.injection, knowledge, initial, seed=seed)
     # Without injection no note is ever read.
     bank = _build_bank(request, model, knowledge) if injector is not None else None

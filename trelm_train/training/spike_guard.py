@@ -63,8 +63,18 @@ class SpikeGuard:
         self.earlier = {name: deque(values, maxlen=WINDOW) for name, values in state.items()}
 
 
-def step_values(mlm: float, cka: float, norm: float, *, facts: int) -> dict[str, float]:
-    """Return the values of a step by kind: steps with facts are a kind of their own."""
-    if not facts:
-        return {"masked-LM loss": mlm, "gradient norm": norm}
-    return {"masked-LM loss": mlm, "contrastive loss": cka, "gradient norm with facts": norm}
+def step_values(
+    masked_lm: float, norm: float, *, asked: float | None, contrast: float | None
+) -> dict[str, float]:
+    """Return the values of a step by kind; None where it has no such facts.
+
+    Steps with facts are a kind of their own.
+    """
+    losses = {
+        "masked-LM loss": masked_lm,
+        "loss of asked facts": asked,
+        "contrastive loss": contrast,
+    }
+    values = {name: value for name, value in losses.items() if value is not None}
+    has_facts = asked is not None or contrast is not None
+    return {**values, "gradient norm with facts" if has_facts else "gradient norm": norm}

@@ -1,8 +1,9 @@
 """Take one training step, in the order that the method fixes.
 
 For each batch: read the memory bank as it was before the step; forward with the injected
-embeddings; loss `lambda_1 MLM + (1 - lambda_1) CKA`; backward; take notes from the states of that
-forward. Then sum over ranks; clip; judge; update; write the notes. Losses are divided by the number
+embeddings; loss `MLM`, with the tails of asked facts among its targets, or
+`lambda_1 MLM + (1 - lambda_1) CKA`; backward; take notes from the states of that forward.
+Then sum over ranks; clip; judge; update; write the notes. Losses are divided by the number
 of targets and facts of the whole step, over all batches and ranks, before the backward pass: a mean
 of means would weigh a target by its batch. A step that is skipped changes nothing, the bank
 included.
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ from trelm_train.memory.injection import Injector
 from trelm_train.memory.memory_bank import MemoryBank, Notes, join_notes, note_window, take_notes
 from trelm_train.model.encoder import Attention, ReadPositions, read_positions, varlen_attention
 from trelm_train.model.families import Family, Packed
-from trelm_train.model.masked_lm import MaskedLm, mlm_loss_sum
+from trelm_train.model.masked_lm import MaskedLm, mlm_losses
 from trelm_train.model.precision import products
 from trelm_train.optim import Optimiser, rate_factor
 from trelm_train.ranks import Ranks
@@ -36,6 +38,8 @@ from trelm_train.routing.sparse_ffn import SparseFfn
 from trelm_train.training.spike_guard import SpikeGuard, step_values
 from trelm_train.training.step_inputs import MicroBatch, StepInputs
 
+# A sum of losses: a tensor with a graph, or a number.
+Summed = TypeVar("Summed", Tensor, float)
 Encode = Callable[[Family, Packed, ReadPositions, Attention], Tensor]
 
 
@@ -90,17 +94,60 @@ class Totals:
     tokens: int
     # Tokens and padding.
     padded: int
+    # Targets of the masks alone, and tokens of the hidden tails of asked facts.
     targets: int
-    facts: int
+    asked_tokens: int
+    # Asked facts, and those that are compared by contrast.
+    asked: int
+    contrasted: int
 
-    def weights(self, share: float | None) -> tuple[float, float]:
-        """Return the weights of one target's and one fact's loss.
+    def weights(self, config: Config) -> LossWeights:
+        """Return what one target, one token of an asked fact and one contrasted fact weigh.
 
-        `share` is lambda_1, or None without CKA.
+        Targets and asked tokens share one mean, in which an asked token weighs `facts.weight`.
         """
-        if share is None:
-            return 1 / max(1, self.targets), 0.0
-        return share / max(1, self.targets), (1 - share) / max(1, self.facts)
+        share = config.cka.mlm_share if config.cka.enabled else 1.0
+        asked_weight = config.facts.weight
+        target = share / max(1.0, self.targets + asked_weight * self.asked_tokens)
+        return LossWeights(
+            target=target,
+            asked_token=asked_weight * target,
+            contrasted=(1 - share) / max(1, self.contrasted),
+        )
+
+    def means(self, losses: LossSums[float]) -> LossSums[float]:
+        """Return the mean of each kind of loss; 0 where there is nothing of it."""
+        return LossSums(
+            targets=losses.targets / max(1, self.targets),
+            asked=losses.asked / max(1, self.asked_tokens),
+            contrast=losses.contrast / max(1, self.contrasted),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossWeights:
+    """Hold the weights of a step's losses: of one target, one asked token, one contrasted fact."""
+
+    target: float
+    asked_token: float
+    contrasted: float
+
+    def total(self, losses: LossSums[Summed]) -> Summed:
+        """Add up weighted sums of losses."""
+        return (
+            self.target * losses.targets
+            + self.asked_token * losses.asked
+            + self.contrasted * losses.contrast
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossSums(Generic[Summed]):
+    """Hold sums of losses over a batch or a step: masks, asked facts, contrast."""
+
+    targets: Summed
+    asked: Summed
+    contrast: Summed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +155,9 @@ class StepResult:
     """Hold what a step measured, over all ranks."""
 
     loss: float
+    # Means over the targets of the masks, the tokens of asked facts, and the contrasted facts.
     mlm_loss: float
+    fact_loss: float
     cka_loss: float
     grad_norm: float
     rate: float
@@ -122,9 +171,16 @@ class StepResult:
 class _RankSums:
     """Add up losses and injected mentions of this rank."""
 
-    mlm: float = 0.0
-    cka: float = 0.0
+    targets: float = 0.0
+    asked: float = 0.0
+    contrast: float = 0.0
     injected: int = 0
+
+    def add(self, losses: LossSums[Tensor]) -> None:
+        """Add the losses of one batch."""
+        self.targets += float(losses.targets.detach())
+        self.asked += float(losses.asked.detach())
+        self.contrast += float(losses.contrast.detach())
 
 
 def train_step(components: Components, inputs: StepInputs, step: int) -> StepResult:
@@ -139,13 +195,16 @@ def train_step(components: Components, inputs: StepInputs, step: int) -> StepRes
     with components.timers.measure("optimiser"):
         # The sum, not the mean: losses were divided by the counts of the whole step.
         components.ranks.sum_gradients(components.trained())
-        mlm, cka, injected = components.ranks.sum([sums.mlm, sums.cka, float(sums.injected)])
+        targets, asked, contrast, injected = components.ranks.sum(
+            [sums.targets, sums.asked, sums.contrast, float(sums.injected)]
+        )
+        losses = LossSums(targets=targets, asked=asked, contrast=contrast)
         clip_norm = components.config.train.clip_norm
         grad_norm = float(torch.nn.utils.clip_grad_norm_(components.trained(), clip_norm))
 
-        mlm_weight, cka_weight = totals.weights(_share(components))
-        loss = mlm_weight * mlm + cka_weight * cka
-        skipped = _judge(components, totals, mlm, cka, grad_norm)
+        loss = totals.weights(components.config).total(losses)
+        means = totals.means(losses)
+        skipped = _judge(components, totals, means, grad_norm)
         rate = rate_factor(step, components.config.train)
         _update(components, rate, is_taken=not skipped)
 
@@ -156,8 +215,9 @@ def train_step(components: Components, inputs: StepInputs, step: int) -> StepRes
 
     return StepResult(
         loss=loss,
-        mlm_loss=mlm / max(1, totals.targets),
-        cka_loss=cka / max(1, totals.facts),
+        mlm_loss=means.targets,
+        fact_loss=means.asked,
+        cka_loss=means.contrast,
         grad_norm=grad_norm,
         rate=components.config.train.learning_rate * rate,
         num_injected=int(injected),
@@ -172,19 +232,23 @@ def count(components: Components, inputs: StepInputs) -> Totals:
     of_rank = [
         sum(micro.batch.num_tokens for micro in micro_batches),
         sum(micro.input_ids_RS.size for micro in micro_batches),
-        sum(len(micro.masked.target_M) for micro in micro_batches),
-        sum(micro.num_facts for micro in micro_batches),
+        sum(int((~micro.masked.asked_M).sum()) for micro in micro_batches),
+        sum(int(micro.masked.asked_M.sum()) for micro in micro_batches),
+        sum(micro.num_asked for micro in micro_batches),
+        sum(micro.num_contrasted for micro in micro_batches),
     ]
 
     # In one message: every message costs a wait.
     sums = components.ranks.sum([float(number) for number in of_rank])
-    tokens, padded, targets, facts = (int(value) for value in sums)
-    return Totals(tokens=tokens, padded=padded, targets=targets, facts=facts)
-
-
-def _share(components: Components) -> float | None:
-    """Return lambda_1, or None without CKA."""
-    return None if components.cka is None else components.config.cka.mlm_share
+    tokens, padded, targets, asked_tokens, asked, contrasted = (int(value) for value in sums)
+    return Totals(
+        tokens=tokens,
+        padded=padded,
+        targets=targets,
+        asked_tokens=asked_tokens,
+        asked=asked,
+        contrasted=contrasted,
+    )
 
 
 def _learn(
@@ -215,17 +279,16 @@ def _learn(
             packed = components.model.pack(micro.batch, micro.input_ids_RS)
             read, attention = _read_positions(components, micro), _attention(components, micro)
             hidden_RSH = components.encode(components.model.family, packed, read, attention)
-            mlm = _mlm_sum(components, micro, hidden_RSH)
-        cka = _cka_sum(components, micro, hidden_RSH)
+            targets, asked = _target_sums(components, micro, hidden_RSH)
+        contrast = _cka_sum(components, micro, hidden_RSH)
 
-        mlm_weight, cka_weight = totals.weights(_share(components))
-        loss = mlm_weight * mlm + cka_weight * cka
+        losses = LossSums(targets=targets, asked=asked, contrast=contrast)
+        loss = totals.weights(components.config).total(losses)
         # A batch without targets, facts and trained layers has no graph.
         if loss.requires_grad:
             torch.autograd.backward(loss)
 
-    sums.mlm += float(mlm.detach())
-    sums.cka += float(cka.detach())
+    sums.add(losses)
     if components.bank is None:
         return []
     with components.timers.measure("memory"):
@@ -261,10 +324,23 @@ def _attention(components: Components, micro: MicroBatch) -> Attention:
     return Attention(dropout=components.attention_dropout)
 
 
-def _mlm_sum(components: Components, micro: MicroBatch, hidden_RSH: Tensor) -> Tensor:
-    target_M = torch.from_numpy(micro.masked.target_M).to(components.model.device)
-    gold_M = torch.from_numpy(micro.masked.gold_M).to(components.model.device)
-    return mlm_loss_sum(components.model, hidden_RSH, target_M, gold_M)
+def _target_sums(
+    components: Components, micro: MicroBatch, hidden_RSH: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Sum the cross-entropy at the targets of the masks, and at the tokens of asked facts."""
+    device, masked = components.model.device, micro.masked
+    target_M = torch.from_numpy(masked.target_M).to(device)
+    gold_M = torch.from_numpy(masked.gold_M).to(device)
+    nothing = torch.zeros((), device=device)
+    if not len(target_M):
+        # A step without targets still needs a backward pass, which other losses join.
+        return hidden_RSH.sum() * 0.0, nothing
+
+    loss_M = mlm_losses(components.model, hidden_RSH, target_M, gold_M)
+    if not masked.asked_M.any():
+        return loss_M.sum(), nothing
+    asked_M = torch.from_numpy(masked.asked_M).to(device)
+    return loss_M[~asked_M].sum(), loss_M[asked_M].sum()
 
 
 def _cka_sum(components: Components, micro: MicroBatch, hidden_RSH: Tensor) -> Tensor:
@@ -273,10 +349,13 @@ def _cka_sum(components: Components, micro: MicroBatch, hidden_RSH: Tensor) -> T
     return components.cka.loss_sum(hidden_RSH, micro.cka, components.model.word_embeddings)
 
 
-def _judge(components: Components, totals: Totals, mlm: float, cka: float, grad_norm: float) -> str:
+def _judge(components: Components, totals: Totals, means: LossSums[float], grad_norm: float) -> str:
     """Return the reason to skip the step, or an empty text; on all ranks alike."""
     values = step_values(
-        mlm / max(1, totals.targets), cka / max(1, totals.facts), grad_norm, facts=totals.facts
+        means.targets,
+        grad_norm,
+        asked=means.asked if totals.asked else None,
+        contrast=means.contrast if totals.contrasted else None,
     )
     # Means over the whole step: the same numbers on all ranks, up to rounding.
     verdict = components.guard.judge(values)

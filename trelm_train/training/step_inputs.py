@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from schemas.array_types import I64, Bools
-from trelm_train.cka.plan import CkaPlan, CkaPlanner, hide
+from trelm_train.cka.plan import CkaPlan, CkaPlanner
 from trelm_train.config import Config
 from trelm_train.data.loader import Batch, BatchStream, Position, in_steps, share
 from trelm_train.data.masking import MaskedBatch, Vocabulary, mask_batch
+from trelm_train.facts.plan import FactChooser, StepFacts, ask, hide, mentions
 from trelm_train.ranks import Ranks
 
 
@@ -27,21 +28,19 @@ class MicroBatch:
     # Within the step, over all ranks.
     number: int
     batch: Batch
+    # The targets of the masked LM; those of asked facts are among them.
     masked: MaskedBatch
     # Masked, and without the tails of the facts that serve.
     input_ids_RS: I64
+    # Mentions that are hidden for a fact, and get no injection.
+    hidden_P: Bools
+    # Facts that are asked through the LM head.
+    num_asked: int
     cka: CkaPlan | None
 
     @property
-    def hidden_P(self) -> Bools:
-        """Mark the mentions that are hidden for a fact, and get no injection."""
-        if self.cka is None:
-            return np.zeros(len(self.batch.span_start_P), np.bool_)
-        return self.cka.hidden_P
-
-    @property
-    def num_facts(self) -> int:
-        """Return the number of facts that count in the loss."""
+    def num_contrasted(self) -> int:
+        """Return the number of facts that count in the contrastive loss."""
         return len(self.cka) if self.cka is not None else 0
 
 
@@ -59,6 +58,8 @@ class BatchPreparer:
 
     config: Config
     vocabulary: Vocabulary
+    # None where no fact serves: facts and contrast are both switched off.
+    chooser: FactChooser | None
     planner: CkaPlanner | None
 
     def __call__(self, batch: Batch, number: int) -> MicroBatch:
@@ -66,13 +67,38 @@ class BatchPreparer:
         seed, epoch = self.config.train.seed, batch.position.epoch
         masked = mask_batch(batch, self.config.masking, self.vocabulary, seed=seed, epoch=epoch)
 
-        # Tails are hidden on top of the masks, and are no masked-LM targets.
-        ids, plan = masked.input_ids_RS, None
-        if self.planner is not None:
-            plan = self.planner.plan(batch, masked)
-            ids = hide(batch, ids, plan.hidden_P, self.vocabulary.mask_id)
+        facts = self.chooser.choose(batch, masked) if self.chooser is not None else None
+        if facts is None:
+            return MicroBatch(
+                number=number,
+                batch=batch,
+                masked=masked,
+                input_ids_RS=masked.input_ids_RS,
+                hidden_P=np.zeros(len(batch.span_start_P), np.bool_),
+                num_asked=0,
+                cka=None,
+            )
+        return self._with_facts(batch, number, masked, facts)
 
-        return MicroBatch(number=number, batch=batch, masked=masked, input_ids_RS=ids, cka=plan)
+    def _with_facts(
+        self, batch: Batch, number: int, masked: MaskedBatch, facts: StepFacts
+    ) -> MicroBatch:
+        """Hide the tails of the facts on top of the masks, and ask for them."""
+        plan = self.planner.plan(batch, facts) if self.planner is not None else None
+        is_asking = self.config.facts.enabled
+        # The contrast alone hides only the tails that it can compare.
+        hiding = facts if is_asking or plan is None else plan.facts
+        hidden_P = mentions(batch, hiding.sentence_G, hiding.tail_G)
+
+        return MicroBatch(
+            number=number,
+            batch=batch,
+            masked=ask(batch, masked, hidden_P) if is_asking else masked,
+            input_ids_RS=hide(batch, masked.input_ids_RS, hidden_P, self.vocabulary.mask_id),
+            hidden_P=hidden_P,
+            num_asked=len(facts) if is_asking else 0,
+            cka=plan,
+        )
 
 
 def stream_step_inputs(

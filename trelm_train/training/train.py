@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from schemas.errors import ConfigError, TrelmError
 from schemas.settings import to_dict, to_toml
 from trelm_train.checkpoints.checkpoint import CheckpointWriter, latest_checkpoint
 from trelm_train.checkpoints.export import BANK_FILE, entities_of, export_bank, export_model
-from trelm_train.config import Config, load_config
+from trelm_train.config import Config, load_config, with_automatic_of
 from trelm_train.data.prefetch import prefetch
 from trelm_train.ranks import joined
 from trelm_train.reporting.loggers import make_loggers
@@ -32,6 +32,7 @@ from trelm_train.reporting.metrics import MetricLog
 from trelm_train.reporting.profiling import Profile
 from trelm_train.reporting.progress import Show, line_of, progress
 from trelm_train.routing.router import MAX_ROUTING_SHARE, attribution_share
+from trelm_train.training.advice import frozen_warnings
 from trelm_train.training.evaluation import Evaluator, write_evaluation
 from trelm_train.training.report import describe, knowledge_path_of, summarise
 from trelm_train.training.resource_estimate import check_estimate, estimate_resources
@@ -113,9 +114,10 @@ def run_or_resume(request: RunRequest, stop: Stop | None = None) -> dict[str, An
     if latest_checkpoint(request.out / CHECKPOINTS) is None:
         return run(request, stop)
 
-    changed = changed_settings(
-        to_dict(load_config(request.out / CONFIG_NAME)), to_dict(request.config)
-    )
+    old = load_config(request.out / CONFIG_NAME)
+    # What was chosen automatically when the run began stays.
+    request = replace(request, config=with_automatic_of(request.config, old))
+    changed = changed_settings(to_dict(old), to_dict(request.config))
     started = json.loads((request.out / RUN_NAME).read_text(encoding="utf-8"))
     # The model is no setting, but it decides what is learned just the same.
     changed += ["--model"] if started["model"] != request.model else []
@@ -158,6 +160,8 @@ def _train(session: Session, stop: Stop) -> dict[str, Any]:
     if ranks.is_first:
         log.info("%s", describe(session))
         _warn_of_costly_routing(config)
+        for warning in frozen_warnings(config, session.components.model.num_layers):
+            log.warning("%s", warning)
         estimate = estimate_resources(session)
         check_estimate(estimate, session.request)
         # Written before the first step: it explains a run that was killed for its memory.
@@ -323,13 +327,14 @@ def values_of(session: Session, result: StepResult) -> dict[str, float]:
     return {
         "loss": result.loss,
         "mlm_loss": result.mlm_loss,
+        "fact_loss": result.fact_loss,
         "cka_loss": result.cka_loss,
         "grad_norm": result.grad_norm,
         "learning_rate": result.rate,
         "tokens": float(totals.tokens),
         "padding": 1 - totals.tokens / totals.padded,
         "targets": float(totals.targets),
-        "facts": float(totals.facts),
+        "facts": float(totals.asked or totals.contrasted),
         "injected": float(result.num_injected),
         "trained_share": session.components.trained_share,
     }

@@ -13,10 +13,6 @@ from trelm_train.cka.plan import (
     SAMPLE,
     CkaPlan,
     CkaPlanner,
-    StepFacts,
-    choose_facts,
-    hide,
-    mentions,
     relation_contrast,
     tail_contrast,
 )
@@ -25,10 +21,12 @@ from trelm_train.data.arrays import among, from_lengths, uniform
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.loader import Batch, BatchStream, Position, assemble
 from trelm_train.data.masking import MaskedBatch, Vocabulary, mask_batch
+from trelm_train.facts.plan import FactChooser, StepFacts, hide, mentions
 from trelm_train.memory.injection import freeze_embeddings
 from trelm_train.model.masked_lm import MaskedLm
 
-CONFIG = CkaConfig(fact_share=1.0)
+CONFIG = CkaConfig()
+CHOOSER = FactChooser(policy="all", probability=1.0, seed=0)
 
 
 @pytest.fixture
@@ -38,12 +36,12 @@ def masked(batch: Batch, vocabulary: Vocabulary) -> MaskedBatch:
 
 @pytest.fixture
 def facts(batch: Batch, masked: MaskedBatch) -> StepFacts:
-    return choose_facts(batch, masked, CONFIG, seed=0)
+    return CHOOSER.choose(batch, masked)
 
 
 @pytest.fixture
 def plan(batch: Batch, masked: MaskedBatch, knowledge: Knowledge) -> CkaPlan:
-    return CkaPlanner(CONFIG, knowledge, seed=0).plan(batch, masked)
+    return CkaPlanner(CONFIG, knowledge, seed=0).plan(batch, CHOOSER.choose(batch, masked))
 
 
 def relations_of(knowledge: Knowledge) -> I64:
@@ -81,7 +79,7 @@ def test_heads_are_visible_and_sentences_serve_once(
     assert not masked.chosen_RS.reshape(-1)[batch.span_start_P[facts.head_span_G]].any()
     sentences = batch.span_sentence_P[facts.head_span_G]
     assert len(set(sentences.tolist())) == len(sentences)
-    assert not len(choose_facts(batch, masked, CkaConfig(fact_share=0.0), seed=0))
+    assert not len(replace(CHOOSER, probability=0.0).choose(batch, masked))
 
 
 def test_true_tails_are_never_negatives(facts: StepFacts, knowledge: Knowledge) -> None:
@@ -215,15 +213,15 @@ def test_a_plan_does_not_depend_on_the_packing(
 
     def by_sentence(rows: list[list[int]]) -> dict[int, tuple[int, list[int], list[int]]]:
         packed = assemble(sentences, rows, Position(), 0)
-        plan = planner.plan(
-            packed, mask_batch(packed, MaskingConfig(), vocabulary, seed=0, epoch=0)
-        )
-        hidden = packed.key_N[packed.span_sentence_P[plan.hidden_P]]
+        masked = mask_batch(packed, MaskingConfig(), vocabulary, seed=0, epoch=0)
+        plan = planner.plan(packed, CHOOSER.choose(packed, masked))
+        hidden_P = mentions(packed, plan.facts.sentence_G, plan.facts.tail_G)
+        hidden = packed.key_N[packed.span_sentence_P[hidden_P]]
         return {
             int(key): (
                 int(plan.facts.head_G[number]),
                 plan.tail_U[plan.tail_index_GC[number]][plan.valid_GN[number]].tolist(),
-                packed.span_ordinal_P[plan.hidden_P][hidden == key].tolist(),
+                packed.span_ordinal_P[hidden_P][hidden == key].tolist(),
             )
             for number, key in enumerate(plan.facts.key_G.tolist())
         }
@@ -240,21 +238,17 @@ def test_another_epoch_is_another_draw(facts: StepFacts, knowledge: Knowledge) -
 
 
 def test_a_fact_without_a_negative_is_dropped(
-    batch: Batch, masked: MaskedBatch, facts: StepFacts, knowledge: Knowledge
+    batch: Batch, facts: StepFacts, knowledge: Knowledge
 ) -> None:
-    """All towns and countries bear one name: no tail differs from a false one; no fact counts,
-    no tail is hidden.
-    """
-    whole = CkaPlanner(CONFIG, knowledge, seed=0).plan(batch, masked)
+    """All towns and countries bear one name: no tail differs from a false one, and no fact counts."""
+    whole = CkaPlanner(CONFIG, knowledge, seed=0).plan(batch, facts)
     assert len(whole) == len(facts) > 0
     assert (whole.valid_GN.sum(1) > 1).all()
     alike = replace(
         knowledge,
         name=np.where(np.arange(len(knowledge)) < len(COUNTRIES + TOWNS), 0, knowledge.name),
     )
-    plan = CkaPlanner(CONFIG, alike, seed=0).plan(batch, masked)
-    assert not len(plan)
-    assert not plan.hidden_P.any()
+    assert not len(CkaPlanner(CONFIG, alike, seed=0).plan(batch, facts))
 
 
 def test_info_nce_by_hand() -> None:
@@ -272,8 +266,8 @@ def test_the_loss_is_that_of_the_formula(
 ) -> None:
     """Value and gradients against the textbook form, fact by fact."""
     initial = freeze_embeddings(model.word_embeddings.weight, knowledge)
-    cka = Cka(CkaConfig(contrast=contrast, fact_share=1.0), knowledge, initial, seed=0)
-    plan = cka.planner.plan(batch, masked)
+    cka = Cka(CkaConfig(contrast=contrast), knowledge, initial, seed=0)
+    plan = cka.planner.plan(batch, CHOOSER.choose(batch, masked))
     states = model.encode(model.pack(batch)).detach().requires_grad_()
     loss = cka.loss_sum(states, plan, model.word_embeddings)
     inputs = (states, model.word_embeddings.weight, cka.projection.weight)
@@ -337,7 +331,9 @@ def test_parts_of_a_step_add_up(
     """Sums over micro-batches, each with its own plan, divided by all facts: what the step needs."""
     batches = [batch for batch, _ in itertools.islice(stream.iterate(Position()), 2)]
     plans = [
-        cka.planner.plan(b, mask_batch(b, MaskingConfig(), vocabulary, seed=0, epoch=0))
+        cka.planner.plan(
+            b, CHOOSER.choose(b, mask_batch(b, MaskingConfig(), vocabulary, seed=0, epoch=0))
+        )
         for b in batches
     ]
     sums = [
@@ -357,10 +353,10 @@ def test_a_batch_without_facts_adds_nothing(
 ) -> None:
     initial = freeze_embeddings(model.word_embeddings.weight, knowledge)
     for contrast in ("tail", "relation"):
-        cka = Cka(CkaConfig(fact_share=0.0, contrast=contrast), knowledge, initial, seed=0)
-        none = cka.planner.plan(batch, masked)
+        cka = Cka(CkaConfig(contrast=contrast), knowledge, initial, seed=0)
+        nothing = replace(CHOOSER, probability=0.0).choose(batch, masked)
+        none = cka.planner.plan(batch, nothing)
         assert not len(none)
-        assert not none.hidden_P.any()
         hidden = torch.ones(*batch.input_ids_RS.shape, model.hidden_size)
         assert float(cka(hidden, none, model.word_embeddings)) == 0.0
 
@@ -391,8 +387,9 @@ def test_the_example_in_the_docstring(
     pair = [sentences.key_N.tolist().index(key) for key in (0, 3)]
     batch = assemble(sentences, [[row] for row in pair], Position(), vocabulary.pad_id)
     masked = mask_batch(batch, MaskingConfig(probability=0.0), vocabulary, seed=0, epoch=0)
-    config = CkaConfig(negatives=2, fact_share=1.0)
-    plan = CkaPlanner(config, knowledge, seed=0).plan(batch, masked)
+    config = CkaConfig(negatives=2)
+    facts = CHOOSER.choose(batch, masked)
+    plan = CkaPlanner(config, knowledge, seed=0).plan(batch, facts)
 
     assert (plan.head_start_G.tolist(), plan.head_end_G.tolist()) == ([1, 9], [3, 10])
     assert plan.relation_GR.tolist() == [[ROW["lives in"]]] * 2 == [[20]] * 2
@@ -401,4 +398,5 @@ def test_the_example_in_the_docstring(
     assert plan.tail_U.tolist() == [
         ROW[name] for name in ("Strelsau", "Bolivar Town", "Golden City", "Zenda")
     ]
-    assert plan.hidden_P.tolist() == [False, True, False, True]
+    hidden = mentions(batch, facts.sentence_G, facts.tail_G)
+    assert hidden.tolist() == [False, True, False, True]

@@ -136,11 +136,11 @@ def test_the_schema_travels_with_the_file(shards_path: Path) -> None:
 
 def test_a_policy_without_bits_is_refused(copy: Path, model_path: Path, tmp_path: Path) -> None:
     """It would choose no mention, and nothing would say so."""
-    open_shards(copy).check_policy("klt")
+    open_shards(copy).check_policy("klt", setting="injection.policy")
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["config"]["policies"] = ["all", "importance"]
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    open_shards(copy).check_policy("all")
+    open_shards(copy).check_policy("all", setting="injection.policy")
     for policy, is_wrong in (("klt", True), ("none", False)):
         request = request_for(copy, model_path, tmp_path / policy, f"injection.policy={policy}")
         with (

@@ -33,15 +33,16 @@ from tests.trelm_train.puzzles import (
     answers,
     write,
 )
-from trelm_train.cka import plan as cka_plan
 from trelm_train.config import InjectionConfig, MaskingConfig, MemoryConfig
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.loader import Batch, BatchStream, Position, assemble
 from trelm_train.data.masking import Vocabulary, mask_batch
+from trelm_train.facts.plan import mentions
 from trelm_train.memory import injection
 from trelm_train.memory.injection import Injector, freeze_embeddings
 from trelm_train.memory.memory_bank import NEVER, MemoryBank, take_notes
 from trelm_train.model.masked_lm import MaskedLm, mlm_loss_sum
+from trelm_train.training import step_inputs
 from trelm_train.training.session import Session, start_run
 
 STEPS = 80  # one visit of every sentence each
@@ -53,7 +54,8 @@ SETTINGS = (
     f"train.steps={STEPS}", "train.batch_tokens=1024", "train.learning_rate=0.002", "train.weight_decay=0",
     "masking.probability=0.5", "masking.mask_share=1", "masking.random_share=0", "injection.policy=all",
     "injection.dropout=0", "injection.masked_probability=1", "injection.strength=0.9",
-    "memory.window=0", "cka.enabled=false", "routing.policy=full",
+    "memory.window=0", "facts.enabled=false", "cka.enabled=false", "routing.policy=full", "injection.enabled=true",
+    "memory.enabled=true",
 )  # fmt: skip
 Change = Callable[[Session, Batch], None]
 
@@ -84,14 +86,14 @@ def small_model(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def losses(
     shards: Path, model: Path, out: Path, *sets: str, before: Change | None = None
 ) -> np.ndarray:
-    """Masked-LM and contrastive loss of every step, as steps x 2."""
+    """Masked-LM loss, contrastive loss and loss of asked facts of every step, as steps x 3."""
     session = start_run(request_for(shards, model, out, *SETTINGS, *sets))
     found = []
     for number, (batch, _) in zip(range(STEPS), session.stream.iterate(Position()), strict=False):
         if before is not None:
             before(session, batch)
         result = step_on(session, batch, number)
-        found.append((result.mlm_loss, result.cka_loss))
+        found.append((result.mlm_loss, result.cka_loss, result.fact_loss))
     return np.asarray(found)
 
 
@@ -229,12 +231,18 @@ def twice(number: int, answer: int) -> Puzzle:
     )
 
 
-CONTRASTIVE = (
-    "cka.enabled=true",
-    "cka.mlm_share=0",
-    "cka.fact_share=0.5",
-    "masking.probability=0.1",
-)
+# Both ways to ask for a hidden tail: settings, and the column of their loss.
+ASKING = {
+    "contrast": (("cka.enabled=true", "cka.mlm_share=0"), 1),
+    "head": (("facts.enabled=true", "train.learning_rate=0.004"), 2),
+}
+WITH_FACTS = ("facts.share=0.5", "masking.probability=0.1")
+
+
+def fact_losses(kind: str, shards: Path, model: Path, out: Path) -> np.ndarray:
+    """The loss of one way to ask, step by step."""
+    sets, column = ASKING[kind]
+    return losses(shards, model, out, *WITH_FACTS, *sets)[:, column]
 
 
 @pytest.fixture(scope="module")
@@ -249,29 +257,31 @@ def facts_path(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def one_mention_hidden(batch: Batch, sentence: Any, entity: Any) -> Any:
-    every = cka_plan.among(
-        np.unique(sentence * 10_000 + entity), batch.span_sentence_P * 10_000 + batch.span_entity_P
-    )
-    return every & (batch.span_ordinal_P == 1)
+    return mentions(batch, sentence, entity) & (batch.span_ordinal_P == 1)
 
 
 @pytest.mark.slow
-def test_the_hidden_tail_tells_nothing(facts_path: Path, small_model: Path, tmp_path: Path) -> None:
-    """Case c: the head must find the tail among eight, and all heads look alike."""
-    assert stays(losses(facts_path, small_model, tmp_path / "kept", *CONTRASTIVE)[:, 1])
-
-
-@pytest.mark.slow
-def test_a_second_mention_would_tell_the_tail(
-    facts_path: Path, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ASKING)
+def test_the_hidden_tail_tells_nothing(
+    kind: str, facts_path: Path, small_model: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cka_plan, "mentions", one_mention_hidden)
-    assert falls(losses(facts_path, small_model, tmp_path / "without", *CONTRASTIVE)[:, 1])
+    """Case c: the head must find the tail among eight, and all heads look alike."""
+    assert stays(fact_losses(kind, facts_path, small_model, tmp_path / "kept"))
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ASKING)
+def test_a_second_mention_would_tell_the_tail(
+    kind: str, facts_path: Path, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_inputs, "mentions", one_mention_hidden)
+    assert falls(fact_losses(kind, facts_path, small_model, tmp_path / "without"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ASKING)
 def test_a_note_at_the_hidden_tail_would_tell_it(
-    facts_path: Path, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, facts_path: Path, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = Injector.candidates
     monkeypatch.setattr(
@@ -279,7 +289,7 @@ def test_a_note_at_the_hidden_tail_would_tell_it(
         "candidates",
         lambda self, batch, chosen, blocked: good(self, batch, chosen, np.zeros_like(blocked)),
     )
-    assert falls(losses(facts_path, small_model, tmp_path / "without", *CONTRASTIVE)[:, 1])
+    assert falls(fact_losses(kind, facts_path, small_model, tmp_path / "without"))
 
 
 def target_losses(

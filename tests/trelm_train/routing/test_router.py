@@ -26,7 +26,7 @@ from trelm_train.training.session import start_run
 
 
 def router(model: MaskedLm, vocabulary: Vocabulary, **settings: object) -> Router:
-    config = RoutingConfig(**{"probe_facts": 20, "share": 0.25, **settings})  # type: ignore[arg-type]
+    config = RoutingConfig(**{"policy": "ig", "probe_facts": 20, "share": 0.25, **settings})  # type: ignore[arg-type]
     return Router(config, model, vocabulary, seed=4)
 
 
@@ -261,17 +261,17 @@ def test_what_attribution_will_take(caplog: pytest.LogCaptureFixture) -> None:
     """The figures of docs/routing.md: cheap at the defaults, dear with small batches; the warning proposes enough."""
     from trelm_train.training.train import _warn_of_costly_routing
 
-    assert attribution_share(RoutingConfig(), 4096) == pytest.approx(0.014, abs=0.002)
-    small = attribution_share(RoutingConfig(), 512)
+    assert attribution_share(RoutingConfig(policy="ig"), 4096) == pytest.approx(0.014, abs=0.002)
+    small = attribution_share(RoutingConfig(policy="ig"), 512)
     assert 0.05 < small < 0.15
-    assert attribution_share(RoutingConfig(context="exact"), 4096) == pytest.approx(
+    assert attribution_share(RoutingConfig(policy="ig", context="exact"), 4096) == pytest.approx(
         0.054, abs=0.005
     )
     assert attribution_share(RoutingConfig(policy="random"), 512) == 0.0
     with caplog.at_level("WARNING", logger="trelm_train.training.train"):
-        _warn_of_costly_routing(load_config(None, ["train.batch_tokens=512"]))
-        _warn_of_costly_routing(load_config(None))
+        _warn_of_costly_routing(load_config(None, ["routing.policy=ig", "train.batch_tokens=512"]))
+        _warn_of_costly_routing(load_config(None, ["routing.policy=ig"]))
     (line,) = caplog.messages
     proposed = int(line.partition("refresh_every=")[2].split()[0])
-    assert attribution_share(RoutingConfig(refresh_every=proposed), 512) <= 0.05
-    assert attribution_share(RoutingConfig(refresh_every=proposed - 2), 512) > 0.05
+    assert attribution_share(RoutingConfig(policy="ig", refresh_every=proposed), 512) <= 0.05
+    assert attribution_share(RoutingConfig(policy="ig", refresh_every=proposed - 2), 512) > 0.05

@@ -8,7 +8,7 @@ from trelm_train.training.spike_guard import ENOUGH, WINDOW, SpikeGuard, step_va
 
 def take(guard: SpikeGuard, loss: float, norm: float) -> str:
     """What a training step does with its values."""
-    values = step_values(loss, 0.0, norm, facts=0)
+    values = step_values(loss, norm, asked=None, contrast=None)
     verdict = guard.judge(values)
     if not verdict:
         guard.accept(values)
@@ -82,13 +82,20 @@ def test_steps_with_facts_are_not_spikes_beside_those_without() -> None:
     guard, skipped = SpikeGuard(6.0), 0
     for number in range(6000):
         facts = int(number % 60 == 59)
-        values = step_values(3.0 + 0.01 * (number % 7), 4.2, 1.0 + 4.0 * facts, facts=facts)
+        values = step_values(
+            3.0 + 0.01 * (number % 7),
+            1.0 + 4.0 * facts,
+            asked=None,
+            contrast=4.2 if facts else None,
+        )
         verdict = guard.judge(values)
         skipped += bool(verdict)
         if not verdict:
             guard.accept(values)
     assert skipped == 0
-    assert guard.judge(step_values(3.0, 9.0, 5.0, facts=1)).startswith(
+    assert guard.judge(step_values(3.0, 5.0, asked=None, contrast=9.0)).startswith(
         "contrastive loss 9 is above"
     )
-    assert guard.judge(step_values(3.0, 0.0, 5.0, facts=0)).startswith("gradient norm 5 is above")
+    assert guard.judge(step_values(3.0, 5.0, asked=None, contrast=None)).startswith(
+        "gradient norm 5 is above"
+    )

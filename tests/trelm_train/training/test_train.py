@@ -336,7 +336,9 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_ends_the_run(
     from trelm_train.training import step
 
     monkeypatch.setattr(
-        step, "mlm_loss_sum", lambda model, hidden, target, gold: hidden.sum() * float("nan")
+        step,
+        "mlm_losses",
+        lambda model, hidden, target, gold: hidden.sum() * torch.full(gold.shape, torch.nan),
     )
     request = request_for(
         shards_path, model_path, tmp_path / "out", "train.steps=50", "train.validate=false"
@@ -353,10 +355,10 @@ def test_one_bad_step_is_skipped_and_not_logged(
 ) -> None:
     from trelm_train.training import step
 
-    good, calls = step.mlm_loss_sum, iter(range(100))
+    good, calls = step.mlm_losses, iter(range(100))
     monkeypatch.setattr(
         step,
-        "mlm_loss_sum",
+        "mlm_losses",
         lambda *args: good(*args) * (float("nan") if next(calls) == 2 else 1.0),
     )
     request = request_for(
@@ -380,7 +382,9 @@ def test_nan_steps_leave_weights_and_bank_alone(
         for name, value in session.components.model.hf.named_parameters()
     }
     monkeypatch.setattr(
-        step, "mlm_loss_sum", lambda model, hidden, target, gold: hidden.sum() * float("nan")
+        step,
+        "mlm_losses",
+        lambda model, hidden, target, gold: hidden.sum() * torch.full(gold.shape, torch.nan),
     )
     inputs = next(
         stream_step_inputs(

@@ -1,0 +1,136 @@
+"""Choose the facts that a step asks, and hide their tails.
+
+A fact is asked where a sentence states it: its tail is replaced by mask tokens wherever the
+sentence mentions it, and the masked LM must predict it there, through the head that the exported
+model has. A sentence asks at most one fact in a step. Every draw is a hash of (seed, epoch,
+sentence), so the facts of a sentence depend neither on its batch nor on the number of ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from schemas.array_types import I64, Bools
+from schemas.shards import POLICY_BITS
+from trelm_train.config import ALL_FACTS
+from trelm_train.data.arrays import among, expand, uniform
+from trelm_train.data.loader import Batch
+from trelm_train.data.masking import MaskedBatch
+
+# Legend: F facts of a batch, G facts that serve in a step, P spans, R rows, S tokens per row,
+# M targets.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepFacts:
+    """Hold the facts of one step: knowledge rows, the mention of the head, and the sentence."""
+
+    head_span_G: I64
+    head_G: I64
+    relation_G: I64
+    tail_G: I64
+    # Number of the sentence within the batch, and its key.
+    sentence_G: I64
+    key_G: I64
+
+    def __len__(self) -> int:
+        return len(self.head_G)
+
+    def take(self, is_taken_G: Bools) -> StepFacts:
+        """Return the marked facts."""
+        columns = {field.name: getattr(self, field.name)[is_taken_G] for field in fields(self)}
+        return StepFacts(**columns)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FactChooser:
+    """Choose the facts of each batch: by a policy, in a share of the sentences that have one."""
+
+    policy: str
+    # Probability that a sentence with a fact of the policy asks one.
+    probability: float
+    seed: int
+
+    def choose(self, batch: Batch, masked: MaskedBatch) -> StepFacts:
+        """Choose at most one fact per sentence, whose head is not masked and not the tail itself.
+
+        The policy speaks of the head: its mention is the one that the probe will name.
+        """
+        epoch = batch.position.epoch
+        sentence_F = batch.span_sentence_P[batch.fact_head_F]
+        key_F = batch.key_N[sentence_F]
+        head_F = batch.span_entity_P[batch.fact_head_F]
+        tail_F = batch.span_entity_P[batch.fact_tail_F]
+
+        is_target = masked.chosen_RS.reshape(-1)
+        is_masked_F = is_target[batch.span_start_P[batch.fact_head_F]]
+        serves_F = uniform(self.seed, "serves", epoch, key_F) < self.probability
+        is_wanted_F = policy_marks(batch.span_policies_P[batch.fact_head_F], self.policy)
+        fact = np.flatnonzero(serves_F & is_wanted_F & ~is_masked_F & (head_F != tail_F))
+
+        # One draw for each fact, by its number within the sentence; the lowest of a sentence wins.
+        ordinal = fact - np.searchsorted(sentence_F, sentence_F[fact])
+        draw = uniform(self.seed, "fact", epoch, key_F[fact], ordinal)
+        order = fact[np.lexsort((draw, sentence_F[fact]))]
+        lowest = np.unique(sentence_F[order], return_index=True)[1]
+        fact_G = order[lowest]
+
+        return StepFacts(
+            head_span_G=batch.fact_head_F[fact_G],
+            head_G=head_F[fact_G],
+            relation_G=batch.fact_relation_F[fact_G],
+            tail_G=tail_F[fact_G],
+            sentence_G=sentence_F[fact_G],
+            key_G=key_F[fact_G],
+        )
+
+
+def policy_marks(policy_bits: I64, policy: str) -> Bools:
+    """Mark the mentions that a policy chooses; `all` means every mention, and `none` no mention."""
+    if policy == ALL_FACTS:
+        return np.ones(len(policy_bits), np.bool_)
+    is_chosen: Bools = (policy_bits & POLICY_BITS.get(policy, 0)) != 0
+    return is_chosen
+
+
+def mentions(batch: Batch, sentence_G: I64, entity_G: I64) -> Bools:
+    """Mark every mention of an entity in its sentence."""
+    # A pair (sentence, entity) as one number.
+    scale = int(batch.span_entity_P.max(initial=0)) + 1
+    pairs = np.sort(sentence_G * scale + entity_G)
+    return among(pairs, batch.span_sentence_P * scale + batch.span_entity_P)
+
+
+def hide(batch: Batch, input_ids_RS: I64, hidden_P: Bools, mask_id: int) -> I64:
+    """Return the token ids with some mentions fully masked."""
+    ids = input_ids_RS.copy()
+    ids.reshape(-1)[span_tokens(batch, hidden_P)] = mask_id
+    return ids
+
+
+def span_tokens(batch: Batch, chosen_P: Bools) -> I64:
+    """Return the flat positions of all tokens of some mentions."""
+    start, end = batch.span_start_P[chosen_P], batch.span_end_P[chosen_P]
+    return expand(start, end - start)
+
+
+def ask(batch: Batch, masked: MaskedBatch, hidden_P: Bools) -> MaskedBatch:
+    """Make every token of the hidden mentions a target, beside those that are targets already.
+
+    In "Flavia lives in Zenda." with "lives" a target and the fact's tail Zenda hidden, the targets
+    are "lives" and "Zenda", and the second one is marked as asked.
+    """
+    is_asked = np.zeros(batch.input_ids_RS.size, np.bool_)
+    is_asked[span_tokens(batch, hidden_P)] = True
+
+    is_target = masked.chosen_RS.reshape(-1) | is_asked
+    target_M = np.flatnonzero(is_target)
+    return replace(
+        masked,
+        target_M=target_M,
+        gold_M=batch.input_ids_RS.reshape(-1)[target_M],
+        chosen_RS=is_target.reshape(masked.chosen_RS.shape),
+        asked_M=is_asked[target_M],
+    )

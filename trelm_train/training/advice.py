@@ -1,0 +1,41 @@
+"""Say which settings of a run keep it from what the objective needs, with what was measured."""
+
+from __future__ import annotations
+
+from trelm_train.config import DEEP, Config
+
+# Below this share of the FFN's neurons six layers learned half as many facts as the upper half did.
+ENOUGH_ROWS = 0.25
+
+
+def frozen_warnings(config: Config, num_layers: int) -> list[str]:
+    """Return a sentence for each setting with which a run learns hardly any fact.
+
+    The figures are those of docs/method.md; `config` is settled.
+    """
+    routing, facts = config.routing, config.facts
+    is_asking = facts.enabled and facts.policy != "none" and facts.share > 0
+    warnings = []
+
+    if config.cka.enabled and not is_asking:
+        warnings.append(
+            "contrastive assessing alone never asks the LM head for a fact, and taught none in any "
+            "measurement; add --set facts.enabled=true"
+        )
+    if routing.policy == "full" or not is_asking:
+        return warnings
+
+    trains_more = routing.train_embeddings or routing.train_attention
+    if num_layers < DEEP and not trains_more:
+        warnings.append(
+            f"routing.policy={routing.policy} trains neurons of the FFN alone, which taught a model "
+            "of 2 layers next to no fact; use --set routing.policy=full, or add "
+            "--set routing.train_embeddings=true --set routing.train_head=true"
+        )
+    elif routing.policy != "ffn_all" and routing.share < ENOUGH_ROWS and not trains_more:
+        warnings.append(
+            f"routing.share={routing.share:g} trains few neurons: 10 % of 6 layers learned half as "
+            "many facts as the whole FFN of the upper layers did; use --set routing.policy=auto, "
+            "or --set routing.share=0.25 --set routing.layer_budget=-1"
+        )
+    return warnings
