@@ -3,7 +3,9 @@
 The masks are hashes of the sentence, so every model of one tokenizer gets exactly the same
 questions. The knowledge score of a fact is (P_true + 0.001) / (mean P_false + 0.001): P is the
 probability of a label at the masked mention of the tail, and the false labels are other tails of
-the relation with as many tokens (CaliNet, Dong et al. 2022).
+the relation with as many tokens (CaliNet, Dong et al. 2022). A model that knows nothing has 1.
+
+A prediction is right only if no other token is as likely. Numbers that are not finite are an error.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from trelm_train.data.knowledge import Knowledge, load_knowledge
 from trelm_train.data.loader import Batch, Packing, split_batches
 from trelm_train.data.masking import MaskedBatch, Vocabulary, mask_batch
 from trelm_train.data.shards import Shards, open_shards
+from trelm_train.evaluate.answers import ranks_of
+from trelm_train.evaluate.finite import check_finite
 from trelm_train.model.masked_lm import MaskedLm, check_tokenizer, load_pretrained, pick_device
 
 # Legend: M masked tokens, V vocabulary, R rows, S tokens per row, T tokens of a label,
@@ -85,6 +89,9 @@ def evaluate_mlm(
 
     With `max_sentences` only about that many sentences are used, from the start of the split: its
     rows lie in random order.
+
+    Raises:
+        NotFiniteError: the model gives NaN or infinite logits.
     """
     sums = _MlmTotals()
     with model.evaluating(), torch.no_grad():
@@ -129,6 +136,7 @@ def _add_loss(sums: _MlmTotals, model: MaskedLm, batch: Batch, masked: MaskedBat
     target_M = torch.from_numpy(masked.target_M)
     hidden_MH = hidden_RSH.reshape(-1, model.hidden_size)[target_M]
     logits_MV = model.logits(hidden_MH).float().cpu()
+    check_finite(model, logits_MV, "the validation split")
     gold_M = torch.from_numpy(masked.gold_M)
 
     # Double precision: a long sum of small numbers would lose digits.
@@ -137,7 +145,8 @@ def _add_loss(sums: _MlmTotals, model: MaskedLm, batch: Batch, masked: MaskedBat
     is_entity_M = torch.from_numpy(span_tokens(batch)[masked.target_M])
     sums.masked += len(gold_M)
     sums.loss += float(loss_M.sum())
-    sums.right += int((logits_MV.argmax(-1) == gold_M).sum())
+    # Right only where no other token has as high a logit: `argmax` would take the first of equals.
+    sums.right += int((ranks_of(logits_MV, logits_MV.gather(1, gold_M[:, None])) == 1).sum())
     sums.entity_masked += int(is_entity_M.sum())
     sums.entity_loss += float(loss_M[is_entity_M].sum())
 
@@ -165,7 +174,9 @@ def _add_facts(
     states = model.encode(model.pack(batch, ids)).reshape(-1, model.hidden_size)
     start, lengths = batch.span_start_P[tails], (batch.span_end_P - batch.span_start_P)[tails]
     position = torch.from_numpy(expand(start, lengths)).to(model.device)
-    log_p = F.log_softmax(model.logits(states[position]).float(), -1).cpu()
+    logits = model.logits(states[position]).float()
+    check_finite(model, logits, "the masked tails")
+    log_p = F.log_softmax(logits, -1).cpu()
 
     for fact, log_p_TV in zip(facts.tolist(), torch.split(log_p, lengths.tolist()), strict=True):
         score = _score(log_p_TV, batch, fact, knowledge)
