@@ -3,6 +3,8 @@
 No stage of a run writes these tables; each is one file, with the metadata of a table.
 """
 
+from dataclasses import replace
+
 import pyarrow as pa
 
 from schemas.stats import BANDS
@@ -16,25 +18,33 @@ _NO_STATISTICS = "no QID, or neither --run nor --shards was given"
 _NO_FACTS = "a QID is missing, the relation is no PID, or --run was not given"
 
 
-def _of_entity(side: str, noun: str) -> tuple[Column, Column, Column, Column]:
-    """Declare the columns of a question's subject or object."""
+def _of_entity(side: str, noun: str) -> tuple[Column, ...]:
+    """Declare the columns of the subject or the object of a question."""
     return (
         Column(name=f"{side}_label", type=pa.string(), meaning=f"label of the {noun}"),
-        Column(
-            name=f"{side}_qid", type=pa.uint32(), meaning=f"QID of the {noun}", null_means=_NO_QID
-        ),
+        Column(name=f"{side}_qid", type=pa.uint32(), meaning=f"QID of the {noun}"),
         Column(
             name=f"{side}_mentions",
             type=pa.uint64(),
             meaning=f"mentions of the {noun} in the corpus; 0 where the statistics do not list it",
-            null_means=_NO_STATISTICS,
         ),
         Column(
             name=f"{side}_band",
             type=pa.string(),
             meaning=f"{', '.join(BANDS)}: how frequent the {noun} is",
-            null_means=f"never linked in the corpus, {_NO_STATISTICS}",
+            null_means="never linked in the corpus",
         ),
+    )
+
+
+def _of_lama_entity(side: str, noun: str) -> tuple[Column, ...]:
+    """Declare the same columns where a probe may name no QID, or no corpus was given."""
+    label, qid, mentions, band = _of_entity(side, noun)
+    return (
+        label,
+        replace(qid, null_means=_NO_QID),
+        replace(mentions, null_means=_NO_STATISTICS),
+        replace(band, null_means=f"{band.null_means}, {_NO_STATISTICS}"),
     )
 
 
@@ -53,8 +63,8 @@ LAMA_ITEMS = Table(
             meaning="id of the probe's row",
             null_means="the row has none",
         ),
-        *_of_entity("sub", "subject"),
-        *_of_entity("obj", "object"),
+        *_of_lama_entity("sub", "subject"),
+        *_of_lama_entity("obj", "object"),
         Column(
             name="is_stated",
             type=pa.bool_(),
@@ -95,6 +105,41 @@ LAMA_ITEMS = Table(
             name="p_answers",
             type=list_of(pa.float32()),
             meaning="their probabilities, over the whole vocabulary",
+        ),
+    ),
+)
+
+MLM_ITEMS = Table(
+    name="mlm_items",
+    version=1,
+    row="fact of the validation split that was asked by the mask of its object",
+    key=("model", "sentence"),
+    columns=(
+        Column(name="model", type=pa.string(), meaning="name or folder of the model"),
+        Column(
+            name="sentence",
+            type=pa.uint64(),
+            meaning="row of the sentence in `examples`, from 0 over all its files in order",
+        ),
+        Column(name="predicate", type=pa.uint32(), meaning="PID of the relation"),
+        *_of_entity("sub", "subject"),
+        *_of_entity("obj", "object"),
+        Column(
+            name="rank",
+            type=pa.uint32(),
+            meaning="place of the object among itself and the false ones; ties count against it",
+        ),
+        Column(name="num_false", type=pa.uint32(), meaning="false objects that it is ranked among"),
+        Column(
+            name="p_gold",
+            type=pa.float64(),
+            meaning="probability of the object's label, the product over its tokens",
+        ),
+        Column(name="p_false", type=pa.float64(), meaning="mean of that of the false objects"),
+        Column(
+            name="cka_score",
+            type=pa.float64(),
+            meaning="(p_gold + 0.001) / (p_false + 0.001); 1: as likely as the false ones",
         ),
     ),
 )

@@ -308,18 +308,32 @@ def evaluate() -> None:
     show_default=True,
     help="Number of sentences, from the first; 0 takes all.",
 )
+@click.option(
+    "--items",
+    "items_path",
+    type=FILE_TO_WRITE,
+    help="Parquet file for one row per fact: rank, probabilities, how rare its entities are.",
+)
 @DEVICE_OPTION
 @JSON_OPTION
-def evaluate_mlm(model: str, shards: Path, sentences: int, device: str, as_json: bool) -> None:  # noqa: FBT001
+def evaluate_mlm(
+    model: str,
+    shards: Path,
+    sentences: int,
+    items_path: Path | None,
+    device: str,
+    as_json: bool,  # noqa: FBT001
+) -> None:
     """Measure the masked-LM loss and the knowledge score. The masks of the validation split are fixed.
 
     \b
     Example:
       trelm-train evaluate mlm --model runs/a/train/model --shards runs/a/shards --json
     """
-    from trelm_train.evaluate.mlm import measure
+    from trelm_train.evaluate.mlm_items import measure
 
-    result = measure(model, shards, device, max_sentences=sentences).to_dict()
+    report = measure(model, shards, device, max_sentences=sentences, items_path=items_path)
+    result = report.to_dict()
     lines = [
         f"{name:18} {value:.4f}" if isinstance(value, float) else f"{name:18} {value}"
         for name, value in result.items()

@@ -6,7 +6,6 @@ Parquet file of the table `lama_items`, so that "does it know rare entities bett
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from itertools import chain
@@ -15,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from schemas.errors import ConfigError, TrelmError
+from schemas.errors import ConfigError
 from schemas.probes import LAMA_ITEMS, NUM_ANSWERS
 from trelm_train.evaluate.answers import Answers
 from trelm_train.evaluate.corpus_statistics import CorpusStatistics, Fact, statistics_of
+from trelm_train.evaluate.items_file import check_items_path, write_items
 from trelm_train.evaluate.lama import (
     Item,
     Options,
@@ -66,7 +65,7 @@ def probe(
 
     answers = ask_all(prober, questions, num_top=NUM_ANSWERS if items_file.path else 0)
     if items_file.path is not None:
-        write_rows(lama_rows(prober, questions, answers, statistics), items_file.path)
+        write_items(lama_rows(prober, questions, answers, statistics), items_file.path)
     return score_answers(prober, questions, answers) | {"uhn": uhn_of(options)}
 
 
@@ -79,10 +78,7 @@ def _open_statistics(items_file: ItemsFile) -> CorpusStatistics:
     corpus = items_file.run or items_file.shards
     if items_file.path is None and corpus is not None:
         raise ConfigError(f"{corpus}: serves --items alone; add --items FILE.parquet, or leave it")
-    if items_file.path is not None and not items_file.path.absolute().parent.is_dir():
-        raise ConfigError(
-            f"--items {items_file.path}: no folder {items_file.path.parent}; make it first"
-        )
+    check_items_path(items_file.path)
     return statistics_of(items_file.run, items_file.shards)
 
 
@@ -169,22 +165,3 @@ def _answer_columns(prober: Prober, of_relations: list[Answers]) -> dict[str, An
 
 def _joined(arrays: list[Any]) -> Any:  # noqa: ANN401 - an array, of any type
     return np.concatenate([np.zeros(0, np.float32), *arrays])
-
-
-def write_rows(rows: pa.Table, path: Path) -> None:
-    """Write rows to a Parquet file, whole or not at all.
-
-    Raises:
-        TrelmError: the file cannot be written.
-    """
-    # A name of its own per process, in the same folder: the renaming is one act.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        pq.write_table(rows, partial, compression="zstd")
-        partial.replace(path)
-    except (OSError, pa.ArrowException) as error:
-        raise TrelmError(
-            f"{path}: cannot write the items ({error}); give another --items"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -24,7 +24,8 @@ from trelm_train.evaluate.lama import (
     scores,
     skip_reason,
 )
-from trelm_train.evaluate.mlm import SMOOTHING, _score, evaluate_mlm, measure
+from trelm_train.evaluate.mlm import SMOOTHING, _answer, evaluate_mlm
+from trelm_train.evaluate.mlm_items import measure
 from trelm_train.model.masked_lm import MaskedLm
 
 
@@ -51,17 +52,19 @@ def test_the_knowledge_score_by_hand(batch: Batch, knowledge: Knowledge, tokeniz
     logits = torch.full((length, len(tokenizer)), -20.0)
     for position, token in enumerate(knowledge.label_ids.of(ROW["Zenda"]).tolist()):
         logits[position, token] = 0.0
-    found = _score(logits, batch, fact, knowledge)
+    answer = _answer(logits, batch, fact, knowledge)
     others = [
         row
         for row in knowledge.tails.of(ROW["lives in"])
         if len(knowledge.label_ids.of(row)) == length
     ]
     if len(others) < 2:
-        assert found is None
+        assert answer is None
     else:
-        assert found == pytest.approx((1 + SMOOTHING) / SMOOTHING, rel=0.01)
-    assert _score(logits[:1].repeat(40, 1), batch, fact, knowledge) is None, (
+        assert answer is not None
+        assert answer.rank == 1
+        assert answer.score == pytest.approx((1 + SMOOTHING) / SMOOTHING, rel=0.01)
+    assert _answer(logits[:1].repeat(40, 1), batch, fact, knowledge) is None, (
         "another number of tokens"
     )
 
