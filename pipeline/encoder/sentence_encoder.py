@@ -112,7 +112,7 @@ class SentenceEncoder:
         tokens_done, num_tokens = 0, len(distinct.ids)
         batches = list(distinct.batches(batch_tokens, NUM_SPECIAL))
         for batch, means in self._encode_in_threads(distinct, batches):
-            # A cosine with NaN would pass for one that was not computed.
+            # The cosine of a NaN is taken for that of a zero vector: no meaning is left.
             if not np.isfinite(means).all():
                 raise StageError(
                     f"{self.model}: gives NaN or infinite vectors in {self.dtype}; use --dtype "

@@ -217,7 +217,7 @@ def test_weights_that_are_not_finite_are_refused(
 
 
 def test_vectors_that_are_not_finite_are_an_error(models: dict[str, Path]) -> None:
-    """Importance would take a cosine with NaN for one that was not computed."""
+    """The cosine of a NaN is 0, so its mention would be the most important of all."""
     encoder = SentenceEncoder(str(models["bert"]), "cpu", 1)
     with torch.no_grad():
         next(encoder._model.parameters())[9] = 3e38

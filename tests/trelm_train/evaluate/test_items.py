@@ -165,6 +165,19 @@ def test_the_query_of_the_docs(
     assert answer.columns == ["sub_band", "is_stated", "num_items", "p_at_1_before", "p_at_1_after"]
 
 
+def test_the_command_writes_items(
+    model_path: Path, lama: Options, run: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "items.parquet"
+    command = [
+        "evaluate", "lama", "--model", str(model_path), "--device", "cpu",
+        "--probes", str(lama.probes), "--relations", str(lama.relations),
+        "--items", str(path), "--run", str(run),
+    ]  # fmt: skip
+    assert "P@1" in CliRunner().invoke(cli, command, catch_exceptions=False).output
+    assert [row["sub_mentions"] for row in rows_of(path)] == [2, 50, 0, None]
+
+
 def test_what_items_need(model_path: Path, lama: Options, run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="serves --items alone"):
         probe(str(model_path), "cpu", lama, ItemsFile(run=run))

@@ -3,6 +3,7 @@ switches.
 """
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from trelm_train.model.precision import number_format, products
 from trelm_train.training.evaluation import Evaluator, write_evaluation
 from trelm_train.training.session import prepare_run
 from trelm_train.training.signals import InterruptedRun
+from trelm_train.training.step import train_step
 from trelm_train.training.train import resume, run
 
 
@@ -173,6 +175,36 @@ def test_an_evaluation_of_a_broken_model_names_its_step(
     ):
         evaluator.measure()
     assert session.history["best"] == best
+
+
+@pytest.mark.slow
+def test_a_run_whose_weights_break_ends_and_is_not_resumed(
+    shards_path: Path, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoints before it stay; the broken one is refused by its tensor's name."""
+    sets = ("evaluation.every=3", "evaluation.best=loss", "train.checkpoint_every=1")
+    request = request_for(shards_path, model_path, tmp_path / "out", *sets)
+
+    def poisoned(components: Any, inputs: Any, step: int) -> Any:
+        outcome = train_step(components, inputs, step)
+        if step == 1:  # the second one
+            with torch.no_grad():
+                components.model.hf.cls.predictions.transform.dense.bias[0] = torch.inf
+        return outcome
+
+    monkeypatch.setattr("trelm_train.training.train.train_step", poisoned)
+    with pytest.raises(TrelmError, match="evaluation after step 3: .*: NaN or infinite logits"):
+        run(request)
+    assert [line["step"] for line in evaluations(request.out)] == [0]
+    checkpoints = list_checkpoints(request.out / "checkpoints")
+    assert checkpoints[-1].name == "step-00000002"
+    assert best_checkpoint(request.out / "checkpoints") is None
+    with pytest.raises(ConfigError, match="'model/cls.predictions.transform.dense.bias' hold NaN"):
+        resume(request.out)
+
+    monkeypatch.undo()
+    shutil.rmtree(checkpoints[-1])
+    assert resume(request.out)["steps"] == 6
 
 
 def test_a_zeroed_model_is_no_better_than_chance_while_training(
