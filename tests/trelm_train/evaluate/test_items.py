@@ -78,13 +78,14 @@ def test_lama_rows_against_a_naive_recount(
         "sub_mentions", "sub_band", "obj_mentions", "obj_band",
         "is_stated", "stated_sentences", "stated_documents",
     )  # fmt: skip
-    assert [tuple(row[name] for name in ("relation", "uuid", "sub_qid", "obj_qid", *corpus)) for row in rows] == [
+    names = ("relation", "uuid", "sub_qid", "obj_qid", *corpus)
+    assert [tuple(row[name] for name in names) for row in rows] == [
         ("P1", "a", 1, 2, 2, "tail", 50, "head", True, 4, 3),
         # In two documents, but in no sentence; Q4 is never linked.
         ("P1", "b", 3, 4, 50, "head", 0, None, False, 0, 2),
         ("P2", None, 9, 2, 0, None, 50, "head", False, 0, 0),
         ("place_of_birth", None, None, None, None, None, None, None, None, None, None),
-    ]  # fmt: skip
+    ]
 
     special = set(tokenizer.all_special_ids)
     for row in rows:
