@@ -45,13 +45,13 @@ def stages() -> str:
 
 def tables() -> str:
     """Return every table, column by column."""
-    from schemas import TABLES
+    from schemas import PROBE_TABLES, TABLES
 
     parts = [
         "## Tables\n\nParquet, zstd. Offsets are half-open code points. "
         "QIDs and PIDs are unsigned integers: Q42 is 42.\n"
     ]
-    for table in TABLES:
+    for table in (*TABLES, *PROBE_TABLES):
         key = ", ".join(table.key)
         parts.append(
             f"### {table.name}\n\nVersion {table.version}; one row per {table.row}; key: {key}.\n"

@@ -1,4 +1,4 @@
-"""List every table of the two programs, and find one by its name."""
+"""List every table of the two programs, and find one of a run by its name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from schemas.documents import ANCHORS, DOCUMENTS
 from schemas.importance import IMPORTANCE
 from schemas.kb import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, STATEMENTS, TRIPLES
 from schemas.link import LINKS, SENTENCES
+from schemas.probes import LAMA_ITEMS, MLM_ITEMS
 from schemas.rejects import REJECTS
 from schemas.shards import EXAMPLES, KNOWLEDGE
 from schemas.stats import (
@@ -17,6 +18,7 @@ from schemas.stats import (
 )
 from schemas.table import Column, SchemaError, Table
 
+# Tables of a run.
 TABLES: tuple[Table, ...] = (
     ENTITIES,
     ALIASES,
@@ -38,6 +40,8 @@ TABLES: tuple[Table, ...] = (
     KNOWLEDGE,
     REJECTS,
 )
+# Written by `trelm-train evaluate`, to a file that the user names: no stage of a run has them.
+PROBE_TABLES: tuple[Table, ...] = (LAMA_ITEMS, MLM_ITEMS)
 BY_NAME: dict[str, Table] = {table.name: table for table in TABLES}
 
 __all__ = [
@@ -52,7 +56,10 @@ __all__ = [
     "FACT_SUPPORT",
     "IMPORTANCE",
     "KNOWLEDGE",
+    "LAMA_ITEMS",
     "LINKS",
+    "MLM_ITEMS",
+    "PROBE_TABLES",
     "PROPERTIES",
     "REDIRECTS",
     "REJECTS",

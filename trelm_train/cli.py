@@ -37,6 +37,7 @@ PROGRAM = Program(
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+FILE_TO_WRITE = click.Path(path_type=Path, dir_okay=False)
 DEVICE_OPTION = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -318,18 +319,32 @@ def evaluate() -> None:
     show_default=True,
     help="Number of sentences, from the first; 0 takes all.",
 )
+@click.option(
+    "--items",
+    "items_path",
+    type=FILE_TO_WRITE,
+    help="Parquet file for one row per fact: rank, probabilities, how rare its entities are.",
+)
 @DEVICE_OPTION
 @JSON_OPTION
-def evaluate_mlm(model: str, shards: Path, sentences: int, device: str, as_json: bool) -> None:  # noqa: FBT001
+def evaluate_mlm(
+    model: str,
+    shards: Path,
+    sentences: int,
+    items_path: Path | None,
+    device: str,
+    as_json: bool,  # noqa: FBT001
+) -> None:
     """Measure the masked-LM loss and the knowledge score. The masks of the validation split are fixed.
 
     \b
     Example:
       trelm-train evaluate mlm --model runs/a/train/model --shards runs/a/shards --json
     """
-    from trelm_train.evaluate.mlm import measure
+    from trelm_train.evaluate.mlm_items import measure
 
-    result = measure(model, shards, device, max_sentences=sentences).to_dict()
+    report = measure(model, shards, device, max_sentences=sentences, items_path=items_path)
+    result = report.to_dict()
     lines = [
         f"{name:18} {value:.4f}" if isinstance(value, float) else f"{name:18} {value}"
         for name, value in result.items()
@@ -368,19 +383,50 @@ def evaluate_mlm(model: str, shards: Path, sentences: int, device: str, as_json:
     show_default=True,
     help="Number of items per relation; 0 asks all.",
 )
+@click.option(
+    "--items",
+    "items_path",
+    type=FILE_TO_WRITE,
+    help="Parquet file for one row per question: rank, best answers, how rare its entities are.",
+)
+@click.option(
+    "--run",
+    "run_path",
+    type=FOLDER,
+    help="Run of trelm-pipeline whose statistics --items takes: frequencies, and stated facts.",
+)
+@click.option(
+    "--shards",
+    type=FOLDER,
+    help="Folder of a finished `trelm-pipeline shards`, in place of --run: frequencies alone.",
+)
 @DEVICE_OPTION
 @JSON_OPTION
-def evaluate_lama(model: str, device: str, uhn: str | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
+def evaluate_lama(  # noqa: PLR0913
+    model: str,
+    device: str,
+    uhn: str | None,
+    items_path: Path | None,
+    run_path: Path | None,
+    shards: Path | None,
+    as_json: bool,  # noqa: FBT001
+    **options: Any,  # noqa: ANN401
+) -> None:
     """Ask facts as cloze questions. Print P@1, P@10 and mean reciprocal rank, averaged over relations.
 
     \b
     Example:
       trelm-train evaluate lama --model runs/a/train/model --probes probes/TREx \\
           --relations probes/relations.jsonl --common-vocab common_vocab_cased.txt
+    With a row per question, to compare rare entities with frequent ones:
+      trelm-train evaluate lama --model runs/a/train/model --probes probes/TREx \\
+          --relations probes/relations.jsonl --items after.parquet --run runs/a
     """
-    from trelm_train.evaluate.lama import Options, probe, readable
+    from trelm_train.evaluate.lama import Options, readable
+    from trelm_train.evaluate.lama_items import ItemsFile, probe
 
-    result = probe(model, device, Options(uhn=uhn is not None, **options))
+    items_file = ItemsFile(path=items_path, run=run_path, shards=shards)
+    result = probe(model, device, Options(uhn=uhn is not None, **options), items_file)
     _show(result, readable(result), as_json=as_json)
 
 
@@ -470,7 +516,8 @@ def inspect_path(run_path: Path, as_json: bool) -> None:  # noqa: FBT001
 
 
 def _show(result: dict[str, Any], text: str, *, as_json: bool) -> None:
-    click.echo(json.dumps(result) if as_json else text)
+    # NaN is no JSON; a measure that has no value is null.
+    click.echo(json.dumps(result, allow_nan=False) if as_json else text)
 
 
 add_verbose_option(cli)

@@ -29,6 +29,7 @@ from pipeline.encoder.tokenizer import TextTokenizer, load_failure
 from pipeline.engine.errors import StageError
 from pipeline.engine.worker_threads import threads_of_a_worker
 from schemas.array_types import F32, I64, Ints
+from schemas.finite import not_finite
 from schemas.processor import multiplies_bfloat16
 
 # One opens a sequence, one closes it.
@@ -57,7 +58,8 @@ class SentenceEncoder:
             dtype: float32, or bfloat16 for the matrix products.
 
         Raises:
-            StageError: there is no such model, or it is no masked language model.
+            StageError: there is no such model, it is no masked language model, or its weights are
+                not finite.
         """
         # Torch reads this variable when it is imported.
         os.environ.setdefault(*KERNEL_CACHE_SETTING)
@@ -70,7 +72,7 @@ class SentenceEncoder:
             ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         )
         self.num_threads = 1 if self.device == "cuda" else num_threads or threads_of_a_worker()
-        self.dtype = dtype
+        self.model, self.dtype = model, dtype
 
         self.tokenizer = TextTokenizer(model)
         self._frame = self.tokenizer.frame
@@ -98,6 +100,9 @@ class SentenceEncoder:
 
         An empty sequence has a vector of zeros. Memory: the vectors, and the states of
         `batch_tokens` tokens.
+
+        Raises:
+            StageError: a vector is not finite, as where numbers are too large for bfloat16.
         """
         # Equal sequences share a forward pass.
         rows, number_of_sequence = sequences.distinct()
@@ -107,6 +112,12 @@ class SentenceEncoder:
         tokens_done, num_tokens = 0, len(distinct.ids)
         batches = list(distinct.batches(batch_tokens, NUM_SPECIAL))
         for batch, means in self._encode_in_threads(distinct, batches):
+            # The cosine of a NaN is taken for that of a zero vector: no meaning is left.
+            if not np.isfinite(means).all():
+                raise StageError(
+                    f"{self.model}: gives NaN or infinite vectors in {self.dtype}; use --dtype "
+                    "float32 if this is bfloat16, or another model"
+                )
             vectors[batch] = means
             tokens_done += len(batch) * int(distinct.lengths[batch[0]])
             if progress is not None:
@@ -166,7 +177,8 @@ def _load_encoder(model: str) -> Any:  # noqa: ANN401 - torch is not imported fo
     """Load a masked language model and return its encoder, in evaluation mode.
 
     Raises:
-        StageError: it cannot be loaded, or some weights of a masked language model are not there.
+        StageError: it cannot be loaded, some weights of a masked language model are not there, or
+            some are not finite.
     """
     import torch
     from transformers import AutoModelForMaskedLM
@@ -191,5 +203,12 @@ def _load_encoder(model: str) -> Any:  # noqa: ANN401 - torch is not imported fo
             f"{model}: is no masked language model "
             f"({len(missing)} weights are not in it, for example {missing[0]}); "
             "use a checkpoint of BertForMaskedLM or RobertaForMaskedLM"
+        )
+
+    wrong = not_finite(loaded.state_dict().items())
+    if wrong:
+        raise StageError(
+            f"{model}: {len(wrong)} tensor(s) such as {wrong[0]!r} hold NaN or infinite numbers; "
+            "copy the file again, or use another checkpoint"
         )
     return loaded.eval().base_model

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from schemas import BY_NAME, DOCUMENTS, EXAMPLES, LINKS, TABLES, SchemaError
+from schemas import BY_NAME, DOCUMENTS, EXAMPLES, LINKS, PROBE_TABLES, TABLES, SchemaError
 from schemas.shards import POLICY_BITS
 
+ALL_TABLES = (*TABLES, *PROBE_TABLES)
 GOLDEN = Path(__file__).parent / "golden_columns.json"
 
 
@@ -25,7 +26,7 @@ def described() -> dict[str, object]:
                 for column in table.columns
             },
         }
-        for table in TABLES
+        for table in ALL_TABLES
     }
 
 
@@ -36,7 +37,7 @@ def test_columns_match_the_golden_file() -> None:
     assert described() == json.loads(GOLDEN.read_text())
 
 
-@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+@pytest.mark.parametrize("table", ALL_TABLES, ids=lambda table: table.name)
 def test_every_column_and_key_is_described(table) -> None:
     assert set(table.key) <= set(table.column_names)
     assert len(set(table.column_names)) == len(table.columns)
@@ -50,7 +51,7 @@ def test_every_column_and_key_is_described(table) -> None:
 
 
 def test_schema_survives_parquet(tmp_path: Path) -> None:
-    for table in TABLES:
+    for table in ALL_TABLES:
         path = tmp_path / f"{table.name}.parquet"
         pq.write_table(table.empty(), path)
         table.check(pq.read_schema(path), str(path))

@@ -34,6 +34,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_asyn
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from schemas.errors import ConfigError, TrelmError
+from schemas.finite import not_finite
 
 STATE_NAME = "state.json"
 BEST_NAME = "best.json"
@@ -273,7 +274,7 @@ def load_checkpoint(path: Path, groups: Sequence[str] = ()) -> Checkpoint:
     """Read a checkpoint, or some groups of it.
 
     Raises:
-        ConfigError: this folder is not one, or it is damaged.
+        ConfigError: this folder is not one, it is damaged, or a tensor in it is not finite.
     """
     state_path = path / STATE_NAME
     if not state_path.is_file():
@@ -290,6 +291,16 @@ def load_checkpoint(path: Path, groups: Sequence[str] = ()) -> Checkpoint:
             "from the previous checkpoint"
         ) from error
 
+    wrong = not_finite(
+        (f"{group}/{name}", tensor)
+        for group, of_group in tensors.items()
+        for name, tensor in of_group.items()
+    )
+    if wrong:
+        raise ConfigError(
+            f"{path}: {len(wrong)} tensor(s) such as {wrong[0]!r} hold NaN or infinite numbers; "
+            "remove this folder, and `trelm-train resume` continues from the previous checkpoint"
+        )
     return Checkpoint(path=path, tensors=tensors, state=state)
 
 

@@ -136,7 +136,8 @@ def table_files(folder: Path, manifest: Manifest, table: Table) -> list[Path]:
             table.check(pq.read_schema(path), str(path))
         except SchemaError as error:
             raise TrelmError(str(error)) from error
-        except pa.ArrowInvalid as error:
+        # A damaged footer is an OSError to Arrow.
+        except (pa.ArrowInvalid, OSError) as error:
             raise TrelmError(
                 f"{path}: not a readable Parquet file ({error}); run the stage again"
             ) from error

@@ -2,28 +2,28 @@
 
 An item counts only if its object is one token of the model (after a space, in RoBERTa) and in the
 common vocabulary; pairs are de-duplicated; candidates are ranked at the mask over the vocabulary
-subset. The score is the unweighted mean over relations.
+subset, ties against the model (`answers`). The score is the unweighted mean over relations.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from schemas.array_types import I64
 from schemas.errors import ConfigError
-from trelm_train.data.loader import Packing, Position, assemble, plan_batches, sentences_from_lists
-from trelm_train.model.masked_lm import MaskedLm, load_pretrained, load_tokenizer, pick_device
+from trelm_train.evaluate.answers import Answers, Cloze, ask
+from trelm_train.model.masked_lm import MaskedLm
 from trelm_train.model.protocols import Tokenizer
 
-# Fixed, so that scores do not depend on the settings of a run.
-BATCH = Packing(max_tokens=128, batch_tokens=4096, limit=512)
+# An id that fits the columns of QIDs; a longer one is not Wikidata's.
+QID = re.compile(r"Q([0-9]{1,9})")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,11 +41,15 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """Hold one question: token ids with a mask at `mask_position`, and the gold id."""
+    """Hold one question, and what its row says of it."""
 
-    ids: list[int]
-    mask_position: int
-    gold: int
+    cloze: Cloze
+    sub_label: str
+    obj_label: str
+    # As numbers, Q42 as 42; None where the row names none, as in Google-RE.
+    sub_qid: int | None = None
+    obj_qid: int | None = None
+    uuid: str | None = None
 
 
 @dataclass(slots=True)
@@ -59,6 +63,7 @@ class Questions:
     missing: list[str] = field(default_factory=list)
     # 1-1, N-1 or N-M, by relation.
     types: dict[str, str] = field(default_factory=dict)
+    templates: dict[str, str] = field(default_factory=dict)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -160,7 +165,21 @@ class Prober:
         if len(ids) > self.model.max_tokens:
             return "too_long"
 
-        return Item(ids=ids, mask_position=ids.index(self.tokenizer.mask_token_id), gold=gold)
+        mask_position = ids.index(self.tokenizer.mask_token_id)
+        return Item(
+            cloze=Cloze(ids=ids, mask_position=mask_position, gold=gold),
+            sub_label=str(row["sub_label"]),
+            obj_label=str(row["obj_label"]),
+            sub_qid=qid_of(row.get("sub_uri")),
+            obj_qid=qid_of(row.get("obj_uri")),
+            uuid=str(row["uuid"]) if row.get("uuid") is not None else None,
+        )
+
+
+def qid_of(value: object) -> int | None:
+    """Return the number of a QID such as "Q42", or None where this is none."""
+    match = QID.fullmatch(str(value))
+    return int(match[1]) if match else None
 
 
 def skip_reason(row: dict[str, Any], pairs: set[tuple[str, str]], *, uhn: bool) -> str:
@@ -171,9 +190,11 @@ def skip_reason(row: dict[str, Any], pairs: set[tuple[str, str]], *, uhn: bool) 
     if "sub_label" not in row or "obj_label" not in row:
         return "no_label"
 
-    # Google-RE: several people have judged each row.
-    votes = Counter(str(judgment.get("judgment", "")) for judgment in row.get("judgments", []))
-    if votes["no"] > votes["yes"]:
+    # Google-RE: several people have judged each row. As in LAMA's own filter, whatever is not "yes"
+    # ("no", "skip", nothing) counts as a no.
+    judgments = [judgment.get("judgment") for judgment in row.get("judgments", [])]
+    num_yes = judgments.count("yes")
+    if len(judgments) - num_yes > num_yes:
         return "judged_wrong"
 
     pair = (str(row["sub_label"]), str(row["obj_label"]))
@@ -206,6 +227,7 @@ def collect(prober: Prober, options: Options) -> Questions:
             questions.missing.append(name)
             continue
         questions.types[name] = str(relation.get("type", ""))
+        questions.templates[name] = str(relation["template"])
         questions.items[name] = _items_of(prober, path, relation["template"], options, questions)
 
     if not questions.items:
@@ -239,44 +261,26 @@ def _items_of(
     return items
 
 
-def gold_ranks(prober: Prober, items: list[Item]) -> list[int]:
-    """Rank the gold token at each mask over the vocabulary subset, from 1.
+def ask_all(prober: Prober, questions: Questions, *, num_top: int = 0) -> dict[str, Answers]:
+    """Ask the items of every relation that has any, with the `num_top` best answers to each.
 
-    The rank is 1 + the number of candidates with a higher logit.
+    Raises:
+        NotFiniteError: the model gives NaN or infinite logits.
     """
-    model = prober.model
-    candidates = torch.from_numpy(prober.candidates).to(model.device)
-    sentences = sentences_from_lists({"ids": [item.ids for item in items]})
-    ranks = [0] * len(items)
-
-    with model.evaluating(), torch.no_grad():
-        for rows in plan_batches(sentences.ids.lengths(np.arange(len(items))), BATCH):
-            batch = assemble(sentences, rows, Position(), prober.tokenizer.pad_token_id or 0)
-            hidden_RSH = model.encode(model.pack(batch))
-
-            # A batch has its items in another order: `numbers` says which ones.
-            numbers = batch.key_N.tolist()
-            mask_positions = np.asarray([items[number].mask_position for number in numbers])
-            position_M = torch.from_numpy(batch.start_N + mask_positions)
-            hidden_MH = hidden_RSH.reshape(-1, model.hidden_size)[position_M]
-            logits_MV = model.logits(hidden_MH).float()
-
-            gold_ids = [[items[number].gold] for number in numbers]
-            gold_M1 = torch.tensor(gold_ids, device=model.device)
-            better_M = (logits_MV[:, candidates] > logits_MV.gather(1, gold_M1)).sum(1)
-            for number, count in zip(numbers, better_M.tolist(), strict=True):
-                ranks[number] = count + 1
-
-    return ranks
-
-
-def scores(ranks: list[int]) -> dict[str, float]:
-    """Compute P@1, P@10 and mean reciprocal rank."""
-    array = np.asarray(ranks, np.float64)
+    pad_id = prober.tokenizer.pad_token_id or 0
     return {
-        "p_at_1": float((array <= 1).mean()),
-        "p_at_10": float((array <= 10).mean()),
-        "mrr": float((1 / array).mean()),
+        name: ask(prober.model, pad_id, prober.candidates, [item.cloze for item in items], num_top)
+        for name, items in questions.items.items()
+        if items
+    }
+
+
+def scores(rank_M: I64) -> dict[str, float]:
+    """Compute P@1, P@10 and mean reciprocal rank of at least one rank."""
+    return {
+        "p_at_1": float((rank_M <= 1).mean()),
+        "p_at_10": float((rank_M <= 10).mean()),
+        "mrr": float((1 / rank_M).mean()),
     }
 
 
@@ -285,27 +289,40 @@ def evaluate_lama(model: MaskedLm, tokenizer: Tokenizer, options: Options) -> di
 
     The result has macro and micro scores, scores per relation, what was excluded and which
     relations have no file.
+
+    Raises:
+        ConfigError: a file is unreadable, or no relation has a file.
+        NotFiniteError: the model gives NaN or infinite logits.
     """
     prober = Prober(model, tokenizer, options.common_vocab)
-    result = score_questions(prober, collect(prober, options))
-    return result | {"uhn": "string match only" if options.uhn else "off"}
+    questions = collect(prober, options)
+    return score_answers(prober, questions, ask_all(prober, questions)) | {"uhn": uhn_of(options)}
 
 
-def score_questions(prober: Prober, questions: Questions) -> dict[str, Any]:
-    """Score one model on collected questions."""
-    relation_to_ranks = {
-        name: gold_ranks(prober, items) for name, items in questions.items.items() if items
-    }
+def uhn_of(options: Options) -> str:
+    """Say which part of UHN was applied."""
+    return "string match only" if options.uhn else "off"
 
+
+def score_answers(
+    prober: Prober, questions: Questions, answers: dict[str, Answers]
+) -> dict[str, Any]:
+    """Score the answers of one model to collected questions."""
     per_relation = {
-        name: {"n": len(ranks), "type": questions.types[name], **scores(ranks)}
-        for name, ranks in relation_to_ranks.items()
+        name: {
+            "n": len(of_relation.rank_M),
+            "type": questions.types[name],
+            **scores(of_relation.rank_M),
+        }
+        for name, of_relation in answers.items()
     }
-    all_ranks = [rank for ranks in relation_to_ranks.values() for rank in ranks]
+    all_ranks = np.concatenate(
+        [np.zeros(0, np.int64), *(of_relation.rank_M for of_relation in answers.values())]
+    )
 
     # Macro: relations count alike, however many items they have. Micro: items count alike.
     macro: dict[str, float] | None = None
-    if all_ranks:
+    if len(all_ranks):
         macro = {
             name: float(np.mean([row[name] for row in per_relation.values()]))
             for name in ("p_at_1", "p_at_10", "mrr")
@@ -313,7 +330,7 @@ def score_questions(prober: Prober, questions: Questions) -> dict[str, Any]:
 
     return {
         "macro": macro,
-        "micro": scores(all_ranks) if all_ranks else None,
+        "micro": scores(all_ranks) if len(all_ranks) else None,
         "num_items": len(all_ranks),
         "num_relations": len(per_relation),
         "relations": per_relation,
@@ -322,12 +339,6 @@ def score_questions(prober: Prober, questions: Questions) -> dict[str, Any]:
         "excluded": dict(sorted(questions.excluded.items())),
         "candidates": len(prober.candidates),
     }
-
-
-def probe(model_name: str, device: str, options: Options) -> dict[str, Any]:
-    """Load a model and probe it."""
-    model = load_pretrained(model_name, pick_device(device))
-    return evaluate_lama(model, load_tokenizer(model_name), options)
 
 
 def readable(result: dict[str, Any]) -> str:

@@ -3,13 +3,14 @@
 The masks are hashes of the sentence, so every model of one tokenizer gets exactly the same
 questions. The knowledge score of a fact is (P_true + 0.001) / (mean P_false + 0.001): P is the
 probability of a label at the masked mention of the tail, and the false labels are other tails of
-the relation with as many tokens (CaliNet, Dong et al. 2022).
+the relation with as many tokens (CaliNet, Dong et al. 2022). A model that knows nothing has 1.
+
+A prediction is right only if no other token is as likely. Numbers that are not finite are an error.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,13 @@ from torch import Tensor
 from schemas.array_types import I64, Bools
 from trelm_train.config import MaskingConfig
 from trelm_train.data.arrays import expand
-from trelm_train.data.knowledge import Knowledge, load_knowledge
+from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.loader import Batch, Packing, split_batches
 from trelm_train.data.masking import MaskedBatch, Vocabulary, mask_batch
-from trelm_train.data.shards import Shards, open_shards
-from trelm_train.model.masked_lm import MaskedLm, check_tokenizer, load_pretrained, pick_device
+from trelm_train.data.shards import Shards
+from trelm_train.evaluate.answers import ranks_of
+from trelm_train.evaluate.finite import check_finite
+from trelm_train.model.masked_lm import MaskedLm
 
 # Legend: M masked tokens, V vocabulary, R rows, S tokens per row, T tokens of a label,
 # H hidden size.
@@ -58,10 +61,35 @@ class MlmReport:
         return asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FactAnswer:
+    """Hold how likely the true tail of a fact was, beside false ones; rows are of `knowledge`."""
+
+    # The sentence's row in `examples`.
+    sentence: int
+    head: int
+    relation: int
+    tail: int
+    # Among the true tail and the false ones, from 1; ties count against the model.
+    rank: int
+    num_false: int
+    p_true: float
+    p_false: float
+
+    @property
+    def score(self) -> float:
+        """Return the knowledge score."""
+        return (self.p_true + SMOOTHING) / (self.p_false + SMOOTHING)
+
+
 @dataclass(slots=True)
-class _MlmTotals:
+class MlmTotals:
     """Add up counts and losses over batches."""
 
+    # Where to stop; 0: at the end of the split.
+    max_sentences: int = 0
+    # One per fact, where they are wanted.
+    answers: list[FactAnswer] | None = None
     sentences: int = 0
     masked: int = 0
     loss: float = 0.0
@@ -85,17 +113,40 @@ def evaluate_mlm(
 
     With `max_sentences` only about that many sentences are used, from the start of the split: its
     rows lie in random order.
+
+    Raises:
+        NotFiniteError: the model gives NaN or infinite logits.
     """
-    sums = _MlmTotals()
+    sums = MlmTotals(max_sentences=max_sentences)
+    add_split(sums, model, vocabulary, shards, knowledge, packing)
+    return report_of(sums)
+
+
+def add_split(
+    sums: MlmTotals,
+    model: MaskedLm,
+    vocabulary: Vocabulary,
+    shards: Shards,
+    knowledge: Knowledge,
+    packing: Packing,
+) -> None:
+    """Ask a model about the validation split, and add up what it answers.
+
+    Raises:
+        NotFiniteError: the model gives NaN or infinite logits.
+    """
     with model.evaluating(), torch.no_grad():
         for batch in split_batches(shards, packing, "validation", vocabulary.pad_id):
             # The default settings, not those of the run: models of different runs are compared.
             masked = mask_batch(batch, MaskingConfig(), vocabulary, seed=MASK_SEED, epoch=0)
             _add_loss(sums, model, batch, masked)
             _add_facts(sums, model, batch, knowledge, vocabulary)
-            if max_sentences and sums.sentences >= max_sentences:
+            if sums.max_sentences and sums.sentences >= sums.max_sentences:
                 break
 
+
+def report_of(sums: MlmTotals) -> MlmReport:
+    """Turn sums into means."""
     return MlmReport(
         num_sentences=sums.sentences,
         num_masked=sums.masked,
@@ -119,7 +170,7 @@ def span_tokens(batch: Batch) -> Bools:
     return inside
 
 
-def _add_loss(sums: _MlmTotals, model: MaskedLm, batch: Batch, masked: MaskedBatch) -> None:
+def _add_loss(sums: MlmTotals, model: MaskedLm, batch: Batch, masked: MaskedBatch) -> None:
     """Add the losses at the masked tokens of a batch."""
     sums.sentences += len(batch.key_N)
     if not len(masked.target_M):
@@ -129,6 +180,7 @@ def _add_loss(sums: _MlmTotals, model: MaskedLm, batch: Batch, masked: MaskedBat
     target_M = torch.from_numpy(masked.target_M)
     hidden_MH = hidden_RSH.reshape(-1, model.hidden_size)[target_M]
     logits_MV = model.logits(hidden_MH).float().cpu()
+    check_finite(model, logits_MV, "the validation split")
     gold_M = torch.from_numpy(masked.gold_M)
 
     # Double precision: a long sum of small numbers would lose digits.
@@ -137,13 +189,14 @@ def _add_loss(sums: _MlmTotals, model: MaskedLm, batch: Batch, masked: MaskedBat
     is_entity_M = torch.from_numpy(span_tokens(batch)[masked.target_M])
     sums.masked += len(gold_M)
     sums.loss += float(loss_M.sum())
-    sums.right += int((logits_MV.argmax(-1) == gold_M).sum())
+    # Right only where no other token has as high a logit: `argmax` would take the first of equals.
+    sums.right += int((ranks_of(logits_MV, logits_MV.gather(1, gold_M[:, None])) == 1).sum())
     sums.entity_masked += int(is_entity_M.sum())
     sums.entity_loss += float(loss_M[is_entity_M].sum())
 
 
 def _add_facts(
-    sums: _MlmTotals, model: MaskedLm, batch: Batch, knowledge: Knowledge, vocabulary: Vocabulary
+    sums: MlmTotals, model: MaskedLm, batch: Batch, knowledge: Knowledge, vocabulary: Vocabulary
 ) -> None:
     """Add the knowledge scores of one fact per sentence."""
     sentences_of_facts = batch.span_sentence_P[batch.fact_tail_F]
@@ -165,17 +218,22 @@ def _add_facts(
     states = model.encode(model.pack(batch, ids)).reshape(-1, model.hidden_size)
     start, lengths = batch.span_start_P[tails], (batch.span_end_P - batch.span_start_P)[tails]
     position = torch.from_numpy(expand(start, lengths)).to(model.device)
-    log_p = F.log_softmax(model.logits(states[position]).float(), -1).cpu()
+    logits = model.logits(states[position]).float()
+    check_finite(model, logits, "the masked tails")
+    log_p = F.log_softmax(logits, -1).cpu()
 
     for fact, log_p_TV in zip(facts.tolist(), torch.split(log_p, lengths.tolist()), strict=True):
-        score = _score(log_p_TV, batch, fact, knowledge)
-        if score is not None:
-            sums.facts += 1
-            sums.score += score
+        answer = _answer(log_p_TV, batch, fact, knowledge)
+        if answer is None:
+            continue
+        sums.facts += 1
+        sums.score += answer.score
+        if sums.answers is not None:
+            sums.answers.append(answer)
 
 
-def _score(log_p_TV: Tensor, batch: Batch, fact: int, knowledge: Knowledge) -> float | None:
-    """Compute the knowledge score of a fact.
+def _answer(log_p_TV: Tensor, batch: Batch, fact: int, knowledge: Knowledge) -> FactAnswer | None:
+    """Compare the true tail of a fact with false ones.
 
     None where its label has another length than its mention, or no false label has that length.
     """
@@ -198,18 +256,14 @@ def _score(log_p_TV: Tensor, batch: Batch, fact: int, knowledge: Knowledge) -> f
         label: I64 = knowledge.label_ids.of(row)
         return float(log_p_TV[torch.arange(length), torch.from_numpy(label)].sum().exp())
 
-    false = float(np.mean([probability(row) for row in wrong.tolist()]))
-    return (probability(tail) + SMOOTHING) / (false + SMOOTHING)
-
-
-def measure(model_name: str, folder: Path, device: str, *, max_sentences: int = 0) -> MlmReport:
-    """Load a model and measure it on a shards folder."""
-    shards = open_shards(folder)
-    model = load_pretrained(model_name, pick_device(device))
-    vocabulary = check_tokenizer(model_name, model, shards)
-    packing = Packing(
-        max_tokens=min(128, model.max_tokens), batch_tokens=4096, limit=model.max_tokens
-    )
-    return evaluate_mlm(
-        model, vocabulary, shards, load_knowledge(shards), packing, max_sentences=max_sentences
+    p_true, p_wrong = probability(tail), [probability(row) for row in wrong.tolist()]
+    return FactAnswer(
+        sentence=int(batch.key_N[batch.span_sentence_P[batch.fact_tail_F[fact]]]),
+        head=head,
+        relation=relation,
+        tail=tail,
+        rank=1 + sum(p >= p_true for p in p_wrong),
+        num_false=len(p_wrong),
+        p_true=p_true,
+        p_false=float(np.mean(p_wrong)),
     )

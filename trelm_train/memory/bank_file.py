@@ -89,7 +89,8 @@ def read_bank(bank: MemoryBank, path: Path) -> None:
     """Replace everything that was written into a bank by a saved one.
 
     Raises:
-        ConfigError: no such file, a damaged one, or a bank of another size.
+        ConfigError: no such file, a damaged one, a bank of another size, or notes that are not
+            finite.
         TrelmError: the disk of the bank is full.
     """
     try:
@@ -99,5 +100,7 @@ def read_bank(bank: MemoryBank, path: Path) -> None:
                 # A slice of the file reads only what `load` asks for: a piece at a time.
                 notes=file.get_slice("note"),
             )
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{path}: no memory bank there, or a damaged one ({error})") from error

@@ -219,7 +219,7 @@ class MemoryBank:
             notes: Its notes where they are not among the tensors: read piece by piece.
 
         Raises:
-            ConfigError: the saved bank is of another size.
+            ConfigError: the saved bank is of another size, or a note in it is not finite.
             TrelmError: the disk is full.
         """
         row_T = tensors["row"].cpu().numpy()
@@ -237,7 +237,13 @@ class MemoryBank:
         self._forget()
         self.store.clear()
         for start in range(0, len(row_T), PIECE):
-            self.store.put(row_T[start : start + PIECE], all_notes[start : start + PIECE])
+            note_n2H = all_notes[start : start + PIECE]
+            if not bool(note_n2H.isfinite().all()):
+                raise ConfigError(
+                    f"memory bank: a note of rows {start} to {start + len(note_n2H) - 1} holds NaN "
+                    "or infinite numbers; give an earlier checkpoint"
+                )
+            self.store.put(row_T[start : start + PIECE], note_n2H)
         self.count_B[row_T] = tensors["count"].cpu().numpy()
         self.source_B[row_T] = tensors["source"].cpu().numpy()
 

@@ -9,7 +9,7 @@ between the families stands in `families`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from schemas.array_types import I64
 from schemas.errors import ConfigError, TrelmError
+from schemas.finite import not_finite
 from trelm_train.data.loader import Batch
 from trelm_train.data.masking import Vocabulary
 from trelm_train.data.shards import Shards, sha256_of
@@ -36,11 +37,13 @@ log = logging.getLogger(__name__)
 class MaskedLm:
     """Hold a masked language model whose pieces can be reached one by one.
 
+    `name` is what errors call it: the name or folder that it was loaded from.
+
     Raises:
         TrelmError: the model is of an unknown family.
     """
 
-    def __init__(self, hf: Any, device: torch.device) -> None:  # noqa: ANN401
+    def __init__(self, hf: Any, device: torch.device, name: str = "the model") -> None:  # noqa: ANN401
         if hf.config.model_type not in FAMILIES:
             raise TrelmError(
                 f"model type {hf.config.model_type!r} is not supported; "
@@ -49,6 +52,7 @@ class MaskedLm:
 
         self.hf: nn.Module = hf.to(device)
         self.family = FAMILIES[hf.config.model_type](hf)
+        self.name = name
         self.config: Any = hf.config
         self.device = device
         self.base: Any = self.family.base
@@ -170,7 +174,8 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
     """Load a pretrained masked language model in float32.
 
     Raises:
-        ConfigError: no such model, another architecture, or no trained masked-LM head.
+        ConfigError: no such model, another architecture, no trained masked-LM head, or weights
+            that are not finite.
     """
     from transformers import AutoConfig, AutoModelForMaskedLM
     from transformers.utils import logging as hf_logging
@@ -214,7 +219,22 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
             f"{name}: not a masked LM: its checkpoint lacks {len(missing)} weight(s) such as "
             f"{missing[0]!r}; use a checkpoint with its masked-LM head (such as BertForMaskedLM)"
         )
-    return MaskedLm(hf, device)
+    check_weights(name, hf.state_dict())
+    return MaskedLm(hf, device, name)
+
+
+def check_weights(name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not all finite; `name` is the model or file that they come from.
+
+    Raises:
+        ConfigError: names the model and the tensor.
+    """
+    wrong = not_finite(tensors.items())
+    if wrong:
+        raise ConfigError(
+            f"{name}: {len(wrong)} tensor(s) such as {wrong[0]!r} hold NaN or infinite numbers; "
+            "copy the file again, or use an earlier checkpoint"
+        )
 
 
 def _first_line(error: BaseException) -> str:

@@ -27,6 +27,9 @@ class Tokenizer(Protocol):
     def __len__(self) -> int:
         """Return the number of tokens, added ones included."""
 
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids."""
+
     def get_vocab(self) -> dict[str, int]:
         """Return every token with its id."""
 

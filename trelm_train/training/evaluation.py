@@ -12,12 +12,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, TrelmError
 from trelm_train.config import EvaluationConfig
-from trelm_train.evaluate.lama import Options, Prober, collect, score_questions
+from trelm_train.evaluate.finite import NotFiniteError
+from trelm_train.evaluate.lama import Options, Prober, ask_all, collect, score_answers
 from trelm_train.evaluate.mlm import evaluate_mlm
 from trelm_train.model.masked_lm import load_tokenizer
-from trelm_train.training.session import Session
+from trelm_train.training.session import CHECKPOINTS, Session
 
 EVALUATIONS = "evaluations.jsonl"
 LOWER_IS_BETTER = ("loss", "entity_loss")
@@ -52,7 +53,23 @@ class Evaluator:
             self.questions = collect(self.prober, options)
 
     def measure(self) -> dict[str, Any]:
-        """Return all measures of the model as it is at this step."""
+        """Return all measures of the model as it is at this step.
+
+        A measure is None where nothing was asked, and never NaN.
+
+        Raises:
+            TrelmError: the model gives NaN or infinite numbers; names the step.
+        """
+        # Weights that are not finite stay so: steps from here on would be wasted.
+        try:
+            return self._measures()
+        except NotFiniteError as error:
+            raise TrelmError(
+                f"evaluation after step {self.session.step}: {error}; "
+                f"the checkpoints are in {self.session.request.out / CHECKPOINTS}"
+            ) from error
+
+    def _measures(self) -> dict[str, Any]:
         session, components = self.session, self.session.components
         report = evaluate_mlm(
             components.model,
@@ -65,7 +82,8 @@ class Evaluator:
         measures: dict[str, Any] = report.to_dict()
 
         if self.prober is not None:
-            macro = score_questions(self.prober, self.questions)["macro"] or {}
+            answers = ask_all(self.prober, self.questions)
+            macro = score_answers(self.prober, self.questions, answers)["macro"] or {}
             measures |= {f"lama_{name}": value for name, value in macro.items()}
         return measures
 
@@ -112,7 +130,7 @@ def write_evaluation(folder: Path, step: int, measures: dict[str, Any]) -> None:
     path = folder / EVALUATIONS
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() and step else []
     earlier = [line for line in lines if _step_of(line) < step]
-    text = "\n".join([*earlier, json.dumps({"step": step, **measures})]) + "\n"
+    text = "\n".join([*earlier, json.dumps({"step": step, **measures}, allow_nan=False)]) + "\n"
 
     # Renamed at once: a kill here must not lose the lines.
     partial = folder / f".{EVALUATIONS}"

@@ -45,7 +45,7 @@ def nearest(run: Path, entity: str, *, top: int) -> tuple[Neighbour, list[Neighb
     The written rows are read once, `PIECE` at a time.
 
     Raises:
-        ConfigError: no bank, or nothing in it about such an entity.
+        ConfigError: no bank, nothing in it about such an entity, or notes that are not finite.
     """
     folder = find_bank(run)
     # An exported model has no settings beside it; then the default weight mixes the notes.
@@ -65,6 +65,13 @@ def nearest(run: Path, entity: str, *, top: int) -> tuple[Neighbour, list[Neighb
             label=entities["label"][number].as_py(),
             cosine=float(cosine_T[number]),
             count=int(count_T[number]),
+        )
+
+    # A NaN would come before every number.
+    if not bool(cosine_T.isfinite().all()):
+        raise ConfigError(
+            f"{folder / BANK_FILE}: some of its notes hold NaN or infinite numbers; "
+            "inspect an earlier checkpoint, exported by `trelm-train export`"
         )
 
     # The entity is its own nearest neighbour: leave it out.

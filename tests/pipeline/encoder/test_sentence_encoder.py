@@ -202,3 +202,27 @@ def test_a_model_without_its_head_is_refused(models: dict[str, Path], tmp_path: 
     save_file(weights, headless / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(StageError, match="weights are not in it"):
         SentenceEncoder(str(headless), "cpu", 1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(
+    models: dict[str, Path], value: float, tmp_path: Path
+) -> None:
+    broken = Path(shutil.copytree(models["bert"], tmp_path / "broken"))
+    weights = load_file(broken / "model.safetensors")
+    weights["bert.encoder.layer.0.output.dense.bias"][1] = value
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(StageError, match=f"{broken}: .*'bert.encoder.layer.0.output.dense.bias'"):
+        SentenceEncoder(str(broken), "cpu", 1)
+
+
+def test_vectors_that_are_not_finite_are_an_error(models: dict[str, Path]) -> None:
+    """The cosine of a NaN is 0, so its mention would be the most important of all."""
+    encoder = SentenceEncoder(str(models["bert"]), "cpu", 1)
+    with torch.no_grad():
+        next(encoder._model.parameters())[9] = 3e38
+        encoder._model.encoder.layer[-1].output.LayerNorm.weight[0] = torch.inf
+    with pytest.raises(
+        StageError, match=f"{models['bert']}: gives NaN or infinite vectors in float32"
+    ):
+        encoder.encode(Sequences.of([np.array([7, 9, 8])]), 64)

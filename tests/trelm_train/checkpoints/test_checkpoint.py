@@ -169,3 +169,23 @@ def test_more_files(tmp_path: Path) -> None:
     writer.save(1, GROUPS, {}, lambda folder: (folder / "more.bin").write_bytes(b"x") and None)
     writer.finish()
     assert (tmp_path / "step-00000001" / "more.bin").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [("model", "a.weight"), ("optimiser", "a.weight/exp_avg"), ("bank", "note")],
+)
+def test_tensors_that_are_not_finite_are_refused(
+    group: str, name: str, value: float, tmp_path: Path
+) -> None:
+    groups = {key: dict(tensors) for key, tensors in GROUPS.items()}
+    groups[group][name] = groups[group][name].clone()
+    groups[group][name].view(-1)[-1] = value
+    CheckpointWriter(tmp_path, keep=1).save(5, groups, {"step": 5})
+    path = tmp_path / "step-00000005"
+    match = f"{path}: 1 tensor.s. such as '{group}/{name}' hold NaN .*; remove this folder, and"
+    with pytest.raises(ConfigError, match=match):
+        load_checkpoint(path)
+    # Groups that are not asked for are not judged.
+    assert load_checkpoint(path, ("sparse",)).state == {"step": 5}

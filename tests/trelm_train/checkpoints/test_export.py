@@ -177,6 +177,17 @@ def test_nearest_entities(out: Path) -> None:
         nearest(out / "nowhere", "Zenda", top=3)
 
 
+def test_notes_that_are_not_finite_have_no_neighbours(knowledge: Knowledge, tmp_path: Path) -> None:
+    """A NaN would be nearest to everything: torch sorts it above all numbers."""
+    bank = MemoryBank(knowledge.num_bank_rows, 4, MemoryConfig())
+    notes = torch.ones(2, 2, 4)
+    notes[1, 0, 2] = torch.nan
+    bank.write(Notes.from_tensors(torch.tensor([[13, 5, 0, 0], [2, 6, 0, 0]]), notes))
+    export_bank(saved(bank, tmp_path), entities_of(knowledge), tmp_path)
+    with pytest.raises(ConfigError, match="some of its notes hold NaN or infinite numbers"):
+        nearest(tmp_path, "Q113", top=1)
+
+
 def test_inspect_commands(out: Path) -> None:
     runner = CliRunner()
     text = runner.invoke(

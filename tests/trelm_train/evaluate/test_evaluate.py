@@ -17,13 +17,15 @@ from trelm_train.data.shards import Shards
 from trelm_train.evaluate.lama import (
     Options,
     Prober,
+    Questions,
+    ask_all,
     evaluate_lama,
-    gold_ranks,
     readable,
     scores,
     skip_reason,
 )
-from trelm_train.evaluate.mlm import SMOOTHING, _score, evaluate_mlm, measure
+from trelm_train.evaluate.mlm import SMOOTHING, _answer, evaluate_mlm
+from trelm_train.evaluate.mlm_items import measure
 from trelm_train.model.masked_lm import MaskedLm
 
 
@@ -50,17 +52,19 @@ def test_the_knowledge_score_by_hand(batch: Batch, knowledge: Knowledge, tokeniz
     logits = torch.full((length, len(tokenizer)), -20.0)
     for position, token in enumerate(knowledge.label_ids.of(ROW["Zenda"]).tolist()):
         logits[position, token] = 0.0
-    found = _score(logits, batch, fact, knowledge)
+    answer = _answer(logits, batch, fact, knowledge)
     others = [
         row
         for row in knowledge.tails.of(ROW["lives in"])
         if len(knowledge.label_ids.of(row)) == length
     ]
     if len(others) < 2:
-        assert found is None
+        assert answer is None
     else:
-        assert found == pytest.approx((1 + SMOOTHING) / SMOOTHING, rel=0.01)
-    assert _score(logits[:1].repeat(40, 1), batch, fact, knowledge) is None, (
+        assert answer is not None
+        assert answer.rank == 1
+        assert answer.score == pytest.approx((1 + SMOOTHING) / SMOOTHING, rel=0.01)
+    assert _answer(logits[:1].repeat(40, 1), batch, fact, knowledge) is None, (
         "another number of tokens"
     )
 
@@ -79,39 +83,6 @@ def test_mlm_command(model_path: Path, shards_path: Path) -> None:
     data = json.loads(CliRunner().invoke(cli, [*command, "--json"], catch_exceptions=False).stdout)
     assert data == measure(str(model_path), shards_path, "cpu").to_dict()
     assert "entity_loss" in CliRunner().invoke(cli, command, catch_exceptions=False).output
-
-
-@pytest.fixture
-def probes(tmp_path: Path) -> Path:
-    folder = tmp_path / "probes"
-    folder.mkdir()
-    rows = [
-        {"sub_label": "Rudolf Rassendyll", "obj_label": "Zenda", "uuid": "1"},
-        {"sub_label": "Flavia", "obj_label": "town"},
-        {"sub_label": "Flavia", "obj_label": "town"},  # twice
-        {"sub_label": "the king", "obj_label": "king"},  # the object is in the subject
-        {"sub_label": "Joseph", "obj_label": "Timbuktu by the sea"},  # more than one token
-        {
-            "sub_label": "Shuri",
-            "obj_label": "rain",
-            "judgments": [{"judgment": "no"}, {"judgment": "no"}, {"judgment": "yes"}],
-        },
-        {"sub_label": "king " * 80, "obj_label": "town"},
-        {"sub_label": "[MASK]", "obj_label": "town"},
-        {"uuid": "nothing"},
-    ]
-    (folder / "P1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "\n")
-    (folder / "P2.jsonl").write_text(
-        json.dumps({"sub_label": "Mona", "obj_label": "Timbuktu by the sea"}) + "\n"
-    )
-    relations = [
-        {"relation": "P1", "template": "[X] lives in [Y] .", "label": "lives in", "type": "N-1"},
-        {"relation": "P2", "template": "[X] saw [Y] .", "label": "saw", "type": "N-M"},
-        {"relation": "P3", "template": "[X] is [Y] .", "label": "is", "type": "1-1"},
-    ]
-    (folder / "relations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in relations))
-    (folder / "common.txt").write_text("town\nking\nZenda\nrain\nnosuchwordatall\n\nlast\n")
-    return folder
 
 
 def test_lama_counts_and_names_what_it_leaves_out(
@@ -149,13 +120,19 @@ def test_ranks_equal_a_plain_forward(model: MaskedLm, tokenizer: Any, probes: Pa
         prober.item("[X] lives in [Y] .", {"sub_label": name, "obj_label": "town"})
         for name in ("Flavia", "Mia of Pyrus")
     ]
-    ranks = gold_ranks(prober, items)  # type: ignore[arg-type]
-    for item, rank in zip(items, ranks, strict=True):
+    answers = ask_all(prober, Questions(items={"P1": items}), num_top=5)["P1"]  # type: ignore[dict-item]
+    for number, item in enumerate(items):
         assert not isinstance(item, str)
+        cloze = item.cloze
         with torch.no_grad():
-            logits = model.hf(input_ids=torch.tensor([item.ids])).logits[0, item.mask_position]
-        better = int((logits[prober.candidates] > logits[item.gold] + 1e-6).sum())
-        assert rank == better + 1
+            logits = model.hf(input_ids=torch.tensor([cloze.ids])).logits[0, cloze.mask_position]
+        better = int((logits[prober.candidates] > logits[cloze.gold] + 1e-6).sum())
+        assert answers.rank_M[number] == better + 1
+        p = logits.softmax(-1).numpy()
+        assert answers.p_gold_M[number] == pytest.approx(p[cloze.gold], rel=1e-4)
+        best = sorted(prober.candidates.tolist(), key=lambda token: -p[token])[:5]
+        assert answers.top_id_MK[number].tolist() == best
+        assert answers.top_p_MK[number] == pytest.approx(p[best], rel=1e-4)
 
 
 def test_roberta_objects_follow_a_space(roberta: MaskedLm) -> None:
@@ -177,7 +154,7 @@ def test_roberta_objects_follow_a_space(roberta: MaskedLm) -> None:
 
 
 def test_scores_by_hand() -> None:
-    assert scores([1, 2, 20, 1]) == {
+    assert scores(np.array([1, 2, 20, 1])) == {
         "p_at_1": 0.5,
         "p_at_10": 0.75,
         "mrr": pytest.approx((1 + 0.5 + 0.05 + 1) / 4),
@@ -195,13 +172,24 @@ def test_macro_is_the_mean_over_relations(model: MaskedLm, tokenizer: Any, probe
     assert result["micro"]["mrr"] == pytest.approx(total / result["num_items"])
 
 
-def test_judgments_need_a_majority() -> None:
+@pytest.mark.parametrize(
+    ("judgments", "reason"),
+    [
+        (["no", "yes"], ""),  # more than half must be against it
+        (["no", "no", "yes"], "judged_wrong"),
+        (["skip", "skip", "yes"], "judged_wrong"),  # LAMA counts whatever is not a yes as a no
+        (["skip", "no", "yes", "yes"], ""),
+        ([None, "Yes"], "judged_wrong"),
+        ([], ""),  # T-REx has no judgments
+    ],
+)
+def test_judgments_as_lama_counts_them(judgments: list[str], reason: str) -> None:
     row = {
         "sub_label": "a",
         "obj_label": "b",
-        "judgments": [{"judgment": "no"}, {"judgment": "yes"}],
+        "judgments": [{"judgment": judgment} for judgment in judgments],
     }
-    assert skip_reason(row, set(), uhn=False) == ""
+    assert skip_reason(row, set(), uhn=False) == reason
 
 
 def test_wrong_probe_files(model: MaskedLm, tokenizer: Any, probes: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from schemas.errors import ConfigError, TrelmError
 from trelm_train.config import MemoryConfig
@@ -64,6 +64,19 @@ def test_an_empty_bank(tmp_path: Path) -> None:
     bank = filled(5)
     read_bank(bank, tmp_path / "bank.safetensors")
     assert not bank.count_B.any()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_notes_that_are_not_finite_are_refused(
+    value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trelm_train.memory.memory_bank.PIECE", 5)
+    bank = filled()
+    tensors = bank.state()
+    tensors["note"][-1, 1, 0] = value
+    save_file(tensors, tmp_path / "bank.safetensors")
+    with pytest.raises(ConfigError, match="bank.safetensors: .*a note of rows 15 to 16 holds NaN"):
+        read_bank(bank, tmp_path / "bank.safetensors")
 
 
 def test_the_same_bank_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,38 @@ def test_weights_are_float32(tokenizer: Any, tmp_path: Path) -> None:
     world.make_bert(tokenizer).to(torch.bfloat16).save_pretrained(tmp_path)
     loaded = load_pretrained(str(tmp_path), CPU)
     assert {parameter.dtype for parameter in loaded.hf.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
+def test_weights_that_are_not_finite_are_refused(
+    family: str, value: float, tokenizer: Any, tmp_path: Path
+) -> None:
+    made = world.make_family(family, len(tokenizer), tokenizer)
+    name, parameter = list(made.named_parameters())[-3]
+    with torch.no_grad():
+        parameter.view(-1)[-1] = value
+    made.save_pretrained(tmp_path)
+    with pytest.raises(
+        ConfigError, match=f"^{tmp_path}: 1 tensor.s. such as '{name}' hold NaN or inf"
+    ):
+        load_pretrained(str(tmp_path), CPU)
+
+
+def test_half_precision_that_overflowed_is_refused(tokenizer: Any, tmp_path: Path) -> None:
+    """float16 ends at 65,504: a larger weight was saved as infinite."""
+    made = world.make_bert(tokenizer)
+    with torch.no_grad():
+        made.bert.embeddings.LayerNorm.weight[3] = 70_000
+    made.half().save_pretrained(tmp_path)
+    with pytest.raises(
+        ConfigError, match="'bert.embeddings.LayerNorm.weight' hold NaN or infinite"
+    ):
+        load_pretrained(str(tmp_path), CPU)
+
+
+def test_a_model_has_the_name_it_was_loaded_by(model: MaskedLm, model_path: Path) -> None:
+    assert model.name == str(model_path)
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@ switches.
 """
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,15 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, TrelmError
 from tests.trelm_train import world
 from tests.trelm_train.conftest import request_for
+from tests.trelm_train.evaluate.broken import zeroed
 from tests.trelm_train.training.test_train import StopAfter, metrics_of, same_files
 from trelm_train.checkpoints.checkpoint import best_checkpoint, list_checkpoints
 from trelm_train.config import EvaluationConfig, profiled_steps
 from trelm_train.model.precision import number_format, products
 from trelm_train.training.evaluation import Evaluator, write_evaluation
+from trelm_train.training.session import prepare_run
 from trelm_train.training.signals import InterruptedRun
+from trelm_train.training.step import train_step
 from trelm_train.training.train import resume, run
 
 
@@ -141,7 +145,7 @@ def test_the_profiler(shards_path: Path, model_path: Path, tmp_path: Path) -> No
     assert "aten::mm" in (tmp_path / "out" / "profile" / "steps-2-3.txt").read_text()
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), None])
 def test_no_number_is_no_best(value: float | None) -> None:
     session: Any = SimpleNamespace(history={}, step=3)
     evaluator: Any = SimpleNamespace(config=EvaluationConfig(every=1, best="loss"), session=session)
@@ -149,6 +153,80 @@ def test_no_number_is_no_best(value: float | None) -> None:
     assert Evaluator.improves(evaluator, {"loss": 2.0})
     assert not Evaluator.improves(evaluator, {"loss": value})
     assert session.history["best"]["value"] == 2.0
+
+
+def test_an_evaluation_of_a_broken_model_names_its_step(
+    shards_path: Path, model_path: Path, probes: Path, tmp_path: Path
+) -> None:
+    sets = (
+        "evaluation.every=1", "evaluation.best=lama_mrr",
+        f"evaluation.lama_probes={probes}", f"evaluation.lama_relations={probes / 'relations.jsonl'}",
+    )  # fmt: skip
+    session = prepare_run(request_for(shards_path, model_path, tmp_path / "out", *sets))
+    evaluator = Evaluator(session)
+    assert evaluator.improves(evaluator.measure())
+    best = dict(session.history["best"])
+
+    session.step = 7
+    with torch.no_grad():
+        next(session.components.model.hf.parameters()).fill_(torch.nan)
+    with pytest.raises(
+        TrelmError, match=f"after step 7: {model_path}: NaN or infinite .*checkpoints"
+    ):
+        evaluator.measure()
+    assert session.history["best"] == best
+
+
+@pytest.mark.slow
+def test_a_run_whose_weights_break_ends_and_is_not_resumed(
+    shards_path: Path, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoints before it stay; the broken one is refused by its tensor's name."""
+    sets = ("evaluation.every=3", "evaluation.best=loss", "train.checkpoint_every=1")
+    request = request_for(shards_path, model_path, tmp_path / "out", *sets)
+
+    def poisoned(components: Any, inputs: Any, step: int) -> Any:
+        outcome = train_step(components, inputs, step)
+        if step == 1:  # the second one
+            with torch.no_grad():
+                components.model.hf.cls.predictions.transform.dense.bias[0] = torch.inf
+        return outcome
+
+    monkeypatch.setattr("trelm_train.training.train.train_step", poisoned)
+    with pytest.raises(TrelmError, match="evaluation after step 3: .*: NaN or infinite logits"):
+        run(request)
+    assert [line["step"] for line in evaluations(request.out)] == [0]
+    checkpoints = list_checkpoints(request.out / "checkpoints")
+    assert checkpoints[-1].name == "step-00000002"
+    assert best_checkpoint(request.out / "checkpoints") is None
+    with pytest.raises(ConfigError, match="'model/cls.predictions.transform.dense.bias' hold NaN"):
+        resume(request.out)
+
+    monkeypatch.undo()
+    shutil.rmtree(checkpoints[-1])
+    assert resume(request.out)["steps"] == 6
+
+
+def test_a_zeroed_model_is_no_better_than_chance_while_training(
+    shards_path: Path, model_path: Path, probes: Path, tmp_path: Path
+) -> None:
+    sets = (
+        "evaluation.every=1",
+        f"evaluation.lama_probes={probes}", f"evaluation.lama_relations={probes / 'relations.jsonl'}",
+    )  # fmt: skip
+    session = prepare_run(request_for(shards_path, model_path, tmp_path / "out", *sets))
+    zeroed(session.components.model)
+    measures = Evaluator(session).measure()
+    assert measures["accuracy"] == measures["lama_p_at_1"] == measures["lama_p_at_10"] == 0
+    assert measures["cka_score"] == pytest.approx(1)
+    assert measures["lama_mrr"] < 0.01
+
+
+def test_no_nan_in_the_file(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, 2, {"loss": 4.0, "cka_score": None})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_evaluation(tmp_path, 4, {"loss": float("nan")})
+    assert evaluations(tmp_path) == [{"step": 2, "loss": 4.0, "cka_score": None}]
 
 
 @pytest.mark.slow
