@@ -27,6 +27,7 @@ from schemas.table import Table
 from trelm_train.config import (
     CkaConfig,
     Config,
+    FactsConfig,
     InjectionConfig,
     MemoryConfig,
     RoutingConfig,
@@ -293,6 +294,7 @@ def _warm_up(request: InitRequest, scratch: Path) -> dict[str, Any]:
         train=replace(request.warmup, validate=False),
         injection=InjectionConfig(enabled=False),
         memory=MemoryConfig(enabled=False),
+        facts=FactsConfig(enabled=False),
         cka=CkaConfig(enabled=False),
         routing=RoutingConfig(policy="full"),
     )

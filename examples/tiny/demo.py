@@ -124,6 +124,7 @@ def report(
         "most important (SI)": important,
         "tail exponent": f"{tail['power_law_exponent']:.2f} for frequencies from {tail['power_law_x_min']} up; "
         f"{tail['hapax_share']:.0%} of the entities occur once",
+        "loss of asked facts": f"{summary['fact_loss_first']:.3f} -> {summary['fact_loss_last']:.3f}",
         "training loss": f"{summary['loss_first']:.3f} -> {summary['loss_last']:.3f} in {summary['steps']} steps",
         "validation MLM loss": f"{losses[0]:.3f} -> {losses[1]:.3f}  (the warm-up has seen these documents)",
         "probes P@1": f"{p_at_1[0]:.3f} -> {p_at_1[1]:.3f}  (mean of {len(after['relations'])} relations)",
@@ -136,7 +137,6 @@ def report(
     say(f"""
   tables                 {RUN}/*/   (trelm-pipeline sql --run {RUN})
   model                  {TRAINED}/model   (AutoModelForMaskedLM.from_pretrained)
-  memory bank            {TRAINED}/model/bank   (trelm-train inspect bank --run {TRAINED} --entity Q90)
 
 Next: the loss above is of a toy model on a toy corpus. With your own dump and corpus:
   trelm-pipeline run --run runs/mine --set kb.dumps='["latest-all.json.gz"]' --set documents.inputs='["corpus/"]' \\

@@ -1,1 +1,1 @@
-"""Assess knowledge by contrast: choose the facts a batch asks for, and compute their loss."""
+"""Assess knowledge by contrast: compare a hidden tail with others, and compute the loss."""

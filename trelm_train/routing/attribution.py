@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from schemas.array_types import I64
+from schemas.errors import TrelmError
 from trelm_train.model.families import Packed, Rotation
 from trelm_train.model.masked_lm import MaskedLm
 from trelm_train.model.token_log_probability import gold_log_probabilities
@@ -103,6 +104,9 @@ def attribute(
     """Compute the attribution of every neuron from `first_layer` up, as E x L x I (zeros below).
 
     It is summed over the tokens of an example.
+
+    Raises:
+        TrelmError: some attribution is NaN or infinite.
     """
     attribution_ELI = torch.zeros(targets.num_examples, model.num_layers, model.inner_size)
     if not len(targets.position_T):
@@ -121,6 +125,13 @@ def attribute(
                     total_TI += weight * torch.autograd.grad(probability_E.sum(), scaled_TI)[0]
 
             attribution_TI = (total_TI * cut.neurons_TI).cpu()
+            # Comparisons with NaN are false: neurons would be chosen at random, without any error.
+            if not bool(attribution_TI.isfinite().all()):
+                raise TrelmError(
+                    f"{model.name}: attribution in layer {cut.layer} is NaN or infinite; the "
+                    "weights are broken: start again from an earlier checkpoint, with a lower "
+                    "train.learning_rate"
+                )
             attribution_ELI[:, cut.layer].index_add_(0, example_T, attribution_TI)
 
     return attribution_ELI
