@@ -106,9 +106,8 @@ class _Writer:
         self._objects_of = pool.objects_of()
         self._all_objects = sorted({qid for qids in self._objects_of.values() for qid in qids})
         self._num_stated: dict[int, int] = {}
-        self._fact_chooser = generator(config.seed, "templates")
         self._distractor_chooser = generator(config.seed, "others")
-        self._tail_seed = config.seed
+        self._seed = config.seed
 
     def fact(self, subject: int, *, is_corrupted: bool) -> Sentence:
         """Write a sentence that states the next fact of a subject, or a wrong tail instead."""
@@ -119,10 +118,14 @@ class _Writer:
         self._num_stated[subject] = number + 1
         fact = facts[number % num_usable]
 
-        template = self._fact_chooser.choice(self._templates.relations[fact.predicate].known)
+        # Each time that a fact comes round again it has another template, until all were used.
+        known = self._templates.relations[fact.predicate].known
+        first = generator(self._seed, f"template of {tuple(fact)}").randrange(len(known))
+        template = known[(first + number // num_usable) % len(known)]
+
         other = fact.object
         if is_corrupted:
-            chooser = generator(self._tail_seed, f"wrong tail {number} of {tuple(fact)}")
+            chooser = generator(self._seed, f"wrong tail {number} of {tuple(fact)}")
             other = self._unrelated(subject, self._objects_of[fact.predicate], chooser)
         return self._sentence(template, fact, subject, other)
 
