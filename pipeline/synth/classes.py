@@ -14,7 +14,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.synth.choices import generator, share_of
 from pipeline.synth.corpus import Sentence
 from pipeline.synth.facts import Fact, Pool
 from pipeline.synth.names import NameFinder
@@ -65,8 +64,8 @@ def classify(sentences: Sequence[Sentence], pool: Pool, config: SynthConfig) -> 
     absent = absent[: config.nowhere]
     subjects = [qid for qid in pool.facts_of if mentions[qid]] + absent
 
+    place_of = {qid: place for place, qid in enumerate(pool.facts_of)}
     facts = []
-    part_of = _parts(subjects, mentions, config)
     for subject in subjects:
         for fact in pool.facts_of[subject]:
             kind = NOWHERE
@@ -83,7 +82,7 @@ def classify(sentences: Sequence[Sentence], pool: Pool, config: SynthConfig) -> 
                     num_misstated=misstated[fact],
                     num_mentions=mentions[subject],
                     kind=kind,
-                    part=part_of[subject],
+                    part=part_of_place(place_of[subject], config.validation),
                 )
             )
     return facts
@@ -106,17 +105,11 @@ def _names_near(sentences: Sequence[Sentence], pool: Pool) -> tuple[dict[int, se
     return near, {name for names in near.values() for name in names}
 
 
-def _parts(subjects: Sequence[int], mentions: Counter[int], config: SynthConfig) -> dict[int, str]:
-    """Put a share of the subjects of each kind into validation, the others into test."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for subject in subjects:
-        count = mentions[subject]
-        groups[frequency_class(count, config) if count else NOWHERE].append(subject)
+def part_of_place(place: int, share: float) -> str:
+    """Return the part of the subject at a place of the pool.
 
-    parts = {}
-    for name, members in groups.items():
-        chooser = generator(config.seed, f"validation {name}")
-        chosen = share_of(len(members), config.validation, chooser)
-        for number, subject in enumerate(members):
-            parts[subject] = VALIDATION if number in chosen else TEST
-    return parts
+    Subjects stand in the order of their frequency, so a share that is spread evenly over the places
+    has subjects of every frequency, and depends on nothing else than the place.
+    """
+    is_chosen = int((place + 1) * share) > int(place * share)
+    return VALIDATION if is_chosen else TEST

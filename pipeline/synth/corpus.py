@@ -6,6 +6,7 @@ and the items of both names, in the order of the corpus, and what each states. P
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -141,8 +142,8 @@ class _Writer:
         Raises:
             ConfigError: there is none.
         """
-        draws = [chooser.choice(qids) for _ in range(MAX_DRAWS)]
-        for qid in (*draws, *qids, *self._all_objects):
+        draws = (chooser.choice(qids) for _ in range(MAX_DRAWS))
+        for qid in itertools.chain(draws, qids, self._all_objects):
             if qid != subject and not self._pool.are_related(subject, qid):
                 return qid
         raise ConfigError(

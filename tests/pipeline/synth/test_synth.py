@@ -175,6 +175,20 @@ def test_classes_are_what_they_say(make: Make) -> None:
     )
 
 
+def test_parts_have_their_share_and_stay(make: Make) -> None:
+    """A subject's part is the same in every corpus of one seed; each class has both parts."""
+    plain, noisy = make(), make(corrupt_facts=0.3)
+    part_of = [
+        {row["subject"]: row["part"] for row in truth(one, "facts")} for one in (plain, noisy)
+    ]
+    both = part_of[0].keys() & part_of[1].keys()
+    assert len(both) > 50
+    assert all(part_of[0][subject] == part_of[1][subject] for subject in both)
+    chosen = [part == "validation" for part in part_of[0].values()]
+    assert sum(chosen) / len(chosen) == pytest.approx(SMALL.validation, abs=0.08)
+    assert totals(plain)["probes"]["test"].keys() == totals(plain)["probes"]["validation"].keys()
+
+
 def test_probes_are_in_the_form_of_lama(make: Make) -> None:
     corpus = make()
     templates = json.loads((corpus / "truth.json").read_text())["templates"]["relations"]
