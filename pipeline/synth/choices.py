@@ -16,6 +16,7 @@ def generator(seed: int, purpose: str) -> random.Random:
 
 def share_of(num_items: int, share: float, chooser: random.Random) -> set[int]:
     """Return exactly a share of the numbers below `num_items`, rounded to a whole number."""
+    # A prefix of one order: a smaller share is a part of a larger one.
     numbers = list(range(num_items))
     chooser.shuffle(numbers)
     return set(numbers[: round(share * num_items)])
@@ -31,6 +32,8 @@ def zipf_counts(num_sentences: int, num_subjects: int, exponent: float) -> list[
     total = sum(weights)
     shares = [num_sentences * weight / total for weight in weights]
     counts = [int(share) for share in shares]
+
+    # Of equal remainders the higher rank is first, so the counts fall with the rank.
     remainders = sorted(range(num_subjects), key=lambda rank: (counts[rank] - shares[rank], rank))
     for rank in remainders[: num_sentences - sum(counts)]:
         counts[rank] += 1

@@ -53,18 +53,21 @@ def classify(sentences: Sequence[Sentence], pool: Pool, config: SynthConfig) -> 
 
     These are the mentioned subjects, and `config.nowhere` of those whose name does not occur.
     """
-    near, names = _names_near(sentences, pool)
+    names_near, all_names = _names_near(sentences, pool)
     mentions = count_mentions(sentences)
     stated = Counter(
         sentence.fact for sentence in sentences if sentence.fact and not sentence.is_corrupted
     )
     misstated = Counter(sentence.fact for sentence in sentences if sentence.is_corrupted)
 
-    absent = [qid for qid in pool.facts_of if not mentions[qid] and pool.labels[qid] not in names]
+    # The name may occur inside another one without a link: such a subject is not absent.
+    absent = [
+        qid for qid in pool.facts_of if not mentions[qid] and pool.labels[qid] not in all_names
+    ]
     absent = absent[: config.nowhere]
     subjects = [qid for qid in pool.facts_of if mentions[qid]] + absent
 
-    place_of = {qid: place for place, qid in enumerate(pool.facts_of)}
+    ranks = {qid: rank for rank, qid in enumerate(pool.facts_of)}
     facts = []
     for subject in subjects:
         for fact in pool.facts_of[subject]:
@@ -73,8 +76,9 @@ def classify(sentences: Sequence[Sentence], pool: Pool, config: SynthConfig) -> 
                 kind = frequency_class(mentions[subject], config)
             elif misstated[fact]:
                 kind = MISSTATED
+            # Not KB-only where a sentence names both for another reason.
             elif mentions[subject]:
-                kind = NO_CLASS if pool.labels[fact.object] in near[subject] else KB_ONLY
+                kind = NO_CLASS if pool.labels[fact.object] in names_near[subject] else KB_ONLY
             facts.append(
                 KnownFact(
                     fact=fact,
@@ -82,7 +86,7 @@ def classify(sentences: Sequence[Sentence], pool: Pool, config: SynthConfig) -> 
                     num_misstated=misstated[fact],
                     num_mentions=mentions[subject],
                     kind=kind,
-                    part=part_of_place(place_of[subject], config.validation),
+                    part=part_of_rank(ranks[subject], config.validation),
                 )
             )
     return facts
@@ -98,6 +102,7 @@ def _names_near(sentences: Sequence[Sentence], pool: Pool) -> tuple[dict[int, se
     """Return the names in the sentences of each mentioned item, and all names in the corpus."""
     finder = NameFinder(pool.labels.values())
     near: dict[int, set[str]] = defaultdict(set)
+    # Both items are near each name: an object may be the subject of facts too.
     for sentence in sentences:
         names = finder.names_in(sentence.text)
         near[sentence.subject] |= names
@@ -105,11 +110,11 @@ def _names_near(sentences: Sequence[Sentence], pool: Pool) -> tuple[dict[int, se
     return near, {name for names in near.values() for name in names}
 
 
-def part_of_place(place: int, share: float) -> str:
-    """Return the part of the subject at a place of the pool.
+def part_of_rank(rank: int, share: float) -> str:
+    """Return the part of the subject of a rank in the pool, from 0.
 
-    Subjects stand in the order of their frequency, so a share that is spread evenly over the places
-    has subjects of every frequency, and depends on nothing else than the place.
+    Subjects stand in the order of their frequency, so a share that is spread evenly over the ranks
+    has subjects of every frequency, and depends on nothing else than the rank.
     """
-    is_chosen = int((place + 1) * share) > int(place * share)
+    is_chosen = int((rank + 1) * share) > int(rank * share)
     return VALIDATION if is_chosen else TEST

@@ -49,8 +49,9 @@ class Sentence:
     def mentions(self) -> tuple[tuple[tuple[int, int], int, int], ...]:
         """Return span, true item and linked item of both names, in the order of the text."""
         subject = (self.subject_span, self.subject, self.subject_link)
-        other = (self.other_span, self.other, self.other_link)
-        return (subject, other) if self.subject_span < self.other_span else (other, subject)
+        companion = (self.other_span, self.other, self.other_link)
+        # Two names never overlap, so the order of their spans is that of the text.
+        return tuple(sorted((subject, companion)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +64,7 @@ class _Slot:
 
 def plan_sentences(pool: Pool, templates: Templates, config: SynthConfig) -> list[Sentence]:
     """Return the sentences of a corpus, in its order."""
+    # The order of the pool is random, so the first subject may as well be the most frequent one.
     counts = zipf_counts(config.sentences, min(config.subjects, len(pool.facts_of)), config.zipf)
     slots = [
         _Slot(subject=subject, is_first=number == 0)
@@ -71,6 +73,7 @@ def plan_sentences(pool: Pool, templates: Templates, config: SynthConfig) -> lis
     ]
     distractors = _distractor_slots(slots, config)
 
+    # Numbers of fact sentences, counted without the distractors between them.
     writer = _Writer(pool, templates, config)
     num_facts = len(slots) - len(distractors)
     corrupted = share_of(num_facts, config.corrupt_facts, generator(config.seed, "corrupt facts"))
@@ -94,6 +97,7 @@ def _distractor_slots(slots: Sequence[_Slot], config: SynthConfig) -> set[int]:
     chooser = generator(config.seed, "distractors")
     numbers = list(range(len(slots)))
     chooser.shuffle(numbers)
+    # The sort is stable: beyond the order of first and other slots, it is random.
     numbers.sort(key=lambda number: slots[number].is_first)
     return set(numbers[: round(config.distractors * len(slots))])
 
@@ -120,21 +124,23 @@ class _Writer:
         fact = facts[number % num_usable]
 
         # Each time that a fact comes round again it has another template, until all were used.
-        known = self._templates.relations[fact.predicate].known
-        first = generator(self._seed, f"template of {tuple(fact)}").randrange(len(known))
-        template = known[(first + number // num_usable) % len(known)]
+        templates = self._templates.relations[fact.predicate].known
+        offset = generator(self._seed, f"template of {tuple(fact)}").randrange(len(templates))
+        template = templates[(offset + number // num_usable) % len(templates)]
 
-        other = fact.object
+        # The generator belongs to this sentence alone: other wrong tails stay the same when the
+        # share changes.
+        tail = fact.object
         if is_corrupted:
             chooser = generator(self._seed, f"wrong tail {number} of {tuple(fact)}")
-            other = self._unrelated(subject, self._objects_of[fact.predicate], chooser)
-        return self._sentence(template, fact, subject, other)
+            tail = self._unrelated(subject, self._objects_of[fact.predicate], chooser)
+        return self._sentence(template, fact, subject, tail)
 
     def distractor(self, subject: int) -> Sentence:
         """Write a sentence that names a subject and an unrelated item."""
         template = self._distractor_chooser.choice(self._templates.distractors)
-        other = self._unrelated(subject, self._all_objects, self._distractor_chooser)
-        return self._sentence(template, None, subject, other)
+        companion = self._unrelated(subject, self._all_objects, self._distractor_chooser)
+        return self._sentence(template, None, subject, companion)
 
     def _unrelated(self, subject: int, qids: Sequence[int], chooser: random.Random) -> int:
         """Return an item that no triple of the KB connects with the subject.
@@ -151,18 +157,20 @@ class _Writer:
             "be said of it; use more relations or a higher --object-cap"
         )
 
-    def _sentence(self, template: str, fact: Fact | None, subject: int, other: int) -> Sentence:
-        written = fill(template, self._pool.labels[subject], self._pool.labels[other])
+    def _sentence(self, template: str, fact: Fact | None, subject: int, companion: int) -> Sentence:
+        labels = self._pool.labels
+        written = fill(template, labels[subject], labels[companion])
         return Sentence(
             text=written.text,
             template=template,
             subject=subject,
-            other=other,
+            other=companion,
             fact=fact,
             subject_span=written.subject,
             other_span=written.object,
             subject_link=subject,
-            other_link=other,
+            # Right, until some are corrupted.
+            other_link=companion,
         )
 
 
@@ -180,9 +188,10 @@ def with_corrupted_links(sentences: Sequence[Sentence], config: SynthConfig) -> 
     changed = []
     for number, sentence in enumerate(sentences):
         links = [sentence.subject, sentence.other]
-        for place, qid in enumerate(links):
-            if 2 * number + place in corrupted:
-                wrong = drawn[2 * number + place]
-                links[place] = wrong if wrong != qid else items[items.index(wrong) - 1]
+        for end, qid in enumerate(links):
+            if 2 * number + end in corrupted:
+                wrong = drawn[2 * number + end]
+                # Another one, where the right item was drawn; an index of -1 is the last.
+                links[end] = wrong if wrong != qid else items[items.index(wrong) - 1]
         changed.append(replace(sentence, subject_link=links[0], other_link=links[1]))
     return changed

@@ -62,6 +62,7 @@ def choose_facts(facts: Sequence[Fact], config: SynthConfig) -> dict[int, list[F
         is_full = config.object_cap and answers[answer] >= config.object_cap
         if pair in pairs or is_full or (question in questions and not config.many_tails):
             continue
+
         pairs.add(pair)
         questions.add(question)
         answers[answer] += 1

@@ -48,17 +48,21 @@ def take_paragraphs(config: SynthConfig, num_words: int, subjects: NameFinder) -
         return GeneralText()
 
     paragraphs: list[str] = []
-    taken, num_naming = 0, 0
+    words_taken, num_naming = 0, 0
     for paragraph in _paragraphs(config.general):
         if subjects.names_in(paragraph):
+            # It might state a fact that counts as not stated, or mention an absent subject.
             num_naming += 1
             continue
+
         paragraphs.append(paragraph)
-        taken += len(paragraph.split())
-        if taken >= needed:
-            return GeneralText(paragraphs=tuple(paragraphs), num_words=taken, num_naming=num_naming)
+        words_taken += len(paragraph.split())
+        if words_taken >= needed:
+            return GeneralText(
+                paragraphs=tuple(paragraphs), num_words=words_taken, num_naming=num_naming
+            )
     raise ConfigError(
-        f"{config.general}: {taken:,} words of general text that name no subject, but a share of "
+        f"{config.general}: {words_taken:,} words of general text that name no subject, but a share of "
         f"{config.general_share} needs {needed:,}; give more text, or a lower --general-share"
     )
 

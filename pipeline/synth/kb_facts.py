@@ -83,6 +83,7 @@ def read_pool(run_folder: str, predicates: Sequence[int], config: SynthConfig) -
         labels = {qid: label for row in rows for qid, label in ((row[0], row[3]), (row[2], row[4]))}
         _check(facts_of, predicates, config, run_folder)
 
+        # Of any relation: what has no template is true all the same, and must not pass as wrong.
         qids = {qid for facts in facts_of.values() for fact in facts for qid in (fact[0], fact[2])}
         connection.register("named", pa.table({"qid": pa.array(sorted(qids), pa.uint32())}))
         pairs = frozenset(connection.execute(_PAIRS).fetchall())

@@ -36,6 +36,7 @@ class NameFinder:
         words = words_of(text)
         names: set[str] = set()
         for start, word in enumerate(words):
+            # `get`, because a look-up in a defaultdict would add every word of the text.
             for length in self._lengths.get(word, ()):
                 names |= self._names.get(words[start : start + length], set())
         return names

@@ -34,23 +34,24 @@ def probe_files(
 ) -> Iterator[tuple[str, str]]:
     """Yield path and content of every file of the probes."""
     rows: dict[tuple[str, str], dict[int, list[KnownFact]]] = defaultdict(lambda: defaultdict(list))
-    for known in facts:
-        if known.kind != NO_CLASS:
-            rows[known.part, known.kind][known.fact.predicate].append(known)
+    for entry in facts:
+        # A probe without a class would say nothing clear.
+        if entry.kind != NO_CLASS:
+            rows[entry.part, entry.kind][entry.fact.predicate].append(entry)
 
-    for (part, kind), facts_of in sorted(rows.items()):
+    for (probe_part, kind), facts_of in sorted(rows.items()):
         folders: dict[str, list[dict[str, str]]] = defaultdict(list)
         for predicate, members in sorted(facts_of.items()):
             relation = templates.relations[predicate]
-            content = _lines([_row(known, pool) for known in members])
+            content = _lines([_row(entry, pool) for entry in members])
             for name, template in probe_templates(relation).items():
-                folder = f"probes/{part}/{kind}/{name}"
+                folder = f"probes/{probe_part}/{kind}/{name}"
                 folders[folder].append(_relation_row(relation, template))
                 yield f"{folder}/P{predicate}.jsonl", content
         for folder, relation_rows in folders.items():
             yield f"{folder}/relations.jsonl", _lines(relation_rows)
 
-    answers = {pool.labels[known.fact.object] for known in facts}
+    answers = {pool.labels[entry.fact.object] for entry in facts}
     yield ANSWERS, "".join(f"{answer}\n" for answer in sorted(answers))
 
 
@@ -63,8 +64,8 @@ def _relation_row(relation: Relation, template: str) -> dict[str, str]:
     }
 
 
-def _row(known: KnownFact, pool: Pool) -> dict[str, str]:
-    subject, predicate, object_ = known.fact
+def _row(entry: KnownFact, pool: Pool) -> dict[str, str]:
+    subject, predicate, object_ = entry.fact
     name = f"trelm/synth/Q{subject}/P{predicate}/Q{object_}"
     return {
         "uuid": str(uuid.uuid5(uuid.NAMESPACE_URL, name)),

@@ -34,64 +34,68 @@ def load_templates(path: str, relations: tuple[str, ...]) -> Templates:
     Raises:
         ConfigError: a row is no template, a relation has too few, or a requested one has none.
     """
-    where = path or str(OWN)
-    rows = _read(where)
-    distractors = tuple(row["template"] for row in rows if row["relation"] == DISTRACTOR)
-    if not distractors:
-        own = _read(str(OWN))
-        distractors = tuple(row["template"] for row in own if row["relation"] == DISTRACTOR)
+    source = path or str(OWN)
+    rows = _read(source)
+    # They fit every relation, so a file of templates needs none of its own.
+    distractors = _distractors(rows) or _distractors(_read(str(OWN)))
 
     rows_of: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         if row["relation"] != DISTRACTOR:
             rows_of[row["relation"]].append(row)
+
     missing = [relation for relation in relations if relation not in rows_of]
     if missing:
         raise ConfigError(
-            f"{where}: no template for {', '.join(missing)}; it has {', '.join(rows_of)}: "
+            f"{source}: no template for {', '.join(missing)}; it has {', '.join(rows_of)}: "
             "choose among these, or add templates"
         )
 
-    made = [_relation(name, rows_of[name], where) for name in relations or rows_of]
+    complete = [_relation(name, rows_of[name], source) for name in relations or rows_of]
     templates = Templates(
-        relations={relation.predicate: relation for relation in made}, distractors=distractors
+        relations={relation.predicate: relation for relation in complete}, distractors=distractors
     )
-    _check_held(templates, where)
+    _check_held(templates, source)
     return templates
 
 
-def _relation(name: str, rows: list[dict[str, Any]], where: str) -> Relation:
+def _distractors(rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    return tuple(row["template"] for row in rows if row["relation"] == DISTRACTOR)
+
+
+def _relation(name: str, rows: list[dict[str, Any]], source: str) -> Relation:
     """Put the templates of a relation together; without one held out, the last is."""
+    # A dict keeps the order and drops repeats.
     texts = list(dict.fromkeys(row["template"] for row in rows))
-    held = [
-        text for text in texts if any(row.get("held") for row in rows if row["template"] == text)
-    ]
-    held = held or texts[-1:]
-    known = tuple(text for text in texts if text not in held)
-    if not known:
+    # A text that is marked once is held out, also where a repeat of it is not marked.
+    marked = {row["template"] for row in rows if row.get("held")}
+    held_texts = [text for text in texts if text in marked] or texts[-1:]
+    known_texts = [text for text in texts if text not in held_texts]
+    if not known_texts:
         raise ConfigError(
-            f"{where}: {name} has {len(known)} template(s) for the corpus beside {len(held)} held "
-            "out; give each relation at least one of both"
+            f"{source}: {name} has 0 templates for the corpus beside {len(held_texts)} held out; "
+            "give each relation at least one of both"
         )
 
     return Relation(
         predicate=property_number(name),
         label=next((str(row["label"]) for row in rows if row.get("label")), name),
         kind=next((str(row["type"]) for row in rows if row.get("type")), ""),
-        known=known,
-        held=tuple(held),
+        known=tuple(known_texts),
+        held=tuple(held_texts),
     )
 
 
-def _check_held(templates: Templates, where: str) -> None:
+def _check_held(templates: Templates, source: str) -> None:
     """Refuse a held-out template that another relation uses in the corpus."""
     in_corpus = {text for relation in templates.relations.values() for text in relation.known}
     in_corpus |= set(templates.distractors)
+
     for relation in templates.relations.values():
         for text in relation.held:
             if text in in_corpus:
                 raise ConfigError(
-                    f"{where}: the held-out template {text!r} is also one of the corpus; "
+                    f"{source}: the held-out template {text!r} is also one of the corpus; "
                     "change one of the two"
                 )
 
@@ -105,6 +109,7 @@ def _read(path: str) -> list[dict[str, Any]]:
     rows = []
     with files.open_read(path) as file:
         for number, line in enumerate(file, 1):
+            # An empty line at the end of a file is common.
             if line.strip():
                 rows.append(_checked(line, f"{path}:{number}"))
     return rows
@@ -129,5 +134,8 @@ def _checked(line: bytes, position: str) -> dict[str, Any]:
             f"{position}: {text!r} must be one sentence on one line, with a full stop only at its end"
         )
     if row["relation"] != DISTRACTOR:
-        property_number(row["relation"])
+        try:
+            property_number(row["relation"])
+        except ConfigError as error:
+            raise ConfigError(f"{position}: {error}") from error
     return row

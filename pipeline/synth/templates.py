@@ -43,6 +43,7 @@ def fill(template: str, subject: str, object_: str) -> Written:
     spans = {}
     end = 0
     for slot in SLOTS.finditer(template):
+        # Spans are counted in the filled text: the first name moves the second.
         text += template[end : slot.start()]
         name = subject if slot[1] == "X" else object_
         spans[slot[1]] = (len(text), len(text) + len(name))

@@ -109,9 +109,9 @@ def sentence_table(documents: Sequence[SynthDocument]) -> pa.Table:
     for document in documents:
         for start, sentence in document.placed():
             predicate, object_ = sentence.fact[1:] if sentence.fact else (None, None)
-            place = (document.doc_id, start, start + len(sentence.text), sentence.template)
+            span = (document.doc_id, start, start + len(sentence.text), sentence.template)
             stated = (sentence.subject, predicate, object_, sentence.other, sentence.is_corrupted)
-            rows.append((*place, *stated))
+            rows.append((*span, *stated))
     return TRUE_SENTENCES.from_rows(rows)
 
 

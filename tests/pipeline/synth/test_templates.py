@@ -70,7 +70,7 @@ def test_wrong_files_are_refused(tmp_path: Path, rows: list[object], message: st
     path = write(tmp_path / "t.jsonl", *rows)
     with pytest.raises(ConfigError, match=message) as raised:
         load_templates(path, ())
-    assert path in str(raised.value) or "'19'" in str(raised.value)
+    assert path in str(raised.value)
 
 
 def test_a_relation_without_templates_is_refused(tmp_path: Path) -> None:
