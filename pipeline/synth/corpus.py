@@ -64,8 +64,10 @@ class _Slot:
 
 def plan_sentences(pool: Pool, templates: Templates, config: SynthConfig) -> list[Sentence]:
     """Return the sentences of a corpus, in its order."""
+    # Where the KB has too few subjects for both, those that stay unmentioned come first.
+    num_subjects = min(config.subjects, max(len(pool.facts_of) - config.nowhere, 1))
     # The order of the pool is random, so the first subject may as well be the most frequent one.
-    counts = zipf_counts(config.sentences, min(config.subjects, len(pool.facts_of)), config.zipf)
+    counts = zipf_counts(config.sentences, num_subjects, config.zipf)
     slots = [
         _Slot(subject=subject, is_first=number == 0)
         for subject, count in zip(pool.facts_of, counts, strict=False)

@@ -204,6 +204,12 @@ def test_probes_are_in_the_form_of_lama(make: Make) -> None:
     assert answers == sorted(set(answers))
 
 
+def test_a_small_kb_keeps_subjects_for_nowhere(make: Make) -> None:
+    figures = totals(make(sentences=2000, subjects=5000, nowhere=60))
+    assert figures["probes"]["test"]["nowhere"] > 0
+    assert figures["subjects"] > 100
+
+
 def test_subjects_follow_zipf(make: Make) -> None:
     corpus = make(sentences=3000, subjects=60, zipf=1.2)
     counts = sorted(
