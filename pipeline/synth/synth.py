@@ -75,6 +75,7 @@ def synthesise(run_folder: str, out: str, config: SynthConfig) -> dict[str, Any]
         "kb": manifest.fingerprint,
         "settings": to_dict(config),
         "totals": totals,
+        "relations": truth.relation_figures(corpus.facts),
         "templates": truth.used_templates(corpus.templates),
     }
     write(TRUTH, (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())

@@ -204,6 +204,21 @@ def test_probes_are_in_the_form_of_lama(make: Make) -> None:
     assert answers == sorted(set(answers))
 
 
+def test_what_guessing_pays(make: Make) -> None:
+    """P@1 of each relation's most frequent object, by a plain count."""
+    corpus = make()
+    answers: dict[str, Counter] = defaultdict(Counter)
+    for row in truth(corpus, "facts"):
+        if row["num_stated"]:
+            answers[f"P{row['predicate']}"][row["object"]] += 1
+    figures = json.loads((corpus / "truth.json").read_text())["relations"]
+    assert figures.keys() == answers.keys()
+    for relation, counts in answers.items():
+        ((_, most),) = counts.most_common(1)
+        assert figures[relation]["best_guess"] == pytest.approx(most / counts.total(), abs=1e-4)
+        assert figures[relation]["facts_stated"] == counts.total()
+
+
 def test_a_small_kb_keeps_subjects_for_nowhere(make: Make) -> None:
     figures = totals(make(sentences=2000, subjects=5000, nowhere=60))
     assert figures["probes"]["test"]["nowhere"] > 0
