@@ -55,10 +55,10 @@ SELECT subject, md5(concat($seed, '/', subject)) AS place FROM chosen
 GROUP BY subject ORDER BY place, subject LIMIT $limit
 """
 _ROWS = """
-SELECT c.subject, c.predicate, c.object, c.subject_label, c.object_label
+SELECT c.subject, c.predicate, c.object, c.subject_label, c.object_label, s.place
 FROM chosen c JOIN subjects s USING (subject)
-ORDER BY s.place, c.subject,
-    md5(concat($seed, '/', c.subject, '/', c.predicate, '/', c.object)), c.predicate, c.object
+ORDER BY md5(concat($seed, '/', c.subject, '/', c.predicate, '/', c.object)),
+    c.subject, c.predicate, c.object
 """
 _PAIRS = """
 SELECT DISTINCT subject, object FROM facts
@@ -79,7 +79,11 @@ def read_pool(run_folder: str, predicates: Sequence[int], config: SynthConfig) -
         # Results must have one order.
         connection.execute("SET preserve_insertion_order = true")
         rows = _chosen_rows(connection, predicates, config)
-        facts_of = choose_facts([Fact(*row[:3]) for row in rows], config)
+        # The first subjects are the frequent ones. If they came first here too, they would take the
+        # popular objects up to their caps, and leave the rare objects to rare subjects.
+        chosen = choose_facts([Fact(*row[:3]) for row in rows], config)
+        places = {row[0]: row[5] for row in rows}
+        facts_of = {qid: chosen[qid] for qid in sorted(chosen, key=lambda qid: (places[qid], qid))}
         labels = {qid: label for row in rows for qid, label in ((row[0], row[3]), (row[2], row[4]))}
         _check(facts_of, predicates, config, run_folder)
 
@@ -92,8 +96,11 @@ def read_pool(run_folder: str, predicates: Sequence[int], config: SynthConfig) -
 
 def _chosen_rows(
     connection: duckdb.DuckDBPyConnection, predicates: Sequence[int], config: SynthConfig
-) -> list[tuple[int, int, int, str, str]]:
-    """Return subject, relation, object and both names of the facts of the chosen subjects."""
+) -> list[tuple[int, int, int, str, str, str]]:
+    """Return the facts of the chosen subjects: triple, both names, place of the subject.
+
+    They are in an order that has nothing to do with the subjects' places.
+    """
     connection.execute(_FACTS, {"plain": PLAIN_NAME, "predicates": list(predicates)})
     connection.execute(_ITEMS)
     objects = connection.execute(_OBJECTS).fetchall()

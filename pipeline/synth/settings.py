@@ -32,6 +32,11 @@ class SynthConfig:
         20,
         "Number of facts of a relation, at most, that have the same object; 0 sets no limit",
     )
+    object_share: float = key(
+        0.1,
+        "Share of the usable facts of a relation, above 0 to 1, that may have the same object; 1 "
+        "sets no limit",
+    )
     relations: tuple[str, ...] = key(
         (),
         "Relations to use, as P19; none given stands for all that have templates",
@@ -86,6 +91,10 @@ class SynthConfig:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)}, but must be at least 0 and below 1"
                 )
+        if not 0 < self.object_share <= 1:
+            raise ConfigError(
+                f"object_share is {self.object_share}, but must be above 0 and at most 1"
+            )
         for relation in self.relations:
             property_number(relation)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.engine.tables import RunPaths
 from pipeline.synth.facts import Fact, Pool, choose_facts
@@ -67,15 +69,30 @@ def test_plain_names(names: list[str], wanted: bool) -> None:  # noqa: FBT001
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ({"object_cap": 0}, [0, 3, 4]),  # one tail, one fact per pair
-        ({"object_cap": 1}, [0, 4]),  # 3 has the object of 0
-        ({"object_cap": 0, "many_tails": True}, [0, 1, 3, 4]),
+        ({"object_share": 1.0}, [0, 3, 4]),  # one tail, one fact per pair
+        ({"object_share": 1.0, "object_cap": 1}, [0, 4]),  # 3 has the object of 0
+        ({"object_share": 0.9}, [0, 4]),  # 7 would answer all of P19, 2 of 2
+        ({"object_share": 1.0, "many_tails": True}, [0, 1, 3, 4]),
     ],
 )
 def test_chosen_facts(changes: dict[str, object], wanted: list[int]) -> None:
     facts = [Fact(1, 19, 7), Fact(1, 19, 8), Fact(1, 20, 7), Fact(2, 19, 7), Fact(2, 20, 8)]
     kept = choose_facts(facts, replace(SMALL, **changes))
     assert [fact for facts in kept.values() for fact in facts] == [facts[i] for i in wanted]
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.floats(0.01, 1))
+def test_no_object_has_more_than_its_share(objects: list[int], share: float) -> None:
+    """Of the facts that stay, or it answers once; the cap is not lower than it need be."""
+    facts = [Fact(100 + number, 19, object_) for number, object_ in enumerate(objects)]
+    config = replace(SMALL, object_share=share, object_cap=0)
+    counts = Counter(kept[0].object for kept in choose_facts(facts, config).values())
+    highest = max(counts.values())
+    assert highest == 1 or highest <= share * counts.total()
+    higher = Counter(objects)
+    if max(higher.values()) > highest:
+        num_left = sum(min(count, highest + 1) for count in higher.values())
+        assert highest + 1 > share * num_left
 
 
 def test_caps_hold(kb_run: RunPaths) -> None:
