@@ -150,6 +150,8 @@ def run_settings(manifest: Manifest, out: str, config: SynthConfig) -> str:
         # No recogniser: it would cost time, and find nothing that counts.
         "link": {"spacy_model": "blank:en", "mentions": "anchors"},
     }
+    # A stated fact in the validation split would be one that nobody trains on.
+    sections["shards"] = {"validation_share": 0.0}
     if config.model:
         sections["importance"] = {"model": config.model}
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.config import load_config
 from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths
 from pipeline.synth.names import NameFinder
 from schemas.errors import ConfigError
+from schemas.settings import to_dict
 from tests.pipeline.cases import in_process
 from tests.pipeline.synth.conftest import (
     SMALL,
@@ -202,6 +204,17 @@ def test_probes_are_in_the_form_of_lama(make: Make) -> None:
                 assert set(item) == {"uuid", "sub_label", "obj_label", "sub_uri", "obj_uri"}
     answers = (corpus / "probes" / "answers.txt").read_text().splitlines()
     assert answers == sorted(set(answers))
+
+
+def test_the_configuration_keeps_the_truth(make: Make, kb_run: RunPaths) -> None:
+    """It reads the same dump, takes the corpus's links alone, and trains on every stated fact."""
+    corpus = make()
+    config = load_config(str(corpus / "pipeline.toml"))
+    assert config.run == str(corpus / "run")
+    assert to_dict(config.kb) == kb_run.finished("kb").config
+    assert config.documents.inputs == (str(corpus / "documents.jsonl"),)
+    assert (config.documents.links_field, config.link.mentions) == ("links", "anchors")
+    assert config.shards.validation_share == 0
 
 
 def test_what_guessing_pays(make: Make) -> None:
