@@ -1,4 +1,5 @@
-"""Be `trelm-pipeline`: a command per stage, and run, sql, ask, evaluate, report, link train.
+"""Be `trelm-pipeline`: a command per stage, and run, synth, sql, ask, evaluate, report, link
+train.
 
 Heavy imports happen inside the commands.
 """
@@ -12,6 +13,7 @@ from typing import NoReturn
 import click
 
 from pipeline.stage_commands import run_command, stage_commands
+from pipeline.synth_command import synth_command
 from schemas.command_line import (
     HELP_SETTINGS,
     Program,
@@ -82,6 +84,7 @@ def cli() -> None:
 cli.add_command(run_command)
 for stage_command in stage_commands():
     cli.add_command(stage_command)
+cli.add_command(synth_command)
 
 
 @cli.command("link train")

@@ -143,6 +143,11 @@ class LinkConfig:
         True,
         "Take the corpus's own links as mentions, and their items as the links",
     )
+    mentions: Literal["detected", "anchors"] = key(
+        "detected",
+        "Source of the mentions: detected (every detector) or anchors (the corpus's own links, "
+        "and no others)",
+    )
     weights: str = key(
         "trained",
         "Name of the linker's weights: trained (shipped), by-hand, or the path of a file that "
@@ -176,6 +181,11 @@ class LinkConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         at_least(self, max_ngram=1, fuzzy_cutoff=0, max_partial=0, word_links=0, unit_mb=0.0001)
+        if self.mentions == "anchors" and (self.gold_spans or not self.anchors):
+            raise ConfigError(
+                "mentions is 'anchors', so gold_spans must be empty and anchors true; "
+                "set mentions to 'detected', or correct the other two"
+            )
         if not 0 <= self.min_confidence <= 1:
             raise ConfigError(f"min_confidence is {self.min_confidence}, but must be from 0 to 1")
         if not self.fuzzy_cutoff <= 100:

@@ -80,6 +80,12 @@ def detect(
     return _with_short_forms(document, spans)
 
 
+def anchor_spans(text: str, anchors: Iterable[tuple[int, int]]) -> list[Span]:
+    """Return the corpus's own links as the only mentions, in order, none overlapping."""
+    spans = [Span(start, end, "anchor", None, known=True) for start, end in anchors]
+    return without_overlap([span for span in spans if text[span.start : span.end].strip()])
+
+
 def _recognised(text: str, named: Iterable[NamedEntity], names: Names) -> Iterator[Span]:
     """Yield the spans of the recogniser, trimmed; no dates and numbers."""
     for entity in named:

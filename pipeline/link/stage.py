@@ -32,7 +32,7 @@ from pipeline.link.candidates import MATCHES, Reach
 from pipeline.link.gold import GoldDocument, load_gold
 from pipeline.link.known_names import IndexNames
 from pipeline.link.linker import Linker, Links, Mention
-from pipeline.link.mentions import detect
+from pipeline.link.mentions import anchor_spans, detect
 from pipeline.link.probes import Document
 from pipeline.link.reranker import CandidateReranker, Context
 from pipeline.link.short_forms import longer_names
@@ -192,10 +192,13 @@ def find_mentions(
             spans = gold_spans(resources.gold[doc_id], annotated)
         else:
             anchors = resources.anchors.of(doc_id) if resources.anchors else {}
-            document = Document(
-                text=text, tokens=annotated.tokens, table=table, max_ngram=config.max_ngram
-            )
-            spans = detect(document, annotated.named, anchors, resources.names)
+            if config.mentions == "anchors":
+                spans = anchor_spans(text, anchors)
+            else:
+                document = Document(
+                    text=text, tokens=annotated.tokens, table=table, max_ngram=config.max_ngram
+                )
+                spans = detect(document, annotated.named, anchors, resources.names)
         with_mentions.append(DocumentMentions(doc_id, text, annotated, spans))
     return with_mentions
 

@@ -199,6 +199,19 @@ def test_gold_spans_leave_anchors_alone(run: RunPaths) -> None:
     assert counters["skipped_without_gold_spans"] == counters["rows_in"] - len(gold)
 
 
+def test_anchors_alone(run: RunPaths) -> None:
+    """Every link of the corpus is a mention with its own item, and there is no other mention."""
+    alone = by_span(linked(run, replace(BLANK, mentions="anchors")))
+    stated = {
+        (row["doc_id"], row["start"], row["end"]): row["qid"]
+        for row in rows_of(run, "documents", ANCHORS)
+    }
+    assert {span: row["qid"] for span, row in alone.items()} == stated
+    assert {row["detector"] for row in alone.values()} == {"anchor"}
+    with pytest.raises(ConfigError, match="gold_spans must be empty"):
+        replace(BLANK, mentions="anchors", gold_spans=str(GOLD))
+
+
 def test_common_words_are_mentions_only_where_asked_for(run: RunPaths, rows: Rows) -> None:
     fewer = linked(run, replace(BLANK, word_links=0.0, anchors=False))
     lone = [

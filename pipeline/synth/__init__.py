@@ -1,0 +1,1 @@
+"""Make controlled corpora of a knowledge base: every sentence, link and fact of them is known."""

@@ -1,0 +1,141 @@
+"""Read templates from a file.
+
+Goes in: JSONL, `{"relation": "P19", "template": "The life of [X] began in [Y]."}`, with the optional
+fields `label`, `type` (1-1, N-1 or N-M) and `held` (true: never in the corpus, only in probes). The
+relation `distractor` marks sentences that name both and state no fact.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine import files
+from pipeline.synth.settings import property_number
+from pipeline.synth.templates import SLOTS, Relation, Templates
+from schemas.errors import ConfigError
+
+OWN = Path(__file__).with_name("templates.jsonl")
+DISTRACTOR = "distractor"
+# A mark inside a template would end a sentence there.
+SENTENCE_END = re.compile(r"[.!?…。\n\r\t]")
+
+
+def load_templates(path: str, relations: tuple[str, ...]) -> Templates:
+    """Return the templates of a file, or our own where the path is empty.
+
+    Args:
+        path: JSONL, as above.
+        relations: the relations that are used, as P19; none stands for all.
+
+    Raises:
+        ConfigError: a row is no template, a relation has too few, or a requested one has none.
+    """
+    source = path or str(OWN)
+    rows = _read(source)
+    # They fit every relation, so a file of templates needs none of its own.
+    distractors = _distractors(rows) or _distractors(_read(str(OWN)))
+
+    rows_of: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row["relation"] != DISTRACTOR:
+            rows_of[row["relation"]].append(row)
+
+    missing = [relation for relation in relations if relation not in rows_of]
+    if missing:
+        raise ConfigError(
+            f"{source}: no template for {', '.join(missing)}; it has {', '.join(rows_of)}: "
+            "choose among these, or add templates"
+        )
+
+    complete = [_relation(name, rows_of[name], source) for name in relations or rows_of]
+    templates = Templates(
+        relations={relation.predicate: relation for relation in complete}, distractors=distractors
+    )
+    _check_held(templates, source)
+    return templates
+
+
+def _distractors(rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    return tuple(row["template"] for row in rows if row["relation"] == DISTRACTOR)
+
+
+def _relation(name: str, rows: list[dict[str, Any]], source: str) -> Relation:
+    """Put the templates of a relation together; without one held out, the last is."""
+    # A dict keeps the order and drops repeats.
+    texts = list(dict.fromkeys(row["template"] for row in rows))
+    # A text that is marked once is held out, also where a repeat of it is not marked.
+    marked = {row["template"] for row in rows if row.get("held")}
+    held_texts = [text for text in texts if text in marked] or texts[-1:]
+    known_texts = [text for text in texts if text not in held_texts]
+    if not known_texts:
+        raise ConfigError(
+            f"{source}: {name} has 0 templates for the corpus beside {len(held_texts)} held out; "
+            "give each relation at least one of both"
+        )
+
+    return Relation(
+        predicate=property_number(name),
+        label=next((str(row["label"]) for row in rows if row.get("label")), name),
+        kind=next((str(row["type"]) for row in rows if row.get("type")), ""),
+        known=tuple(known_texts),
+        held=tuple(held_texts),
+    )
+
+
+def _check_held(templates: Templates, source: str) -> None:
+    """Refuse a held-out template that another relation uses in the corpus."""
+    in_corpus = {text for relation in templates.relations.values() for text in relation.known}
+    in_corpus |= set(templates.distractors)
+
+    for relation in templates.relations.values():
+        for text in relation.held:
+            if text in in_corpus:
+                raise ConfigError(
+                    f"{source}: the held-out template {text!r} is also one of the corpus; "
+                    "change one of the two"
+                )
+
+
+def _read(path: str) -> list[dict[str, Any]]:
+    """Return the checked rows of a file.
+
+    Raises:
+        ConfigError: names file and line.
+    """
+    rows = []
+    with files.open_read(path) as file:
+        for number, line in enumerate(file, 1):
+            # An empty line at the end of a file is common.
+            if line.strip():
+                rows.append(_checked(line, f"{path}:{number}"))
+    return rows
+
+
+def _checked(line: bytes, position: str) -> dict[str, Any]:
+    advice = 'write {"relation": "P19", "template": "The life of [X] began in [Y]."}'
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{position}: not JSON ({error}); {advice}") from error
+    if not isinstance(row, dict) or not all(
+        isinstance(row.get(name), str) for name in ("relation", "template")
+    ):
+        raise ConfigError(f"{position}: not a relation and a template; {advice}")
+
+    text = row["template"]
+    if sorted(SLOTS.findall(text)) != ["X", "Y"]:
+        raise ConfigError(f"{position}: {text!r} must have [X] and [Y] once each; {advice}")
+    if SENTENCE_END.search(text[:-1]) or text != text.strip():
+        raise ConfigError(
+            f"{position}: {text!r} must be one sentence on one line, with a full stop only at its end"
+        )
+    if row["relation"] != DISTRACTOR:
+        try:
+            property_number(row["relation"])
+        except ConfigError as error:
+            raise ConfigError(f"{position}: {error}") from error
+    return row

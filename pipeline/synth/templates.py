@@ -1,0 +1,52 @@
+"""Hold templates, sentences with [X] for the subject and [Y] for the object, and fill them. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+SLOTS = re.compile(r"\[([XY])\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Hold a sentence, and the half-open code points of its subject and of its object."""
+
+    text: str
+    subject: tuple[int, int]
+    object: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Relation:
+    """Hold the templates of a relation: those of the corpus, and those held out for probes."""
+
+    predicate: int
+    label: str
+    # 1-1, N-1, N-M, or empty: as LAMA has it.
+    kind: str
+    known: tuple[str, ...]
+    held: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Templates:
+    """Hold all templates."""
+
+    relations: dict[int, Relation]
+    distractors: tuple[str, ...]
+
+
+def fill(template: str, subject: str, object_: str) -> Written:
+    """Return the sentence that a template makes of two names."""
+    text = ""
+    spans = {}
+    end = 0
+    for slot in SLOTS.finditer(template):
+        # Spans are counted in the filled text: the first name moves the second.
+        text += template[end : slot.start()]
+        name = subject if slot[1] == "X" else object_
+        spans[slot[1]] = (len(text), len(text) + len(name))
+        text += name
+        end = slot.end()
+    return Written(text + template[end:], spans["X"], spans["Y"])
