@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from trelm_train.compare.experiment import Experiment
 from trelm_train.compare.plan import Cost
@@ -132,37 +134,57 @@ def scaled(measured: dict[str, Any], baseline_step_s: float) -> Cost:
     return Cost(**{**values, "step_s": ratio * baseline_step_s, "refresh_s": refresh_s})
 
 
-def _attention_flops(
-    query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object
-) -> int:
+class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Add up the FLOPs of matrix products inside a `with` block.
+
+    Torch's own counter follows modules as well, which attribution's way to call autograd forbids;
+    its formulas are used here.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401 - an operator of torch
+        types: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Call an operator, and count what it computes."""
+        outcome = func(*args, **(kwargs or {}))
+        packet = func.overloadpacket
+        if packet in _ATTENTION:
+            self.total += _ATTENTION[packet](*args)
+        elif packet in flop_registry:
+            self.total += flop_registry[packet](*args, **(kwargs or {}), out_val=outcome)
+        return outcome
+
+
+def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *_: object) -> int:
     """Count the two products of an attention: scores, and the mixture of values."""
-    *batch, num_queries, size = query
-    return 2 * prod(batch) * num_queries * key[-2] * (size + value[-1])
+    *batch, num_queries, size = query.shape
+    return 2 * prod(batch) * num_queries * key.shape[-2] * (size + value.shape[-1])
 
 
 def _attention_backward_flops(
-    _gradient: torch.Size,
-    query: torch.Size,
-    key: torch.Size,
-    value: torch.Size,
-    *_: object,
-    **__: object,
+    _gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: object
 ) -> int:
     """Count the five products of its backward pass: scores again, and four gradients."""
-    *batch, num_queries, size = query
-    return 2 * prod(batch) * num_queries * key[-2] * (3 * size + 2 * value[-1])
+    *batch, num_queries, size = query.shape
+    return 2 * prod(batch) * num_queries * key.shape[-2] * (3 * size + 2 * value.shape[-1])
+
+
+# Torch's formulas lack the attention kernel of processors.
+_ATTENTION: dict[Any, Callable[..., int]] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+}
 
 
 def count_flops(work: Callable[[], object]) -> float:
     """Return the FLOPs of all matrix products that some work does."""
-    # Torch's counter does not know the attention kernel of processors.
-    mapping = {
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-            _attention_backward_flops
-        ),
-    }
-    counter = FlopCounterMode(display=False, custom_mapping=mapping)
-    with counter:
+    with FlopCounter() as counter:
         work()
-    return float(counter.get_total_flops())
+    return float(counter.total)

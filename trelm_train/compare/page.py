@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
+from urllib.parse import quote
 
 from trelm_train.compare.charts import curve_chart, legend
 from trelm_train.compare.markup import Markup, joined, table, tag
@@ -67,7 +68,7 @@ def page(tables: Tables) -> str:
 def sourced(text: object, folders: Sequence[str]) -> Markup:
     """Return a figure that links to its first run and names all runs it was computed from."""
     title = "from " + ", ".join(f"{folder}/{RESULT}" for folder in folders)
-    return tag("a", text, href=f"{folders[0]}/{RESULT}", title=title)
+    return tag("a", text, href=quote(f"{folders[0]}/{RESULT}"), title=title)
 
 
 def _summary(tables: Tables) -> Markup:
@@ -112,7 +113,8 @@ def _measure_section(tables: Tables, measure_table: MeasureTable, number: int) -
         tag("figure", legend(tables), curve_chart(tables, measure_table, number)),
         _curve_table(tables, measure_table),
         *differences,
-        _time_table(measure_table),
+        tag("p", measure_table.note) if measure_table.note else None,
+        _time_table(measure_table) if measure_table.times else None,
         id=f"measure-{number}",
     )
 
@@ -276,7 +278,7 @@ def _run_row(run: dict[str, Any], columns: Sequence[Measure]) -> list[object]:
     folder, training = [run["folder"]], run["training"]
     loss = training.get("loss_last")
     cells: list[object] = [
-        tag("a", run["folder"], href=f"{run['folder']}/", title=f"{run['role']} run"),
+        tag("a", run["folder"], href=quote(f"{run['folder']}/"), title=f"{run['role']} run"),
         sourced(f"{run['steps']:,}", folder),
         sourced(resource_text("training_s", training.get("training_s")), folder),
         sourced(resource_text("processor_s", training.get("processor_s")), folder),

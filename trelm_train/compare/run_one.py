@@ -114,14 +114,21 @@ def _prepare_folder(task: Task) -> None:
         "fingerprint": task.fingerprint, "role": task.run.role, "arm": task.run.arm,
         "steps": task.run.steps, "planned_s": task.run.seconds,
     }  # fmt: skip
-    text = json.dumps(described, indent=1) + "\n"
     path = folder / TASK
-    if folder.exists() and not (path.is_file() and path.read_text(encoding="utf-8") == text):
+    if folder.exists() and _fingerprint_in(path) != task.fingerprint:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     for name in (RESULT, FAILURE):
         (folder / name).unlink(missing_ok=True)
+
+
+def _fingerprint_in(path: Path) -> str:
+    """Return the fingerprint that a file holds; empty where it is torn or not there."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _redirect(path: Path) -> None:

@@ -195,7 +195,7 @@ def _time_lines(table: MeasureTable) -> list[str]:
         for arm, time in table.times.items()
     ]
     heads = ["time to quality", "budget", "95 %", *RESOURCE_TITLES.values()]
-    return _table(heads, rows) if rows else []
+    return _table(heads, rows) if rows else [table.note, ""]
 
 
 def _resource_lines(tables: Tables) -> list[str]:

@@ -80,6 +80,8 @@ class MeasureTable:
 
     measure: Measure
     untrained: float | None
+    # Why there is no time to quality; empty where there is one.
+    note: str = ""
     curves: dict[tuple[str, float], Figure] = field(default_factory=dict)
     to_baseline: dict[tuple[str, float], Figure] = field(default_factory=dict)
     to_reference: dict[tuple[str, float], Figure] = field(default_factory=dict)
@@ -252,11 +254,26 @@ def _measure_table(values: Values, measure: Measure, tables: Tables) -> MeasureT
             if figure is not None:
                 differences[key] = figure
 
-    for arm in tables.arm_names:
+    table.note = _why_no_time(table, settings.baseline)
+    for arm in tables.arm_names if not table.note else ():
         time = _time_to_quality(values, table, arm, tables)
         if time is not None:
             table.times[arm] = time
     return table
+
+
+def _why_no_time(table: MeasureTable, baseline: str) -> str:
+    """Say why no time to quality is computed for a measure; empty where one is."""
+    full, measure = table.curves.get((baseline, 1.0)), table.measure
+    if measure.group.startswith("text/"):
+        # What rises here is forgetting, no aim of training.
+        return "No time to quality: a general text shows what was forgotten."
+    if full is None:
+        return f"No time to quality: {baseline} has no run at budget 1."
+    sign = 1.0 if measure.rises else -1.0
+    if table.untrained is not None and sign * table.untrained >= sign * full.estimate.mean:
+        return f"No time to quality: the untrained model is as good as {baseline} at budget 1."
+    return ""
 
 
 def _difference(
