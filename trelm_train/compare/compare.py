@@ -12,13 +12,13 @@ from trelm_train.compare.execute import (
     Comparison,
     choose_rates,
     describe_plan,
-    locked,
     make_final_runs,
     measure_costs,
     open_comparison,
 )
 from trelm_train.compare.experiment import load_experiment
 from trelm_train.compare.page import page
+from trelm_train.compare.processes import locked
 from trelm_train.compare.summary import csv_text, markdown
 from trelm_train.compare.tables import make_tables
 from trelm_train.training.signals import Stop

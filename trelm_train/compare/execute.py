@@ -6,13 +6,11 @@ rates in `rates.json`. What a file was made from is in its fingerprint.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +31,8 @@ from trelm_train.compare.plan import (
     tuning_runs,
     untrained_run,
 )
-from trelm_train.compare.processes import Job, run_jobs
-from trelm_train.compare.run_one import FAILURE, RESULT, Task, stop_with_parent, work
+from trelm_train.compare.processes import Job, become_job, run_jobs
+from trelm_train.compare.run_one import FAILURE, RESULT, Task, work
 from trelm_train.training.signals import InterruptedRun, Stop
 
 log = logging.getLogger(__name__)
@@ -105,23 +103,6 @@ def open_comparison(
         keep_models=keep_models,
         stop=stop,
     )
-
-
-@contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Keep a second comparison out of a folder inside a `with` block.
-
-    Raises:
-        ConfigError: one is at work there.
-    """
-    with (root / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(
-                f"{root}: another comparison is at work there; wait for it, or give another --out"
-            ) from error
-        yield
 
 
 def measure_costs(comparison: Comparison) -> None:
@@ -197,7 +178,8 @@ def time_arm(experiment: Experiment, name: str, path: Path, fingerprint: str) ->
     """Measure the cost of an arm in this process, and write it to a file; or why it failed."""
     import torch
 
-    stop_with_parent()
+    # The file lies in the folder `timing` of the experiment's.
+    become_job(path.parent.parent)
     # As `train.threads` has it in every run.
     torch.set_num_threads(1)
     scratch, failed = path.with_suffix(".sessions"), path.with_suffix(".failed")

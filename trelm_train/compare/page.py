@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from trelm_train.compare.charts import curve_chart, legend
 from trelm_train.compare.markup import Markup, joined, table, tag
+from trelm_train.compare.plan import untrained_run
 from trelm_train.compare.run_one import RESULT
 from trelm_train.compare.summary import (
     DASH,
@@ -111,12 +112,20 @@ def _measure_section(tables: Tables, measure_table: MeasureTable, number: int) -
         "section",
         tag("h2", unit(measure)),
         tag("figure", legend(tables), curve_chart(tables, measure_table, number)),
+        _untrained(measure_table),
         _curve_table(tables, measure_table),
         *differences,
         tag("p", measure_table.note) if measure_table.note else None,
         _time_table(measure_table) if measure_table.times else None,
         id=f"measure-{number}",
     )
+
+
+def _untrained(measure_table: MeasureTable) -> Markup | None:
+    if measure_table.untrained is None:
+        return None
+    text = value_text(measure_table.untrained, measure_table.measure)
+    return tag("p", "Untrained model: ", sourced(text, [untrained_run().folder]))
 
 
 def _budget_heads(tables: Tables, first: str) -> list[str]:
@@ -127,10 +136,6 @@ def _curve_table(tables: Tables, measure_table: MeasureTable) -> Markup:
     """Return means, standard deviations and intervals by arm and budget."""
     measure = measure_table.measure
     rows: list[list[object]] = []
-    untrained = "runs/untrained"
-    if measure_table.untrained is not None:
-        value = sourced(value_text(measure_table.untrained, measure), [untrained])
-        rows.append(["untrained model", value, *[""] * (len(tables.budgets) - 1)])
     for arm in tables.arm_names:
         cells = [
             _mean_cell(measure_table.curves.get((arm, item)), measure) for item in tables.budgets

@@ -6,14 +6,21 @@ interpreter would take seconds. A signal lets every job save: it is passed on on
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import multiprocessing
+import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, parent_process
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
 from typing import Any
 
+from schemas.errors import ConfigError
 from trelm_train.training.signals import Stop
 
 PRELOADED = [
@@ -22,6 +29,8 @@ PRELOADED = [
     "trelm_train.training.train",
     "transformers.models.bert.modeling_bert",
 ]
+# Held by the program, and by every job of it, in the experiment's folder.
+PROGRAM_LOCK, JOBS_LOCK = "lock", "jobs.lock"
 # Between two looks at the signals.
 POLL_S = 0.2
 
@@ -75,3 +84,46 @@ def run_jobs(jobs: Sequence[Job], workers: int, stop: Stop) -> Iterator[tuple[Jo
         for _, process in running.values():
             process.kill()
             process.join()
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Keep a second comparison out of a folder inside a `with` block.
+
+    Jobs of a program that was killed end after their step; they are waited for.
+
+    Raises:
+        ConfigError: another program is at work there.
+    """
+    with (root / PROGRAM_LOCK).open("w") as program, (root / JOBS_LOCK).open("w") as jobs:
+        try:
+            fcntl.flock(program, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                f"{root}: another comparison is at work there; wait for it, or give another --out"
+            ) from error
+        fcntl.flock(jobs, fcntl.LOCK_EX)
+        fcntl.flock(jobs, fcntl.LOCK_UN)
+        yield
+
+
+def become_job(root: Path) -> None:
+    """Make this process one that ends with the program above it.
+
+    It leaves the terminal's group: Ctrl-C reaches the program alone, which passes it on once,
+    because a second signal would not let the step finish. A program that was killed passes nothing
+    on, so its end counts as a signal.
+    """
+    os.setpgrp()
+    # Open until the process ends.
+    jobs = os.open(root / JOBS_LOCK, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(jobs, fcntl.LOCK_SH)
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch(sentinel: int) -> None:
+        connection.wait([sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()

@@ -10,13 +10,10 @@ import json
 import logging
 import os
 import shutil
-import signal
 import sys
-import threading
 import time
 import traceback
 from dataclasses import asdict, dataclass
-from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ from schemas.command_line import set_up_logging
 from schemas.errors import TrelmError
 from trelm_train.compare.experiment import Experiment
 from trelm_train.compare.plan import Run
+from trelm_train.compare.processes import become_job
 from trelm_train.compare.questions import ask_probes, text_loss
 from trelm_train.data.knowledge import load_knowledge
 from trelm_train.data.loader import Packing
@@ -85,10 +83,10 @@ def work(task: Task) -> None:
     A failure leaves its message in `failure.txt`.
     """
     folder = task.folder
+    become_job(task.root)
     _prepare_folder(task)
     _redirect(folder / LOG)
     set_up_logging(verbose=False)
-    stop_with_parent()
     try:
         _make(task)
     except TrelmError as error:
@@ -139,24 +137,6 @@ def _redirect(path: Path) -> None:
     for number in (1, 2):
         os.dup2(log_file, number)
     os.close(log_file)
-
-
-def stop_with_parent() -> None:
-    """Leave the terminal's group, and ask this process to stop where the one above it ends.
-
-    Ctrl-C then reaches the program alone, which passes it on once: a second signal would not let
-    the step finish. A program that was killed passes nothing on.
-    """
-    os.setpgrp()
-    parent = parent_process()
-    if parent is None:
-        return
-
-    def watch(sentinel: int) -> None:
-        connection.wait([sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
 
 
 def _make(task: Task) -> None:
