@@ -6,6 +6,7 @@ out: frozen dataclasses, checked before any work; every arm's settings are known
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,6 +82,17 @@ class ProbeSet:
         "test", "test reports it, validation chooses rates by it"
     )
     limit: int = key(0, "Items per relation; 0 asks all")
+    subjects: tuple[float, ...] = key(
+        (0.0, 1.0),
+        "Part of the subjects that is asked, as two ends from 0 to 1 of their hashes; sets of parts "
+        "that do not overlap share no subject",
+    )
+
+    def asks(self, subject: str) -> bool:
+        """Say whether a subject belongs to the part that is asked."""
+        low, high = self.subjects
+        hashed = int.from_bytes(hashlib.sha256(subject.encode()).digest()[:6], "big") / 2**48
+        return low <= hashed < high
 
     @property
     def relations_path(self) -> Path:
@@ -151,6 +163,7 @@ def load_experiment(path: Path, sets: Sequence[str] = ()) -> Experiment:
     try:
         _check_settings(experiment.experiment)
         _check_names(experiment)
+        _check_probes(experiment)
         _check_questions(experiment)
         for arm in experiment.arms:
             _check_arm(experiment, arm)
@@ -208,16 +221,25 @@ def _check_names(experiment: Experiment) -> None:
             )
 
 
-def _check_questions(experiment: Experiment) -> None:
-    """Refuse missing files, and rates that nothing can choose between."""
-    if not experiment.test_probes:
-        raise ConfigError("no [[probes]] of role 'test'; add one, it measures quality")
+def _check_probes(experiment: Experiment) -> None:
+    """Refuse missing files, and parts that are none."""
     for probes in experiment.probes:
+        ends = probes.subjects
+        if len(ends) != 2 or not 0 <= ends[0] < ends[1] <= 1:
+            raise ConfigError(
+                f"probes {probes.name!r}: subjects = {list(ends)} must be two ends, such as [0, 0.3]"
+            )
         for path in (Path(probes.folder), probes.relations_path):
             if not path.exists():
                 raise ConfigError(f"probes {probes.name!r}: {path} is not there; correct the path")
         if probes.common_vocab and not Path(probes.common_vocab).is_file():
             raise ConfigError(f"probes {probes.name!r}: {probes.common_vocab} is not there")
+
+
+def _check_questions(experiment: Experiment) -> None:
+    """Refuse missing texts, and rates that nothing can choose between."""
+    if not experiment.test_probes:
+        raise ConfigError("no [[probes]] of role 'test'; add one, it measures quality")
     for text in experiment.texts:
         if not Path(text.path).is_file():
             raise ConfigError(f"texts {text.name!r}: {text.path} is not there; correct the path")

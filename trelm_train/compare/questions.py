@@ -84,10 +84,9 @@ def ask_probes(model: MaskedLm, tokenizer: Tokenizer, probes: ProbeSet) -> Answe
         path = Path(probes.folder) / f"{name}.jsonl"
         if not path.is_file():
             continue
-        for row, item in _items_of(prober, path, str(relation.get("template", "")), probes.limit):
+        for row, item in _items_of(prober, path, str(relation.get("template", "")), probes):
             answers.relation.append(name)
-            # LAMA rows of T-REx have the subject's id; its name will do elsewhere.
-            answers.subject.append(str(row.get("sub_uri") or row["sub_label"]))
+            answers.subject.append(_subject(row))
             answers.object.append(str(row["obj_label"]))
             items.append(item)
 
@@ -100,15 +99,22 @@ def ask_probes(model: MaskedLm, tokenizer: Tokenizer, probes: ProbeSet) -> Answe
     return answers
 
 
+def _subject(row: dict[str, Any]) -> str:
+    """Return the id of a row's subject; its name where LAMA's file has no id."""
+    return str(row.get("sub_uri") or row.get("sub_label", ""))
+
+
 def _items_of(
-    prober: Prober, path: Path, template: str, limit: int
+    prober: Prober, path: Path, template: str, probes: ProbeSet
 ) -> list[tuple[dict[str, Any], Item]]:
     """Return the rows of a relation that count, with their questions."""
     pairs: set[tuple[str, str]] = set()
     asked: list[tuple[dict[str, Any], Item]] = []
     for row in read_jsonl(path):
-        if limit and len(asked) >= limit:
+        if probes.limit and len(asked) >= probes.limit:
             break
+        if not probes.asks(_subject(row)):
+            continue
         item = skip_reason(row, pairs, uhn=False) or prober.item(template, row)
         if not isinstance(item, str):
             asked.append((row, item))
