@@ -292,6 +292,8 @@ def make_runs(comparison: Comparison, runs: Sequence[Run], phase: str) -> None:
     Raises:
         InterruptedRun: a signal asked for the end; every run in progress has saved.
     """
+    if not runs:
+        return
     tasks = []
     for run in ordered(list(runs)):
         task = comparison.task(run)
@@ -309,7 +311,9 @@ def make_runs(comparison: Comparison, runs: Sequence[Run], phase: str) -> None:
         finished = task.result()
         if finished is not None:
             comparison.results[task.run.folder] = finished
-        elif not comparison.stop.signum:
+        elif comparison.stop.signum:
+            continue
+        else:
             error = _failure_text(task.folder / FAILURE, f"its process ended with {code}")
             comparison.failures[task.run.folder] = error
             log.error("%s failed: %s", task.run.folder, error)

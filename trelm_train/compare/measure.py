@@ -33,6 +33,8 @@ from trelm_train.training.step_inputs import StepInputs, stream_step_inputs
 from trelm_train.training.train import route
 
 WARM_UP_STEPS = 2
+# Times that neurons are chosen to time a choice.
+REFRESHES = 3
 
 
 @dataclass(slots=True)
@@ -86,7 +88,7 @@ def measure_cost(experiment: Experiment, name: str, folder: Path) -> dict[str, A
 
     routing = experiment.config(experiment.arm(name)).routing
     has_router = arm.session.router is not None
-    refresh_s = arm.refresh() if has_router else 0.0
+    refresh_s = statistics.median(arm.refresh() for _ in range(REFRESHES)) if has_router else 0.0
     cost = Cost(
         step_s=step_s,
         refresh_s=refresh_s,

@@ -114,9 +114,9 @@ def _measure_section(tables: Tables, measure_table: MeasureTable, number: int) -
         tag("figure", legend(tables), curve_chart(tables, measure_table, number)),
         _untrained(measure_table),
         _curve_table(tables, measure_table),
-        *differences,
         tag("p", measure_table.note) if measure_table.note else None,
         _time_table(measure_table) if measure_table.times else None,
+        *differences,
         id=f"measure-{number}",
     )
 

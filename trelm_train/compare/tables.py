@@ -123,7 +123,8 @@ class Values:
             if result["role"] == FINAL and result["arm"] in comparison.rates:
                 key = (result["arm"], result["budget"])
                 self.results.setdefault(key, {})[result["seed"]] = {**result, "folder": folder}
-        self._answers: dict[str, Any] = {}
+        self._answers: dict[str, dict[str, Any]] = {}
+        self._clusters: dict[str, I64] = {}
         self._draws: dict[tuple[int, int], Draws] = {}
 
     def seeds(self, key: tuple[str, float]) -> list[int]:
@@ -140,8 +141,7 @@ class Values:
         for seed in seeds:
             result = self.results[key][seed]
             if measure.has_items:
-                ranks = self._table(result["folder"], measure.group)["rank"].to_numpy()
-                rows.append((ranks <= 1).astype(np.float64))
+                rows.append(self._probes(result["folder"], measure.group)["is_right"])
                 continue
             value = result["measures"].get(measure.group, {}).get(measure.name)
             if value is None:
@@ -154,7 +154,10 @@ class Values:
         if not measure.has_items or not self.results:
             return np.zeros(1, np.int64)
         first = next(iter(next(iter(self.results.values())).values()))
-        return cluster_ids(self._table(first["folder"], measure.group)["subject"].to_pylist())
+        if measure.group not in self._clusters:
+            subjects = self._probes(first["folder"], measure.group)["subject"]
+            self._clusters[measure.group] = cluster_ids(subjects.tolist())
+        return self._clusters[measure.group]
 
     def draws(self, num_seeds: int, cluster_I: I64) -> Draws:
         """Return the resamples for so many seeds and these clusters, the same at every call."""
@@ -164,15 +167,23 @@ class Values:
             self._draws[key] = Draws.make(*key, resamples)
         return self._draws[key]
 
-    def _table(self, folder: str, group: str) -> Any:  # noqa: ANN401 - an Arrow table
+    def _probes(self, folder: str, group: str) -> dict[str, Any]:
+        """Return subjects and right answers of a run by one set of probes; each file is read once."""
         if folder not in self._answers:
-            self._answers[folder] = pq.read_table(
+            table = pq.read_table(
                 self.comparison.root / folder / ANSWERS, columns=["probes", "subject", "rank"]
             )
-        table = self._answers[folder]
-        return table.filter(
-            np.asarray(table["probes"].to_pylist()) == group.removeprefix("probes/")
-        )
+            names, subjects = (np.asarray(table[name]) for name in ("probes", "subject"))
+            is_right = (table["rank"].to_numpy() <= 1).astype(np.float64)
+            self._answers[folder] = {
+                f"probes/{name}": {
+                    "subject": subjects[names == name],
+                    "is_right": is_right[names == name],
+                }
+                for name in np.unique(names.astype(np.str_))
+            }
+        answers: dict[str, Any] = self._answers[folder][group]
+        return answers
 
 
 def measures_of(comparison: Comparison) -> list[Measure]:
