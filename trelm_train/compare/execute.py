@@ -338,7 +338,9 @@ class Progress:
 
     def say_start(self) -> None:
         """Say how many runs there are, and how many are done already."""
-        log.info("%s runs: %d of %d done already", self.phase, self.done, self.total)
+        planned = duration(self.left_s / self.workers)
+        log.info("%s runs: %d of %d done already, at least %s for the others",
+                 self.phase, self.done, self.total, planned)  # fmt: skip
 
     def say(self, run: Run, result: dict[str, Any] | None) -> None:
         """Say that a run has ended."""
@@ -373,7 +375,8 @@ def duration(seconds: float) -> str:
 def describe_plan(comparison: Comparison) -> str:
     """List every run with its steps and its estimated seconds; a rate to be chosen is a question."""
     experiment, settings = comparison.experiment, comparison.experiment.experiment
-    lines, total = [], 0.0
+    lines: list[str] = []
+    total = 0.0
     for arm in comparison.arms:
         rates = experiment.rates_of(arm)
         tuning = tuning_runs(experiment, comparison.costs, arm)
@@ -388,10 +391,10 @@ def describe_plan(comparison: Comparison) -> str:
                 f"{run.steps:8,} steps {duration(run.seconds):>8}"
             )
             total += run.seconds
-    for name, error in comparison.failed_arms.items():
-        lines.append(f"no runs of {name}: {error}")
+    num_runs = len(lines)
+    lines += [f"no runs of {name}: {error}" for name, error in comparison.failed_arms.items()]
     lines.append(
-        f"{len(lines)} runs, {duration(total)} of training in all, about "
+        f"{num_runs} runs, {duration(total)} of training in all, about "
         f"{duration(total / comparison.workers)} with {comparison.workers} worker(s), "
         "loading and probing not counted"
     )

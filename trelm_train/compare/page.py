@@ -183,7 +183,7 @@ def _time_table(measure_table: MeasureTable) -> Markup:
         cells: list[object] = [
             arm,
             sourced(crossing_text(time), time.folders),
-            crossing_interval_text(time),
+            sourced(crossing_interval_text(time), time.folders),
         ]
         for name in RESOURCES:
             share = time.shares[name]

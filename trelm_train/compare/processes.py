@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import multiprocessing
 import os
 import signal
@@ -23,6 +24,7 @@ from typing import Any
 from schemas.errors import ConfigError
 from trelm_train.training.signals import Stop
 
+log = logging.getLogger(__name__)
 PRELOADED = [
     "trelm_train.compare.run_one",
     "trelm_train.compare.measure",
@@ -102,7 +104,11 @@ def locked(root: Path) -> Iterator[None]:
             raise ConfigError(
                 f"{root}: another comparison is at work there; wait for it, or give another --out"
             ) from error
-        fcntl.flock(jobs, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(jobs, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            log.info("waiting for runs of a comparison that was killed: they save and end")
+            fcntl.flock(jobs, fcntl.LOCK_EX)
         fcntl.flock(jobs, fcntl.LOCK_UN)
         yield
 

@@ -54,6 +54,9 @@ def finished(
     """Three arms, one of which fails; the program is killed after its second run, and started again."""
     folder = tmp_path_factory.mktemp("compare")
     path = write_file(folder, shards_path, model_path, ARMS)
+    # One arm has two rates, the first of which changes next to nothing.
+    name = 'name = "random+10%"\n'
+    path.write_text(path.read_text().replace(name, f"{name}rates = [1e-9, 0.01]\n"))
     words = ["compare", "--config", str(path), "--out", str(folder / "out")]
     process = forked.start(
         words, folder / "output", killed_at=("trelm_train.compare.execute", "_scores", 2)
@@ -70,10 +73,10 @@ def finished(
 
 
 def test_a_killed_comparison_goes_on(finished: Finished) -> None:
-    """What was finished is kept, the rest is made: 2 arms x 2 seeds x 2 budgets, and the untrained model."""
+    """What was finished is kept, the rest is made: 2 arms x 2 seeds x 2 budgets, two rates, and the untrained model."""
     assert len(finished.before) >= 2
     after = finished.written()
-    assert len(after) == 9
+    assert len(after) == 11
     assert finished.before.items() <= after.items()
 
 
@@ -83,6 +86,25 @@ def test_a_failed_arm_is_named_and_the_others_go_on(finished: Finished) -> None:
     assert "train.dropout=0" in finished.error
     for name in ("summary.md", "compare.html"):
         assert "broken failed" in (finished.root / name).read_text()
+
+
+def test_a_rate_is_chosen_and_every_budget_takes_it(finished: Finished) -> None:
+    rates = json.loads((finished.root / "rates.json").read_text())
+    tried = rates["tried"]["random+10%"]["1"]
+    assert {row["rate"] for row in tried} == {1e-9, 0.01}
+    assert [(row["p_at_1"], row["log_p"]) for row in tried] == sorted(
+        ((row["p_at_1"], row["log_p"]) for row in tried), reverse=True
+    )
+    taken = tried[0]["rate"]
+    assert rates["taken"] == {
+        "mlm": {"0.5": 0.001, "1": 0.001},
+        "random+10%": {"0.5": taken, "1": taken},
+    }
+    rows = csv.DictReader((finished.root / "results.csv").read_text().splitlines())
+    final = {
+        float(row["rate"]) for row in rows if (row["role"], row["arm"]) == ("final", "random+10%")
+    }
+    assert final == {taken}
 
 
 def test_a_result_says_what_it_took(finished: Finished) -> None:
@@ -125,8 +147,8 @@ def test_every_figure_of_the_page_has_its_run(finished: Finished) -> None:
     assert len(cells) > 50
     for cell in cells:
         # A budget or a rate is no result.
-        is_setting = re.fullmatch(r"[\d.]+|–", cell)
-        assert is_setting or 'title="from runs/' in cell or re.fullmatch(r"\S+ … \S+", cell), cell
+        is_setting = re.fullmatch(r"[\d.e-]+|–", cell)
+        assert is_setting or 'title="from runs/' in cell, cell
     for target in set(re.findall(r'href="([^"#]+)"', html)):
         assert (finished.root / target.replace("%2B", "+").replace("%25", "%")).exists(), target
 
@@ -192,6 +214,24 @@ def test_a_run_that_was_stopped_goes_on_from_its_checkpoint(
     assert (task.folder / "model").is_dir()
 
 
+def test_a_run_that_fails_says_why(write_experiment: WriteExperiment, tmp_path: Path) -> None:
+    experiment = load_experiment(write_experiment(ARMS))
+    comparison = open_comparison(
+        experiment, tmp_path / "out", workers=1, keep_models=False, stop=Stop()
+    )
+    run = plan_run(
+        experiment,
+        {name: Cost(step_s=1.0) for name in ARMS},
+        experiment.arm("broken"),
+        0.001,
+        (0, 1.0),
+    )
+    make_runs(comparison, [run], "final")
+    assert not comparison.results
+    assert "train.dropout=0" in comparison.failures[run.folder]
+    assert "train.dropout=0" in (comparison.root / run.folder / "log.txt").read_text()
+
+
 def test_a_signal_before_the_first_run_starts_none(
     write_experiment: WriteExperiment, tmp_path: Path
 ) -> None:
@@ -220,7 +260,8 @@ def test_the_plan_names_every_run(finished: Finished, tmp_path: Path) -> None:
     shown = CliRunner().invoke(cli, ["compare", *words, "--plan"], catch_exceptions=False)
     assert shown.exit_code == 0
     assert len(re.findall(r"^final .* steps", shown.stdout, re.M)) == 8
-    assert "8 runs" in shown.stdout
+    assert len(re.findall(r"^tuning .* steps", shown.stdout, re.M)) == 2
+    assert "10 runs" in shown.stdout
     assert not (tmp_path / "out" / "tiny" / "runs").exists()
 
 
