@@ -113,13 +113,20 @@ def _line(
     path = "M" + "L".join(f"{left:g},{top:g}" for left, top, _, _ in points)
     elements: list[Markup] = [tag("path", class_="curve", d=path)] if points else []
     for left, top, figure, budget in points:
-        item = figure.estimate
+        estimated = figure.estimate
         elements.append(
-            tag("line", class_="whisker", x1=left, x2=left, y1=y(item.low), y2=y(item.high))
+            tag(
+                "line",
+                class_="whisker",
+                x1=left,
+                x2=left,
+                y1=y(estimated.low),
+                y2=y(estimated.high),
+            )
         )
         text = (
-            f"{arm} at {budget:g}: {value_text(item.mean, measure)} "
-            f"({interval_text(item, measure)})\n" + "\n".join(figure.folders)
+            f"{arm} at {budget:g}: {value_text(estimated.mean, measure)} "
+            f"({interval_text(estimated, measure)})\n" + "\n".join(figure.folders)
         )
         elements.append(tag("circle", tag("title", text), class_="mark", cx=left, cy=top, r=4.5))
     return tag("g", *elements, class_=colour_class(place))

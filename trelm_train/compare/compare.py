@@ -7,20 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.errors import TrelmError
-from trelm_train.compare.execute import (
-    Comparison,
-    choose_rates,
-    describe_plan,
-    make_final_runs,
-    measure_costs,
-    open_comparison,
-)
+from schemas.errors import ConfigError, TrelmError
+from trelm_train.compare.execute import choose_rates, describe_plan, make_final_runs
 from trelm_train.compare.experiment import load_experiment
 from trelm_train.compare.page import page
 from trelm_train.compare.processes import locked
+from trelm_train.compare.state import Comparison, open_comparison
 from trelm_train.compare.summary import csv_text, markdown
 from trelm_train.compare.tables import make_tables
+from trelm_train.compare.timing import measure_costs
 from trelm_train.training.signals import Stop
 
 log = logging.getLogger(__name__)
@@ -95,7 +90,7 @@ def _opened(request: CompareRequest) -> list[Comparison]:
 def _refuse_equal_names(names: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
-            raise TrelmError(f"two experiments have the name {name!r}; give each its own")
+            raise ConfigError(f"two experiments have the name {name!r}; give each its own")
 
 
 def write_pages(comparison: Comparison) -> Path:

@@ -147,10 +147,12 @@ def _curve_table(tables: Tables, measure_table: MeasureTable) -> Markup:
 def _mean_cell(figure: Figure | None, measure: Measure) -> Markup | str:
     if figure is None:
         return DASH
-    item = figure.estimate
-    sd = "" if item.sd is None else f" ± {value_text(item.sd, measure)}"
-    range_text = tag("span", interval_text(item, measure), class_="soft")
-    return joined((sourced(f"{value_text(item.mean, measure)}{sd}", figure.folders), range_text))
+    estimated = figure.estimate
+    sd = "" if estimated.sd is None else f" ± {value_text(estimated.sd, measure)}"
+    range_text = tag("span", interval_text(estimated, measure), class_="soft")
+    return joined(
+        (sourced(f"{value_text(estimated.mean, measure)}{sd}", figure.folders), range_text)
+    )
 
 
 def _difference_table(
@@ -165,10 +167,10 @@ def _difference_table(
             if figure is None:
                 cells.append(DASH)
                 continue
-            item = figure.estimate
-            range_text = tag("span", interval_text(item, measure), class_="soft")
+            estimated = figure.estimate
+            range_text = tag("span", interval_text(estimated, measure), class_="soft")
             cells.append(
-                joined((sourced(signed_text(item.mean, measure), figure.folders), range_text))
+                joined((sourced(signed_text(estimated.mean, measure), figure.folders), range_text))
             )
         if arm != other:
             rows.append([arm, *cells])

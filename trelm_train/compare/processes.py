@@ -27,7 +27,7 @@ from trelm_train.training.signals import Stop
 log = logging.getLogger(__name__)
 PRELOADED = [
     "trelm_train.compare.run_one",
-    "trelm_train.compare.measure",
+    "trelm_train.compare.timing",
     "trelm_train.training.train",
     "transformers.models.bert.modeling_bert",
 ]

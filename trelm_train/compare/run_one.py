@@ -70,11 +70,11 @@ class Task:
 def read_result(path: Path, fingerprint: str) -> dict[str, Any] | None:
     """Return a result that has the right fingerprint, or nothing."""
     try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        run_result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    is_right = isinstance(result, dict) and result.get("fingerprint") == fingerprint
-    return result if is_right and (path.parent / ANSWERS).is_file() else None
+    is_right = isinstance(run_result, dict) and run_result.get("fingerprint") == fingerprint
+    return run_result if is_right and (path.parent / ANSWERS).is_file() else None
 
 
 def work(task: Task) -> None:
@@ -150,7 +150,7 @@ def _make(task: Task) -> None:
 
     start = time.perf_counter()
     measures, answers = _measure(task, model_name)
-    result = {
+    run_result = {
         "fingerprint": task.fingerprint,
         "role": run.role,
         "arm": run.arm,
@@ -165,7 +165,7 @@ def _make(task: Task) -> None:
         "measures": measures,
     }
     _write_whole(folder / ANSWERS, lambda path: pq.write_table(answers, path))
-    text = json.dumps(result, indent=1) + "\n"
+    text = json.dumps(run_result, indent=1) + "\n"
     _write_whole(folder / RESULT, lambda path: path.write_text(text, encoding="utf-8"))
 
     for name in BULKY:

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 
 from schemas.array_types import F64, I64
 from schemas.manifest import MANIFEST_NAME
-from trelm_train.compare.execute import Comparison
 from trelm_train.compare.plan import FINAL, untrained_run
 from trelm_train.compare.run_one import ANSWERS
+from trelm_train.compare.state import Comparison
 from trelm_train.compare.statistics import (
     Crossing,
     Draws,
@@ -119,10 +119,13 @@ class Values:
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
         self.results: dict[tuple[str, float], dict[int, dict[str, Any]]] = {}
-        for folder, result in comparison.results.items():
-            if result["role"] == FINAL and result["arm"] in comparison.rates:
-                key = (result["arm"], result["budget"])
-                self.results.setdefault(key, {})[result["seed"]] = {**result, "folder": folder}
+        for folder, run_result in comparison.results.items():
+            if run_result["role"] == FINAL and run_result["arm"] in comparison.rates:
+                key = (run_result["arm"], run_result["budget"])
+                self.results.setdefault(key, {})[run_result["seed"]] = {
+                    **run_result,
+                    "folder": folder,
+                }
         self._answers: dict[str, dict[str, Any]] = {}
         self._clusters: dict[str, I64] = {}
         self._draws: dict[tuple[int, int], Draws] = {}
@@ -139,11 +142,11 @@ class Values:
         """Return the values S x I of some seeds; None where the measure is not there."""
         rows = []
         for seed in seeds:
-            result = self.results[key][seed]
+            run_result = self.results[key][seed]
             if measure.has_items:
-                rows.append(self._probes(result["folder"], measure.group)["is_right"])
+                rows.append(self._probes(run_result["folder"], measure.group)["is_right"])
                 continue
-            value = result["measures"].get(measure.group, {}).get(measure.name)
+            value = run_result["measures"].get(measure.group, {}).get(measure.name)
             if value is None:
                 return None
             rows.append(np.asarray([value]))
@@ -220,7 +223,7 @@ def make_tables(comparison: Comparison) -> Tables:
         _measure_table(values, measure, tables) for measure in measures_of(comparison)
     ]
     in_order = {"untrained": 0, "tuning": 1, "final": 2}
-    rows = [{**result, "folder": folder} for folder, result in comparison.results.items()]
+    rows = [{**run_result, "folder": folder} for folder, run_result in comparison.results.items()]
     tables.runs = sorted(rows, key=lambda row: (in_order[row["role"]], row["folder"]))
     tables.importance = importance_cost(comparison)
     return tables
@@ -232,8 +235,8 @@ def _resources(results: list[dict[str, Any]]) -> dict[str, float | None]:
     for name in RESOURCES:
         known = [
             value
-            for result in results
-            if (value := result.get(name, result["training"].get(name))) is not None
+            for run_result in results
+            if (value := run_result.get(name, run_result["training"].get(name))) is not None
         ]
         means[name] = float(np.mean(known)) if known else None
     return means

@@ -18,10 +18,11 @@ from tests.trelm_train import forked
 from tests.trelm_train.compare.conftest import TWO_ARMS, WriteExperiment, write_file
 from trelm_train.cli import cli
 from trelm_train.compare.compare import CompareRequest, compare
-from trelm_train.compare.execute import make_runs, open_comparison
+from trelm_train.compare.execute import make_runs
 from trelm_train.compare.experiment import load_experiment
 from trelm_train.compare.plan import Cost, plan_run
 from trelm_train.compare.run_one import TASK
+from trelm_train.compare.state import open_comparison
 from trelm_train.training.session import RunRequest
 from trelm_train.training.signals import InterruptedRun, Stop
 from trelm_train.training.train import run as train

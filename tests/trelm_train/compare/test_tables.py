@@ -11,11 +11,11 @@ import pytest
 
 from tests.trelm_train.compare.conftest import WriteExperiment
 from trelm_train.compare.compare import write_pages
-from trelm_train.compare.execute import Comparison, open_comparison
 from trelm_train.compare.experiment import load_experiment
 from trelm_train.compare.plan import Cost, Run, plan_run, untrained_run
 from trelm_train.compare.questions import Answers
 from trelm_train.compare.run_one import ANSWERS
+from trelm_train.compare.state import Comparison, open_comparison
 from trelm_train.compare.summary import markdown
 from trelm_train.compare.tables import MeasureTable, Tables, make_tables
 from trelm_train.training.signals import Stop
