@@ -430,6 +430,63 @@ def evaluate_lama(  # noqa: PLR0913
     _show(result, readable(result), as_json=as_json)
 
 
+@cli.command()
+@click.option(
+    "--config",
+    "configs",
+    type=FILE,
+    multiple=True,
+    help="Experiment file; several may follow, as the shell writes them for experiments/*.toml.",
+)
+@click.argument("more_configs", type=FILE, nargs=-1)
+@click.option(
+    "--out", type=FOLDER, required=True, help="Folder for a folder per experiment, by its name."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Number of runs at a time, each with one thread.",
+)
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="Change a setting of the file, such as experiment.seeds=[0]; may be repeated.",
+)
+@click.option("--keep-models", is_flag=True, help="Keep the model of every run.")
+@click.option(
+    "--plan", "plan_only", is_flag=True, help="Time the arms' steps, list the runs, train nothing."
+)
+def compare(plan_only: bool, more_configs: tuple[Path, ...], **options: Any) -> None:  # noqa: ANN401, FBT001
+    """Compare arms at equal time: probes of the plain model, with intervals, on one page.
+
+    Every arm is trained with several seeds, at several shares of the baseline's seconds. What is
+    done is kept: the same command goes on where it was stopped.
+
+    \b
+    Examples:
+      trelm-train compare --config experiments/controlled.toml --out comparisons --plan
+      trelm-train compare --config experiments/*.toml --out comparisons --workers 4
+    """
+    configs = (*options.pop("configs"), *more_configs)
+    if not configs:
+        raise click.UsageError("give an experiment file: --config experiments/controlled.toml")
+    say_after_stop("what has run is kept; the same command goes on")
+    from trelm_train.compare.compare import CompareRequest
+    from trelm_train.compare.compare import compare as compare_arms
+    from trelm_train.compare.compare import plan as list_runs
+
+    request = CompareRequest(configs=configs, **options)
+    if plan_only:
+        click.echo(list_runs(request))
+        return
+    for path in compare_arms(request):
+        click.echo(path)
+
+
 @cli.group()
 def inspect() -> None:
     """Look into a run: what it will need, and what it has learned.

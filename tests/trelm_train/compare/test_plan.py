@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from schemas.errors import ConfigError
+from tests.trelm_train.compare.conftest import PLAIN, WriteExperiment
+from trelm_train.compare.execute import rank_rates
+from trelm_train.compare.experiment import load_experiment
+from trelm_train.compare.measure import scaled
+from trelm_train.compare.plan import Cost, Inputs, final_runs, inputs_of, nearest, tuning_runs
+
+BASE = Cost(step_s=1.0, step_flops=10.0)
+
+
+@pytest.mark.parametrize(
+    ("cost", "seconds", "steps"),
+    [
+        (Cost(step_s=1.0), 10.0, 10),
+        (Cost(step_s=3.0), 10.0, 3),  # what does not fit is not begun
+        (Cost(step_s=100.0), 10.0, 1),  # one step at least
+        (Cost(step_s=0.5, refresh_s=2.0), 10.0, 16),  # chosen once
+        (Cost(step_s=1.0, refresh_s=1.0, refresh_every=4), 10.0, 8),  # twice in 8 steps
+        (
+            Cost(step_s=1.0, refresh_s=2.0, refresh_every=4),
+            11.0,
+            7,
+        ),  # an eighth would fit, a third choice not
+    ],
+)
+def test_steps_that_fit(cost: Cost, seconds: float, steps: int) -> None:
+    assert cost.steps_within(seconds) == steps
+    assert steps == 1 or cost.seconds(steps) <= seconds < cost.seconds(steps + 1)
+
+
+def test_flops_count_refreshes() -> None:
+    cost = Cost(step_s=1, refresh_s=1, refresh_every=4, step_flops=10, refresh_flops=100)
+    assert cost.flops(9) == 9 * 10 + 3 * 100
+
+
+def test_a_cost_is_told_in_the_baselines_seconds() -> None:
+    """The machine was half as fast when this arm was timed, and the baseline beside it too."""
+    measured = {
+        "step_s": 3.0,
+        "refresh_s": 6.0,
+        "refresh_every": 2,
+        "step_flops": 1.0,
+        "refresh_flops": 0.0,
+    }
+    cost = scaled({**measured, "ratio": 1.5}, baseline_step_s=1.0)
+    assert (cost.step_s, cost.refresh_s, cost.refresh_every) == (1.5, 3.0, 2)
+
+
+def test_runs_of_an_experiment(write_experiment: WriteExperiment) -> None:
+    path = write_experiment(
+        steps=100, rates=[0.001, 0.002], tuning_budgets=[0.4, 1], tuning_seeds=[7], budgets=[0.2, 1]
+    )
+    experiment = load_experiment(path)
+    costs = {"mlm": BASE, "random+10%": Cost(step_s=0.5, refresh_s=1.0)}
+    arm = experiment.arms[1]
+
+    tuning = tuning_runs(experiment, costs, arm)
+    assert [(run.budget, run.rate, run.seed, run.steps) for run in tuning] == [
+        (0.4, 0.001, 7, 78), (0.4, 0.002, 7, 78), (1, 0.001, 7, 198), (1, 0.002, 7, 198),
+    ]  # fmt: skip
+    final = final_runs(experiment, costs, arm, {0.2: 0.001, 1: 0.002})
+    assert [(run.budget, run.rate, run.seed, run.steps) for run in final] == [
+        (1, 0.002, 0, 198), (1, 0.002, 1, 198), (0.2, 0.001, 0, 38), (0.2, 0.001, 1, 38),
+    ]  # fmt: skip
+    assert final[0].folder == "runs/random+10%/rate-0.002/seed-0/budget-1"
+    assert final[0].config is not None
+    assert (final[0].config.train.steps, final[0].config.train.seed) == (198, 0)
+    assert final[0].config.train.threads == 1
+    assert not final[0].config.train.validate
+    baseline = final_runs(experiment, costs, experiment.arms[0], {0.2: 0.001, 1: 0.001})
+    assert [run.steps for run in baseline] == [100, 100, 20, 20]
+
+
+def test_one_rate_needs_no_choice(write_experiment: WriteExperiment) -> None:
+    experiment = load_experiment(write_experiment())
+    assert tuning_runs(experiment, {"mlm": BASE}, experiment.arms[0]) == []
+
+
+def test_the_nearest_tuning_budget() -> None:
+    assert [nearest(budget, (0.3, 1.0)) for budget in (0.2, 0.4, 0.6, 1)] == [0.3, 0.3, 1.0, 1.0]
+
+
+def test_rates_are_chosen_by_validation_probes_and_ties_by_log_probability(
+    write_experiment: WriteExperiment,
+) -> None:
+    experiment = load_experiment(write_experiment(rates=[0.1, 0.2, 0.3, 0.4]))
+    runs = tuning_runs(experiment, {"mlm": BASE}, experiment.arms[0])
+    scores = {0.1: (0.2, -3.0), 0.2: (0.5, -2.0), 0.3: (0.5, -1.0)}
+    results = {
+        run.folder: {
+            "measures": {
+                "probes/chosen-by": {"p_at_1": scores[run.rate][0], "log_p": scores[run.rate][1]},
+                # The test probes would choose otherwise.
+                "probes/held": {"p_at_1": 1 - scores[run.rate][0], "log_p": 0.0},
+            }
+        }
+        for run in runs
+        if run.rate in scores  # the run with .4 failed
+    }
+    assert [rate for rate, _ in rank_rates(experiment, results, runs)] == [0.3, 0.2, 0.1]
+
+
+def test_a_fingerprint_is_of_all_that_is_learned(
+    write_experiment: WriteExperiment, inputs: Inputs
+) -> None:
+    experiment = load_experiment(write_experiment())
+    config = experiment.config(experiment.arms[0])
+    whole = inputs.fingerprint(config)
+    assert inputs.fingerprint(experiment.config(experiment.arms[0])) == whole
+    for other in (
+        replace(inputs, shards="t"),
+        replace(inputs, model="n"),
+        replace(inputs, questions="r"),
+    ):
+        assert other.fingerprint(config) != whole
+    assert inputs.fingerprint(experiment.config(experiment.arms[0], rate=0.5)) != whole
+    # How often it is saved changes nothing.
+    saved = replace(config, train=replace(config.train, checkpoint_every=7))
+    assert inputs.fingerprint(saved) == whole
+
+
+def test_inputs_notice_a_changed_probe(write_experiment: WriteExperiment) -> None:
+    experiment = load_experiment(write_experiment())
+    before = inputs_of(experiment)
+    assert inputs_of(experiment) == before
+    probe = experiment.probes[0].relations_path.parent / "P1.jsonl"
+    probe.write_text(probe.read_text() + '{"sub_label": "x", "obj_label": "y"}\n')
+    assert inputs_of(experiment) != before
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"baseline": "bert"}, "no arm"),
+        ({"name": "a/b"}, "must be letters"),
+        ({"budgets": [0.5]}, "must hold 1"),
+        ({"budgets": [0.5, 1.5]}, "not above 1"),
+        ({"seeds": [0, 100]}, "share"),
+        ({"seeds": []}, "is empty"),
+        ({"steps": 0}, "1 or more"),
+        ({"set": ["train.steps=5"]}, "decided by the comparison"),
+        ({"shard": "x"}, "did you mean 'shards'"),
+    ],
+)
+def test_a_wrong_file_is_refused(
+    write_experiment: WriteExperiment, changed: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_experiment(write_experiment(**changed))
+
+
+def test_a_wrong_setting_names_its_arm(write_experiment: WriteExperiment) -> None:
+    path = write_experiment({"mlm": PLAIN, "broken": ["routing.polcy=ig"]})
+    with pytest.raises(ConfigError, match=r"arm 'broken'.*did you mean 'policy'"):
+        load_experiment(path)
+
+
+def test_a_setting_of_the_file_can_be_changed(write_experiment: WriteExperiment) -> None:
+    experiment = load_experiment(write_experiment(), ["experiment.seeds=[5]"])
+    assert experiment.experiment.seeds == (5,)
+
+
+def test_rates_need_validation_probes(write_experiment: WriteExperiment) -> None:
+    path = write_experiment(rates=[0.1, 0.2])
+    path.write_text(path.read_text().replace('role = "validation"', 'role = "test"'))
+    with pytest.raises(ConfigError, match="must not be chosen by what it is tested on"):
+        load_experiment(path)

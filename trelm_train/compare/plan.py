@@ -1,0 +1,206 @@
+"""Plan the runs: arms x seeds x budgets, the steps of each, its folder and its fingerprint.
+
+Pure but for the hashes of the inputs. A budget is a share of the baseline's seconds; an arm gets
+as many steps as fit into it at its own measured cost, refreshes of its neurons included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from schemas.settings import to_dict
+from trelm_train.compare.experiment import Arm, Experiment
+from trelm_train.config import OPERATIONAL, Config
+from trelm_train.data.shards import open_shards, sha256_of
+
+# Raised when the same inputs give other measures.
+MEASURES_VERSION = 1
+TUNING, FINAL, UNTRAINED = "tuning", "final", "untrained"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """Hold what a step of an arm costs.
+
+    Seconds are of the processor (or of the wall clock on a GPU); FLOPs are two for each
+    multiplication and addition of a matrix product.
+    """
+
+    step_s: float
+    # One choice of neurons, and the steps from one to the next; 0: chosen once.
+    refresh_s: float = 0.0
+    refresh_every: int = 0
+    step_flops: float = 0.0
+    refresh_flops: float = 0.0
+
+    def num_refreshes(self, steps: int) -> int:
+        """Return how often neurons are chosen in a run of some steps."""
+        if not self.refresh_s and not self.refresh_flops:
+            return 0
+        return -(-steps // self.refresh_every) if self.refresh_every else 1
+
+    def seconds(self, steps: int) -> float:
+        """Return the seconds of a run of some steps."""
+        return steps * self.step_s + self.num_refreshes(steps) * self.refresh_s
+
+    def flops(self, steps: int) -> float:
+        """Return the FLOPs of a run of some steps."""
+        return steps * self.step_flops + self.num_refreshes(steps) * self.refresh_flops
+
+    def steps_within(self, seconds: float) -> int:
+        """Return the largest number of steps that fit into some seconds, at least 1."""
+        steps = max(1, int(seconds / self.step_s))
+        while steps > 1 and self.seconds(steps) > seconds * (1 + 1e-9):
+            over = self.seconds(steps) - seconds
+            steps = max(1, steps - max(1, int(over / (self.step_s + self.refresh_s))))
+        return steps
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """Name one run; its folder is relative to the experiment's."""
+
+    role: str
+    arm: str
+    rate: float
+    seed: int
+    budget: float
+    steps: int
+    seconds: float
+    flops: float
+    config: Config | None
+
+    @property
+    def folder(self) -> str:
+        """Return the folder of the run, relative to the experiment's."""
+        if self.role == UNTRAINED:
+            return "runs/untrained"
+        return f"runs/{self.arm}/rate-{self.rate:g}/seed-{self.seed}/budget-{self.budget:g}"
+
+
+def untrained_run() -> Run:
+    """Return the run that measures the model before any training."""
+    return Run(
+        role=UNTRAINED, arm=UNTRAINED, rate=0.0, seed=0, budget=0.0, steps=0, seconds=1.0, flops=0.0,
+        config=None,
+    )  # fmt: skip
+
+
+def plan_run(
+    experiment: Experiment, costs: dict[str, Cost], arm: Arm, rate: float, place: tuple[int, float]
+) -> Run:
+    """Plan the run of an arm at a rate; `place` is its seed and its budget."""
+    seed, budget = place
+    settings, cost = experiment.experiment, costs[arm.name]
+    total_s = costs[settings.baseline].seconds(settings.steps)
+    steps = cost.steps_within(total_s * budget)
+    if arm.name == settings.baseline:
+        # As written in the file: a division must not take a step away.
+        steps = max(1, round(settings.steps * budget))
+    return Run(
+        role=TUNING if seed in settings.tuning_seeds else FINAL,
+        arm=arm.name,
+        rate=rate,
+        seed=seed,
+        budget=budget,
+        steps=steps,
+        seconds=cost.seconds(steps),
+        flops=cost.flops(steps),
+        config=experiment.config(arm, rate, seed, steps),
+    )
+
+
+def tuning_runs(experiment: Experiment, costs: dict[str, Cost], arm: Arm) -> list[Run]:
+    """Plan the runs that choose an arm's rate; none where it has one rate only."""
+    rates, settings = experiment.rates_of(arm), experiment.experiment
+    if len(rates) == 1:
+        return []
+    return [
+        plan_run(experiment, costs, arm, rate, (seed, budget))
+        for budget in settings.tuning_budgets
+        for seed in settings.tuning_seeds
+        for rate in rates
+    ]
+
+
+def final_runs(
+    experiment: Experiment, costs: dict[str, Cost], arm: Arm, rate_of_budget: dict[float, float]
+) -> list[Run]:
+    """Plan the runs that are reported, the longest first."""
+    settings = experiment.experiment
+    return [
+        plan_run(experiment, costs, arm, rate_of_budget[budget], (seed, budget))
+        for budget in sorted(settings.budgets, reverse=True)
+        for seed in settings.seeds
+    ]
+
+
+def nearest(budget: float, tuning_budgets: tuple[float, ...]) -> float:
+    """Return the tuning budget that is nearest to a budget, by their ratio."""
+    return min(tuning_budgets, key=lambda tuned: max(tuned / budget, budget / tuned))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """Hold what identifies everything outside the settings: shards, model, questions."""
+
+    shards: str
+    model: str
+    questions: str
+
+    def fingerprint(self, config: Config | None) -> str:
+        """Return the fingerprint of a run with these settings; what changes nothing is left out."""
+        return digest([asdict(self), learned_settings(config) if config else {}, MEASURES_VERSION])
+
+
+def learned_settings(config: Config) -> dict[str, Any]:
+    """Return the settings that decide what is learned."""
+    return {
+        f"{section}.{name}": value
+        for section, values in to_dict(config).items()
+        for name, value in values.items()
+        if section not in OPERATIONAL and f"{section}.{name}" not in OPERATIONAL
+    }
+
+
+def inputs_of(experiment: Experiment) -> Inputs:
+    """Hash the inputs of an experiment.
+
+    Raises:
+        ConfigError: the shards are not there, or not finished.
+    """
+    settings = experiment.experiment
+    questions: list[Any] = [settings.validation_sentences]
+    for probes in experiment.probes:
+        files = [probes.relations_path, *sorted(Path(probes.folder).glob("*.jsonl"))]
+        if probes.common_vocab:
+            files.append(Path(probes.common_vocab))
+        # Its role decides what is done with the measures, not what they are.
+        part = (probes.limit, *probes.subjects)
+        questions.append([probes.name, part, [(path.name, sha256_of(path)) for path in files]])
+    for text in experiment.texts:
+        questions.append([text.name, text.sentences, sha256_of(Path(text.path))])
+
+    model = Path(settings.model)
+    weights = sorted(model.glob("*.safetensors")) if model.is_dir() else []
+    return Inputs(
+        shards=open_shards(Path(settings.shards)).fingerprint,
+        # A model of the hub is known by its name alone.
+        model=digest([sha256_of(path) for path in weights]) if weights else settings.model,
+        questions=digest(questions),
+    )
+
+
+def digest(value: Any) -> str:  # noqa: ANN401 - anything that JSON holds
+    """Return a short hash of plain values."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def ordered(runs: list[Run]) -> list[Run]:
+    """Return the runs with the longest first, so that no worker waits for one at the end."""
+    return sorted(runs, key=lambda run: -run.seconds)

@@ -1,0 +1,246 @@
+"""Make one run in a process of its own: train, export, ask, write `result.json`.
+
+The run is a normal one in its folder, and goes on from its checkpoint where one is there. The
+result comes last, whole or not at all: a folder with a result of the right fingerprint is done.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.command_line import set_up_logging
+from schemas.errors import TrelmError
+from trelm_train.compare.experiment import Experiment
+from trelm_train.compare.plan import Run
+from trelm_train.compare.processes import become_job
+from trelm_train.compare.questions import ask_probes, text_loss
+from trelm_train.data.knowledge import load_knowledge
+from trelm_train.data.loader import Packing
+from trelm_train.data.shards import open_shards
+from trelm_train.evaluate.mlm import evaluate_mlm
+from trelm_train.model.masked_lm import (
+    check_tokenizer,
+    load_pretrained,
+    load_tokenizer,
+    pick_device,
+)
+
+RESULT, ANSWERS, FAILURE, TASK, LOG = (
+    "result.json", "answers.parquet", "failure.txt", "task.json", "log.txt",
+)  # fmt: skip
+# What a run leaves that no table needs.
+BULKY = ("checkpoints", "initial", "model")
+# Measures of `evaluate mlm` that a result keeps.
+VALIDATION = ("loss", "entity_loss", "accuracy", "cka_score")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """Hold what a worker needs to make one run."""
+
+    experiment: Experiment
+    run: Run
+    # Of the experiment.
+    root: Path
+    fingerprint: str
+    keep_models: bool
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of the run."""
+        return self.root / self.run.folder
+
+    def result(self) -> dict[str, Any] | None:
+        """Return the result if it is there, whole, and that of this task."""
+        return read_result(self.folder / RESULT, self.fingerprint)
+
+
+def read_result(path: Path, fingerprint: str) -> dict[str, Any] | None:
+    """Return a result that has the right fingerprint, or nothing."""
+    try:
+        run_result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    is_right = isinstance(run_result, dict) and run_result.get("fingerprint") == fingerprint
+    return run_result if is_right and (path.parent / ANSWERS).is_file() else None
+
+
+def work(task: Task) -> None:
+    """Make a run in this process, which ends with 0, with 1 after a failure, or after a signal.
+
+    A failure leaves its message in `failure.txt`.
+    """
+    folder = task.folder
+    become_job(task.root)
+    _prepare_folder(task)
+    _redirect(folder / LOG)
+    set_up_logging(verbose=False)
+    try:
+        _make(task)
+    except TrelmError as error:
+        # A run that was asked to stop has saved; it has not failed.
+        if error.exit_code <= 2:
+            _fail(folder, error.message)
+        sys.exit(error.exit_code)
+    except Exception as error:  # noqa: BLE001 - other runs go on; the log has the traceback
+        traceback.print_exc()
+        _fail(folder, f"{type(error).__name__}: {error}")
+        sys.exit(1)
+
+
+def _fail(folder: Path, message: str) -> None:
+    logging.getLogger(__name__).error("%s", message)
+    (folder / FAILURE).write_text(message + "\n", encoding="utf-8")
+
+
+def _prepare_folder(task: Task) -> None:
+    """Make the folder; remove what a run of another fingerprint has left there."""
+    folder = task.folder
+    described = {
+        "fingerprint": task.fingerprint, "role": task.run.role, "arm": task.run.arm,
+        "steps": task.run.steps, "planned_s": task.run.seconds,
+    }  # fmt: skip
+    path = folder / TASK
+    if folder.exists() and _fingerprint_in(path) != task.fingerprint:
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    for name in (RESULT, FAILURE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _fingerprint_in(path: Path) -> str:
+    """Return the fingerprint that a file holds; empty where it is torn or not there."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _redirect(path: Path) -> None:
+    """Let standard output and standard error of this process go to the end of a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log_file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for number in (1, 2):
+        os.dup2(log_file, number)
+    os.close(log_file)
+
+
+def _make(task: Task) -> None:
+    """Train unless that is done, measure, write the result, remove what is bulky."""
+    settings, run, folder = task.experiment.experiment, task.run, task.folder
+    training: dict[str, Any] = {}
+    model_name = settings.model
+    if run.config is not None:
+        training = _train(task)
+        model_name = str(folder / "model")
+
+    start = time.perf_counter()
+    measures, answers = _measure(task, model_name)
+    run_result = {
+        "fingerprint": task.fingerprint,
+        "role": run.role,
+        "arm": run.arm,
+        "rate": run.rate,
+        "seed": run.seed,
+        "budget": run.budget,
+        "steps": run.steps,
+        "planned_s": run.seconds,
+        "flops": run.flops,
+        "training": training,
+        "measuring_s": time.perf_counter() - start,
+        "measures": measures,
+    }
+    _write_whole(folder / ANSWERS, lambda path: pq.write_table(answers, path))
+    text = json.dumps(run_result, indent=1) + "\n"
+    _write_whole(folder / RESULT, lambda path: path.write_text(text, encoding="utf-8"))
+
+    for name in BULKY:
+        if name != "model" or not task.keep_models:
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _train(task: Task) -> dict[str, Any]:
+    """Train, or go on; return what it took."""
+    from trelm_train.checkpoints.checkpoint import latest_checkpoint
+    from trelm_train.training.session import CHECKPOINTS, RunRequest
+    from trelm_train.training.train import run_or_resume
+
+    settings, run, folder = task.experiment.experiment, task.run, task.folder
+    assert run.config is not None
+    is_resumed = latest_checkpoint(folder / CHECKPOINTS) is not None
+    request = RunRequest(
+        shards=Path(settings.shards), model=settings.model, out=folder, config=run.config
+    )
+    start = time.process_time()
+    summary = run_or_resume(request)
+    return {
+        "training_s": summary["training_s"],
+        # Of the whole process: of a run that went on, the first part is not known.
+        "processor_s": None if is_resumed else time.process_time() - start,
+        "steps": summary["steps"],
+        "tokens": summary["tokens"],
+        "skipped_steps": summary["skipped_steps"],
+        "loss_last": summary["loss_last"],
+        "mlm_loss_last": summary["mlm_loss_last"],
+        "seconds": summary["seconds"],
+        "trained_per_step_share": summary["trained_per_step_share"],
+        "peak_rss_mb": summary["peak_rss_mb"],
+    }
+
+
+def _measure(task: Task, model_name: str) -> tuple[dict[str, dict[str, float]], pa.Table]:
+    """Ask a model everything; return measures by `probes/NAME`, `text/NAME` and `validation`."""
+    experiment, settings = task.experiment, task.experiment.experiment
+    config = task.run.config or experiment.config(experiment.arm(settings.baseline))
+    shards = open_shards(Path(settings.shards))
+    model = load_pretrained(model_name, pick_device(config.train.device))
+    vocabulary = check_tokenizer(model_name, model, shards)
+    tokenizer = load_tokenizer(str(shards.tokenizer_path))
+
+    measures: dict[str, dict[str, float]] = {}
+    tables = []
+    for probes in experiment.probes:
+        answers = ask_probes(model, tokenizer, probes)
+        measures[f"probes/{probes.name}"] = answers.measures()
+        tables.append(answers.table(probes.name))
+    for text in experiment.texts:
+        measures[f"text/{text.name}"] = text_loss(model, tokenizer, text)
+
+    if settings.validation_sentences:
+        packing = Packing(
+            max_tokens=min(128, model.max_tokens), batch_tokens=4096, limit=model.max_tokens
+        )
+        report = asdict(
+            evaluate_mlm(
+                model,
+                vocabulary,
+                shards,
+                load_knowledge(shards),
+                packing,
+                max_sentences=settings.validation_sentences,
+            )
+        )
+        known = {name: report[name] for name in VALIDATION if report[name] is not None}
+        measures["validation"] = known
+    return measures, pa.concat_tables(tables)
+
+
+def _write_whole(path: Path, write: Any) -> None:  # noqa: ANN401 - whatever the writer returns
+    """Write a file beside its place, then put it there."""
+    partial = path.with_name(f".{path.name}")
+    write(partial)
+    partial.replace(path)
