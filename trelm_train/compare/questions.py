@@ -21,6 +21,7 @@ from trelm_train.compare.experiment import ProbeSet, TextSet
 from trelm_train.config import MaskingConfig
 from trelm_train.data.loader import Packing, Position, assemble, plan_batches, sentences_from_lists
 from trelm_train.data.masking import mask_batch
+from trelm_train.evaluate.answers import ask
 from trelm_train.evaluate.lama import Item, Prober, read_jsonl, skip_reason
 from trelm_train.evaluate.mlm import MASK_SEED
 from trelm_train.model.masked_lm import MaskedLm, vocabulary_of
@@ -29,6 +30,7 @@ from trelm_train.model.protocols import Tokenizer
 # Legend: M masked tokens, V vocabulary, R rows, S tokens per row, H hidden size, N sentences.
 
 MAX_TOKENS = 128
+SMALLEST = 1e-30
 BATCH_TOKENS = 4096
 
 
@@ -95,7 +97,11 @@ def ask_probes(model: MaskedLm, tokenizer: Tokenizer, probes: ProbeSet) -> Answe
             f"probes {probes.name!r}: no item of {probes.folder} has an object that is one token "
             "of this model; check the relations' file and the words"
         )
-    answers.rank, answers.log_p = _answer(prober, items)
+    clozes = [item.cloze for item in items]
+    asked = ask(model, tokenizer.pad_token_id or 0, prober.candidates, clozes)
+    answers.rank = asked.rank_M.tolist()
+    # A probability may be too small for its number format.
+    answers.log_p = np.log(np.maximum(asked.p_gold_M, SMALLEST)).tolist()
     return answers
 
 
@@ -119,39 +125,6 @@ def _items_of(
         if not isinstance(item, str):
             asked.append((row, item))
     return asked
-
-
-def _answer(prober: Prober, items: list[Item]) -> tuple[list[int], list[float]]:
-    """Return the rank of each gold token among the candidates, and its log-probability there."""
-    model, num_items = prober.model, len(items)
-    candidates = torch.from_numpy(prober.candidates).to(model.device)
-    sentences = sentences_from_lists({"ids": [item.ids for item in items]})
-    packing = Packing(max_tokens=MAX_TOKENS, batch_tokens=BATCH_TOKENS, limit=model.max_tokens)
-    ranks, log_probabilities = [0] * num_items, [0.0] * num_items
-
-    with model.evaluating(), torch.no_grad():
-        for rows in plan_batches(sentences.ids.lengths(np.arange(num_items)), packing):
-            batch = assemble(sentences, rows, Position(), prober.tokenizer.pad_token_id or 0)
-            hidden_RSH = model.encode(model.pack(batch))
-            # A batch has its items in another order: `numbers` says which ones.
-            numbers = batch.key_N.tolist()
-            in_sentence = np.asarray([items[number].mask_position for number in numbers])
-            position_M = torch.from_numpy(batch.start_N + in_sentence)
-            logits_MV = model.logits(hidden_RSH.reshape(-1, model.hidden_size)[position_M]).float()
-
-            gold_M1 = torch.tensor(
-                [[items[number].gold] for number in numbers], device=model.device
-            )
-            gold_logit_M1 = logits_MV.gather(1, gold_M1)
-            ranked_MC = logits_MV[:, candidates]
-            better_M = (ranked_MC > gold_logit_M1).sum(1)
-            log_p_M = gold_logit_M1[:, 0] - torch.logsumexp(ranked_MC, 1)
-            for number, count, log_p in zip(
-                numbers, better_M.tolist(), log_p_M.tolist(), strict=True
-            ):
-                ranks[number], log_probabilities[number] = count + 1, log_p
-
-    return ranks, log_probabilities
 
 
 def text_loss(model: MaskedLm, tokenizer: Tokenizer, text: TextSet) -> dict[str, float]:
