@@ -29,6 +29,7 @@ RATE_AT, RATE, MAX_RATE = 384, 1e-3, 2e-3
 FFN_SCALE, ROWS_SCALE = 2.0, 10.0
 # A fact policy beside the bits of POLICIES: facts whose head no policy marks are asked too.
 ALL_FACTS = "all"
+CONTRAST_FORMS = ("head", "projection")
 STORAGES = ("auto", "ram", "file", "device")
 RULES = ("midpoint", "gauss_legendre", "left")
 LOGGERS = ("tensorboard", "wandb", "mlflow")
@@ -245,22 +246,24 @@ class FactsConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CkaConfig:
-    """Configure contrastive knowledge assessing: a loss that compares a hidden tail with others.
-
-    In this form, that of the talk, it never asks the LM head; `facts` does.
-    """
+    """Configure contrastive knowledge assessing: a loss that compares a hidden tail with others."""
 
     enabled: bool = key(False, "Turn contrastive knowledge assessing on or off")
+    form: str = key(
+        "head",
+        "Form of the contrast: head compares the LM head's logits at the hidden tail, projection a "
+        "state of the head's mention through a projection that is thrown away (the talk's form)",
+    )
     mlm_share: float = key(
         0.5,
         "Weight of the masked-LM loss (lambda_1); the contrastive loss has the rest",
     )
-    temperature: float = key(0.07, "Temperature of InfoNCE (tau), above 0")
+    temperature: float = key(0.07, "Temperature of InfoNCE (tau) in the form projection, above 0")
     negatives: int = key(64, "Number of false tails per fact")
     contrast: str = key(
         "tail",
-        "Form of contrast: tail offers wrong tails, relation offers wrong relations of the same "
-        "pair",
+        "Candidates of the contrast: tail offers wrong tails, relation offers wrong relations of "
+        "the same pair (in the form projection alone)",
     )
 
 
@@ -335,6 +338,7 @@ PRESETS = {
         "facts.enabled=false",
         "facts.share=0.5",
         "cka.enabled=true",
+        "cka.form=projection",
         "injection.enabled=true",
         "memory.enabled=true",
         "routing.policy=ig",
@@ -462,6 +466,7 @@ _CHOICES = {
     "facts.policy": ("none", *POLICIES),
     "memory.storage": STORAGES,
     "cka.contrast": ("tail", "relation"),
+    "cka.form": CONTRAST_FORMS,
     "routing.policy": ROUTING_POLICIES,
     "routing.rule": RULES,
     "routing.context": ("fixed", "exact"),
@@ -496,6 +501,11 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"routing.layer_budget = {config.routing.layer_budget!r} must be a number of layers, "
             "0 (all) or -1 (the upper half)"
+        )
+    if config.cka.contrast == "relation" and config.cka.form != "projection":
+        raise ConfigError(
+            "cka.contrast = 'relation' compares relations, which the LM head cannot name; "
+            "add --set cka.form=projection, or use cka.contrast=tail"
         )
     _check_train(config.train)
     _check_evaluation(config.evaluation)

@@ -26,7 +26,7 @@ SMALL = (
     "train.batch_tokens=256", "train.max_tokens=48", "train.learning_rate=0.003", "train.log_every=2", "train.steps=6",
     "train.threads=1", "routing.refresh_every=3", "routing.probe_facts=24", "routing.share=0.25",
     "routing.policy=ig", "routing.learning_rate_scale=5", "injection.enabled=true", "memory.enabled=true",
-    "cka.enabled=true", "facts.share=0.5",
+    "cka.enabled=true", "cka.form=projection", "facts.share=0.5",
 )  # fmt: skip
 
 

@@ -62,9 +62,11 @@ class CkaPlan:
     """
 
     facts: StepFacts
-    # Flat range of the head's mention.
+    # Flat ranges of the head's mention, and of the tail's.
     head_start_G: I64
     head_end_G: I64
+    tail_start_G: I64
+    tail_end_G: I64
     relation_GR: I64
     # Distinct tails, ascending, and where each fact's candidates (or its one tail) stand there.
     tail_U: I64
@@ -222,6 +224,8 @@ class CkaPlanner:
             facts=facts,
             head_start_G=batch.span_start_P[facts.head_span_G],
             head_end_G=batch.span_end_P[facts.head_span_G],
+            tail_start_G=batch.span_start_P[facts.tail_span_G],
+            tail_end_G=batch.span_end_P[facts.tail_span_G],
             relation_GR=facts.relation_G[:, None] if by_tail else row_GN,
             tail_U=tail_U,
             tail_index_GC=tail_index.reshape(tail_GC.shape),

@@ -25,9 +25,10 @@ from trelm_train.data.masking import MaskedBatch
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepFacts:
-    """Hold the facts of one step: knowledge rows, the mention of the head, and the sentence."""
+    """Hold the facts of one step: knowledge rows, both mentions, and the sentence."""
 
     head_span_G: I64
+    tail_span_G: I64
     head_G: I64
     relation_G: I64
     tail_G: I64
@@ -79,6 +80,7 @@ class FactChooser:
 
         return StepFacts(
             head_span_G=batch.fact_head_F[fact_G],
+            tail_span_G=batch.fact_tail_F[fact_G],
             head_G=head_F[fact_G],
             relation_G=batch.fact_relation_F[fact_G],
             tail_G=tail_F[fact_G],

@@ -17,10 +17,10 @@ def frozen_warnings(config: Config, num_layers: int) -> list[str]:
     is_asking = facts.enabled and facts.policy != "none" and facts.share > 0
     warnings = []
 
-    if config.cka.enabled and not is_asking:
+    if config.cka.enabled and config.cka.form == "projection" and not is_asking:
         warnings.append(
-            "contrastive assessing alone never asks the LM head for a fact, and taught none in any "
-            "measurement; add --set facts.enabled=true"
+            "contrastive assessing by projection alone never asks the LM head for a fact, and "
+            "taught none in any measurement; add --set facts.enabled=true"
         )
     if routing.policy == "full" or not is_asking:
         return warnings

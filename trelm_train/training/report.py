@@ -22,12 +22,13 @@ def describe(session: Session) -> str:
     rows = 0 if components.bank is None else len(components.bank.count_B)
     # Of both splits, as the footers count them.
     sentences = sum(group.num_rows for group in session.shards.row_groups)
+    contrast = config.cka.form if config.cka.enabled else "off"
     injection = config.injection.policy if components.injector is not None else "none"
 
     return (
         f"{sentences:,} sentences, {len(session.knowledge):,} knowledge rows; "
         f"asked facts {config.facts.policy if config.facts.enabled else 'none'}, "
-        f"injection {injection}, {rows:,} memory rows, CKA {'on' if components.cka else 'off'}, "
+        f"injection {injection}, {rows:,} memory rows, CKA {contrast}, "
         f"routing {_routing_of(config)}, learning rate {config.train.learning_rate:g}; "
         f"{config.train.steps:,} steps on {components.model.device.type}"
     )

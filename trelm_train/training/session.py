@@ -25,6 +25,7 @@ from trelm_train.checkpoints.export import (
     write_entities,
 )
 from trelm_train.cka.loss import Cka
+from trelm_train.cka.plan import CkaPlanner
 from trelm_train.config import OPERATIONAL, Config, load_config, settled
 from trelm_train.data.knowledge import Knowledge, load_knowledge
 from trelm_train.data.loader import BatchStream, LoaderState, Packing, Position
@@ -224,7 +225,7 @@ def _build(
     router = None
     if components.sparse is not None:
         router = Router(config.routing, model, vocabulary, seed=seed)
-    planner = components.cka.planner if components.cka is not None else None
+    planner = CkaPlanner(config.cka, knowledge, seed=seed) if config.cka.enabled else None
     chooser = None
     if config.facts.enabled or planner is not None:
         chooser = make_chooser(config.facts, shards, seed=seed)
@@ -278,7 +279,7 @@ def _build_components(
     config, seed = request.config, request.config.train.seed
     initial = freeze_embeddings(model.word_embeddings.weight, knowledge)
     cka = None
-    if config.cka.enabled:
+    if config.cka.enabled and config.cka.form == "projection":
         cka = Cka(config.cka, knowledge, initial, seed=seed).to(model.device)
     # Building the projection has drawn from torch's generator; from here on a run with and one
     # without CKA are alike.

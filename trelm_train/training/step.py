@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trelm_train.cka.head_contrast import head_contrast_sum
 from trelm_train.cka.loss import Cka
 from trelm_train.config import Config
 from trelm_train.data.arrays import expand, random_bits
@@ -61,6 +62,7 @@ class Components:
     guard: SpikeGuard
     injector: Injector | None
     bank: MemoryBank | None
+    # The contrast's projection; the form that uses the LM head has no weights of its own.
     cka: Cka | None
     sparse: SparseFfn | None
     timers: Timers
@@ -308,7 +310,10 @@ def _read_positions(components: Components, micro: MicroBatch) -> ReadPositions:
     learned[micro.masked.target_M] = True
 
     if micro.cka is not None:
-        start, end = micro.cka.head_start_G, micro.cka.head_end_G
+        plan = micro.cka
+        is_projected = components.cka is not None
+        start = plan.head_start_G if is_projected else plan.tail_start_G
+        end = plan.head_end_G if is_projected else plan.tail_end_G
         learned[expand(start, end - start)] = True
     if components.bank is not None:
         rows = components.knowledge.bank_row[batch.span_entity_P]
@@ -344,8 +349,13 @@ def _target_sums(
 
 
 def _cka_sum(components: Components, micro: MicroBatch, hidden_RSH: Tensor) -> Tensor:
-    if components.cka is None or micro.cka is None:
+    if micro.cka is None:
         return torch.zeros((), device=hidden_RSH.device)
+    if components.cka is None:
+        gold_RS = micro.batch.input_ids_RS
+        return head_contrast_sum(
+            components.model, hidden_RSH, micro.cka, components.knowledge, gold_RS
+        )
     return components.cka.loss_sum(hidden_RSH, micro.cka, components.model.word_embeddings)
 
 

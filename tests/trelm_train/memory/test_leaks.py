@@ -233,7 +233,7 @@ def twice(number: int, answer: int) -> Puzzle:
 
 # Both ways to ask for a hidden tail: settings, and the column of their loss.
 ASKING = {
-    "contrast": (("cka.enabled=true", "cka.mlm_share=0"), 1),
+    "contrast": (("cka.enabled=true", "cka.mlm_share=0", "cka.form=projection"), 1),
     "head": (("facts.enabled=true", "train.learning_rate=0.004"), 2),
 }
 WITH_FACTS = ("facts.share=0.5", "masking.probability=0.1")

@@ -206,6 +206,7 @@ def test_a_run_is_not_overwritten(whole: Path, shards_path: Path, model_path: Pa
         ("routing.policy=ffn_all", "routing.train_layer_norm=true", "routing.train_head=true"),
         (
             "cka.contrast=relation",
+            "cka.form=projection",
             "injection.policy=all",
             "routing.rule=gauss_legendre",
             "routing.points=2",
