@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 
 import pytest
@@ -11,32 +10,29 @@ import pytest
 from tests.conftest import ROOT
 from tests.trelm_train.compare.conftest import write_probes
 from trelm_train.compare.experiment import Arm, ProbeSet, Settings, TextSet, load_experiment
-from trelm_train.config import Config
 
 
 def test_the_template_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRELM_SYNTH", str(tmp_path))
     monkeypatch.setenv("TRELM_MODEL", "bert-base-uncased")
-    for group in ("rare", "middle", "frequent", "kb_only", "nowhere"):
+    monkeypatch.setenv("TRELM_TEXT", str(tmp_path / "general.txt"))
+    probes = tmp_path / "probes"
+    write_probes(probes / "validation" / "stated-rare" / "held")
+    for group in ("stated-rare", "stated-middle", "stated-frequent", "kb-only", "nowhere"):
         for kind in ("held", "known"):
-            write_probes(tmp_path / "probes" / group / kind)
+            write_probes(probes / "test" / group / kind)
+    (probes / "answers.txt").write_text("Bern\n")
     (tmp_path / "general.txt").write_text("Rain fell .")
 
-    text = (ROOT / "experiments" / "controlled.toml").read_text()
-    if "facts" not in {field.name for field in dataclasses.fields(Config)}:
-        text = re.sub(r'"facts\.[^"]*", ', "", text)
-    path = tmp_path / "controlled.toml"
-    path.write_text(text)
-
-    experiment = load_experiment(path)
+    experiment = load_experiment(ROOT / "experiments" / "controlled.toml")
     assert [arm.name for arm in experiment.arms] == [
-        "mlm", "facts", "facts-upper", "facts+contrast", "facts+injection", "facts+injection+memory", "facts-ig",
+        "default", "mlm", "facts", "facts-upper", "facts+contrast", "facts+injection", "facts+injection+memory", "facts-ig",
         "facts-random", "facts-top_layers", "talk",
     ]  # fmt: skip
     # Nothing that chooses a rate is tested.
-    chosen, tested = experiment.probes[0], experiment.probes[1]
+    chosen, *tested = experiment.probes
     assert chosen.role == "validation"
-    assert chosen.subjects[1] == tested.subjects[0]
+    assert all(probes.role == "test" and probes.folder != chosen.folder for probes in tested)
 
 
 @pytest.mark.parametrize("section", [Settings, ProbeSet, TextSet, Arm])
