@@ -146,7 +146,7 @@ def _only_ffn(model: MaskedLm) -> None:
 def ours(model: MaskedLm, work: Work, precision: str, chosen: Chosen) -> Step:
     """Train the chosen neurons as gathered tensors."""
     whole_parameters(model, RoutingConfig())
-    sparse = SparseFfn(model, TrainConfig(), rate_scale=1.0)
+    sparse = SparseFfn(model, TrainConfig(learning_rate=1e-4), rate_scale=1.0)
     sparse.select(chosen)
 
     def take() -> None:

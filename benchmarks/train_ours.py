@@ -18,7 +18,8 @@ from trelm_train.training.train import AHEAD, PLAN_NAME, route, run
 
 WARM_STEPS = 2
 PLAIN = (  # masked-LM training and nothing else: what the Trainer does
-    "routing.policy=full", "injection.enabled=false", "memory.enabled=false", "cka.enabled=false",
+    "routing.policy=full", "facts.enabled=false", "injection.enabled=false", "memory.enabled=false",
+    "cka.enabled=false",
 )  # fmt: skip
 
 

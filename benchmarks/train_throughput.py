@@ -36,7 +36,7 @@ from benchmarks.train_data import SHAPES, kit_shards, random_model
 from benchmarks.train_ours import PLAIN, WARM_STEPS
 from schemas.array_types import F64
 from schemas.processor import multiplies_bfloat16
-from trelm_train.config import RoutingConfig
+from trelm_train.config import PRESETS, RoutingConfig
 
 NAME = "train_throughput"
 BATCH_TOKENS, WIDTH = 4096, 128
@@ -122,7 +122,7 @@ def throughput_variants(setup: Setup, shape: str) -> list[Variant]:
     variants = [
         _ours("ours", common, steps, setup.precision, *PLAIN),
         _ours("ours_buckets", common, steps, setup.precision, *PLAIN, "train.layout=buckets"),
-        _ours("ours_everything", common, steps, setup.precision),
+        _ours("ours_everything", common, steps, setup.precision, *EVERYTHING),
         add("hf_8", rows=DEFAULT_ROWS),
         add("hf_32", rows=WIDE_ROWS),
         add("hf_32_grouped", rows=WIDE_ROWS, grouped=True),
@@ -200,8 +200,50 @@ def _headline(rates: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in ratios.items() if value is not None}
 
 
-EVERYTHING_OFF = ("injection.enabled=false", "memory.enabled=false", "cka.enabled=false")
+# The talk's form: bank, injection, contrast by projection, and routing at 10 %.
+EVERYTHING = PRESETS["talk"]
+EVERYTHING_OFF = (
+    *EVERYTHING, "injection.enabled=false", "memory.enabled=false", "cka.enabled=false",
+)  # fmt: skip
 FULL = "routing.policy=full"
+FACTS = (*PLAIN, "facts.enabled=true")
+# What `components` adds to masked-LM training of all weights, one after the other.
+COMPONENTS = {
+    "plain": PLAIN,
+    "facts": FACTS,
+    "facts_contrast": (*FACTS, "cka.enabled=true"),
+    "facts_projection": (*FACTS, "cka.enabled=true", "cka.form=projection"),
+    "facts_injection": (*FACTS, "injection.enabled=true"),
+    "facts_injection_memory": (*FACTS, "injection.enabled=true", "memory.enabled=true"),
+    "facts_upper_ffn": (*FACTS, "routing.policy=ffn_all", "routing.layer_budget=-1"),
+}
+
+
+def components(setup: Setup, shape: str) -> Iterator[dict[str, Any]]:
+    """Measure what each component costs a step, in steps of plain masked-LM training."""
+    common = setup.common(shape, setup.dropout)
+    variants = [
+        _ours(name, common, setup.steps, setup.precision, *sets)
+        for name, sets in COMPONENTS.items()
+    ]
+    by_name = measure(variants, setup.rounds, setup.folder)
+    cost = {
+        name: float(np.median(measured.cpu_seconds)) / setup.steps
+        for name, measured in by_name.items()
+    }
+    yield {
+        "benchmark": NAME,
+        "case": f"components_{shape}",
+        "unit": "s/step",
+        "lower_is_better": True,
+        "ours": cost["facts"],
+        "peers": {name: value for name, value in cost.items() if name != "facts"},
+        "ratio_to_plain": {name: value / cost["plain"] for name, value in cost.items()},
+        "precision": setup.precision,
+        "rss_mb": {name: measured.rss_mb for name, measured in by_name.items()},
+        "runs": setup.rounds,
+        **judged([], quick=setup.quick),
+    }
 
 
 def trelm(setup: Setup, shape: str) -> Iterator[dict[str, Any]]:
@@ -212,9 +254,9 @@ def trelm(setup: Setup, shape: str) -> Iterator[dict[str, Any]]:
     common, steps = setup.common(shape, setup.dropout), setup.steps
     half = f"routing.layer_budget={SHAPES[shape][1] // 2}"
     variants = [
-        _ours("ours", common, steps, setup.precision),
-        _ours("upper_half", common, steps, setup.precision, half),
-        _ours("full", common, steps, setup.precision, FULL),
+        _ours("ours", common, steps, setup.precision, *EVERYTHING),
+        _ours("upper_half", common, steps, setup.precision, *EVERYTHING, half),
+        _ours("full", common, steps, setup.precision, *EVERYTHING, FULL),
         _ours("ours_bare", common, steps, setup.precision, *EVERYTHING_OFF),
         _ours("full_bare", common, steps, setup.precision, *EVERYTHING_OFF, FULL),
     ]
@@ -275,7 +317,7 @@ def _step_aims(
 
 def memory(setup: Setup, shape: str) -> Iterator[dict[str, Any]]:
     """Compare the peak memory that `inspect plan` says with the measured one of the run."""
-    for name, sets in (("full", ("routing.policy=full",)), ("routed", ())):
+    for name, sets in (("full", (*EVERYTHING, FULL)), ("routed", EVERYTHING)):
         variant = Variant(
             name=name,
             target="benchmarks.train_ours:planned",
@@ -347,6 +389,8 @@ def _compared(ours: F64, hf: Measured | None) -> dict[str, Any]:
 CASES: dict[str, Callable[[Setup], Iterator[dict[str, Any]]]] = {
     "mini": functools.partial(throughput, shape="mini"),
     "base": functools.partial(throughput, shape="base"),
+    "components_mini": functools.partial(components, shape="mini"),
+    "components_base": functools.partial(components, shape="base"),
     "trelm_mini": functools.partial(trelm, shape="mini"),
     "trelm_base": functools.partial(trelm, shape="base"),
     "plan_mini": functools.partial(memory, shape="mini"),

@@ -59,8 +59,8 @@ class BatchPreparer:
     config: Config
     vocabulary: Vocabulary
     # None where no fact serves: facts and contrast are both switched off.
-    chooser: FactChooser | None
-    planner: CkaPlanner | None
+    chooser: FactChooser | None = None
+    planner: CkaPlanner | None = None
 
     def __call__(self, batch: Batch, number: int) -> MicroBatch:
         """Return the batch as the model will see it."""
