@@ -61,6 +61,11 @@ class TrainConfig:
         0.0,
         "Peak learning rate, reached after the warm-up; 0 chooses it by the model's hidden size",
     )
+    embedding_rate_scale: float = key(
+        1.0,
+        "Factor on the learning rate of the embeddings, and so of the tied decoder",
+    )
+    head_rate_scale: float = key(1.0, "Factor on the learning rate of the prediction head")
     weight_decay: float = key(
         0.01,
         "Weight decay of all trained weights except biases and LayerNorm",
@@ -201,6 +206,10 @@ class InjectionConfig:
     dropout: float = key(
         0.15,
         "Share of sentences that get no injection, as at fine-tuning and probing time",
+    )
+    until: float = key(
+        1.0,
+        "Share of the run's steps, from the first one, in which mentions are injected",
     )
 
 
@@ -419,6 +428,7 @@ _SHARES = (
     "injection.triple_share",
     "injection.masked_probability",
     "injection.dropout",
+    "injection.until",
     "memory.decay",
     "memory.global_share",
     "memory.ram_share",
@@ -452,6 +462,8 @@ _NOT_NEGATIVE = (
     "train.skip_sigma",
     "memory.window",
     "train.learning_rate",
+    "train.embedding_rate_scale",
+    "train.head_rate_scale",
     "routing.learning_rate_scale",
     "evaluation.every",
     "evaluation.lama_limit",

@@ -7,6 +7,7 @@ that it can be saved without pickle.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -39,16 +40,27 @@ def rate_factor(step: int, config: TrainConfig) -> float:
 class Optimiser:
     """Update parameters that are trained as a whole, by AdamW."""
 
-    def __init__(self, named: dict[str, nn.Parameter], config: TrainConfig) -> None:
+    def __init__(
+        self,
+        named: dict[str, nn.Parameter],
+        config: TrainConfig,
+        scale_of: Callable[[str], float] = lambda _name: 1.0,
+    ) -> None:
+        """Group the parameters; `scale_of` gives the factor on the rate of a parameter's name."""
         self.named = named
         self.config = config
 
         # Biases and LayerNorm weights are vectors, everything else is a matrix.
-        decayed = [parameter for parameter in named.values() if parameter.ndim > 1]
-        plain = [parameter for parameter in named.values() if parameter.ndim <= 1]
+        members: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for name, parameter in named.items():
+            members.setdefault((scale_of(name), parameter.ndim > 1), []).append(parameter)
         groups = [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
+            {
+                "params": parameters,
+                "weight_decay": config.weight_decay if is_decayed else 0.0,
+                "scale": scale,
+            }
+            for (scale, is_decayed), parameters in members.items()
         ]
 
         # torch refuses an optimiser without parameters.
@@ -64,7 +76,7 @@ class Optimiser:
             return
         for group in self.adamw.param_groups:
             # The schedule is computed from the step alone, so a resumed run needs no state of it.
-            group["lr"] = self.config.learning_rate * factor
+            group["lr"] = self.config.learning_rate * factor * group["scale"]
         self.adamw.step()
 
     def zero_grad(self) -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from schemas.errors import ConfigError
 from schemas.settings import to_toml
-from trelm_train.config import Config, load_config
+from trelm_train.config import PRESETS, Config, load_config, settled, with_automatic_of
+from trelm_train.training.advice import frozen_warnings
 
 
 def test_the_defaults_survive_a_round_trip(tmp_path: Path) -> None:
@@ -71,3 +72,50 @@ def test_a_missing_file_and_a_clash_are_refused(tmp_path: Path) -> None:
 def test_every_key_says_what_it_means() -> None:
     for line in to_toml(Config()).splitlines():
         assert not line or line.startswith("[") or len(line.partition("  # ")[2]) > 3, line
+
+
+def test_automatic_settings_follow_the_size() -> None:
+    config = load_config(None)
+    deep = settled(config, num_layers=12, hidden_size=768)
+    assert (deep.routing.policy, deep.routing.layer_budget) == ("ffn_all", 6)
+    assert (deep.train.learning_rate, deep.routing.learning_rate_scale) == (3.5e-4, 2.0)
+    shallow = settled(config, num_layers=2, hidden_size=128)
+    assert (shallow.routing.policy, shallow.train.learning_rate) == ("full", 2e-3)
+    assert settled(deep, num_layers=2, hidden_size=128) == deep, "what is chosen stays"
+
+    # What the user gives is never changed.
+    given = load_config(None, ["routing.policy=ffn_all", "train.learning_rate=1e-5"])
+    kept = settled(given, num_layers=12, hidden_size=768)
+    assert (kept.routing.layer_budget, kept.train.learning_rate) == (0, 1e-5)
+    few = load_config(None, ["routing.policy=ig", "routing.layer_budget=-1"])
+    assert settled(few, num_layers=5, hidden_size=64).routing.layer_budget == 2
+    assert settled(few, num_layers=5, hidden_size=64).routing.learning_rate_scale == 10.0
+    assert with_automatic_of(config, deep) == deep
+
+
+def test_a_preset_comes_before_file_and_settings(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text("[cka]\nmlm_share = 0.9\n[train]\nsteps = 7\n")
+    config = load_config(path, ["injection.strength=0.2"], preset="talk")
+    assert (config.cka.enabled, config.cka.form, config.cka.mlm_share) == (True, "projection", 0.9)
+    assert (config.injection.enabled, config.injection.strength) == (True, 0.2)
+    assert (config.facts.enabled, config.train.steps, config.routing.policy) == (False, 7, "ig")
+    for preset in PRESETS:
+        load_config(None, preset=preset)
+
+
+def test_a_run_that_cannot_learn_facts_is_warned_of() -> None:
+    def warnings(*sets: str, layers: int = 12, preset: str = "") -> list[str]:
+        config = load_config(None, sets, preset=preset)
+        return frozen_warnings(settled(config, num_layers=layers, hidden_size=128), layers)
+
+    assert warnings() == warnings(layers=2) == warnings("routing.policy=full") == []
+    assert warnings("facts.enabled=false", "routing.policy=ig") == []
+    (talk,) = warnings(preset="talk")
+    assert "never asks the LM head" in talk
+    (shallow,) = warnings("routing.policy=ffn_all", layers=2)
+    assert "2 layers" in shallow
+    assert warnings("routing.policy=ffn_all", "routing.train_embeddings=true", layers=2) == []
+    (few,) = warnings("routing.policy=random", "routing.share=0.1")
+    assert "routing.share=0.1" in few
+    assert warnings("routing.policy=random", "routing.share=0.25") == []

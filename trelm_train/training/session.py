@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import logging
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from trelm_train.checkpoints.export import (
 )
 from trelm_train.cka.loss import Cka
 from trelm_train.cka.plan import CkaPlanner
-from trelm_train.config import OPERATIONAL, Config, load_config, settled
+from trelm_train.config import OPERATIONAL, Config, TrainConfig, load_config, settled
 from trelm_train.data.knowledge import Knowledge, load_knowledge
 from trelm_train.data.loader import BatchStream, LoaderState, Packing, Position
 from trelm_train.data.masking import Vocabulary
@@ -309,7 +310,7 @@ def _build_components(
         model=model,
         vocabulary=vocabulary,
         knowledge=knowledge,
-        optimiser=Optimiser(whole, config.train),
+        optimiser=Optimiser(whole, config.train, rate_scales(model, config.train)),
         guard=SpikeGuard(config.train.skip_sigma),
         injector=injector,
         bank=bank,
@@ -317,6 +318,12 @@ def _build_components(
         sparse=sparse,
         timers=Timers(),
     )
+
+
+def rate_scales(model: MaskedLm, train: TrainConfig) -> Callable[[str], float]:
+    """Return the factor on the learning rate of each parameter, by its name."""
+    scales = {"embeddings": train.embedding_rate_scale, "head": train.head_rate_scale}
+    return lambda name: scales.get(model.family.kind(name), 1.0)
 
 
 def _build_bank(request: RunRequest, model: MaskedLm, knowledge: Knowledge) -> MemoryBank | None:

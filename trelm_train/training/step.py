@@ -258,7 +258,7 @@ def _learn(
 ) -> list[Notes]:
     """Run forward and backward of one batch; add its losses to the sums, and return its notes."""
     edit = None
-    if components.injector is not None:
+    if components.injector is not None and _is_injecting(components.config, step):
         with components.timers.measure("injection"):
             injection = components.injector.plan(
                 micro.batch, micro.masked.chosen_RS, micro.hidden_P, components.bank
@@ -296,6 +296,11 @@ def _learn(
     with components.timers.measure("memory"):
         rows = components.knowledge.bank_row[micro.batch.span_entity_P]
         return [take_notes(micro.batch, hidden_RSH, rows, components.config.memory.window)]
+
+
+def _is_injecting(config: Config, step: int) -> bool:
+    """Say whether mentions are still injected in this step."""
+    return step < config.injection.until * config.train.steps
 
 
 def _routed(components: Components) -> AbstractContextManager[None]:

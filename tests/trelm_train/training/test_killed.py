@@ -108,6 +108,26 @@ def test_resume_auto_starts_where_there_is_nothing(
     assert run_or_resume(request)["steps"] == 2  # done already: nothing is trained again
 
 
+def test_resume_auto_keeps_what_was_chosen_automatically(
+    shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
+    automatic = ("routing.policy=auto", "routing.learning_rate_scale=0", "train.learning_rate=0")
+    request = request_for(
+        shards_path,
+        model_path,
+        tmp_path / "out",
+        "train.steps=2",
+        "train.validate=false",
+        *automatic,
+    )
+    assert run_or_resume(request)["steps"] == 2
+    written = (tmp_path / "out" / "config.toml").read_text()
+    assert 'policy = "full"' in written, "a model of three layers is shallow"
+    assert "learning_rate = 0.002" in written
+    assert run_or_resume(request)["steps"] == 2
+    assert (tmp_path / "out" / "config.toml").read_text() == written
+
+
 def test_resume_auto_refuses_other_settings(
     shards_path: Path, model_path: Path, tmp_path: Path
 ) -> None:

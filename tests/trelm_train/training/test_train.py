@@ -463,6 +463,43 @@ def test_an_output_folder_that_cannot_be(
         run(request_for(shards_path, model_path, tmp_path / "file" / "out"))
 
 
+def test_groups_have_rates_of_their_own(
+    shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
+    """A group whose factor is 0 stays as it was, and a factor changes no other group's first step."""
+    plain = ("train.steps=1", "train.validate=false", "routing.policy=full", "injection.enabled=false",
+             "cka.enabled=false", "train.weight_decay=0", "train.dropout=0")  # fmt: skip
+    weights = {}
+    for name, sets in {
+        "plain": (),
+        "still": ("train.embedding_rate_scale=0", "train.head_rate_scale=0.5"),
+    }.items():
+        out = tmp_path / name
+        run(request_for(shards_path, model_path, out, *plain, *sets))
+        weights[name] = load_file(out / "model" / "model.safetensors")
+    start = load_file(tmp_path / "plain" / "initial" / "model.safetensors")
+    table, head = "bert.embeddings.word_embeddings.weight", "cls.predictions.transform.dense.weight"
+    inner = "bert.encoder.layer.0.intermediate.dense.weight"
+    assert torch.equal(weights["still"][table], start[table])
+    assert not torch.equal(weights["plain"][table], start[table])
+    assert torch.equal(weights["still"][inner], weights["plain"][inner])
+    moved = {name: (tensors[head] - start[head]).abs().mean() for name, tensors in weights.items()}
+    assert float(moved["still"] / moved["plain"]) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_injection_may_end_early(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
+    request = request_for(
+        shards_path,
+        model_path,
+        tmp_path / "out",
+        "injection.until=0.5",
+        "train.log_every=1",
+        "train.validate=false",
+    )
+    run(request)
+    assert [line["injected"] > 0 for line in metrics_of(request.out)] == [True] * 3 + [False] * 3
+
+
 def test_the_schedule() -> None:
     config = TrainConfig(steps=100, warmup_share=0.1)
     factors = [rate_factor(step, config) for step in range(101)]
