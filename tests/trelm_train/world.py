@@ -123,6 +123,7 @@ def example_columns(tokenizer: Any) -> dict[str, list[Any]]:
         rows["fact_head_span"].append([names.index(fact[0])])
         rows["fact_relation_row"].append([ROW[fact[1]]])
         rows["fact_tail_span"].append([names.index(fact[2])])
+        rows["is_statement"].append(False)
     return rows
 
 

@@ -97,7 +97,7 @@ def test_policies_ask_equally_many(
         columns["span_policies"][place] = [POLICY_BITS["importance"]] * 2
     knowledge = world.knowledge_columns(tokenizer)
     shards = open_shards(world.write_shards(tmp_path / "shards", tokenizer, columns, knowledge))
-    num_sentences, num_marked = count_fact_sentences(shards, "importance")
+    num_sentences, num_marked = count_fact_sentences(shards, FactsConfig(policy="importance"))
     assert 0 < num_marked < num_sentences
     share = num_marked / num_sentences / 2
     chooser = make_chooser(FactsConfig(policy="importance", share=share), shards, seed=0)
