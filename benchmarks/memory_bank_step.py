@@ -75,6 +75,7 @@ def made_batches(batch_tokens: int, count: int) -> list[Batch]:
     two, some = np.full(number, 2), np.arange(number) % 2
     sentences = Sentences(
         key_N=np.arange(number),
+        is_statement_N=np.zeros(number, np.bool_),
         ids=from_lengths(rng.integers(1000, VOCABULARY.size, lengths.sum()), lengths),
         words=from_lengths(
             np.concatenate([np.arange(1, length - 1) for length in lengths]), lengths - 2

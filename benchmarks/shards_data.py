@@ -155,6 +155,7 @@ def _generate(unit: Unit, out: UnitWriter) -> None:
             facts, 1_000_000 + rng.integers(0, 900, facts.sum()), pa.uint32()
         ),
         "fact_tail_span": _lists(facts, _ordinals(facts) * 2 + 1, pa.uint16()),
+        "is_statement": pa.array(np.zeros(len(facts), np.bool_)),
     }
     out.write(EXAMPLES, EXAMPLES.from_columns(columns))
 

@@ -325,13 +325,35 @@ class ShardsConfig:
         200_000,
         "Rows of `examples` per file, approximately; a file is sorted in memory",
     )
-    seed: int = key(0, "Seed of the split and of the order of rows")
+    statements: bool = key(
+        False,
+        "Write facts of rare entities that no sentence states as statements, in the training split",
+    )
+    statements_share: float = key(
+        0.1,
+        "Share of the tokens of the training split, above 0 and below 1, that statements may have",
+    )
+    statements_entities: Literal["low-frequency", "tail"] = key(
+        "low-frequency",
+        "Entities whose facts become statements: low-frequency (mentions below shards.r_freq) or "
+        "tail (the band of stage stats)",
+    )
+    statements_per_entity: int = key(5, "Number of statements per entity, at most")
+    statement_templates: str = key(
+        "",
+        "File of templates of statements, JSONL as in LAMA's relations.jsonl; empty stands for our "
+        "own",
+    )
+    seed: int = key(
+        0, "Seed of the split, of the order of rows and of the choice among a relation's templates"
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         at_least(
             self,
             max_triples=1,
+            statements_per_entity=1,
             r_freq=0,
             klt_r_min=0,
             klt_r_max=max(self.klt_r_min, 1),
@@ -343,6 +365,11 @@ class ShardsConfig:
         if not 0 <= self.validation_share < 1:
             raise ConfigError(
                 f"validation_share is {self.validation_share}, but must be at least 0 and below 1"
+            )
+        if not 0 < self.statements_share < 1:
+            raise ConfigError(
+                f"statements_share is {self.statements_share}, but must be above 0 and below 1; "
+                "to have no statements, set statements = false"
             )
 
         for policy in self.policies:

@@ -18,6 +18,7 @@ from pipeline.engine.progress_text import Workload
 from pipeline.engine.stage import PreparedStage, StagePlan, build_graph, is_current, prepare
 from pipeline.engine.tables import RunPaths
 from pipeline.link.weights import weights_file
+from pipeline.shards.statements import share_in_words
 from schemas.errors import ConfigError
 from schemas.settings import to_toml
 
@@ -146,4 +147,6 @@ def rows_written(paths: RunPaths, name: str) -> str:
         for table_name, table in manifest.tables.items()
         if table.rows or table_name != "rejects"
     ]
+    if "statements" in manifest.counters:
+        counts.append(share_in_words(manifest.counters))
     return ", ".join(counts) or "index written"

@@ -271,6 +271,8 @@ EXAMPLES = {
     trelm-pipeline shards --run runs/a --model bert-base-uncased
     Compute two injection policies only (docs/shards.md says which mentions each policy chooses):
       trelm-pipeline shards --run runs/a --policy long-tail-important --policy all
+    Write facts of rare entities that no sentence states as statements (docs/shards.md says which):
+      trelm-pipeline shards --run runs/a --set shards.statements=true
     """,
 }
 

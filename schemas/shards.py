@@ -14,16 +14,23 @@ NO_POLICY = "none"
 POLICIES = ("all", "high-frequency", "low-frequency", "importance", "long-tail-important", "klt")
 POLICY_BITS = {name: 1 << position for position, name in enumerate(POLICIES)}
 
+# The id of a statement, in the place of a document's, begins with this.
+STATEMENT_PREFIX = "statement:"
+
 ENTITY = "entity"
 RELATION = "relation"
 
 EXAMPLES = Table(
     name="examples",
-    version=1,
-    row="sentence, or window of a long one",
+    version=2,
+    row="sentence, window of a long one, or statement of a fact that no sentence states",
     key=("doc_id", "sentence_start"),
     columns=(
-        Column(name="doc_id", type=pa.string(), meaning="document"),
+        Column(
+            name="doc_id",
+            type=pa.string(),
+            meaning=f"document; of a statement its fact, as {STATEMENT_PREFIX}Q42:P19:Q350",
+        ),
         Column(
             name="sentence_start",
             type=pa.uint32(),
@@ -67,7 +74,7 @@ EXAMPLES = Table(
         Column(
             name="span_cosine",
             type=list_of(pa.float32()),
-            meaning="importance.cosine of the mention",
+            meaning="importance.cosine of the mention; NaN where it was not scored, so in statements",
         ),
         Column(
             name="span_policies",
@@ -86,6 +93,14 @@ EXAMPLES = Table(
             meaning="its relation's row in `knowledge`",
         ),
         Column(name="fact_tail_span", type=list_of(pa.uint16()), meaning="span index of its tail"),
+        Column(
+            name="is_statement",
+            type=pa.bool_(),
+            meaning=(
+                "true for a fact of the KB that a template states, and no sentence of the corpus; "
+                f"always {SPLITS[0]}"
+            ),
+        ),
     ),
 )
 

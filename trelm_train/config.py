@@ -251,6 +251,10 @@ class FactsConfig:
         "low-frequency, importance, long-tail-important or klt",
     )
     weight: float = key(1.0, "Weight of a hidden tail's token in the loss, beside other targets")
+    statements: bool = key(
+        True,
+        "Ask the facts of statements too: facts of the KB that no sentence of the corpus states",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.arrays.runs import first_of_overlapping
 from pipeline.config import ShardsConfig
@@ -23,43 +24,20 @@ from pipeline.encoder.tokenizer import TextTokenizer, TokenRuns
 from pipeline.link.linked_sentences import LinkedUnit
 from pipeline.shards.facts import facts_between
 from pipeline.shards.knowledge_lookup import KnowledgeLookup
-from pipeline.shards.policies import PolicyLimits, policy_bits
+from pipeline.shards.policies import PolicyLimits, policy_bits, requested_bits
+from pipeline.shards.row_columns import (
+    KEY,
+    KEYED_SCHEMA,
+    SPECIAL_TOKENS,
+    TokenSpans,
+    framed,
+    lists,
+    span_columns,
+    word_starts,
+)
 from pipeline.shards.windows import document_hash, in_validation, shuffle_keys, window_bounds
-from schemas import EXAMPLES
-from schemas.array_types import F32, I64, U16, U32, Array, Bools, Ints
-from schemas.shards import POLICY_BITS, SPLITS
-from schemas.table import list_of
-
-KEY = "shuffle_key"
-KEYED_SCHEMA = pa.schema([*EXAMPLES.schema, pa.field(KEY, pa.uint64(), nullable=False)])
-# The opening one and the closing one of each row.
-SPECIAL_TOKENS = 2
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenSpans:
-    """Hold linked mentions as half-open ranges of token numbers, counted over all sentences.
-
-    They are in order, and no two share a token. All shapes (P,).
-    """
-
-    start: I64
-    end: I64
-    entity_row: I64
-    frequency: I64
-    cosine: F32
-    policies: U16
-
-    def take(self, selection: Bools | I64) -> TokenSpans:
-        """Return some of the spans, by a mask or by numbers."""
-        return TokenSpans(
-            start=self.start[selection],
-            end=self.end[selection],
-            entity_row=self.entity_row[selection],
-            frequency=self.frequency[selection],
-            cosine=self.cosine[selection],
-            policies=self.policies[selection],
-        )
+from schemas.array_types import F32, I64
+from schemas.shards import SPLITS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +82,11 @@ class RowMaker:
             spans_too_long=int((~fits_P).sum()),
             spans_out=int(fits_P.sum()),
         )
-        return self._table(linked, tokens, bounds_W1, spans.take(fits_P))
+        rows = self._table(linked, tokens, bounds_W1, spans.take(fits_P))
+        # Statements get a share of these.
+        is_train = pc.equal(rows["split"], SPLITS[0])
+        counters["train_tokens"] += pc.sum(rows["n_tokens"].filter(is_train)).as_py() or 0
+        return rows
 
     def _spans(
         self, linked: LinkedUnit, cosines_M: F32, tokens: TokenRuns, counters: Counter[str]
@@ -124,7 +106,6 @@ class RowMaker:
         reach_M[has_entity_M] = self.lookup.reach[rows_M[has_entity_M]]
 
         bits_M = policy_bits(linked.sentence, cosines_M, frequency_M, reach_M, self.limits)
-        requested = sum(POLICY_BITS.get(policy, 0) for policy in set(self.config.policies))
 
         # Two mentions without a common character can share a token: the earlier one stays.
         has_tokens_M = start_M < end_M
@@ -145,7 +126,7 @@ class RowMaker:
             entity_row=rows_M,
             frequency=frequency_M,
             cosine=cosines_M,
-            policies=bits_M & np.uint16(requested),
+            policies=bits_M & requested_bits(self.config.policies),
         )
         return mentions.take(chosen)
 
@@ -170,13 +151,14 @@ class RowMaker:
         columns = {
             "doc_id": linked.doc_ids.take(pa.array(document_W)),
             "sentence_start": pa.array(starts_W, pa.uint32()),
-            "input_ids": _framed(tokens.ids, bounds_W1, self.frame),
-            "word_starts": _word_starts(tokens.starts_word, bounds_W1),
+            "input_ids": framed(tokens.ids, bounds_W1, self.frame),
+            "word_starts": word_starts(tokens.starts_word, bounds_W1),
             "n_tokens": pa.array(np.diff(bounds_W1) + SPECIAL_TOKENS, pa.uint16()),
             "split": pa.array(SPLITS).take(pa.array(in_validation_W.astype(np.int8))),
             KEY: pa.array(shuffle_keys(hashes_D[document_W], starts_W)),
-            **_span_columns(spans, bounds_W1),
+            **span_columns(spans, bounds_W1),
             **self._fact_columns(spans, bounds_W1),
+            "is_statement": pa.array(np.zeros(len(starts_W), np.bool_)),
         }
         # In the order of the schema, which is not that of the dictionary.
         arrays = [columns[name] for name in KEYED_SCHEMA.names]
@@ -192,59 +174,7 @@ class RowMaker:
         shift_F = first_span_W1[window_P[facts.head]]
         offsets_W1 = np.searchsorted(facts.head, first_span_W1)
         return {
-            "fact_head_span": _lists(offsets_W1, facts.head - shift_F, pa.uint16()),
-            "fact_relation_row": _lists(offsets_W1, facts.relation, pa.uint32()),
-            "fact_tail_span": _lists(offsets_W1, facts.tail - shift_F, pa.uint16()),
+            "fact_head_span": lists(offsets_W1, facts.head - shift_F, pa.uint16()),
+            "fact_relation_row": lists(offsets_W1, facts.relation, pa.uint32()),
+            "fact_tail_span": lists(offsets_W1, facts.tail - shift_F, pa.uint16()),
         }
-
-
-def _framed(ids_T: U32, bounds_W1: I64, frame: tuple[int, int]) -> pa.Array:
-    """Return each window's ids between the opening and the closing special token."""
-    offsets_W1 = bounds_W1 + SPECIAL_TOKENS * np.arange(len(bounds_W1))
-    values = np.empty(int(offsets_W1[-1]), np.uint32)
-    is_inner = np.ones(len(values), np.bool_)
-
-    # The two special tokens take the ends of each row, the ids all other positions.
-    opening, closing = frame
-    for positions_W, token in ((offsets_W1[:-1], opening), (offsets_W1[1:] - 1, closing)):
-        values[positions_W] = token
-        is_inner[positions_W] = False
-    values[is_inner] = ids_T
-    return _lists(offsets_W1, values, pa.uint32())
-
-
-def _word_starts(starts_word_T: Bools, bounds_W1: I64) -> pa.Array:
-    """Return the positions in each row at which a word starts.
-
-    A window that begins within a word begins one.
-    """
-    is_start_T = starts_word_T.copy()
-    is_start_T[bounds_W1[:-1]] = True
-
-    # Position 0 of a row is the opening special token: hence the 1.
-    starts = np.flatnonzero(is_start_T)
-    offsets_W1 = np.searchsorted(starts, bounds_W1)
-    positions = starts - np.repeat(bounds_W1[:-1], np.diff(offsets_W1)) + 1
-    return _lists(offsets_W1, positions, pa.uint16())
-
-
-def _span_columns(spans: TokenSpans, bounds_W1: I64) -> dict[str, pa.Array]:
-    """Return the columns of spans; their tokens are counted within the row."""
-    offsets_W1 = np.searchsorted(spans.start, bounds_W1)
-    # Position 0 of a row is the opening special token: hence the 1.
-    shift_P = np.repeat(bounds_W1[:-1], np.diff(offsets_W1)) - 1
-    return {
-        "span_start": _lists(offsets_W1, spans.start - shift_P, pa.uint16()),
-        "span_end": _lists(offsets_W1, spans.end - shift_P, pa.uint16()),
-        "span_entity_row": _lists(offsets_W1, spans.entity_row, pa.uint32()),
-        "span_frequency": _lists(offsets_W1, spans.frequency, pa.uint32()),
-        "span_cosine": _lists(offsets_W1, spans.cosine, pa.float32()),
-        "span_policies": _lists(offsets_W1, spans.policies, pa.uint16()),
-    }
-
-
-def _lists(offsets: Ints, values: Array, kind: pa.DataType) -> pa.Array:
-    """Return a column of lists: the list of row i is values[offsets[i]:offsets[i + 1]]."""
-    return pa.ListArray.from_arrays(
-        pa.array(offsets, pa.int32()), pa.array(values, kind), type=list_of(kind)
-    )

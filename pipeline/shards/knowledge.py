@@ -1,10 +1,10 @@
 """Build the `knowledge` table.
 
-It holds linked entities, the neighbours their triples name, and the relations, each with a row
-number. It is built once per run of `shards`, by DuckDB over the tables of `kb` and `stats`, and
-written some rows at a time. Rows: linked entities by falling frequency, then neighbours by id, then
-relations by id. Memory: DuckDB's limit (it spills to disk), one batch of rows, and 12 bytes per
-fact between linked entities.
+It holds linked entities, the neighbours that their triples or statements name, and the relations,
+each with a row number. It is built once per run of `shards`, by DuckDB over the tables of `kb` and
+`stats`, and written some rows at a time. Rows: linked entities by falling frequency, then
+neighbours by id, then relations by id. Memory: DuckDB's limit (it spills to disk), one batch of
+rows, and 12 bytes per fact between linked entities.
 """
 
 from __future__ import annotations
@@ -19,12 +19,23 @@ from pipeline.arrays.runs import offsets_of
 from pipeline.config import ShardsConfig
 from pipeline.database.connection import add_triples, add_view, connect
 from pipeline.encoder.tokenizer import TextTokenizer
+from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths, read_table
 from pipeline.shards.knowledge_lookup import KnowledgeLookup, make_lookup
 from pipeline.shards.policies import PolicyLimits, default_r_freq, median_of_counts
-from schemas import ENTITIES, ENTITY_FREQUENCY, IMPORTANCE, KNOWLEDGE, PROPERTIES, TAIL_SUMMARY
+from pipeline.shards.statement_rows import FACT_SCHEMA
+from schemas import (
+    DOCUMENTS,
+    ENTITIES,
+    ENTITY_FREQUENCY,
+    FACT_SUPPORT,
+    IMPORTANCE,
+    KNOWLEDGE,
+    PROPERTIES,
+    TAIL_SUMMARY,
+)
 from schemas.array_types import I64, U32, Array, Ints
-from schemas.shards import ENTITY, RELATION
+from schemas.shards import ENTITY, RELATION, STATEMENT_PREFIX
 from schemas.table import list_of
 
 # The result of a query: an array per column.
@@ -59,6 +70,37 @@ CREATE TEMP TABLE sides AS
         <= $max_triples
 """
 
+# Facts of rare linked entities that no sentence states; a subject's first five, say, are of as many
+# relations as there are. Ends with one name would give the object away.
+STATEMENTS = """
+CREATE TEMP TABLE statement AS
+    WITH unstated AS (
+        SELECT f.subject, f.predicate, f.object, row_number()
+            OVER (PARTITION BY f.subject, f.predicate ORDER BY f.object) AS nth_object
+        FROM facts f JOIN linked s ON s.qid = f.subject JOIN named o ON o.qid = f.object
+            ANTI JOIN (SELECT * FROM support WHERE num_sentences > 0) t
+                ON t.subject = f.subject AND t.predicate = f.predicate AND t.object = f.object
+        WHERE lower(s.label) <> lower(o.label)
+            AND CASE WHEN $is_tail THEN s.band = 'tail' ELSE s.num_mentions < $r_freq END)
+    SELECT * FROM unstated
+    QUALIFY row_number() OVER (PARTITION BY subject ORDER BY nth_object, predicate, object)
+        <= $per_entity
+"""
+NO_STATEMENTS = (
+    "CREATE TEMP TABLE statement (subject UINTEGER, predicate UINTEGER, object UINTEGER)"
+)
+# The rarest subjects first.
+STATEMENT_FACTS = """
+SELECT s.subject, s.predicate, s.object,
+    h.label AS subject_label, r.label AS relation_label, t.label AS object_label,
+    h.row AS subject_row, r.row AS relation_row, t.row AS object_row,
+    h.num_mentions AS subject_mentions, t.num_mentions AS object_mentions
+FROM statement s JOIN numbered h ON h.kind = 0 AND h.id = s.subject
+    JOIN numbered r ON r.kind = 2 AND r.id = s.predicate
+    JOIN numbered t ON t.kind < 2 AND t.id = s.object
+ORDER BY h.num_mentions, s.subject, s.nth_object, s.predicate, s.object
+"""
+
 # `numbered` has every row with its number; the tables after it have the elements of the rows'
 # lists, by that number.
 ROWS = """
@@ -66,9 +108,10 @@ CREATE TEMP TABLE numbered AS
     SELECT (row_number() OVER (ORDER BY kind, num_mentions DESC, id) - 1)::UINTEGER AS row, * FROM (
         SELECT 0 AS kind, qid AS id, num_mentions, band, label FROM linked
         UNION ALL SELECT 1, qid, 0, NULL, label FROM named
-            WHERE qid IN (SELECT other FROM sides) AND qid NOT IN (SELECT qid FROM linked)
+            WHERE qid IN (SELECT other FROM sides UNION ALL SELECT object FROM statement)
+            AND qid NOT IN (SELECT qid FROM linked)
         UNION ALL SELECT DISTINCT ON (pid) 2, pid, 0, NULL, label FROM properties
-            WHERE pid IN (SELECT predicate FROM sides)
+            WHERE pid IN (SELECT predicate FROM sides UNION ALL SELECT predicate FROM statement)
     ) ORDER BY row;
 CREATE TEMP VIEW entity_rows AS SELECT id, row FROM numbered WHERE kind < 2;
 CREATE TEMP VIEW relation_rows AS SELECT id, row FROM numbered WHERE kind = 2;
@@ -135,6 +178,7 @@ class KnowledgeBuilder:
         add_triples(self._connection, paths)
 
         _execute_all(self._connection, USABLE, {"max_triples": config.max_triples})
+        self._choose_statements()
         _execute_all(self._connection, ROWS, {"max_tails": MAX_TAILS})
         self._num_rows, self._num_linked = (self._count(table) for table in ("numbered", "linked"))
         self._num_bank_rows = 0
@@ -162,17 +206,60 @@ class KnowledgeBuilder:
     def limits(self) -> PolicyLimits:
         """Return the limits of the policies for the whole corpus."""
         distances = self._fetch(DISTANCES)
-        summary = read_table(self._paths.files("stats", TAIL_SUMMARY), TAIL_SUMMARY).to_pylist()[0]
-
-        # Without a setting the limit follows from the corpus.
-        config = self._config
-        default = default_r_freq(summary["num_linked"], summary["num_entities"])
         return PolicyLimits(
-            r_freq=config.r_freq if config.r_freq is not None else default,
+            r_freq=self._r_freq(),
             median_distance=round(median_of_counts(distances["distance"], distances["num"]), 4),
-            klt_r_min=config.klt_r_min,
-            klt_r_max=config.klt_r_max,
+            klt_r_min=self._config.klt_r_min,
+            klt_r_max=self._config.klt_r_max,
         )
+
+    def statement_facts(self) -> pa.Table:
+        """Return the facts that become statements as far as there is room, the rarest first.
+
+        Memory: 150 bytes per fact, and the settings bound the facts of an entity.
+        """
+        if not self._config.statements:
+            return FACT_SCHEMA.empty_table()
+        # Not execute().to_arrow_table(): its rows come in any order.
+        return self._connection.sql(STATEMENT_FACTS).to_arrow_table().cast(FACT_SCHEMA)
+
+    def _choose_statements(self) -> None:
+        """Make the table `statement`; without the setting it is empty.
+
+        Raises:
+            StageError: a document has an id that only statements may have.
+        """
+        config, connection = self._config, self._connection
+        if not config.statements:
+            connection.execute(NO_STATEMENTS)
+            return
+
+        add_view(connection, "documents", self._paths.files("documents", DOCUMENTS), DOCUMENTS)
+        taken = self._fetch(
+            f"SELECT doc_id FROM documents WHERE starts_with(doc_id, '{STATEMENT_PREFIX}') LIMIT 1"
+        )["doc_id"]
+        if len(taken):
+            raise StageError(
+                f"documents: the id {taken[0]!r} begins as those of statements do "
+                f"({STATEMENT_PREFIX}); give the document another id, or set "
+                "shards.statements = false"
+            )
+
+        add_view(connection, "support", self._paths.files("stats", FACT_SUPPORT), FACT_SUPPORT)
+        values = {
+            "is_tail": config.statements_entities == "tail",
+            "r_freq": self._r_freq(),
+            "per_entity": config.statements_per_entity,
+        }
+        connection.execute(STATEMENTS, values)
+
+    def _r_freq(self) -> float:
+        """Return the number of mentions below which an entity is rare."""
+        if self._config.r_freq is not None:
+            return self._config.r_freq
+        # Without a setting the limit follows from the corpus.
+        summary = read_table(self._paths.files("stats", TAIL_SUMMARY), TAIL_SUMMARY).to_pylist()[0]
+        return default_r_freq(summary["num_linked"], summary["num_entities"])
 
     def _batch(self, low: int, high: int) -> pa.Table:
         """Return the rows low to high of `knowledge`."""

@@ -7,6 +7,7 @@ element per mention.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +53,11 @@ def median_of_counts(values: Floats, counts: Ints) -> float:
     # The two middle values, which are one and the same for an odd number.
     middle = np.searchsorted(cumulative, [(cumulative[-1] + 1) // 2, cumulative[-1] // 2 + 1])
     return float(values[order][middle].mean())
+
+
+def requested_bits(policies: Sequence[str]) -> np.uint16:
+    """Return the bits of the policies that are computed; `none` has no bit."""
+    return np.uint16(sum(POLICY_BITS.get(policy, 0) for policy in set(policies)))
 
 
 def policy_bits(

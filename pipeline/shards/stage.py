@@ -5,7 +5,8 @@ Sentences, links, importance and frequencies become `examples`; entities and rel
 
 1. knowledge: `knowledge`, the tokenizer's files, and the lookup of the units.
 2. shards: sentences of some units of `link` to rows, cut into equal ranges of their shuffle keys.
-3. shuffle: the rows of one range, sorted by key, to one part of `examples`.
+3. statements, where they are asked for: facts that no sentence states to rows, cut the same way.
+4. shuffle: the rows of one range, sorted by key, to one part of `examples`.
 
 The parts one after the other are in the order of the keys, no matter how the units were cut. The
 trainer needs nothing else of the pipeline.
@@ -14,6 +15,7 @@ trainer needs nothing else of the pipeline.
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from pipeline.arrays.hashing import hash64
 from pipeline.arrays.runs import offsets_of
 from pipeline.config import ShardsConfig
 from pipeline.encoder.tokenizer import TOKENIZER_FILE, TextTokenizer, check_model, model_stamp
@@ -34,9 +37,12 @@ from pipeline.engine.tables import RunPaths, open_table
 from pipeline.engine.tasks import Bucket, ListRange, RowRange, Unit
 from pipeline.engine.units import UnitReport, UnitWriter
 from pipeline.link.linked_sentences import LinkedReader, linked_units
-from pipeline.shards.example_rows import KEY, KEYED_SCHEMA, RowMaker
+from pipeline.shards.example_rows import RowMaker
 from pipeline.shards.knowledge import KnowledgeBuilder
 from pipeline.shards.knowledge_lookup import open_lookup, save_lookup
+from pipeline.shards.row_columns import KEY, KEYED_SCHEMA
+from pipeline.shards.statement_text import StatementTemplates
+from pipeline.shards.statements import StatementsWorker, save_facts, statement_templates
 from pipeline.shards.windows import bucket_of
 from schemas import DOCUMENTS, EXAMPLES, KNOWLEDGE, SENTENCES
 from schemas.settings import to_dict
@@ -73,9 +79,9 @@ class KnowledgeWorker:
         builder = KnowledgeBuilder(self.config, self.paths, tokenizer)
         for rows in builder.batches():
             out.write(KNOWLEDGE, rows)
-        save_lookup(
-            files.join(spill_folder(out.folder), LOOKUP_FOLDER), builder.lookup(), builder.limits()
-        )
+        folder = files.join(spill_folder(out.folder), LOOKUP_FOLDER)
+        save_lookup(folder, builder.lookup(), builder.limits())
+        save_facts(folder, builder.statement_facts())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +160,9 @@ class _Finish:
     model: str
 
     def __call__(self, prepared: PreparedStage, reports: Sequence[UnitReport]) -> dict[str, str]:
-        num_made = sum(report.counters.get("windows", 0) for report in reports)
+        num_made = sum(
+            report.counters.get(name, 0) for report in reports for name in ("windows", "statements")
+        )
         num_written = sum(
             report.parts[EXAMPLES.name].rows for report in reports if EXAMPLES.name in report.parts
         )
@@ -176,10 +184,11 @@ class _Finish:
 def plan(config: ShardsConfig, paths: RunPaths) -> StagePlan:
     """Plan units of `link`, some together, between the knowledge and the files.
 
-    A local model is checked before any unit starts.
+    A local model and a file of templates are checked before any unit starts.
 
     Raises:
         StageError: a stage before is missing or out of date, or the model cannot be used.
+        ConfigError: a row of the file of templates is no template.
     """
     check_model(config.model)
     inputs = {
@@ -200,6 +209,14 @@ def plan(config: ShardsConfig, paths: RunPaths) -> StagePlan:
         worker=RowsWorker(paths=paths, config=config, linked=linked, num_files=num_files),
     )
 
+    # A run without statements has no such phase.
+    statements: list[Phase[Bucket]] = []
+    if config.statements:
+        templates = statement_templates(config.statement_templates)
+        # Their order counts: a hash chooses among those of a relation.
+        inputs["statement_templates"] = f"{hash64(json.dumps(sorted(templates.items()))):016x}"
+        statements = [_statements_phase(config, templates, num_files)]
+
     # Each shuffle counts as this many documents of the progress bar.
     share = int(SHUFFLE_SHARE * sum(task.size for task in tasks) / num_files)
     shuffle = Phase(
@@ -210,12 +227,29 @@ def plan(config: ShardsConfig, paths: RunPaths) -> StagePlan:
     return StagePlan(
         name="shards",
         tables=(EXAMPLES, KNOWLEDGE),
-        phases=(knowledge, rows, shuffle),
+        phases=(knowledge, rows, *statements, shuffle),
         inputs=inputs,
         config=to_dict(config),
         finish=_Finish(model=config.model),
         measure="",
         noun="sentences",
+    )
+
+
+def _statements_phase(
+    config: ShardsConfig, templates: StatementTemplates, num_files: int
+) -> Phase[Bucket]:
+    """Return the phase that writes statements, after the rows: it must know their tokens."""
+    return Phase(
+        name="statements",
+        tasks=[Bucket(kind="statements", size=0)],
+        worker=StatementsWorker(
+            config=config,
+            templates=templates,
+            num_files=num_files,
+            lookup_name=LOOKUP_FOLDER,
+            rows_kind=ROWS_KIND,
+        ),
     )
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pipeline.synth.choices import generator, share_of, zipf_counts
 from pipeline.synth.facts import Fact, Pool
 from pipeline.synth.settings import SynthConfig
-from pipeline.synth.templates import Templates, fill
+from pipeline.synth.templates import Templates
+from pipeline.templates.filling import fill
 from schemas.errors import ConfigError
 
 # Draws before a search from the start: nearly all items are unrelated to a subject.

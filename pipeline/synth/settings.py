@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.templates.property_ids import property_number
 from schemas.errors import ConfigError
 from schemas.settings import at_least, key
 
@@ -97,15 +98,3 @@ class SynthConfig:
             )
         for relation in self.relations:
             property_number(relation)
-
-
-def property_number(relation: str) -> int:
-    """Return the number of a property: 19 for P19.
-
-    Raises:
-        ConfigError: it is no id of a property.
-    """
-    number = relation.removeprefix("P")
-    if not relation.startswith("P") or not number.isdecimal():
-        raise ConfigError(f"{relation!r} is not the id of a property; write for example P19")
-    return int(number)

@@ -1,4 +1,4 @@
-"""Read templates from a file.
+"""Sort the templates of a file for a synthetic corpus.
 
 Goes in: JSONL, `{"relation": "P19", "template": "The life of [X] began in [Y]."}`, with the optional
 fields `label`, `type` (1-1, N-1 or N-M) and `held` (true: never in the corpus, only in probes). The
@@ -7,21 +7,13 @@ relation `distractor` marks sentences that name both and state no fact.
 
 from __future__ import annotations
 
-import json
-import re
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
-from pipeline.engine import files
-from pipeline.synth.settings import property_number
-from pipeline.synth.templates import SLOTS, Relation, Templates
+from pipeline.synth.templates import Relation, Templates
+from pipeline.templates.property_ids import property_number
+from pipeline.templates.template_file import DISTRACTOR, OWN, read_templates
 from schemas.errors import ConfigError
-
-OWN = Path(__file__).with_name("templates.jsonl")
-DISTRACTOR = "distractor"
-# A mark inside a template would end a sentence there.
-SENTENCE_END = re.compile(r"[.!?…。\n\r\t]")
 
 
 def load_templates(path: str, relations: tuple[str, ...]) -> Templates:
@@ -35,9 +27,9 @@ def load_templates(path: str, relations: tuple[str, ...]) -> Templates:
         ConfigError: a row is no template, a relation has too few, or a requested one has none.
     """
     source = path or str(OWN)
-    rows = _read(source)
+    rows = read_templates(source)
     # They fit every relation, so a file of templates needs none of its own.
-    distractors = _distractors(rows) or _distractors(_read(str(OWN)))
+    distractors = _distractors(rows) or _distractors(read_templates(str(OWN)))
 
     rows_of: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
@@ -98,44 +90,3 @@ def _check_held(templates: Templates, source: str) -> None:
                     f"{source}: the held-out template {text!r} is also one of the corpus; "
                     "change one of the two"
                 )
-
-
-def _read(path: str) -> list[dict[str, Any]]:
-    """Return the checked rows of a file.
-
-    Raises:
-        ConfigError: names file and line.
-    """
-    rows = []
-    with files.open_read(path) as file:
-        for number, line in enumerate(file, 1):
-            # An empty line at the end of a file is common.
-            if line.strip():
-                rows.append(_checked(line, f"{path}:{number}"))
-    return rows
-
-
-def _checked(line: bytes, position: str) -> dict[str, Any]:
-    advice = 'write {"relation": "P19", "template": "The life of [X] began in [Y]."}'
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{position}: not JSON ({error}); {advice}") from error
-    if not isinstance(row, dict) or not all(
-        isinstance(row.get(name), str) for name in ("relation", "template")
-    ):
-        raise ConfigError(f"{position}: not a relation and a template; {advice}")
-
-    text = row["template"]
-    if sorted(SLOTS.findall(text)) != ["X", "Y"]:
-        raise ConfigError(f"{position}: {text!r} must have [X] and [Y] once each; {advice}")
-    if SENTENCE_END.search(text[:-1]) or text != text.strip():
-        raise ConfigError(
-            f"{position}: {text!r} must be one sentence on one line, with a full stop only at its end"
-        )
-    if row["relation"] != DISTRACTOR:
-        try:
-            property_number(row["relation"])
-        except ConfigError as error:
-            raise ConfigError(f"{position}: {error}") from error
-    return row

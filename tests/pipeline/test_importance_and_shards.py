@@ -72,7 +72,9 @@ def test_examples_hold_what_the_trainer_needs(shards: Path, model: Path) -> None
             heads,
             relations,
             tails,
+            is_statement,
         ) = row
+        assert not is_statement
         assert ids[0] == tokenizer.cls_token_id
         assert ids[-1] == tokenizer.sep_token_id
         assert len(ids) == count <= 24

@@ -188,7 +188,7 @@ def write_controlled(
             "span_cosine": [0.9 for _ in found], "span_policies": [POLICY_BITS["all"] for _ in found],
             "fact_head_span": [found.index(fact[0])] if fact else [],
             "fact_relation_row": [row_of[fact[1]]] if fact else [],
-            "fact_tail_span": [found.index(fact[2])] if fact else [],
+            "fact_tail_span": [found.index(fact[2])] if fact else [], "is_statement": False,
         }  # fmt: skip
         for name, value in values.items():
             examples[name].append(value)

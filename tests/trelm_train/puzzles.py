@@ -66,7 +66,7 @@ def example_columns(puzzles: list[Puzzle]) -> dict[str, list[Any]]:
             "span_policies": [POLICY_BITS["all"] if span.injected else 0 for span in puzzle.spans],
             "fact_head_span": [puzzle.fact[0]] if puzzle.fact else [],
             "fact_relation_row": [RELATION] if puzzle.fact else [],
-            "fact_tail_span": [puzzle.fact[1]] if puzzle.fact else [],
+            "fact_tail_span": [puzzle.fact[1]] if puzzle.fact else [], "is_statement": False,
         }  # fmt: skip
         for name, value in values.items():
             rows[name].append(value)

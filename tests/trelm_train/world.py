@@ -43,6 +43,7 @@ PEOPLE = [
 LIVES, COUNTRY = "lives in", "country"
 ENTITIES = COUNTRIES + TOWNS + PEOPLE
 RELATIONS = [LIVES, COUNTRY, "capital of", "sister of", "born in"]
+VERSIONS = {table.name: table.version for table in (EXAMPLES, KNOWLEDGE)}
 ROW = {name: row for row, name in enumerate(ENTITIES + RELATIONS)}
 TEMPLATES = {
     LIVES: [
@@ -123,6 +124,7 @@ def example_columns(tokenizer: Any) -> dict[str, list[Any]]:
         rows["fact_head_span"].append([names.index(fact[0])])
         rows["fact_relation_row"].append([ROW[fact[1]]])
         rows["fact_tail_span"].append([names.index(fact[2])])
+        rows["is_statement"].append(False)
     return rows
 
 
@@ -184,7 +186,9 @@ def write_shards(
         fingerprint="test",
         code_version="test",
         tables={
-            name: TableFiles(version=1, rows=sum(part.rows for part in parts), files=tuple(parts))
+            name: TableFiles(
+                version=VERSIONS[name], rows=sum(part.rows for part in parts), files=tuple(parts)
+            )
             for name, parts in files.items()
         },
         extra={

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.array_types import I64
+from schemas.array_types import I64, Bools
 from trelm_train.data.arrays import expand
 from trelm_train.data.packing import PackingPlan
 from trelm_train.data.sentences import Sentences
@@ -55,6 +55,8 @@ class Batch:
     # Token number within its sentence.
     offset_RS: I64
     key_N: I64
+    # Whether a sentence states a fact that the corpus does not.
+    is_statement_N: Bools
     # From the opening special token to one past the closing one.
     start_N: I64
     end_N: I64
@@ -163,6 +165,7 @@ def assemble_plan(
     span_start_P, span_end_P, span_sentence_P, entity_P, policies_P = spans.columns
     head_F, relation_F, tail_F = facts.columns
     key_N, flat_N = sentences.key_N[plan.sentence_N], layout.flat_N
+    is_statement_N = sentences.is_statement_N[plan.sentence_N]
     end_N = flat_N + layout.length_N
 
     # Every array holds all batches; each batch takes its slice of each, a view.
@@ -182,6 +185,7 @@ def assemble_plan(
             segment_RS=segment_T[token].reshape(rows, -1),
             offset_RS=offset_T[token].reshape(rows, -1),
             key_N=key_N[sentence],
+            is_statement_N=is_statement_N[sentence],
             start_N=flat_N[sentence],
             end_N=end_N[sentence],
             word_start_W=word_start_W[word],

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from schemas.array_types import I64, Bools
 from schemas.errors import TrelmError
-from schemas.shards import EXAMPLES
+from schemas.shards import EXAMPLES, SPLITS
 from trelm_train.data.arrays import Ragged, expand, from_lengths
 from trelm_train.data.shards import RowGroup, lists_of
 
@@ -48,10 +48,11 @@ class Sentences:
     """Hold rows of `examples` as flat columns.
 
     `key_N` is the row number over all files. The span columns are parallel lists, and so are the
-    fact columns.
+    fact columns. A statement states a fact of the KB that no sentence of the corpus does.
     """
 
     key_N: I64
+    is_statement_N: Bools
     ids: Ragged
     words: Ragged
     span_start: Ragged
@@ -74,7 +75,9 @@ class Sentences:
             # the window can go.
             columns[name] = from_lengths(column.take(rows), column.lengths(rows))
 
-        return Sentences(key_N=self.key_N[rows], **columns)
+        return Sentences(
+            key_N=self.key_N[rows], is_statement_N=self.is_statement_N[rows], **columns
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,14 +98,20 @@ def in_file_order(groups: Sequence[RowGroup]) -> list[RowGroup]:
 
 
 def read_outline(groups: Sequence[RowGroup], split: str) -> Outline:
-    """Read the two narrow columns that an order needs.
+    """Read the three narrow columns that an order needs.
 
     Raises:
-        TrelmError: a file is damaged.
+        TrelmError: a file is damaged, or a statement is not in the training split.
     """
-    table = _read(groups, ["n_tokens", "split"])
+    table = _read(groups, ["n_tokens", "split", "is_statement"])
     # Train and validation share row groups: rows of the other split are left out here, by number.
     row = np.flatnonzero(_equals(table["split"], split))
+    # What no text states must not count as text in an evaluation.
+    if split != SPLITS[0] and _flags(table["is_statement"])[row].any():
+        raise TrelmError(
+            f"{groups[0].path}: has statements in the {split} split, but they are for training "
+            "alone; make the shards again"
+        )
     length = np.from_dlpack(_single_chunk(table["n_tokens"]))[row].astype(np.int64)
     return Outline(row_N=row, key_N=_keys(groups)[row], length_N=length)
 
@@ -114,7 +123,7 @@ def read_rows(groups: Sequence[RowGroup]) -> Sentences:
         TrelmError: a file is damaged, or parallel lists differ in length.
     """
     # All rows are read, since a view of a column cannot skip any: a plan names those it uses.
-    table = _read(groups, list(COLUMNS.values()))
+    table = _read(groups, [*COLUMNS.values(), "is_statement"])
     lists = {name: lists_of(table[column]) for name, column in COLUMNS.items()}
 
     for leader, *followers in _PARALLEL:
@@ -131,7 +140,8 @@ def read_rows(groups: Sequence[RowGroup]) -> Sentences:
         name: Ragged(values=column.values, offsets=column.offsets.astype(np.int64))
         for name, column in lists.items()
     }
-    return Sentences(key_N=_keys(groups), **columns)
+    is_statement_N = _flags(table["is_statement"])
+    return Sentences(key_N=_keys(groups), is_statement_N=is_statement_N, **columns)
 
 
 def read_sentences(groups: Sequence[RowGroup], split: str) -> Sentences:
@@ -146,7 +156,8 @@ def read_sentences(groups: Sequence[RowGroup], split: str) -> Sentences:
 def sentences_from_lists(lists: dict[str, list[list[int]]]) -> Sentences:
     """Build sentences from plain lists, one per field of `Sentences`: for probes and tests.
 
-    A missing field is empty; where one of its parallel fields is there, it is zeros instead.
+    None is a statement. A missing field is empty; where one of its parallel fields is there, it is
+    zeros instead.
     """
     count = len(lists["ids"])
     # For each parallel field: a field of its group that was passed, which lends its lengths.
@@ -159,7 +170,7 @@ def sentences_from_lists(lists: dict[str, list[list[int]]]) -> Sentences:
     columns: dict[str, Ragged] = {}
     for field in fields(Sentences):
         name = field.name
-        if name == "key_N":
+        if name not in COLUMNS:
             continue
 
         rows = lists.get(name)
@@ -170,7 +181,11 @@ def sentences_from_lists(lists: dict[str, list[list[int]]]) -> Sentences:
         values = np.asarray([value for row in rows for value in row], np.int64)
         columns[name] = from_lengths(values, np.asarray([len(row) for row in rows], np.int64))
 
-    return Sentences(key_N=np.arange(count, dtype=np.int64), **columns)
+    return Sentences(
+        key_N=np.arange(count, dtype=np.int64),
+        is_statement_N=np.zeros(count, np.bool_),
+        **columns,
+    )
 
 
 def _keys(groups: Sequence[RowGroup]) -> I64:
@@ -219,6 +234,13 @@ def _parsed_footer(path: Path, _size: int, _changed_ns: int) -> pq.FileMetaData:
 
 def _single_chunk(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _flags(column: pa.ChunkedArray) -> Bools:
+    """Return a column of booleans, which Arrow packs into bits, as an array."""
+    # Not `to_numpy`: that imports pandas where it is installed.
+    flags: Bools = np.from_dlpack(_single_chunk(column.cast(pa.uint8()))).astype(np.bool_)
+    return flags
 
 
 def _equals(column: pa.ChunkedArray, text: str) -> Bools:

@@ -25,12 +25,12 @@ def make_chooser(config: FactsConfig, shards: Shards, *, seed: int) -> FactChoos
         ConfigError: the shards have no bits for the policy.
     """
     if config.policy == NO_POLICY:
-        return FactChooser(policy=config.policy, probability=0.0, seed=seed)
+        return _chooser(config, 0.0, seed)
     if config.policy == ALL_FACTS:
-        return FactChooser(policy=config.policy, probability=config.share, seed=seed)
+        return _chooser(config, config.share, seed)
 
     shards.check_policy(config.policy, setting="facts.policy")
-    num_sentences, num_marked = count_fact_sentences(shards, config.policy)
+    num_sentences, num_marked = count_fact_sentences(shards, config)
     wanted = config.share * num_sentences
     probability = min(1.0, wanted / num_marked) if num_marked else 0.0
     if num_marked < wanted:
@@ -42,23 +42,30 @@ def make_chooser(config: FactsConfig, shards: Shards, *, seed: int) -> FactChoos
             num_sentences,
             config.share,
         )
-    return FactChooser(policy=config.policy, probability=probability, seed=seed)
+    return _chooser(config, probability, seed)
 
 
-def count_fact_sentences(shards: Shards, policy: str) -> tuple[int, int]:
-    """Count the training sentences with a fact, and those with one whose head a policy marks.
+def _chooser(config: FactsConfig, probability: float, seed: int) -> FactChooser:
+    return FactChooser(
+        policy=config.policy, probability=probability, seed=seed, statements=config.statements
+    )
 
-    Cost: one reading of the shards, about a thousandth of an epoch's training.
+
+def count_fact_sentences(shards: Shards, config: FactsConfig) -> tuple[int, int]:
+    """Count the training sentences with a fact, and those with one whose head the policy marks.
+
+    Statements count only where their facts are asked. Cost: one reading of the shards, about a
+    thousandth of an epoch's training.
     """
     num_sentences = num_marked = 0
     for group in in_file_order(shards.row_groups):
         sentences = read_sentences([group], SPLITS[0])
         heads, policies = sentences.fact_head, sentences.span_policies
-        count_N = np.diff(heads.offsets)
-        sentence_F = np.repeat(np.arange(len(sentences)), count_N)
+        serves_N = (np.diff(heads.offsets) > 0) & (config.statements | ~sentences.is_statement_N)
+        sentence_F = np.repeat(np.arange(len(sentences)), np.diff(heads.offsets))
         bits_F = policies.values[policies.offsets[sentence_F] + heads.values].astype(np.int64)
 
-        is_marked_F = policy_marks(bits_F, policy)
-        num_sentences += int((count_N > 0).sum())
+        is_marked_F = policy_marks(bits_F, config.policy) & serves_N[sentence_F]
+        num_sentences += int(serves_N.sum())
         num_marked += len(np.unique(sentence_F[is_marked_F]))
     return num_sentences, num_marked

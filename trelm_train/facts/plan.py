@@ -53,6 +53,8 @@ class FactChooser:
     # Probability that a sentence with a fact of the policy asks one.
     probability: float
     seed: int
+    # Whether the facts of statements serve, which no sentence of the corpus states.
+    statements: bool = True
 
     def choose(self, batch: Batch, masked: MaskedBatch) -> StepFacts:
         """Choose at most one fact per sentence, whose head is not masked and not the tail itself.
@@ -69,6 +71,7 @@ class FactChooser:
         is_masked_F = is_target[batch.span_start_P[batch.fact_head_F]]
         serves_F = uniform(self.seed, "serves", epoch, key_F) < self.probability
         is_wanted_F = policy_marks(batch.span_policies_P[batch.fact_head_F], self.policy)
+        is_wanted_F &= self.statements | ~batch.is_statement_N[sentence_F]
         fact = np.flatnonzero(serves_F & is_wanted_F & ~is_masked_F & (head_F != tail_F))
 
         # One draw for each fact, by its number within the sentence; the lowest of a sentence wins.

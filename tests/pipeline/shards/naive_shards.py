@@ -206,4 +206,5 @@ class NaiveShards:
             [self._cosine(sentence, mention) for mention in mentions],
             [bits[mention.start] for mention in mentions],
             *facts_between(rows, self.tails),
+            False,
         )

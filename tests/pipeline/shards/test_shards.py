@@ -19,24 +19,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.shards_data import make_roberta
-from pipeline.config import ImportanceConfig, ShardsConfig
+from pipeline.config import ShardsConfig
 from pipeline.encoder.tokenizer import TextTokenizer
 from pipeline.engine.errors import StageError
 from pipeline.engine.stage import StagePlan, prepare, write_unit
 from pipeline.engine.tables import RunPaths
 from pipeline.engine.tasks import ListRange
-from pipeline.importance import stage as importance
 from pipeline.shards import stage as shards
 from pipeline.shards.knowledge import KnowledgeBuilder
-from pipeline.shards.policies import PolicyLimits, default_r_freq
 from pipeline.shards.windows import document_hash, shuffle_keys
 from schemas.errors import ConfigError
-from schemas.manifest import Manifest
-from schemas.shards import EXAMPLES, POLICIES, POLICY_BITS
-from tests.pipeline import tiny_model
-from tests.pipeline.cases import ROOT, Row, in_process, program, rows_of
+from schemas.shards import POLICIES, POLICY_BITS
+from tests.pipeline.cases import ROOT, in_process, program, rows_of
 from tests.pipeline.inputs_run import run_plan
-from tests.pipeline.linked_run import cut_links, one_file_of_documents
+from tests.pipeline.linked_run import cut_links
+from tests.pipeline.shards.made_shards import files_of, in_order, limits_of, made, reach_of
 from tests.pipeline.shards.naive_shards import NaiveShards
 
 SPANS_LOST = (
@@ -50,107 +47,11 @@ SPANS_LOST = (
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model.make(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def byte_level(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tiny_model.make_byte_level(tmp_path_factory.mktemp("byte-level"))
-    (folder / "config.json").write_text(
-        '{"model_type": "roberta", "architectures": ["RobertaForMaskedLM"]}'
-    )
-    return folder
-
-
-@pytest.fixture(scope="module")
-def scored(sample_run: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample with importance, as one unit of `link`."""
-    run = tmp_path_factory.mktemp("scored") / "run"
-    shutil.copytree(sample_run, run)
-    paths = RunPaths(root=str(run))
-    one_file_of_documents(paths)
-    cut_links(paths, 1)
-    run_plan(importance.plan(ImportanceConfig(model=str(model)), paths), paths)
-    return run
-
-
-@pytest.fixture
-def run(scored: Path, tmp_path: Path) -> Path:
-    """A copy that may be changed."""
-    return Path(shutil.copytree(scored, tmp_path / "run"))
-
-
-@pytest.fixture(scope="module")
 def finished(scored: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with shards in several files."""
     folder = Path(shutil.copytree(scored, tmp_path_factory.mktemp("finished") / "run"))
     made(folder, model, rows_per_file=100)
     return folder
-
-
-def made(run: Path, model: Path, **settings: object) -> Manifest:
-    """Run the stage in this process."""
-    paths = RunPaths(root=str(run))
-    return run_plan(shards.plan(ShardsConfig(model=str(model), **settings), paths), paths)
-
-
-def files_of(manifest: Manifest) -> dict[str, list[tuple[int, str]]]:
-    """Rows and hash of each file, in order."""
-    return {
-        name: [(part.rows, part.sha256) for part in table.files]
-        for name, table in manifest.tables.items()
-    }
-
-
-def in_order(run: Path) -> list[Row]:
-    """Rows of `examples`, file after file."""
-    tables = [
-        pq.read_table(path, partitioning=None)
-        for path in RunPaths(root=str(run)).files("shards", EXAMPLES)
-    ]
-    return [tuple(row.values()) for table in tables for row in table.to_pylist()]
-
-
-def limits_of(run: Path) -> PolicyLimits:
-    distances = [round(1 - row[3], 4) for row in rows_of(run, "importance")]
-    (summary,) = rows_of(run, "tail_summary")
-    from schemas import TAIL_SUMMARY
-
-    named = dict(zip(TAIL_SUMMARY.column_names, summary, strict=True))
-    r_freq = default_r_freq(named["num_linked"], named["num_entities"])
-    return PolicyLimits(
-        r_freq=r_freq,
-        median_distance=round(float(np.median(distances)), 4),
-        klt_r_min=2,
-        klt_r_max=100,
-    )
-
-
-def reach_of(run: Path) -> dict[int, int]:
-    """Entities within two hops of each linked entity, by row: a naive count over all usable
-    triples.
-    """
-    from schemas import ENTITIES
-
-    is_meta = ENTITIES.column_names.index("is_meta")
-    named = {row[0] for row in rows_of(run, "entities") if row[1] and not row[is_meta]}
-    properties = {row[0] for row in rows_of(run, "properties") if row[1]}
-    merged = {int(source[1:]): int(target[1:]) for source, target in rows_of(run, "redirects")}
-    near: dict[int, set[int]] = {}
-    for subject, predicate, stored, _ in rows_of(run, "triples"):
-        target = merged.get(stored, stored)
-        if subject in named and target in named and subject != target and predicate in properties:
-            near.setdefault(subject, set()).add(target)
-            near.setdefault(target, set()).add(subject)
-    reach = {}
-    for row in rows_of(run, "knowledge"):
-        if row[1] == "entity" and row[5]:
-            others = near.get(row[2], set())
-            reach[row[0]] = min(
-                len(others.union(*(near[other] for other in others)) - {row[2]}), 100
-            )
-    return reach
 
 
 @pytest.mark.slow

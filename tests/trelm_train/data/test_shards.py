@@ -13,9 +13,11 @@ import pytest
 
 from schemas.errors import ConfigError, TrelmError
 from schemas.shards import EXAMPLES
+from schemas.table import VERSION_KEY
 from tests.trelm_train import world
 from tests.trelm_train.conftest import request_for
 from trelm_train.data.knowledge import Knowledge, load_knowledge
+from trelm_train.data.sentences import read_sentences
 from trelm_train.data.shards import Shards, open_shards, read_lists
 from trelm_train.training.session import start_run
 
@@ -100,6 +102,32 @@ def test_a_wrong_manifest(copy: Path, old: str, new: str, message: str) -> None:
     _forget(copy, old, new)
     with pytest.raises(TrelmError, match=message):
         open_shards(copy)
+
+
+def test_shards_of_an_older_version(copy: Path) -> None:
+    """Version 1 of `examples` did not say which rows are statements."""
+    path = copy / "examples-0.parquet"
+    rows = pq.read_table(path).drop_columns(["is_statement"])
+    metadata = {**rows.schema.metadata, VERSION_KEY: b"1"}
+    size = path.stat().st_size
+    pq.write_table(rows.replace_schema_metadata(metadata), path)
+    _forget(copy, f'"num_bytes": {size}', f'"num_bytes": {path.stat().st_size}')
+    with pytest.raises(
+        TrelmError, match="table 'examples' has version 1, this program reads version 2"
+    ):
+        open_shards(copy)
+
+
+def test_a_statement_in_the_validation_split_is_refused(tokenizer: Any, tmp_path: Path) -> None:
+    columns = world.example_columns(tokenizer)
+    columns["is_statement"][columns["split"].index("validation")] = True
+    folder = world.write_shards(
+        tmp_path / "shards", tokenizer, columns, world.knowledge_columns(tokenizer)
+    )
+    groups = open_shards(folder).row_groups
+    read_sentences(groups, "train")
+    with pytest.raises(TrelmError, match="has statements in the validation split"):
+        read_sentences(groups, "validation")
 
 
 def test_another_tokenizer(copy: Path) -> None:

@@ -16,6 +16,7 @@ from tests.trelm_train.conftest import request_for, some_sentences
 from trelm_train.config import FactsConfig, MaskingConfig
 from trelm_train.data.loader import Batch, BatchStream, Position, assemble
 from trelm_train.data.masking import MaskedBatch, Vocabulary, mask_batch
+from trelm_train.data.sentences import read_sentences
 from trelm_train.data.shards import Shards, open_shards
 from trelm_train.facts.chooser import count_fact_sentences, make_chooser
 from trelm_train.facts.plan import FactChooser, ask, hide, mentions
@@ -97,7 +98,7 @@ def test_policies_ask_equally_many(
         columns["span_policies"][place] = [POLICY_BITS["importance"]] * 2
     knowledge = world.knowledge_columns(tokenizer)
     shards = open_shards(world.write_shards(tmp_path / "shards", tokenizer, columns, knowledge))
-    num_sentences, num_marked = count_fact_sentences(shards, "importance")
+    num_sentences, num_marked = count_fact_sentences(shards, FactsConfig(policy="importance"))
     assert 0 < num_marked < num_sentences
     share = num_marked / num_sentences / 2
     chooser = make_chooser(FactsConfig(policy="importance", share=share), shards, seed=0)
@@ -106,6 +107,33 @@ def test_policies_ask_equally_many(
     assert not caplog.messages
     assert make_chooser(FactsConfig(policy="importance"), shards, seed=0).probability == 1.0
     assert f"marks {num_marked} of {num_sentences} sentences" in caplog.text
+
+
+def test_facts_of_statements_can_be_left_out(
+    tokenizer: Any, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    columns = world.example_columns(tokenizer)
+    training = [place for place, split in enumerate(columns["split"]) if split == "train"]
+    for place in training[::2]:
+        columns["is_statement"][place] = True
+    knowledge = world.knowledge_columns(tokenizer)
+    shards = open_shards(world.write_shards(tmp_path / "shards", tokenizer, columns, knowledge))
+    sentences = read_sentences(shards.row_groups, "train")
+    assert sentences.is_statement_N.sum() == len(training[::2])
+    batch = assemble(sentences, [[row] for row in reversed(range(len(sentences)))], Position(), 0)
+    masked = mask_batch(batch, MaskingConfig(), vocabulary, seed=0, epoch=0)
+
+    asked = {}
+    for statements in (True, False):
+        config = FactsConfig(statements=statements, policy="long-tail-important")
+        facts = make_chooser(config, shards, seed=0).choose(batch, masked)
+        asked[statements] = facts.sentence_G
+        wanted = len(training) if statements else len(training) - len(training[::2])
+        assert count_fact_sentences(shards, config) == (wanted, wanted)
+    is_statement_G = batch.is_statement_N[asked[True]]
+    assert 3 < is_statement_G.sum() < len(asked[True])
+    # The others are asked as before.
+    assert asked[False].tolist() == asked[True][~is_statement_G].tolist()
 
 
 def test_a_policy_without_bits_is_refused(shards: Shards) -> None:

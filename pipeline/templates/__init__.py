@@ -1,0 +1,1 @@
+"""Write facts as sentences: templates, and the reader of files of them."""

@@ -1,0 +1,65 @@
+"""Read templates from a file.
+
+Goes in: JSONL, `{"relation": "P19", "template": "The life of [X] began in [Y]."}`, with optional
+fields. `held` (true) marks a template that only probes use, never a text to train on; the others
+are the reader's business. The relation `distractor` marks sentences that name both and state no
+fact. Files of LAMA (`relations.jsonl`) have this form.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine import files
+from pipeline.templates.filling import SLOTS
+from pipeline.templates.property_ids import property_number
+from schemas.errors import ConfigError
+
+OWN = Path(__file__).with_name("templates.jsonl")
+DISTRACTOR = "distractor"
+# A mark inside a template would end a sentence there.
+SENTENCE_END = re.compile(r"[.!?…。\n\r\t]")
+
+
+def read_templates(path: str) -> list[dict[str, Any]]:
+    """Return the checked rows of a file.
+
+    Raises:
+        ConfigError: names file and line.
+    """
+    rows = []
+    with files.open_read(path) as file:
+        for number, line in enumerate(file, 1):
+            # An empty line at the end of a file is common.
+            if line.strip():
+                rows.append(_checked(line, f"{path}:{number}"))
+    return rows
+
+
+def _checked(line: bytes, position: str) -> dict[str, Any]:
+    advice = 'write {"relation": "P19", "template": "The life of [X] began in [Y]."}'
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{position}: not JSON ({error}); {advice}") from error
+    if not isinstance(row, dict) or not all(
+        isinstance(row.get(name), str) for name in ("relation", "template")
+    ):
+        raise ConfigError(f"{position}: not a relation and a template; {advice}")
+
+    text = row["template"]
+    if sorted(SLOTS.findall(text)) != ["X", "Y"]:
+        raise ConfigError(f"{position}: {text!r} must have [X] and [Y] once each; {advice}")
+    if SENTENCE_END.search(text[:-1]) or text != text.strip():
+        raise ConfigError(
+            f"{position}: {text!r} must be one sentence on one line, with a full stop only at its end"
+        )
+    if row["relation"] != DISTRACTOR:
+        try:
+            property_number(row["relation"])
+        except ConfigError as error:
+            raise ConfigError(f"{position}: {error}") from error
+    return row
