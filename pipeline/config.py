@@ -321,6 +321,10 @@ class ShardsConfig:
         POLICIES,
         "Injection policies whose bits are computed; none alone computes no bits",
     )
+    min_fact_confidence: float = key(
+        0.0,
+        "Confidence below which a link is no end of a stated fact, 0 to 1; 0 takes all links",
+    )
     rows_per_file: int = key(
         200_000,
         "Rows of `examples` per file, approximately; a file is sorted in memory",
@@ -365,6 +369,10 @@ class ShardsConfig:
         if not 0 <= self.validation_share < 1:
             raise ConfigError(
                 f"validation_share is {self.validation_share}, but must be at least 0 and below 1"
+            )
+        if not 0 <= self.min_fact_confidence <= 1:
+            raise ConfigError(
+                f"min_fact_confidence is {self.min_fact_confidence}, but must be from 0 to 1"
             )
         if not 0 < self.statements_share < 1:
             raise ConfigError(

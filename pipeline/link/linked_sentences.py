@@ -49,6 +49,8 @@ class LinkedUnit:
     mention_start: I64
     mention_end: I64
     qid: U32
+    # Of its link, 0 to 1.
+    confidence: F32
 
     # Linked mentions that are left out: they cross the end of their sentence, or overlap one
     # before.
@@ -93,7 +95,7 @@ class LinkedReader:
         """
         doc_ids, texts = self._documents(unit)
         sentences = self._rows("link", SENTENCES, unit, ("doc_id", "start", "end"))
-        links = self._rows("link", LINKS, unit, ("doc_id", "start", "end", "qid"))
+        links = self._rows("link", LINKS, unit, ("doc_id", "start", "end", "qid", "confidence"))
         if sentences is None or links is None:
             raise StageError(
                 f"{self._paths.stage('link')}: has no {_part_name(unit)}; "
@@ -170,7 +172,7 @@ def join_linked(
         doc_ids: of the unit's documents.
         texts: of the unit's documents.
         sentences: doc_id, start and end of each, in any order.
-        links: doc_id, start, end and qid of each linked mention, in any order.
+        links: doc_id, start, end, qid and confidence of each linked mention, in any order.
     """
     document, start, end = _document_ranges(sentences, doc_ids)
     order = np.lexsort((start, document))
@@ -201,6 +203,7 @@ def join_linked(
         mention_start=mention_start[rows],
         mention_end=mention_end[rows],
         qid=links["qid"].to_numpy()[rows],
+        confidence=links["confidence"].to_numpy()[rows],
         num_outside=len(low) - len(inside),
         num_overlapping=len(inside) - len(survivors),
     )

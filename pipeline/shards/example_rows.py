@@ -126,6 +126,7 @@ class RowMaker:
             entity_row=rows_M,
             frequency=frequency_M,
             cosine=cosines_M,
+            confidence=linked.confidence,
             policies=bits_M & requested_bits(self.config.policies),
         )
         return mentions.take(chosen)
@@ -170,11 +171,14 @@ class RowMaker:
         first_span_W1 = np.searchsorted(spans.start, bounds_W1)
 
         # Facts ascend by head span, so the facts of a window lie side by side.
-        facts = facts_between(window_P, spans.entity_row, self.lookup.facts)
-        shift_F = first_span_W1[window_P[facts.head]]
-        offsets_W1 = np.searchsorted(facts.head, first_span_W1)
+        # An unsure link states nothing: no fact has it for an end.
+        sure = np.flatnonzero(spans.confidence >= self.config.min_fact_confidence)
+        facts = facts_between(window_P[sure], spans.entity_row[sure], self.lookup.facts)
+        head_F, tail_F = sure[facts.head], sure[facts.tail]
+        shift_F = first_span_W1[window_P[head_F]]
+        offsets_W1 = np.searchsorted(head_F, first_span_W1)
         return {
-            "fact_head_span": lists(offsets_W1, facts.head - shift_F, pa.uint16()),
+            "fact_head_span": lists(offsets_W1, head_F - shift_F, pa.uint16()),
             "fact_relation_row": lists(offsets_W1, facts.relation, pa.uint32()),
-            "fact_tail_span": lists(offsets_W1, facts.tail - shift_F, pa.uint16()),
+            "fact_tail_span": lists(offsets_W1, tail_F - shift_F, pa.uint16()),
         }

@@ -35,6 +35,7 @@ class TokenSpans:
     entity_row: I64
     frequency: I64
     cosine: F32
+    confidence: F32
     policies: U16
 
     def take(self, selection: Bools | I64) -> TokenSpans:
@@ -45,6 +46,7 @@ class TokenSpans:
             entity_row=self.entity_row[selection],
             frequency=self.frequency[selection],
             cosine=self.cosine[selection],
+            confidence=self.confidence[selection],
             policies=self.policies[selection],
         )
 

@@ -180,6 +180,8 @@ class StatementMaker:
             "entity_row": row_P,
             "frequency": frequency_P,
             "cosine": cosine_P,
+            # A statement is made of its items, not found in a text.
+            "confidence": np.ones(len(row_P), np.float32),
             "policies": bits_P & requested_bits(self.config.policies),
         }
 

@@ -30,7 +30,10 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
 
 
 def rows_of(
-    tokenizer: TextTokenizer, spans: list[tuple[int, int, int]], **settings: object
+    tokenizer: TextTokenizer,
+    spans: list[tuple[int, int, int]],
+    confidence: list[float] | None = None,
+    **settings: object,
 ) -> tuple[pa.Table, Counter]:
     """Rows of TEXT as two sentences with mentions; Paris has a fact with Rome, Bergen no row."""
     cut = TEXT.index("Lyon")
@@ -42,7 +45,13 @@ def rows_of(
     )
     start, end, qid = zip(*spans, strict=True)
     links = pa.table(
-        {"doc_id": ["d"] * len(spans), "start": list(start), "end": list(end), "qid": list(qid)}
+        {
+            "doc_id": ["d"] * len(spans),
+            "start": list(start),
+            "end": list(end),
+            "qid": list(qid),
+            "confidence": confidence or [1.0] * len(spans),
+        }
     )
     links = links.cast(
         pa.schema([pa.field(name, LINKS.schema.field(name).type) for name in links.column_names])
@@ -103,6 +112,28 @@ def test_spans_and_facts_of_a_sentence(tokenizer: TextTokenizer) -> None:
     assert first["span_policies"] == [POLICY_BITS["all"] | POLICY_BITS["low-frequency"]] * 2
     assert np.isnan(first["span_cosine"]).all()
     assert first["split"] == second["split"]
+
+
+@pytest.mark.parametrize(
+    ("rome", "paris", "is_stated"), [(0.5, 0.9, True), (0.49, 0.9, False), (0.9, 0.49, False)]
+)
+def test_an_unsure_link_is_no_end_of_a_fact(
+    tokenizer: TextTokenizer, rome: float, paris: float, is_stated: bool
+) -> None:
+    mentions = [at("Rome"), at("Paris"), at("Lyon")]
+    rows, _ = rows_of(tokenizer, mentions, [rome, paris, 0.1], min_fact_confidence=0.5)
+    first, second = rows.to_pylist()
+    assert (len(first["span_start"]), len(second["span_start"])) == (2, 1), "mentions stay"
+    assert first["fact_head_span"] == ([1] if is_stated else [])
+    assert first["fact_tail_span"] == ([0] if is_stated else [])
+
+
+def test_a_surer_mention_stands_for_its_entity(tokenizer: TextTokenizer) -> None:
+    """Facts are those of the first mention that is sure enough."""
+    mentions = [at("Rome"), at("and", qid=QIDS["Rome"]), at("Paris"), at("Lyon")]
+    rows, _ = rows_of(tokenizer, mentions, [0.2, 0.8, 0.9, 1.0], min_fact_confidence=0.5)
+    first = rows.to_pylist()[0]
+    assert (first["fact_head_span"], first["fact_tail_span"]) == ([2], [1])
 
 
 @pytest.mark.parametrize(
