@@ -118,7 +118,7 @@ def test_spans_and_facts_of_a_sentence(tokenizer: TextTokenizer) -> None:
     ("rome", "paris", "is_stated"), [(0.5, 0.9, True), (0.49, 0.9, False), (0.9, 0.49, False)]
 )
 def test_an_unsure_link_is_no_end_of_a_fact(
-    tokenizer: TextTokenizer, rome: float, paris: float, is_stated: bool
+    tokenizer: TextTokenizer, *, rome: float, paris: float, is_stated: bool
 ) -> None:
     mentions = [at("Rome"), at("Paris"), at("Lyon")]
     rows, _ = rows_of(tokenizer, mentions, [rome, paris, 0.1], min_fact_confidence=0.5)
