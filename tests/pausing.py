@@ -20,7 +20,7 @@ from pathlib import Path
 
 HOOK = Path(__file__).parent / "pauses"
 # Only a program that hangs waits so long: nothing is concluded from the time.
-PATIENCE_S = 240.0
+PATIENCE_S = 1200.0
 Running = subprocess.Popen[str] | subprocess.Popen[bytes] | BaseProcess
 
 

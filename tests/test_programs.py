@@ -36,7 +36,7 @@ def shadowed(tmp_path: Path) -> Path:
 
 def run_in(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        list(words), cwd=folder, check=False, text=True, capture_output=True, timeout=120
+        list(words), cwd=folder, check=False, text=True, capture_output=True, timeout=PATIENCE_S
     )
 
 

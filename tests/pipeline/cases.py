@@ -31,7 +31,7 @@ def program(
     """Run trelm-pipeline and wait."""
     return subprocess.run(
         [sys.executable, "-m", "pipeline.cli", *arguments],
-        check=False, text=True, capture_output=True, cwd=cwd, env={**os.environ, **(env or {})}, timeout=240,
+        check=False, text=True, capture_output=True, cwd=cwd, env={**os.environ, **(env or {})}, timeout=PATIENCE_S,
     )  # fmt: skip
 
 

@@ -225,12 +225,12 @@ class OneUnit:
     def __init__(
         self, text: str, sentences: list[tuple[int, int]], mentions: list[tuple[int, int, int]]
     ) -> None:
-        names = ("doc_id", "start", "end", "qid")
+        names = ("doc_id", "start", "end", "qid", "confidence")
         tables = [
             pa.table(
                 dict(zip(names, zip(*(("d", *row) for row in rows), strict=True), strict=False))
             )
-            for rows in (sentences, mentions)
+            for rows in (sentences, [(*mention, 1.0) for mention in mentions])
         ]
         self.unit = join_linked(pa.array(["d"]), [text], *tables)
 

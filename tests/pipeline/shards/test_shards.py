@@ -30,6 +30,7 @@ from pipeline.shards.knowledge import KnowledgeBuilder
 from pipeline.shards.windows import document_hash, shuffle_keys
 from schemas.errors import ConfigError
 from schemas.shards import POLICIES, POLICY_BITS
+from tests.pausing import PATIENCE_S
 from tests.pipeline.cases import ROOT, in_process, program, rows_of
 from tests.pipeline.inputs_run import run_plan
 from tests.pipeline.linked_run import cut_links
@@ -274,7 +275,7 @@ def test_no_warning_of_a_fork(run: Path, finished: Path, model: Path) -> None:
     ]
     done = subprocess.run(
         [sys.executable, "-m", "pipeline.cli", *arguments], check=False, text=True, capture_output=True, cwd=ROOT,
-        env=env, timeout=240,
+        env=env, timeout=PATIENCE_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "fork" not in done.stderr

@@ -155,7 +155,6 @@ def kit_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.kit
-@pytest.mark.timeout(300)
 def test_kit_counts_equal_a_naive_recount_at_1_2_and_7_units(kit_run: Path) -> None:
     paths = RunPaths(root=str(kit_run))
     with open_run(paths) as connection:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.pausing import PATIENCE_S
 from trelm_train.data.loader import BatchStream, Position
 from trelm_train.data.prefetch import prefetch
 
@@ -139,7 +140,11 @@ def test_ctrl_c_while_waiting() -> None:
     that were asked for.
     """
     done = subprocess.run(
-        [sys.executable, "-c", CTRL_C], check=True, text=True, capture_output=True, timeout=60
+        [sys.executable, "-c", CTRL_C],
+        check=True,
+        text=True,
+        capture_output=True,
+        timeout=PATIENCE_S,
     )
     assert done.stdout.split() == ["True", "0", "[]"]
     assert not done.stderr

@@ -14,6 +14,7 @@ import pytest
 from schemas.errors import ConfigError, TrelmError
 from schemas.shards import EXAMPLES
 from schemas.table import VERSION_KEY
+from tests.pausing import PATIENCE_S
 from tests.trelm_train import world
 from tests.trelm_train.conftest import request_for
 from trelm_train.data.knowledge import Knowledge, load_knowledge
@@ -240,7 +241,7 @@ def test_reading_needs_pyarrow_alone(shards_path: Path) -> None:
         check=True,
         text=True,
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     total = sum(
         pc.sum(pq.read_table(shards_path / f"examples-{number}.parquet")["n_tokens"]).as_py()
