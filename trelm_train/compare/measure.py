@@ -1,9 +1,10 @@
 """Measure what a step of each arm costs, side by side with the baseline.
 
 An arm and the baseline take turns in one process of one thread, a few steps each, round after
-round, so that whatever else the machine does falls on both. The ratio of their medians counts: the
+round, so that all other work of the machine falls on both. The ratio of their medians counts: the
 baseline's own seconds are measured once. Processor time on a processor, the wall clock on a GPU.
-The first steps are left out, because they allocate. One choice of neurons is timed apart.
+The first steps are left out, because they allocate. One choice of neurons is timed apart, and so are
+steps with and without injection where it ends early.
 
 FLOPs are counted on real steps by torch's counter: 2 m k n for each matrix product of forward,
 backward and attribution, whatever is frozen or routed; element by element work is not counted.
@@ -15,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from trelm_train.compare.experiment import Experiment
+from trelm_train.compare.experiment import Experiment, Settings
 from trelm_train.compare.plan import Cost
 from trelm_train.config import Config
 from trelm_train.training.session import RunRequest, Session, prepare_run
@@ -64,6 +66,14 @@ class _Timed:
         return self.clock() - start
 
 
+@dataclass(frozen=True, slots=True)
+class _Phase:
+    """Hold the session of a part of a run, and the part's share of the steps."""
+
+    share: float
+    timed: _Timed
+
+
 def measure_cost(experiment: Experiment, name: str, folder: Path) -> dict[str, Any]:
     """Return the cost of an arm, and `ratio`, its seconds by the baseline's, as plain values.
 
@@ -74,37 +84,65 @@ def measure_cost(experiment: Experiment, name: str, folder: Path) -> dict[str, A
     """
     settings = experiment.experiment
     names = list(dict.fromkeys((settings.baseline, name)))
-    timed = {item: _open(experiment, item, folder / item) for item in names}
-    arm = timed[name]
-    for each in timed.values():
-        each.refresh()
-        each.steps(WARM_UP_STEPS)
+    phases = {item: _open_phases(experiment, item, folder / item) for item in names}
+    for phase in chain.from_iterable(phases.values()):
+        phase.timed.refresh()
+        phase.timed.steps(WARM_UP_STEPS)
 
     seconds: dict[str, list[float]] = {item: [] for item in names}
     for _ in range(settings.timing_rounds):
-        for item, each in timed.items():
-            seconds[item].append(each.steps(settings.timing_steps))
+        for item, of_arm in phases.items():
+            of_phases = [phase.share * phase.timed.steps(settings.timing_steps) for phase in of_arm]
+            seconds[item].append(sum(of_phases))
     step_s, base_s = (statistics.median(seconds[item]) for item in (name, settings.baseline))
 
     routing = experiment.config(experiment.arm(name)).routing
+    arm = phases[name][0].timed
     has_router = arm.session.router is not None
     refresh_s = statistics.median(arm.refresh() for _ in range(REFRESHES)) if has_router else 0.0
     cost = Cost(
         step_s=step_s,
         refresh_s=refresh_s,
         refresh_every=routing.refresh_every if routing.policy == "ig" else 0,
-        step_flops=count_flops(lambda: arm.steps(2)) / 2,
+        step_flops=sum(phase.share * step_flops(phase.timed) for phase in phases[name]),
         refresh_flops=count_flops(arm.refresh) if has_router else 0.0,
     )
     return {**asdict(cost), "ratio": step_s / base_s}
 
 
-def _open(experiment: Experiment, name: str, folder: Path) -> _Timed:
-    """Open the session of an arm, ready for its first step."""
+def step_flops(timed: _Timed) -> float:
+    """Return the FLOPs of one step, the mean of two."""
+    return count_flops(lambda: timed.steps(2)) / 2
+
+
+def phases_of(config: Config) -> list[tuple[float, Config]]:
+    """Return the parts of a run whose steps do the same work: their shares, and their settings.
+
+    Injection may end early. The few steps that are timed would all fall on one side of its end.
+    """
+    injection = config.injection
+    if not injection.enabled or injection.until in (0.0, 1.0):
+        return [(1.0, config)]
+    return [
+        (share, replace(config, injection=replace(injection, until=until)))
+        for share, until in ((injection.until, 1.0), (1 - injection.until, 0.0))
+    ]
+
+
+def _open_phases(experiment: Experiment, name: str, folder: Path) -> list[_Phase]:
+    """Open a session for each part of an arm's run, ready for its first step."""
     settings = experiment.experiment
-    # So many that no schedule ends while steps are timed.
+    # Enough that no schedule ends while steps are timed.
     steps = WARM_UP_STEPS + settings.timing_rounds * settings.timing_steps + 3
     config = _in_memory(experiment.config(experiment.arm(name), steps=steps))
+    return [
+        _Phase(share, _open(settings, of_phase, folder / f"{number}"))
+        for number, (share, of_phase) in enumerate(phases_of(config))
+    ]
+
+
+def _open(settings: Settings, config: Config, folder: Path) -> _Timed:
+    """Open a session, ready for its first step."""
     folder.mkdir(parents=True, exist_ok=True)
     session = prepare_run(
         RunRequest(shards=Path(settings.shards), model=settings.model, out=folder, config=config)

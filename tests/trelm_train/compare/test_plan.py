@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -8,8 +9,9 @@ from schemas.errors import ConfigError
 from tests.trelm_train.compare.conftest import PLAIN, WriteExperiment
 from trelm_train.compare.execute import rank_rates
 from trelm_train.compare.experiment import load_experiment
-from trelm_train.compare.measure import scaled
+from trelm_train.compare.measure import _Timed, measure_cost, phases_of, scaled
 from trelm_train.compare.plan import Cost, Inputs, final_runs, inputs_of, nearest, tuning_runs
+from trelm_train.config import load_config
 
 BASE = Cost(step_s=1.0, step_flops=10.0)
 
@@ -171,3 +173,31 @@ def test_rates_need_validation_probes(write_experiment: WriteExperiment) -> None
     path.write_text(path.read_text().replace('role = "validation"', 'role = "test"'))
     with pytest.raises(ConfigError, match="must not be chosen by what it is tested on"):
         load_experiment(path)
+
+
+def test_steps_with_and_without_injection_are_timed_by_their_shares() -> None:
+    """Timed alone, the steps after its end would give the arm more steps than its share."""
+    config = load_config(None, ["injection.enabled=true", "injection.until=0.25"])
+    (early, with_injection), (late, without) = phases_of(config)
+    assert (early, with_injection.injection.until) == (0.25, 1.0)
+    assert (late, without.injection.until) == (0.75, 0.0)
+    for sets in (["injection.until=0.25"], ["injection.enabled=true"]):
+        whole = load_config(None, sets)
+        assert phases_of(whole) == [(1.0, whole)]
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_run_with_two_parts(
+    write_experiment: WriteExperiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = [*PLAIN, "injection.enabled=true", "injection.policy=all", "injection.until=0.25"]
+    experiment = load_experiment(write_experiment({"mlm": PLAIN, "early": sets}))
+    seconds = {(False, 1.0): 1.0, (True, 1.0): 5.0, (True, 0.0): 1.0}
+
+    def steps(timed: _Timed, _count: int) -> float:
+        injection = timed.session.components.config.injection
+        return seconds[injection.enabled, injection.until]
+
+    monkeypatch.setattr(_Timed, "steps", steps)
+    cost = measure_cost(experiment, "early", tmp_path / "sessions")
+    assert cost["step_s"] == cost["ratio"] == 0.25 * 5 + 0.75 * 1
