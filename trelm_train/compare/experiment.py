@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -93,6 +94,13 @@ class ProbeSet:
         low, high = self.subjects
         hashed = int.from_bytes(hashlib.sha256(subject.encode()).digest()[:6], "big") / 2**48
         return low <= hashed < high
+
+    def shares_subjects(self, other: ProbeSet) -> bool:
+        """Say whether two sets ask the same subjects of one folder."""
+        # Other folders may hold the same subjects too; who makes them keeps them apart.
+        is_same = Path(self.folder).resolve() == Path(other.folder).resolve()
+        (low, high), (other_low, other_high) = self.subjects, other.subjects
+        return is_same and low < other_high and other_low < high
 
     @property
     def relations_path(self) -> Path:
@@ -244,7 +252,15 @@ def _check_questions(experiment: Experiment) -> None:
         if not Path(text.path).is_file():
             raise ConfigError(f"texts {text.name!r}: {text.path} is not there; correct the path")
 
-    can_choose = any(probes.role == "validation" for probes in experiment.probes)
+    validation = [probes for probes in experiment.probes if probes.role == "validation"]
+    for chooser, tested in product(validation, experiment.test_probes):
+        if chooser.shares_subjects(tested):
+            raise ConfigError(
+                f"probes {chooser.name!r} and {tested.name!r} ask the same subjects of one folder; give "
+                "them parts that do not overlap, such as subjects = [0, 0.3] and [0.3, 1]: a rate must "
+                "not be chosen by what it is tested on"
+            )
+    can_choose = bool(validation)
     undecided = [arm.name for arm in experiment.arms if len(experiment.rates_of(arm)) > 1]
     if undecided and not can_choose:
         raise ConfigError(

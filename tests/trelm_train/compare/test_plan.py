@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from trelm_train.compare.plan import Cost, Inputs, final_runs, inputs_of, neares
 from trelm_train.config import load_config
 
 BASE = Cost(step_s=1.0, step_flops=10.0)
+REFUSED = pytest.raises(ConfigError, match="same subjects")
 
 
 @pytest.mark.parametrize(
@@ -172,6 +174,28 @@ def test_rates_need_validation_probes(write_experiment: WriteExperiment) -> None
     path = write_experiment(rates=[0.1, 0.2])
     path.write_text(path.read_text().replace('role = "validation"', 'role = "test"'))
     with pytest.raises(ConfigError, match="must not be chosen by what it is tested on"):
+        load_experiment(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "other", "expected"),
+    [
+        ([0, 1], [0, 1], REFUSED),  # all subjects of one folder choose the rate and test it
+        ([0, 0.4], [0.3, 1], REFUSED),
+        ([0, 0.3], [0.3, 1], nullcontext()),
+    ],
+)
+def test_a_rate_is_not_chosen_by_what_it_is_tested_on(
+    write_experiment: WriteExperiment,
+    part: list[float],
+    other: list[float],
+    expected: AbstractContextManager[object],
+) -> None:
+    path = write_experiment(rates=[0.1, 0.2])
+    text = path.read_text().replace("/chosen-by", "/held")
+    text = text.replace('name = "held"', f'name = "held"\nsubjects = {part}')
+    path.write_text(text.replace('name = "chosen-by"', f'name = "chosen-by"\nsubjects = {other}'))
+    with expected:
         load_experiment(path)
 
 
