@@ -22,6 +22,7 @@ from trelm_train.config import MaskingConfig
 from trelm_train.data.loader import Packing, Position, assemble, plan_batches, sentences_from_lists
 from trelm_train.data.masking import mask_batch
 from trelm_train.evaluate.answers import ask
+from trelm_train.evaluate.finite import check_finite
 from trelm_train.evaluate.lama import Item, Prober, read_jsonl, skip_reason
 from trelm_train.evaluate.mlm import MASK_SEED
 from trelm_train.model.masked_lm import MaskedLm, vocabulary_of
@@ -132,6 +133,7 @@ def text_loss(model: MaskedLm, tokenizer: Tokenizer, text: TextSet) -> dict[str,
 
     Raises:
         ConfigError: the file is unreadable, or nothing in it is masked.
+        NotFiniteError: the model gives NaN or infinite logits.
     """
     room = min(MAX_TOKENS, model.max_tokens) - 2
     ids, words = _pieces(tokenizer, read_text(Path(text.path)), room, text.sentences)
@@ -147,6 +149,7 @@ def text_loss(model: MaskedLm, tokenizer: Tokenizer, text: TextSet) -> dict[str,
             hidden_RSH = model.encode(model.pack(batch, masked.input_ids_RS))
             target_M = torch.from_numpy(masked.target_M).to(model.device)
             logits_MV = model.logits(hidden_RSH.reshape(-1, model.hidden_size)[target_M]).float()
+            check_finite(model, logits_MV, f"the text {text.name!r}")
             gold_M = torch.from_numpy(masked.gold_M).to(model.device)
             total += float(F.cross_entropy(logits_MV, gold_M, reduction="none").double().sum())
             num_masked += len(gold_M)

@@ -165,7 +165,7 @@ def _make(task: Task) -> None:
         "measures": measures,
     }
     _write_whole(folder / ANSWERS, lambda path: pq.write_table(answers, path))
-    text = json.dumps(run_result, indent=1) + "\n"
+    text = json.dumps(run_result, indent=1, allow_nan=False) + "\n"
     _write_whole(folder / RESULT, lambda path: path.write_text(text, encoding="utf-8"))
 
     for name in BULKY:
