@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from trelm_train.compare.charts import curve_chart, legend
 from trelm_train.compare.markup import Markup, joined, table, tag
-from trelm_train.compare.plan import untrained_run
+from trelm_train.compare.plan import nearest, untrained_run
 from trelm_train.compare.run_one import RESULT
 from trelm_train.compare.summary import (
     DASH,
@@ -247,7 +247,7 @@ def _rates_section(tables: Tables) -> Markup:
         if run["role"] != "tuning":
             continue
         scores = [run["measures"][f"probes/{name}"] for name in names]
-        is_taken = run["rate"] in tables.comparison.rates.get(run["arm"], {}).values()
+        is_taken = _is_taken(run, tables)
         cells: list[object] = [
             run["arm"],
             f"{run['budget']:g}",
@@ -264,6 +264,16 @@ def _rates_section(tables: Tables) -> Markup:
         heads += [*(f"#log-probability, {name}" for name in names), ""]
         body = table("Rates tried, judged on validation probes alone", heads, rows)
     return tag("section", tag("h2", "Rates"), body, id="rates")
+
+
+def _is_taken(run: dict[str, Any], tables: Tables) -> bool:
+    """Say whether a budget took its rate from the tuning runs to which this one belongs."""
+    tuning_budgets = tables.comparison.experiment.experiment.tuning_budgets
+    rate_of_budget = tables.comparison.rates.get(run["arm"], {})
+    return any(
+        rate == run["rate"] and nearest(budget, tuning_budgets) == run["budget"]
+        for budget, rate in rate_of_budget.items()
+    )
 
 
 def _runs_section(tables: Tables) -> Markup:
