@@ -18,6 +18,8 @@ from schemas.errors import ConfigError
 from schemas.settings import build, key, load_toml, with_overrides
 from trelm_train.config import Config, load_config
 
+# The name of the run that measures the model before any training.
+UNTRAINED = "untrained"
 # A name becomes a folder.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+%_.-]*")
 # A run of a comparison has one thread, leaves measuring to the comparison, and keeps one checkpoint.
@@ -185,6 +187,8 @@ def _check_settings(settings: Settings) -> None:
     for name in ("name", "shards", "model", "baseline", *lists):
         if not getattr(settings, name):
             raise ConfigError(f"experiment.{name} is empty; set it")
+    for name in lists:
+        _check_differ(f"experiment.{name}", getattr(settings, name))
     for name in ("budgets", "tuning_budgets"):
         if not all(0 < budget <= 1 for budget in getattr(settings, name)):
             raise ConfigError(f"experiment.{name} must lie above 0 and not above 1")
@@ -194,6 +198,12 @@ def _check_settings(settings: Settings) -> None:
         if getattr(settings, name) < 1:
             raise ConfigError(f"experiment.{name} must be 1 or more")
     _check_seeds(settings)
+
+
+def _check_differ(name: str, values: Sequence[float]) -> None:
+    # As they are written in the folders of runs: two runs would share one.
+    if len({f"{value:g}" for value in values}) < len(values):
+        raise ConfigError(f"{name} = {list(values)} has a value twice; give each once")
 
 
 def _check_seeds(settings: Settings) -> None:
@@ -221,6 +231,9 @@ def _check_names(experiment: Experiment) -> None:
                 )
             if names.count(name) > 1:
                 raise ConfigError(f"{group}: name {name!r} is there twice; give another one")
+    if UNTRAINED in groups["arms"]:
+        # Its folder is that of the model before any training.
+        raise ConfigError(f"arms: name {UNTRAINED!r} is taken; give another one")
     for key_name in ("baseline", "reference"):
         wanted = getattr(settings, key_name)
         if wanted and wanted not in groups["arms"]:
@@ -274,5 +287,6 @@ def _check_arm(experiment: Experiment, arm: Arm) -> None:
         name = item.partition("=")[0].strip()
         if name in DECIDED:
             raise ConfigError(f"arm {arm.name!r}: {name} is decided by the comparison; remove it")
+    _check_differ(f"arm {arm.name!r}: rates", experiment.rates_of(arm))
     for rate in experiment.rates_of(arm):
         experiment.config(arm, rate=rate)

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from schemas.settings import to_dict
-from trelm_train.compare.experiment import Arm, Experiment
+from trelm_train.compare.experiment import UNTRAINED, Arm, Experiment
 from trelm_train.config import OPERATIONAL, Config
 from trelm_train.data.shards import open_shards, sha256_of
 
 # Raised when the same inputs give other measures.
 MEASURES_VERSION = 1
-TUNING, FINAL, UNTRAINED = "tuning", "final", "untrained"
+TUNING, FINAL = "tuning", "final"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -147,6 +147,10 @@ def test_inputs_notice_a_changed_probe(write_experiment: WriteExperiment) -> Non
         ({"budgets": [0.5, 1.5]}, "not above 1"),
         ({"seeds": [0, 100]}, "share"),
         ({"seeds": []}, "is empty"),
+        # Two runs at once in one folder.
+        ({"seeds": [1, 1]}, "has a value twice"),
+        ({"budgets": [0.5, 1, 1.0]}, "has a value twice"),
+        ({"rates": [0.001, 0.0010000001]}, "has a value twice"),
         ({"steps": 0}, "1 or more"),
         ({"set": ["train.steps=5"]}, "decided by the comparison"),
         ({"shard": "x"}, "did you mean 'shards'"),
@@ -157,6 +161,12 @@ def test_a_wrong_file_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         load_experiment(write_experiment(**changed))
+
+
+def test_an_arm_has_a_folder_of_its_own(write_experiment: WriteExperiment) -> None:
+    path = write_experiment({"mlm": PLAIN, "untrained": PLAIN})
+    with pytest.raises(ConfigError, match="'untrained' is taken"):
+        load_experiment(path)
 
 
 def test_a_wrong_setting_names_its_arm(write_experiment: WriteExperiment) -> None:
