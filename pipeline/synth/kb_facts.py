@@ -109,6 +109,7 @@ def _chosen_rows(
     qids = pa.array([qid for qid, _ in allowed], pa.uint32())
     connection.register("allowed", pa.table({"qid": qids}))
     connection.execute(_CHOSEN)
+    # A bound before the rows come over: the KB may be all of Wikidata.
     limit = SPARE * (config.subjects + config.nowhere)
     connection.execute(_SUBJECTS, {"seed": str(config.seed), "limit": limit})
     return connection.execute(_ROWS, {"seed": str(config.seed)}).fetchall()
@@ -119,6 +120,7 @@ def _single_tokens(objects: list[tuple[int, str]], model: str) -> list[tuple[int
     from pipeline.encoder.tokenizer import TextTokenizer
 
     tokenizer = TextTokenizer(model)
+    # All labels at once: a call for each would be slow.
     runs = tokenizer.label_runs([label for _, label in objects])
     sizes = runs.offsets[1:] - runs.offsets[:-1]
     return [

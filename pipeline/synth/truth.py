@@ -147,6 +147,7 @@ def entity_table(documents: Sequence[SynthDocument], pool: Pool) -> pa.Table:
     links: Counter[int] = Counter()
     subjects: Counter[int] = Counter()
     for document in documents:
+        # By sentence: an item is also mentioned as the object of others.
         subjects.update(sentence.subject for sentence in document.sentences)
         for _, _, true, linked in document.mentions():
             mentions[true] += 1
@@ -195,6 +196,7 @@ def relation_figures(facts: Sequence[KnownFact]) -> dict[str, Any]:
     """
     objects: dict[int, Counter[int]] = defaultdict(Counter)
     for entry in facts:
+        # By fact, not by sentence: a probe asks each fact once.
         if entry.num_stated:
             objects[entry.fact.predicate][entry.fact.object] += 1
     return {

@@ -94,6 +94,7 @@ class ProbeSet:
     def asks(self, subject: str) -> bool:
         """Say whether a subject belongs to the part that is asked."""
         low, high = self.subjects
+        # A hash and no list: parts stay what they are when facts are added to the file.
         hashed = int.from_bytes(hashlib.sha256(subject.encode()).digest()[:6], "big") / 2**48
         return low <= hashed < high
 
@@ -156,6 +157,7 @@ class Experiment:
         Raises:
             ConfigError: a setting of the arm is wrong.
         """
+        # `repr` gives every digit of the rate back; the run's own settings come last, so they win.
         own = (f"train.learning_rate={rate!r}", f"train.seed={seed}", f"train.steps={steps}")
         try:
             return load_config(None, [*self.experiment.set, *arm.set, *FIXED, *own])
@@ -192,6 +194,7 @@ def _check_settings(settings: Settings) -> None:
     for name in ("budgets", "tuning_budgets"):
         if not all(0 < budget <= 1 for budget in getattr(settings, name)):
             raise ConfigError(f"experiment.{name} must lie above 0 and not above 1")
+    # Every time to quality is measured against the baseline's whole run.
     if max(settings.budgets) != 1:
         raise ConfigError("experiment.budgets must hold 1, the baseline's whole run; add it")
     for name in ("steps", "timing_rounds", "timing_steps", "resamples"):
@@ -234,6 +237,7 @@ def _check_names(experiment: Experiment) -> None:
     if UNTRAINED in groups["arms"]:
         # Its folder is that of the model before any training.
         raise ConfigError(f"arms: name {UNTRAINED!r} is taken; give another one")
+
     for key_name in ("baseline", "reference"):
         wanted = getattr(settings, key_name)
         if wanted and wanted not in groups["arms"]:
@@ -273,6 +277,7 @@ def _check_questions(experiment: Experiment) -> None:
                 "them parts that do not overlap, such as subjects = [0, 0.3] and [0.3, 1]: a rate must "
                 "not be chosen by what it is tested on"
             )
+
     can_choose = bool(validation)
     undecided = [arm.name for arm in experiment.arms if len(experiment.rates_of(arm)) > 1]
     if undecided and not can_choose:

@@ -7,7 +7,7 @@ The first steps are left out, because they allocate. One choice of neurons is ti
 steps with and without injection where it ends early.
 
 FLOPs are counted on real steps by torch's counter: 2 m k n for each matrix product of forward,
-backward and attribution, whatever is frozen or routed; element by element work is not counted.
+backward and attribution, as far as it is computed at all; element by element work is not counted.
 """
 
 from __future__ import annotations
@@ -53,12 +53,14 @@ class _Timed:
         for _ in range(count):
             inputs = next(self.inputs)
             train_step(self.session.components, inputs, self.session.step)
+            # What `run` does between two steps, without its logs and checkpoints.
             self.session.position = inputs.following
             self.session.step += 1
         return (self.clock() - start) / count
 
     def refresh(self) -> float:
         """Choose neurons as before the first step, and return the seconds it took."""
+        # Neurons are due at step 0, however far the session is.
         start, step = self.clock(), self.session.step
         self.session.step = 0
         route(self.session)
@@ -83,6 +85,7 @@ def measure_cost(experiment: Experiment, name: str, folder: Path) -> dict[str, A
         folder: a folder for what sessions write; it is made.
     """
     settings = experiment.experiment
+    # The baseline is an arm too, and then there is nothing to take turns with.
     names = list(dict.fromkeys((settings.baseline, name)))
     phases = {item: _open_phases(experiment, item, folder / item) for item in names}
     for phase in chain.from_iterable(phases.values()):
@@ -154,6 +157,8 @@ def _open(settings: Settings, config: Config, folder: Path) -> _Timed:
         config.train.micro_batches,
         session.preparer,
     )
+
+    # A GPU works while the processor waits, so only the wall clock sees it.
     is_gpu = session.components.model.device.type == "cuda"
     return _Timed(session, inputs, time.perf_counter if is_gpu else time.process_time)
 
@@ -170,6 +175,7 @@ def scaled(measured: dict[str, Any], baseline_step_s: float) -> Cost:
     """
     values = dict(measured)
     ratio = values.pop("ratio")
+    # A refresh was timed in the same process, so the same factor corrects it.
     refresh_s = values["refresh_s"] * ratio * baseline_step_s / values["step_s"]
     return Cost(**{**values, "step_s": ratio * baseline_step_s, "refresh_s": refresh_s})
 
@@ -194,6 +200,7 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:  # noqa: ANN401
         """Call an operator, and count what it computes."""
         outcome = func(*args, **(kwargs or {}))
+        # The kernel's own formula first: torch's registry has none for it on processors.
         packet = func.overloadpacket
         if packet in _ATTENTION:
             self.total += _ATTENTION[packet](*args)

@@ -47,6 +47,7 @@ class Answers:
 
     def measures(self) -> dict[str, float]:
         """Return means over items, and P@1 as a mean over relations too."""
+        # A tie has rank 2 or more, so it is not right.
         is_right = np.asarray(self.rank) <= 1
         relation = np.asarray(self.relation)
         by_relation = [float(is_right[relation == name].mean()) for name in np.unique(relation)]
@@ -115,11 +116,13 @@ def _items_of(
     prober: Prober, path: Path, template: str, probes: ProbeSet
 ) -> list[tuple[dict[str, Any], Item]]:
     """Return the rows of a relation that count, with their questions."""
+    # LAMA's own rule: of equal questions in a relation the first counts.
     pairs: set[tuple[str, str]] = set()
     asked: list[tuple[dict[str, Any], Item]] = []
     for row in read_jsonl(path):
         if probes.limit and len(asked) >= probes.limit:
             break
+        # Before the limit: every part has its own first items.
         if not probes.asks(_subject(row)):
             continue
         item = skip_reason(row, pairs, uhn=False) or prober.item(template, row)
@@ -135,6 +138,7 @@ def text_loss(model: MaskedLm, tokenizer: Tokenizer, text: TextSet) -> dict[str,
         ConfigError: the file is unreadable, or nothing in it is masked.
         NotFiniteError: the model gives NaN or infinite logits.
     """
+    # Room for the opening and the closing special token.
     room = min(MAX_TOKENS, model.max_tokens) - 2
     ids, words = _pieces(tokenizer, read_text(Path(text.path)), room, text.sentences)
     sentences = sentences_from_lists({"ids": ids, "words": words})
@@ -151,6 +155,7 @@ def text_loss(model: MaskedLm, tokenizer: Tokenizer, text: TextSet) -> dict[str,
             logits_MV = model.logits(hidden_RSH.reshape(-1, model.hidden_size)[target_M]).float()
             check_finite(model, logits_MV, f"the text {text.name!r}")
             gold_M = torch.from_numpy(masked.gold_M).to(model.device)
+            # Double precision: a long sum of small numbers would lose digits.
             total += float(F.cross_entropy(logits_MV, gold_M, reduction="none").double().sum())
             num_masked += len(gold_M)
 
@@ -184,6 +189,7 @@ def _pieces(
                 return ids, words
             piece = encoding.ids[start : start + room]
             of_word = encoding.word_ids[start : start + room]
+
             # One more for the opening special token.
             starts = [
                 place + 1

@@ -123,6 +123,7 @@ def _rows(paths: list[Path], names: tuple[str, ...], wanted: pc.Expression) -> l
     if not paths:
         return []
     try:
+        # The filter is applied while row groups are read: what is not wanted takes no memory.
         dataset = ds.dataset([str(path) for path in paths], format="parquet")
         table = dataset.to_table(columns=list(names), filter=wanted)
     except (pa.ArrowException, OSError) as error:

@@ -29,9 +29,11 @@ def make_chooser(config: FactsConfig, shards: Shards, *, seed: int) -> FactChoos
     if config.policy == ALL_FACTS:
         return FactChooser(policy=config.policy, probability=config.share, seed=seed)
 
+    # Refused before the count: shards without its bits would give a run that asks nothing.
     shards.check_policy(config.policy, setting="facts.policy")
     num_sentences, num_marked = count_fact_sentences(shards, config.policy)
     wanted = config.share * num_sentences
+    # A sentence cannot be asked more than once per visit, so 1 is the limit.
     probability = min(1.0, wanted / num_marked) if num_marked else 0.0
     if num_marked < wanted:
         log.warning(
@@ -54,6 +56,7 @@ def count_fact_sentences(shards: Shards, policy: str) -> tuple[int, int]:
     for group in in_file_order(shards.row_groups):
         sentences = read_sentences([group], SPLITS[0])
         heads, policies = sentences.fact_head, sentences.span_policies
+        # A fact names its head by the span's number within the sentence.
         count_N = np.diff(heads.offsets)
         sentence_F = np.repeat(np.arange(len(sentences)), count_N)
         bits_F = policies.values[policies.offsets[sentence_F] + heads.values].astype(np.int64)

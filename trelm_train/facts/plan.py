@@ -67,7 +67,9 @@ class FactChooser:
         tail_F = batch.span_entity_P[batch.fact_tail_F]
 
         is_target = masked.chosen_RS.reshape(-1)
+        # A mention is masked as a whole, so its first token speaks for it.
         is_masked_F = is_target[batch.span_start_P[batch.fact_head_F]]
+        # By sentence, not by fact: a sentence with many facts is not asked more often.
         serves_F = uniform(self.seed, "serves", epoch, key_F) < self.probability
         is_wanted_F = policy_marks(batch.span_policies_P[batch.fact_head_F], self.policy)
         fact = np.flatnonzero(serves_F & is_wanted_F & ~is_masked_F & (head_F != tail_F))
@@ -167,6 +169,7 @@ def ask(batch: Batch, masked: MaskedBatch, hidden_P: Bools) -> MaskedBatch:
     is_asked = np.zeros(batch.input_ids_RS.size, np.bool_)
     is_asked[span_tokens(batch, hidden_P)] = True
 
+    # A tail may be a target of the masks already; it is one target all the same.
     is_target = masked.chosen_RS.reshape(-1) | is_asked
     target_M = np.flatnonzero(is_target)
     return replace(
