@@ -82,8 +82,10 @@ def read_pool(run_folder: str, predicates: Sequence[int], config: SynthConfig) -
         # The first subjects are the frequent ones. If they came first here too, they would take the
         # popular objects up to their caps, and leave the rare objects to rare subjects.
         chosen = choose_facts([Fact(*row[:3]) for row in rows], config)
-        places = {row[0]: row[5] for row in rows}
-        facts_of = {qid: chosen[qid] for qid in sorted(chosen, key=lambda qid: (places[qid], qid))}
+        place_of = {row[0]: row[5] for row in rows}
+        facts_of = {
+            qid: chosen[qid] for qid in sorted(chosen, key=lambda qid: (place_of[qid], qid))
+        }
         labels = {qid: label for row in rows for qid, label in ((row[0], row[3]), (row[2], row[4]))}
         _check(facts_of, predicates, config, run_folder)
 

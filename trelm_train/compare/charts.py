@@ -151,12 +151,12 @@ def legend(tables: Tables) -> Markup:
             tag(
                 "svg",
                 tag("path", class_="curve", d="M0,6L26,6"),
-                class_=f"key {colour_class(place)}",
+                class_=f"key {colour_class(number)}",
                 viewBox="0 0 26 12",
                 aria_hidden="true",
             ),
             arm,
         )
-        for place, arm in enumerate(tables.arm_names)
+        for number, arm in enumerate(tables.arm_names)
     )
     return tag("p", *keys, class_="legend")

@@ -55,9 +55,9 @@ def compare(request: CompareRequest) -> list[Path]:
 
     if failures:
         # An error in spite of the pages: a script that goes on must not take them for whole.
-        made = ", ".join(map(str, pages))
+        page_paths = ", ".join(map(str, pages))
         raise TrelmError(
-            f"{len(failures)} arm(s) failed: {'; '.join(failures)}; the others are in {made}; "
+            f"{len(failures)} arm(s) failed: {'; '.join(failures)}; the others are in {page_paths}; "
             "correct the cause, and the same command makes what is missing"
         )
     return pages

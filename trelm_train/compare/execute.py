@@ -127,11 +127,11 @@ def make_runs(comparison: Comparison, runs: Sequence[Run], phase: str) -> None:
     tasks = []
     for run in ordered(list(runs)):
         task = comparison.task(run)
-        known = task.result()
-        if known is None:
+        earlier_result = task.result()
+        if earlier_result is None:
             tasks.append(task)
         else:
-            comparison.results[run.folder] = known
+            comparison.results[run.folder] = earlier_result
 
     progress = Progress(phase, len(runs), [task.run.seconds for task in tasks], comparison.workers)
     progress.say_start()

@@ -239,10 +239,10 @@ def _check_names(experiment: Experiment) -> None:
         raise ConfigError(f"arms: name {UNTRAINED!r} is taken; give another one")
 
     for key_name in ("baseline", "reference"):
-        wanted = getattr(settings, key_name)
-        if wanted and wanted not in groups["arms"]:
+        arm_name = getattr(settings, key_name)
+        if arm_name and arm_name not in groups["arms"]:
             raise ConfigError(
-                f"experiment.{key_name} = {wanted!r} is no arm; there are {', '.join(groups['arms'])}"
+                f"experiment.{key_name} = {arm_name!r} is no arm; there are {', '.join(groups['arms'])}"
             )
 
 

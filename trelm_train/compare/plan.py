@@ -184,8 +184,10 @@ def inputs_of(experiment: Experiment) -> Inputs:
         if probes.common_vocab:
             files.append(Path(probes.common_vocab))
         # Its role decides what is done with the measures, not what they are.
-        part = (probes.limit, *probes.subjects)
-        questions.append([probes.name, part, [(path.name, sha256_of(path)) for path in files]])
+        asked_items = (probes.limit, *probes.subjects)
+        questions.append(
+            [probes.name, asked_items, [(path.name, sha256_of(path)) for path in files]]
+        )
     for text in experiment.texts:
         questions.append([text.name, text.sentences, sha256_of(Path(text.path))])
 

@@ -118,17 +118,17 @@ def _items_of(
     """Return the rows of a relation that count, with their questions."""
     # LAMA's own rule: of equal questions in a relation the first counts.
     pairs: set[tuple[str, str]] = set()
-    asked: list[tuple[dict[str, Any], Item]] = []
+    counted: list[tuple[dict[str, Any], Item]] = []
     for row in read_jsonl(path):
-        if probes.limit and len(asked) >= probes.limit:
+        if probes.limit and len(counted) >= probes.limit:
             break
         # Before the limit: every part has its own first items.
         if not probes.asks(_subject(row)):
             continue
         item = skip_reason(row, pairs, uhn=False) or prober.item(template, row)
         if not isinstance(item, str):
-            asked.append((row, item))
-    return asked
+            counted.append((row, item))
+    return counted
 
 
 def text_loss(model: MaskedLm, tokenizer: Tokenizer, text: TextSet) -> dict[str, float]:

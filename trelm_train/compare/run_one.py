@@ -247,8 +247,8 @@ def _measure(task: Task, model_name: str) -> tuple[dict[str, dict[str, float]], 
                 max_sentences=settings.validation_sentences,
             )
         )
-        known = {name: report[name] for name in VALIDATION if report[name] is not None}
-        measures["validation"] = known
+        validation = {name: report[name] for name in VALIDATION if report[name] is not None}
+        measures["validation"] = validation
     return measures, pa.concat_tables(tables)
 
 

@@ -132,15 +132,15 @@ def crossing_interval(
     budgets: Sequence[float], means_BK: F64, target_B: F64
 ) -> tuple[float | None, float | None]:
     """Return the 95 % interval of a crossing over resamples; None stands for never."""
-    places = [
+    crossed_at = [
         crossing(budgets, row, target).budget
         for row, target in zip(means_BK.tolist(), target_B.tolist(), strict=True)
     ]
     # Never is later than any budget.
-    sorted_B = np.sort([np.inf if place is None else place for place in places])
+    sorted_B = np.sort([np.inf if budget is None else budget for budget in crossed_at])
     # The nearest ranks: between a number and "never" nothing can be interpolated.
-    last = len(sorted_B) - 1
-    low, high = (float(sorted_B[round(quantile * last)]) for quantile in QUANTILES)
+    last_rank = len(sorted_B) - 1
+    low, high = (float(sorted_B[round(quantile * last_rank)]) for quantile in QUANTILES)
     return (None if np.isinf(low) else low, None if np.isinf(high) else high)
 
 

@@ -78,10 +78,10 @@ def resource_text(name: str, value: float | None) -> str:
 
 def crossing_text(time: TimeToQuality) -> str:
     """Return the budget at which quality is reached."""
-    place = time.crossing
-    if place.budget is None:
+    crossing = time.crossing
+    if crossing.budget is None:
         return "never"
-    return f"{'≤ ' if place.is_bound else ''}{place.budget:.2f}"
+    return f"{'≤ ' if crossing.is_bound else ''}{crossing.budget:.2f}"
 
 
 def crossing_interval_text(time: TimeToQuality) -> str:

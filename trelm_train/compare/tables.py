@@ -241,12 +241,12 @@ def _resources(results: list[dict[str, Any]]) -> dict[str, float | None]:
     """Return the mean of each resource over the runs that say it."""
     means: dict[str, float | None] = {}
     for name in RESOURCES:
-        known = [
+        numbers = [
             value
             for run_result in results
             if (value := run_result.get(name, run_result["training"].get(name))) is not None
         ]
-        means[name] = float(np.mean(known)) if known else None
+        means[name] = float(np.mean(numbers)) if numbers else None
     return means
 
 
@@ -386,10 +386,10 @@ def importance_cost(comparison: Comparison) -> str:
     except (OSError, ValueError):
         return "not known: no stage importance lies beside the shards"
 
-    known = {**manifest.get("counters", {}), **manifest.get("extra", {})}
+    figures = {**manifest.get("counters", {}), **manifest.get("extra", {})}
     for name in ("seconds", "wall_s", "training_s"):
-        if name in known:
-            return f"{float(known[name]):,.0f} s, by the manifest of stage importance"
+        if name in figures:
+            return f"{float(figures[name]):,.0f} s, by the manifest of stage importance"
     return (
         "not known: the manifest of stage importance has no seconds (experiment.importance_seconds)"
     )

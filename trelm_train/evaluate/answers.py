@@ -85,14 +85,14 @@ def ask(
 
             # A batch has its questions in another order: `number_M` says which ones.
             number_M = batch.key_N
-            asked = [questions[number] for number in number_M.tolist()]
-            mask_positions = np.asarray([question.mask_position for question in asked])
+            of_batch = [questions[number] for number in number_M.tolist()]
+            mask_positions = np.asarray([question.mask_position for question in of_batch])
             position_M = torch.from_numpy(batch.start_N + mask_positions)
             hidden_MH = hidden_RSH.reshape(-1, model.hidden_size)[position_M]
             logits_MV = model.logits(hidden_MH).float()
             check_finite(model, logits_MV, "the probes")
 
-            gold_M = torch.tensor([question.gold for question in asked], device=model.device)
+            gold_M = torch.tensor([question.gold for question in of_batch], device=model.device)
             _put(answers, number_M, logits_MV, gold_M, candidates)
 
     return answers

@@ -109,7 +109,7 @@ def lama_rows(
         "obj_qid": [item.obj_qid for item in items],
     }
 
-    # Columns are joined by their order, which is that of `asked` in all of them.
+    # Columns are joined by their order, which is that of `items` in all of them.
     columns |= _frequency_columns(items, statistics)
     columns |= _fact_columns([_fact_of(name, item) for name, item in asked], statistics)
     columns |= _answer_columns(prober, [answers[name] for name in names])

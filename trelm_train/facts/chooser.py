@@ -32,10 +32,10 @@ def make_chooser(config: FactsConfig, shards: Shards, *, seed: int) -> FactChoos
     # Refused before the count: shards without its bits would give a run that asks nothing.
     shards.check_policy(config.policy, setting="facts.policy")
     num_sentences, num_marked = count_fact_sentences(shards, config.policy)
-    wanted = config.share * num_sentences
+    num_wanted = config.share * num_sentences
     # A sentence cannot be asked more than once per visit, so 1 is the limit.
-    probability = min(1.0, wanted / num_marked) if num_marked else 0.0
-    if num_marked < wanted:
+    probability = min(1.0, num_wanted / num_marked) if num_marked else 0.0
+    if num_marked < num_wanted:
         log.warning(
             "facts.policy %s marks %d of %d sentences with facts, fewer than facts.share = %s "
             "asks; all of them are asked",
