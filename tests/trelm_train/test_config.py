@@ -123,6 +123,10 @@ def test_a_run_that_cannot_learn_facts_is_warned_of() -> None:
 
     assert warnings() == warnings(layers=2) == warnings("routing.policy=full") == []
     assert warnings("facts.enabled=false", "routing.policy=ig") == []
+    for nothing in ("facts.policy=none", "facts.share=0"):
+        assert "chooses no fact" in warnings(nothing)[0]
+        assert "chooses no fact" in warnings(nothing, "facts.enabled=false", "cka.enabled=true")[0]
+        assert warnings(nothing, "facts.enabled=false") == []
     (talk,) = warnings(preset="talk")
     assert "never asks the LM head" in talk
     (shallow,) = warnings("routing.policy=ffn_all", layers=2)
