@@ -79,11 +79,13 @@ def classify(sentences: Sequence[Sentence], pool: Pool, config: SynthConfig) -> 
             # One true sentence is enough: a fact that is stated and misstated counts as stated.
             if stated[fact]:
                 kind = frequency_class(mentions[subject], config)
+            elif mentions[subject] and pool.labels[fact.object] in names_near[subject]:
+                # Another sentence names both, perhaps a true one: "A married B" also says B married A.
+                kind = NO_CLASS
             elif misstated[fact]:
                 kind = MISSTATED
-            # Not KB-only where a sentence names both for another reason.
             elif mentions[subject]:
-                kind = NO_CLASS if pool.labels[fact.object] in names_near[subject] else KB_ONLY
+                kind = KB_ONLY
             facts.append(
                 KnownFact(
                     fact=fact,
