@@ -123,6 +123,15 @@ def test_no_time_to_what_the_untrained_model_has(comparison: Comparison) -> None
     assert not quality.times
 
 
+def test_a_measure_without_any_value_says_so(comparison: Comparison) -> None:
+    settings = replace(comparison.experiment.experiment, validation_sentences=8)
+    comparison.experiment = replace(comparison.experiment, experiment=settings)
+    loss = make_tables(comparison).measures[1]
+    assert loss.measure.group == "validation"
+    assert loss.note.startswith("Not measured")
+    assert "Not measured" in write_pages(comparison).read_text()
+
+
 def test_a_seed_that_is_missing_is_left_out_of_the_pairs(comparison: Comparison) -> None:
     del comparison.results["runs/mlm/rate-0.001/seed-1/budget-1"]
     quality = make_tables(comparison).measures[0]
