@@ -133,7 +133,7 @@ def run(resume_mode: str, **options: Any) -> None:  # noqa: ANN401
       trelm-train run --shards runs/a/shards --model bert-base-uncased --out runs/a/train \\
           --steps 2000
     Only rare entities' facts are asked, in a fifth of the sentences that state facts:
-      trelm-train run --shards runs/a/shards --model bert-base-uncased --out runs/a/rare \
+      trelm-train run --shards runs/a/shards --model bert-base-uncased --out runs/a/rare \\
           --set facts.policy=low-frequency --set facts.share=0.2
     Four GPUs, eight batches per step, started again by the batch system until it is done:
       torchrun --nproc-per-node 4 --no-python trelm-train run --shards runs/a/shards --model roberta-base \\

@@ -342,6 +342,9 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
+# Settings that have another name now: the nearest name in their section means something else.
+MOVED = {"cka.fact_share": "facts.share"}
+
 # Settings of a preset, in the order in which they apply; a file and `--set` come after them.
 PRESETS = {
     "fast": ("routing.policy=ffn_all", "routing.layer_budget=-1"),
@@ -377,9 +380,22 @@ def load_config(path: Path | None, sets: Sequence[str] = (), preset: str = "") -
         is_section = isinstance(values, dict)
         base[section] = {**base.get(section, {}), **values} if is_section else values
 
-    config = build(Config, with_overrides(base, sets), source)
+    given = with_overrides(base, sets)
+    _refuse_moved(given, source)
+    config = build(Config, given, source)
     check(config)
     return config
+
+
+def _refuse_moved(given: dict[str, Any], source: str) -> None:
+    for old, new in MOVED.items():
+        section, _, name = old.partition(".")
+        values = given.get(section)
+        if isinstance(values, dict) and name in values:
+            raise ConfigError(
+                f"{source}: {old} is now {new}; rename it. A run that was started with {old} had "
+                "another objective, and cannot go on: start a new one"
+            )
 
 
 def settled(config: Config, *, num_layers: int, hidden_size: int) -> Config:
@@ -411,7 +427,8 @@ def with_automatic_of(config: Config, old: Config) -> Config:
     routing, train = config.routing, config.train
     if routing.policy == AUTO:
         routing = replace(routing, policy=old.routing.policy)
-        if routing.layer_budget == 0:
+        # A shallow model gets all weights, whatever budget was given beside `auto`.
+        if routing.layer_budget == 0 or routing.policy == "full":
             routing = replace(routing, layer_budget=old.routing.layer_budget)
     if routing.layer_budget == UPPER_HALF:
         routing = replace(routing, layer_budget=old.routing.layer_budget)

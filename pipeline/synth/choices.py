@@ -11,6 +11,7 @@ import random
 
 def generator(seed: int, purpose: str) -> random.Random:
     """Return the generator of a purpose; text as a seed gives the same numbers everywhere."""
+    # A text is hashed by the module itself, so the numbers do not depend on PYTHONHASHSEED.
     return random.Random(f"trelm synth {seed} {purpose}")
 
 
@@ -37,4 +38,6 @@ def zipf_counts(num_sentences: int, num_subjects: int, exponent: float) -> list[
     remainders = sorted(range(num_subjects), key=lambda rank: (counts[rank] - shares[rank], rank))
     for rank in remainders[: num_sentences - sum(counts)]:
         counts[rank] += 1
+
+    # A remainder may have lifted a rank above the one before it.
     return sorted((count for count in counts if count), reverse=True)

@@ -55,6 +55,8 @@ def classify(sentences: Sequence[Sentence], pool: Pool, config: SynthConfig) -> 
     """
     names_near, all_names = _names_near(sentences, pool)
     mentions = count_mentions(sentences)
+
+    # A corrupted sentence states nothing true, so it counts apart.
     stated = Counter(
         sentence.fact for sentence in sentences if sentence.fact and not sentence.is_corrupted
     )
@@ -64,21 +66,26 @@ def classify(sentences: Sequence[Sentence], pool: Pool, config: SynthConfig) -> 
     absent = [
         qid for qid in pool.facts_of if not mentions[qid] and pool.labels[qid] not in all_names
     ]
+    # The first ones in the order of the seed: as random as any others.
     absent = absent[: config.nowhere]
     subjects = [qid for qid in pool.facts_of if mentions[qid]] + absent
 
+    # By the rank in the whole pool: whether a subject is mentioned does not move it.
     ranks = {qid: rank for rank, qid in enumerate(pool.facts_of)}
     facts = []
     for subject in subjects:
         for fact in pool.facts_of[subject]:
             kind = NOWHERE
+            # One true sentence is enough: a fact that is stated and misstated counts as stated.
             if stated[fact]:
                 kind = frequency_class(mentions[subject], config)
+            elif mentions[subject] and pool.labels[fact.object] in names_near[subject]:
+                # Another sentence names both, perhaps a true one: "A married B" also says B married A.
+                kind = NO_CLASS
             elif misstated[fact]:
                 kind = MISSTATED
-            # Not KB-only where a sentence names both for another reason.
             elif mentions[subject]:
-                kind = NO_CLASS if pool.labels[fact.object] in names_near[subject] else KB_ONLY
+                kind = KB_ONLY
             facts.append(
                 KnownFact(
                     fact=fact,
@@ -100,6 +107,7 @@ def frequency_class(num_mentions: int, config: SynthConfig) -> str:
 
 def _names_near(sentences: Sequence[Sentence], pool: Pool) -> tuple[dict[int, set[str]], set[str]]:
     """Return the names in the sentences of each mentioned item, and all names in the corpus."""
+    # Names in the text, not links: a model reads what stands there, linked or not.
     finder = NameFinder(pool.labels.values())
     near: dict[int, set[str]] = defaultdict(set)
     # Both items are near each name: an object may be the subject of facts too.
@@ -116,5 +124,6 @@ def part_of_rank(rank: int, share: float) -> str:
     Subjects stand in the order of their frequency, so a share that is spread evenly over the ranks
     has subjects of every frequency, and depends on nothing else than the rank.
     """
+    # True at each rank where the number of chosen subjects so far reaches the next whole one.
     is_chosen = int((rank + 1) * share) > int(rank * share)
     return VALIDATION if is_chosen else TEST

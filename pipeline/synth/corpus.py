@@ -88,6 +88,8 @@ def plan_sentences(pool: Pool, templates: Templates, config: SynthConfig) -> lis
         else:
             sentences.append(writer.fact(slot.subject, is_corrupted=fact_number in corrupted))
             fact_number += 1
+
+    # Until here the sentences about a subject stand side by side.
     generator(config.seed, "order of sentences").shuffle(sentences)
     return with_corrupted_links(sentences, config)
 
@@ -102,6 +104,7 @@ def _distractor_slots(slots: Sequence[_Slot], config: SynthConfig) -> set[int]:
     chooser.shuffle(numbers)
     # The sort is stable: beyond the order of first and other slots, it is random.
     numbers.sort(key=lambda number: slots[number].is_first)
+    # A share so high that others do not suffice takes first sentences too.
     return set(numbers[: round(config.distractors * len(slots))])
 
 
@@ -112,6 +115,7 @@ class _Writer:
         self._pool, self._templates = pool, templates
         self._withheld = config.withheld
         self._objects_of = pool.objects_of()
+        # Sorted: choices must not depend on how a set is laid out.
         self._all_objects = sorted({qid for qids in self._objects_of.values() for qid in qids})
         self._num_stated: dict[int, int] = {}
         self._distractor_chooser = generator(config.seed, "others")
@@ -122,12 +126,14 @@ class _Writer:
         facts = self._pool.facts_of[subject]
         # The first fact of a subject is never withheld.
         num_usable = max(len(facts) - int(self._withheld * len(facts)), 1)
+        # Facts take turns: a subject that is named often states all its usable facts alike.
         number = self._num_stated.get(subject, 0)
         self._num_stated[subject] = number + 1
         fact = facts[number % num_usable]
 
         # Each time that a fact comes round again it has another template, until all were used.
         templates = self._templates.relations[fact.predicate].known
+        # A start of its own for each fact, or rare facts would all stand in the first template.
         offset = generator(self._seed, f"template of {tuple(fact)}").randrange(len(templates))
         template = templates[(offset + number // num_usable) % len(templates)]
 
@@ -141,6 +147,7 @@ class _Writer:
 
     def distractor(self, subject: int) -> Sentence:
         """Write a sentence that names a subject and an unrelated item."""
+        # One generator for all distractors: none of them depends on the facts between them.
         template = self._distractor_chooser.choice(self._templates.distractors)
         companion = self._unrelated(subject, self._all_objects, self._distractor_chooser)
         return self._sentence(template, None, subject, companion)
@@ -152,6 +159,7 @@ class _Writer:
             ConfigError: there is none.
         """
         draws = (chooser.choice(qids) for _ in range(MAX_DRAWS))
+        # First at random, then through all of the relation, at last through any object there is.
         for qid in itertools.chain(draws, qids, self._all_objects):
             if qid != subject and not self._pool.are_related(subject, qid):
                 return qid

@@ -72,6 +72,7 @@ def _chosen(facts: Sequence[Fact], caps: Mapping[int, int], *, many_tails: bool)
     questions: set[tuple[int, int]] = set()
     answers: Counter[tuple[int, int]] = Counter()
     for fact in facts:
+        # A second fact of a pair would be stated by each sentence about the first one.
         pair, question = (fact.subject, fact.object), (fact.subject, fact.predicate)
         answer = (fact.predicate, fact.object)
         is_full = fact.predicate in caps and answers[answer] >= caps[fact.predicate]
@@ -95,6 +96,7 @@ def _cap(counts: Counter[int], config: SynthConfig) -> int:
         highest = min(highest, config.object_cap)
 
     for cap in range(highest, 1, -1):
+        # A lower cap leaves fewer facts, so the share must be looked at again for each cap.
         num_left = sum(min(count, cap) for count in counts.values())
         if cap <= config.object_share * num_left:
             return cap

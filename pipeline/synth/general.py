@@ -43,6 +43,7 @@ def take_paragraphs(config: SynthConfig, num_words: int, subjects: NameFinder) -
     Raises:
         ConfigError: the text is too short, or of a kind that is not read.
     """
+    # The share is one of all words, those of the general text included.
     needed = round(num_words * config.general_share / (1 - config.general_share))
     if not config.general or not needed:
         return GeneralText()
@@ -84,6 +85,7 @@ def _texts(path: str) -> Iterator[str]:
         ConfigError: neither of the two, or not UTF-8.
     """
     kind = kind_of(path)
+    # One range: a corpus of this size needs no workers.
     whole = ByteRange(path=path, start=0, end=files.size_of(path))
     if kind == "text":
         for position, line in read_lines(whole):

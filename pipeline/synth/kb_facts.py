@@ -82,8 +82,10 @@ def read_pool(run_folder: str, predicates: Sequence[int], config: SynthConfig) -
         # The first subjects are the frequent ones. If they came first here too, they would take the
         # popular objects up to their caps, and leave the rare objects to rare subjects.
         chosen = choose_facts([Fact(*row[:3]) for row in rows], config)
-        places = {row[0]: row[5] for row in rows}
-        facts_of = {qid: chosen[qid] for qid in sorted(chosen, key=lambda qid: (places[qid], qid))}
+        place_of = {row[0]: row[5] for row in rows}
+        facts_of = {
+            qid: chosen[qid] for qid in sorted(chosen, key=lambda qid: (place_of[qid], qid))
+        }
         labels = {qid: label for row in rows for qid, label in ((row[0], row[3]), (row[2], row[4]))}
         _check(facts_of, predicates, config, run_folder)
 
@@ -109,6 +111,7 @@ def _chosen_rows(
     qids = pa.array([qid for qid, _ in allowed], pa.uint32())
     connection.register("allowed", pa.table({"qid": qids}))
     connection.execute(_CHOSEN)
+    # A bound before the rows come over: the KB may be all of Wikidata.
     limit = SPARE * (config.subjects + config.nowhere)
     connection.execute(_SUBJECTS, {"seed": str(config.seed), "limit": limit})
     return connection.execute(_ROWS, {"seed": str(config.seed)}).fetchall()
@@ -119,6 +122,7 @@ def _single_tokens(objects: list[tuple[int, str]], model: str) -> list[tuple[int
     from pipeline.encoder.tokenizer import TextTokenizer
 
     tokenizer = TextTokenizer(model)
+    # All labels at once: a call for each would be slow.
     runs = tokenizer.label_runs([label for _, label in objects])
     sizes = runs.offsets[1:] - runs.offsets[:-1]
     return [

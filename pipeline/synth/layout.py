@@ -33,6 +33,7 @@ class SynthDocument:
         start = 0
         for sentence in self.sentences:
             yield start, sentence
+            # One more for the line break.
             start += len(sentence.text) + 1
 
     def mentions(self) -> Iterator[tuple[int, int, int, int]]:
@@ -51,12 +52,14 @@ def lay_out(
         SynthDocument(doc_id=f"synth-{number:07d}", sentences=tuple(sentences[low : low + size]))
         for number, low in enumerate(range(0, len(sentences), size))
     ]
+    # General text has documents of its own: there, nothing is linked and nothing scored.
     documents += [
         SynthDocument(
             doc_id=f"general-{number:07d}", paragraphs=tuple(paragraphs[low : low + size])
         )
         for number, low in enumerate(range(0, len(paragraphs), size))
     ]
+    # Among each other: a reader of the first part of the corpus gets both.
     generator(config.seed, "order of documents").shuffle(documents)
     return documents
 

@@ -27,6 +27,7 @@ class NameFinder:
         self._lengths: dict[str, set[int]] = defaultdict(set)
         for name in names:
             words = words_of(name)
+            # A name without any word, such as a sign, is in no text.
             if words:
                 self._names[words].add(name)
                 self._lengths[words[0]].add(len(words))

@@ -43,6 +43,7 @@ def probe_files(
         folders: dict[str, list[dict[str, str]]] = defaultdict(list)
         for predicate, members in sorted(facts_of.items()):
             relation = templates.relations[predicate]
+            # The same questions in every template, so that templates alone differ.
             content = _lines([_row(entry, pool) for entry in members])
             for name, template in probe_templates(relation).items():
                 folder = f"probes/{probe_part}/{kind}/{name}"
@@ -51,6 +52,7 @@ def probe_files(
         for folder, relation_rows in folders.items():
             yield f"{folder}/relations.jsonl", _lines(relation_rows)
 
+    # One list for all classes and parts: a rank means the same in each.
     answers = {pool.labels[entry.fact.object] for entry in facts}
     yield ANSWERS, "".join(f"{answer}\n" for answer in sorted(answers))
 
@@ -66,6 +68,7 @@ def _relation_row(relation: Relation, template: str) -> dict[str, str]:
 
 def _row(entry: KnownFact, pool: Pool) -> dict[str, str]:
     subject, predicate, object_ = entry.fact
+    # An id that follows from the fact: the same one in every corpus.
     name = f"trelm/synth/Q{subject}/P{predicate}/Q{object_}"
     return {
         "uuid": str(uuid.uuid5(uuid.NAMESPACE_URL, name)),

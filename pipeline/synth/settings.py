@@ -96,5 +96,7 @@ class SynthConfig:
             raise ConfigError(
                 f"object_share is {self.object_share}, but must be above 0 and at most 1"
             )
+
+        # Read only to refuse what is no id, before any work.
         for relation in self.relations:
             property_number(relation)

@@ -58,6 +58,7 @@ def synthesise(run_folder: str, out: str, config: SynthConfig) -> dict[str, Any]
     """
     check_new_folder(out)
     manifest = RunPaths(root=run_folder).finished("kb")
+    # Made as a whole before the first file: what is refused leaves no folder.
     corpus = make_corpus(run_folder, config)
     totals = truth.totals(corpus.documents, corpus.facts, corpus.general)
 
@@ -71,6 +72,8 @@ def synthesise(run_folder: str, out: str, config: SynthConfig) -> dict[str, Any]
     for name, rows in _truth_tables(corpus).items():
         write(f"truth/{name}.parquet", _parquet(rows))
     write("pipeline.toml", run_settings(manifest, out, config).encode())
+
+    # The KB's fingerprint and the settings: with them the same corpus can be made again.
     summary = {
         "kb": manifest.fingerprint,
         "settings": to_dict(config),
@@ -99,6 +102,7 @@ def make_corpus(run_folder: str, config: SynthConfig) -> Corpus:
 
 def _general(sentences: list[Sentence], pool: Pool, config: SynthConfig) -> GeneralText:
     num_words = sum(len(sentence.text.split()) for sentence in sentences)
+    # All subjects of the pool, also those that no sentence names: they must stay absent.
     subjects = NameFinder(pool.labels[qid] for qid in pool.facts_of)
     return take_paragraphs(config, num_words, subjects)
 
@@ -136,6 +140,7 @@ def _parquet(rows: pa.Table) -> bytes:
 def run_settings(manifest: Manifest, out: str, config: SynthConfig) -> str:
     """Return a configuration that runs the pipeline on the corpus, linked by its own links."""
     default = to_dict(KbConfig())
+    # Defaults are left out: the file should show what this KB was made with.
     kb = {
         name: value
         for name, value in manifest.config.items()

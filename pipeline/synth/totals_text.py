@@ -16,6 +16,8 @@ def format_totals(totals: dict[str, Any], out: str) -> str:
         f"{totals['entities']:,} entities, {totals['subjects']:,} of them subjects",
         f"facts      {totals['facts_stated']:,} stated",
     ]
+
+    # Of both parts: a small corpus may have a class in one of them alone.
     kinds = list(dict.fromkeys(kind for counts in totals["probes"].values() for kind in counts))
     for kind in kinds:
         counts = [f"{part} {numbers.get(kind, 0):,}" for part, numbers in totals["probes"].items()]

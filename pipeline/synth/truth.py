@@ -129,14 +129,14 @@ def fact_table(facts: Sequence[KnownFact]) -> pa.Table:
     """Return the rows of TRUE_FACTS."""
     rows: list[tuple[object, ...]] = [
         (
-            *known.fact,
-            known.num_stated,
-            known.num_misstated,
-            known.num_mentions,
-            known.kind,
-            known.part,
+            *entry.fact,
+            entry.num_stated,
+            entry.num_misstated,
+            entry.num_mentions,
+            entry.kind,
+            entry.part,
         )
-        for known in facts
+        for entry in facts
     ]
     return TRUE_FACTS.from_rows(rows)
 
@@ -147,6 +147,7 @@ def entity_table(documents: Sequence[SynthDocument], pool: Pool) -> pa.Table:
     links: Counter[int] = Counter()
     subjects: Counter[int] = Counter()
     for document in documents:
+        # By sentence: an item is also mentioned as the object of others.
         subjects.update(sentence.subject for sentence in document.sentences)
         for _, _, true, linked in document.mentions():
             mentions[true] += 1
@@ -165,7 +166,7 @@ def totals(
     sentences = [sentence for document in documents for sentence in document.sentences]
     links = [pair for document in documents for _, _, *pair in document.mentions()]
     num_words = sum(len(sentence.text.split()) for sentence in sentences)
-    probes = Counter((known.part, known.kind) for known in facts if known.kind != NO_CLASS)
+    probes = Counter((entry.part, entry.kind) for entry in facts if entry.kind != NO_CLASS)
     return {
         "documents": len(documents),
         "sentences": len(sentences),
@@ -176,7 +177,7 @@ def totals(
         "corrupted_links": sum(true != linked for true, linked in links),
         "subjects": len({sentence.subject for sentence in sentences}),
         "entities": len({true for true, _ in links}),
-        "facts_stated": sum(known.num_stated > 0 for known in facts),
+        "facts_stated": sum(entry.num_stated > 0 for entry in facts),
         "words": num_words + general.num_words,
         "general_words": general.num_words,
         "general_paragraphs": len(general.paragraphs),
@@ -195,6 +196,7 @@ def relation_figures(facts: Sequence[KnownFact]) -> dict[str, Any]:
     """
     objects: dict[int, Counter[int]] = defaultdict(Counter)
     for entry in facts:
+        # By fact, not by sentence: a probe asks each fact once.
         if entry.num_stated:
             objects[entry.fact.predicate][entry.fact.object] += 1
     return {

@@ -51,6 +51,8 @@ def test_a_wrong_setting_is_refused(setting: str, message: str) -> None:
         ("[train\n", "not TOML"),
         ("train = 3\n", "must be a section"),
         ("[routing]\nshar = 0.1\n", "did you mean 'share'"),
+        # As in the settings of every run that is older than asked facts.
+        ("[cka]\nfact_share = 0.5\n", "fact_share is now facts.share"),
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -93,6 +95,16 @@ def test_automatic_settings_follow_the_size() -> None:
     assert with_automatic_of(config, deep) == deep
 
 
+@pytest.mark.parametrize("num_layers", [2, 12])
+@pytest.mark.parametrize("sets", [(), ("routing.layer_budget=1",), ("routing.layer_budget=-1",)])
+def test_the_same_command_gives_the_same_settings_again(
+    sets: tuple[str, ...], num_layers: int
+) -> None:
+    config = load_config(None, sets)
+    old = settled(config, num_layers=num_layers, hidden_size=128)
+    assert with_automatic_of(config, old) == old
+
+
 def test_a_preset_comes_before_file_and_settings(tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
     path.write_text("[cka]\nmlm_share = 0.9\n[train]\nsteps = 7\n")
@@ -111,6 +123,10 @@ def test_a_run_that_cannot_learn_facts_is_warned_of() -> None:
 
     assert warnings() == warnings(layers=2) == warnings("routing.policy=full") == []
     assert warnings("facts.enabled=false", "routing.policy=ig") == []
+    for nothing in ("facts.policy=none", "facts.share=0"):
+        assert "chooses no fact" in warnings(nothing)[0]
+        assert "chooses no fact" in warnings(nothing, "facts.enabled=false", "cka.enabled=true")[0]
+        assert warnings(nothing, "facts.enabled=false") == []
     (talk,) = warnings(preset="talk")
     assert "never asks the LM head" in talk
     (shallow,) = warnings("routing.policy=ffn_all", layers=2)

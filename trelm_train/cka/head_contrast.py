@@ -4,7 +4,8 @@ The true tail of a fact and its negatives are scored at the hidden mention: the 
 a candidate's tokens at the mention's positions. The normaliser of the softmax over the vocabulary
 is the same for all candidates, so this is their difference in log-probability. The loss is InfoNCE
 (van den Oord et al. 2018) at temperature 1. A candidate whose name has another number of tokens
-than the mention has no place there, and is left out; a fact for which none is left adds 0.
+than the mention has no place there, and one with the mention's own words is no other answer; both
+are left out. A fact for which none is left adds 0.
 """
 
 from __future__ import annotations
@@ -58,10 +59,16 @@ def gathering(plan: CkaPlan, knowledge: Knowledge, gold_RS: I64) -> Gathering:
     last = len(knowledge.label_ids.values) - 1
     token_Q = knowledge.label_ids.at(np.minimum(expand(label_C, length_C), last))
     true_Q = gold_RS.reshape(-1)[expand(plan.tail_start_G[fact_C], length_C)]
+    cell_Q = np.repeat(fact_C * fits_GN.shape[1] + column_C, length_C)
+
+    # The text may call the tail by a name that is the label of another one: equal words get equal
+    # scores, and nothing tells them apart.
+    differs_GN = np.bincount(cell_Q, weights=token_Q != true_Q, minlength=fits_GN.size) > 0
+    fits_GN[:, 1:] &= differs_GN.reshape(fits_GN.shape)[:, 1:]
     return Gathering(
         row_Q=expand(first_G[fact_C], length_C),
         token_Q=np.where(is_true_Q, true_Q, token_Q),
-        cell_Q=np.repeat(fact_C * fits_GN.shape[1] + column_C, length_C),
+        cell_Q=cell_Q,
         fits_GN=fits_GN,
     )
 

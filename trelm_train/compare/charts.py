@@ -23,7 +23,7 @@ def colour_class(number: int) -> str:
 
 
 def curve_chart(tables: Tables, measure_table: MeasureTable, number: int) -> Markup:
-    """Return the chart of a measure; `number` tells its elements from those of other charts."""
+    """Return the chart of a measure; `number` keeps its elements apart from those of other charts."""
     measure = measure_table.measure
     low, high = _range(measure_table)
     title_id = f"chart-{number}-title"
@@ -41,6 +41,8 @@ def curve_chart(tables: Tables, measure_table: MeasureTable, number: int) -> Mar
         level = y(measure_table.untrained)
         elements.append(tag("line", class_="limit", x1=LEFT, x2=WIDTH - RIGHT, y1=level, y2=level))
         elements.append(tag("text", "untrained", class_="tick", x=LEFT + 6, y=level - 5))
+
+    # The line of each arm, moved a little to the side by its place among the arms.
     for place, arm in enumerate(tables.arm_names):
         shift = SHIFT * (place - (len(tables.arm_names) - 1) / 2)
         points = [
@@ -57,12 +59,15 @@ def curve_chart(tables: Tables, measure_table: MeasureTable, number: int) -> Mar
 
 def _range(measure_table: MeasureTable) -> tuple[float, float]:
     """Return the lowest and the highest value that the chart shows, with some room."""
+    # The untrained model's line must be inside the chart too.
     values = [] if measure_table.untrained is None else [measure_table.untrained]
     for figure in measure_table.curves.values():
         values += [figure.estimate.low, figure.estimate.high, figure.estimate.mean]
     if measure_table.measure.is_share:
+        # Shares are read as heights, so their axis begins at 0; losses differ too little for that.
         values.append(0.0)
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    # All values may be equal, and a range of 0 has no scale.
     room = 0.05 * (high - low) or 0.5
     return (low if measure_table.measure.is_share else low - room), high + room
 
@@ -71,7 +76,9 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Return about `count` round numbers between two values."""
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
+    # The smallest round step that is not below it; rounding must not skip the right one.
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw - 1e-12)
+    # Multiples of the step, not sums of it: sums would gather rounding errors.
     first = math.ceil(low / step - 1e-9)
     return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -91,6 +98,7 @@ def _axes(
         elements.append(tag("text", text, class_="tick end", x=LEFT - 8, y=level + 4))
     for budget in tables.budgets:
         elements.append(tag("text", f"{budget:g}", class_="tick mid", x=x(budget), y=floor + 18))
+
     baseline = tables.comparison.experiment.experiment.baseline
     name = f"budget: share of the seconds of {baseline}"
     elements += [
@@ -110,6 +118,7 @@ def _line(
 ) -> Markup:
     """Return the line of an arm with its marks and whiskers; a mark says its values and runs."""
     assert callable(y)
+    # Straight lines: nothing is known between two budgets.
     path = "M" + "L".join(f"{left:g},{top:g}" for left, top, _, _ in points)
     elements: list[Markup] = [tag("path", class_="curve", d=path)] if points else []
     for left, top, figure, budget in points:
@@ -124,6 +133,8 @@ def _line(
                 y2=y(estimated.high),
             )
         )
+
+        # A title is what a pointer that rests on the mark shows, without a script.
         text = (
             f"{arm} at {budget:g}: {value_text(estimated.mean, measure)} "
             f"({interval_text(estimated, measure)})\n" + "\n".join(figure.folders)
@@ -140,12 +151,12 @@ def legend(tables: Tables) -> Markup:
             tag(
                 "svg",
                 tag("path", class_="curve", d="M0,6L26,6"),
-                class_=f"key {colour_class(place)}",
+                class_=f"key {colour_class(number)}",
                 viewBox="0 0 26 12",
                 aria_hidden="true",
             ),
             arm,
         )
-        for place, arm in enumerate(tables.arm_names)
+        for number, arm in enumerate(tables.arm_names)
     )
     return tag("p", *keys, class_="legend")

@@ -46,15 +46,18 @@ def compare(request: CompareRequest) -> list[Path]:
             measure_costs(comparison)
             choose_rates(comparison)
             make_final_runs(comparison)
+        # A page is made also where an arm failed: it names the arm, and shows the others.
         pages.append(write_pages(comparison))
         failures += [
             f"{comparison.experiment.experiment.name}: arm {arm}: {error}"
             for arm, error in comparison.failed_arms.items()
         ]
+
     if failures:
-        made = ", ".join(map(str, pages))
+        # An error in spite of the pages: a script that goes on must not take them for whole.
+        page_paths = ", ".join(map(str, pages))
         raise TrelmError(
-            f"{len(failures)} arm(s) failed: {'; '.join(failures)}; the others are in {made}; "
+            f"{len(failures)} arm(s) failed: {'; '.join(failures)}; the others are in {page_paths}; "
             "correct the cause, and the same command makes what is missing"
         )
     return pages
@@ -74,6 +77,7 @@ def _opened(request: CompareRequest) -> list[Comparison]:
     """Open every experiment, so that a wrong file is refused before the first run."""
     experiments = [load_experiment(path, request.sets) for path in request.configs]
     _refuse_equal_names([item.experiment.name for item in experiments])
+    # One for all experiments: a signal ends the one in progress and those that follow.
     stop = Stop()
     return [
         open_comparison(
@@ -98,6 +102,7 @@ def write_pages(comparison: Comparison) -> Path:
     tables = make_tables(comparison)
     texts = {RESULTS: csv_text(tables), SUMMARY: markdown(tables), PAGE: page(tables)}
     for name, text in texts.items():
+        # Renamed when whole: a browser may have the earlier page open.
         partial = comparison.root / f".{name}"
         partial.write_text(text, encoding="utf-8")
         partial.replace(comparison.root / name)

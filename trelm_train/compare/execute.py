@@ -38,6 +38,7 @@ def choose_rates(comparison: Comparison) -> None:
     }
     make_runs(comparison, [run for runs in arm_to_runs.values() for run in runs], "tuning")
 
+    # Every arm takes for a budget the best rate of the tuning budget that is nearest to it.
     scores: dict[str, Any] = {}
     for arm in comparison.arms:
         runs, rates = arm_to_runs[arm.name], experiment.rates_of(arm)
@@ -54,6 +55,7 @@ def choose_rates(comparison: Comparison) -> None:
             if ranking:
                 rate_of_tuned[budget] = ranking[0][0]
         if len(rate_of_tuned) < len(experiment.experiment.tuning_budgets):
+            # A budget without any rate: the first reason that is known stands for all.
             errors = [comparison.failures.get(run.folder) for run in runs]
             fail_arm(comparison, arm.name, next((text for text in errors if text), "no rate"))
             continue
@@ -62,6 +64,8 @@ def choose_rates(comparison: Comparison) -> None:
             budget: rate_of_tuned[nearest(budget, tuned)]
             for budget in experiment.experiment.budgets
         }
+
+    # For readers alone; a comparison that goes on reads the results again.
     text = json.dumps({"tried": scores, "taken": _plain(comparison.rates)}, indent=1) + "\n"
     (comparison.root / RATES).write_text(text, encoding="utf-8")
 
@@ -85,11 +89,13 @@ def rank_rates(
     scores: dict[float, tuple[float, float]] = {}
     for rate in dict.fromkeys(run.rate for run in runs):
         folders = [run.folder for run in runs if run.rate == rate]
+        # Over other seeds its mean could not be compared with those of the other rates.
         if not all(folder in results for folder in folders):
             continue
         rows = [
             results[folder]["measures"][f"probes/{name}"] for folder in folders for name in names
         ]
+
         p_at_1, log_p = (
             sum(row[measure] for row in rows) / len(rows) for measure in ("p_at_1", "log_p")
         )
@@ -104,6 +110,7 @@ def make_final_runs(comparison: Comparison) -> None:
     for arm in comparison.arms:
         runs += final_runs(experiment, costs, arm, comparison.rates[arm.name])
     make_runs(comparison, runs, "final")
+    # The other runs of a failed arm are shown all the same; a difference pairs common seeds.
     for run in runs:
         if run.folder in comparison.failures:
             fail_arm(comparison, run.arm, f"{run.folder}: {comparison.failures[run.folder]}")
@@ -120,11 +127,11 @@ def make_runs(comparison: Comparison, runs: Sequence[Run], phase: str) -> None:
     tasks = []
     for run in ordered(list(runs)):
         task = comparison.task(run)
-        known = task.result()
-        if known is None:
+        earlier_result = task.result()
+        if earlier_result is None:
             tasks.append(task)
         else:
-            comparison.results[run.folder] = known
+            comparison.results[run.folder] = earlier_result
 
     progress = Progress(phase, len(runs), [task.run.seconds for task in tasks], comparison.workers)
     progress.say_start()
@@ -134,6 +141,7 @@ def make_runs(comparison: Comparison, runs: Sequence[Run], phase: str) -> None:
         finished = task.result()
         if finished is not None:
             comparison.results[task.run.folder] = finished
+        # It saved and ended because it was told to, and has not failed.
         elif comparison.stop.signum:
             continue
         else:
@@ -203,6 +211,7 @@ def describe_plan(comparison: Comparison) -> str:
     for arm in comparison.arms:
         rates = experiment.rates_of(arm)
         tuning = tuning_runs(experiment, comparison.costs, arm)
+        # Any rate will do here: it changes neither steps nor seconds.
         final = final_runs(
             experiment, comparison.costs, arm, dict.fromkeys(settings.budgets, rates[0])
         )
@@ -214,6 +223,8 @@ def describe_plan(comparison: Comparison) -> str:
                 f"{run.steps:8,} steps {duration(run.seconds):>8}"
             )
             total += run.seconds
+
+    # Counted before the lines that are no runs.
     num_runs = len(lines)
     lines += [f"no runs of {name}: {error}" for name, error in comparison.failed_arms.items()]
     lines.append(

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,8 @@ from schemas.errors import ConfigError
 from schemas.settings import build, key, load_toml, with_overrides
 from trelm_train.config import Config, load_config
 
+# The name of the run that measures the model before any training.
+UNTRAINED = "untrained"
 # A name becomes a folder.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+%_.-]*")
 # A run of a comparison has one thread, leaves measuring to the comparison, and keeps one checkpoint.
@@ -91,8 +94,16 @@ class ProbeSet:
     def asks(self, subject: str) -> bool:
         """Say whether a subject belongs to the part that is asked."""
         low, high = self.subjects
+        # A hash and no list: parts stay what they are when facts are added to the file.
         hashed = int.from_bytes(hashlib.sha256(subject.encode()).digest()[:6], "big") / 2**48
         return low <= hashed < high
+
+    def shares_subjects(self, other: ProbeSet) -> bool:
+        """Say whether two sets ask the same subjects of one folder."""
+        # Other folders may hold the same subjects too; who makes them keeps them apart.
+        is_same = Path(self.folder).resolve() == Path(other.folder).resolve()
+        (low, high), (other_low, other_high) = self.subjects, other.subjects
+        return is_same and low < other_high and other_low < high
 
     @property
     def relations_path(self) -> Path:
@@ -146,6 +157,7 @@ class Experiment:
         Raises:
             ConfigError: a setting of the arm is wrong.
         """
+        # `repr` gives every digit of the rate back; the run's own settings come last, so they win.
         own = (f"train.learning_rate={rate!r}", f"train.seed={seed}", f"train.steps={steps}")
         try:
             return load_config(None, [*self.experiment.set, *arm.set, *FIXED, *own])
@@ -177,15 +189,24 @@ def _check_settings(settings: Settings) -> None:
     for name in ("name", "shards", "model", "baseline", *lists):
         if not getattr(settings, name):
             raise ConfigError(f"experiment.{name} is empty; set it")
+    for name in lists:
+        _check_differ(f"experiment.{name}", getattr(settings, name))
     for name in ("budgets", "tuning_budgets"):
         if not all(0 < budget <= 1 for budget in getattr(settings, name)):
             raise ConfigError(f"experiment.{name} must lie above 0 and not above 1")
+    # Every time to quality is measured against the baseline's whole run.
     if max(settings.budgets) != 1:
         raise ConfigError("experiment.budgets must hold 1, the baseline's whole run; add it")
     for name in ("steps", "timing_rounds", "timing_steps", "resamples"):
         if getattr(settings, name) < 1:
             raise ConfigError(f"experiment.{name} must be 1 or more")
     _check_seeds(settings)
+
+
+def _check_differ(name: str, values: Sequence[float]) -> None:
+    # As they are written in the folders of runs: two runs would share one.
+    if len({f"{value:g}" for value in values}) < len(values):
+        raise ConfigError(f"{name} = {list(values)} has a value twice; give each once")
 
 
 def _check_seeds(settings: Settings) -> None:
@@ -213,11 +234,15 @@ def _check_names(experiment: Experiment) -> None:
                 )
             if names.count(name) > 1:
                 raise ConfigError(f"{group}: name {name!r} is there twice; give another one")
+    if UNTRAINED in groups["arms"]:
+        # Its folder is that of the model before any training.
+        raise ConfigError(f"arms: name {UNTRAINED!r} is taken; give another one")
+
     for key_name in ("baseline", "reference"):
-        wanted = getattr(settings, key_name)
-        if wanted and wanted not in groups["arms"]:
+        arm_name = getattr(settings, key_name)
+        if arm_name and arm_name not in groups["arms"]:
             raise ConfigError(
-                f"experiment.{key_name} = {wanted!r} is no arm; there are {', '.join(groups['arms'])}"
+                f"experiment.{key_name} = {arm_name!r} is no arm; there are {', '.join(groups['arms'])}"
             )
 
 
@@ -244,7 +269,16 @@ def _check_questions(experiment: Experiment) -> None:
         if not Path(text.path).is_file():
             raise ConfigError(f"texts {text.name!r}: {text.path} is not there; correct the path")
 
-    can_choose = any(probes.role == "validation" for probes in experiment.probes)
+    validation = [probes for probes in experiment.probes if probes.role == "validation"]
+    for chooser, tested in product(validation, experiment.test_probes):
+        if chooser.shares_subjects(tested):
+            raise ConfigError(
+                f"probes {chooser.name!r} and {tested.name!r} ask the same subjects of one folder; give "
+                "them parts that do not overlap, such as subjects = [0, 0.3] and [0.3, 1]: a rate must "
+                "not be chosen by what it is tested on"
+            )
+
+    can_choose = bool(validation)
     undecided = [arm.name for arm in experiment.arms if len(experiment.rates_of(arm)) > 1]
     if undecided and not can_choose:
         raise ConfigError(
@@ -258,5 +292,6 @@ def _check_arm(experiment: Experiment, arm: Arm) -> None:
         name = item.partition("=")[0].strip()
         if name in DECIDED:
             raise ConfigError(f"arm {arm.name!r}: {name} is decided by the comparison; remove it")
+    _check_differ(f"arm {arm.name!r}: rates", experiment.rates_of(arm))
     for rate in experiment.rates_of(arm):
         experiment.config(arm, rate=rate)

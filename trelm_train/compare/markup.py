@@ -51,6 +51,7 @@ def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) 
         tag("th", head.lstrip("#"), scope="col", class_=class_)
         for head, class_ in zip(heads, classes, strict=True)
     ]
+
     body = [
         tag(
             "tr",
@@ -58,6 +59,7 @@ def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) 
         )
         for row in rows
     ]
+
     inner = tag(
         "table",
         tag("caption", caption),

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from trelm_train.compare.charts import curve_chart, legend
 from trelm_train.compare.markup import Markup, joined, table, tag
-from trelm_train.compare.plan import untrained_run
+from trelm_train.compare.plan import nearest, untrained_run
 from trelm_train.compare.run_one import RESULT
 from trelm_train.compare.summary import (
     DASH,
@@ -33,10 +33,13 @@ from trelm_train.compare.tables import RESOURCES, Figure, Measure, MeasureTable,
 
 def page(tables: Tables) -> str:
     """Return the whole page."""
+    # The style is part of the file, so its hash in the policy allows it and no other.
     style = Markup(files(__package__).joinpath("page.css").read_text(encoding="utf-8"))
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    # A page that someone passes on must not load or send anything.
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     name = tables.comparison.experiment.experiment.name
+
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -54,6 +57,7 @@ def page(tables: Tables) -> str:
     footer = tag(
         "footer", tag("p", "Made by trelm-train compare. Nothing here is loaded from elsewhere.")
     )
+
     main = tag(
         "main",
         _summary(tables),
@@ -68,6 +72,7 @@ def page(tables: Tables) -> str:
 
 def sourced(text: object, folders: Sequence[str]) -> Markup:
     """Return a figure that links to its first run and names all runs it was computed from."""
+    # A mean has several runs, a link one target: the title names them all.
     title = "from " + ", ".join(f"{folder}/{RESULT}" for folder in folders)
     return tag("a", text, href=quote(f"{folders[0]}/{RESULT}"), title=title)
 
@@ -79,6 +84,7 @@ def _summary(tables: Tables) -> Markup:
         tag("p", tag("b", f"Arm {name} failed: "), error, class_="failed")
         for name, error in tables.comparison.failed_arms.items()
     )
+
     links = [
         *((f"measure-{number}", item.measure.title) for number, item in enumerate(tables.measures)),
         ("resources", "What the runs took"),
@@ -105,6 +111,7 @@ def _measure_section(tables: Tables, measure_table: MeasureTable, number: int) -
     measure, settings = measure_table.measure, tables.comparison.experiment.experiment
     others = ((settings.baseline, measure_table.to_baseline),
               (settings.reference, measure_table.to_reference))  # fmt: skip
+
     differences = [
         _difference_table(tables, measure, other, figures) for other, figures in others if figures
     ]
@@ -172,8 +179,10 @@ def _difference_table(
             cells.append(
                 joined((sourced(signed_text(estimated.mean, measure), figure.folders), range_text))
             )
+        # An arm less itself is 0 everywhere.
         if arm != other:
             rows.append([arm, *cells])
+
     caption = f"Difference to {other} at the same budget, paired by seed, 95 % interval below"
     return table(caption, _budget_heads(tables, "arm"), rows)
 
@@ -193,12 +202,14 @@ def _time_table(measure_table: MeasureTable) -> Markup:
             value = sourced(resource_text(name, time.used[name]), time.folders)
             cells.append(joined((value, tag("span", text, class_="soft"))))
         rows.append(cells)
+
     heads = ["arm", "#budget", "#95 % interval", *(f"#{name}" for name in RESOURCE_TITLES.values())]
     return table("Time to the baseline's quality at its full budget", heads, rows)
 
 
 def _resources_section(tables: Tables) -> Markup:
     """Return what every arm took at every budget, with its losses beside it."""
+    # What a general text has lost stands beside what the runs took: both are costs.
     losses = [item for item in tables.measures if not item.measure.is_share]
     rows = []
     for arm in tables.arm_names:
@@ -206,11 +217,13 @@ def _resources_section(tables: Tables) -> Markup:
             used = tables.resources.get((arm, budget))
             if used is None:
                 continue
+            # Any measure will do: all of them come from the same runs.
             folders = next(
                 item.curves[arm, budget].folders
                 for item in tables.measures
                 if (arm, budget) in item.curves
             )
+
             rate = tables.comparison.rates[arm][budget]
             cells: list[object] = [arm, f"{budget:g}", f"{rate:g}"]
             cells += [sourced(resource_text(name, used[name]), folders) for name in RESOURCES]
@@ -221,6 +234,7 @@ def _resources_section(tables: Tables) -> Markup:
                     else sourced(_with_change(figure.estimate.mean, item), figure.folders)
                 )  # fmt: skip
             rows.append(cells)
+
     heads = ["arm", "#budget", "#rate", *(f"#{name}" for name in RESOURCE_TITLES.values())]
     heads += [f"#{item.measure.title}" for item in losses]
     caption = "Means over seeds; a loss has its change from the untrained model in brackets"
@@ -246,8 +260,9 @@ def _rates_section(tables: Tables) -> Markup:
     for run in tables.runs:
         if run["role"] != "tuning":
             continue
+        # Test probes were measured in these runs too, and are not shown: no rate was chosen by them.
         scores = [run["measures"][f"probes/{name}"] for name in names]
-        is_taken = run["rate"] in tables.comparison.rates.get(run["arm"], {}).values()
+        is_taken = _is_taken(run, tables)
         cells: list[object] = [
             run["arm"],
             f"{run['budget']:g}",
@@ -257,6 +272,7 @@ def _rates_section(tables: Tables) -> Markup:
         cells += [sourced(f"{100 * score['p_at_1']:.1f}", [run["folder"]]) for score in scores]
         cells += [sourced(f"{score['log_p']:.3f}", [run["folder"]]) for score in scores]
         rows.append([*cells, "taken" if is_taken else ""])
+
     if not rows:
         body = tag("p", "Every arm has one rate; none was chosen.")
     else:
@@ -266,10 +282,21 @@ def _rates_section(tables: Tables) -> Markup:
     return tag("section", tag("h2", "Rates"), body, id="rates")
 
 
+def _is_taken(run: dict[str, Any], tables: Tables) -> bool:
+    """Say whether a budget took its rate from the tuning runs to which this one belongs."""
+    tuning_budgets = tables.comparison.experiment.experiment.tuning_budgets
+    rate_of_budget = tables.comparison.rates.get(run["arm"], {})
+    return any(
+        rate == run["rate"] and nearest(budget, tuning_budgets) == run["budget"]
+        for budget, rate in rate_of_budget.items()
+    )
+
+
 def _runs_section(tables: Tables) -> Markup:
     """Return every run with its own figures."""
     columns = [item.measure for item in tables.measures]
     rows = [_run_row(run, columns) for run in tables.runs]
+
     heads = ["run", "#steps", "#seconds", "#processor s", "#FLOPs", "#training loss"]
     heads += [f"#{unit(measure)}" for measure in columns]
     inner = table("Every finished run", heads, rows)

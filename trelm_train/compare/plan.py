@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from schemas.settings import to_dict
-from trelm_train.compare.experiment import Arm, Experiment
+from trelm_train.compare.experiment import UNTRAINED, Arm, Experiment
 from trelm_train.config import OPERATIONAL, Config
 from trelm_train.data.shards import open_shards, sha256_of
 
 # Raised when the same inputs give other measures.
 MEASURES_VERSION = 1
-TUNING, FINAL, UNTRAINED = "tuning", "final", "untrained"
+TUNING, FINAL = "tuning", "final"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,8 +53,10 @@ class Cost:
 
     def steps_within(self, seconds: float) -> int:
         """Return the largest number of steps that fit into some seconds, at least 1."""
+        # Without refreshes first: a bound from above, which then goes down.
         steps = max(1, int(seconds / self.step_s))
         while steps > 1 and self.seconds(steps) > seconds * (1 + 1e-9):
+            # A step less saves at most a step and a refresh, so this never goes too far down.
             over = self.seconds(steps) - seconds
             steps = max(1, steps - max(1, int(over / (self.step_s + self.refresh_s))))
         return steps
@@ -102,6 +104,7 @@ def plan_run(
         # As written in the file: a division must not take a step away.
         steps = max(1, round(settings.steps * budget))
     return Run(
+        # The two lists of seeds share none, so a seed says what its run is for.
         role=TUNING if seed in settings.tuning_seeds else FINAL,
         arm=arm.name,
         rate=rate,
@@ -134,6 +137,7 @@ def final_runs(
     settings = experiment.experiment
     return [
         plan_run(experiment, costs, arm, rate_of_budget[budget], (seed, budget))
+        # A short run at the end leaves no worker waiting for long.
         for budget in sorted(settings.budgets, reverse=True)
         for seed in settings.seeds
     ]
@@ -180,8 +184,10 @@ def inputs_of(experiment: Experiment) -> Inputs:
         if probes.common_vocab:
             files.append(Path(probes.common_vocab))
         # Its role decides what is done with the measures, not what they are.
-        part = (probes.limit, *probes.subjects)
-        questions.append([probes.name, part, [(path.name, sha256_of(path)) for path in files]])
+        asked_items = (probes.limit, *probes.subjects)
+        questions.append(
+            [probes.name, asked_items, [(path.name, sha256_of(path)) for path in files]]
+        )
     for text in experiment.texts:
         questions.append([text.name, text.sentences, sha256_of(Path(text.path))])
 
@@ -197,6 +203,7 @@ def inputs_of(experiment: Experiment) -> Inputs:
 
 def digest(value: Any) -> str:  # noqa: ANN401 - anything that JSON holds
     """Return a short hash of plain values."""
+    # Sorted: the order in which settings are written must not count.
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

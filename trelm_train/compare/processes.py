@@ -39,7 +39,7 @@ POLL_S = 0.2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """Name a function of a module, what it gets, and the number that tells it from other jobs."""
+    """Name a function of a module, what it gets, and its number among the jobs."""
 
     number: int
     target: Callable[..., None]
@@ -61,7 +61,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, stop: Stop) -> Iterator[tuple[Jo
     context = server()
     waiting = deque(jobs)
     running: dict[int, tuple[Job, ForkServerProcess]] = {}
-    is_told = False
+    has_passed_on = False
 
     try:
         while running or (waiting and not stop.signum):
@@ -71,8 +71,8 @@ def run_jobs(jobs: Sequence[Job], workers: int, stop: Stop) -> Iterator[tuple[Jo
                 process.start()
                 running[process.sentinel] = (job, process)
 
-            if stop.signum and not is_told:
-                is_told = True
+            if stop.signum and not has_passed_on:
+                has_passed_on = True
                 for _, process in running.values():
                     process.terminate()
 
@@ -97,6 +97,7 @@ def locked(root: Path) -> Iterator[None]:
     Raises:
         ConfigError: another program is at work there.
     """
+    # Two locks: that of the program ends with it, that of the jobs with the last of them.
     with (root / PROGRAM_LOCK).open("w") as program, (root / JOBS_LOCK).open("w") as jobs:
         try:
             fcntl.flock(program, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,6 +110,7 @@ def locked(root: Path) -> Iterator[None]:
         except OSError:
             log.info("waiting for runs of a comparison that was killed: they save and end")
             fcntl.flock(jobs, fcntl.LOCK_EX)
+        # Free again: the jobs to come share this lock among themselves.
         fcntl.flock(jobs, fcntl.LOCK_UN)
         yield
 

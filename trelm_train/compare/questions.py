@@ -22,6 +22,7 @@ from trelm_train.config import MaskingConfig
 from trelm_train.data.loader import Packing, Position, assemble, plan_batches, sentences_from_lists
 from trelm_train.data.masking import mask_batch
 from trelm_train.evaluate.answers import ask
+from trelm_train.evaluate.finite import check_finite
 from trelm_train.evaluate.lama import Item, Prober, read_jsonl, skip_reason
 from trelm_train.evaluate.mlm import MASK_SEED
 from trelm_train.model.masked_lm import MaskedLm, vocabulary_of
@@ -46,6 +47,7 @@ class Answers:
 
     def measures(self) -> dict[str, float]:
         """Return means over items, and P@1 as a mean over relations too."""
+        # A tie has rank 2 or more, so it is not right.
         is_right = np.asarray(self.rank) <= 1
         relation = np.asarray(self.relation)
         by_relation = [float(is_right[relation == name].mean()) for name in np.unique(relation)]
@@ -114,17 +116,19 @@ def _items_of(
     prober: Prober, path: Path, template: str, probes: ProbeSet
 ) -> list[tuple[dict[str, Any], Item]]:
     """Return the rows of a relation that count, with their questions."""
+    # LAMA's own rule: of equal questions in a relation the first counts.
     pairs: set[tuple[str, str]] = set()
-    asked: list[tuple[dict[str, Any], Item]] = []
+    counted: list[tuple[dict[str, Any], Item]] = []
     for row in read_jsonl(path):
-        if probes.limit and len(asked) >= probes.limit:
+        if probes.limit and len(counted) >= probes.limit:
             break
+        # Before the limit: every part has its own first items.
         if not probes.asks(_subject(row)):
             continue
         item = skip_reason(row, pairs, uhn=False) or prober.item(template, row)
         if not isinstance(item, str):
-            asked.append((row, item))
-    return asked
+            counted.append((row, item))
+    return counted
 
 
 def text_loss(model: MaskedLm, tokenizer: Tokenizer, text: TextSet) -> dict[str, float]:
@@ -132,7 +136,9 @@ def text_loss(model: MaskedLm, tokenizer: Tokenizer, text: TextSet) -> dict[str,
 
     Raises:
         ConfigError: the file is unreadable, or nothing in it is masked.
+        NotFiniteError: the model gives NaN or infinite logits.
     """
+    # Room for the opening and the closing special token.
     room = min(MAX_TOKENS, model.max_tokens) - 2
     ids, words = _pieces(tokenizer, read_text(Path(text.path)), room, text.sentences)
     sentences = sentences_from_lists({"ids": ids, "words": words})
@@ -147,7 +153,9 @@ def text_loss(model: MaskedLm, tokenizer: Tokenizer, text: TextSet) -> dict[str,
             hidden_RSH = model.encode(model.pack(batch, masked.input_ids_RS))
             target_M = torch.from_numpy(masked.target_M).to(model.device)
             logits_MV = model.logits(hidden_RSH.reshape(-1, model.hidden_size)[target_M]).float()
+            check_finite(model, logits_MV, f"the text {text.name!r}")
             gold_M = torch.from_numpy(masked.gold_M).to(model.device)
+            # Double precision: a long sum of small numbers would lose digits.
             total += float(F.cross_entropy(logits_MV, gold_M, reduction="none").double().sum())
             num_masked += len(gold_M)
 
@@ -181,6 +189,7 @@ def _pieces(
                 return ids, words
             piece = encoding.ids[start : start + room]
             of_word = encoding.word_ids[start : start + room]
+
             # One more for the opening special token.
             starts = [
                 place + 1

@@ -84,6 +84,7 @@ def work(task: Task) -> None:
     """
     folder = task.folder
     become_job(task.root)
+    # The log is in the folder, so the folder comes first.
     _prepare_folder(task)
     _redirect(folder / LOG)
     set_up_logging(verbose=False)
@@ -112,11 +113,14 @@ def _prepare_folder(task: Task) -> None:
         "fingerprint": task.fingerprint, "role": task.run.role, "arm": task.run.arm,
         "steps": task.run.steps, "planned_s": task.run.seconds,
     }  # fmt: skip
+
     path = folder / TASK
+    # A checkpoint of other settings or shards must not be continued.
     if folder.exists() and _fingerprint_in(path) != task.fingerprint:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    # Of an earlier try: what stands there afterwards is this one's.
     for name in (RESULT, FAILURE):
         (folder / name).unlink(missing_ok=True)
 
@@ -131,8 +135,10 @@ def _fingerprint_in(path: Path) -> str:
 
 def _redirect(path: Path) -> None:
     """Let standard output and standard error of this process go to the end of a file."""
+    # What is still in the buffers belongs to the program above.
     sys.stdout.flush()
     sys.stderr.flush()
+    # Appended: a run that goes on has the log of its first part above.
     log_file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number in (1, 2):
         os.dup2(log_file, number)
@@ -164,10 +170,14 @@ def _make(task: Task) -> None:
         "measuring_s": time.perf_counter() - start,
         "measures": measures,
     }
+
+    # Answers first: `result.json` says that the run is done.
     _write_whole(folder / ANSWERS, lambda path: pq.write_table(answers, path))
-    text = json.dumps(run_result, indent=1) + "\n"
+    # No NaN: the file would be no JSON, and a comparison with NaN says nothing.
+    text = json.dumps(run_result, indent=1, allow_nan=False) + "\n"
     _write_whole(folder / RESULT, lambda path: path.write_text(text, encoding="utf-8"))
 
+    # After the result: a kill before it must leave the checkpoint that the run goes on from.
     for name in BULKY:
         if name != "model" or not task.keep_models:
             shutil.rmtree(folder / name, ignore_errors=True)
@@ -181,6 +191,7 @@ def _train(task: Task) -> dict[str, Any]:
 
     settings, run, folder = task.experiment.experiment, task.run, task.folder
     assert run.config is not None
+
     is_resumed = latest_checkpoint(folder / CHECKPOINTS) is not None
     request = RunRequest(
         shards=Path(settings.shards), model=settings.model, out=folder, config=run.config
@@ -205,6 +216,7 @@ def _train(task: Task) -> dict[str, Any]:
 def _measure(task: Task, model_name: str) -> tuple[dict[str, dict[str, float]], pa.Table]:
     """Ask a model everything; return measures by `probes/NAME`, `text/NAME` and `validation`."""
     experiment, settings = task.experiment, task.experiment.experiment
+    # The untrained model has no settings; only the device is read.
     config = task.run.config or experiment.config(experiment.arm(settings.baseline))
     shards = open_shards(Path(settings.shards))
     model = load_pretrained(model_name, pick_device(config.train.device))
@@ -221,6 +233,7 @@ def _measure(task: Task, model_name: str) -> tuple[dict[str, dict[str, float]], 
         measures[f"text/{text.name}"] = text_loss(model, tokenizer, text)
 
     if settings.validation_sentences:
+        # Fixed, so that arms with other batches see the same questions.
         packing = Packing(
             max_tokens=min(128, model.max_tokens), batch_tokens=4096, limit=model.max_tokens
         )
@@ -234,8 +247,8 @@ def _measure(task: Task, model_name: str) -> tuple[dict[str, dict[str, float]], 
                 max_sentences=settings.validation_sentences,
             )
         )
-        known = {name: report[name] for name in VALIDATION if report[name] is not None}
-        measures["validation"] = known
+        validation = {name: report[name] for name in VALIDATION if report[name] is not None}
+        measures["validation"] = validation
     return measures, pa.concat_tables(tables)
 
 

@@ -70,6 +70,7 @@ def open_comparison(
         raise ConfigError(
             f"{root}: cannot write there ({error.strerror}); give another --out"
         ) from error
+
     return Comparison(
         experiment=experiment,
         root=root,

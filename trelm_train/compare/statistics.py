@@ -39,17 +39,20 @@ class Draws:
     def means(self, values_SI: F64, cluster_I: I64) -> F64:
         """Return the mean over seeds and items in each resample."""
         num_clusters = self.cluster_BC.shape[1]
+
+        # Sums of clusters first: B resamples of C clusters cost less than of I items.
         sums_SC = np.stack(
             [np.bincount(cluster_I, weights=row, minlength=num_clusters) for row in values_SI]
         )
         size_C = np.bincount(cluster_I, minlength=num_clusters)
         weighted_BC = (self.seed_BS @ sums_SC) / self.seed_BS.sum(1, keepdims=True)
+        # A resample has its own number of items, because clusters differ in size.
         means: F64 = (self.cluster_BC * weighted_BC).sum(1) / (self.cluster_BC @ size_C)
         return means
 
 
 def _drawn(generator: np.random.Generator, count: int, resamples: int) -> F64:
-    """Return how often each of `count` things is drawn, resample by resample."""
+    """Return how often each of `count` numbers is drawn, resample by resample."""
     if count == 1:
         return np.ones((resamples, 1))
     counts = generator.multinomial(count - 1, np.full(count, 1 / count), size=resamples)
@@ -115,6 +118,7 @@ def crossing(budgets: Sequence[float], means: Sequence[float], target: float) ->
             continue
         if index == 0:
             return Crossing(budget=budgets[0], is_bound=True)
+        # The previous mean is below the target, or the loop would have ended: no division by 0.
         below = means[index - 1]
         fraction = (target - below) / (mean - below)
         step = budgets[index] - budgets[index - 1]
@@ -128,14 +132,15 @@ def crossing_interval(
     budgets: Sequence[float], means_BK: F64, target_B: F64
 ) -> tuple[float | None, float | None]:
     """Return the 95 % interval of a crossing over resamples; None stands for never."""
-    places = [
+    crossed_at = [
         crossing(budgets, row, target).budget
         for row, target in zip(means_BK.tolist(), target_B.tolist(), strict=True)
     ]
-    sorted_B = np.sort([np.inf if place is None else place for place in places])
+    # Never is later than any budget.
+    sorted_B = np.sort([np.inf if budget is None else budget for budget in crossed_at])
     # The nearest ranks: between a number and "never" nothing can be interpolated.
-    last = len(sorted_B) - 1
-    low, high = (float(sorted_B[round(quantile * last)]) for quantile in QUANTILES)
+    last_rank = len(sorted_B) - 1
+    low, high = (float(sorted_B[round(quantile * last_rank)]) for quantile in QUANTILES)
     return (None if np.isinf(low) else low, None if np.isinf(high) else high)
 
 

@@ -24,6 +24,7 @@ DASH = "–"
 def csv_text(tables: Tables) -> str:
     """Return one row per run and measure; `file` is the result that holds it."""
     out = io.StringIO()
+    # Line feeds alone, as in all other files here; the module's own default is CR LF.
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for run in tables.runs:
@@ -38,6 +39,7 @@ def run_values(run: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
     for name in ("steps", "planned_s", "flops", "measuring_s"):
         yield "run", name, run[name]
     for name, value in run["training"].items():
+        # The parts of the time come below, as a group of their own.
         if name != "seconds":
             yield "training", name, value
     for name, value in run["training"].get("seconds", {}).items():
@@ -76,10 +78,10 @@ def resource_text(name: str, value: float | None) -> str:
 
 def crossing_text(time: TimeToQuality) -> str:
     """Return the budget at which quality is reached."""
-    place = time.crossing
-    if place.budget is None:
+    crossing = time.crossing
+    if crossing.budget is None:
         return "never"
-    return f"{'≤ ' if place.is_bound else ''}{place.budget:.2f}"
+    return f"{'≤ ' if crossing.is_bound else ''}{crossing.budget:.2f}"
 
 
 def crossing_interval_text(time: TimeToQuality) -> str:
@@ -123,6 +125,7 @@ def method_lines(tables: Tables) -> list[str]:
         "real steps. Processor seconds are of a run's whole process, loading and saving included.",
         f"Semantic importance, offline and in no budget: {tables.importance}.",
     ]
+
     if len(experiment.seeds) == 1:
         lines.append("One seed only: intervals say nothing about other seeds.")
     return lines
@@ -170,6 +173,7 @@ def _measure_lines(tables: Tables, table: MeasureTable) -> list[str]:
             for arm in tables.arm_names
             if arm != other
         ]
+        # Without a reference arm there is no second table.
         if differences:
             heads = [f"less {other}", *(f"at {budget:g}" for budget in tables.budgets)]
             lines += _table(heads, rows)

@@ -120,6 +120,7 @@ class Values:
         self.comparison = comparison
         self.results: dict[tuple[str, float], dict[int, dict[str, Any]]] = {}
         for folder, run_result in comparison.results.items():
+            # Tuning runs and arms without a rate are no results.
             if run_result["role"] == FINAL and run_result["arm"] in comparison.rates:
                 key = (run_result["arm"], run_result["budget"])
                 self.results.setdefault(key, {})[run_result["seed"]] = {
@@ -155,7 +156,9 @@ class Values:
     def clusters(self, measure: Measure) -> I64:
         """Return the number of each item's subject."""
         if not measure.has_items or not self.results:
+            # One value per run: one cluster, so that seeds alone vary.
             return np.zeros(1, np.int64)
+        # All runs answered the same questions in the same order: their fingerprints say it.
         first = next(iter(next(iter(self.results.values())).values()))
         if measure.group not in self._clusters:
             subjects = self._probes(first["folder"], measure.group)["subject"]
@@ -163,7 +166,8 @@ class Values:
         return self._clusters[measure.group]
 
     def draws(self, num_seeds: int, cluster_I: I64) -> Draws:
-        """Return the resamples for so many seeds and these clusters, the same at every call."""
+        """Return the resamples for a number of seeds and these clusters, the same at every call."""
+        # Arms that share draws are compared on the same resamples.
         key = (num_seeds, int(cluster_I.max()) + 1)
         if key not in self._draws:
             resamples = self.comparison.experiment.experiment.resamples
@@ -185,6 +189,7 @@ class Values:
                 }
                 for name in np.unique(names.astype(np.str_))
             }
+
         answers: dict[str, Any] = self._answers[folder][group]
         return answers
 
@@ -197,6 +202,7 @@ def measures_of(comparison: Comparison) -> list[Measure]:
                 is_share=True)
         for probes in experiment.test_probes
     ]  # fmt: skip
+
     if experiment.experiment.validation_sentences:
         measures += [
             Measure(group="validation", name=name, title=title, rises=False, is_share=False)
@@ -223,6 +229,8 @@ def make_tables(comparison: Comparison) -> Tables:
         _measure_table(values, measure, tables) for measure in measures_of(comparison)
     ]
     in_order = {"untrained": 0, "tuning": 1, "final": 2}
+
+    # In a fixed order: workers end in another one each time, and files should not differ by it.
     rows = [{**run_result, "folder": folder} for folder, run_result in comparison.results.items()]
     tables.runs = sorted(rows, key=lambda row: (in_order[row["role"]], row["folder"]))
     tables.importance = importance_cost(comparison)
@@ -233,12 +241,12 @@ def _resources(results: list[dict[str, Any]]) -> dict[str, float | None]:
     """Return the mean of each resource over the runs that say it."""
     means: dict[str, float | None] = {}
     for name in RESOURCES:
-        known = [
+        numbers = [
             value
             for run_result in results
             if (value := run_result.get(name, run_result["training"].get(name))) is not None
         ]
-        means[name] = float(np.mean(known)) if known else None
+        means[name] = float(np.mean(numbers)) if numbers else None
     return means
 
 
@@ -282,6 +290,9 @@ def _why_no_time(table: MeasureTable, baseline: str) -> str:
     if measure.group.startswith("text/"):
         # What rises here is forgetting, no aim of training.
         return "No time to quality: a general text shows what was forgotten."
+    if not table.curves:
+        # As with shards of a synthetic corpus, which have no validation split.
+        return "Not measured: no run has a value; the shards may have no validation sentences."
     if full is None:
         return f"No time to quality: {baseline} has no run at budget 1."
     sign = 1.0 if measure.rises else -1.0
@@ -318,11 +329,13 @@ def _time_to_quality(
         return None
 
     sign = 1.0 if measure.rises else -1.0
+    # A loss falls: with its sign turned round it rises like all others.
     means = [sign * table.curves[arm, budget].estimate.mean for budget in budgets]
     target = sign * table.curves[full].estimate.mean
     place = crossing(budgets, means, target)
     low, high = _crossing_interval(values, measure, arm, budgets)
 
+    # Read at the place of the crossing, not in proportion to the budget.
     used: dict[str, float | None] = {}
     shares: dict[str, float | None] = {}
     for name in RESOURCES:
@@ -347,11 +360,14 @@ def _crossing_interval(
     """Return the interval of the crossing over resamples of the seeds that all runs share."""
     full = (values.comparison.experiment.experiment.baseline, 1.0)
     keys = [(arm, budget) for budget in budgets]
+    # A resample draws the same seeds at every budget, or curves would jump between seeds.
     seeds = sorted(set.intersection(*(set(values.seeds(key)) for key in (*keys, full))))
+    # Budgets that have no seed in common give no interval.
     if not seeds:
         return None, None
     cluster_I = values.clusters(measure)
     draws, sign = values.draws(len(seeds), cluster_I), 1.0 if measure.rises else -1.0
+
     means_B = []
     for key in (*keys, full):
         values_SI = values.of(measure, key, seeds)
@@ -372,10 +388,11 @@ def importance_cost(comparison: Comparison) -> str:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "not known: no stage importance lies beside the shards"
-    known = {**manifest.get("counters", {}), **manifest.get("extra", {})}
+
+    figures = {**manifest.get("counters", {}), **manifest.get("extra", {})}
     for name in ("seconds", "wall_s", "training_s"):
-        if name in known:
-            return f"{float(known[name]):,.0f} s, by the manifest of stage importance"
+        if name in figures:
+            return f"{float(figures[name]):,.0f} s, by the manifest of stage importance"
     return (
         "not known: the manifest of stage importance has no seconds (experiment.importance_seconds)"
     )

@@ -60,11 +60,11 @@ def _timing_fingerprint(comparison: Comparison, name: str) -> str:
 def _known_cost(comparison: Comparison, name: str) -> dict[str, Any] | None:
     """Return a measured cost if it is there, and that of these settings."""
     try:
-        known = json.loads(_timing_path(comparison, name).read_text(encoding="utf-8"))
+        measured = json.loads(_timing_path(comparison, name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    is_right = known.get("fingerprint") == _timing_fingerprint(comparison, name)
-    return dict(known["cost"]) if is_right else None
+    is_right = measured.get("fingerprint") == _timing_fingerprint(comparison, name)
+    return dict(measured["cost"]) if is_right else None
 
 
 def _time_arm(comparison: Comparison, name: str) -> dict[str, Any] | None:

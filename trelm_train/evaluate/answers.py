@@ -60,8 +60,8 @@ def ranks_of(logits_MC: Tensor, gold_M1: Tensor) -> Tensor:
 def ask(
     model: MaskedLm, pad_id: int, candidates: I64, questions: Sequence[Cloze], num_top: int = 0
 ) -> Answers:
-    """Answer every question, with the `num_top` best candidates of each (fewer where there are not
-    so many).
+    """Answer every question, with the `num_top` best candidates of each, or all of them where
+    there are fewer.
 
     `candidates` are token ids in ascending order, with every gold token among them.
 
@@ -75,6 +75,7 @@ def ask(
         top_id_MK=np.zeros((len(questions), num_top), np.int64),
         top_p_MK=np.zeros((len(questions), num_top), np.float32),
     )
+
     sentences = sentences_from_lists({"ids": [question.ids for question in questions]})
 
     with model.evaluating(), torch.no_grad():
@@ -84,14 +85,14 @@ def ask(
 
             # A batch has its questions in another order: `number_M` says which ones.
             number_M = batch.key_N
-            asked = [questions[number] for number in number_M.tolist()]
-            mask_positions = np.asarray([question.mask_position for question in asked])
+            of_batch = [questions[number] for number in number_M.tolist()]
+            mask_positions = np.asarray([question.mask_position for question in of_batch])
             position_M = torch.from_numpy(batch.start_N + mask_positions)
             hidden_MH = hidden_RSH.reshape(-1, model.hidden_size)[position_M]
             logits_MV = model.logits(hidden_MH).float()
             check_finite(model, logits_MV, "the probes")
 
-            gold_M = torch.tensor([question.gold for question in asked], device=model.device)
+            gold_M = torch.tensor([question.gold for question in of_batch], device=model.device)
             _put(answers, number_M, logits_MV, gold_M, candidates)
 
     return answers
@@ -104,6 +105,7 @@ def _put(
     candidate_C = torch.from_numpy(candidates).to(logits_MV.device)
     logits_MC = logits_MV[:, candidate_C]
     gold_M1 = logits_MV.gather(1, gold_M[:, None])
+    # Over the whole vocabulary: a probability must not grow because candidates were left out.
     normaliser_M1 = logits_MV.logsumexp(1, keepdim=True)
     answers.rank_M[number_M] = ranks_of(logits_MC, gold_M1).cpu().numpy()
     answers.p_gold_M[number_M] = (gold_M1 - normaliser_M1).exp()[:, 0].cpu().numpy()

@@ -66,12 +66,12 @@ class CorpusStatistics:
         current = self._current(qids)
         numbers = pa.array(sorted(set(current.values())), pa.uint32())
         if self.entity_frequency is not None:
-            wanted = pc.field("qid").isin(numbers)
-            rows = _rows(self.entity_frequency, ("qid", "num_mentions", "band"), wanted)
+            row_filter = pc.field("qid").isin(numbers)
+            rows = _rows(self.entity_frequency, ("qid", "num_mentions", "band"), row_filter)
         elif self.knowledge is not None:
             # Ids of relations are PIDs, whose numbers are those of other items.
-            wanted = pc.field("id").isin(numbers) & (pc.field("kind") == ENTITY)
-            rows = _rows(self.knowledge, ("id", "frequency", "band"), wanted)
+            row_filter = pc.field("id").isin(numbers) & (pc.field("kind") == ENTITY)
+            rows = _rows(self.knowledge, ("id", "frequency", "band"), row_filter)
         else:
             return None
 
@@ -93,12 +93,12 @@ class CorpusStatistics:
         # More rows than these facts come over, since each column is compared alone.
         subjects = pa.array(sorted({current[fact[0]] for fact in facts}), pa.uint32())
         predicates = pa.array(sorted({fact[1] for fact in facts}), pa.uint32())
-        wanted = pc.field("subject").isin(subjects) & pc.field("predicate").isin(predicates)
+        row_filter = pc.field("subject").isin(subjects) & pc.field("predicate").isin(predicates)
         names = ("subject", "predicate", "object", "num_sentences", "num_documents")
         listed = {
             (subject, predicate, object_): Support(num_sentences, num_documents)
             for subject, predicate, object_, num_sentences, num_documents in _rows(
-                self.fact_support, names, wanted
+                self.fact_support, names, row_filter
             )
         }
         return {
@@ -123,6 +123,7 @@ def _rows(paths: list[Path], names: tuple[str, ...], wanted: pc.Expression) -> l
     if not paths:
         return []
     try:
+        # The filter is applied while row groups are read: what is not wanted takes no memory.
         dataset = ds.dataset([str(path) for path in paths], format="parquet")
         table = dataset.to_table(columns=list(names), filter=wanted)
     except (pa.ArrowException, OSError) as error:

@@ -35,4 +35,5 @@ def write_items(rows: pa.Table, path: Path) -> None:
     except (OSError, pa.ArrowException) as error:
         raise TrelmError(f"--items {path}: cannot write it ({error}); give another file") from error
     finally:
+        # It is there no more where all went well.
         partial.unlink(missing_ok=True)

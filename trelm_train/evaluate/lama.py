@@ -120,6 +120,7 @@ class Prober:
         """Return all ids of the vocabulary that are not special."""
         # Mask and padding tokens are no answers.
         special = set(self.tokenizer.all_special_ids)
+        # Some models have more rows than their tokenizer has tokens, others fewer.
         size = min(len(self.tokenizer), self.model.config.vocab_size)
         return [number for number in range(size) if number not in special]
 
@@ -156,6 +157,7 @@ class Prober:
         if gold not in self.candidates:
             return "object_not_in_common_vocab"
 
+        # The subject first: one that holds "[Y]" gives two masks, and is refused below.
         text = template.replace("[X]", str(row["sub_label"]))
         text = text.replace("[Y]", self.tokenizer.mask_token)
         ids = self.tokenizer(text)["input_ids"]
@@ -316,6 +318,7 @@ def score_answers(
         }
         for name, of_relation in answers.items()
     }
+    # The empty array is for probes without any item.
     all_ranks = np.concatenate(
         [np.zeros(0, np.int64), *(of_relation.rank_M for of_relation in answers.values())]
     )

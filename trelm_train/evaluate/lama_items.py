@@ -63,6 +63,7 @@ def probe(
     prober = Prober(model, load_tokenizer(model_name), options.common_vocab)
     questions = collect(prober, options)
 
+    # The best answers cost a sort over all candidates, so only those who want rows pay for it.
     answers = ask_all(prober, questions, num_top=NUM_ANSWERS if items_file.path else 0)
     if items_file.path is not None:
         write_items(lama_rows(prober, questions, answers, statistics), items_file.path)
@@ -93,6 +94,7 @@ def lama_rows(
     Raises:
         TrelmError: statistics are damaged.
     """
+    # Relations without an item have no answers, and no row.
     names = list(answers)
     asked = [(name, item) for name in names for item in questions.items[name]]
     items = [item for _, item in asked]
@@ -106,6 +108,8 @@ def lama_rows(
         "obj_label": [item.obj_label for item in items],
         "obj_qid": [item.obj_qid for item in items],
     }
+
+    # Columns are joined by their order, which is that of `items` in all of them.
     columns |= _frequency_columns(items, statistics)
     columns |= _fact_columns([_fact_of(name, item) for name, item in asked], statistics)
     columns |= _answer_columns(prober, [answers[name] for name in names])
@@ -114,6 +118,7 @@ def lama_rows(
 
 def _frequency_columns(items: list[Item], statistics: CorpusStatistics) -> dict[str, Any]:
     """Return mentions and bands of subjects and objects."""
+    # Both sides in one look-up: the files are read once.
     qids = {qid for item in items for qid in (item.sub_qid, item.obj_qid) if qid is not None}
     frequency_of = statistics.frequencies(qids) or {}
 
@@ -130,6 +135,7 @@ def _frequency_columns(items: list[Item], statistics: CorpusStatistics) -> dict[
 
 def _fact_of(relation: str, item: Item) -> Fact | None:
     """Return the triple that a question asks for, or None where an id of it is not known."""
+    # Google-RE names its relations in words, so no triple of the KB belongs to them.
     pid = PID.fullmatch(relation)
     if pid is None or item.sub_qid is None or item.obj_qid is None:
         return None
@@ -138,6 +144,7 @@ def _fact_of(relation: str, item: Item) -> Fact | None:
 
 def _fact_columns(facts: list[Fact | None], statistics: CorpusStatistics) -> dict[str, Any]:
     """Say of each fact whether the corpus states it."""
+    # Without statistics all three are null: not known is not the same as not stated.
     support_of = statistics.supports({fact for fact in facts if fact is not None}) or {}
     supports = [support_of.get(fact) if fact is not None else None for fact in facts]
     return {

@@ -139,8 +139,10 @@ def add_split(
         for batch in split_batches(shards, packing, "validation", vocabulary.pad_id):
             # The default settings, not those of the run: models of different runs are compared.
             masked = mask_batch(batch, MaskingConfig(), vocabulary, seed=MASK_SEED, epoch=0)
+            # Two passes: a hidden tail would change the losses at the masks beside it.
             _add_loss(sums, model, batch, masked)
             _add_facts(sums, model, batch, knowledge, vocabulary)
+            # Whole batches, so that a sentence's neighbours do not depend on the limit.
             if sums.max_sentences and sums.sentences >= sums.max_sentences:
                 break
 
@@ -243,6 +245,7 @@ def _answer(log_p_TV: Tensor, batch: Batch, fact: int, knowledge: Knowledge) -> 
     length = len(log_p_TV)
 
     tails = knowledge.tails.of(relation)
+    # Every true tail is left out, not the stated one alone: none of them is a wrong answer.
     true = np.append(knowledge.true_tails(head, relation), tail)
     # Every n-th tail of the relation: a bound on the time that keeps the spread.
     spread = np.unique(tails[:: 1 + len(tails) // MAX_TRIED])

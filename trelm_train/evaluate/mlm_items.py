@@ -77,6 +77,7 @@ def mlm_rows(
         ("sub", [answer.head for answer in answers]),
         ("obj", [answer.tail for answer in answers]),
     ):
+        # Rows of `knowledge` are those of these shards alone; ids hold everywhere.
         qids = [int(knowledge.ids[row]) for row in rows]
         frequency_of = statistics.frequencies(set(qids))
         assert frequency_of is not None, "shards have frequencies"

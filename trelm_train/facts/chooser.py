@@ -29,11 +29,13 @@ def make_chooser(config: FactsConfig, shards: Shards, *, seed: int) -> FactChoos
     if config.policy == ALL_FACTS:
         return _chooser(config, config.share, seed)
 
+    # Refused before the count: shards without its bits would give a run that asks nothing.
     shards.check_policy(config.policy, setting="facts.policy")
     num_sentences, num_marked = count_fact_sentences(shards, config)
-    wanted = config.share * num_sentences
-    probability = min(1.0, wanted / num_marked) if num_marked else 0.0
-    if num_marked < wanted:
+    num_wanted = config.share * num_sentences
+    # A sentence cannot be asked more than once per visit, so 1 is the limit.
+    probability = min(1.0, num_wanted / num_marked) if num_marked else 0.0
+    if num_marked < num_wanted:
         log.warning(
             "facts.policy %s marks %d of %d sentences with facts, fewer than facts.share = %s "
             "asks; all of them are asked",
@@ -62,6 +64,7 @@ def count_fact_sentences(shards: Shards, config: FactsConfig) -> tuple[int, int]
         sentences = read_sentences([group], SPLITS[0])
         heads, policies = sentences.fact_head, sentences.span_policies
         serves_N = (np.diff(heads.offsets) > 0) & (config.statements | ~sentences.is_statement_N)
+        # A fact names its head by the span's number within the sentence.
         sentence_F = np.repeat(np.arange(len(sentences)), np.diff(heads.offsets))
         bits_F = policies.values[policies.offsets[sentence_F] + heads.values].astype(np.int64)
 

@@ -19,8 +19,8 @@ from trelm_train.data.arrays import among, expand, uniform
 from trelm_train.data.loader import Batch
 from trelm_train.data.masking import MaskedBatch
 
-# Legend: F facts of a batch, G facts that serve in a step, P spans, R rows, S tokens per row,
-# M targets.
+# Legend: F facts of a batch, G facts that serve in a step, C facts that may, P spans, R rows,
+# S tokens per row, M targets, T tokens of mentions.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,8 @@ class FactChooser:
     def choose(self, batch: Batch, masked: MaskedBatch) -> StepFacts:
         """Choose at most one fact per sentence, whose head is not masked and not the tail itself.
 
-        The policy speaks of the head: its mention is the one that the probe will name.
+        A fact whose tail would stay visible in the sentence is not asked. The policy speaks of the
+        head: its mention is the one that the probe will name.
         """
         epoch = batch.position.epoch
         sentence_F = batch.span_sentence_P[batch.fact_head_F]
@@ -68,11 +69,14 @@ class FactChooser:
         tail_F = batch.span_entity_P[batch.fact_tail_F]
 
         is_target = masked.chosen_RS.reshape(-1)
+        # A mention is masked as a whole, so its first token speaks for it.
         is_masked_F = is_target[batch.span_start_P[batch.fact_head_F]]
+        # By sentence, not by fact: a sentence with many facts is not asked more often.
         serves_F = uniform(self.seed, "serves", epoch, key_F) < self.probability
         is_wanted_F = policy_marks(batch.span_policies_P[batch.fact_head_F], self.policy)
         is_wanted_F &= self.statements | ~batch.is_statement_N[sentence_F]
         fact = np.flatnonzero(serves_F & is_wanted_F & ~is_masked_F & (head_F != tail_F))
+        fact = fact[~named_elsewhere(batch, batch.fact_head_F[fact], batch.fact_tail_F[fact])]
 
         # One draw for each fact, by its number within the sentence; the lowest of a sentence wins.
         ordinal = fact - np.searchsorted(sentence_F, sentence_F[fact])
@@ -90,6 +94,44 @@ class FactChooser:
             sentence_G=sentence_F[fact_G],
             key_G=key_F[fact_G],
         )
+
+
+def named_elsewhere(batch: Batch, head_span_C: I64, tail_span_C: I64) -> Bools:
+    """Say of some facts whether the tail's words stay visible when its linked mentions are hidden.
+
+    A name that is repeated may be linked only once, and other entities may have it too. As for
+    injection, the order of tokens is ignored. Words of the head's mention do not count: a question
+    about the fact shows them as well.
+    """
+    flat = batch.input_ids_RS.reshape(-1)
+    segment = batch.segment_RS.reshape(-1)
+    is_real = segment >= 0
+    # A pair (sentence, token id) as one number.
+    present = np.sort((segment[is_real] << 32) | flat[is_real])
+
+    # Pairs (entity of a sentence, token id), one for each token of its linked mentions.
+    scale = int(batch.span_entity_P.max(initial=0)) + 1
+    entities_P = batch.span_sentence_P * scale + batch.span_entity_P
+    number_P = np.unique(entities_P, return_inverse=True)[1].astype(np.int64)
+    length_P = batch.span_end_P - batch.span_start_P
+    token_T = flat[expand(batch.span_start_P, length_P)]
+    in_mentions = np.sort((np.repeat(number_P, length_P) << 32) | token_T)
+
+    length_C = length_P[tail_span_C]
+    owner_T = np.repeat(np.arange(len(tail_span_C)), length_C)
+    tail_T = flat[expand(batch.span_start_P[tail_span_C], length_C)]
+    num_visible_T = _count(present, (batch.span_sentence_P[tail_span_C][owner_T] << 32) | tail_T)
+    for span_C in (head_span_C, tail_span_C):
+        num_visible_T -= _count(in_mentions, (number_P[span_C][owner_T] << 32) | tail_T)
+
+    num_gone_C = np.bincount(owner_T, weights=num_visible_T == 0, minlength=len(tail_span_C))
+    is_named: Bools = num_gone_C == 0
+    return is_named
+
+
+def _count(ordered: I64, values: I64) -> I64:
+    """Count how often each value stands in an ordered array."""
+    return np.searchsorted(ordered, values, "right") - np.searchsorted(ordered, values, "left")
 
 
 def policy_marks(policy_bits: I64, policy: str) -> Bools:
@@ -130,6 +172,7 @@ def ask(batch: Batch, masked: MaskedBatch, hidden_P: Bools) -> MaskedBatch:
     is_asked = np.zeros(batch.input_ids_RS.size, np.bool_)
     is_asked[span_tokens(batch, hidden_P)] = True
 
+    # A tail may be a target of the masks already; it is one target all the same.
     is_target = masked.chosen_RS.reshape(-1) | is_asked
     target_M = np.flatnonzero(is_target)
     return replace(

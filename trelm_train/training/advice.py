@@ -14,9 +14,17 @@ def frozen_warnings(config: Config, num_layers: int) -> list[str]:
     The figures are those of docs/method.md; `config` is settled.
     """
     routing, facts = config.routing, config.facts
-    is_asking = facts.enabled and facts.policy != "none" and facts.share > 0
+    chooses_any = facts.policy != "none" and facts.share > 0
+    is_asking = facts.enabled and chooses_any
     warnings = []
 
+    # Asking and contrast take their facts from the same choice.
+    if not chooses_any and (facts.enabled or config.cka.enabled):
+        warnings.append(
+            f"facts.policy={facts.policy} with facts.share={facts.share:g} chooses no fact, so none is "
+            "asked or compared; use --set facts.policy=all --set facts.share=1, or switch both off by "
+            "--set facts.enabled=false --set cka.enabled=false"
+        )
     if config.cka.enabled and config.cka.form == "projection" and not is_asking:
         warnings.append(
             "contrastive assessing by projection alone never asks the LM head for a fact, and "

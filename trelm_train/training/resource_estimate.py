@@ -35,9 +35,9 @@ MB = 1e6
 # Bytes.
 FLOAT = 4
 MEMORY_INFO = Path("/proc/meminfo")
-# Logits and probabilities lie side by side at the head.
 # Tokens of asked facts, as a share of all: one tail of a token or two in nearly every sentence.
 ASKED_SHARE = 0.06
+# Logits and probabilities lie side by side at the head.
 LOGIT_COPIES = 2
 # Layers whose activations are made and dropped while the others stay.
 PASSING_LAYERS = 2

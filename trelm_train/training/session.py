@@ -323,7 +323,12 @@ def _build_components(
 def rate_scales(model: MaskedLm, train: TrainConfig) -> Callable[[str], float]:
     """Return the factor on the learning rate of each parameter, by its name."""
     scales = {"embeddings": train.embedding_rate_scale, "head": train.head_rate_scale}
-    return lambda name: scales.get(model.family.kind(name), 1.0)
+
+    def scale_of(name: str) -> float:
+        # The projection of CKA is no part of the model, and by its name alone would pass for a head.
+        return 1.0 if name.startswith("cka.") else scales.get(model.family.kind(name), 1.0)
+
+    return scale_of
 
 
 def _build_bank(request: RunRequest, model: MaskedLm, knowledge: Knowledge) -> MemoryBank | None:

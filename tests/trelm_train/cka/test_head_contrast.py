@@ -68,6 +68,23 @@ def test_candidates_of_another_length_are_left_out(
     assert not chosen.fits_GN.all()
 
 
+def test_a_candidate_with_the_words_of_the_mention_is_left_out(
+    batch: Batch, plan: CkaPlan, knowledge: Knowledge
+) -> None:
+    """As where the text calls Strelsau by a name that is the label of another town."""
+    before = gathering(plan, knowledge, batch.input_ids_RS)
+    fact, column = np.argwhere(before.fits_GN[:, 1:])[0] + (0, 1)
+    label = knowledge.label_ids.of(int(plan.tail_U[plan.tail_index_GC[fact, column]]))
+    ids = batch.input_ids_RS.copy()
+    ids.reshape(-1)[plan.tail_start_G[fact] : plan.tail_end_G[fact]] = label
+
+    after = gathering(plan, knowledge, ids)
+    assert not after.fits_GN[fact, column]
+    assert after.fits_GN[:, 0].all()
+    others = np.arange(len(plan)) != fact
+    assert np.array_equal(after.fits_GN[others], before.fits_GN[others])
+
+
 def test_nothing_to_compare(
     batch: Batch, model: MaskedLm, knowledge: Knowledge, vocabulary: Vocabulary
 ) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -8,10 +10,12 @@ from schemas.errors import ConfigError
 from tests.trelm_train.compare.conftest import PLAIN, WriteExperiment
 from trelm_train.compare.execute import rank_rates
 from trelm_train.compare.experiment import load_experiment
-from trelm_train.compare.measure import scaled
+from trelm_train.compare.measure import _Timed, measure_cost, phases_of, scaled
 from trelm_train.compare.plan import Cost, Inputs, final_runs, inputs_of, nearest, tuning_runs
+from trelm_train.config import load_config
 
 BASE = Cost(step_s=1.0, step_flops=10.0)
+REFUSED = pytest.raises(ConfigError, match="same subjects")
 
 
 @pytest.mark.parametrize(
@@ -143,6 +147,10 @@ def test_inputs_notice_a_changed_probe(write_experiment: WriteExperiment) -> Non
         ({"budgets": [0.5, 1.5]}, "not above 1"),
         ({"seeds": [0, 100]}, "share"),
         ({"seeds": []}, "is empty"),
+        # Two runs at once in one folder.
+        ({"seeds": [1, 1]}, "has a value twice"),
+        ({"budgets": [0.5, 1, 1.0]}, "has a value twice"),
+        ({"rates": [0.001, 0.0010000001]}, "has a value twice"),
         ({"steps": 0}, "1 or more"),
         ({"set": ["train.steps=5"]}, "decided by the comparison"),
         ({"shard": "x"}, "did you mean 'shards'"),
@@ -153,6 +161,12 @@ def test_a_wrong_file_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         load_experiment(write_experiment(**changed))
+
+
+def test_an_arm_has_a_folder_of_its_own(write_experiment: WriteExperiment) -> None:
+    path = write_experiment({"mlm": PLAIN, "untrained": PLAIN})
+    with pytest.raises(ConfigError, match="'untrained' is taken"):
+        load_experiment(path)
 
 
 def test_a_wrong_setting_names_its_arm(write_experiment: WriteExperiment) -> None:
@@ -171,3 +185,53 @@ def test_rates_need_validation_probes(write_experiment: WriteExperiment) -> None
     path.write_text(path.read_text().replace('role = "validation"', 'role = "test"'))
     with pytest.raises(ConfigError, match="must not be chosen by what it is tested on"):
         load_experiment(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "other", "expected"),
+    [
+        ([0, 1], [0, 1], REFUSED),  # all subjects of one folder choose the rate and test it
+        ([0, 0.4], [0.3, 1], REFUSED),
+        ([0, 0.3], [0.3, 1], nullcontext()),
+    ],
+)
+def test_a_rate_is_not_chosen_by_what_it_is_tested_on(
+    write_experiment: WriteExperiment,
+    part: list[float],
+    other: list[float],
+    expected: AbstractContextManager[object],
+) -> None:
+    path = write_experiment(rates=[0.1, 0.2])
+    text = path.read_text().replace("/chosen-by", "/held")
+    text = text.replace('name = "held"', f'name = "held"\nsubjects = {part}')
+    path.write_text(text.replace('name = "chosen-by"', f'name = "chosen-by"\nsubjects = {other}'))
+    with expected:
+        load_experiment(path)
+
+
+def test_steps_with_and_without_injection_are_timed_by_their_shares() -> None:
+    """Timed alone, the steps after its end would give the arm more steps than its share."""
+    config = load_config(None, ["injection.enabled=true", "injection.until=0.25"])
+    (early, with_injection), (late, without) = phases_of(config)
+    assert (early, with_injection.injection.until) == (0.25, 1.0)
+    assert (late, without.injection.until) == (0.75, 0.0)
+    for sets in (["injection.until=0.25"], ["injection.enabled=true"]):
+        whole = load_config(None, sets)
+        assert phases_of(whole) == [(1.0, whole)]
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_run_with_two_parts(
+    write_experiment: WriteExperiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = [*PLAIN, "injection.enabled=true", "injection.policy=all", "injection.until=0.25"]
+    experiment = load_experiment(write_experiment({"mlm": PLAIN, "early": sets}))
+    seconds = {(False, 1.0): 1.0, (True, 1.0): 5.0, (True, 0.0): 1.0}
+
+    def steps(timed: _Timed, _count: int) -> float:
+        injection = timed.session.components.config.injection
+        return seconds[injection.enabled, injection.until]
+
+    monkeypatch.setattr(_Timed, "steps", steps)
+    cost = measure_cost(experiment, "early", tmp_path / "sessions")
+    assert cost["step_s"] == cost["ratio"] == 0.25 * 5 + 0.75 * 1

@@ -8,9 +8,11 @@ import torch
 
 from schemas.errors import ConfigError
 from tests.trelm_train.compare.conftest import write_probes
+from tests.trelm_train.evaluate.broken import logits_by, with_one
 from trelm_train.compare.experiment import ProbeSet, TextSet
 from trelm_train.compare.measure import count_flops
 from trelm_train.compare.questions import ask_probes, text_loss
+from trelm_train.evaluate.finite import NotFiniteError
 from trelm_train.evaluate.lama import Options, evaluate_lama
 from trelm_train.model.masked_lm import MaskedLm
 
@@ -87,6 +89,19 @@ def test_a_text_longer_than_the_model_is_cut(
     path = tmp_path / "text.txt"
     path.write_text("the king of Ruritania visited Zenda " * 60)
     assert text_loss(model, tokenizer, TextSet(name="long", path=str(path)))["loss"] > 0
+
+
+def test_a_broken_model_has_no_loss_of_a_text(
+    model: MaskedLm, tokenizer: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("the king of Ruritania visited Zenda " * 6)
+    text = TextSet(name="general", path=str(path))
+    with (
+        logits_by(model, with_one(float("nan"))),
+        pytest.raises(NotFiniteError, match="the text 'general'"),
+    ):
+        text_loss(model, tokenizer, text)
 
 
 def test_an_empty_text_is_refused(model: MaskedLm, tokenizer: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,15 @@ def test_no_time_to_what_the_untrained_model_has(comparison: Comparison) -> None
     assert not quality.times
 
 
+def test_a_measure_without_any_value_says_so(comparison: Comparison) -> None:
+    settings = replace(comparison.experiment.experiment, validation_sentences=8)
+    comparison.experiment = replace(comparison.experiment, experiment=settings)
+    loss = make_tables(comparison).measures[1]
+    assert loss.measure.group == "validation"
+    assert loss.note.startswith("Not measured")
+    assert "Not measured" in write_pages(comparison).read_text()
+
+
 def test_a_seed_that_is_missing_is_left_out_of_the_pairs(comparison: Comparison) -> None:
     del comparison.results["runs/mlm/rate-0.001/seed-1/budget-1"]
     quality = make_tables(comparison).measures[0]
@@ -154,3 +164,23 @@ def test_the_page_names_the_runs_behind_a_mean(comparison: Comparison) -> None:
     assert 'href="runs/random%2B10%25/rate-0.001/seed-0/budget-1/result.json"' in html
     # Light and dark.
     assert "color-scheme: light dark" in html
+
+
+def test_a_rate_is_taken_at_the_budgets_that_chose_it(comparison: Comparison) -> None:
+    settings = replace(comparison.experiment.experiment, tuning_budgets=(0.5, 1.0))
+    comparison.experiment = replace(comparison.experiment, experiment=settings)
+    comparison.rates["mlm"] = {0.5: 0.001, 1: 0.002}
+    for rate in (0.001, 0.002):
+        for budget in (0.5, 1):
+            run = plan_run(
+                comparison.experiment, COSTS, comparison.experiment.arm("mlm"), rate, (100, budget)
+            )
+            put(comparison, run, 5, 3.0)
+            measures = comparison.results[run.folder]["measures"]
+            measures["probes/chosen-by"] = measures["probes/held"]
+
+    html = write_pages(comparison).read_text()
+    rows = re.findall(r"<tr>(?:(?!</tr>).)*</tr>", html.partition('id="rates"')[2], re.DOTALL)
+    taken = [re.findall(r">([\d.]+)</td>", row)[:3] for row in rows if ">taken<" in row]
+    # Budget, seed, rate.
+    assert taken == [["0.5", "100", "0.001"], ["1", "100", "0.002"]]

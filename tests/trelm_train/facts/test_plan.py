@@ -59,6 +59,36 @@ def test_every_token_of_every_mention_of_a_tail_is_hidden_and_asked(
     assert set(np.flatnonzero(asked.chosen_RS.reshape(-1)).tolist()) == set(asked.target_M.tolist())
 
 
+def test_a_tail_that_stays_visible_is_not_asked(batch: Batch, masked: MaskedBatch) -> None:
+    facts = EVERY.choose(batch, masked)
+    ids = batch.input_ids_RS.copy()
+    flat = ids.reshape(-1)
+    in_mention = np.zeros(flat.size, np.bool_)
+    for start, end in zip(batch.span_start_P, batch.span_end_P, strict=True):
+        in_mention[start:end] = True
+
+    # In every other sentence the tail is named once more, without a link.
+    repeated = set()
+    for fact in range(0, len(facts), 2):
+        sentence, tail = facts.sentence_G[fact], facts.tail_span_G[fact]
+        words = np.arange(batch.start_N[sentence] + 1, batch.end_N[sentence] - 1)
+        free = words[~in_mention[words]]
+        name = flat[batch.span_start_P[tail] : batch.span_end_P[tail]]
+        if len(free) >= len(name):
+            flat[free[: len(name)]] = name
+            repeated.add(int(facts.key_G[fact]))
+    asked = EVERY.choose(replace(batch, input_ids_RS=ids), masked)
+    assert len(repeated) > 3
+    assert set(asked.key_G.tolist()) == set(facts.key_G.tolist()) - repeated
+
+    # A head that has the tail's name in its own is asked about: a probe shows that name too.
+    ids = batch.input_ids_RS.copy()
+    head, tail = facts.head_span_G, facts.tail_span_G
+    ids.reshape(-1)[batch.span_start_P[head]] = ids.reshape(-1)[batch.span_start_P[tail]]
+    same = EVERY.choose(replace(batch, input_ids_RS=ids), masked)
+    assert np.array_equal(same.key_G, facts.key_G)
+
+
 def test_facts_do_not_depend_on_the_packing(stream: BatchStream, vocabulary: Vocabulary) -> None:
     sentences = some_sentences(stream)
 

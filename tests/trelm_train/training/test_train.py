@@ -16,9 +16,11 @@ from tests.trelm_train import forked, world
 from tests.trelm_train.conftest import request_for
 from trelm_train.checkpoints.checkpoint import latest_checkpoint, list_checkpoints, load_checkpoint
 from trelm_train.config import TrainConfig
+from trelm_train.model.masked_lm import MaskedLm
 from trelm_train.optim import rate_factor
 from trelm_train.reporting.metrics import Interval, MetricLog
 from trelm_train.training.report import readable
+from trelm_train.training.session import rate_scales
 from trelm_train.training.signals import InterruptedRun, Stop
 from trelm_train.training.step_inputs import stream_step_inputs
 from trelm_train.training.train import resume, run
@@ -485,6 +487,14 @@ def test_groups_have_rates_of_their_own(
     assert torch.equal(weights["still"][inner], weights["plain"][inner])
     moved = {name: (tensors[head] - start[head]).abs().mean() for name, tensors in weights.items()}
     assert float(moved["still"] / moved["plain"]) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_the_projection_of_cka_is_no_head(model: MaskedLm) -> None:
+    scale = rate_scales(model, TrainConfig(head_rate_scale=0.5, embedding_rate_scale=0.1))
+    assert scale("cls.predictions.transform.dense.weight") == 0.5
+    assert scale("bert.embeddings.word_embeddings.weight") == 0.1
+    assert scale("bert.encoder.layer.0.intermediate.dense.weight") == 1.0
+    assert scale("cka.projection.weight") == 1.0
 
 
 def test_injection_may_end_early(shards_path: Path, model_path: Path, tmp_path: Path) -> None:
