@@ -8,7 +8,7 @@ from pipeline.synth.classes import KB_ONLY, MISSTATED, NO_CLASS, NOWHERE, classi
 from pipeline.synth.corpus import Sentence
 from pipeline.synth.facts import Fact, Pool
 from pipeline.synth.settings import SynthConfig
-from pipeline.synth.templates import fill
+from pipeline.templates.filling import fill
 
 SPOUSE = 26
 LABELS = {1: "Ann", 2: "Bob", 3: "Cyd", 4: "Dan"}
