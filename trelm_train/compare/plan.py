@@ -192,11 +192,13 @@ def inputs_of(experiment: Experiment) -> Inputs:
         questions.append([text.name, text.sentences, sha256_of(Path(text.path))])
 
     model = Path(settings.model)
-    weights = sorted(model.glob("*.safetensors")) if model.is_dir() else []
+    # Dropout and the like stand in the configuration, not in the weights.
+    files = [*model.glob("*.safetensors"), model / "config.json"] if model.is_dir() else []
+    model_files = sorted(path for path in files if path.is_file())
     return Inputs(
         shards=open_shards(Path(settings.shards)).fingerprint,
         # A model of the hub is known by its name alone.
-        model=digest([sha256_of(path) for path in weights]) if weights else settings.model,
+        model=digest([sha256_of(path) for path in model_files]) if model_files else settings.model,
         questions=digest(questions),
     )
 
