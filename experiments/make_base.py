@@ -86,7 +86,7 @@ def make_base(request: BaseRequest) -> dict[str, Any]:
         regrow_head(hf)
 
     tokenizer = plain_tokenizer(request.model, num_rows=hf.config.vocab_size)
-    kept = np.arange(len(tokenizer))
+    kept = np.sort(np.fromiter(tokenizer.get_vocab().values(), np.int64))
     if request.vocabulary_from:
         kept = kept_ids(tokenizer, request.texts, request.vocabulary_from)
     # Also where all are kept: rows of the table that no piece has are left out.
@@ -186,9 +186,10 @@ def plain_tokenizer(folder: Path, *, num_rows: int) -> Tokenizer:
     missing = [token for token in SPECIAL if token not in tokenizer.get_vocab()]
     if missing:
         raise ConfigError(f"{folder}: its vocabulary has no {missing[0]}; give a BERT as --model")
-    if len(tokenizer) > num_rows:
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= num_rows:
         raise ConfigError(
-            f"{folder}: {len(tokenizer)} pieces, but the model has embeddings for {num_rows}; "
+            f"{folder}: a piece has number {largest}, but the model has embeddings for {num_rows}; "
             "model and tokenizer do not belong together"
         )
     # Sentence encoders save the length that they cut their input to.
@@ -208,7 +209,7 @@ def kept_ids(
     Raises:
         ConfigError: a path is neither a text nor the folder of a stage that has some.
     """
-    is_kept = np.zeros(len(tokenizer), np.bool_)
+    is_kept = np.zeros(max(tokenizer.get_vocab().values()) + 1, np.bool_)
     is_kept[tokenizer.all_special_ids] = True
     for piece, number in tokenizer.get_vocab().items():
         if piece in SPECIAL or len(piece.removeprefix(CONTINUES)) == 1:
