@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import shutil
 import sys
 import tempfile
@@ -51,6 +52,10 @@ TEXTS_AT_ONCE = 256
 # Files of a folder that are read.
 SUFFIXES = (".txt", ".jsonl")
 RECORD = "base.json"
+# Lines that make one text of the warm-up.
+LINES_AT_ONCE = 256
+# Pieces of the text that is measured: with about 9,000 masks one standard error is .03.
+MEASURED_PIECES = 1000
 # Dropout is off: in a run as short as this it only costs time.
 WARMUP = TrainConfig(
     steps=600, batch_tokens=1024, dropout=0.0, checkpoint_every=1_000_000, loggers=()
@@ -97,9 +102,8 @@ def make_base(request: BaseRequest) -> dict[str, Any]:
         hf.save_pretrained(scratch / "untrained")
         tokenizer.save_pretrained(scratch / "untrained")
         before = loss_of(scratch / "untrained", request.measure)
-        num_sentences = write_plain_shards(
-            scratch / "shards", tokenizer, texts_of_all(request.texts)
-        )
+        corpus = mixed(texts_of_all(request.texts), seed=request.warmup.seed)
+        num_sentences = write_plain_shards(scratch / "shards", tokenizer, corpus)
         if not num_sentences:
             raise TrelmError("the files of --text hold no text; give others")
         summary = warm_up(request.warmup, scratch)
@@ -279,11 +283,11 @@ def cut_model(hf: Any, kept: np.ndarray[Any, np.dtype[np.int64]]) -> Any:  # noq
 
 
 def loss_of(folder: Path, measure: Path | None) -> float | None:
-    """Return the masked-LM loss of a model on the text that is measured; none without a text."""
+    """Return the masked-LM loss of a model on the beginning of a text; none without a text."""
     if measure is None:
         return None
     model = load_pretrained(str(folder), torch.device("cpu"))
-    named = TextSet(name=measure.name, path=str(measure))
+    named = TextSet(name=measure.name, path=str(measure), sentences=MEASURED_PIECES)
     return text_loss(model, load_tokenizer(str(folder)), named)["loss"]
 
 
@@ -316,6 +320,19 @@ def texts_of(path: Path) -> Iterator[str]:
             yield from _strings(path, number, line) if line.strip() else ()
     else:
         yield _read(path)
+
+
+def mixed(corpus: Iterable[str], *, seed: int) -> Iterator[str]:
+    """Yield the lines of all texts in another order, many as one text; memory holds them all.
+
+    The loop reads whole texts one after the other. A short warm-up would see one file and not the
+    next: a base of 600 steps had not met the file whose like it was measured on, at a cost of 1.4
+    in its loss.
+    """
+    lines = [line for text in corpus for line in text.split("\n") if line.strip()]
+    random.Random(seed).shuffle(lines)
+    for first in range(0, len(lines), LINES_AT_ONCE):
+        yield "\n".join(lines[first : first + LINES_AT_ONCE])
 
 
 def _stage(path: Path) -> str:

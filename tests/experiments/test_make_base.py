@@ -230,6 +230,14 @@ def test_what_a_vocabulary_is_kept_for(encoder: Path, text: Path, tmp_path: Path
     assert [keeps(path) for path in (text, probes, folder, shards)] == [False, True, True, False]
 
 
+def test_files_are_mixed_line_by_line() -> None:
+    corpus = ["\n".join(f"{name}{number}" for number in range(500)) for name in "ab"]
+    first, again, other = (list(make_base.mixed(corpus, seed=seed)) for seed in (0, 0, 1))
+    assert first == again != other
+    assert sorted("\n".join(first).split("\n")) == sorted("\n".join(corpus).split("\n"))
+    assert all({line[0] for line in text.split("\n")} == {"a", "b"} for text in first)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
