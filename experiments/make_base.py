@@ -326,8 +326,7 @@ def mixed(corpus: Iterable[str], *, seed: int) -> Iterator[str]:
     """Yield the lines of all texts in another order, many as one text; memory holds them all.
 
     The loop reads whole texts one after the other. A short warm-up would see one file and not the
-    next: a base of 600 steps had not met the file whose like it was measured on, at a cost of 1.4
-    in its loss.
+    next: a base of 600 steps had a loss of 6.1 on text like one of the files, and 4.1 when mixed.
     """
     lines = [line for text in corpus for line in text.split("\n") if line.strip()]
     random.Random(seed).shuffle(lines)
