@@ -18,6 +18,8 @@ from schemas.shards import POLICIES
 
 AUTO = "auto"
 ROUTING_POLICIES = (AUTO, "ig", "random", "top_layers", "ffn_all", "full")
+# Where attribution asks: at any linked mention, or at the hidden tails of facts alone.
+PROBE_PLACES = ("mention", "tail")
 # A layer budget that follows the depth of the model.
 UPPER_HALF = -1
 # From this depth on the FFN of the upper half alone learns more facts in the same time than all
@@ -297,6 +299,16 @@ class RoutingConfig:
     )
     refresh_every: int = key(200, "Steps from one choice of neurons to the next")
     probe_facts: int = key(256, "Number of facts that each choice of neurons is based on")
+    probe_at: str = key(
+        "mention",
+        "Place that attribution asks at: mention (any linked mention, tails of facts first), or tail "
+        "(tails of facts alone, as training asks them)",
+    )
+    background_weight: float = key(
+        0.0,
+        "Exponent, 0 to 1, of the factor by which a neuron counts less if plain sentences use it "
+        "too; 0 turns this off, 1 is TF-IDF",
+    )
     points: int = key(1, "Number of evaluations per layer in the attribution's integral")
     rule: str = key(
         "midpoint",
@@ -458,6 +470,7 @@ _SHARES = (
     "routing.share",
     "routing.threshold",
     "routing.smoothing",
+    "routing.background_weight",
 )
 _POSITIVE = (
     "train.steps",
@@ -502,6 +515,7 @@ _CHOICES = {
     "cka.form": CONTRAST_FORMS,
     "routing.policy": ROUTING_POLICIES,
     "routing.rule": RULES,
+    "routing.probe_at": PROBE_PLACES,
     "routing.context": ("fixed", "exact"),
     "routing.precision": ("float32", "bfloat16"),
 }

@@ -96,7 +96,7 @@ def init(request: InitRequest) -> dict[str, Any]:
         _untrained(request, tokenizer).save_pretrained(scratch / "untrained")
         tokenizer.save_pretrained(scratch / "untrained")
         num_sentences = write_plain_shards(scratch / "shards", tokenizer, texts(files))
-        summary = _warm_up(request, scratch) if request.warmup.steps else {}
+        summary = warm_up(request.warmup, scratch) if request.warmup.steps else {}
         source = scratch / ("run/model" if request.warmup.steps else "untrained")
         request.out.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, request.out, dirs_exist_ok=True)
@@ -123,16 +123,7 @@ def train_tokenizer(make_texts: Callable[[], Iterable[str]], vocab_size: int) ->
 
     `make_texts` is called twice: once to count letters, once to learn.
     """
-    from tokenizers import (
-        Tokenizer,
-        decoders,
-        models,
-        normalizers,
-        pre_tokenizers,
-        processors,
-        trainers,
-    )
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     normalizer = normalizers.BertNormalizer(lowercase=True)
     splitter = pre_tokenizers.BertPreTokenizer()
@@ -150,7 +141,19 @@ def train_tokenizer(make_texts: Callable[[], Iterable[str]], vocab_size: int) ->
     learner.train_from_iterator(make_texts(), trainer)
 
     # The letters were special tokens of the learner only: build a tokenizer from its pieces.
-    tokenizer = Tokenizer(models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))
+    return wordpiece_tokenizer(learner.get_vocab(), normalizer, splitter)
+
+
+def wordpiece_tokenizer(
+    pieces: dict[str, int],
+    normalizer: Any,  # noqa: ANN401
+    splitter: Any,  # noqa: ANN401
+) -> Tokenizer:
+    """Make a tokenizer of WordPiece's pieces with their ids, BERT's special tokens among them."""
+    from tokenizers import Tokenizer, decoders, models, processors
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordPiece(pieces, unk_token="[UNK]"))
     tokenizer.add_special_tokens(list(SPECIAL))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     tokenizer.decoder = decoders.WordPiece()
@@ -284,14 +287,17 @@ def _files(table: Table, path: Path, rows: int) -> TableFiles:
     return TableFiles(version=table.version, rows=rows, files=(file,))
 
 
-def _warm_up(request: InitRequest, scratch: Path) -> dict[str, Any]:
-    """Train the model of a scratch folder on its shards, and return the summary of the run."""
+def warm_up(warmup: TrainConfig, scratch: Path) -> dict[str, Any]:
+    """Train the model `untrained` of a scratch folder on its `shards`; return the run's summary.
+
+    The trained model is in `run/model`.
+    """
     from trelm_train.training.session import RunRequest
     from trelm_train.training.train import run
 
     # Plain masked-LM training of all weights.
     config = Config(
-        train=replace(request.warmup, validate=False),
+        train=replace(warmup, validate=False),
         injection=InjectionConfig(enabled=False),
         memory=MemoryConfig(enabled=False),
         facts=FactsConfig(enabled=False),

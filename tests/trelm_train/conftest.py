@@ -44,6 +44,14 @@ def shards_path(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="session")
+def plain_shards_path(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards in which some sentences have no mention, and some mentions but no fact."""
+    columns = world.partly_plain(world.example_columns(tokenizer))
+    folder = tmp_path_factory.mktemp("plain") / "shards"
+    return world.write_shards(folder, tokenizer, columns, world.knowledge_columns(tokenizer))
+
+
+@pytest.fixture(scope="session")
 def model_path(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world") / "model"
     world.make_bert(tokenizer).save_pretrained(folder)
@@ -88,6 +96,12 @@ def vocabulary(tokenizer: Any) -> Vocabulary:
 @pytest.fixture(scope="session")
 def stream(shards: Shards) -> BatchStream:
     return BatchStream(shards, Packing(max_tokens=48, batch_tokens=256, limit=64), seed=3, pad_id=0)
+
+
+@pytest.fixture(scope="session")
+def plain_stream(plain_shards_path: Path) -> BatchStream:
+    packing = Packing(max_tokens=48, batch_tokens=256, limit=64)
+    return BatchStream(open_shards(plain_shards_path), packing, seed=3, pad_id=0)
 
 
 @pytest.fixture(scope="session")

@@ -128,6 +128,19 @@ def example_columns(tokenizer: Any) -> dict[str, list[Any]]:
     return rows
 
 
+def partly_plain(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """The same rows, but of every four one has no mention, and one has mentions and no fact."""
+    spans = [name for name in columns if name.startswith("span_")]
+    facts_too = [name for name in columns if name.startswith(("span_", "fact_"))]
+    changed = {name: list(column) for name, column in columns.items()}
+    for number in range(len(columns["doc_id"])):
+        for name in {0: facts_too, 1: [name for name in facts_too if name not in spans]}.get(
+            number % 4, []
+        ):
+            changed[name][number] = []
+    return changed
+
+
 def knowledge_columns(tokenizer: Any) -> dict[str, list[Any]]:
     rows: dict[str, list[Any]] = {name: [] for name in KNOWLEDGE.column_names}
     for row, name in enumerate(ENTITIES + RELATIONS):

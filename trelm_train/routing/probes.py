@@ -1,9 +1,12 @@
 """Make probes for attribution: hide one linked mention in each of some upcoming sentences.
 
+Background probes hide a word of a sentence without mentions instead. They say which neurons every
+sentence uses.
+
 The batches to come go in. Batches of nothing but sentences with a probe come out, packed tightly,
 in chunks of fixed content, so that what a chunk gives depends neither on the number of ranks nor on
-the rank that computes it. Which mention is hidden is a hash of (seed, sentence); which sentences,
-of the stream's position.
+the rank that computes it. Which mention or word is hidden is a hash of (seed, sentence); which
+sentences, of the stream's position.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.array_types import I64
+from schemas.array_types import F64, I64
+from trelm_train.config import PROBE_PLACES
 from trelm_train.data.arrays import expand, uniform
 from trelm_train.data.loader import (
     Batch,
@@ -23,12 +27,16 @@ from trelm_train.data.loader import (
     plan_batches,
     sentences_from_lists,
 )
-from trelm_train.data.masking import Vocabulary
+from trelm_train.data.masking import Vocabulary, unit_ends, unit_starts
 from trelm_train.routing.attribution import Targets
 
-# Legend: T target tokens, P spans, C chosen spans (one per sentence).
+# Legend: T target tokens, P spans, F facts, N sentences, U units, K candidates, C chosen spans or
+# words (one per sentence).
 
 CHUNK_TOKENS = 2048
+# Kinds of probes: what they hide.
+MENTION, TAIL = PROBE_PLACES
+BACKGROUND = "background"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,30 +49,30 @@ class Probe:
     gold_T: I64
 
 
-def probes_of(batch: Batch, vocabulary: Vocabulary, *, seed: int) -> list[Probe]:
-    """Make a probe for each sentence of a batch that has a mention, in order.
+def probes_of(
+    batch: Batch, vocabulary: Vocabulary, *, seed: int, kind: str = MENTION
+) -> list[Probe]:
+    """Make a probe for each sentence of a batch that has what this kind asks, in order.
 
-    It hides the tail of a fact, or else any mention.
+    `MENTION` hides the tail of a fact, or else any mention; `TAIL` the tail of a fact alone;
+    `BACKGROUND` a word of a sentence without mentions.
     """
-    if not len(batch.span_start_P):
-        return []
-
-    # The mention with the lowest draw of its sentence; tails of facts are below all others.
-    draw_P = uniform(seed, "probe", batch.key_N[batch.span_sentence_P], batch.span_ordinal_P)
-    draw_P[batch.fact_tail_F] -= 1.0
-    order = np.lexsort((draw_P, batch.span_sentence_P))
-    lowest = np.unique(batch.span_sentence_P[order], return_index=True)[1]
-    chosen_C = order[lowest]
-
     flat = batch.input_ids_RS.reshape(-1)
-    masked = _hide(batch, flat, chosen_C, vocabulary.mask_id)
+    if kind == BACKGROUND:
+        start_C, end_C = _asked_words(batch, seed=seed)
+        masked = flat.copy()
+        masked[expand(start_C, end_C - start_C)] = vocabulary.mask_id
+    else:
+        chosen_C = _asked_spans(batch, seed=seed, kind=kind)
+        start_C, end_C = batch.span_start_P[chosen_C], batch.span_end_P[chosen_C]
+        masked = _hide(batch, flat, chosen_C, vocabulary.mask_id)
 
+    sentence_C = batch.segment_RS.reshape(-1)[start_C]
     probes = []
-    for span in chosen_C.tolist():
+    for sentence, first, stop in zip(sentence_C, start_C, end_C, strict=True):
         # The sentence is cut out of its row, with its special tokens.
-        sentence = batch.span_sentence_P[span]
         start, end = batch.start_N[sentence], batch.end_N[sentence]
-        position = np.arange(batch.span_start_P[span], batch.span_end_P[span], dtype=np.int64)
+        position = np.arange(first, stop, dtype=np.int64)
         probes.append(
             Probe(
                 input_ids=masked[start:end].tolist(),
@@ -75,10 +83,50 @@ def probes_of(batch: Batch, vocabulary: Vocabulary, *, seed: int) -> list[Probe]
     return probes
 
 
+def _asked_spans(batch: Batch, *, seed: int, kind: str) -> I64:
+    """Return the mention that each sentence asks; sentences without one are left out."""
+    draw_P = uniform(seed, "probe", batch.key_N[batch.span_sentence_P], batch.span_ordinal_P)
+    if kind == TAIL:
+        # A fact whose tail is its head too is never asked in training: nothing would name the head.
+        entity_P = batch.span_entity_P
+        is_asked_F = entity_P[batch.fact_head_F] != entity_P[batch.fact_tail_F]
+        candidate_K = np.unique(batch.fact_tail_F[is_asked_F])
+    else:
+        # Tails of facts are below all other mentions.
+        draw_P[batch.fact_tail_F] -= 1.0
+        candidate_K = np.arange(len(draw_P), dtype=np.int64)
+    return _lowest(candidate_K, draw_P[candidate_K], batch.span_sentence_P[candidate_K])
+
+
+def _asked_words(batch: Batch, *, seed: int) -> tuple[I64, I64]:
+    """Return start and end of a word of each sentence without mentions."""
+    has_mention_N = np.zeros(len(batch.key_N), np.bool_)
+    has_mention_N[batch.span_sentence_P] = True
+
+    # Where there is no mention, units are words.
+    start_U = unit_starts(batch)
+    end_U = unit_ends(batch, start_U)
+    sentence_U = batch.segment_RS.reshape(-1)[start_U]
+    candidate_K = np.flatnonzero(~has_mention_N[sentence_U])
+
+    sentence_K = sentence_U[candidate_K]
+    place_K = batch.offset_RS.reshape(-1)[start_U[candidate_K]]
+    draw_K = uniform(seed, "plain", batch.key_N[sentence_K], place_K)
+    chosen_C = _lowest(candidate_K, draw_K, sentence_K)
+    return start_U[chosen_C], end_U[chosen_C]
+
+
+def _lowest(candidate_K: I64, draw_K: F64, sentence_K: I64) -> I64:
+    """Return the candidate with the lowest draw of each sentence, in the order of sentences."""
+    order = np.lexsort((draw_K, sentence_K))
+    first = np.unique(sentence_K[order], return_index=True)[1]
+    return candidate_K[order[first]]
+
+
 def _hide(batch: Batch, flat: I64, chosen_C: I64, mask_id: int) -> I64:
     """Mask every mention of each chosen entity in its sentence; return flat token ids."""
     # A pair (sentence, entity) as one number.
-    scale = int(batch.span_entity_P.max()) + 1
+    scale = int(batch.span_entity_P.max(initial=0)) + 1
     pair_P = batch.span_sentence_P * scale + batch.span_entity_P
     is_hidden_P = np.isin(pair_P, pair_P[chosen_C])
 
@@ -95,6 +143,7 @@ def upcoming_probes(
     seed: int,
     limit: int,
     start: Position,
+    kind: str = MENTION,
 ) -> list[Probe]:
     """Return the first `limit` probes of the batches to come, or all to the end of the next epoch.
 
@@ -102,7 +151,7 @@ def upcoming_probes(
     """
     probes: list[Probe] = []
     for batch, following in batches:
-        probes += probes_of(batch, vocabulary, seed=seed)
+        probes += probes_of(batch, vocabulary, seed=seed, kind=kind)
         # Shards with few mentions may not have enough in one epoch.
         if len(probes) >= limit or following.epoch > start.epoch + 1:
             break

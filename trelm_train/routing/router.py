@@ -5,6 +5,9 @@ run), `top_layers` (as many, from the top layer down), `ffn_all` (every neuron).
 everything and has no router. In `ig` an example votes for the neurons with at least `threshold` of
 its largest attribution; votes are smoothed from refresh to refresh; the neurons with the most votes
 are chosen, ties by summed attribution, then at random from the seed.
+
+With a background weight, plain sentences vote too, and a neuron that many of them vote for counts
+less: TF-IDF, in sparse memory finetuning (Lin et al. 2025) over memory slots, here over neurons.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from trelm_train.data.masking import Vocabulary
 from trelm_train.model.masked_lm import MaskedLm
 from trelm_train.ranks import ALONE, Ranks
 from trelm_train.routing.attribution import attribute, make_estimator
-from trelm_train.routing.probes import Probe, chunks, upcoming_probes
+from trelm_train.routing.probes import BACKGROUND, MENTION, TAIL, Probe, chunks, upcoming_probes
 
 # Legend: L layers, I inner size, E examples, S scores.
 
@@ -38,6 +41,15 @@ FIXED_COST, EXACT_COST = 0.85, 3.4
 ROUTED_STEP = 0.65
 # Share of the training time that routing should not exceed.
 MAX_ROUTING_SHARE = 0.05
+# What shards need for each kind of probe, and what to do without it.
+_NEEDS = {
+    MENTION: "routing.policy = 'ig' needs linked mentions, and there are none; "
+    "use --set routing.policy=random, or full",
+    TAIL: "routing.probe_at = 'tail' needs sentences that state facts, and there are none; "
+    "use --set routing.probe_at=mention",
+    BACKGROUND: "routing.background_weight needs sentences without a mention, and there are none; "
+    "use --set routing.background_weight=0",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +97,17 @@ def votes(attribution_ELI: Tensor, threshold: float) -> Tensor:
     return (is_high & (attribution_ELI > 0)).sum(0).float()
 
 
+def rarity(background_LI: Tensor, num_background: int, weight: float) -> Tensor:
+    """Return the factor of each neuron's scores: ln((N + 1) / (n + 1)) to the power of `weight`.
+
+    N is the number of background probes, and n = N `background_LI` of them vote for the neuron. It
+    falls to 0 where all of them do, and is 1 everywhere for weight 0.
+    """
+    # In float64, so that equal votes give equal float32 factors on every rank.
+    used_LI = background_LI.double() * num_background
+    return ((num_background + 1) / (used_LI + 1)).log().clamp(min=0).pow(weight).float()
+
+
 def top_neurons(
     scores_SLI: list[Tensor], count: int, *, first_layer: int, seed: int
 ) -> dict[int, Tensor]:
@@ -123,6 +146,9 @@ class Router:
         )
         self.votes_LI: Tensor | None = None
         self.strength_LI: Tensor | None = None
+        # Mean vote of the background probes, and how many the latest refresh had.
+        self.background_LI: Tensor | None = None
+        self.num_background = 0
 
     @property
     def count(self) -> int:
@@ -153,14 +179,7 @@ class Router:
 
         if self.config.policy == "ig":
             self.refresh(stream, position, ranks)
-            assert self.votes_LI is not None
-            assert self.strength_LI is not None
-            return top_neurons(
-                [self.votes_LI, self.strength_LI],
-                count,
-                first_layer=self.first_layer,
-                seed=self.seed,
-            )
+            return top_neurons(self.scores(), count, first_layer=self.first_layer, seed=self.seed)
 
         if self.config.policy == "random":
             lowest = self.first_layer * inner
@@ -172,32 +191,53 @@ class Router:
         return by_layer(np.arange(layers * inner - count, layers * inner), layers, inner)
 
     def refresh(self, stream: BatchStream, position: Position, ranks: Ranks = ALONE) -> None:
-        """Attribute a probe set from the upcoming batches, and smooth the result into the votes.
+        """Attribute probe sets from the upcoming batches, and smooth the result into the votes.
 
         Raises:
-            TrelmError: the shards have no mentions.
+            TrelmError: the shards have nothing that the probes ask for.
         """
+        kinds = (self.config.probe_at, *((BACKGROUND,) if self.config.background_weight else ()))
+        counts = [
+            self.count_votes(self._probes(kind, stream, position), stream, ranks).counts
+            for kind in kinds
+        ]
+        # Summed over the ranks, so that all of them choose the same neurons.
+        counts = [counted.to(self.model.device) for counted in counts]
+        ranks.sum_tensors(counts)
+
+        shape = (self.model.num_layers, self.model.inner_size)
+        means = [Tally(counts=counted.cpu()).means(shape) for counted in counts]
+        self.votes_LI = self._smooth(self.votes_LI, means[0][0])
+        self.strength_LI = self._smooth(self.strength_LI, means[0][1])
+        if len(kinds) > 1:
+            # How strong the background's attributions are has no say: they come from other answers.
+            self.background_LI = self._smooth(self.background_LI, means[1][0])
+            self.num_background = means[1][2]
+
+    def _probes(self, kind: str, stream: BatchStream, position: Position) -> list[Probe]:
+        """Return as many probes of a kind as the settings say, from the batches to come."""
         probes = upcoming_probes(
             stream.iterate(position),
             self.vocabulary,
             seed=self.seed,
             limit=self.config.probe_facts,
             start=position,
+            kind=kind,
         )
         if not probes:
-            raise TrelmError(
-                f"{stream.shards.path}: routing.policy = 'ig' needs linked mentions, and there are "
-                "none; use --set routing.policy=random, or full"
-            )
+            raise TrelmError(f"{stream.shards.path}: {_NEEDS[kind]}")
+        return probes
 
-        # Summed over the ranks, so that all of them choose the same neurons.
-        counts = self.count_votes(probes, stream, ranks).counts.to(self.model.device)
-        ranks.sum_tensors([counts])
-        votes_LI, strength_LI, _ = Tally(counts=counts.cpu()).means(
-            (self.model.num_layers, self.model.inner_size)
-        )
-        self.votes_LI = self._smooth(self.votes_LI, votes_LI)
-        self.strength_LI = self._smooth(self.strength_LI, strength_LI)
+    def scores(self) -> list[Tensor]:
+        """Return what neurons are chosen by, after a refresh: votes, then attributions."""
+        assert self.votes_LI is not None
+        assert self.strength_LI is not None
+        if self.background_LI is None:
+            return [self.votes_LI, self.strength_LI]
+
+        weight = self.config.background_weight
+        factor_LI = rarity(self.background_LI, self.num_background, weight)
+        return [self.votes_LI * factor_LI, self.strength_LI * factor_LI]
 
     def count_votes(self, probes: list[Probe], stream: BatchStream, ranks: Ranks = ALONE) -> Tally:
         """Count this rank's share of the probes: every `ranks.size`-th chunk."""
@@ -225,11 +265,15 @@ class Router:
         """Return the smoothed scores by name; nothing before the first refresh."""
         if self.votes_LI is None or self.strength_LI is None:
             return {}
-        return {"votes": self.votes_LI, "strength": self.strength_LI}
+        scores = {"votes": self.votes_LI, "strength": self.strength_LI}
+        if self.background_LI is not None:
+            scores["background"] = self.background_LI
+        return scores
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Go on with saved scores."""
         self.votes_LI, self.strength_LI = tensors.get("votes"), tensors.get("strength")
+        self.background_LI = tensors.get("background")
 
 
 def attribution_share(config: RoutingConfig, tokens_per_step: int) -> float:
@@ -242,8 +286,10 @@ def attribution_share(config: RoutingConfig, tokens_per_step: int) -> float:
 
     # Everything in tokens of full steps, per step.
     cost = FIXED_COST if config.context == "fixed" else EXACT_COST
-    fact_tokens = PROBE_TOKENS * cost * config.points
-    refresh = config.probe_facts * fact_tokens / config.refresh_every
+    probe_tokens = PROBE_TOKENS * cost * config.points
+    # The background has as many probes as the facts.
+    num_probes = config.probe_facts * (2 if config.background_weight else 1)
+    refresh = num_probes * probe_tokens / config.refresh_every
     return refresh / (refresh + ROUTED_STEP * tokens_per_step)
 
 

@@ -12,7 +12,15 @@ from trelm_train.data.loader import (
     sentences_from_lists,
 )
 from trelm_train.data.masking import Vocabulary
-from trelm_train.routing.probes import CHUNK_TOKENS, Probe, chunks, probes_of, upcoming_probes
+from trelm_train.routing.probes import (
+    BACKGROUND,
+    CHUNK_TOKENS,
+    TAIL,
+    Probe,
+    chunks,
+    probes_of,
+    upcoming_probes,
+)
 
 PACKING = Packing(max_tokens=48, batch_tokens=256, limit=64)
 
@@ -44,6 +52,64 @@ def test_an_entity_mentioned_twice_is_hidden_twice(vocabulary: Vocabulary) -> No
     mask = vocabulary.mask_id
     assert probe.input_ids == [2, mask, 8, 9, mask, 3]
     assert len(probe.position_T) == 1, "one of them is asked"
+
+
+def test_probes_at_tails_ask_the_tails_of_facts_alone(
+    plain_stream: BatchStream, vocabulary: Vocabulary
+) -> None:
+    batch = next(plain_stream.iterate(Position()))[0]
+    probes = probes_of(batch, vocabulary, seed=0, kind=TAIL)
+    with_fact = sorted(set(batch.span_sentence_P[batch.fact_tail_F].tolist()))
+    assert 0 < len(with_fact) < len(set(batch.span_sentence_P.tolist())), "not every mention"
+    assert len(probes) == len(with_fact)
+    flat = batch.input_ids_RS.reshape(-1)
+    tails = {
+        (int(start), int(end))
+        for start, end in zip(
+            batch.span_start_P[batch.fact_tail_F], batch.span_end_P[batch.fact_tail_F], strict=True
+        )
+    }
+    for probe, sentence in zip(probes, with_fact, strict=True):
+        asked = batch.start_N[sentence] + probe.position_T
+        assert (asked[0], asked[-1] + 1) in tails
+        assert np.array_equal(probe.gold_T, flat[asked])
+        assert all(probe.input_ids[place] == vocabulary.mask_id for place in probe.position_T)
+
+
+def test_a_fact_about_itself_is_not_asked(vocabulary: Vocabulary) -> None:
+    lists = {
+        "ids": [[2, 7, 8, 9, 3]], "words": [[1, 2, 3]], "span_start": [[1, 3]], "span_end": [[2, 4]],
+        "span_entity": [[5, 5]], "span_policies": [[0, 0]], "fact_head": [[0]],
+        "fact_relation": [[6]], "fact_tail": [[1]],
+    }  # fmt: skip
+    batch = assemble(sentences_from_lists(lists), [[0]], Position(), 0)
+    assert len(batch.fact_tail_F) == 1
+    assert probes_of(batch, vocabulary, seed=0, kind=TAIL) == []
+
+
+def test_background_probes_ask_one_word_of_each_sentence_without_mentions(
+    plain_stream: BatchStream, vocabulary: Vocabulary
+) -> None:
+    batch = next(plain_stream.iterate(Position()))[0]
+    probes = probes_of(batch, vocabulary, seed=0, kind=BACKGROUND)
+    plain = sorted(set(range(len(batch.key_N))) - set(batch.span_sentence_P.tolist()))
+    assert plain
+    assert len(probes) == len(plain)
+    flat = batch.input_ids_RS.reshape(-1)
+    starts = set(batch.word_start_W.tolist())
+    for probe, sentence in zip(probes, plain, strict=True):
+        start, end = batch.start_N[sentence], batch.end_N[sentence]
+        ids = np.asarray(probe.input_ids)
+        assert np.array_equal(np.flatnonzero(ids != flat[start:end]), probe.position_T)
+        assert np.array_equal(probe.gold_T, flat[start + probe.position_T])
+        first, last = start + probe.position_T[0], start + probe.position_T[-1]
+        assert first in starts, "a whole word"
+        assert last + 1 in starts or last + 2 == end
+    asked = {
+        tuple(probes_of(batch, vocabulary, seed=seed, kind=BACKGROUND)[0].position_T)
+        for seed in range(20)
+    }
+    assert len(asked) > 2, "the seed decides which word"
 
 
 def test_no_mention_no_probe(vocabulary: Vocabulary) -> None:

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ from trelm_train.data.loader import BatchStream, Packing, Position, assemble, se
 from trelm_train.data.masking import Vocabulary
 from trelm_train.model.masked_lm import MaskedLm
 from trelm_train.ranks import Ranks
-from trelm_train.routing.probes import upcoming_probes
+from trelm_train.routing.probes import BACKGROUND, TAIL, upcoming_probes
 from trelm_train.routing.router import (
     Router,
     Tally,
     attribution_share,
+    rarity,
     tally,
     top_neurons,
     votes,
@@ -102,6 +104,98 @@ def test_refreshes_are_smoothed_and_survive_a_round_trip(
     assert torch.equal(restored.votes_LI, first.votes_LI)
 
 
+def test_rarity_by_hand() -> None:
+    """Of 3 background probes 0, 1, 2 and 3 vote: ln 4, ln 2, ln 4/3, ln 1."""
+    share = torch.tensor([[0.0, 1 / 3, 2 / 3, 1.0]])
+    expected = [math.log(4), math.log(2), math.log(4 / 3), 0.0]
+    assert rarity(share, 3, 1.0)[0].tolist() == pytest.approx(expected, abs=1e-6)
+    assert rarity(share, 3, 0.5)[0].tolist() == pytest.approx(
+        [value**0.5 for value in expected], abs=1e-3
+    )
+    assert rarity(share, 3, 0.0)[0].tolist() == [1.0, 1.0, 1.0, 1.0]
+
+
+def test_what_every_sentence_uses_is_not_chosen(model: MaskedLm, vocabulary: Vocabulary) -> None:
+    made = router(model, vocabulary, background_weight=1.0)
+    made.votes_LI = torch.tensor([[0.9, 0.5, 0.5], [0.1, 0.0, 0.0]])
+    made.strength_LI = torch.tensor([[3.0, 1.0, 2.0], [1.0, 0.0, 0.0]])
+    made.background_LI = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    made.num_background = 3
+    votes_LI, strength_LI = made.scores()
+    assert votes_LI.flatten().tolist() == pytest.approx(
+        [0.0, 0.5 * math.log(4), 0.5 * math.log(4), 0.1 * math.log(4), 0.0, 0.0]
+    )
+    assert strength_LI[0].tolist() == pytest.approx([0.0, math.log(4), 2 * math.log(4)])
+    chosen = top_neurons(made.scores(), 1, first_layer=0, seed=0)
+    assert {layer: index.tolist() for layer, index in chosen.items()} == {0: [2], 1: []}
+
+
+def test_the_background_is_counted_apart(
+    model: MaskedLm, vocabulary: Vocabulary, plain_stream: BatchStream
+) -> None:
+    """The votes of facts are those without it; the background's are those of its own probes."""
+    without = router(model, vocabulary, probe_at="tail")
+    without.refresh(plain_stream, Position())
+    made = router(model, vocabulary, probe_at="tail", background_weight=1.0)
+    made.refresh(plain_stream, Position())
+    assert made.votes_LI is not None
+    assert made.strength_LI is not None
+    assert torch.equal(made.votes_LI, without.scores()[0])
+    assert torch.equal(made.strength_LI, without.scores()[1])
+
+    probes = upcoming_probes(
+        plain_stream.iterate(Position()), vocabulary, seed=4, limit=20, start=Position(), kind=BACKGROUND
+    )  # fmt: skip
+    expected, _, num_probes = made.count_votes(probes, plain_stream).means((3, 64))
+    assert made.background_LI is not None
+    assert torch.equal(made.background_LI, expected)
+    assert made.num_background == num_probes == len(probes)
+    assert not torch.equal(made.scores()[0], made.votes_LI)
+
+
+def test_a_smoothed_background_survives_a_round_trip(
+    model: MaskedLm, vocabulary: Vocabulary, plain_stream: BatchStream
+) -> None:
+    settings = {"background_weight": 0.5, "probe_at": "tail"}
+    first = router(model, vocabulary, **settings)
+    first.neurons(plain_stream, Position())
+    restored = router(model, vocabulary, **settings)
+    restored.load({name: tensor.clone() for name, tensor in first.state().items()})
+    assert set(first.state()) == {"votes", "strength", "background"}
+    left, right = (made.neurons(plain_stream, Position(epoch=1)) for made in (first, restored))
+    assert all(torch.equal(left[layer], right[layer]) for layer in left)
+    assert all(torch.equal(restored.state()[name], value) for name, value in first.state().items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"background_weight": 1.0}, "sentences without a mention"),
+        ({"probe_at": "tail"}, "sentences that state facts"),
+    ],
+)
+def test_shards_without_what_is_asked(
+    settings: dict[str, object],
+    message: str,
+    model: MaskedLm,
+    vocabulary: Vocabulary,
+    stream: BatchStream,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every sentence of the world has a mention; this one states no fact."""
+    lists = {
+        "ids": [[2, 7, 8, 3]], "words": [[1, 2]], "span_start": [[1]], "span_end": [[2]],
+        "span_entity": [[5]], "span_policies": [[0]],
+    }  # fmt: skip
+    batch = assemble(sentences_from_lists(lists), [[0]], Position(), 0)
+    bare = BatchStream(
+        stream.shards, Packing(max_tokens=48, batch_tokens=96, limit=64), seed=0, pad_id=0
+    )
+    monkeypatch.setattr(bare, "iterate", lambda _: iter([(batch, Position(epoch=2))]))
+    with pytest.raises(TrelmError, match=message):
+        router(model, vocabulary, **settings).neurons(bare, Position())
+
+
 def test_when_a_refresh_is_due(model: MaskedLm, vocabulary: Vocabulary) -> None:
     ig, random = (
         router(model, vocabulary, policy=policy, refresh_every=10) for policy in ("ig", "random")
@@ -128,11 +222,12 @@ class Others:
 
     rank: int
     size: int
-    counts: torch.Tensor
+    # One for each tensor that is summed.
+    counts: tuple[torch.Tensor, ...]
 
     def sum_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
-        for tensor in tensors:
-            tensor += self.counts
+        for tensor, count in zip(tensors, self.counts, strict=True):
+            tensor += count
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
@@ -162,9 +257,41 @@ def test_any_number_of_ranks_gives_the_same_bits(
             [share.counts for number, share in enumerate(shares) if number != rank]
         ).sum(0)
         mine = router(model, vocabulary)
-        ranks = Others(rank=rank, size=size, counts=others)
+        ranks = Others(rank=rank, size=size, counts=(others,))
         found = mine.neurons(stream, Position(), ranks)
         assert all(torch.equal(found[layer], index) for layer, index in chosen.items())
+        assert all(torch.equal(mine.state()[name], value) for name, value in alone.state().items())
+
+
+def test_any_number_of_ranks_gives_the_same_bits_with_a_background(
+    model: MaskedLm,
+    vocabulary: Vocabulary,
+    plain_stream: BatchStream,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trelm_train.routing.probes.CHUNK_TOKENS", 64)
+    settings = {"background_weight": 1.0, "probe_at": "tail"}
+    alone = router(model, vocabulary, **settings)
+    chosen = alone.neurons(plain_stream, Position())
+    shares = []
+    for rank in range(3):
+        made = router(model, vocabulary, **settings)
+        ranks = Ranks(rank=rank, size=3)
+        shares.append(
+            tuple(
+                made.count_votes(
+                    made._probes(kind, plain_stream, Position()), plain_stream, ranks
+                ).counts
+                for kind in (TAIL, BACKGROUND)
+            )
+        )
+    assert all(int(counts[-1]) for share in shares for counts in share), "every rank has some"
+    for rank in range(3):
+        rest = [share for number, share in enumerate(shares) if number != rank]
+        counts = tuple(torch.stack(column).sum(0) for column in zip(*rest, strict=True))
+        mine = router(model, vocabulary, **settings)
+        selected = mine.neurons(plain_stream, Position(), Others(rank=rank, size=3, counts=counts))
+        assert all(torch.equal(selected[layer], index) for layer, index in chosen.items())
         assert all(torch.equal(mine.state()[name], value) for name, value in alone.state().items())
 
 
@@ -268,6 +395,9 @@ def test_what_attribution_will_take(caplog: pytest.LogCaptureFixture) -> None:
         0.054, abs=0.005
     )
     assert attribution_share(RoutingConfig(policy="random"), 512) == 0.0
+    twice = RoutingConfig(policy="ig", probe_facts=512)
+    with_background = RoutingConfig(policy="ig", background_weight=0.3)
+    assert attribution_share(with_background, 4096) == attribution_share(twice, 4096)
     with caplog.at_level("WARNING", logger="trelm_train.training.train"):
         _warn_of_costly_routing(load_config(None, ["routing.policy=ig", "train.batch_tokens=512"]))
         _warn_of_costly_routing(load_config(None, ["routing.policy=ig"]))

@@ -120,6 +120,31 @@ def test_stop_and_resume_equals_no_stop(
         assert summary[key] == wanted[key]
 
 
+def test_the_routers_background_survives_a_stop(
+    plain_shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
+    """Stop between two choices of neurons: what is smoothed goes on from the checkpoint."""
+    settings = (
+        "train.steps=7", "train.checkpoint_every=3", "routing.refresh_every=3",
+        "routing.background_weight=0.5", "routing.probe_at=tail",
+    )  # fmt: skip
+    whole, stopped = (
+        request_for(plain_shards_path, model_path, tmp_path / name, *settings)
+        for name in ("whole", "stopped")
+    )
+    run(whole)
+    with pytest.raises(InterruptedRun):
+        run(stopped, StopAfter(4))
+    torch.manual_seed(999)
+    resume(stopped.out)
+    left, right = (latest_checkpoint(request.out / "checkpoints") for request in (whole, stopped))
+    assert left is not None
+    assert right is not None
+    assert "background" in load_checkpoint(left).tensors["router"]
+    same_tensors(left, right)
+    same_files(whole.out / "model/model.safetensors", stopped.out / "model/model.safetensors")
+
+
 def test_a_run_leaves_everything_a_user_needs(whole: Path) -> None:
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["steps"] == 9
