@@ -275,6 +275,7 @@ def _plain_rows(doc_id: str, windows: list[tuple[list[int], list[int]]]) -> pa.T
         "word_starts": [starts for _, starts in windows],
         "n_tokens": [len(ids) for ids, _ in windows],
         "split": ["train"] * count,
+        "is_statement": [False] * count,
     }
     return EXAMPLES.from_columns(columns)
 
