@@ -146,7 +146,8 @@ def test_the_command(
         [sys.executable, "-m", "trelm_train", "inspect", "plan", "--shards", str(shards_path), "--model",
          str(model_path), "--out", str(tmp_path / "out"), "--set", "train.batch_tokens=256", "--set",
          "train.max_tokens=48", "--set", "routing.share=0.25", "--set", "routing.policy=ig", "--set",
-         "injection.enabled=true", "--set", "memory.enabled=true", "--set", "cka.enabled=true", "--json"],
+         "injection.enabled=true", "--set", "memory.enabled=true", "--set", "cka.enabled=true", "--set", "cka.form=projection",
+         "--json"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert json.loads(out)["checkpoint_mb"] == small.checkpoint_mb
