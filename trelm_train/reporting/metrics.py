@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from trelm_train.reporting.loggers import Logger
 
@@ -39,23 +40,37 @@ class Timers:
 class Interval:
     """Keep running means since the latest line of the log.
 
-    The sums are plain numbers, so that a checkpoint can hold them.
+    A value that a step does not have, such as the loss of facts where none is asked, is averaged
+    over the steps that have it. Sums and counts are plain numbers, so that a checkpoint can hold
+    them.
     """
 
-    def __init__(self, sums: dict[str, float] | None = None, steps: int = 0) -> None:
+    def __init__(
+        self,
+        sums: dict[str, float] | None = None,
+        steps: int = 0,
+        counts: dict[str, int] | None = None,
+    ) -> None:
         self.sums: dict[str, float] = dict(sums or {})
         self.steps = steps
+        # Checkpoints of earlier versions have no counts: every step had every value.
+        self.counts = dict.fromkeys(self.sums, steps) if counts is None else dict(counts)
+
+    def state(self) -> dict[str, Any]:
+        """Return what the constructor takes."""
+        return {"sums": self.sums, "steps": self.steps, "counts": self.counts}
 
     def add(self, values: dict[str, float]) -> None:
         """Add the values of one step."""
         self.steps += 1
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def means(self) -> dict[str, float]:
         """Return the means of the interval, and start the next one."""
-        means = {name: value / self.steps for name, value in self.sums.items()}
-        self.sums, self.steps = {}, 0
+        means = {name: value / self.counts[name] for name, value in self.sums.items()}
+        self.sums, self.steps, self.counts = {}, 0, {}
         return means
 
 

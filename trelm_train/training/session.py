@@ -401,7 +401,7 @@ def state_of(session: Session) -> dict[str, Any]:
         "number_format": str(session.components.dtype),
         "loader": session.stream.state(session.position).to_dict(),
         "config": to_dict(session.request.config),
-        "interval": {"sums": session.interval.sums, "steps": session.interval.steps},
+        "interval": session.interval.state(),
         "seconds": session.components.timers.seconds,
         "history": session.history,
     }

@@ -324,11 +324,13 @@ def _give_up(session: Session, tools: _Tools) -> None:
 def values_of(session: Session, result: StepResult) -> dict[str, float]:
     """Return what is logged of a step."""
     totals = result.totals
+    # A step without facts has no loss of facts: a 0 would lower the mean.
+    losses = {"fact_loss": result.fact_loss} if totals.asked else {}
+    losses |= {"cka_loss": result.cka_loss} if totals.contrasted else {}
     return {
         "loss": result.loss,
         "mlm_loss": result.mlm_loss,
-        "fact_loss": result.fact_loss,
-        "cka_loss": result.cka_loss,
+        **losses,
         "grad_norm": result.grad_norm,
         "learning_rate": result.rate,
         "tokens": float(totals.tokens),
@@ -379,7 +381,7 @@ def _log(session: Session, tools: _Tools) -> None:
     if not session.interval.steps:
         return
 
-    means = session.interval.means()
+    means = {"fact_loss": 0.0, "cka_loss": 0.0, **session.interval.means()}
     # Kept for the summary, over resumes as well.
     session.history.setdefault("first", means)
     session.history["last"] = means

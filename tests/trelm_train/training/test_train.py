@@ -561,3 +561,14 @@ def test_interval_means() -> None:
     interval.add({"loss": 3.0})
     assert interval.means() == {"loss": 2.0}
     assert interval.steps == 0
+
+
+def test_a_value_is_averaged_over_the_steps_that_have_it() -> None:
+    interval = Interval()
+    interval.add({"loss": 1.0})
+    interval.add({"loss": 3.0, "fact_loss": 4.0})
+    went_on = Interval(**interval.state())
+    went_on.add({"loss": 5.0, "fact_loss": 2.0})
+    assert went_on.means() == {"loss": 3.0, "fact_loss": 3.0}
+    earlier = Interval(sums={"loss": 4.0}, steps=2)  # of a checkpoint without counts
+    assert earlier.means() == {"loss": 2.0}
