@@ -96,7 +96,7 @@ def add_shards(run: Path) -> None:
     }
     columns |= {
         "doc_id": [doc_id for doc_id, *_ in spans], "sentence_start": [start for _, start, _ in spans],
-        "n_tokens": [0] * len(spans), "split": ["train"] * len(spans),
+        "n_tokens": [0] * len(spans), "split": ["train"] * len(spans), "is_statement": [False] * len(spans),
         "span_entity_row": [[row_of[qid]] for *_, qid in spans], "span_policies": bits,
     }  # fmt: skip
     stages = ("link", "importance", "stats", "kb")
