@@ -93,6 +93,14 @@ def among(ascending: I64, numbers: I64) -> Bools:
     return is_member
 
 
+def lowest_of_groups(draws: F64, groups: I64) -> I64:
+    """Return the index of the lowest draw of each group, in the order of the groups' numbers."""
+    order = np.lexsort((draws, groups))
+    first = np.unique(groups[order], return_index=True)[1]
+    lowest: I64 = order[first]
+    return lowest
+
+
 def _mix(state: U64) -> U64:
     """Finish a splitmix64 step; overwrite the argument."""
     state ^= state >> np.uint64(30)

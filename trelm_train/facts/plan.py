@@ -15,7 +15,7 @@ import numpy as np
 from schemas.array_types import I64, Bools
 from schemas.shards import POLICY_BITS
 from trelm_train.config import ALL_FACTS
-from trelm_train.data.arrays import among, expand, uniform
+from trelm_train.data.arrays import among, expand, lowest_of_groups, uniform
 from trelm_train.data.loader import Batch
 from trelm_train.data.masking import MaskedBatch
 
@@ -81,9 +81,7 @@ class FactChooser:
         # One draw for each fact, by its number within the sentence; the lowest of a sentence wins.
         ordinal = fact - np.searchsorted(sentence_F, sentence_F[fact])
         draw = uniform(self.seed, "fact", epoch, key_F[fact], ordinal)
-        order = fact[np.lexsort((draw, sentence_F[fact]))]
-        lowest = np.unique(sentence_F[order], return_index=True)[1]
-        fact_G = order[lowest]
+        fact_G = fact[lowest_of_groups(draw, sentence_F[fact])]
 
         return StepFacts(
             head_span_G=batch.fact_head_F[fact_G],

@@ -24,7 +24,7 @@ from torch import Tensor
 from schemas.array_types import F64, I64, Bools
 from schemas.shards import POLICY_BITS
 from trelm_train.config import InjectionConfig
-from trelm_train.data.arrays import Ragged, among, expand, uniform
+from trelm_train.data.arrays import Ragged, among, expand, lowest_of_groups, uniform
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.loader import Batch
 from trelm_train.memory.memory_bank import MemoryBank
@@ -137,10 +137,9 @@ def sample_triples(batch: Batch, span_J: I64, knowledge: Knowledge, *, seed: int
     owner_C, triple_C = owner_C[usable_C], triple_C[usable_C]
 
     # Of each mention take the usable triple with the lowest draw.
-    order = np.lexsort((draw_C, owner_C))
-    drawn_owner, lowest = np.unique(owner_C[order], return_index=True)
+    lowest = lowest_of_groups(draw_C, owner_C)
     sampled_J = np.full(len(span_J), -1, np.int64)
-    sampled_J[drawn_owner] = triple_C[order][lowest]
+    sampled_J[owner_C[lowest]] = triple_C[lowest]
     return sampled_J
 
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.array_types import F64, I64
+from schemas.array_types import I64
 from trelm_train.config import PROBE_PLACES
-from trelm_train.data.arrays import expand, uniform
+from trelm_train.data.arrays import expand, lowest_of_groups, uniform
 from trelm_train.data.loader import (
     Batch,
     Packing,
@@ -95,7 +95,8 @@ def _asked_spans(batch: Batch, *, seed: int, kind: str) -> I64:
         # Tails of facts are below all other mentions.
         draw_P[batch.fact_tail_F] -= 1.0
         candidate_K = np.arange(len(draw_P), dtype=np.int64)
-    return _lowest(candidate_K, draw_P[candidate_K], batch.span_sentence_P[candidate_K])
+    lowest = lowest_of_groups(draw_P[candidate_K], batch.span_sentence_P[candidate_K])
+    return candidate_K[lowest]
 
 
 def _asked_words(batch: Batch, *, seed: int) -> tuple[I64, I64]:
@@ -112,15 +113,8 @@ def _asked_words(batch: Batch, *, seed: int) -> tuple[I64, I64]:
     sentence_K = sentence_U[candidate_K]
     place_K = batch.offset_RS.reshape(-1)[start_U[candidate_K]]
     draw_K = uniform(seed, "plain", batch.key_N[sentence_K], place_K)
-    chosen_C = _lowest(candidate_K, draw_K, sentence_K)
+    chosen_C = candidate_K[lowest_of_groups(draw_K, sentence_K)]
     return start_U[chosen_C], end_U[chosen_C]
-
-
-def _lowest(candidate_K: I64, draw_K: F64, sentence_K: I64) -> I64:
-    """Return the candidate with the lowest draw of each sentence, in the order of sentences."""
-    order = np.lexsort((draw_K, sentence_K))
-    first = np.unique(sentence_K[order], return_index=True)[1]
-    return candidate_K[order[first]]
 
 
 def _hide(batch: Batch, flat: I64, chosen_C: I64, mask_id: int) -> I64:
