@@ -21,7 +21,7 @@ from torch import Tensor
 
 from schemas.shards import POLICY_BITS
 from trelm_train.cka.loss import Cka
-from trelm_train.cka.plan import CkaPlan
+from trelm_train.cka.plan import CkaPlan, CkaPlanner
 from trelm_train.config import CkaConfig, InjectionConfig, MaskingConfig, MemoryConfig
 from trelm_train.data.arrays import from_lengths
 from trelm_train.data.knowledge import Knowledge
@@ -128,6 +128,7 @@ class Setting:
     injector: Injector
     bank: MemoryBank
     cka: Cka
+    planner: CkaPlanner
     optimiser: torch.optim.Optimizer
     bf16: bool
 
@@ -147,7 +148,7 @@ class Setting:
         masked = mask_batch(batch, MaskingConfig(), VOCABULARY, seed=0, epoch=0)
         clock.lap("rest")
         facts = CHOOSER.choose(batch, masked)
-        plan = self.cka.planner.plan(batch, facts)
+        plan = self.planner.plan(batch, facts)
         hidden = mentions(batch, facts.sentence_G, facts.tail_G)
         ids = hide(batch, masked.input_ids_RS, hidden, VOCABULARY.mask_id)
         clock.lap("cka_plan")
@@ -210,6 +211,7 @@ def make_setting(shape: str, storage: str, folder: Path, *, bf16: bool, ffn_only
         injector=Injector(InjectionConfig(policy="all"), knowledge, initial, seed=0),
         bank=MemoryBank(ENTITIES, model.hidden_size, MemoryConfig(storage=storage), folder=folder),
         cka=cka,
+        planner=CkaPlanner(cka.config, knowledge, seed=0),
         optimiser=torch.optim.AdamW(trained, lr=1e-4, fused=True),
         bf16=bf16,
     )

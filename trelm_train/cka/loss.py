@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from schemas.array_types import I64
-from trelm_train.cka.plan import CkaPlan, CkaPlanner
+from trelm_train.cka.plan import CkaPlan
 from trelm_train.config import CkaConfig
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.memory.injection import InitialEmbeddings
@@ -46,7 +46,6 @@ class Cka(nn.Module):
         super().__init__()
         hidden = initial.hidden_size
         self.config, self.knowledge, self.initial = config, knowledge, initial
-        self.planner = CkaPlanner(config, knowledge, seed=seed)
         self.projection = nn.Linear(2 * hidden, hidden, bias=False)
 
         # A generator with its own seed: switching this loss on changes no other draw.

@@ -267,7 +267,8 @@ def test_the_loss_is_that_of_the_formula(
     """Value and gradients against the textbook form, fact by fact."""
     initial = freeze_embeddings(model.word_embeddings.weight, knowledge)
     cka = Cka(CkaConfig(contrast=contrast), knowledge, initial, seed=0)
-    plan = cka.planner.plan(batch, CHOOSER.choose(batch, masked))
+    planner = CkaPlanner(CkaConfig(contrast=contrast), knowledge, seed=0)
+    plan = planner.plan(batch, CHOOSER.choose(batch, masked))
     states = model.encode(model.pack(batch)).detach().requires_grad_()
     loss = cka.loss_sum(states, plan, model.word_embeddings)
     inputs = (states, model.word_embeddings.weight, cka.projection.weight)
@@ -331,7 +332,7 @@ def test_parts_of_a_step_add_up(
     """Sums over micro-batches, each with its own plan, divided by all facts: what the step needs."""
     batches = [batch for batch, _ in itertools.islice(stream.iterate(Position()), 2)]
     plans = [
-        cka.planner.plan(
+        CkaPlanner(CONFIG, cka.knowledge, seed=0).plan(
             b, CHOOSER.choose(b, mask_batch(b, MaskingConfig(), vocabulary, seed=0, epoch=0))
         )
         for b in batches
@@ -355,7 +356,7 @@ def test_a_batch_without_facts_adds_nothing(
     for contrast in ("tail", "relation"):
         cka = Cka(CkaConfig(contrast=contrast), knowledge, initial, seed=0)
         nothing = replace(CHOOSER, probability=0.0).choose(batch, masked)
-        none = cka.planner.plan(batch, nothing)
+        none = CkaPlanner(cka.config, knowledge, seed=0).plan(batch, nothing)
         assert not len(none)
         hidden = torch.ones(*batch.input_ids_RS.shape, model.hidden_size)
         assert float(cka(hidden, none, model.word_embeddings)) == 0.0
