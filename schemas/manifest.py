@@ -50,6 +50,8 @@ class Manifest:
     config: dict[str, Any] = field(default_factory=dict)
     # Other artefacts: name -> relative path or value.
     extra: dict[str, str] = field(default_factory=dict)
+    # Wall-clock seconds of all units of work together, whether they ran side by side or not.
+    seconds: float = 0.0
     created: str = ""
 
     def to_json(self) -> str:

@@ -265,7 +265,9 @@ def finish_stage(prepared: PreparedStage, reports: Iterable[UnitReport]) -> str:
         table.name: [report.parts[table.name] for report in current if table.name in report.parts]
         for table in (*plan.tables, REJECTS)
     }
-    return write_manifest(prepared, part_files, counters, extra)
+    # Units that were written again took their time all the same.
+    seconds = sum(report.seconds for report in by_index.values())
+    return write_manifest(prepared, part_files, counters, extra, seconds=seconds)
 
 
 def write_manifest(
@@ -273,6 +275,8 @@ def write_manifest(
     part_files: Mapping[str, Sequence[PartFile]],
     counters: Counter[str],
     extra: dict[str, str],
+    *,
+    seconds: float,
 ) -> str:
     """Make the stage's output exist: write its manifest, then remove older outputs.
 
@@ -292,6 +296,7 @@ def write_manifest(
         inputs=plan.inputs,
         config=plan.config,
         extra=extra,
+        seconds=round(seconds, 3),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 

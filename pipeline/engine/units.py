@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 import uuid
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -50,6 +51,8 @@ class UnitReport:
     counters: dict[str, int] = field(default_factory=dict)
     # Units whose parts and counters no longer count, because this unit wrote their rows again.
     replaces: tuple[int, ...] = ()
+    # Wall-clock time that the unit took, what its worker opened first included.
+    seconds: float = 0.0
 
     def to_json(self) -> str:
         """Return the report as JSON text."""
@@ -84,6 +87,7 @@ class UnitWriter:
         self._stage = stage
         self._unit = unit
         self._sender = ProgressSender(address)
+        self._begun = time.perf_counter()
 
         # Batches of rows that wait for a full row group, by table.
         self._pending: dict[str, list[pa.Table]] = {}
@@ -174,6 +178,7 @@ class UnitWriter:
             parts=part_files,
             counters=dict(self.counters),
             replaces=tuple(self._replaces),
+            seconds=round(time.perf_counter() - self._begun, 3),
         )
         files.write_bytes(unit_path(self.folder, self._unit.index), report.to_json().encode())
         self._sender.send(units=1, **self._unsent_counts())

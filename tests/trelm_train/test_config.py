@@ -135,3 +135,18 @@ def test_a_run_that_cannot_learn_facts_is_warned_of() -> None:
     (few,) = warnings("routing.policy=random", "routing.share=0.1")
     assert "routing.share=0.1" in few
     assert warnings("routing.policy=random", "routing.share=0.25") == []
+
+
+def test_a_rate_of_weights_that_are_not_trained_is_warned_of() -> None:
+    def warnings(*sets: str) -> list[str]:
+        config = load_config(None, sets)
+        return frozen_warnings(settled(config, num_layers=12, hidden_size=128), 12)
+
+    for scale, switch in (
+        ("train.embedding_rate_scale=0.5", "routing.train_embeddings=true"),
+        ("train.head_rate_scale=2", "routing.train_head=true"),
+    ):
+        (warning,) = warnings(scale)
+        assert f"{scale} does nothing" in warning
+        assert switch in warning
+        assert warnings(scale, switch) == warnings(scale, "routing.policy=full") == []

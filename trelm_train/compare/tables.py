@@ -7,7 +7,6 @@ Legend: S seeds, I items, B resamples, K budgets.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from schemas.array_types import F64, I64
-from schemas.manifest import MANIFEST_NAME
+from schemas.manifest import MANIFEST_NAME, Manifest
 from trelm_train.compare.plan import FINAL, untrained_run
 from trelm_train.compare.run_one import ANSWERS
 from trelm_train.compare.state import Comparison
@@ -385,14 +384,13 @@ def importance_cost(comparison: Comparison) -> str:
     shards: Shards = open_shards(Path(settings.shards))
     path = shards.path.parent / "importance" / MANIFEST_NAME
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = Manifest.from_json(path.read_text(encoding="utf-8"), str(path))
     except (OSError, ValueError):
         return "not known: no stage importance lies beside the shards"
 
-    figures = {**manifest.get("counters", {}), **manifest.get("extra", {})}
-    for name in ("seconds", "wall_s", "training_s"):
-        if name in figures:
-            return f"{float(figures[name]):,.0f} s, by the manifest of stage importance"
+    if manifest.seconds:
+        return f"{manifest.seconds:,.0f} s, by the manifest of stage importance"
+    # A run of an older version did not count them.
     return (
         "not known: the manifest of stage importance has no seconds (experiment.importance_seconds)"
     )

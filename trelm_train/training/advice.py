@@ -30,6 +30,7 @@ def frozen_warnings(config: Config, num_layers: int) -> list[str]:
             "contrastive assessing by projection alone never asks the LM head for a fact, and "
             "taught none in any measurement; add --set facts.enabled=true"
         )
+    warnings += _idle_scales(config)
     if routing.policy == "full" or not is_asking:
         return warnings
 
@@ -47,3 +48,20 @@ def frozen_warnings(config: Config, num_layers: int) -> list[str]:
             "or --set routing.share=0.25 --set routing.layer_budget=-1"
         )
     return warnings
+
+
+def _idle_scales(config: Config) -> list[str]:
+    """Return a sentence for each factor on the rate of weights that this run leaves as they are."""
+    train, routing = config.train, config.routing
+    if routing.policy == "full":
+        return []
+    scales = (
+        ("train.embedding_rate_scale", train.embedding_rate_scale, "train_embeddings"),
+        ("train.head_rate_scale", train.head_rate_scale, "train_head"),
+    )
+    return [
+        f"{name}={scale:g} does nothing, because routing.policy={routing.policy} does not train "
+        f"that part; add --set routing.{switch}=true"
+        for name, scale, switch in scales
+        if scale != 1 and not getattr(routing, switch)
+    ]

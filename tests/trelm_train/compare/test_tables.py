@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from schemas.manifest import MANIFEST_NAME, Manifest
 from tests.trelm_train.compare.conftest import WriteExperiment
 from trelm_train.compare.compare import write_pages
 from trelm_train.compare.experiment import load_experiment
@@ -140,7 +141,18 @@ def test_a_seed_that_is_missing_is_left_out_of_the_pairs(comparison: Comparison)
 
 
 def test_the_offline_cost_of_importance(comparison: Comparison) -> None:
-    assert "not known" in make_tables(comparison).importance
+    assert "not known: no stage" in make_tables(comparison).importance
+
+    manifest = Path(comparison.experiment.experiment.shards).parent / "importance" / MANIFEST_NAME
+    manifest.parent.mkdir()
+    described = Manifest(
+        stage="importance", fingerprint="f", code_version="1", tables={}, seconds=12.4
+    )
+    manifest.write_text(described.to_json())
+    assert make_tables(comparison).importance.startswith("12 s, by the manifest")
+    # A run of an older version has none.
+    manifest.write_text(replace(described, seconds=0.0).to_json())
+    assert "has no seconds" in make_tables(comparison).importance
 
 
 def test_the_summary_reads_well(tables: Tables) -> None:
