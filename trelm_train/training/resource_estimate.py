@@ -10,6 +10,7 @@ compared with what the machine has.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,8 +36,8 @@ MB = 1e6
 # Bytes.
 FLOAT = 4
 MEMORY_INFO = Path("/proc/meminfo")
-# Tokens of asked facts, as a share of all: one tail of a token or two in nearly every sentence.
-ASKED_SHARE = 0.06
+# Batches on which the targets of a step are counted.
+COUNTED_BATCHES = 4
 # Logits and probabilities lie side by side at the head.
 LOGIT_COPIES = 2
 # Layers whose activations are made and dropped while the others stay.
@@ -194,11 +195,27 @@ def _batch_bytes(session: Session) -> tuple[float, float]:
     one_row, two_rows = (_kept_bytes(session, count, width) for count in (1, 2))
     activations = one_row + (two_rows - one_row) * (rows - 1)
 
-    config = session.request.config
-    asked_share = ASKED_SHARE if config.facts.enabled else 0.0
-    targets = (config.masking.probability + asked_share) * rows * width
-    head = LOGIT_COPIES * FLOAT * targets * components.model.config.vocab_size
+    logit_rows = _logit_share(session) * rows * width
+    head = LOGIT_COPIES * FLOAT * logit_rows * components.model.config.vocab_size
     return float(activations), head
+
+
+def _logit_share(session: Session) -> float:
+    """Count the rows of logits per token on the run's next batches, and return the largest share.
+
+    Masks and asked facts have a row per target. Contrast through the head has rows of its own at
+    the hidden tails.
+    """
+    has_own_rows = session.request.config.cka.form == "head"
+    shares = []
+    positions = itertools.islice(session.stream.positions(session.position), COUNTED_BATCHES)
+    for position, _ in positions:
+        prepared = session.preparer(session.stream.at(position), 0)
+        num_rows = len(prepared.masked.target_M)
+        if prepared.cka is not None and has_own_rows:
+            num_rows += int((prepared.cka.tail_end_G - prepared.cka.tail_start_G).sum())
+        shares.append(num_rows / prepared.input_ids_RS.size)
+    return max(shares)
 
 
 def _recorded_layers(session: Session) -> int:

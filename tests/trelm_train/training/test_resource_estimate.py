@@ -45,6 +45,21 @@ def test_the_parts_by_hand(shards_path: Path, model_path: Path, tmp_path: Path) 
     assert not (tmp_path / "out").exists()  # a plan writes nothing
 
 
+def test_logits_are_counted_on_the_runs_own_batches(
+    shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
+    def head_mb(*sets: str) -> float:
+        return estimate_request(request_for(shards_path, model_path, tmp_path / "o", *sets)).head_mb
+
+    masks = head_mb("facts.enabled=false", "cka.enabled=false")
+    asked = head_mb("facts.enabled=true", "cka.enabled=false")
+    both = head_mb("facts.enabled=true", "cka.enabled=true", "cka.form=head")
+    projection = head_mb("facts.enabled=true", "cka.enabled=true", "cka.form=projection")
+    assert masks < asked < both
+    # A projection compares vectors, and no logits.
+    assert projection == asked
+
+
 def test_routing_needs_less(
     small: ResourceEstimate, shards_path: Path, model_path: Path, tmp_path: Path
 ) -> None:
