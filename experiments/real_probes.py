@@ -118,7 +118,10 @@ def make_probes(
                 questions[kind][path.stem].append(row)
 
     answers = {
-        row["obj_label"] for of_kind in questions.values() for rows in of_kind.values() for row in rows
+        row["obj_label"]
+        for of_kind in questions.values()
+        for rows in of_kind.values()
+        for row in rows
     }
     out.mkdir(parents=True)
     for kind, rows_of in questions.items():
@@ -180,8 +183,7 @@ def main() -> None:
         )
     except (TrelmError, OSError) as error:
         sys.exit(f"error: {error}")
-    for kind, count in counts.items():
-        print(f"{kind:16} {count}")
+    sys.stdout.write("".join(f"{kind:16} {count}\n" for kind, count in counts.items()))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ RATE_AT, RATE, MAX_RATE = 384, 1e-3, 2e-3
 FFN_SCALE, ROWS_SCALE = 2.0, 10.0
 # A fact policy beside the bits of POLICIES: facts whose head no policy marks are asked too.
 ALL_FACTS = "all"
-CONTRAST_FORMS = ("head", "projection")
+# What is asked: the tails of facts that sentences state, or any linked mention.
+ASK_TAILS, ASK_MENTIONS = "tails", "mentions"
+CONTRAST_FORMS = ("head", "projection", "decoder")
 STORAGES = ("auto", "ram", "file", "device")
 RULES = ("midpoint", "gauss_legendre", "left")
 LOGGERS = ("tensorboard", "wandb", "mlflow")
@@ -243,6 +245,10 @@ class FactsConfig:
         True,
         "Ask facts: predict the hidden tail of a fact that a sentence states, through the LM head",
     )
+    ask: str = key(
+        ASK_TAILS,
+        "What is asked: tails of stated facts, or mentions (any linked mention: salient-span masking)",
+    )
     share: float = key(
         1.0,
         "Share of the sentences with facts that ask for one in a step; the fact's tail is masked",
@@ -267,7 +273,8 @@ class CkaConfig:
     form: str = key(
         "head",
         "Form of the contrast: head compares the LM head's logits at the hidden tail, projection a "
-        "state of the head's mention through a projection that is thrown away (the talk's form)",
+        "state of the head's mention through a projection that is thrown away (the talk's form), "
+        "decoder predicts the tail's tokens from that state and the relation (after DKPLM)",
     )
     mlm_share: float = key(
         0.5,
@@ -510,6 +517,7 @@ _CHOICES = {
     "train.attention": ("sdpa", "varlen"),
     "injection.policy": ("none", *POLICIES),
     "facts.policy": ("none", *POLICIES),
+    "facts.ask": (ASK_TAILS, ASK_MENTIONS),
     "memory.storage": STORAGES,
     "cka.contrast": ("tail", "relation"),
     "cka.form": CONTRAST_FORMS,
@@ -553,6 +561,11 @@ def check(config: Config) -> None:
         raise ConfigError(
             "cka.contrast = 'relation' compares relations, which the LM head cannot name; "
             "add --set cka.form=projection, or use cka.contrast=tail"
+        )
+    if config.facts.ask == ASK_MENTIONS and config.cka.enabled:
+        raise ConfigError(
+            "facts.ask = 'mentions' asks what no fact is about, and contrast compares tails of "
+            "facts; switch one off: --set cka.enabled=false, or facts.ask=tails"
         )
     _check_train(config.train)
     _check_evaluation(config.evaluation)

@@ -116,6 +116,12 @@ def test_a_preset_comes_before_file_and_settings(tmp_path: Path) -> None:
         load_config(None, preset=preset)
 
 
+def test_contrast_needs_facts() -> None:
+    load_config(None, ["facts.ask=mentions"])
+    with pytest.raises(ConfigError, match="contrast compares tails"):
+        load_config(None, ["facts.ask=mentions", "cka.enabled=true"])
+
+
 def test_a_run_that_cannot_learn_facts_is_warned_of() -> None:
     def warnings(*sets: str, layers: int = 12, preset: str = "") -> list[str]:
         config = load_config(None, sets, preset=preset)

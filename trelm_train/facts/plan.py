@@ -1,14 +1,18 @@
-"""Choose the facts that a step asks, and hide their tails.
+"""Choose the facts or the mentions that a step asks, and hide them.
 
 A fact is asked where a sentence states it: its tail is replaced by mask tokens wherever the
 sentence mentions it, and the masked LM must predict it there, through the head that the exported
 model has. A sentence asks at most one fact in a step. Every draw is a hash of (seed, epoch,
 sentence), so the facts of a sentence depend neither on its batch nor on the number of ranks.
+
+Without facts a linked mention can be asked by itself: salient-span masking, as REALM (Guu et al.
+2020) has it. It stands in `StepFacts` as its own head and tail, without a relation.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -21,6 +25,9 @@ from trelm_train.data.masking import MaskedBatch
 
 # Legend: F facts of a batch, G facts that serve in a step, C facts that may, P spans, R rows,
 # S tokens per row, M targets, T tokens of mentions.
+
+# In the place of a relation where a mention is asked by itself.
+NO_RELATION = -1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +50,13 @@ class StepFacts:
         """Return the marked facts."""
         columns = {field.name: getattr(self, field.name)[is_taken_G] for field in fields(self)}
         return StepFacts(**columns)
+
+
+class Chooser(Protocol):
+    """Choose what each batch asks."""
+
+    def choose(self, batch: Batch, masked: MaskedBatch) -> StepFacts:
+        """Choose at most one fact or mention per sentence."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +90,8 @@ class FactChooser:
         is_wanted_F = policy_marks(batch.span_policies_P[batch.fact_head_F], self.policy)
         is_wanted_F &= self.statements | ~batch.is_statement_N[sentence_F]
         fact = np.flatnonzero(serves_F & is_wanted_F & ~is_masked_F & (head_F != tail_F))
-        fact = fact[~named_elsewhere(batch, batch.fact_head_F[fact], batch.fact_tail_F[fact])]
+        spans = (batch.fact_head_F[fact], batch.fact_tail_F[fact])
+        fact = fact[~named_elsewhere(batch, spans[1], question_C=spans[0])]
 
         # One draw for each fact, by its number within the sentence; the lowest of a sentence wins.
         ordinal = fact - np.searchsorted(sentence_F, sentence_F[fact])
@@ -94,12 +109,60 @@ class FactChooser:
         )
 
 
-def named_elsewhere(batch: Batch, head_span_C: I64, tail_span_C: I64) -> Bools:
-    """Say of some facts whether the tail's words stay visible when its linked mentions are hidden.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MentionChooser:
+    """Choose the mentions of each batch: by a policy, in a share of the sentences that have one."""
+
+    policy: str
+    # Probability that a sentence with a mention of the policy asks one.
+    probability: float
+    seed: int
+    # Whether the mentions of statements serve, which no sentence of the corpus states.
+    statements: bool = True
+
+    def choose(self, batch: Batch, masked: MaskedBatch) -> StepFacts:
+        """Choose at most one mention per sentence, whose words stand nowhere else in it.
+
+        A mention that the masks hide anyway may be chosen; it is one target all the same.
+        """
+        del masked
+        epoch = batch.position.epoch
+        sentence_P = batch.span_sentence_P
+        key_P = batch.key_N[sentence_P]
+        serves_P = uniform(self.seed, "serves", epoch, key_P) < self.probability
+        is_wanted_P = policy_marks(batch.span_policies_P, self.policy)
+        is_wanted_P &= self.statements | ~batch.is_statement_N[sentence_P]
+        span = np.flatnonzero(serves_P & is_wanted_P)
+        span = span[~named_elsewhere(batch, span)]
+
+        # As for facts: one draw for each mention, by its number within the sentence.
+        ordinal = span - np.searchsorted(sentence_P, sentence_P[span])
+        draw = uniform(self.seed, "mention", epoch, key_P[span], ordinal)
+        span_G = span[lowest_of_groups(draw, sentence_P[span])]
+
+        entity_G = batch.span_entity_P[span_G]
+        return StepFacts(
+            head_span_G=span_G,
+            tail_span_G=span_G,
+            head_G=entity_G,
+            relation_G=np.full(len(span_G), NO_RELATION, np.int64),
+            tail_G=entity_G,
+            sentence_G=sentence_P[span_G],
+            key_G=key_P[span_G],
+        )
+
+
+def named_elsewhere(batch: Batch, hidden_C: I64, question_C: I64 | None = None) -> Bools:
+    """Say of some mentions whether their words stay visible when their entity's are hidden.
 
     A name that is repeated may be linked only once, and other entities may have it too. As for
-    injection, the order of tokens is ignored. Words of the head's mention do not count: a question
-    about the fact shows them as well.
+    injection, the order of tokens is ignored.
+
+    Args:
+        batch: the mentions' batch.
+        hidden_C: mentions that would be hidden, shape (C,): the tails of facts.
+        question_C: for each a mention of another entity whose words do not count, because a
+            question about the fact shows them as well: its head.
     """
     flat = batch.input_ids_RS.reshape(-1)
     segment = batch.segment_RS.reshape(-1)
@@ -115,14 +178,14 @@ def named_elsewhere(batch: Batch, head_span_C: I64, tail_span_C: I64) -> Bools:
     token_T = flat[expand(batch.span_start_P, length_P)]
     in_mentions = np.sort((np.repeat(number_P, length_P) << 32) | token_T)
 
-    length_C = length_P[tail_span_C]
-    owner_T = np.repeat(np.arange(len(tail_span_C)), length_C)
-    tail_T = flat[expand(batch.span_start_P[tail_span_C], length_C)]
-    num_visible_T = _count(present, (batch.span_sentence_P[tail_span_C][owner_T] << 32) | tail_T)
-    for span_C in (head_span_C, tail_span_C):
-        num_visible_T -= _count(in_mentions, (number_P[span_C][owner_T] << 32) | tail_T)
+    length_C = length_P[hidden_C]
+    owner_T = np.repeat(np.arange(len(hidden_C)), length_C)
+    hidden_T = flat[expand(batch.span_start_P[hidden_C], length_C)]
+    num_visible_T = _count(present, (batch.span_sentence_P[hidden_C][owner_T] << 32) | hidden_T)
+    for span_C in (hidden_C,) if question_C is None else (hidden_C, question_C):
+        num_visible_T -= _count(in_mentions, (number_P[span_C][owner_T] << 32) | hidden_T)
 
-    num_gone_C = np.bincount(owner_T, weights=num_visible_T == 0, minlength=len(tail_span_C))
+    num_gone_C = np.bincount(owner_T, weights=num_visible_T == 0, minlength=len(hidden_C))
     is_named: Bools = num_gone_C == 0
     return is_named
 

@@ -25,10 +25,10 @@ def frozen_warnings(config: Config, num_layers: int) -> list[str]:
             "asked or compared; use --set facts.policy=all --set facts.share=1, or switch both off by "
             "--set facts.enabled=false --set cka.enabled=false"
         )
-    if config.cka.enabled and config.cka.form == "projection" and not is_asking:
+    if config.cka.enabled and config.cka.form != "head" and not is_asking:
         warnings.append(
-            "contrastive assessing by projection alone never asks the LM head for a fact, and "
-            "taught none in any measurement; add --set facts.enabled=true"
+            f"cka.form={config.cka.form} alone never asks the LM head for a fact, and taught next to "
+            "none in any measurement; add --set facts.enabled=true"
         )
     warnings += _idle_scales(config)
     if routing.policy == "full" or not is_asking:

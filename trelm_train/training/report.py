@@ -8,7 +8,7 @@ import torch
 
 from trelm_train.checkpoints.checkpoint import list_checkpoints
 from trelm_train.checkpoints.export import INITIAL
-from trelm_train.config import Config
+from trelm_train.config import ASK_MENTIONS, Config
 from trelm_train.reporting.metrics import peak_rss_mb
 from trelm_train.training.session import CHECKPOINTS, Session
 
@@ -27,7 +27,8 @@ def describe(session: Session) -> str:
 
     return (
         f"{sentences:,} sentences, {len(session.knowledge):,} knowledge rows; "
-        f"asked facts {config.facts.policy if config.facts.enabled else 'none'}, "
+        f"asked {'mentions' if config.facts.ask == ASK_MENTIONS else 'facts'} "
+        f"{config.facts.policy if config.facts.enabled else 'none'}, "
         f"injection {injection}, {rows:,} memory rows, CKA {contrast}, "
         f"routing {_routing_of(config)}, learning rate {config.train.learning_rate:g}; "
         f"{config.train.steps:,} steps on {components.model.device.type}"

@@ -27,6 +27,7 @@ from trelm_train.checkpoints.export import (
 )
 from trelm_train.cka.loss import Cka
 from trelm_train.cka.plan import CkaPlanner
+from trelm_train.cka.tail_decoder import TailDecoder
 from trelm_train.config import OPERATIONAL, Config, TrainConfig, load_config, settled
 from trelm_train.data.knowledge import Knowledge, load_knowledge
 from trelm_train.data.loader import BatchStream, LoaderState, Packing, Position
@@ -34,7 +35,7 @@ from trelm_train.data.masking import Vocabulary
 from trelm_train.data.shards import Shards, open_shards
 from trelm_train.facts.chooser import make_chooser
 from trelm_train.memory.bank_file import read_bank, write_bank
-from trelm_train.memory.injection import Injector, freeze_embeddings
+from trelm_train.memory.injection import InitialEmbeddings, Injector, freeze_embeddings
 from trelm_train.memory.memory_bank import MemoryBank
 from trelm_train.model.dropout import attention_dropout, set_dropout
 from trelm_train.model.encoder import encode_reads
@@ -279,11 +280,9 @@ def _build_components(
     """
     config, seed = request.config, request.config.train.seed
     initial = freeze_embeddings(model.word_embeddings.weight, knowledge)
-    cka = None
-    if config.cka.enabled and config.cka.form == "projection":
-        cka = Cka(config.cka, knowledge, initial, seed=seed).to(model.device)
-    # Building the projection has drawn from torch's generator; from here on a run with and one
-    # without CKA are alike.
+    cka = _build_assessor(config, knowledge, initial, model.device)
+    # Building it has drawn from torch's generator; from here on a run with and one without it are
+    # alike.
     torch.manual_seed(seed)
 
     injector = None
@@ -318,6 +317,23 @@ def _build_components(
         sparse=sparse,
         timers=Timers(),
     )
+
+
+def _build_assessor(
+    config: Config, knowledge: Knowledge, initial: InitialEmbeddings, device: torch.device
+) -> Cka | TailDecoder | None:
+    """Build the form of contrast that has weights of its own; None for others, and without any."""
+    seed = config.train.seed
+    if config.cka.enabled and config.cka.form == "projection":
+        return Cka(config.cka, knowledge, initial, seed=seed).to(device)
+    if config.cka.enabled and config.cka.form == "decoder":
+        return TailDecoder(knowledge, initial, seed=seed).to(device)
+    return None
+
+
+def _assessor_tensors(cka: Cka | TailDecoder) -> dict[str, Tensor]:
+    """Return the weights that contrast has of its own, by their names in a checkpoint."""
+    return {name.removesuffix(".weight"): weight for name, weight in cka.named_parameters()}
 
 
 def rate_scales(model: MaskedLm, train: TrainConfig) -> Callable[[str], float]:
@@ -376,7 +392,7 @@ def tensors_of(session: Session) -> dict[str, dict[str, Tensor]]:
     # Empty where nothing is trained as a whole.
     groups["optimiser"] = components.optimiser.state()
     if components.cka is not None:
-        groups["cka"] = {"projection": components.cka.projection.weight}
+        groups["cka"] = _assessor_tensors(components.cka)
     if components.sparse is not None and session.router is not None:
         groups["sparse"] = components.sparse.state()
         groups["router"] = session.router.state()
@@ -457,7 +473,8 @@ def restore(session: Session, checkpoint: Checkpoint) -> None:
     components.optimiser.load(tensors.get("optimiser", {}))
     if components.cka is not None:
         with torch.no_grad():
-            components.cka.projection.weight.copy_(tensors["cka"]["projection"])
+            for name, weight in _assessor_tensors(components.cka).items():
+                weight.copy_(tensors["cka"][name])
     if components.bank is not None:
         read_bank(components.bank, checkpoint.path / BANK_FILE)
     if components.sparse is not None and session.router is not None:

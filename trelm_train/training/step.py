@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from trelm_train.cka.head_contrast import head_contrast_sum
 from trelm_train.cka.loss import Cka
+from trelm_train.cka.tail_decoder import TailDecoder
 from trelm_train.config import Config
 from trelm_train.data.arrays import expand, random_bits
 from trelm_train.data.knowledge import Knowledge
@@ -62,8 +63,8 @@ class Components:
     guard: SpikeGuard
     injector: Injector | None
     bank: MemoryBank | None
-    # The contrast's projection; the form that uses the LM head has no weights of its own.
-    cka: Cka | None
+    # Projection or decoder; the form that uses the LM head has no weights of its own.
+    cka: Cka | TailDecoder | None
     sparse: SparseFfn | None
     timers: Timers
 

@@ -17,7 +17,7 @@ from trelm_train.cka.plan import CkaPlan, CkaPlanner
 from trelm_train.config import Config
 from trelm_train.data.loader import Batch, BatchStream, Position, in_steps, share
 from trelm_train.data.masking import MaskedBatch, Vocabulary, mask_batch
-from trelm_train.facts.plan import FactChooser, StepFacts, ask, hide, mentions
+from trelm_train.facts.plan import Chooser, StepFacts, ask, hide, mentions
 from trelm_train.ranks import Ranks
 
 
@@ -59,7 +59,7 @@ class BatchPreparer:
     config: Config
     vocabulary: Vocabulary
     # None where no fact serves: facts and contrast are both switched off.
-    chooser: FactChooser | None = None
+    chooser: Chooser | None = None
     planner: CkaPlanner | None = None
 
     def __call__(self, batch: Batch, number: int) -> MicroBatch:

@@ -11,8 +11,22 @@ from tests.conftest import ROOT
 from tests.trelm_train.compare.conftest import write_probes
 from trelm_train.compare.experiment import Arm, ProbeSet, Settings, TextSet, load_experiment
 
+ARMS = {
+    "controlled": [
+        "default", "mlm", "facts", "facts-upper", "facts+contrast", "facts+injection", "facts+injection+memory", "facts-ig",
+        "facts-random", "facts-top_layers", "asked-all", "asked-long-tail-important", "asked-low-frequency",
+        "asked-importance", "asked-high-frequency", "asked-klt", "salient-spans", "dkplm-style", "talk",
+    ],
+    "routing": [
+        "mlm", "full", "upper", "ffn_all", "upper-ig", "upper-random", "top_layers", "upper-ig-tail", "upper-ig-background",
+        "tenth-ig", "tenth-random", "upper+head", "upper+norms", "upper+embeddings", "upper+attention",
+    ],
+    "real": ["default", "mlm", "salient-spans", "talk"],
+}  # fmt: skip
 
-def test_the_template_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+@pytest.mark.parametrize("name", ARMS)
+def test_the_files_are_right(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRELM_SYNTH", str(tmp_path))
     monkeypatch.setenv("TRELM_MODEL", "bert-base-uncased")
     monkeypatch.setenv("TRELM_TEXT", str(tmp_path / "general.txt"))
@@ -21,18 +35,22 @@ def test_the_template_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for group in ("stated-rare", "stated-middle", "stated-frequent", "kb-only", "nowhere"):
         for kind in ("held", "known"):
             write_probes(probes / "test" / group / kind)
+    for group in ("stated-other", "stated-rare", "unstated", "pararel-stated", "pararel-other"):
+        write_probes(probes / group)
+    monkeypatch.setenv("TRELM_RUN", str(tmp_path / "run"))
+    monkeypatch.setenv("TRELM_PROBES", str(probes))
     (probes / "answers.txt").write_text("Bern\n")
     (tmp_path / "general.txt").write_text("Rain fell .")
 
-    experiment = load_experiment(ROOT / "experiments" / "controlled.toml")
-    assert [arm.name for arm in experiment.arms] == [
-        "default", "mlm", "facts", "facts-upper", "facts+contrast", "facts+injection", "facts+injection+memory", "facts-ig",
-        "facts-random", "facts-top_layers", "talk",
-    ]  # fmt: skip
-    # Nothing that chooses a rate is tested.
+    experiment = load_experiment(ROOT / "experiments" / f"{name}.toml")
+    assert {path.stem for path in (ROOT / "experiments").glob("*.toml")} == set(ARMS)
+    assert [arm.name for arm in experiment.arms] == ARMS[name]
+    # Nothing that chooses a rate is tested: another folder, or other subjects of the same one.
     chosen, *tested = experiment.probes
     assert chosen.role == "validation"
-    assert all(probes.role == "test" and probes.folder != chosen.folder for probes in tested)
+    for probes in tested:
+        assert probes.role == "test"
+        assert probes.folder != chosen.folder or probes.subjects[0] >= chosen.subjects[1]
 
 
 @pytest.mark.parametrize("section", [Settings, ProbeSet, TextSet, Arm])

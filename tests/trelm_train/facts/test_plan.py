@@ -19,7 +19,7 @@ from trelm_train.data.masking import MaskedBatch, Vocabulary, mask_batch
 from trelm_train.data.sentences import read_sentences
 from trelm_train.data.shards import Shards, open_shards
 from trelm_train.facts.chooser import count_fact_sentences, make_chooser
-from trelm_train.facts.plan import FactChooser, ask, hide, mentions
+from trelm_train.facts.plan import FactChooser, MentionChooser, ask, hide, mentions
 from trelm_train.training.session import start_run
 from trelm_train.training.step import count
 from trelm_train.training.step_inputs import StepInputs
@@ -118,6 +118,65 @@ def test_a_policy_asks_only_facts_whose_head_it_marks(
     assert (chosen.head_span_G % 3 == 0).all()
     assert not len(replace(EVERY, policy="klt").choose(marked, masked))
     assert not len(replace(EVERY, policy="none").choose(marked, masked))
+
+
+def test_a_mention_is_asked_by_itself(
+    batch: Batch, masked: MaskedBatch, vocabulary: Vocabulary
+) -> None:
+    every = MentionChooser(policy="all", probability=1.0, seed=0)
+    chosen = every.choose(batch, masked)
+    # One per sentence, of either end of the fact.
+    assert len(chosen) == len(set(chosen.sentence_G.tolist())) == len(batch.key_N)
+    assert (chosen.tail_span_G == chosen.head_span_G).all()
+    heads = set(batch.fact_head_F.tolist())
+    num_heads = sum(span in heads for span in chosen.tail_span_G.tolist())
+    assert 0 < num_heads < len(chosen)
+
+    # Its words are gone wherever the sentence mentions it, and are targets.
+    hidden = mentions(batch, chosen.sentence_G, chosen.tail_G)
+    ids = hide(batch, masked.input_ids_RS, hidden, vocabulary.mask_id).reshape(-1)
+    asked = ask(batch, masked, hidden)
+    for span in chosen.tail_span_G.tolist():
+        place = np.arange(batch.span_start_P[span], batch.span_end_P[span])
+        assert (ids[place] == vocabulary.mask_id).all()
+        assert np.isin(place, asked.target_M[asked.asked_M]).all()
+
+    # A policy speaks of the mention itself.
+    bits = np.zeros(len(batch.span_start_P), np.int64)
+    bits[::3] = POLICY_BITS["importance"]
+    marked = replace(batch, span_policies_P=bits)
+    of_policy = replace(every, policy="importance").choose(marked, masked)
+    assert len(of_policy) > 1
+    assert (of_policy.tail_span_G % 3 == 0).all()
+
+
+def test_a_mention_whose_words_stay_visible_is_not_asked(batch: Batch, masked: MaskedBatch) -> None:
+    every = MentionChooser(policy="all", probability=1.0, seed=0)
+    span = int(every.choose(batch, masked).tail_span_G[0])
+    # The other mention of the sentence gets the same words.
+    sentence = batch.span_sentence_P[span]
+    (other,) = set(np.flatnonzero(batch.span_sentence_P == sentence).tolist()) - {span}
+    ids = batch.input_ids_RS.copy()
+    flat = ids.reshape(-1)
+    flat[batch.span_start_P[other] : batch.span_end_P[other]] = flat[batch.span_start_P[span]]
+    flat[batch.span_start_P[span] : batch.span_end_P[span]] = flat[batch.span_start_P[span]]
+    again = every.choose(replace(batch, input_ids_RS=ids), masked)
+    assert sentence not in again.sentence_G
+
+
+def test_mentions_are_counted_in_the_place_of_facts(tokenizer: Any, tmp_path: Path) -> None:
+    columns = world.example_columns(tokenizer)
+    for place in range(0, len(columns["doc_id"]), 3):
+        # The tail's mention, which is no head of a fact.
+        columns["span_policies"][place] = [0, POLICY_BITS["importance"]]
+    knowledge = world.knowledge_columns(tokenizer)
+    shards = open_shards(world.write_shards(tmp_path / "shards", tokenizer, columns, knowledge))
+    of_facts, marked_facts = count_fact_sentences(shards, FactsConfig(policy="importance"))
+    config = FactsConfig(policy="importance", ask="mentions")
+    of_mentions, marked_mentions = count_fact_sentences(shards, config)
+    assert of_facts == of_mentions
+    assert marked_facts == 0 < marked_mentions < of_mentions
+    assert isinstance(make_chooser(config, shards, seed=0), MentionChooser)
 
 
 def test_policies_ask_equally_many(

@@ -238,6 +238,8 @@ def test_a_run_is_not_overwritten(whole: Path, shards_path: Path, model_path: Pa
             "routing.rule=gauss_legendre",
             "routing.points=2",
         ),
+        ("cka.form=decoder", "facts.enabled=false", "injection.strength=1"),
+        ("facts.ask=mentions", "cka.enabled=false"),
     ],
 )
 def test_every_switch(
