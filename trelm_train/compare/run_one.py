@@ -43,7 +43,7 @@ RESULT, ANSWERS, FAILURE, TASK, LOG = (
 # What a run leaves that no table needs.
 BULKY = ("checkpoints", "initial", "model")
 # Measures of `evaluate mlm` that a result keeps.
-VALIDATION = ("loss", "entity_loss", "accuracy", "cka_score")
+VALIDATION = ("loss", "entity_loss", "near_rare_loss", "accuracy", "cka_score")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

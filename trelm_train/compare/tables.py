@@ -207,6 +207,7 @@ def measures_of(comparison: Comparison) -> list[Measure]:
             Measure(group="validation", name=name, title=title, rises=False, is_share=False)
             for name, title in (
                 ("entity_loss", "Masked-LM loss on entities, validation"),
+                ("near_rare_loss", "Masked-LM loss near rare entities, validation"),
                 ("loss", "Masked-LM loss, validation"),
             )
         ]

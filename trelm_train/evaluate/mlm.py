@@ -27,12 +27,15 @@ from trelm_train.data.masking import MaskedBatch, Vocabulary, mask_batch
 from trelm_train.data.shards import Shards
 from trelm_train.evaluate.answers import ranks_of
 from trelm_train.evaluate.finite import check_finite
+from trelm_train.memory.memory_bank import note_window
 from trelm_train.model.masked_lm import MaskedLm
 
 # Legend: M masked tokens, V vocabulary, R rows, S tokens per row, T tokens of a label,
 # H hidden size.
 
 MASK_SEED = 20240520
+# Tokens on either side of a mention that are near it, as many as a note of the memory bank reads.
+NEAR = 8
 SMOOTHING = 0.001
 # False labels per fact.
 MAX_FALSE = 16
@@ -53,6 +56,10 @@ class MlmReport:
     accuracy: float | None
     num_entity_masked: int
     entity_loss: float | None
+    # Words within NEAR tokens of a mention whose entity has a row in the memory bank, so a rare
+    # one: what a note about the entity should help with.
+    num_near_rare_masked: int
+    near_rare_loss: float | None
     num_facts: int
     cka_score: float | None
 
@@ -96,6 +103,8 @@ class MlmTotals:
     right: int = 0
     entity_masked: int = 0
     entity_loss: float = 0.0
+    near_rare_masked: int = 0
+    near_rare_loss: float = 0.0
     facts: int = 0
     score: float = 0.0
 
@@ -140,7 +149,7 @@ def add_split(
             # The default settings, not those of the run: models of different runs are compared.
             masked = mask_batch(batch, MaskingConfig(), vocabulary, seed=MASK_SEED, epoch=0)
             # Two passes: a hidden tail would change the losses at the masks beside it.
-            _add_loss(sums, model, batch, masked)
+            _add_loss(sums, model, batch, masked, knowledge)
             _add_facts(sums, model, batch, knowledge, vocabulary)
             # Whole batches, so that a sentence's neighbours do not depend on the limit.
             if sums.max_sentences and sums.sentences >= sums.max_sentences:
@@ -156,6 +165,8 @@ def report_of(sums: MlmTotals) -> MlmReport:
         accuracy=_ratio(sums.right, sums.masked),
         num_entity_masked=sums.entity_masked,
         entity_loss=_ratio(sums.entity_loss, sums.entity_masked),
+        num_near_rare_masked=sums.near_rare_masked,
+        near_rare_loss=_ratio(sums.near_rare_loss, sums.near_rare_masked),
         num_facts=sums.facts,
         cka_score=_ratio(sums.score, sums.facts),
     )
@@ -172,7 +183,18 @@ def span_tokens(batch: Batch) -> Bools:
     return inside
 
 
-def _add_loss(sums: MlmTotals, model: MaskedLm, batch: Batch, masked: MaskedBatch) -> None:
+def near_rare(batch: Batch, knowledge: Knowledge) -> Bools:
+    """Mark every flat position near a mention of a rare entity, but outside of all mentions."""
+    rare = np.flatnonzero(knowledge.bank_row[batch.span_entity_P] >= 0)
+    start, end = note_window(batch, rare, NEAR)
+    is_near = np.zeros(batch.input_ids_RS.size, np.bool_)
+    is_near[expand(start, end - start)] = True
+    return is_near & ~span_tokens(batch)
+
+
+def _add_loss(
+    sums: MlmTotals, model: MaskedLm, batch: Batch, masked: MaskedBatch, knowledge: Knowledge
+) -> None:
     """Add the losses at the masked tokens of a batch."""
     sums.sentences += len(batch.key_N)
     if not len(masked.target_M):
@@ -195,6 +217,9 @@ def _add_loss(sums: MlmTotals, model: MaskedLm, batch: Batch, masked: MaskedBatc
     sums.right += int((ranks_of(logits_MV, logits_MV.gather(1, gold_M[:, None])) == 1).sum())
     sums.entity_masked += int(is_entity_M.sum())
     sums.entity_loss += float(loss_M[is_entity_M].sum())
+    is_near_M = torch.from_numpy(near_rare(batch, knowledge)[masked.target_M])
+    sums.near_rare_masked += int(is_near_M.sum())
+    sums.near_rare_loss += float(loss_M[is_near_M].sum())
 
 
 def _add_facts(

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from trelm_train.evaluate.lama import (
     scores,
     skip_reason,
 )
-from trelm_train.evaluate.mlm import SMOOTHING, _answer, evaluate_mlm
+from trelm_train.evaluate.mlm import NEAR, SMOOTHING, _answer, evaluate_mlm, near_rare
 from trelm_train.evaluate.mlm_items import measure
 from trelm_train.model.masked_lm import MaskedLm
 
@@ -42,8 +43,32 @@ def test_masks_are_fixed_whatever_the_packing(
     assert wide.num_masked == narrow.num_masked > 0
     assert wide.loss == pytest.approx(narrow.loss, abs=1e-4)
     assert wide.entity_loss == pytest.approx(narrow.entity_loss, abs=1e-4)
+    assert wide.num_near_rare_masked == narrow.num_near_rare_masked > 0
+    assert wide.near_rare_loss == pytest.approx(narrow.near_rare_loss, abs=1e-4)
     assert wide.num_facts == narrow.num_facts > 0
     assert wide.cka_score == pytest.approx(narrow.cka_score, abs=1e-3)
+
+
+def test_words_near_rare_entities_by_hand(batch: Batch, knowledge: Knowledge) -> None:
+    # One entity is rare; its mentions have no row elsewhere.
+    rare = int(batch.span_entity_P[0])
+    rows = np.full(len(knowledge), -1)
+    rows[rare] = 0
+    marked = near_rare(batch, replace(knowledge, bank_row=rows))
+
+    wanted = np.zeros(batch.input_ids_RS.size, np.bool_)
+    inside = np.zeros_like(wanted)
+    for span, entity in enumerate(batch.span_entity_P.tolist()):
+        first, end = int(batch.span_start_P[span]), int(batch.span_end_P[span])
+        inside[first:end] = True
+        sentence = batch.span_sentence_P[span]
+        # Without the special tokens at both ends of the sentence.
+        low, high = int(batch.start_N[sentence]) + 1, int(batch.end_N[sentence]) - 1
+        if entity == rare:
+            wanted[max(low, first - NEAR) : min(high, end + NEAR)] = True
+    assert np.array_equal(marked, wanted & ~inside)
+    assert marked.any()
+    assert not near_rare(batch, replace(knowledge, bank_row=np.full(len(knowledge), -1))).any()
 
 
 def test_the_knowledge_score_by_hand(batch: Batch, knowledge: Knowledge, tokenizer: Any) -> None:
