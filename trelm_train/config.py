@@ -31,6 +31,8 @@ RATE_AT, RATE, MAX_RATE = 384, 1e-3, 2e-3
 FFN_SCALE, ROWS_SCALE = 2.0, 10.0
 # A fact policy beside the bits of POLICIES: facts whose head no policy marks are asked too.
 ALL_FACTS = "all"
+# Where injection changes a mention: in the word embeddings, or in what enters the first layer.
+AT_WORDS, AT_STATES = "words", "states"
 # What is asked: the tails of facts that sentences state, or any linked mention.
 ASK_TAILS, ASK_MENTIONS = "tails", "mentions"
 CONTRAST_FORMS = ("head", "projection", "decoder")
@@ -199,6 +201,11 @@ class InjectionConfig:
         "long-tail-important or klt",
     )
     strength: float = key(0.5, "Share of the injected vector in the input embedding (lambda)")
+    place: str = key(
+        AT_WORDS,
+        "Place of injection: words (their embeddings, before positions are added and normalised), "
+        "or states (what enters the first layer)",
+    )
     triple_share: float = key(
         0.5,
         "Share of the triple's vector in what is injected (alpha); the memory bank gives the rest",
@@ -516,6 +523,7 @@ _CHOICES = {
     "train.precision": ("auto", "float32", "bfloat16"),
     "train.attention": ("sdpa", "varlen"),
     "injection.policy": ("none", *POLICIES),
+    "injection.place": (AT_WORDS, AT_STATES),
     "facts.policy": ("none", *POLICIES),
     "facts.ask": (ASK_TAILS, ASK_MENTIONS),
     "memory.storage": STORAGES,

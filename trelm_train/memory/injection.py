@@ -23,7 +23,7 @@ from torch import Tensor
 
 from schemas.array_types import F64, I64, Bools
 from schemas.shards import POLICY_BITS
-from trelm_train.config import InjectionConfig
+from trelm_train.config import AT_STATES, InjectionConfig
 from trelm_train.data.arrays import Ragged, among, expand, lowest_of_groups, uniform
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.loader import Batch
@@ -282,9 +282,11 @@ class Injector:
         return self.vectors(self.draw(batch, chosen_RS, blocked_P), bank)
 
     def edit(self, batch: Batch, injection: Injection) -> Callable[[Tensor], Tensor] | None:
-        """Return the change of the word embeddings (R x S x H), or None where there is none.
+        """Return the change of embeddings or states (R x S x H), or None where there is none.
 
-        Every token of an injected mention becomes `(1 - lambda) t + lambda inj(e)`.
+        Every token of an injected mention becomes `(1 - lambda) t + lambda inj(e)`. The length of
+        inj(e) is that of a word embedding; a state is longer or shorter, so there inj(e) takes the
+        length of the state that it is mixed with.
         """
         if not len(injection.span_J):
             return None
@@ -296,12 +298,16 @@ class Injector:
 
         added_TH = self.config.strength * injection.vector_JH[owner]
         remaining = 1 - self.config.strength
+        norm = self.initial.token_norm if self.config.place == AT_STATES else None
 
         def change(word_RSH: Tensor) -> Tensor:
             row_TH = word_RSH.reshape(-1, word_RSH.shape[-1])
             position = flat.to(row_TH.device)
             added = added_TH.to(row_TH.device, row_TH.dtype)
-            mixed = remaining * row_TH.index_select(0, position) + added
+            old_TH = row_TH.index_select(0, position)
+            if norm is not None:
+                added = added * (old_TH.norm(dim=-1, keepdim=True) / norm)
+            mixed = remaining * old_TH + added
             return row_TH.index_copy(0, position, mixed).view_as(word_RSH)
 
         return change

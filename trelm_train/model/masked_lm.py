@@ -102,12 +102,15 @@ class MaskedLm:
         """Compute vocabulary logits of some states, as M x V."""
         return self.family.logits(hidden_MH)
 
-    def edit_embeddings(self, edit: Callable[[Tensor], Tensor] | None) -> EmbeddingEdit:
+    def edit_embeddings(
+        self, edit: Callable[[Tensor], Tensor] | None, *, at_states: bool = False
+    ) -> EmbeddingEdit:
         """Open a `with` block in which `edit` changes the word embeddings (R x S x H).
 
-        The change comes before positions are added.
+        The change comes before positions are added, or with `at_states` to what enters the first
+        layer, after normalisation and dropout.
         """
-        return EmbeddingEdit(self.word_embeddings, edit)
+        return EmbeddingEdit(self.base.embeddings if at_states else self.word_embeddings, edit)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -122,17 +125,17 @@ class MaskedLm:
 
 
 class EmbeddingEdit:
-    """Put a hook on the word embeddings, and remove it when the `with` block is left."""
+    """Put a hook on a module's output, and remove it when the `with` block is left."""
 
-    def __init__(self, table: nn.Embedding, edit: Callable[[Tensor], Tensor] | None) -> None:
-        self.table, self.edit = table, edit
+    def __init__(self, module: nn.Module, edit: Callable[[Tensor], Tensor] | None) -> None:
+        self.module, self.edit = module, edit
         self.handle: Any = None
 
     def __enter__(self) -> None:
         edit = self.edit
         # Without an edit no hook is set, and the forward pass is that of the plain model.
         if edit is not None:
-            self.handle = self.table.register_forward_hook(
+            self.handle = self.module.register_forward_hook(
                 lambda _module, _inputs, word_RSH: edit(word_RSH)
             )
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from trelm_train.cka.head_contrast import head_contrast_sum
 from trelm_train.cka.loss import Cka
 from trelm_train.cka.tail_decoder import TailDecoder
-from trelm_train.config import Config
+from trelm_train.config import AT_STATES, Config
 from trelm_train.data.arrays import expand, random_bits
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.masking import Vocabulary
@@ -274,7 +274,7 @@ def _learn(
 
     with (
         components.timers.measure("forward_backward"),
-        components.model.edit_embeddings(edit),
+        components.model.edit_embeddings(edit, at_states=_edits_states(components.config)),
         _routed(components),
     ):
         # CKA is left out of it: it computes in float32 in any case.
@@ -302,6 +302,10 @@ def _learn(
 def _is_injecting(config: Config, step: int) -> bool:
     """Say whether mentions are still injected in this step."""
     return step < config.injection.until * config.train.steps
+
+
+def _edits_states(config: Config) -> bool:
+    return config.injection.place == AT_STATES
 
 
 def _routed(components: Components) -> AbstractContextManager[None]:

@@ -21,6 +21,10 @@ ARMS = {
         "mlm", "full", "upper", "ffn_all", "upper-ig", "upper-random", "top_layers", "upper-ig-tail", "upper-ig-background",
         "tenth-ig", "tenth-random", "upper+head", "upper+norms", "upper+embeddings", "upper+attention",
     ],
+    "injection": [
+        "mlm", "facts", "talk-injection", "weak", "dropped-out", "early", "context-only", "states", "weak-states", "memory",
+        "weak-memory",
+    ],
     "from_scratch": ["mlm", "notes", "triples", "notes+triples"],
     "real": ["default", "mlm", "salient-spans", "talk"],
 }  # fmt: skip
@@ -47,7 +51,7 @@ def test_the_files_are_right(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert {path.stem for path in (ROOT / "experiments").glob("*.toml")} == set(ARMS)
     assert [arm.name for arm in experiment.arms] == ARMS[name]
     # Nothing that chooses a rate is tested: another folder, or other subjects of the same one.
-    if name == "from_scratch":
+    if name in ("from_scratch", "injection"):
         # One rate for all, so nothing is chosen.
         assert len(experiment.experiment.rates) == 1
         return

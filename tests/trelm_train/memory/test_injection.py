@@ -207,6 +207,31 @@ def test_the_edit_mixes_span_tokens_only(
     assert torch.equal(changed[~inside], word[~inside])
 
 
+def test_states_are_mixed_at_their_own_length(
+    batch: Batch, knowledge: Knowledge, initial: InitialEmbeddings, model: MaskedLm
+) -> None:
+    """What enters the first layer is changed there alone, by a vector as long as itself."""
+    config = replace(ALWAYS, strength=0.25, place="states")
+    injector = Injector(config, knowledge, initial, seed=0)
+    injection = injector.plan(batch, *nothing(batch), full_bank(knowledge, model.hidden_size))
+    edit = injector.edit(batch, injection)
+    assert edit is not None
+    packed = model.pack(batch)
+    with torch.no_grad(), model.evaluating():
+        plain = model.embed(packed).reshape(-1, model.hidden_size)
+        with model.edit_embeddings(edit, at_states=True):
+            changed = model.embed(packed).reshape(-1, model.hidden_size)
+    inside = torch.zeros(len(plain), dtype=torch.bool)
+    for number, span in enumerate(injection.span_J.tolist()):
+        vector = injection.vector_JH[number] / initial.token_norm
+        for token in range(batch.span_start_P[span], batch.span_end_P[span]):
+            inside[token] = True
+            wanted = 0.75 * plain[token] + 0.25 * vector * plain[token].norm()
+            assert torch.allclose(changed[token], wanted, atol=1e-5)
+    assert inside.any()
+    assert torch.equal(changed[~inside], plain[~inside])
+
+
 def test_what_is_not_injected(
     batch: Batch, knowledge: Knowledge, initial: InitialEmbeddings
 ) -> None:

@@ -240,6 +240,7 @@ def test_a_run_is_not_overwritten(whole: Path, shards_path: Path, model_path: Pa
         ),
         ("cka.form=decoder", "facts.enabled=false", "injection.strength=1"),
         ("facts.ask=mentions", "cka.enabled=false"),
+        ("injection.place=states",),
     ],
 )
 def test_every_switch(
