@@ -254,7 +254,7 @@ class FactsConfig:
     )
     ask: str = key(
         ASK_TAILS,
-        "What is asked: tails of stated facts, or mentions (any linked mention: salient-span masking)",
+        "Target of a question: tails (of stated facts), or mentions (any linked one: salient-span masking)",
     )
     share: float = key(
         1.0,
