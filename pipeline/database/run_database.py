@@ -15,6 +15,7 @@ from pipeline.database.connection import add_macros, tables_of
 from pipeline.engine.files import REMOTE_MARK
 from pipeline.engine.tables import RunPaths
 from schemas import Table
+from schemas.durable import publish
 
 NAME = "run.duckdb"
 # The version of the file's format: DuckDB 1.0 and later read it.
@@ -42,7 +43,7 @@ def write_database(paths: RunPaths) -> Path | None:
     scratch = target.with_name(f".{uuid.uuid4().hex}.duckdb")
     try:
         _write(scratch, paths)
-        scratch.replace(target)
+        publish(scratch, target)
     finally:
         scratch.unlink(missing_ok=True)
     return target

@@ -18,6 +18,7 @@ from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline.engine.errors import StageError
+from schemas.durable import is_special, publish
 from schemas.errors import ConfigError
 
 GLOB_CHARACTERS = "*?[]"
@@ -80,16 +81,31 @@ def write_bytes(path: str, content: bytes) -> None:
 
 
 def write_stream(path: str, chunks: Iterable[bytes]) -> None:
-    """Write a file from chunks so that it appears whole or not at all. Memory: one chunk."""
+    """Write a file from chunks so that it appears whole or not at all. Memory: one chunk.
+
+    A link stays, and the file that it leads to is written. A device or a named pipe is written to,
+    never replaced.
+    """
     make_folder(posixpath.dirname(path))
-    temporary = f"{path}.tmp"
+    if is_local(path) and Path(path).is_symlink():
+        path = str(Path(path).resolve())
+    is_replaced = not (is_local(path) and is_special(Path(path)))
+    written = f"{path}.tmp" if is_replaced else path
     try:
-        with open_write(temporary) as file:
+        with open_write(written) as file:
             for chunk in chunks:
                 file.write(chunk)
     except OSError as error:
+        if is_replaced and is_local(path):
+            Path(written).unlink(missing_ok=True)
         raise _unwritable(path, error) from error
-    rename(temporary, path)
+    if is_replaced:
+        rename(written, path)
+
+
+def is_local(path: str) -> bool:
+    """Say whether a path is one of this machine, not of a bucket."""
+    return REMOTE_MARK not in path
 
 
 def exists(path: str) -> bool:
@@ -115,9 +131,12 @@ def make_folder(path: str) -> None:
 
 
 def rename(source: str, target: str) -> None:
-    """Move a file over its final name."""
+    """Give a finished file its final name; on this machine it is on the disk by then."""
     try:
-        FileSystems.rename([source], [target])
+        if is_local(target):
+            publish(Path(source), Path(target))
+        else:
+            FileSystems.rename([source], [target])
     except OSError as error:
         raise _unwritable(target, error) from error
 

@@ -11,7 +11,6 @@ one stays. In the background a checkpoint costs the copy of its tensors in memor
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
+from schemas.durable import sync, write_durably
 from schemas.errors import ConfigError, TrelmError
 from schemas.finite import not_finite
 
@@ -182,9 +182,7 @@ class CheckpointWriter:
         self.finish()
         # By name and not by path: a run's folder may be moved.
         text = json.dumps({"checkpoint": name_of(step), "measure": measure, "value": value})
-        partial = self.folder / f".{BEST_NAME}"
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(self.folder / BEST_NAME)
+        write_durably(self.folder / BEST_NAME, text + "\n")
         self._remove_old()
 
     def _remove_old(self) -> None:
@@ -215,21 +213,13 @@ def _settle(pending: _Pending, final: Path) -> None:
     # leave an empty file under the final name.
     for path in pending.partial.rglob("*"):
         if path.is_file():
-            _sync(path)
+            sync(path)
 
     # A folder of this name is not whole: `save` leaves a whole one as it is.
     if final.exists():
         shutil.rmtree(final)
     pending.partial.rename(final)
-    _sync(final.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(final.parent)
 
 
 def _silence_library() -> None:

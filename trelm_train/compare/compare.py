@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from schemas.durable import write_durably
 from schemas.errors import ConfigError, TrelmError
 from trelm_train.compare.execute import choose_rates, describe_plan, make_final_runs
 from trelm_train.compare.experiment import load_experiment
@@ -102,8 +103,6 @@ def write_pages(comparison: Comparison) -> Path:
     tables = make_tables(comparison)
     texts = {RESULTS: csv_text(tables), SUMMARY: markdown(tables), PAGE: page(tables)}
     for name, text in texts.items():
-        # Renamed when whole: a browser may have the earlier page open.
-        partial = comparison.root / f".{name}"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(comparison.root / name)
+        # A browser may have the earlier page open: it sees that one or this one.
+        write_durably(comparison.root / name, text)
     return comparison.root / PAGE

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from schemas.durable import write_durably
 from trelm_train.compare.experiment import Experiment
 from trelm_train.compare.plan import (
     Run,
@@ -67,7 +68,7 @@ def choose_rates(comparison: Comparison) -> None:
 
     # For readers alone; a comparison that goes on reads the results again.
     text = json.dumps({"tried": scores, "taken": _plain(comparison.rates)}, indent=1) + "\n"
-    (comparison.root / RATES).write_text(text, encoding="utf-8")
+    write_durably(comparison.root / RATES, text)
 
 
 def _plain(rates: dict[str, dict[float, float]]) -> dict[str, dict[str, float]]:

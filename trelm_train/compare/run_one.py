@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.command_line import set_up_logging
+from schemas.durable import partial_of, publish, write_durably
 from schemas.errors import TrelmError
 from trelm_train.compare.experiment import Experiment
 from trelm_train.compare.plan import Run
@@ -119,7 +120,7 @@ def _prepare_folder(task: Task) -> None:
     if folder.exists() and _fingerprint_in(path) != task.fingerprint:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    write_durably(path, json.dumps(described, indent=1) + "\n")
     # Of an earlier try: what stands there afterwards is this one's.
     for name in (RESULT, FAILURE):
         (folder / name).unlink(missing_ok=True)
@@ -172,10 +173,11 @@ def _make(task: Task) -> None:
     }
 
     # Answers first: `result.json` says that the run is done.
-    _write_whole(folder / ANSWERS, lambda path: pq.write_table(answers, path))
+    partial = partial_of(folder / ANSWERS)
+    pq.write_table(answers, partial)
+    publish(partial, folder / ANSWERS)
     # No NaN: the file would be no JSON, and a comparison with NaN says nothing.
-    text = json.dumps(run_result, indent=1, allow_nan=False) + "\n"
-    _write_whole(folder / RESULT, lambda path: path.write_text(text, encoding="utf-8"))
+    write_durably(folder / RESULT, json.dumps(run_result, indent=1, allow_nan=False) + "\n")
 
     # After the result: a kill before it must leave the checkpoint that the run goes on from.
     for name in BULKY:
@@ -250,10 +252,3 @@ def _measure(task: Task, model_name: str) -> tuple[dict[str, dict[str, float]], 
         validation = {name: report[name] for name in VALIDATION if report[name] is not None}
         measures["validation"] = validation
     return measures, pa.concat_tables(tables)
-
-
-def _write_whole(path: Path, write: Any) -> None:  # noqa: ANN401 - whatever the writer returns
-    """Write a file beside its place, then put it there."""
-    partial = path.with_name(f".{path.name}")
-    write(partial)
-    partial.replace(path)

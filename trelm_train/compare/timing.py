@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from schemas.durable import write_durably
 from schemas.errors import TrelmError
 from trelm_train.compare.experiment import Experiment
 from trelm_train.compare.measure import measure_cost, scaled
@@ -108,7 +109,4 @@ def time_arm(experiment: Experiment, name: str, path: Path, fingerprint: str) ->
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
-    partial = path.with_suffix(".partial")
-    text = json.dumps({"fingerprint": fingerprint, "cost": cost}, indent=1) + "\n"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_durably(path, json.dumps({"fingerprint": fingerprint, "cost": cost}, indent=1) + "\n")

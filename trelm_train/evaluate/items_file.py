@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemas.durable import publish
 from schemas.errors import ConfigError, TrelmError
 
 
@@ -31,7 +32,7 @@ def write_items(rows: pa.Table, path: Path) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         pq.write_table(rows, partial, compression="zstd")
-        partial.replace(path)
+        publish(partial, path)
     except (OSError, pa.ArrowException) as error:
         raise TrelmError(f"--items {path}: cannot write it ({error}); give another file") from error
     finally:

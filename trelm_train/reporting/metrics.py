@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from schemas.durable import write_durably
 from trelm_train.reporting.loggers import Logger
 
 METRICS_NAME = "metrics.jsonl"
@@ -84,10 +85,8 @@ class MetricLog:
         lines = _lines(self.path) if after_step else []
         earlier = [line for line in lines if json.loads(line)["step"] <= after_step]
 
-        # Renamed at once: a kill here must not lose the lines.
-        partial = folder / f".{METRICS_NAME}"
-        partial.write_text("".join(line + "\n" for line in earlier), encoding="utf-8")
-        partial.replace(self.path)
+        # Whole or not at all: a kill here must not lose the lines.
+        write_durably(self.path, "".join(line + "\n" for line in earlier))
 
     def write(
         self, step: int, values: dict[str, float], speed: dict[str, float] | None = None

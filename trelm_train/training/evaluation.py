@@ -12,6 +12,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from schemas.durable import write_durably
 from schemas.errors import ConfigError, TrelmError
 from trelm_train.config import EvaluationConfig
 from trelm_train.evaluate.finite import NotFiniteError
@@ -132,10 +133,8 @@ def write_evaluation(folder: Path, step: int, measures: dict[str, Any]) -> None:
     earlier = [line for line in lines if _step_of(line) < step]
     text = "\n".join([*earlier, json.dumps({"step": step, **measures}, allow_nan=False)]) + "\n"
 
-    # Renamed at once: a kill here must not lose the lines.
-    partial = folder / f".{EVALUATIONS}"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    # Whole or not at all: a kill here must not lose the lines.
+    write_durably(path, text)
 
 
 def _step_of(line: str) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from schemas.durable import write_durably
 from schemas.errors import ConfigError
 from schemas.settings import to_dict, to_toml
 from trelm_train.checkpoints.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
@@ -132,7 +133,7 @@ def _lay_out(session: Session) -> None:
     request, shards, model = session.request, session.shards, session.components.model
     try:
         request.out.mkdir(parents=True, exist_ok=True)
-        (request.out / CONFIG_NAME).write_text(to_toml(request.config), encoding="utf-8")
+        write_durably(request.out / CONFIG_NAME, to_toml(request.config))
     except OSError as error:
         raise ConfigError(
             f"{request.out}: cannot write there ({error.strerror}); give another --out"
@@ -153,7 +154,7 @@ def _lay_out(session: Session) -> None:
         "fingerprint": shards.fingerprint,
         "versions": versions(),
     }
-    (request.out / RUN_NAME).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+    write_durably(request.out / RUN_NAME, json.dumps(run, indent=1) + "\n")
 
 
 def versions() -> dict[str, str]:

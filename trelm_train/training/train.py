@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from schemas.durable import write_durably
 from schemas.errors import ConfigError, TrelmError
 from schemas.settings import to_dict, to_toml
 from trelm_train.checkpoints.checkpoint import CheckpointWriter, latest_checkpoint
@@ -128,7 +129,7 @@ def run_or_resume(request: RunRequest, stop: Stop | None = None) -> dict[str, An
         )
 
     # Settings that may differ count as they are in this request.
-    (request.out / CONFIG_NAME).write_text(to_toml(request.config), encoding="utf-8")
+    write_durably(request.out / CONFIG_NAME, to_toml(request.config))
     return resume(request.out, stop, moved_shards=request.shards)
 
 
@@ -446,7 +447,7 @@ def _save(session: Session, tools: _Tools) -> None:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    write_durably(path, json.dumps(value, indent=1) + "\n")
 
 
 class _Clock:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +138,40 @@ def test_files(tmp_path: Path) -> None:
     files.remove(str(tmp_path / "a"))
     with pytest.raises(StageError, match="no such file or folder"):
         files.expand((str(tmp_path / "a"),))
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk leaves the old file and nothing beside it; links and pipes stay what they are."""
+    path = tmp_path / "page.html"
+    files.write_bytes(str(path), b"old")
+
+    def full() -> Iterator[bytes]:
+        yield b"half"
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StageError, match=r"page\.html: cannot be written .*No space"):
+        files.write_stream(str(path), full())
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    link = tmp_path / "link.html"
+    link.symlink_to(path)
+    files.write_bytes(str(link), b"new")
+    assert link.is_symlink()
+    assert path.read_bytes() == b"new"
+    assert len(synced) == 2, "the file, then the folder"
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    files.write_bytes(str(pipe), b"text")
+    reader.join(timeout=60)
+    assert read == [b"text"]
+    assert pipe.is_fifo()
 
 
 def test_pieces_are_whole_lines_and_lose_nothing() -> None:

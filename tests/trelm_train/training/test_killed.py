@@ -55,10 +55,12 @@ def whole(shards_path: Path, model_path: Path, tmp_path_factory: pytest.TempPath
 
 
 CHECKPOINT, TRAIN = "trelm_train.checkpoints.checkpoint", "trelm_train.training.train"
+DURABLE = "schemas.durable"
 PLACES = (  # each run goes on where the one before was killed
     (TRAIN, "train_step", 4),  # before a step
     (CHECKPOINT, "_settle", 3),  # tensors written, no name yet
-    (CHECKPOINT, "_sync", 18),  # of five per checkpoint the third: some files are on the disk
+    (DURABLE, "publish", 1),  # the settings written again, but for their name
+    (CHECKPOINT, "sync", 18),  # of five per checkpoint the third: some files are on the disk
     (TRAIN, "state_of", 2),  # about to save
 )
 
@@ -79,6 +81,7 @@ def test_killed_again_and_again(
     assert partial >= 2  # checkpoints were being written
     assert 0 < load_checkpoint(latest_checkpoint(out / "checkpoints") or out).state["step"] < STEPS
     run_or_resume(request_for(shards_path, model_path, out, *SETS, *sets))
+    assert not list(out.rglob("*.part"))
     assert lines_of(out) == lines_of(whole)
     left, right = (
         load_checkpoint(latest_checkpoint(path / "checkpoints") or path) for path in (whole, out)

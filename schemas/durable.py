@@ -1,0 +1,73 @@
+"""Write local files so that they appear whole or not at all, after a kill or a power cut too.
+
+A file is written under a temporary name beside its place, brought to the disk, and renamed; then
+the folder, which holds the name, is brought to the disk. In any other order a crash of the machine
+could leave an empty file under the final name. Both programs write through these functions what
+they read again later: settings, descriptions of runs, manifests, reports of units.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+
+def write_durably(path: Path, content: str | bytes) -> None:
+    """Write a small file whole.
+
+    A link stays, and the file that it leads to is written. What is no regular file, such as a
+    device or a named pipe, is written to and never replaced.
+
+    Raises:
+        OSError: it cannot be written; the file is as it was.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    # A rename would put the file in the place of the link.
+    target = path.resolve() if path.is_symlink() else path
+    if is_special(target):
+        target.write_bytes(data)
+        return
+
+    partial = partial_of(target)
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+        publish(partial, target)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def publish(partial: Path, target: Path) -> None:
+    """Bring a finished file to the disk and give it its final name.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    sync(partial)
+    partial.replace(target)
+    sync(target.parent)
+
+
+def partial_of(target: Path) -> Path:
+    """Return the temporary name of a file; what a killed program left there is written over."""
+    return target.with_name(f".{target.name}.part")
+
+
+def is_special(path: Path) -> bool:
+    """Say whether something is there that is neither a regular file nor a folder."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
