@@ -20,8 +20,10 @@ from pipeline.engine.tables import RunPaths
 from pipeline.link.weights import weights_file
 from pipeline.shards.statements import share_in_words
 from schemas.errors import ConfigError
-from schemas.settings import to_toml
+from schemas.settings import is_written_here, to_toml
 
+# Settings of a run's last command, in its folder.
+CONFIG_NAME = "config.toml"
 logger = logging.getLogger("trelm")
 
 
@@ -90,7 +92,7 @@ def run_stage(
     started_s = time.monotonic()
     files.make_folder(config.run)
     prepared = prepare(plan, paths)
-    files.write_bytes(files.join(config.run, "config.toml"), to_toml(config).encode())
+    files.write_bytes(files.join(config.run, CONFIG_NAME), to_toml(config).encode())
 
     run_graph(
         settings,
@@ -118,6 +120,14 @@ def _check_paths(config: RunConfig, settings: RunnerSettings) -> None:
         raise ConfigError(
             f"--run {config.run!r}: a run's folder may not have any of {files.GLOB_CHARACTERS} "
             "in its name; choose another name"
+        )
+
+    # The last command's settings are kept there; a person's own must not be written over.
+    kept = files.join(config.run, CONFIG_NAME)
+    if files.exists(kept) and not is_written_here(files.read_bytes(kept).decode(errors="replace")):
+        raise ConfigError(
+            f"{kept}: was not written by trelm-pipeline, which keeps the settings of a run there; "
+            "move it, or give another --run folder"
         )
 
     link_files = [

@@ -195,6 +195,15 @@ def to_toml(config: DataclassInstance) -> str:
     return "\n".join(_toml_lines(config, ())) + "\n"
 
 
+def is_written_here(text: str) -> bool:
+    """Say whether TOML text is what `to_toml` writes, of any version: each key has its meaning.
+
+    So settings that a person wrote are known from a copy that may be written over.
+    """
+    lines = [line for line in text.splitlines() if line and not line.startswith("[")]
+    return bool(lines) and all("  # " in line for line in lines)
+
+
 def _toml_lines(config: DataclassInstance, path: tuple[str, ...]) -> list[str]:
     lines = [f"[{'.'.join(path)}]"] if path else []
     sections = []

@@ -48,6 +48,8 @@ from schemas.table import Table
 
 FinishHook = Callable[["PreparedStage", Sequence[UnitReport]], dict[str, str]]
 T = TypeVar("T", bound=Task)
+# Of the hash that names a version of a stage's output.
+FINGERPRINT_DIGITS = 16
 # Folder for what one phase leaves for the next; removed when the stage has finished.
 SPILL = "_spill"
 logger = logging.getLogger("trelm")
@@ -115,7 +117,7 @@ class StagePlan:
         text = json.dumps(
             [self.name, __version__, versions, self.inputs, self.config, ranges], sort_keys=True
         )
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
     @property
     def data_folder(self) -> str:
@@ -339,13 +341,17 @@ def _table_files(table: Table, plan: StagePlan, part_files: Sequence[PartFile]) 
 
 
 def _remove_older(prepared: PreparedStage) -> None:
-    """Remove the files of earlier versions of the stage's output, and what its own phases left."""
+    """Remove the files of earlier versions of the stage's output, and what its own phases left.
+
+    Only folders that a stage names so are removed: a user may have put `data-raw` beside them.
+    """
     older = {
         metadata.path.split("/data-")[-1].split("/")[0]
         for metadata in files.list_files(files.join(prepared.folder, "data-*", "**"))
     }
-    for name in older:
-        if f"data-{name}" != prepared.plan.data_folder:
+    for name in sorted(older):
+        is_ours = len(name) == FINGERPRINT_DIGITS and not name.strip("0123456789abcdef")
+        if is_ours and f"data-{name}" != prepared.plan.data_folder:
             files.remove(files.join(prepared.folder, f"data-{name}"))
     for name in ("_tmp", SPILL):
         files.remove(files.join(prepared.data, name))

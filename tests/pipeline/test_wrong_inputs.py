@@ -331,3 +331,53 @@ def test_skip_corrupt_loses_one_member_and_says_so(tmp_path: Path) -> None:
         "sql", "--run", str(tmp_path / "r"), "--format", "json", "SELECT reason FROM rejects"
     )
     assert listed.stdout == '{"reason": "corrupt block or member"}\n'
+
+
+def test_only_folders_of_our_own_are_removed(tmp_path: Path) -> None:
+    """What a user keeps beside a stage's versions stays, its input too."""
+    run = tmp_path / "r"
+    raw = run / "documents" / "data-raw" / "corpus.jsonl"
+    raw.parent.mkdir(parents=True)
+    raw.write_text('{"id": 1, "text": "Paris"}\n')
+    assert kb(run, DUMP).returncode == 0
+    for unit_mb in ("1", "2"):
+        arguments = (
+            "--run",
+            str(run),
+            "--input",
+            str(raw),
+            "--set",
+            f"documents.unit_mb={unit_mb}",
+        )
+        done = in_process("documents", *arguments, "--redo")
+        assert done.returncode == 0, done.stderr
+    again = in_process(
+        "documents",
+        "--run",
+        str(run),
+        "--input",
+        str(raw),
+        "--input",
+        str(DUMP.parent / "documents.jsonl"),
+    )
+    assert again.returncode == 0, again.stderr
+    assert raw.read_text() == '{"id": 1, "text": "Paris"}\n'
+    assert len(list((run / "documents").glob("data-????????????????"))) == 1
+
+
+def test_settings_of_a_person_are_not_written_over(tmp_path: Path) -> None:
+    run = tmp_path / "r"
+    run.mkdir()
+    own = f'run = "{run}"\n\n[kb]\ndumps = ["{DUMP}"] # the sample\n'
+    (run / "config.toml").write_text(own)
+    done = in_process("kb", "--config", str(run / "config.toml"), "--run", str(run))
+    expect(done, USAGE, "config.toml: was not written by trelm-pipeline", "move it")
+    assert (run / "config.toml").read_text() == own
+    assert [path.name for path in run.iterdir()] == ["config.toml"]
+
+    # The settings of the last command may be given again.
+    (run / "config.toml").rename(tmp_path / "own.toml")
+    assert in_process("kb", "--config", str(tmp_path / "own.toml")).returncode == 0
+    again = in_process("kb", "--config", str(run / "config.toml"))
+    assert again.returncode == 0, again.stderr
+    assert "up to date" in again.stderr

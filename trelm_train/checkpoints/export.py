@@ -94,8 +94,10 @@ def export_checkpoint(path: Path, out: Path) -> int:
     """Turn a checkpoint of a run into a model folder, and return its step; needs no shards.
 
     Raises:
-        ConfigError: not a checkpoint, or not in its run's folder.
+        ConfigError: not a checkpoint, or not in its run's folder; or `out` holds something.
     """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out}: exists already; give a new or an empty folder as --out")
     checkpoint = load_checkpoint(path, ("model",))
     # OUT/checkpoints/step-… lies two levels below its run.
     run = path.resolve().parent.parent

@@ -196,7 +196,11 @@ def _train(task: Task) -> dict[str, Any]:
 
     is_resumed = latest_checkpoint(folder / CHECKPOINTS) is not None
     request = RunRequest(
-        shards=Path(settings.shards), model=settings.model, out=folder, config=run.config
+        shards=Path(settings.shards),
+        model=settings.model,
+        out=folder,
+        config=run.config,
+        beside=(TASK, LOG),
     )
     start = time.process_time()
     summary = run_or_resume(request)

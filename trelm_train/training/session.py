@@ -16,10 +16,11 @@ from torch import Tensor
 
 from schemas.durable import write_durably
 from schemas.errors import ConfigError
-from schemas.settings import to_dict, to_toml
+from schemas.settings import is_written_here, to_dict, to_toml
 from trelm_train.checkpoints.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from trelm_train.checkpoints.export import (
     BANK_FILE,
+    ENTITIES_FILE,
     INITIAL,
     entities_of,
     export_model,
@@ -54,6 +55,8 @@ from trelm_train.training.step_inputs import BatchPreparer
 log = logging.getLogger(__name__)
 RUN_NAME = "run.json"
 CONFIG_NAME = "config.toml"
+# What a run writes before its description; and what a new disk has.
+FIRST_FILES = (CONFIG_NAME, METRICS_NAME, INITIAL, ENTITIES_FILE, "lost+found")
 CHECKPOINTS = "checkpoints"
 # Those whose versions are written into `run.json`.
 PACKAGES = (
@@ -69,6 +72,8 @@ class RunRequest:
     model: str
     out: Path
     config: Config
+    # Names of files that the caller keeps in the folder of the run.
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True, slots=True)
@@ -98,19 +103,45 @@ def start_run(request: RunRequest, ranks: Ranks = ALONE) -> Session:
     Raises:
         ConfigError: the folder holds a run already, or an input is wrong.
     """
-    # A run that ended before its first checkpoint may be started again in its folder.
-    has_run = (request.out / RUN_NAME).exists()
-    if has_run and latest_checkpoint(request.out / CHECKPOINTS) is not None:
-        raise ConfigError(
-            f"{request.out}: holds a run already; continue it with "
-            f"`trelm-train resume --out {request.out}`, or give another --out"
-        )
-
+    # Other ranks may look when the first one has begun to write.
+    if ranks.is_first:
+        check_out(request)
     session = prepare_run(request, ranks)
     if ranks.is_first:
         _lay_out(session)
     ranks.wait()
     return session
+
+
+def check_out(request: RunRequest) -> None:
+    """Refuse a folder in which a new run would overwrite something.
+
+    A run that ended before its first checkpoint may be started again in its folder.
+
+    Raises:
+        ConfigError: it holds a run with a checkpoint or a model, or what is no run's.
+    """
+    out = request.out
+    if (out / RUN_NAME).exists():
+        if latest_checkpoint(out / CHECKPOINTS) is not None or (out / "model").exists():
+            raise ConfigError(
+                f"{out}: holds a run already; continue it with `trelm-train resume --out {out}`, or "
+                "give another --out"
+            )
+        return
+
+    # A run that was stopped while its folder was laid out has these, and no description.
+    own = {*FIRST_FILES, *request.beside}
+    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    foreign = [name for name in names if name not in own and not name.startswith(".")]
+    config = out / CONFIG_NAME
+    if config.is_file() and not is_written_here(config.read_text("utf-8", errors="replace")):
+        foreign.insert(0, f"a {CONFIG_NAME} of your own")
+    if foreign or (out.exists() and not out.is_dir()):
+        held = f"holds {', '.join(foreign[:3])}" if foreign else "is a file"
+        raise ConfigError(
+            f"{out}: {held}, which is no run of trelm-train; give a new or an empty folder as --out"
+        )
 
 
 def prepare_run(request: RunRequest, ranks: Ranks = ALONE) -> Session:

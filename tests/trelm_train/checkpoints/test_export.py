@@ -79,6 +79,17 @@ def test_a_checkpoint_becomes_the_same_model(out: Path, tmp_path: Path) -> None:
     assert find_bank(tmp_path / "m") == tmp_path / "m" / "bank"
 
 
+def test_an_export_overwrites_nothing(out: Path, tmp_path: Path) -> None:
+    last = list_checkpoints(out / "checkpoints")[-1]
+    for folder in (out / "model", out):
+        before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+        with pytest.raises(ConfigError, match="exists already; give a new or an empty folder"):
+            export_checkpoint(last, folder)
+        assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    (tmp_path / "empty").mkdir()
+    assert export_checkpoint(last, tmp_path / "empty") == 4
+
+
 def test_a_checkpoint_outside_its_run(out: Path, tmp_path: Path) -> None:
     moved = tmp_path / "a" / "b"
     shutil.copytree(list_checkpoints(out / "checkpoints")[-1], moved)

@@ -203,7 +203,11 @@ def test_a_run_that_was_stopped_goes_on_from_its_checkpoint(
     (task.folder / TASK).write_text(json.dumps({"fingerprint": task.fingerprint}))
     settings = experiment.experiment
     request = RunRequest(
-        shards=Path(settings.shards), model=settings.model, out=task.folder, config=run.config
+        shards=Path(settings.shards),
+        model=settings.model,
+        out=task.folder,
+        config=run.config,
+        beside=(TASK,),
     )
     with pytest.raises(InterruptedRun, match="after step 2 of 4"):
         train(request, StopAfter(1))

@@ -23,7 +23,7 @@ from trelm_train.training.report import readable
 from trelm_train.training.session import rate_scales
 from trelm_train.training.signals import InterruptedRun, Stop
 from trelm_train.training.step_inputs import stream_step_inputs
-from trelm_train.training.train import resume, run
+from trelm_train.training.train import resume, run, run_or_resume
 
 
 class StopAfter(Stop):
@@ -491,6 +491,50 @@ def test_an_output_folder_that_cannot_be(
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="give another --out"):
         run(request_for(shards_path, model_path, tmp_path / "file" / "out"))
+
+
+def test_what_is_no_run_is_not_overwritten(
+    shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
+    """A model, a pipeline's run, a person's settings, a file: refused, and left as they were."""
+
+    def refused(out: Path, held: str) -> None:
+        before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        for start in (run, run_or_resume):
+            with pytest.raises(ConfigError, match=rf"{held}.*new or an empty folder"):
+                start(request_for(shards_path, model_path, out, "train.steps=1"))
+        after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        assert after == before
+
+    shutil.copytree(model_path, tmp_path / "x" / "model")
+    refused(tmp_path / "x", "holds model")
+    refused(tmp_path / "x" / "model", r"holds config\.json")
+    shutil.copytree(shards_path, tmp_path / "pipeline" / "shards")
+    refused(tmp_path / "pipeline", "holds shards")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.toml").write_text("[train]\nsteps = 9 # mine\n")
+    refused(tmp_path / "own", r"a config\.toml of your own")
+    (tmp_path / "file").write_text("x")
+    refused(tmp_path / "file", "is a file")
+
+    # A new disk, and what a run leaves that was stopped while it began.
+    (tmp_path / "new" / "lost+found").mkdir(parents=True)
+    request = request_for(
+        shards_path, model_path, tmp_path / "new", "train.steps=1", "train.validate=false"
+    )
+    with pytest.raises(InterruptedRun):
+        run(request, StopAfter(0))
+    # As it is before the description is written, which comes before all of these.
+    for name in ("run.json", "plan.json", "routing.json"):
+        (tmp_path / "new" / name).unlink()
+    for name in ("checkpoints", "tensorboard"):
+        shutil.rmtree(tmp_path / "new" / name, ignore_errors=True)
+    assert run(request)["steps"] == 1
+    with pytest.raises(ConfigError, match="holds a run already"):
+        run(request)
+    shutil.rmtree(tmp_path / "new" / "checkpoints")
+    with pytest.raises(ConfigError, match="holds a run already"):
+        run(request)
 
 
 def test_groups_have_rates_of_their_own(
