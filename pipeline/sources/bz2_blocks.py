@@ -143,7 +143,9 @@ def decode_block(file: IO[bytes], start: int, end: int) -> bytes | None:
         decoded = decoder.decompress(b"BZh9" + stream.to_bytes((total + padding) // 8, "big"))
     except OSError:
         return None
-    return decoded if decoder.eof else None
+    # With bits left over it was another block, which ended before: its stream's own end mark lies
+    # between it and the damaged block that was looked for.
+    return decoded if decoder.eof and not decoder.unused_data else None
 
 
 class _Blocks:
