@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pipeline import flow
@@ -20,6 +22,7 @@ from pipeline.engine.tables import RunPaths
 from pipeline.link.weights import weights_file
 from pipeline.shards.statements import share_in_words
 from schemas.errors import ConfigError
+from schemas.run_lock import hold
 from schemas.settings import is_written_here, to_toml
 
 # Settings of a run's last command, in its folder.
@@ -85,6 +88,35 @@ def run_stage(
             write_database(paths)
         return False
 
+    with sole_writer(config.run):
+        # Another program may have done it since.
+        if is_current(plan, paths) and not redo:
+            return False
+        return _run_planned(plan, config, settings, redo=redo)
+
+
+@contextlib.contextmanager
+def sole_writer(run: str) -> Iterator[None]:
+    """Hold a run's folder, so that no second program writes there; a bucket is not held.
+
+    Raises:
+        LockedError: another program holds it.
+        StageError: the folder cannot be made or written.
+    """
+    with contextlib.ExitStack() as stack:
+        if files.is_local(run):
+            try:
+                stack.enter_context(hold(Path(run), "trelm-pipeline"))
+            except OSError as error:
+                raise files.unwritable(run, error) from error
+        yield
+
+
+def _run_planned(
+    plan: StagePlan, config: RunConfig, settings: RunnerSettings, *, redo: bool
+) -> bool:
+    """Run a stage whose folder this program holds; return whether it ran."""
+    name, paths = plan.name, RunPaths(root=config.run)
     if redo and not settings.is_dry:
         # The manifest goes before the data: without its manifest an output does not exist.
         files.remove(paths.manifest_path(name))

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from schemas.errors import ConfigError, TrelmError
+from schemas.parent import end_with_parent
 
 # Words in torch's error when another rank is gone.
 _LOST = (
@@ -153,6 +154,9 @@ def joined(device: str) -> Iterator[Ranks]:
             f"WORLD_SIZE is {size}, but {error} is wrong; start the ranks with torchrun"
         ) from error
 
+    # A killed `torchrun` leaves its ranks, which would write beside those of the next one.
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent()
     # Both back ends on GPUs: counts and decisions stay on the processor.
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if on_gpu:

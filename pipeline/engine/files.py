@@ -55,11 +55,12 @@ def open_write(path: str) -> IO[bytes]:
     try:
         file = FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
     except (OSError, ValueError) as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     return cast(IO[bytes], file)
 
 
-def _unwritable(path: str, error: Exception) -> StageError:
+def unwritable(path: str, error: Exception) -> StageError:
+    """Return the error that says what cannot be written, why, and what to do."""
     return StageError(
         f"{path}: cannot be written ({_cause(error)}); free space or choose another --run folder"
     )
@@ -98,7 +99,7 @@ def write_stream(path: str, chunks: Iterable[bytes]) -> None:
     except OSError as error:
         if is_replaced and is_local(path):
             Path(written).unlink(missing_ok=True)
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     if is_replaced:
         rename(written, path)
 
@@ -127,7 +128,7 @@ def make_folder(path: str) -> None:
     except OSError as error:
         # Another worker may have made it since.
         if not exists(path):
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
 
 
 def rename(source: str, target: str) -> None:
@@ -138,7 +139,7 @@ def rename(source: str, target: str) -> None:
         else:
             FileSystems.rename([source], [target])
     except OSError as error:
-        raise _unwritable(target, error) from error
+        raise unwritable(target, error) from error
 
 
 def remove(path: str) -> None:
@@ -229,7 +230,7 @@ class HashingSink:
         try:
             self._file.write(content)
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise unwritable(self.path, error) from error
 
         self._hash.update(content)
         self.num_bytes += len(content)
@@ -247,7 +248,7 @@ class HashingSink:
         try:
             self._file.close()
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise unwritable(self.path, error) from error
 
     def abandon(self) -> None:
         """Close the file as far as that is possible, and remove it."""

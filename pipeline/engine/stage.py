@@ -27,6 +27,7 @@ import functools
 import hashlib
 import json
 import logging
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +44,7 @@ from pipeline.engine.tables import RunPaths
 from pipeline.engine.tasks import Task, Unit, number_units
 from pipeline.engine.units import UnitReport, UnitWorker, UnitWriter, finished_units
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
+from schemas.parent import end_with_parent
 from schemas.rejects import REJECTS
 from schemas.table import Table
 
@@ -180,9 +182,20 @@ class ProcessUnit(beam.DoFn):  # type: ignore[misc]
         self._worker = worker
         self._address = address
 
+    def setup(self) -> None:
+        """End with the program, where this is a process of its own that the runner has started."""
+        if is_runners_worker():
+            end_with_parent()
+
     def process(self, unit: Unit, _done_before: int = 0) -> Iterator[UnitReport]:  # type: ignore[type-arg]
         """Process one unit; the side input is only there to be waited for."""
         yield write_unit(self._folder, self._stage, unit, self._worker.process, self._address)
+
+
+def is_runners_worker() -> bool:
+    """Say whether this process is a worker that Beam's runner has started, not the program."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec is not None and spec.name.startswith("apache_beam.runners.worker.")
 
 
 def write_unit(

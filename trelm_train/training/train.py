@@ -22,12 +22,13 @@ import torch
 
 from schemas.durable import write_durably
 from schemas.errors import ConfigError, TrelmError
+from schemas.run_lock import hold
 from schemas.settings import to_dict, to_toml
 from trelm_train.checkpoints.checkpoint import CheckpointWriter, latest_checkpoint
 from trelm_train.checkpoints.export import BANK_FILE, entities_of, export_bank, export_model
 from trelm_train.config import Config, load_config, with_automatic_of
 from trelm_train.data.prefetch import prefetch
-from trelm_train.ranks import joined
+from trelm_train.ranks import Ranks, joined
 from trelm_train.reporting.loggers import make_loggers
 from trelm_train.reporting.metrics import MetricLog
 from trelm_train.reporting.profiling import Profile
@@ -81,9 +82,34 @@ class _Tools:
 
 def run(request: RunRequest, stop: Stop | None = None) -> dict[str, Any]:
     """Train from the beginning and return the summary."""
-    with _algorithms(request), joined(request.config.train.device) as ranks:
+    with (
+        _algorithms(request),
+        joined(request.config.train.device) as ranks,
+        _sole_writer(request.out, ranks),
+    ):
         session = start_run(request, ranks)
         return _train(session, stop or Stop())
+
+
+@contextmanager
+def _sole_writer(out: Path, ranks: Ranks) -> Iterator[None]:
+    """Hold a run's folder on the first rank, which is the one that writes.
+
+    Raises:
+        LockedError: another program holds it.
+        ConfigError: the folder cannot be made or written.
+    """
+    if not ranks.is_first:
+        yield
+        return
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold(out, "trelm-train"))
+        except OSError as error:
+            raise ConfigError(
+                f"{out}: cannot write there ({error.strerror}); give another --out"
+            ) from error
+        yield
 
 
 def resume(out: Path, stop: Stop | None = None, moved_shards: Path | None = None) -> dict[str, Any]:
@@ -96,6 +122,7 @@ def resume(out: Path, stop: Stop | None = None, moved_shards: Path | None = None
     with ExitStack() as stack:
         # The device is needed before the session is there: it decides how the ranks talk.
         ranks = stack.enter_context(joined(_device_of(out)))
+        stack.enter_context(_sole_writer(out, ranks))
         session = resume_run(out, checkpoint, moved_shards, ranks)
         stack.enter_context(_algorithms(session.request))
         log.info(

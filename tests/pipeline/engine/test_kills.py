@@ -153,7 +153,9 @@ def is_gone(group: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
 def test_no_worker_outlives_the_program(
     tmp_path: Path, dump: Path, undisturbed: Path, number: signal.Signals, code: int
 ) -> None:
