@@ -2,8 +2,8 @@
 
 Units are byte ranges (JSONL, MediaWiki exports), row ranges (Parquet), or groups of whole text
 files. Ids: the id field, "file:position" where there is none, the page id of an article, the name
-of a text file. NULs become U+FFFD, counted. An id that repeats within a unit is a reject; one that
-repeats across units fails the stage.
+of a text file. NULs become U+FFFD, counted. Of documents with one id the first stays, and the others
+are rejects.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from pipeline.arrays.hashing import hash64, hash_texts
 from pipeline.config import DocumentsConfig
 from pipeline.documents import corpus
 from pipeline.documents.corpus import RawDocument
+from pipeline.documents.repeats import SHOWN_CHARACTERS, RepeatsWorker, leave_ids, repeat_reason
 from pipeline.documents.titles_stage import FOLDER, NO_ITEM, TitleMap
 from pipeline.documents.wikitext import Anchor
 from pipeline.engine import files
@@ -28,8 +26,8 @@ from pipeline.engine.errors import StageError
 from pipeline.engine.opened_once import OpenedOnce
 from pipeline.engine.row_buffer import RowBuffer
 from pipeline.engine.stage import Phase, PreparedStage, StagePlan
-from pipeline.engine.tables import RunPaths, read_batches
-from pipeline.engine.tasks import ByteRange, ListRange, RowRange, Unit
+from pipeline.engine.tables import RunPaths
+from pipeline.engine.tasks import Bucket, ByteRange, ListRange, RowRange, Unit
 from pipeline.engine.units import UnitReport, UnitWriter
 from pipeline.sources.range_progress import RangeProgress, loss_handler
 from pipeline.sources.ranges import plan_ranges
@@ -69,6 +67,7 @@ class DocumentsWorker:
         for path, document in self._read(unit.task, out, progress):
             sink.add(path, document)
         sink.flush()
+        leave_ids(out, unit.index, list(sink.place_of), list(sink.place_of.values()))
         progress.finish()
 
     def _read(
@@ -108,7 +107,8 @@ class _DocumentSink:
         self._documents = RowBuffer(DOCUMENTS)
         self._anchors = RowBuffer(ANCHORS)
         self._num_characters = 0
-        self._seen: set[str] = set()
+        # By id: where the document starts.
+        self.place_of: dict[str, str] = {}
 
     def add(self, path: str, document: RawDocument) -> None:
         """Keep, skip or reject a document."""
@@ -117,14 +117,15 @@ class _DocumentSink:
             self._out.count(document.skipped)
             return
 
-        problem = document.problem or self._problem_of(document)
+        place = f"{path}:{document.position}"
+        problem = document.problem or self._problem_of(document, place)
         if problem:
             # The reject shows the start of the text, to be recognised by.
-            payload = document.payload or document.text[:500]
-            self._out.reject(document.doc_id or f"{path}:{document.position}", problem, payload)
+            payload = document.payload or document.text[:SHOWN_CHARACTERS]
+            self._out.reject(document.doc_id or place, problem, payload)
             return
         # Only kept documents count: a reject does not use up its id.
-        self._seen.add(document.doc_id)
+        self.place_of[document.doc_id] = place
         self._out.count("rows_out")
 
         # A NUL ends a string for many programs. Its replacement has the same length, so offsets
@@ -142,13 +143,14 @@ class _DocumentSink:
         if self._num_characters >= BATCH_CHARACTERS:
             self.flush()
 
-    def _problem_of(self, document: RawDocument) -> str:
+    def _problem_of(self, document: RawDocument, place: str) -> str:
         """Return why a document cannot be kept; empty if it can."""
         if not document.doc_id:
             return "empty doc_id"
-        if document.doc_id in self._seen:
-            return "doc_id repeats"
-        return "" if document.text.strip("\0 \t\r\n") else "empty text"
+        if not document.text.strip("\0 \t\r\n"):
+            return "empty text"
+        first_place = self.place_of.get(document.doc_id)
+        return "" if first_place is None else repeat_reason(place, first_place)
 
     def _add_anchors(self, doc_id: str, anchors: Sequence[Anchor]) -> None:
         """Add the links of an article whose titles lead to an item; count the others."""
@@ -201,10 +203,13 @@ def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
     worker = DocumentsWorker(
         config=config, kinds=kinds, labels=labels_of(inputs), texts=texts, titles=titles
     )
+    read = Phase(name="documents", tasks=_tasks(config, kinds, texts), worker=worker)
+    # Progress counts what is read: the other phase reads nothing of it.
+    repeats = Phase(name="repeats", tasks=[Bucket(kind="repeats", size=0)], worker=RepeatsWorker())
     return StagePlan(
         name="documents",
         tables=(DOCUMENTS, ANCHORS),
-        phases=(Phase(name="documents", tasks=_tasks(config, kinds, texts), worker=worker),),
+        phases=(read, repeats),
         inputs=stamps,
         config=to_dict(config),
         finish=functools.partial(finish, tuple(inputs)),
@@ -255,17 +260,16 @@ def labels_of(paths: Sequence[str]) -> dict[str, str]:
 
 
 def finish(
-    inputs: tuple[str, ...], prepared: PreparedStage, reports: Sequence[UnitReport]
+    inputs: tuple[str, ...],
+    prepared: PreparedStage,  # noqa: ARG001 - every hook gets it
+    reports: Sequence[UnitReport],
 ) -> dict[str, str]:
-    """Refuse an empty corpus, and ids that occur in several units.
+    """Refuse an empty corpus.
 
     Raises:
-        StageError: no document with text, or a repeated id; the message names it.
+        StageError: no document with text.
     """
-    part_files = [
-        report.parts[DOCUMENTS.name] for report in reports if DOCUMENTS.name in report.parts
-    ]
-    if not part_files:
+    if not any(DOCUMENTS.name in report.parts for report in reports):
         counters: Counter[str] = Counter()
         for report in reports:
             counters.update(report.counters)
@@ -275,34 +279,4 @@ def finish(
             f"no document with text ({listed or 'nothing in it'}); give other inputs"
         )
 
-    paths = [files.join(prepared.data, *part_file.path.split("/")) for part_file in part_files]
-    repeated = repeated_id(paths)
-    if repeated is not None:
-        raise StageError(
-            f"documents: doc_id {repeated!r} occurs more than once in {', '.join(inputs)}; "
-            "name a unique field with documents.id_field, "
-            'or set it to "" to number documents by their position'
-        )
     return {}
-
-
-def repeated_id(paths: Sequence[str]) -> str | None:
-    """Return an id that occurs twice; None if there is none. Memory: 8 bytes per document."""
-    hashes = [hash_texts(_ids_in(path)) for path in paths]
-    keys, counts = np.unique(np.concatenate(hashes), return_counts=True)
-    repeated_hashes = set(keys[counts > 1].tolist())
-    if not repeated_hashes:
-        return None
-
-    # Only now, for the error message, the ids are read as text.
-    for path in paths:
-        for doc_id in _ids_in(path):
-            if hash64(doc_id) in repeated_hashes:
-                return doc_id
-    return None
-
-
-def _ids_in(path: str) -> Iterator[str]:
-    """Yield the ids of a part file of `documents`."""
-    for batch in read_batches(path, DOCUMENTS, ["doc_id"]):
-        yield from batch.column(0).to_pylist()
