@@ -111,7 +111,7 @@ class TextTokenizer:
         _set_tokenizer_threads()
         self.model = model
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise StageError(load_failure("tokenizer", model, error)) from error
         if not getattr(self._tokenizer, "is_fast", False):

@@ -189,7 +189,7 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
     if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
         raise ConfigError(f"{name}: no such folder; give the folder of a model, or a model's name")
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{name}: no such model here ({_first_line(error)}); give a folder or a model's name"
@@ -209,6 +209,9 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
             dtype=torch.float32,
             attn_implementation="sdpa",
             output_loading_info=True,
+            # No code of the model's, and no pickle: both run what a stranger wrote.
+            trust_remote_code=False,
+            use_safetensors=True,
         )
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{name}: cannot load its weights ({_first_line(error)})") from error
@@ -254,7 +257,7 @@ def load_tokenizer(folder: str) -> Tokenizer:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{folder}: no tokenizer there ({_first_line(error)})") from error
 

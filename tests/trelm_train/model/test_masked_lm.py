@@ -1,10 +1,13 @@
+import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from schemas.errors import ConfigError, TrelmError
 from tests.trelm_train import world
@@ -100,6 +103,27 @@ def test_a_checkpoint_without_its_head_is_refused(tokenizer: Any, tmp_path: Path
     world.make_bert(tokenizer).bert.save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="not a masked LM"):
         load_pretrained(str(tmp_path), CPU)
+
+
+def test_pickled_weights_and_code_of_a_model_are_refused(model_path: Path, tmp_path: Path) -> None:
+    """Both run what a stranger wrote: neither is loaded, whatever the file says."""
+    pickled = tmp_path / "pickled"
+    shutil.copytree(model_path, pickled)
+    weights = load_file(pickled / "model.safetensors")
+    (pickled / "model.safetensors").unlink()
+    torch.save(weights, pickled / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="pickled: cannot load its weights .*safetensors"):
+        load_pretrained(str(pickled), CPU)
+
+    coded = tmp_path / "coded"
+    shutil.copytree(model_path, coded)
+    config = json.loads((coded / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}
+    (coded / "config.json").write_text(json.dumps(config))
+    (coded / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\n")
+    with pytest.raises(ConfigError, match="coded: no such model here"):
+        load_pretrained(str(coded), CPU)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_other_architectures_are_refused(tmp_path: Path) -> None:
