@@ -118,7 +118,10 @@ def make_probes(
                 questions[kind][path.stem].append(row)
 
     answers = {
-        row["obj_label"] for of_kind in questions.values() for rows in of_kind.values() for row in rows
+        row["obj_label"]
+        for of_kind in questions.values()
+        for rows in of_kind.values()
+        for row in rows
     }
     out.mkdir(parents=True)
     for kind, rows_of in questions.items():

@@ -21,7 +21,7 @@ import numpy as np
 from rapidfuzz import fuzz
 
 from pipeline.arrays.runs import first_per_owner, offsets_of, spread
-from pipeline.index.entity_types import type_table
+from pipeline.index.entity_types import NUM_TYPES, type_table
 from pipeline.index.name_keys import SOURCE_BITS, normalise
 from pipeline.link.candidates import (
     FUZZY,
@@ -244,7 +244,7 @@ class Linker:
         tables = (
             np.stack([self._type_tables[label] for label in labels])
             if labels
-            else np.zeros((1, 64), np.float32)
+            else np.zeros((1, 1 << NUM_TYPES), np.float32)
         )
         numbers = {label: number for number, label in enumerate(labels)}
         label_of = np.fromiter(

@@ -54,7 +54,7 @@ def detect(
         names: tests of what is a name.
     """
     text = document.text
-    by_range = {(span.start, span.end): span for span in _recognised(text, named, names)}
+    by_range = {(span.start, span.end): span for span in recognised_spans(text, named, names)}
 
     # A name may come from two probes: "Isle of Man" has capitals at its ends and a word in lower
     # case.
@@ -86,7 +86,7 @@ def anchor_spans(text: str, anchors: Iterable[tuple[int, int]]) -> list[Span]:
     return without_overlap([span for span in spans if text[span.start : span.end].strip()])
 
 
-def _recognised(text: str, named: Iterable[NamedEntity], names: Names) -> Iterator[Span]:
+def recognised_spans(text: str, named: Iterable[NamedEntity], names: Names) -> Iterator[Span]:
     """Yield the spans of the recogniser, trimmed; no dates and numbers."""
     for entity in named:
         if entity.label in NUMERIC_LABELS:

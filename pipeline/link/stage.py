@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -183,24 +183,42 @@ def find_mentions(
     resources: LinkResources, documents: TextRows, config: LinkConfig
 ) -> list[DocumentMentions]:
     """Return the mentions of a batch of documents."""
+    return [
+        replace(document, spans=spans_of(resources, document, config))
+        for document in annotate(resources, documents)
+    ]
+
+
+def annotate(resources: LinkResources, documents: TextRows) -> list[DocumentMentions]:
+    """Return the documents of a batch, annotated, without mentions yet.
+
+    Their word numbers hold until the next call.
+    """
     annotations = resources.annotator.annotate([text for _, text in documents])
-    table = resources.annotator.table
-    with_mentions = []
-    for (doc_id, text), annotated in zip(documents, annotations, strict=True):
-        # Given spans replace all detectors; the recogniser still gives labels.
-        if resources.gold is not None:
-            spans = gold_spans(resources.gold[doc_id], annotated)
-        else:
-            anchors = resources.anchors.of(doc_id) if resources.anchors else {}
-            if config.mentions == "anchors":
-                spans = anchor_spans(text, anchors)
-            else:
-                document = Document(
-                    text=text, tokens=annotated.tokens, table=table, max_ngram=config.max_ngram
-                )
-                spans = detect(document, annotated.named, anchors, resources.names)
-        with_mentions.append(DocumentMentions(doc_id, text, annotated, spans))
-    return with_mentions
+    return [
+        DocumentMentions(doc_id, text, annotated, [])
+        for (doc_id, text), annotated in zip(documents, annotations, strict=True)
+    ]
+
+
+def spans_of(
+    resources: LinkResources, document: DocumentMentions, config: LinkConfig
+) -> list[Span]:
+    """Return the mentions of an annotated document."""
+    # Given spans replace all detectors; the recogniser still gives labels.
+    if resources.gold is not None:
+        return gold_spans(resources.gold[document.doc_id], document.annotated)
+
+    anchors = resources.anchors.of(document.doc_id) if resources.anchors else {}
+    if config.mentions == "anchors":
+        return anchor_spans(document.text, anchors)
+    searched = Document(
+        text=document.text,
+        tokens=document.annotated.tokens,
+        table=resources.annotator.table,
+        max_ngram=config.max_ngram,
+    )
+    return detect(searched, document.annotated.named, anchors, resources.names)
 
 
 def gold_spans(gold: GoldDocument, annotated: Annotated) -> list[Span]:
