@@ -31,6 +31,7 @@ class IndexNames:
         self._entities = entities
         self._is_name: dict[str, bool] = {}
         self._is_linked: dict[str, bool] = {}
+        self._is_proper: dict[str, bool] = {}
         # Without counted links no share can be reached: infinity answers no to every word.
         self._min_links = (
             max(word_links * index.num_links, 1.0) if word_links and index.num_links else math.inf
@@ -73,11 +74,25 @@ class IndexNames:
         )
 
     def is_proper(self, key: str) -> bool:
-        """Say whether the label of the item that a key most likely names begins with a capital."""
-        # Postings are sorted: the first item that the store has is the most likely one.
-        rows = self._entities.rows(np.asarray(self._index.postings(key).qids, np.uint32))
-        stored_rows = rows[rows >= 0]
-        return bool(len(stored_rows) and self._entities.label(int(stored_rows[0]))[:1].isupper())
+        """Say whether the label of the item that a key most likely names begins with a capital.
+
+        The forms of a key are those of `is_name`.
+        """
+        is_proper = self._is_proper.get(key)
+        if is_proper is None:
+            if len(self._is_proper) >= CACHE_SIZE:
+                self._is_proper.clear()
+            is_proper = self._is_proper[key] = self._look_up_label(key)
+        return is_proper
+
+    def _look_up_label(self, key: str) -> bool:
+        for form in dict.fromkeys((key, fold(key), *plurals(key))):
+            # Postings are sorted: the first item that the store has is the most likely one.
+            rows = self._entities.rows(np.asarray(self._index.postings(form).qids, np.uint32))
+            stored_rows = rows[rows >= 0]
+            if len(stored_rows):
+                return self._entities.label(int(stored_rows[0]))[:1].isupper()
+        return False
 
     def _look_up(self, key: str) -> bool:
         if not key:

@@ -16,7 +16,8 @@ import numpy as np
 
 from pipeline.index.entity_types import NUMERIC_LABELS
 from pipeline.index.name_keys import normalise
-from pipeline.index.words import OPENS, SHORT, STOP
+from pipeline.index.words import CALENDAR_WORDS, OPENS, SHORT, STOP, STOP_WORDS
+from pipeline.link.plausible import plausible_spans
 from pipeline.link.probes import Document, Names, Probes
 from pipeline.link.spans import PERSON_LABELS, Span, cut_unknown_spans, trim, without_overlap
 
@@ -53,14 +54,17 @@ def detect(
         anchors: half-open code points of the corpus's own links.
         names: tests of what is a name.
     """
-    text = document.text
+    text, named = document.text, list(named)
     by_range = {(span.start, span.end): span for span in recognised_spans(text, named, names)}
 
     # A name may come from two probes: "Isle of Man" has capitals at its ends and a word in lower
     # case.
     probe = Probes(document, names)
     probed = dict.fromkeys((*probe.capitalised(), *probe.lower_case(), *probe.common_words()))
+    numbers = _Numbers(text, named)
     for start, end in probed:
+        if numbers.rule_out(start, end):
+            continue
         recognised = by_range.get((start, end))
         detector = "ner+dictionary" if recognised else "dictionary"
         ner_type = recognised.ner_type if recognised else None
@@ -77,7 +81,34 @@ def detect(
 
     # Unknown spans are cut first, since the names in them compete with other spans.
     spans = without_overlap(cut_unknown_spans(text, list(by_range.values()), probe))
-    return _with_short_forms(document, spans)
+    return _with_short_forms(document, plausible_spans(document, spans, names))
+
+
+class _Numbers:
+    """Hold the spans that the recogniser calls dates, times, numbers and amounts.
+
+    Inside them no name is looked up: "November" in "November 30, 2013" is no mention. A name that
+    is all of such a span stays, if it is no number and no day of the calendar: "Middle Ages".
+    """
+
+    def __init__(self, text: str, named: Iterable[NamedEntity]) -> None:
+        ranges = sorted(
+            (entity.start, entity.end) for entity in named if entity.label in NUMERIC_LABELS
+        )
+        self._text = text
+        self._starts = [start for start, _ in ranges]
+        self._ends = [end for _, end in ranges]
+
+    def rule_out(self, start: int, end: int) -> bool:
+        """Say whether a range is no name; a longer name may contain a date."""
+        position = bisect_right(self._starts, start) - 1
+        if position < 0 or end > self._ends[position]:
+            return False
+        words = normalise(self._text[start:end]).split()
+        if any(word in CALENDAR_WORDS or not word.isalpha() for word in words):
+            return True
+        others = self._text[self._starts[position] : start], self._text[end : self._ends[position]]
+        return any(word not in STOP_WORDS for text in others for word in normalise(text).split())
 
 
 def anchor_spans(text: str, anchors: Iterable[tuple[int, int]]) -> list[Span]:

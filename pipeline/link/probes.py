@@ -81,6 +81,8 @@ class Document:
     table: WordTable
     # Tokens of a name, at most.
     max_ngram: int = 10
+    # Whether a recogniser has looked for names too.
+    has_recogniser: bool = True
 
 
 class Probes:

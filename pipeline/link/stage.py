@@ -217,6 +217,7 @@ def spans_of(
         tokens=document.annotated.tokens,
         table=resources.annotator.table,
         max_ngram=config.max_ngram,
+        has_recogniser=resources.annotator.has_recogniser,
     )
     return detect(searched, document.annotated.named, anchors, resources.names)
 
