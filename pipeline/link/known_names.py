@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -82,17 +83,22 @@ class IndexNames:
         if is_proper is None:
             if len(self._is_proper) >= CACHE_SIZE:
                 self._is_proper.clear()
-            is_proper = self._is_proper[key] = self._look_up_label(key)
+            is_proper = self._is_proper[key] = next(self._labels(key), "")[:1].isupper()
         return is_proper
 
-    def _look_up_label(self, key: str) -> bool:
+    def agrees_in_case(self, surface: str, key: str) -> bool:
+        """Say whether some item with this name is written with small letters where a surface is.
+
+        The first letter does not count: "Speed of light" is written so as the title of an article.
+        """
+        return any(_agrees_in_case(surface, label) for label in self._labels(key))
+
+    def _labels(self, key: str) -> Iterator[str]:
+        """Yield the labels of the items that a key names, the most likely first."""
         for form in dict.fromkeys((key, fold(key), *plurals(key))):
-            # Postings are sorted: the first item that the store has is the most likely one.
+            # Postings are sorted.
             rows = self._entities.rows(np.asarray(self._index.postings(form).qids, np.uint32))
-            stored_rows = rows[rows >= 0]
-            if len(stored_rows):
-                return self._entities.label(int(stored_rows[0]))[:1].isupper()
-        return False
+            yield from (self._entities.label(row) for row in rows[rows >= 0].tolist())
 
     def _look_up(self, key: str) -> bool:
         if not key:
@@ -101,3 +107,22 @@ class IndexNames:
             return True
         # Only these keys can be plurals; the test keeps nearly all others from more look-ups.
         return key.endswith("s") and any(form in self._index for form in plurals(key))
+
+
+def _agrees_in_case(surface: str, label: str) -> bool:
+    """Say whether no word but the first is in lower case in a surface and capitalised in a label.
+
+    A label of other words must be in lower case: the surface is an alias of it.
+
+    >>> _agrees_in_case("districts of the North", "Districts of the North")
+    True
+    >>> _agrees_in_case("ice age", "Ice Age")
+    False
+    """
+    words, label_words = surface.split(), label.split()
+    if len(words) != len(label_words):
+        return label[1:].islower()
+    return not any(
+        word[:1].islower() and label_word[:1].isupper()
+        for word, label_word in zip(words[1:], label_words[1:], strict=True)
+    )

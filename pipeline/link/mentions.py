@@ -104,8 +104,8 @@ class _Numbers:
         position = bisect_right(self._starts, start) - 1
         if position < 0 or end > self._ends[position]:
             return False
-        words = normalise(self._text[start:end]).split()
-        if any(word in CALENDAR_WORDS or not word.isalpha() for word in words):
+        words = self._text[start:end].split()
+        if not any(word[0].isupper() and word.lower() not in CALENDAR_WORDS for word in words):
             return True
         others = self._text[self._starts[position] : start], self._text[end : self._ends[position]]
         return any(word not in STOP_WORDS for text in others for word in normalise(text).split())

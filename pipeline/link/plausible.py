@@ -30,6 +30,7 @@ from pipeline.link.spans import Span
 DICTIONARY = "dictionary"
 # A sentence with a larger share of capitalised words, function words aside, is a headline.
 HEADLINE_SHARE = 0.6
+ROMAN_DIGITS = frozenset("IVXLCDM.")
 
 
 def plausible_spans(document: Document, spans: Sequence[Span], names: Names) -> list[Span]:
@@ -86,7 +87,9 @@ class _Judge:
         if not self._names.is_proper(key):
             # "Colorectal cancer" at the beginning of a sentence is written as the label is.
             has_inner_capital = any(self._flags[token] & OPENS for token in range(low + 1, high + 1))
-            return is_line or not (is_single or has_inner_capital)
+            if is_line or not (is_single or has_inner_capital):
+                return True
+            return is_single and not self._opens[low] and self._stands_alone(low, key)
         if self._is_part_of_run(low, high):
             return False
         if not is_single:
@@ -111,6 +114,21 @@ class _Judge:
             return False
         return not self._has_recogniser or key in self._capital_within
 
+    def _stands_alone(self, token: int, key: str) -> bool:
+        """Say whether a common word has its capital as a word: "Expressionism, Cubism".
+
+        So it is nowhere in lower case, and no capitalised word is near, function words passed over.
+        """
+        if key in self._lower:
+            return False
+        for step in (-1, 1):
+            beside = token + step
+            while self._in_sentence(beside - step, beside) and self._flags[beside] & STOP:
+                beside += step
+            if self._in_sentence(beside - step, beside) and self._flags[beside] & OPENS:
+                return False
+        return True
+
     def _is_part_of_run(self, low: int, high: int) -> bool:
         """Say whether capitalised words beside a name make it a part of an unknown one.
 
@@ -130,7 +148,10 @@ class _Judge:
         if not self._in_sentence(token, beside):
             return None
         flag = self._flags[beside]
-        return beside if flag & OPENS and flag & ALPHA and not flag & STOP else None
+        word = self._text[self._starts[beside] : self._ends[beside]]
+        # "The Histories III" and "Boeing 747b" are followed by numbers, not by names.
+        is_number = word[0].isdigit() or not set(word) - ROMAN_DIGITS
+        return beside if flag & OPENS and not flag & STOP and not is_number else None
 
     def _in_sentence(self, token: int, beside: int) -> bool:
         """Say whether a token and the one beside it are in one sentence."""
