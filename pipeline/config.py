@@ -129,6 +129,11 @@ class LinkConfig:
         "",
         "Path of a gold JSONL file whose spans are the only mentions; empty finds mentions",
     )
+    gold_nil: bool = key(
+        False,
+        "Apply min_confidence at gold spans too, so that they can be NIL; false takes the best "
+        "candidate of each",
+    )
     top_k: int = key(8, "Number of candidates kept per mention, 1 to 64")
     max_ngram: int = key(
         10,

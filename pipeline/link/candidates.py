@@ -19,7 +19,7 @@ from pipeline.index.fuzzy_keys import (
     with_fewest_edits,
 )
 from pipeline.index.name_keys import SOURCE_BITS, normalise, query_keys
-from pipeline.index.words import STOP_WORDS
+from pipeline.index.words import MORE_STOP_WORDS, STOP_WORDS
 from pipeline.link.inflections import inflections
 from schemas.array_types import U8, U32
 
@@ -173,11 +173,22 @@ def _is_real_name(key: str, choice: SimilarKey, index: NameIndex) -> bool:
     return any(len(index.items_with_word(word)) or len(index.postings(word).qids) for word in lost)
 
 
+def is_function_word(surface: str, key: str) -> bool:
+    """Say whether a surface is a function word: "He", and neither "US" nor "The Who"."""
+    is_acronym = surface.isupper() and len(key) > 1
+    return (key in STOP_WORDS or key in MORE_STOP_WORDS) and not is_acronym
+
+
 def find_candidates(
     surface: str, index: NameIndex, reach: Reach, *, allow_fuzzy: bool
 ) -> Candidates:
-    """Return all candidates of a surface by itself; fuzzy ones only where no name fits it whole."""
+    """Return all candidates of a surface by itself; fuzzy ones only where no name fits it whole.
+
+    A pronoun or another function word names nothing by itself, whatever the index lists.
+    """
     key = normalise(surface)
+    if is_function_word(surface, key):
+        return {}
     candidates = exact_candidates(surface, index)
     if reach.inflect:
         _add_inflected(candidates, key, index)

@@ -65,7 +65,9 @@ class _Judge:
 
         # Words that the document writes with a capital within a sentence, and those in lower case.
         within = (flags & OPENS > 0) & ~tokens.opens_sentence
-        self._capital_within = {self._keys[word] for word in np.unique(tokens.words[within]).tolist()}
+        self._capital_within = {
+            self._keys[word] for word in np.unique(tokens.words[within]).tolist()
+        }
         lower = np.unique(tokens.words[flags & LOWER > 0])
         self._lower = {self._keys[word] for word in lower.tolist()}
 
@@ -86,7 +88,9 @@ class _Judge:
         is_line = self._is_whole_sentence(low, high)
         if not self._names.is_proper(key):
             # "Colorectal cancer" at the beginning of a sentence is written as the label is.
-            has_inner_capital = any(self._flags[token] & OPENS for token in range(low + 1, high + 1))
+            has_inner_capital = any(
+                self._flags[token] & OPENS for token in range(low + 1, high + 1)
+            )
             if is_line or not (is_single or has_inner_capital):
                 return True
             return is_single and not self._opens[low] and self._stands_alone(low, key)
@@ -98,7 +102,9 @@ class _Judge:
 
     def _is_caseless(self, low: int, high: int) -> bool:
         """Say whether the case of a span says nothing, as in a sentence in capitals."""
-        return all(self._text[self._starts[t] : self._ends[t]].isupper() for t in range(low, high + 1))
+        return all(
+            self._text[self._starts[t] : self._ends[t]].isupper() for t in range(low, high + 1)
+        )
 
     def _is_whole_sentence(self, low: int, high: int) -> bool:
         """Say whether a span is all of a sentence: a heading, an item of a list."""

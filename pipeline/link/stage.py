@@ -27,19 +27,21 @@ from pipeline.engine.tasks import RowRange, Unit
 from pipeline.engine.units import UnitWriter
 from pipeline.index.alias_index import AliasIndex
 from pipeline.index.entity_store import EntityStore
+from pipeline.index.words import ALPHA, POSSESSIVE, STOP, WordTable
 from pipeline.link import features
 from pipeline.link.candidates import MATCHES, Reach
 from pipeline.link.gold import GoldDocument, load_gold
 from pipeline.link.known_names import IndexNames
 from pipeline.link.linker import Linker, Links, Mention
 from pipeline.link.mentions import anchor_spans, detect
-from pipeline.link.probes import Document
+from pipeline.link.probes import Document, DocumentTokens
 from pipeline.link.reranker import CandidateReranker, Context
 from pipeline.link.short_forms import longer_names
 from pipeline.link.spacy_annotator import Annotated, Annotator, check_model, model_version
 from pipeline.link.spans import Span
 from pipeline.link.weights import load_weights, weights_stamp
 from schemas import DOCUMENTS, LINKS, SENTENCES
+from schemas.array_types import I64, Bools
 from schemas.errors import ConfigError
 from schemas.link import CANDIDATE, PARTS
 from schemas.settings import to_dict
@@ -238,8 +240,11 @@ def link_mentions(
     if resources.rerank is not None:
         scored.features["semantic"] = resources.rerank(contexts_of(documents), scored)
 
+    # An annotator has said that a gold span is an entity, so its best candidate is taken.
+    is_sure = resources.gold is not None and not config.gold_nil
+    min_confidence = 0.0 if is_sure else config.min_confidence
     links = resources.linker.decide(
-        scored, len(mentions), top_k=config.top_k, min_confidence=config.min_confidence
+        scored, len(mentions), top_k=config.top_k, min_confidence=min_confidence
     )
     # The corpus's own links overrule the model, so they come last.
     if resources.anchors is not None:
@@ -297,14 +302,16 @@ def batch_of(
         ends = np.fromiter((span.end for span in spans), np.int64, len(spans))
         first_tokens = np.searchsorted(tokens.ends, starts, "right") + num_tokens
         end_tokens = np.searchsorted(tokens.starts, ends, "left") + num_tokens
+        modifies = _are_modifiers(tokens, end_tokens - num_tokens, annotator.table)
         surfaces = [document.text[span.start : span.end] for span in spans]
         length = max(len(document.text), 1)
-        for span, surface, low, high, longer in zip(
+        for span, surface, low, high, longer, is_modifier in zip(
             spans,
             surfaces,
             first_tokens.tolist(),
             end_tokens.tolist(),
             longer_names(surfaces),
+            modifies.tolist(),
             strict=True,
         ):
             # A fuzzy match needs a stronger reason than a capital letter: the recogniser or the
@@ -319,6 +326,7 @@ def batch_of(
                     position=span.start / length,
                     allow_fuzzy=fuzzy and span.detector != "dictionary",
                     longer=longer,
+                    modifies=is_modifier,
                 )
             )
         num_tokens += len(tokens)
@@ -330,6 +338,26 @@ def batch_of(
     sizes = [len(document.annotated.tokens) for document in documents]
     owners = np.repeat(np.arange(len(documents)), sizes)
     return mentions, features.BatchTokens(terms=terms[words], documents=owners)
+
+
+def _are_modifiers(tokens: DocumentTokens, end_tokens: I64, table: WordTable) -> Bools:
+    """Say of mentions whether a content word of their sentence follows them directly.
+
+    Args:
+        tokens: of the document.
+        end_tokens: of each mention, one past the last token, numbered in the document.
+        table: of the words.
+    """
+    if not len(tokens):
+        return np.zeros(len(end_tokens), bool)
+    # A mention at the end has no next token: any token stands for it.
+    following = np.minimum(end_tokens, len(tokens) - 1)
+    flags = table.flags[tokens.words[following]]
+    is_content = (flags & ALPHA > 0) & (flags & (STOP | POSSESSIVE) == 0)
+    are_modifiers: Bools = (
+        is_content & ~tokens.opens_sentence[following] & (end_tokens < len(tokens))
+    )
+    return are_modifiers
 
 
 def sentence_rows(documents: Sequence[DocumentMentions]) -> pa.Table:

@@ -75,8 +75,7 @@ def link_file(
 
         # Word numbers hold until the next batch is annotated.
         linked.end_to_end.update(predictions(found, link_mentions(free, found, config)))
-        spans_config = replace(config, gold_spans=config.gold_spans or "-")
-        linked.at_gold.update(predictions(at_gold, link_mentions(given, at_gold, spans_config)))
+        linked.at_gold.update(predictions(at_gold, link_mentions(given, at_gold, config)))
         linked.recognised_names.update(named_items(recognised, resources))
         linked.gold_names.update(named_items(at_gold, resources))
     return linked
