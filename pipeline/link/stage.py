@@ -27,6 +27,7 @@ from pipeline.engine.tasks import RowRange, Unit
 from pipeline.engine.units import UnitWriter
 from pipeline.index.alias_index import AliasIndex
 from pipeline.index.entity_store import EntityStore
+from pipeline.index.name_keys import normalise
 from pipeline.index.words import ALPHA, POSSESSIVE, STOP, WordTable
 from pipeline.link import features
 from pipeline.link.candidates import MATCHES, Reach
@@ -34,6 +35,7 @@ from pipeline.link.gold import GoldDocument, load_gold
 from pipeline.link.known_names import IndexNames
 from pipeline.link.linker import Linker, Links, Mention
 from pipeline.link.mentions import anchor_spans, detect
+from pipeline.link.misspelt_names import likely_misspelt
 from pipeline.link.probes import Document, DocumentTokens
 from pipeline.link.reranker import CandidateReranker, Context
 from pipeline.link.short_forms import longer_names
@@ -88,7 +90,9 @@ def open_resources(config: LinkConfig, aliases: str, entities: str) -> LinkResou
     """
     # On a cluster the folders are remote: they are copied once per machine.
     index, store = AliasIndex(local_folder(aliases)), EntityStore(local_folder(entities))
-    reach = Reach(fuzzy_cutoff=config.fuzzy_cutoff, max_partial=config.max_partial)
+    reach = Reach(
+        fuzzy_cutoff=config.fuzzy_cutoff, slips=config.fuzzy, max_partial=config.max_partial
+    )
     rerank: CandidateReranker | None = None
     if config.rerank_model:
         rerank = CandidateReranker(config.rerank_model, store)
@@ -235,7 +239,7 @@ def link_mentions(
     resources: LinkResources, documents: Sequence[DocumentMentions], config: LinkConfig
 ) -> Links:
     """Return the links of a batch, in the order of the documents and their mentions."""
-    mentions, tokens = batch_of(documents, resources.annotator, fuzzy=config.fuzzy)
+    mentions, tokens = batch_of(documents, resources.annotator, config.fuzzy_mentions)
     scored = resources.linker.score(mentions, tokens)
     if resources.rerank is not None:
         scored.features["semantic"] = resources.rerank(contexts_of(documents), scored)
@@ -284,14 +288,14 @@ def _follow_anchors(
 
 
 def batch_of(
-    documents: Sequence[DocumentMentions], annotator: Annotator, *, fuzzy: bool
+    documents: Sequence[DocumentMentions], annotator: Annotator, fuzzy: str
 ) -> tuple[list[Mention], features.BatchTokens]:
     """Return the mentions and tokens of a batch as the linker needs them.
 
     Args:
         documents: of the batch.
         annotator: the one that annotated them; its word numbers hold until its next call.
-        fuzzy: whether mentions may be misspelt.
+        fuzzy: which mentions may be misspelt, as `LinkConfig.fuzzy_mentions` says it.
     """
     mentions: list[Mention] = []
     # Tokens of the documents before.
@@ -304,18 +308,18 @@ def batch_of(
         end_tokens = np.searchsorted(tokens.starts, ends, "left") + num_tokens
         modifies = _are_modifiers(tokens, end_tokens - num_tokens, annotator.table)
         surfaces = [document.text[span.start : span.end] for span in spans]
+        may_be_misspelt = _may_be_misspelt(spans, surfaces, fuzzy)
         length = max(len(document.text), 1)
-        for span, surface, low, high, longer, is_modifier in zip(
+        for span, surface, low, high, longer, is_modifier, allow_fuzzy in zip(
             spans,
             surfaces,
             first_tokens.tolist(),
             end_tokens.tolist(),
             longer_names(surfaces),
             modifies.tolist(),
+            may_be_misspelt,
             strict=True,
         ):
-            # A fuzzy match needs a stronger reason than a capital letter: the recogniser or the
-            # annotator must have found the span.
             mentions.append(
                 Mention(
                     document=number,
@@ -324,7 +328,7 @@ def batch_of(
                     surface=surface,
                     ner_type=span.ner_type,
                     position=span.start / length,
-                    allow_fuzzy=fuzzy and span.detector != "dictionary",
+                    allow_fuzzy=allow_fuzzy,
                     longer=longer,
                     modifies=is_modifier,
                 )
@@ -338,6 +342,25 @@ def batch_of(
     sizes = [len(document.annotated.tokens) for document in documents]
     owners = np.repeat(np.arange(len(documents)), sizes)
     return mentions, features.BatchTokens(terms=terms[words], documents=owners)
+
+
+def _may_be_misspelt(spans: Sequence[Span], surfaces: Sequence[str], fuzzy: str) -> list[bool]:
+    """Say of a document's mentions whether each may be a misspelling.
+
+    At spans that an annotator or the corpus gives, each may be. A mention that was found needs a
+    stronger reason than a capital letter.
+    """
+    if fuzzy == "none":
+        return [False] * len(spans)
+    if fuzzy == "all":
+        likely = [True] * len(spans)
+    else:
+        likely = likely_misspelt(list(map(normalise, surfaces)), [span.known for span in spans])
+    return [
+        span.detector.startswith(("gold", "anchor"))
+        or (is_likely and span.detector != "dictionary")
+        for span, is_likely in zip(spans, likely, strict=True)
+    ]
 
 
 def _are_modifiers(tokens: DocumentTokens, end_tokens: I64, table: WordTable) -> Bools:
