@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.index.alias_index import AliasIndex
 from pipeline.index.entity_store import EntityStore
-from pipeline.index.name_keys import SOURCE_BITS, fold
+from pipeline.index.name_keys import SOURCE_BITS, fold, normalise
 from pipeline.link.inflections import inflections, plurals
 
 # Answers per cache. Emptying a full one is simpler, and faster to use, than an order of use.
@@ -92,6 +92,10 @@ class IndexNames:
         The first letter does not count: "Speed of light" is written so as the title of an article.
         """
         return any(_agrees_in_case(surface, label) for label in self._labels(key))
+
+    def is_label(self, surface: str) -> bool:
+        """Say whether a surface is the label of an item that it names, letter by letter."""
+        return surface in self._labels(normalise(surface))
 
     def _labels(self, key: str) -> Iterator[str]:
         """Yield the labels of the items that a key names, the most likely first."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from pipeline.link.probes import Document, Names, Probes
 from pipeline.link.spans import PERSON_LABELS, Span, cut_unknown_spans, trim, without_overlap
 
 _LEADING_ARTICLE = re.compile(r"^(?:the|a|an)\s+", re.IGNORECASE)
+# Letters of a name after a comma: "Inc." and "Jr." are none.
+MIN_PART = 4
 # Letters that initials must have to stand for a name: "UN".
 MIN_ACRONYM = 2
 
@@ -62,8 +64,13 @@ def detect(
     probe = Probes(document, names)
     probed = dict.fromkeys((*probe.capitalised(), *probe.lower_case(), *probe.common_words()))
     numbers = _Numbers(text, named)
+    full_names: dict[tuple[int, int], str] = {}
     for start, end in probed:
         if numbers.rule_out(start, end):
+            continue
+        part_end = end_of_first_name(text[start:end], names)
+        if part_end:
+            full_names[start, start + part_end] = text[start:end]
             continue
         recognised = by_range.get((start, end))
         detector = "ner+dictionary" if recognised else "dictionary"
@@ -81,7 +88,26 @@ def detect(
 
     # Unknown spans are cut first, since the names in them compete with other spans.
     spans = without_overlap(cut_unknown_spans(text, list(by_range.values()), probe))
+    spans = [replace(span, full_name=full_names.get((span.start, span.end), "")) for span in spans]
     return _with_short_forms(document, plausible_spans(document, spans, names))
+
+
+def end_of_first_name(surface: str, names: Names) -> int:
+    """Return where the first of several names side by side ends, as in "Columbus, Ohio".
+
+    They are two mentions; the whole says which Columbus it is. 0 where the surface is one name: it
+    has no comma, a part of it is no name, or an item is called so with its comma.
+    """
+    if ", " not in surface and " , " not in surface:
+        return 0
+    parts = [part.strip() for part in surface.split(",")]
+    are_names = all(
+        (len(part) >= MIN_PART or part.isupper()) and names.is_name(normalise(part))
+        for part in parts
+    )
+    if not are_names or names.is_label(surface):
+        return 0
+    return len(parts[0])
 
 
 class _Numbers:

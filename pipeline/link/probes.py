@@ -68,6 +68,9 @@ class Names(NameTests, Protocol):
     def is_linked(self, key: str) -> bool:
         """Say whether the corpus's links use a key often, and other sources know it as a name."""
 
+    def is_label(self, surface: str) -> bool:
+        """Say whether a surface is the label of an item that it names, letter by letter."""
+
     def agrees_in_case(self, surface: str, key: str) -> bool:
         """Say whether some item with this name is written with small letters where a surface is."""
 

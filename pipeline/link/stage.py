@@ -329,7 +329,7 @@ def batch_of(
                     ner_type=span.ner_type,
                     position=span.start / length,
                     allow_fuzzy=allow_fuzzy,
-                    longer=longer,
+                    longer=(span.full_name, *longer) if span.full_name else longer,
                     modifies=is_modifier,
                 )
             )
