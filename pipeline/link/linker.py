@@ -21,7 +21,7 @@ import numpy as np
 from rapidfuzz import fuzz
 
 from pipeline.arrays.runs import first_per_owner, offsets_of, spread
-from pipeline.index.entity_types import GROUP, LANGUAGE, NUM_TYPES, PLACE, type_table
+from pipeline.index.entity_types import NUM_TYPES, type_table
 from pipeline.index.name_keys import SOURCE_BITS, normalise
 from pipeline.link.candidates import (
     FUZZY,
@@ -45,6 +45,7 @@ from pipeline.link.features import (
     dynamic_features,
     log_prior,
 )
+from pipeline.link.impossible import are_codes, misread_as_language
 from pipeline.link.lru import LruCache
 from schemas.array_types import F32, F64, I64, U8, U32, Array, Bools
 
@@ -53,10 +54,6 @@ SurfaceKey = tuple[str, bool, tuple[str, ...]]
 # Surfaces: 5 KB each.
 CACHE_SIZE = 20_000
 MAX_SCORED = 64
-# Letters of the longest code: "he", "GA", "deu".
-MAX_CODE = 3
-# The recogniser's label for peoples, religions and parties.
-NATIONALITY = "NORP"
 _TITLE = SOURCE_BITS["title"]
 _MATCH_FEATURES = {
     "variant": VARIANT,
@@ -82,8 +79,8 @@ class Mention:
     allow_fuzzy: bool
     # Names of the same document for which it may be short.
     longer: tuple[str, ...] = ()
-    # Whether a content word follows directly, as in "Russian ballet".
-    modifies: bool = False
+    # Whether it is no language, as "Russian" in "Russian ballet".
+    is_nationality: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +217,8 @@ class Linker:
             for name in (field.name for field in fields(SurfaceCandidates))
         )
         qids, rows, matches, popularity, types, static = (column[positions] for column in columns)
-        kept = np.flatnonzero(~misread_as_language(mentions, mention_of, matches, types))
+        are_nationalities = _column(mentions, "is_nationality").astype(bool)
+        kept = np.flatnonzero(~misread_as_language(are_nationalities, mention_of, matches, types))
         mention_of, qids, rows, static = (
             mention_of[kept], qids[kept], rows[kept], static[kept],
         )  # fmt: skip
@@ -306,8 +304,8 @@ class Linker:
         rows = self._entities.rows(qids)
         is_linkable = rows >= 0
         is_linkable[is_linkable] &= ~self._entities.is_meta(rows[is_linkable])
-        is_linkable &= ~self._are_codes([key[0] for key in keys], owners, rows)
         chosen = np.flatnonzero(is_linkable)
+        chosen = chosen[~self._are_codes([key[0] for key in keys], owners[chosen], rows[chosen])]
         chosen = chosen[first_per_owner(owners[chosen], MAX_SCORED)]
         rows, qids, owners = rows[chosen], qids[chosen], owners[chosen]
 
@@ -329,25 +327,14 @@ class Linker:
         ]
 
     def _are_codes(self, surfaces: Sequence[str], owners: I64, rows: I64) -> Bools:
-        """Say of candidates whether a short surface is but a code of theirs.
-
-        "He" is no Hebrew, "Fo" no Faroe Islands, and "GA" no Irish: an abbreviation is in capitals,
-        and no language is called by its code.
-
-        Args:
-            surfaces: as written.
-            owners: number of each candidate's surface, shape (n,).
-            rows: in the store, -1 where it has none, shape (n,).
-        """
-        are_codes = np.zeros(len(rows), bool)
-        may_be_code = np.array([may_be_code_of(surface) for surface in surfaces], bool)
-        for candidate in np.flatnonzero(may_be_code[owners] & (rows >= 0)).tolist():
-            row, surface = int(rows[candidate]), surfaces[owners[candidate]]
-            if normalise(surface) in normalise(self._entities.label(row)).split():
-                continue
-            is_language = int(self._entities.types(rows[candidate : candidate + 1])[0]) == LANGUAGE
-            are_codes[candidate] = is_language or not (surface.isupper() or surface.islower())
-        return are_codes
+        """Say of candidates whether a short surface is but a code of theirs."""
+        row_list = rows.tolist()
+        return are_codes(
+            surfaces,
+            owners,
+            lambda position: self._entities.label(row_list[position]),
+            self._entities.types(rows),
+        )
 
     def _static(
         self, surfaces: Sequence[str], owners: I64, entities: tuple[I64, U32], columns: F64
@@ -391,37 +378,6 @@ class Linker:
             "title": (flags.astype(np.int64) & _TITLE) > 0,
         }
         return np.stack([np.asarray(static[name], np.float32) for name in STATIC], axis=1)
-
-
-def may_be_code_of(surface: str) -> bool:
-    """Say whether a surface is so short that it may be a code: of a language, of a country."""
-    return len(surface) <= MAX_CODE and surface.isalpha()
-
-
-def misread_as_language(
-    mentions: Sequence[Mention], mention_of: I64, matches: U8, types: U8
-) -> Bools:
-    """Say of candidates whether they are languages where the text has a nationality.
-
-    "Russian" in "Russian ballet" is no language, but it may be one in "Russian, Polish and Czech". A
-    language stays where no country and no people has the name.
-
-    Args:
-        mentions: of the batch.
-        mention_of: number of each candidate's mention, ascending, shape (c,).
-        matches: how each candidate was found, shape (c,).
-        types: coarse type bits of each candidate, shape (c,).
-    """
-    is_nationality = np.array(
-        [mention.ner_type == NATIONALITY and mention.modifies for mention in mentions], bool
-    )
-    if not is_nationality.any():
-        return np.zeros(len(types), bool)
-    of_nationality = is_nationality[mention_of]
-    is_other = of_nationality & (matches <= INFLECTED) & (types & (PLACE | GROUP) > 0)
-    has_other = np.bincount(mention_of, is_other, len(mentions)) > 0
-    is_language: Bools = of_nationality & (types == LANGUAGE) & has_other[mention_of]
-    return is_language
 
 
 # Shared by all surfaces without candidates: nearly all that the index does not list.

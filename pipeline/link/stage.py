@@ -28,22 +28,21 @@ from pipeline.engine.units import UnitWriter
 from pipeline.index.alias_index import AliasIndex
 from pipeline.index.entity_store import EntityStore
 from pipeline.index.name_keys import normalise
-from pipeline.index.words import ALPHA, POSSESSIVE, STOP, WordTable
 from pipeline.link import features
 from pipeline.link.candidates import MATCHES, Reach
 from pipeline.link.gold import GoldDocument, load_gold
+from pipeline.link.impossible import is_nationality
 from pipeline.link.known_names import IndexNames
 from pipeline.link.linker import Linker, Links, Mention
 from pipeline.link.mentions import anchor_spans, detect
 from pipeline.link.misspelt_names import likely_misspelt
-from pipeline.link.probes import Document, DocumentTokens
+from pipeline.link.probes import Document
 from pipeline.link.reranker import CandidateReranker, Context
 from pipeline.link.short_forms import longer_names
 from pipeline.link.spacy_annotator import Annotated, Annotator, check_model, model_version
 from pipeline.link.spans import Span
 from pipeline.link.weights import load_weights, weights_stamp
 from schemas import DOCUMENTS, LINKS, SENTENCES
-from schemas.array_types import I64, Bools
 from schemas.errors import ConfigError
 from schemas.link import CANDIDATE, PARTS
 from schemas.settings import to_dict
@@ -306,17 +305,15 @@ def batch_of(
         ends = np.fromiter((span.end for span in spans), np.int64, len(spans))
         first_tokens = np.searchsorted(tokens.ends, starts, "right") + num_tokens
         end_tokens = np.searchsorted(tokens.starts, ends, "left") + num_tokens
-        modifies = _are_modifiers(tokens, end_tokens - num_tokens, annotator.table)
         surfaces = [document.text[span.start : span.end] for span in spans]
         may_be_misspelt = _may_be_misspelt(spans, surfaces, fuzzy)
         length = max(len(document.text), 1)
-        for span, surface, low, high, longer, is_modifier, allow_fuzzy in zip(
+        for span, surface, low, high, longer, allow_fuzzy in zip(
             spans,
             surfaces,
             first_tokens.tolist(),
             end_tokens.tolist(),
             longer_names(surfaces),
-            modifies.tolist(),
             may_be_misspelt,
             strict=True,
         ):
@@ -330,7 +327,7 @@ def batch_of(
                     position=span.start / length,
                     allow_fuzzy=allow_fuzzy,
                     longer=(span.full_name, *longer) if span.full_name else longer,
-                    modifies=is_modifier,
+                    is_nationality=is_nationality(document.text, span.end, span.ner_type),
                 )
             )
         num_tokens += len(tokens)
@@ -361,26 +358,6 @@ def _may_be_misspelt(spans: Sequence[Span], surfaces: Sequence[str], fuzzy: str)
         or (is_likely and span.detector != "dictionary")
         for span, is_likely in zip(spans, likely, strict=True)
     ]
-
-
-def _are_modifiers(tokens: DocumentTokens, end_tokens: I64, table: WordTable) -> Bools:
-    """Say of mentions whether a content word of their sentence follows them directly.
-
-    Args:
-        tokens: of the document.
-        end_tokens: of each mention, one past the last token, numbered in the document.
-        table: of the words.
-    """
-    if not len(tokens):
-        return np.zeros(len(end_tokens), bool)
-    # A mention at the end has no next token: any token stands for it.
-    following = np.minimum(end_tokens, len(tokens) - 1)
-    flags = table.flags[tokens.words[following]]
-    is_content = (flags & ALPHA > 0) & (flags & (STOP | POSSESSIVE) == 0)
-    are_modifiers: Bools = (
-        is_content & ~tokens.opens_sentence[following] & (end_tokens < len(tokens))
-    )
-    return are_modifiers
 
 
 def sentence_rows(documents: Sequence[DocumentMentions]) -> pa.Table:
