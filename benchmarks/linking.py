@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import linking_unseen
 from benchmarks.harness import (
     Aim,
     Variant,
@@ -378,6 +379,11 @@ def _found(rows: Sequence[Sequence[Any]]) -> dict[Place, Found]:
     }
 
 
+def unseen(setup: Setup) -> Iterator[dict[str, Any]]:
+    """Score ours and the baseline end to end on text that nobody tuned to."""
+    yield from linking_unseen.records(NAME, setup.made, quick=setup.quick)
+
+
 CASES: dict[str, Callable[[Setup], Iterator[dict[str, Any]]]] = {
     "accuracy": accuracy,  # the longest first: --quick runs two at a time
     "stage": functools.partial(compared, case="stage", model=MODEL, ways=SPACY_WAYS),
@@ -385,6 +391,7 @@ CASES: dict[str, Callable[[Setup], Iterator[dict[str, Any]]]] = {
     "steps": in_steps,
     "memory": in_memory,
     "fuzzy": fuzzy,
+    "unseen": unseen,
 }
 
 

@@ -146,7 +146,7 @@ def is_slip(key: str, choice: str) -> bool:
     >>> is_slip("david gross", "david cross")
     False
     """
-    if " " not in key and key == choice.replace(" ", ""):
+    if " " in choice and " " not in key and key == choice.replace(" ", ""):
         return True
     if len(key) < MIN_SLIP_CHARACTERS or OSA.distance(key, choice) != 1:
         return False

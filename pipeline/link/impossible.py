@@ -31,7 +31,7 @@ _OF_LANGUAGE = frozenset(
     "name names term text texts translation translations version versions title edition literature "
     "poem poems poetry novel novels book books newspaper newspapers magazine film films movie movies "
     "song songs album albums lyrics manuscript manuscripts inscription inscriptions television "
-    "series drama sitcom wikipedia teacher lessons".split()
+    "series drama comedy sitcom wikipedia teacher lessons".split()
 )
 
 

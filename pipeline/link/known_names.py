@@ -91,7 +91,7 @@ class IndexNames:
 
         The first letter does not count: "Speed of light" is written so as the title of an article.
         """
-        return any(_agrees_in_case(surface, label) for label in self._labels(key))
+        return any(agrees_in_case(surface, label) for label in self._labels(key))
 
     def is_label(self, surface: str) -> bool:
         """Say whether a surface is the label of an item that it names, letter by letter."""
@@ -113,14 +113,14 @@ class IndexNames:
         return key.endswith("s") and any(form in self._index for form in plurals(key))
 
 
-def _agrees_in_case(surface: str, label: str) -> bool:
+def agrees_in_case(surface: str, label: str) -> bool:
     """Say whether no word but the first is in lower case in a surface and capitalised in a label.
 
     A label of other words must be in lower case: the surface is an alias of it.
 
-    >>> _agrees_in_case("districts of the North", "Districts of the North")
+    >>> agrees_in_case("districts of the North", "Districts of the North")
     True
-    >>> _agrees_in_case("ice age", "Ice Age")
+    >>> agrees_in_case("ice age", "Ice Age")
     False
     """
     words, label_words = surface.split(), label.split()

@@ -20,11 +20,11 @@ WRONG_LINKS = {
     "date": "only names of months and days of the week, numbers, and words such as century",
     "fuzzy": "linked as a misspelling of another name",
     "nationality": "the recogniser calls it a nationality or a language, or the item is one",
-    "part_of_name": "inside a longer gold mention",
-    "boundary": "overlaps a gold mention in another way",
     "nil": "a gold mention that is NIL or not in the KB",
     "not_listed": "a gold mention whose item was no candidate",
     "wrong_candidate": "a gold mention whose item was a candidate",
+    "part_of_name": "inside a longer gold mention",
+    "boundary": "overlaps a gold mention in another way",
     "common_noun": "no gold mention; a word that the document has in lower case too",
     "no_gold": "no gold mention, none of the above",
 }
