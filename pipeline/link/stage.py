@@ -7,12 +7,10 @@ linked together; each is an item or NIL, with its best candidates and what speak
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import pyarrow as pa
 
 from pipeline.arrays.mapped_files import local_folder
 from pipeline.config import LinkConfig
@@ -29,10 +27,12 @@ from pipeline.index.alias_index import AliasIndex
 from pipeline.index.entity_store import EntityStore
 from pipeline.index.name_keys import normalise
 from pipeline.link import features
-from pipeline.link.candidates import MATCHES, Reach
+from pipeline.link.candidates import Reach
+from pipeline.link.document_mentions import DocumentMentions
 from pipeline.link.gold import GoldDocument, load_gold
 from pipeline.link.impossible import is_nationality
 from pipeline.link.known_names import IndexNames
+from pipeline.link.link_rows import link_rows, sentence_rows
 from pipeline.link.linker import Linker, Links, Mention
 from pipeline.link.mentions import anchor_spans, detect
 from pipeline.link.misspelt_names import likely_misspelt
@@ -44,12 +44,10 @@ from pipeline.link.spans import Span
 from pipeline.link.weights import load_weights, weights_stamp
 from schemas import DOCUMENTS, LINKS, SENTENCES
 from schemas.errors import ConfigError
-from schemas.link import CANDIDATE, PARTS
 from schemas.settings import to_dict
 
 BATCH_DOCUMENTS = 128
 BATCH_CHARACTERS = 200_000
-PART_DECIMALS = 4
 # Each side of a mention, for the re-ranker.
 CONTEXT_CHARACTERS = 300
 # Id and text of each document.
@@ -68,17 +66,6 @@ class LinkResources:
     gold: dict[str, GoldDocument] | None
     anchors: AnchorReader | None
     rerank: CandidateReranker | None
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentMentions:
-    """Hold the mentions of one document."""
-
-    doc_id: str
-    text: str
-    annotated: Annotated
-    # In the order of the text, none overlapping.
-    spans: list[Span]
 
 
 def open_resources(config: LinkConfig, aliases: str, entities: str) -> LinkResources:
@@ -358,62 +345,6 @@ def _may_be_misspelt(spans: Sequence[Span], surfaces: Sequence[str], fuzzy: str)
         or (is_likely and span.detector != "dictionary")
         for span, is_likely in zip(spans, likely, strict=True)
     ]
-
-
-def sentence_rows(documents: Sequence[DocumentMentions]) -> pa.Table:
-    """Return the rows of `sentences`."""
-    rows: list[tuple[object, ...]] = [
-        (document.doc_id, start, end)
-        for document in documents
-        for start, end in document.annotated.sentences
-    ]
-    return SENTENCES.from_rows(rows)
-
-
-def link_rows(documents: Sequence[DocumentMentions], links: Links) -> pa.Table:
-    """Return the rows of `links`."""
-    spans = [(document, span) for document in documents for span in document.spans]
-
-    # A mention before the first sentence counts to it.
-    sentence_starts: list[int] = []
-    for document in documents:
-        starts = [start for start, _ in document.annotated.sentences]
-        for span in document.spans:
-            sentence_starts.append(
-                starts[max(bisect_right(starts, span.start) - 1, 0)] if starts else 0
-            )
-
-    columns = {
-        "doc_id": [document.doc_id for document, _ in spans],
-        "start": [span.start for _, span in spans],
-        "end": [span.end for _, span in spans],
-        "sentence_start": sentence_starts,
-        "surface": [document.text[span.start : span.end] for document, span in spans],
-        "detector": [span.detector for _, span in spans],
-        "ner_type": [span.ner_type for _, span in spans],
-        "qid": pa.array(links.qids, mask=links.qids == 0),
-        "confidence": links.confidence,
-        "candidates": _candidate_lists(links),
-    }
-    return LINKS.from_columns(columns)
-
-
-def _candidate_lists(links: Links) -> pa.Array:
-    """Return the column `candidates`: a list of candidates per mention."""
-    best = links.candidates
-    matches = pa.DictionaryArray.from_arrays(
-        pa.array(best.matches, pa.uint8()), pa.array(MATCHES)
-    ).cast(pa.string())
-    part_columns = [
-        pa.array(np.round(links.parts[name], PART_DECIMALS).astype(np.float32)) for name in PARTS
-    ]
-
-    # One struct per candidate of the batch; the offsets say which belong to each mention.
-    structs = pa.StructArray.from_arrays(
-        [best.qids, links.probability, matches, *part_columns], fields=list(CANDIDATE)
-    )
-    offsets = pa.array(links.offsets.astype(np.int32))
-    return pa.ListArray.from_arrays(offsets, structs, type=LINKS.schema.field("candidates").type)
 
 
 def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:

@@ -14,13 +14,13 @@ import numpy as np
 
 from pipeline.config import LinkConfig
 from pipeline.link.candidates import MATCHES, exact_candidates
+from pipeline.link.document_mentions import DocumentMentions
 from pipeline.link.evaluation.scores import Prediction, SpanKey
 from pipeline.link.gold import GoldDocument
 from pipeline.link.linker import Links
 from pipeline.link.mentions import recognised_spans
 from pipeline.link.spans import Span
 from pipeline.link.stage import (
-    DocumentMentions,
     LinkResources,
     annotate,
     batches,

@@ -30,11 +30,11 @@ from pipeline.index.alias_index import AliasIndex, Postings
 from pipeline.index.name_keys import SOURCE_BITS, index_keys
 from pipeline.link.candidates import KeyPostings
 from pipeline.link.disambiguation import Model
+from pipeline.link.document_mentions import DocumentMentions
 from pipeline.link.features import FEATURES, GROUPS
 from pipeline.link.gold import GoldDocument, load_gold
 from pipeline.link.linker import Linker, Mention
 from pipeline.link.stage import (
-    DocumentMentions,
     LinkResources,
     batch_of,
     batches,
