@@ -212,17 +212,20 @@ class Linker:
         positions = spread(offsets_of(sizes)[surface_of], lengths)
         mention_of = np.repeat(np.arange(len(mentions)), lengths)
         # The empty one gives the dtype where there is no surface.
-        columns = (
-            np.concatenate([getattr(surface, name) for surface in (_NO_CANDIDATES, *surfaces)])
-            for name in (field.name for field in fields(SurfaceCandidates))
-        )
-        qids, rows, matches, popularity, types, static = (column[positions] for column in columns)
+        columns: dict[str, Array] = {
+            field.name: np.concatenate(
+                [getattr(surface, field.name) for surface in (_NO_CANDIDATES, *surfaces)]
+            )[positions]
+            for field in fields(SurfaceCandidates)
+        }
         are_nationalities = _column(mentions, "is_nationality").astype(bool)
-        kept = np.flatnonzero(~misread_as_language(are_nationalities, mention_of, matches, types))
-        mention_of, qids, rows, static = (
-            mention_of[kept], qids[kept], rows[kept], static[kept],
-        )  # fmt: skip
-        matches, popularity, types = matches[kept], popularity[kept], types[kept]
+        is_possible = ~misread_as_language(
+            are_nationalities, mention_of, columns["matches"], columns["types"]
+        )
+        mention_of = mention_of[is_possible]
+        qids, rows, matches, popularity, types, static = (
+            column[is_possible] for column in columns.values()
+        )
 
         flat = FlatCandidates(
             mentions=mention_of,
