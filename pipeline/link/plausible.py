@@ -25,7 +25,7 @@ import numpy as np
 from pipeline.index.name_keys import normalise
 from pipeline.index.words import ALPHA, JOINS, LOWER, OPENS, STOP
 from pipeline.link.probes import Document, Names
-from pipeline.link.spans import Span
+from pipeline.link.spans import PERSON_LABELS, Span
 
 DICTIONARY = "dictionary"
 # A sentence with a larger share of capitalised words, function words aside, is a headline.
@@ -94,7 +94,7 @@ class _Judge:
             if is_line or not (is_single or has_inner_capital):
                 return True
             return is_single and not self._opens[low] and self._stands_alone(low, key)
-        if self._is_part_of_run(low, high):
+        if self._is_part_of_run(low, high) or (is_single and self._is_title(span)):
             return False
         if not is_single:
             return True
@@ -119,6 +119,15 @@ class _Judge:
         if key in self._lower:
             return False
         return not self._has_recogniser or key in self._capital_within
+
+    def _is_title(self, span: Span) -> bool:
+        """Say whether a person's name follows a word directly: "Sen. Charles Schumer"."""
+        position = bisect_right(self._span_starts, span.start)
+        if position == len(self._spans):
+            return False
+        following = self._spans[position]
+        gap = self._text[span.end : following.start]
+        return following.ner_type in PERSON_LABELS and not gap.strip(" .\u00a0")
 
     def _stands_alone(self, token: int, key: str) -> bool:
         """Say whether a common word has its capital as a word: "Expressionism, Cubism".
