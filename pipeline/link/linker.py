@@ -81,6 +81,8 @@ class Mention:
     longer: tuple[str, ...] = ()
     # Whether it is no language, as "Russian" in "Russian ballet".
     is_nationality: bool = False
+    # Whether it stands for somebody whom no index knows: it has no candidates then.
+    is_unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,7 @@ class Linker:
         is_possible = ~misread_as_language(
             are_nationalities, mention_of, columns["matches"], columns["types"]
         )
+        is_possible &= ~_column(mentions, "is_unknown").astype(bool)[mention_of]
         mention_of = mention_of[is_possible]
         qids, rows, matches, popularity, types, static = (
             column[is_possible] for column in columns.values()

@@ -41,6 +41,7 @@ from pipeline.link.reranker import CandidateReranker, Context
 from pipeline.link.short_forms import longer_names
 from pipeline.link.spacy_annotator import Annotated, Annotator, check_model, model_version
 from pipeline.link.spans import Span
+from pipeline.link.unknown_persons import stand_for_unknown_persons
 from pipeline.link.weights import load_weights, weights_stamp
 from schemas import DOCUMENTS, LINKS, SENTENCES
 from schemas.errors import ConfigError
@@ -294,14 +295,16 @@ def batch_of(
         end_tokens = np.searchsorted(tokens.starts, ends, "left") + num_tokens
         surfaces = [document.text[span.start : span.end] for span in spans]
         may_be_misspelt = _may_be_misspelt(spans, surfaces, fuzzy)
+        are_unknown = stand_for_unknown_persons(spans, surfaces)
         length = max(len(document.text), 1)
-        for span, surface, low, high, longer, allow_fuzzy in zip(
+        for span, surface, low, high, longer, allow_fuzzy, is_unknown in zip(
             spans,
             surfaces,
             first_tokens.tolist(),
             end_tokens.tolist(),
             longer_names(surfaces),
             may_be_misspelt,
+            are_unknown,
             strict=True,
         ):
             mentions.append(
@@ -314,6 +317,7 @@ def batch_of(
                     position=span.start / length,
                     allow_fuzzy=allow_fuzzy,
                     longer=(span.full_name, *longer) if span.full_name else longer,
+                    is_unknown=is_unknown,
                     is_nationality=is_nationality(document.text, span.end, span.ner_type),
                 )
             )

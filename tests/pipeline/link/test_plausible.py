@@ -15,7 +15,7 @@ def kept(
 ) -> list[str]:
     """Texts of the dictionary's mentions that stay."""
     named = [(ELSEWHERE, "PERSON")] if recogniser else []
-    whole = f"{text}\nHe met {ELSEWHERE} there." if recogniser else text
+    whole = f"{text}\nHe met {ELSEWHERE} there." if recogniser and ELSEWHERE not in text else text
     spans = spans_of(whole, Names(names, linked or []), named)
     return [whole[span.start : span.end] for span in spans if span.detector == "dictionary"]
 
@@ -63,3 +63,8 @@ def test_other_detectors_vouch_for_their_spans() -> None:
     text = "He was Director of it"
     spans = spans_of(text, Names(["director"]), [("Director", "ORG")])
     assert [text[span.start : span.end] for span in spans] == ["Director"]
+
+
+def test_a_word_before_a_person_is_a_title() -> None:
+    assert kept("He met Sen. Zork Quux there", ["Sen"]) == []
+    assert kept("He met Sen and Zork Quux there", ["Sen"]) == ["Sen"]
