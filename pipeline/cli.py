@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import click
 
+from pipeline.score_command import score_command
 from pipeline.stage_commands import run_command, stage_commands
 from pipeline.synth_command import synth_command
 from schemas.command_line import (
@@ -159,6 +160,9 @@ def link_train_command(  # noqa: PLR0913 - an option each
     click.echo(json.dumps(report, indent=1) if as_json else format_training(report, model))
 
 
+cli.add_command(score_command)
+
+
 @cli.command("sql")
 @RUN_OPTION
 @FORMAT_OPTION
@@ -239,8 +243,19 @@ def ask_command(  # noqa: PLR0913 - an option each
 @click.option(
     "--errors", metavar="FILE", default="", help="Write every wrong gold mention here, as JSONL."
 )
+@click.option(
+    "--kb-only",
+    is_flag=True,
+    help="Leave out gold that is not in the knowledge base, and the links at its spans.",
+)
 @JSON_OPTION
-def evaluate_command(run_folder: str, gold: str, errors: str, as_json: bool) -> None:  # noqa: FBT001
+def evaluate_command(
+    run_folder: str,
+    gold: str,
+    errors: str,
+    kb_only: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+) -> None:
     """Score the run's links against gold links.
 
     \b
@@ -249,7 +264,7 @@ def evaluate_command(run_folder: str, gold: str, errors: str, as_json: bool) -> 
     A run that was linked with --gold-spans is scored by its accuracy at these spans.
     Both get: candidate recall; figures for rare items (not the candidate that most triples
     point to) and for frequency bands; errors by class; calibration of the confidence.
-    docs/linking.md says how each figure is counted.
+    docs/linking.md says how each figure is counted; `link score` scores many files at once.
 
     \b
     trelm-pipeline evaluate --run runs/a --gold gold.jsonl
@@ -260,7 +275,7 @@ def evaluate_command(run_folder: str, gold: str, errors: str, as_json: bool) -> 
     from pipeline.link.evaluation.evaluate import evaluate_run
     from pipeline.link.evaluation.scores_text import format_scores
 
-    scores = evaluate_run(run_folder, gold, errors)
+    scores = evaluate_run(run_folder, gold, errors, kb_only=kb_only)
     click.echo(json.dumps(scores, indent=1) if as_json else format_scores(scores))
 
 

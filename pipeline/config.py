@@ -129,6 +129,11 @@ class LinkConfig:
         "",
         "Path of a gold JSONL file whose spans are the only mentions; empty finds mentions",
     )
+    gold_nil: bool = key(
+        False,
+        "Apply min_confidence at gold spans too, so that they can be NIL; false takes the best "
+        "candidate of each",
+    )
     top_k: int = key(8, "Number of candidates kept per mention, 1 to 64")
     max_ngram: int = key(
         10,
@@ -163,6 +168,11 @@ class LinkConfig:
         True,
         "Look for misspelt names among those that share one half with the mention",
     )
+    fuzzy_alone: bool = key(
+        False,
+        "Look for misspellings also of names whose right spelling is nowhere in the document: for text "
+        "with many typing errors",
+    )
     fuzzy_cutoff: float = key(
         88.0,
         "Similarity (rapidfuzz ratio, 0 to 100) that a name more than one edit away needs to be a "
@@ -177,6 +187,13 @@ class LinkConfig:
         1.0,
         "Megabytes of text per work unit, of this stage and of the stages that follow",
     )
+
+    @property
+    def fuzzy_mentions(self) -> Literal["none", "likely", "all"]:
+        """Return which mentions may be misspelt."""
+        if not self.fuzzy:
+            return "none"
+        return "all" if self.fuzzy_alone else "likely"
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""

@@ -19,9 +19,16 @@ from pipeline.arrays.sorted_map import SortedMap
 from pipeline.engine import files
 from pipeline.engine.spill import concat_spill, spill_folder
 from pipeline.index.entity_parts import EntityParts, part_path
-from pipeline.index.entity_spill import CLASS_ROWS, DEGREE_ROWS, ENTITY_ROWS, NEAR_ROWS
+from pipeline.index.entity_spill import (
+    CLASS_ROWS,
+    DEGREE_ROWS,
+    ENTITY_ROWS,
+    IMPLIED_ROWS,
+    NEAR_ROWS,
+)
 from pipeline.index.entity_store import array_path
 from pipeline.index.entity_types import class_types
+from pipeline.index.implied_types import united_types
 from pipeline.index.name_keys import disambiguator
 from pipeline.index.neighbours import NeighbourPairs, best_neighbours
 from pipeline.index.words import TERM_BITS, text_terms
@@ -79,6 +86,7 @@ def write_part(data: str, bucket: int) -> None:
     }
     arrays["label_offsets"], arrays["labels"] = _encoded(labels)
     arrays["description_offsets"], arrays["descriptions"] = _encoded(descriptions)
+    arrays["implied"] = _implied(data, bucket, qids)
     arrays["near_offsets"], arrays["near"] = _neighbours(data, bucket, qids)
     arrays["own_offsets"], arrays["own"] = _sorted_runs(map(text_terms, labels))
     arrays["said_offsets"], arrays["said"] = _sorted_runs(
@@ -108,6 +116,16 @@ def _degrees(data: str, bucket: int, qids: U32) -> U32:
     # Each unit reported a count of its own: they add up.
     degrees = np.bincount(positions[is_entity], counts[is_entity], minlength=len(qids))
     return degrees.astype(np.uint32)
+
+
+def _implied(data: str, bucket: int, qids: U32) -> U8:
+    """Return the type bits that statements imply, of each item."""
+    rows = concat_spill(data, "implied", bucket, IMPLIED_ROWS)
+    items, bits = united_types(*(rows.column(name).to_numpy() for name in ("qid", "bits")))
+    is_entity, positions = SortedMap(keys=qids, values=np.arange(len(qids))).find(items)
+    implied = np.zeros(len(qids), np.uint8)
+    implied[positions[is_entity]] = bits[is_entity]
+    return implied
 
 
 def _neighbours(data: str, bucket: int, qids: U32) -> tuple[I64, U32]:
@@ -184,14 +202,17 @@ def _joint(owners: I64, values: U32) -> U64:
 
 
 def _types(data: str, part: dict[str, Array]) -> U8:
-    """Return the type bits of a part's entities: those of all their classes, united."""
+    """Return the type bits of a part's entities: those of all their classes, united.
+
+    Where no class says anything, those that the statements imply.
+    """
     folder = local_folder(files.join(spill_folder(data), CLASSES))
     classes = map_sections(files.join(folder, "classes.safetensors"))
     has_types, bits = SortedMap(keys=classes["qid"], values=classes["bits"]).find(part["class"])
 
     types = np.zeros(len(part["qid"]), np.uint8)
     np.bitwise_or.at(types, owners_of(part["class_offsets"])[has_types], bits[has_types])
-    return types
+    return np.where(types > 0, types, part["implied"])
 
 
 def join_array(data: str, folder: str, name: str, bounds: Sequence[int]) -> None:

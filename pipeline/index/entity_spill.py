@@ -20,6 +20,7 @@ from pipeline.engine import files
 from pipeline.engine.spill import spill_folder, write_spill
 from pipeline.engine.tables import open_table, read_batches, read_rows
 from pipeline.engine.tasks import RowRange, Unit
+from pipeline.index.implied_types import implied_types
 from pipeline.index.neighbours import best_neighbours, pairs_both_ways
 from schemas import ENTITIES, REDIRECTS, TRIPLES
 from schemas.array_types import I64, U32, Ints
@@ -37,6 +38,8 @@ DEGREE_ROWS = pa.schema([("qid", pa.uint32()), ("count", pa.uint32())])
 # `other` is a neighbour of `one`.
 NEAR_ROWS = pa.schema([("one", pa.uint32()), ("other", pa.uint32()), ("is_incoming", pa.uint8())])
 CLASS_ROWS = pa.schema([("child", pa.uint32()), ("parent", pa.uint32())])
+# Type bits that statements imply.
+IMPLIED_ROWS = pa.schema([("qid", pa.uint32()), ("bits", pa.uint8())])
 # Folder of the file that says which items were merged.
 MERGED = "merged"
 
@@ -146,6 +149,10 @@ def spill_triples(data: str, unit: Unit[RowRange], bounds: Sequence[int]) -> Non
     near = best_neighbours(pairs_both_ways(subjects, objects))
     rows = pa.table([near.item, near.neighbour, near.is_incoming], schema=NEAR_ROWS)
     write_spill(data, "near", unit.index, rows, buckets_of(near.item, bounds), num_buckets)
+
+    items, bits = implied_types(subjects, predicates, objects)
+    rows = pa.table([items, bits], schema=IMPLIED_ROWS)
+    write_spill(data, "implied", unit.index, rows, buckets_of(items, bounds), num_buckets)
 
     is_class = predicates == SUBCLASS_OF
     classes = pa.table([subjects[is_class], objects[is_class]], schema=CLASS_ROWS)

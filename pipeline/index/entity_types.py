@@ -10,7 +10,7 @@ import numpy as np
 
 from schemas.array_types import F32, U8, U32
 
-PERSON, ORGANISATION, PLACE, WORK, EVENT, GROUP = (1 << bit for bit in range(6))
+PERSON, ORGANISATION, PLACE, WORK, EVENT, GROUP, LANGUAGE = (1 << bit for bit in range(7))
 
 # Where the climb through subclass_of ends. Wikidata's upper ontology is uneven: several roots per
 # type are needed.
@@ -44,12 +44,13 @@ ROOTS: dict[int, int] = {
         EVENT,
     ),
     **dict.fromkeys(
-        (41710, 34770, 33742, 33829, 9174, 2472587, 1530022, 231002, 4392985, 6266),
+        (41710, 33829, 9174, 2472587, 1530022, 231002, 4392985, 6266),
         GROUP,
     ),
+    **dict.fromkeys((34770, 33742, 315, 20162172, 25295, 33384), LANGUAGE),
 }  # fmt: skip
 MAX_CLIMB = 12
-NUM_TYPES = 6
+NUM_TYPES = 7
 
 _LABEL_TYPES: dict[str, dict[int, float]] = {
     "PERSON": {PERSON: 1.0, ORGANISATION: 0.2, GROUP: 0.2},
@@ -57,15 +58,16 @@ _LABEL_TYPES: dict[str, dict[int, float]] = {
     "GPE": {PLACE: 1.0, ORGANISATION: 0.2},
     "LOC": {PLACE: 1.0},
     "FAC": {PLACE: 1.0, ORGANISATION: 0.6},
-    "NORP": {GROUP: 1.0, PLACE: 0.6, ORGANISATION: 0.6},
-    "LANGUAGE": {GROUP: 1.0, PLACE: 0.3},
+    # A nationality is a people, the country, or a party; a language has a label of its own.
+    "NORP": {GROUP: 1.0, PLACE: 0.6, ORGANISATION: 0.6, LANGUAGE: 0.1},
+    "LANGUAGE": {LANGUAGE: 1.0, GROUP: 0.2, PLACE: 0.1},
     "WORK_OF_ART": {WORK: 1.0, PERSON: 0.2},
     "PRODUCT": {WORK: 1.0, ORGANISATION: 0.5},
     "LAW": {WORK: 1.0},
     "EVENT": {EVENT: 1.0, WORK: 0.3},
     # CoNLL-style labels of other spaCy pipelines.
     "PER": {PERSON: 1.0, ORGANISATION: 0.2, GROUP: 0.2},
-    "MISC": {GROUP: 1.0, WORK: 1.0, EVENT: 1.0},
+    "MISC": {GROUP: 1.0, WORK: 1.0, EVENT: 1.0, LANGUAGE: 1.0},
 }
 # Agreement where either the label or the type is unknown.
 UNKNOWN = 0.5
@@ -107,9 +109,9 @@ def class_types(children: U32, parents: U32) -> tuple[U32, U8]:
 
 
 def type_table(label: str | None) -> F32:
-    """Return the agreement of a recogniser's label with each of the 64 sets of type bits.
+    """Return the agreement of a recogniser's label with each of the 128 sets of type bits.
 
-    0 to 1, shape (64,); UNKNOWN where the label or the type is unknown.
+    0 to 1, shape (128,); UNKNOWN where the label or the type is unknown.
     """
     scores = np.full(1 << NUM_TYPES, UNKNOWN, np.float32)
     agreement = _LABEL_TYPES.get(label or "")

@@ -16,6 +16,7 @@ names have a third block, their sorted words.
 from __future__ import annotations
 
 import itertools
+import os.path
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -31,6 +32,9 @@ MAX_REORDERED = 4
 MAX_ALIKE = 64
 # A shorter word is one letter away from too many others.
 SHORT_WORD = 7
+# A name below this length is one letter away from another one by chance.
+MIN_SLIP_CHARACTERS = 9
+VOWELS = frozenset("aeiouy")
 REORDERED_WEIGHT = 0.95
 ROMAN = frozenset("ivx")
 
@@ -128,6 +132,36 @@ def _compare(key: str, choice: str) -> SimilarKey:
             REORDERED_WEIGHT * OSA.normalized_similarity(*with_sorted_words),
         ),
     )
+
+
+def is_slip(key: str, choice: str) -> bool:
+    """Say whether a key is a slip of the pen: so close to a long name that chance is no reason.
+
+    Either the spaces between the words are lost ("sanfrancisco"), or one letter inside a word is
+    doubled, left out, put in, swapped with its neighbour, or a vowel is another one. Short names
+    and other letters are what other names have: "Gross" and "Cross", "Mandan" and "Madan".
+
+    >>> is_slip("michele obama", "michelle obama")
+    True
+    >>> is_slip("david gross", "david cross")
+    False
+    """
+    if " " in choice and " " not in key and key == choice.replace(" ", ""):
+        return True
+    if len(key) < MIN_SLIP_CHARACTERS or OSA.distance(key, choice) != 1:
+        return False
+
+    # The edit lies between what both have at the beginning and what both have at the end.
+    start = len(os.path.commonprefix([key, choice]))
+    if (
+        start == 0
+        or key[start - 1] == " "
+        or " " in (key[start : start + 1], choice[start : start + 1])
+    ):
+        return False
+    if len(key) != len(choice) or key[start + 1 :] != choice[start + 1 :]:
+        return True
+    return key[start] in VOWELS and choice[start] in VOWELS
 
 
 def with_fewest_edits(similar: Sequence[SimilarKey]) -> list[SimilarKey]:

@@ -66,6 +66,13 @@ MORE_STOP_WORDS = frozenset(
     "would yet you your three four five six seven eight nine ten s t d ll m re ve".split()
 )
 
+# Days and months: parts of dates, and no mention inside one.
+CALENDAR_WORDS = frozenset(
+    "monday tuesday wednesday thursday friday saturday sunday january february march april may june "
+    "july august september october november december mon tue tues wed thu thurs fri sat sun jan feb "
+    "mar apr jun jul aug sep sept oct nov dec".split()
+)
+
 TERM_BITS = 22
 MIN_LISTED_CHARACTERS = 2
 # Odd constants whose products mix two hashes into one.

@@ -15,11 +15,12 @@ from rapidfuzz import fuzz
 from pipeline.index.fuzzy_keys import (
     SimilarKey,
     differing_words,
+    is_slip,
     similar_choices,
     with_fewest_edits,
 )
 from pipeline.index.name_keys import SOURCE_BITS, normalise, query_keys
-from pipeline.index.words import STOP_WORDS
+from pipeline.index.words import MORE_STOP_WORDS, STOP_WORDS
 from pipeline.link.inflections import inflections
 from schemas.array_types import U8, U32
 
@@ -88,6 +89,8 @@ class Reach:
 
     # rapidfuzz ratio, 0 to 100.
     fuzzy_cutoff: float = 88.0
+    # Whether slips of the pen are looked for in every unknown name (`is_slip`).
+    slips: bool = True
     # Items with longer names; 0 = none.
     max_partial: int = 12
     inflect: bool = True
@@ -135,10 +138,18 @@ def partial_items(key: str, index: NameIndex, limit: int) -> list[int]:
     return [qid for qid in shortest if all(qid in qids for qids in longer_sets)][:limit]
 
 
-def fuzzy_candidates(surface: str, index: NameIndex, cutoff: float) -> Candidates:
+def fuzzy_candidates(
+    surface: str, index: NameIndex, cutoff: float, *, slips_only: bool = False
+) -> Candidates:
     """Return the candidates of the keys with the fewest edits; cutoff 0 to 100.
 
     Only keys that share a half with the surface are compared.
+
+    Args:
+        surface: as written.
+        index: of names.
+        cutoff: least similarity of a key that is more than one edit away.
+        slips_only: take only keys of which the surface is a slip of the pen.
     """
     candidates: Candidates = {}
     key = normalise(surface)
@@ -155,7 +166,7 @@ def fuzzy_candidates(surface: str, index: NameIndex, cutoff: float) -> Candidate
     similar = [
         choice
         for choice in similar_choices(key, choices, cutoff)
-        if not _is_real_name(key, choice, index)
+        if not _is_real_name(key, choice, index) and (not slips_only or is_slip(key, choice.key))
     ]
     for choice in with_fewest_edits(similar)[:MAX_FUZZY_KEYS]:
         _add(candidates, index.postings(choice.key), FUZZY, choice.similarity)
@@ -173,16 +184,35 @@ def _is_real_name(key: str, choice: SimilarKey, index: NameIndex) -> bool:
     return any(len(index.items_with_word(word)) or len(index.postings(word).qids) for word in lost)
 
 
+def is_function_word(surface: str, key: str) -> bool:
+    """Say whether a surface is a function word: "He", and neither "US" nor "The Who"."""
+    is_acronym = surface.isupper() and len(key) > 1
+    return (key in STOP_WORDS or key in MORE_STOP_WORDS) and not is_acronym
+
+
 def find_candidates(
     surface: str, index: NameIndex, reach: Reach, *, allow_fuzzy: bool
 ) -> Candidates:
-    """Return all candidates of a surface by itself; fuzzy ones only where no name fits it whole."""
+    """Return all candidates of a surface by itself; fuzzy ones only where no name fits it whole.
+
+    A pronoun or another function word names nothing by itself, whatever the index lists.
+
+    Args:
+        surface: as written.
+        index: of names.
+        reach: how far to look.
+        allow_fuzzy: whether the surface may be misspelt; if not, only slips are looked for.
+    """
     key = normalise(surface)
+    if is_function_word(surface, key):
+        return {}
     candidates = exact_candidates(surface, index)
     if reach.inflect:
         _add_inflected(candidates, key, index)
-    if allow_fuzzy and not candidates:
-        candidates |= fuzzy_candidates(surface, index, reach.fuzzy_cutoff)
+    if (allow_fuzzy or reach.slips) and not candidates:
+        candidates |= fuzzy_candidates(
+            surface, index, reach.fuzzy_cutoff, slips_only=not allow_fuzzy
+        )
     for qid in partial_items(key, index, reach.max_partial):
         candidates.setdefault(qid, Candidate(0, 0, PARTIAL, 0.0))
     return candidates

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
 from pipeline.index.alias_index import AliasIndex
 from pipeline.index.entity_store import EntityStore
-from pipeline.index.name_keys import SOURCE_BITS, fold
+from pipeline.index.name_keys import SOURCE_BITS, fold, normalise
 from pipeline.link.inflections import inflections, plurals
 
 # Answers per cache. Emptying a full one is simpler, and faster to use, than an order of use.
@@ -31,6 +32,7 @@ class IndexNames:
         self._entities = entities
         self._is_name: dict[str, bool] = {}
         self._is_linked: dict[str, bool] = {}
+        self._is_proper: dict[str, bool] = {}
         # Without counted links no share can be reached: infinity answers no to every word.
         self._min_links = (
             max(word_links * index.num_links, 1.0) if word_links and index.num_links else math.inf
@@ -73,11 +75,34 @@ class IndexNames:
         )
 
     def is_proper(self, key: str) -> bool:
-        """Say whether the label of the item that a key most likely names begins with a capital."""
-        # Postings are sorted: the first item that the store has is the most likely one.
-        rows = self._entities.rows(np.asarray(self._index.postings(key).qids, np.uint32))
-        stored_rows = rows[rows >= 0]
-        return bool(len(stored_rows) and self._entities.label(int(stored_rows[0]))[:1].isupper())
+        """Say whether the label of the item that a key most likely names begins with a capital.
+
+        The forms of a key are those of `is_name`.
+        """
+        is_proper = self._is_proper.get(key)
+        if is_proper is None:
+            if len(self._is_proper) >= CACHE_SIZE:
+                self._is_proper.clear()
+            is_proper = self._is_proper[key] = next(self._labels(key), "")[:1].isupper()
+        return is_proper
+
+    def agrees_in_case(self, surface: str, key: str) -> bool:
+        """Say whether some item with this name is written with small letters where a surface is.
+
+        The first letter does not count: "Speed of light" is written so as the title of an article.
+        """
+        return any(agrees_in_case(surface, label) for label in self._labels(key))
+
+    def is_label(self, surface: str) -> bool:
+        """Say whether a surface is the label of an item that it names, letter by letter."""
+        return surface in self._labels(normalise(surface))
+
+    def _labels(self, key: str) -> Iterator[str]:
+        """Yield the labels of the items that a key names, the most likely first."""
+        for form in dict.fromkeys((key, fold(key), *plurals(key))):
+            # Postings are sorted.
+            rows = self._entities.rows(np.asarray(self._index.postings(form).qids, np.uint32))
+            yield from (self._entities.label(row) for row in rows[rows >= 0].tolist())
 
     def _look_up(self, key: str) -> bool:
         if not key:
@@ -86,3 +111,22 @@ class IndexNames:
             return True
         # Only these keys can be plurals; the test keeps nearly all others from more look-ups.
         return key.endswith("s") and any(form in self._index for form in plurals(key))
+
+
+def agrees_in_case(surface: str, label: str) -> bool:
+    """Say whether no word but the first is in lower case in a surface and capitalised in a label.
+
+    A label of other words must be in lower case: the surface is an alias of it.
+
+    >>> agrees_in_case("districts of the North", "Districts of the North")
+    True
+    >>> agrees_in_case("ice age", "Ice Age")
+    False
+    """
+    words, label_words = surface.split(), label.split()
+    if len(words) != len(label_words):
+        return label[1:].islower()
+    return not any(
+        word[:1].islower() and label_word[:1].isupper()
+        for word, label_word in zip(words[1:], label_words[1:], strict=True)
+    )

@@ -21,7 +21,7 @@ import numpy as np
 from rapidfuzz import fuzz
 
 from pipeline.arrays.runs import first_per_owner, offsets_of, spread
-from pipeline.index.entity_types import type_table
+from pipeline.index.entity_types import NUM_TYPES, type_table
 from pipeline.index.name_keys import SOURCE_BITS, normalise
 from pipeline.link.candidates import (
     FUZZY,
@@ -45,8 +45,9 @@ from pipeline.link.features import (
     dynamic_features,
     log_prior,
 )
+from pipeline.link.impossible import are_codes, misread_as_language
 from pipeline.link.lru import LruCache
-from schemas.array_types import F32, F64, I64, U8, U32, Array
+from schemas.array_types import F32, F64, I64, U8, U32, Array, Bools
 
 # Surface, whether it may be misspelt, longer names of the document.
 SurfaceKey = tuple[str, bool, tuple[str, ...]]
@@ -78,6 +79,10 @@ class Mention:
     allow_fuzzy: bool
     # Names of the same document for which it may be short.
     longer: tuple[str, ...] = ()
+    # Whether it is no language, as "Russian" in "Russian ballet".
+    is_nationality: bool = False
+    # Whether it stands for somebody whom no index knows: it has no candidates then.
+    is_unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +214,21 @@ class Linker:
         positions = spread(offsets_of(sizes)[surface_of], lengths)
         mention_of = np.repeat(np.arange(len(mentions)), lengths)
         # The empty one gives the dtype where there is no surface.
-        columns = (
-            np.concatenate([getattr(surface, name) for surface in (_NO_CANDIDATES, *surfaces)])
-            for name in (field.name for field in fields(SurfaceCandidates))
+        columns: dict[str, Array] = {
+            field.name: np.concatenate(
+                [getattr(surface, field.name) for surface in (_NO_CANDIDATES, *surfaces)]
+            )[positions]
+            for field in fields(SurfaceCandidates)
+        }
+        are_nationalities = _column(mentions, "is_nationality").astype(bool)
+        is_possible = ~misread_as_language(
+            are_nationalities, mention_of, columns["matches"], columns["types"]
         )
-        qids, rows, matches, popularity, types, static = (column[positions] for column in columns)
+        is_possible &= ~_column(mentions, "is_unknown").astype(bool)[mention_of]
+        mention_of = mention_of[is_possible]
+        qids, rows, matches, popularity, types, static = (
+            column[is_possible] for column in columns.values()
+        )
 
         flat = FlatCandidates(
             mentions=mention_of,
@@ -244,7 +259,7 @@ class Linker:
         tables = (
             np.stack([self._type_tables[label] for label in labels])
             if labels
-            else np.zeros((1, 64), np.float32)
+            else np.zeros((1, 1 << NUM_TYPES), np.float32)
         )
         numbers = {label: number for number, label in enumerate(labels)}
         label_of = np.fromiter(
@@ -296,6 +311,7 @@ class Linker:
         is_linkable = rows >= 0
         is_linkable[is_linkable] &= ~self._entities.is_meta(rows[is_linkable])
         chosen = np.flatnonzero(is_linkable)
+        chosen = chosen[~self._are_codes([key[0] for key in keys], owners[chosen], rows[chosen])]
         chosen = chosen[first_per_owner(owners[chosen], MAX_SCORED)]
         rows, qids, owners = rows[chosen], qids[chosen], owners[chosen]
 
@@ -315,6 +331,16 @@ class Linker:
             else _NO_CANDIDATES
             for low, high in itertools.pairwise(bounds)
         ]
+
+    def _are_codes(self, surfaces: Sequence[str], owners: I64, rows: I64) -> Bools:
+        """Say of candidates whether a short surface is but a code of theirs."""
+        row_list = rows.tolist()
+        return are_codes(
+            surfaces,
+            owners,
+            lambda position: self._entities.label(row_list[position]),
+            self._entities.types(rows),
+        )
 
     def _static(
         self, surfaces: Sequence[str], owners: I64, entities: tuple[I64, U32], columns: F64

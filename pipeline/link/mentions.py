@@ -10,17 +10,20 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pipeline.index.entity_types import NUMERIC_LABELS
 from pipeline.index.name_keys import normalise
-from pipeline.index.words import OPENS, SHORT, STOP
+from pipeline.index.words import CALENDAR_WORDS, OPENS, SHORT, STOP, STOP_WORDS
+from pipeline.link.plausible import plausible_spans
 from pipeline.link.probes import Document, Names, Probes
 from pipeline.link.spans import PERSON_LABELS, Span, cut_unknown_spans, trim, without_overlap
 
 _LEADING_ARTICLE = re.compile(r"^(?:the|a|an)\s+", re.IGNORECASE)
+# Letters of a name after a comma: "Inc." and "Jr." are none.
+MIN_PART = 4
 # Letters that initials must have to stand for a name: "UN".
 MIN_ACRONYM = 2
 
@@ -53,14 +56,22 @@ def detect(
         anchors: half-open code points of the corpus's own links.
         names: tests of what is a name.
     """
-    text = document.text
-    by_range = {(span.start, span.end): span for span in _recognised(text, named, names)}
+    text, named = document.text, list(named)
+    by_range = {(span.start, span.end): span for span in recognised_spans(text, named, names)}
 
     # A name may come from two probes: "Isle of Man" has capitals at its ends and a word in lower
     # case.
     probe = Probes(document, names)
     probed = dict.fromkeys((*probe.capitalised(), *probe.lower_case(), *probe.common_words()))
+    numbers = _Numbers(text, named)
+    full_names: dict[tuple[int, int], str] = {}
     for start, end in probed:
+        if numbers.rule_out(start, end):
+            continue
+        part_end = end_of_first_name(text[start:end], names)
+        if part_end:
+            full_names[start, start + part_end] = text[start:end]
+            continue
         recognised = by_range.get((start, end))
         detector = "ner+dictionary" if recognised else "dictionary"
         ner_type = recognised.ner_type if recognised else None
@@ -77,7 +88,53 @@ def detect(
 
     # Unknown spans are cut first, since the names in them compete with other spans.
     spans = without_overlap(cut_unknown_spans(text, list(by_range.values()), probe))
-    return _with_short_forms(document, spans)
+    spans = [replace(span, full_name=full_names.get((span.start, span.end), "")) for span in spans]
+    return _with_short_forms(document, plausible_spans(document, spans, names))
+
+
+def end_of_first_name(surface: str, names: Names) -> int:
+    """Return where the first of several names side by side ends, as in "Columbus, Ohio".
+
+    They are two mentions; the whole says which Columbus it is. 0 where the surface is one name: it
+    has no comma, a part of it is no name, or an item is called so with its comma.
+    """
+    if ", " not in surface and " , " not in surface:
+        return 0
+    parts = [part.strip() for part in surface.split(",")]
+    are_names = all(
+        (len(part) >= MIN_PART or part.isupper()) and names.is_name(normalise(part))
+        for part in parts
+    )
+    if not are_names or names.is_label(surface):
+        return 0
+    return len(parts[0])
+
+
+class _Numbers:
+    """Hold the spans that the recogniser calls dates, times, numbers and amounts.
+
+    Inside them no name is looked up: "November" in "November 30, 2013" is no mention. A name that
+    is all of such a span stays, if it is no number and no day of the calendar: "Middle Ages".
+    """
+
+    def __init__(self, text: str, named: Iterable[NamedEntity]) -> None:
+        ranges = sorted(
+            (entity.start, entity.end) for entity in named if entity.label in NUMERIC_LABELS
+        )
+        self._text = text
+        self._starts = [start for start, _ in ranges]
+        self._ends = [end for _, end in ranges]
+
+    def rule_out(self, start: int, end: int) -> bool:
+        """Say whether a range is no name; a longer name may contain a date."""
+        position = bisect_right(self._starts, start) - 1
+        if position < 0 or end > self._ends[position]:
+            return False
+        words = self._text[start:end].split()
+        if not any(word[0].isupper() and word.lower() not in CALENDAR_WORDS for word in words):
+            return True
+        others = self._text[self._starts[position] : start], self._text[end : self._ends[position]]
+        return any(word not in STOP_WORDS for text in others for word in normalise(text).split())
 
 
 def anchor_spans(text: str, anchors: Iterable[tuple[int, int]]) -> list[Span]:
@@ -86,7 +143,7 @@ def anchor_spans(text: str, anchors: Iterable[tuple[int, int]]) -> list[Span]:
     return without_overlap([span for span in spans if text[span.start : span.end].strip()])
 
 
-def _recognised(text: str, named: Iterable[NamedEntity], names: Names) -> Iterator[Span]:
+def recognised_spans(text: str, named: Iterable[NamedEntity], names: Names) -> Iterator[Span]:
     """Yield the spans of the recogniser, trimmed; no dates and numbers."""
     for entity in named:
         if entity.label in NUMERIC_LABELS:

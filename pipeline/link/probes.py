@@ -68,6 +68,12 @@ class Names(NameTests, Protocol):
     def is_linked(self, key: str) -> bool:
         """Say whether the corpus's links use a key often, and other sources know it as a name."""
 
+    def is_label(self, surface: str) -> bool:
+        """Say whether a surface is the label of an item that it names, letter by letter."""
+
+    def agrees_in_case(self, surface: str, key: str) -> bool:
+        """Say whether some item with this name is written with small letters where a surface is."""
+
     def opens_name(self, hashes: U32, next_hashes: U32) -> Bools:
         """Say of pairs of words (hashes) whether they may begin a name."""
 
@@ -81,6 +87,8 @@ class Document:
     table: WordTable
     # Tokens of a name, at most.
     max_ngram: int = 10
+    # Whether a recogniser has looked for names too.
+    has_recogniser: bool = True
 
 
 class Probes:
@@ -107,6 +115,7 @@ class Probes:
         lower, counts = np.unique(tokens.words[self._flags_of & LOWER > 0], return_counts=True)
         self._lower_keys = {self._keys[word] for word in lower[counts >= MIN_COMMON].tolist()}
         self._is_caseless = self._find_caseless()
+        self._has_case: list[bool] = (~self._is_caseless).tolist()
 
     def _find_caseless(self) -> Bools:
         """Say of each token whether its case says nothing.
@@ -255,7 +264,15 @@ class Probes:
         flags = self._flags[low : high + 1]
         if flags[-1] & (STOP | POSSESSIVE) or not any(flag & LOWER for flag in flags):
             return False
-        return self._is_long_name(low, high)
+        if not self._is_long_name(low, high):
+            return False
+        # "true ice age" is no film: a phrase in lower case names what is written so. The corpus's
+        # own links overrule that.
+        if self._has_case[low] and not flags[0] & OPENS:
+            key, (start, end) = self._key(low, high), self._range(low, high)
+            surface = self._text[start:end]
+            return self.names.agrees_in_case(surface, key) or self.names.is_linked(key)
+        return True
 
     def _key(self, low: int, high: int) -> str:
         """Return the key of tokens `low` to `high`: that of their text, put together from words."""

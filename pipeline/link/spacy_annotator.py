@@ -30,6 +30,7 @@ BATCH_TEXTS = 16
 # New words after which the pipeline is loaded again: 40 MB.
 MAX_NEW_WORDS = 100_000
 SENTENCE_PIPES = ("senter", "parser", "sentencizer")
+RECOGNISER_PIPES = ("ner", "entity_ruler", "span_ruler")
 _NEWLINE = re.compile("\n")
 # A tokeniser takes quadratic time on text without white space, so pieces end after such a run.
 _LONG_RUN = re.compile(r"\S{500}")
@@ -122,6 +123,7 @@ class Annotator:
     def _load(self) -> None:
         self._nlp = _load(self._model)
         self._has_sentences = any(map(self._nlp.has_pipe, SENTENCE_PIPES))
+        self.has_recogniser = any(map(self._nlp.has_pipe, RECOGNISER_PIPES))
         self._num_loaded_words = len(self._nlp.vocab)
 
     def annotate(self, texts: Sequence[str]) -> list[Annotated]:

@@ -37,6 +37,8 @@ class Span:
     ner_type: str | None
     # Whether the index lists its text.
     known: bool
+    # The longer name that it opens and that is no mention itself: "Columbus, Ohio".
+    full_name: str = ""
 
 
 class NameTests(Protocol):

@@ -7,12 +7,10 @@ linked together; each is an item or NIL, with its best candidates and what speak
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-import pyarrow as pa
 
 from pipeline.arrays.mapped_files import local_folder
 from pipeline.config import LinkConfig
@@ -27,26 +25,30 @@ from pipeline.engine.tasks import RowRange, Unit
 from pipeline.engine.units import UnitWriter
 from pipeline.index.alias_index import AliasIndex
 from pipeline.index.entity_store import EntityStore
+from pipeline.index.name_keys import normalise
 from pipeline.link import features
-from pipeline.link.candidates import MATCHES, Reach
+from pipeline.link.candidates import Reach
+from pipeline.link.document_mentions import DocumentMentions
 from pipeline.link.gold import GoldDocument, load_gold
+from pipeline.link.impossible import is_nationality
 from pipeline.link.known_names import IndexNames
+from pipeline.link.link_rows import link_rows, sentence_rows
 from pipeline.link.linker import Linker, Links, Mention
 from pipeline.link.mentions import anchor_spans, detect
+from pipeline.link.misspelt_names import likely_misspelt
 from pipeline.link.probes import Document
 from pipeline.link.reranker import CandidateReranker, Context
 from pipeline.link.short_forms import longer_names
 from pipeline.link.spacy_annotator import Annotated, Annotator, check_model, model_version
 from pipeline.link.spans import Span
+from pipeline.link.unknown_persons import stand_for_unknown_persons
 from pipeline.link.weights import load_weights, weights_stamp
 from schemas import DOCUMENTS, LINKS, SENTENCES
 from schemas.errors import ConfigError
-from schemas.link import CANDIDATE, PARTS
 from schemas.settings import to_dict
 
 BATCH_DOCUMENTS = 128
 BATCH_CHARACTERS = 200_000
-PART_DECIMALS = 4
 # Each side of a mention, for the re-ranker.
 CONTEXT_CHARACTERS = 300
 # Id and text of each document.
@@ -67,17 +69,6 @@ class LinkResources:
     rerank: CandidateReranker | None
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentMentions:
-    """Hold the mentions of one document."""
-
-    doc_id: str
-    text: str
-    annotated: Annotated
-    # In the order of the text, none overlapping.
-    spans: list[Span]
-
-
 def open_resources(config: LinkConfig, aliases: str, entities: str) -> LinkResources:
     """Load the spaCy pipeline, map index and store.
 
@@ -86,7 +77,9 @@ def open_resources(config: LinkConfig, aliases: str, entities: str) -> LinkResou
     """
     # On a cluster the folders are remote: they are copied once per machine.
     index, store = AliasIndex(local_folder(aliases)), EntityStore(local_folder(entities))
-    reach = Reach(fuzzy_cutoff=config.fuzzy_cutoff, max_partial=config.max_partial)
+    reach = Reach(
+        fuzzy_cutoff=config.fuzzy_cutoff, slips=config.fuzzy, max_partial=config.max_partial
+    )
     rerank: CandidateReranker | None = None
     if config.rerank_model:
         rerank = CandidateReranker(config.rerank_model, store)
@@ -183,24 +176,43 @@ def find_mentions(
     resources: LinkResources, documents: TextRows, config: LinkConfig
 ) -> list[DocumentMentions]:
     """Return the mentions of a batch of documents."""
+    return [
+        replace(document, spans=spans_of(resources, document, config))
+        for document in annotate(resources, documents)
+    ]
+
+
+def annotate(resources: LinkResources, documents: TextRows) -> list[DocumentMentions]:
+    """Return the documents of a batch, annotated, without mentions yet.
+
+    Their word numbers hold until the next call.
+    """
     annotations = resources.annotator.annotate([text for _, text in documents])
-    table = resources.annotator.table
-    with_mentions = []
-    for (doc_id, text), annotated in zip(documents, annotations, strict=True):
-        # Given spans replace all detectors; the recogniser still gives labels.
-        if resources.gold is not None:
-            spans = gold_spans(resources.gold[doc_id], annotated)
-        else:
-            anchors = resources.anchors.of(doc_id) if resources.anchors else {}
-            if config.mentions == "anchors":
-                spans = anchor_spans(text, anchors)
-            else:
-                document = Document(
-                    text=text, tokens=annotated.tokens, table=table, max_ngram=config.max_ngram
-                )
-                spans = detect(document, annotated.named, anchors, resources.names)
-        with_mentions.append(DocumentMentions(doc_id, text, annotated, spans))
-    return with_mentions
+    return [
+        DocumentMentions(doc_id, text, annotated, [])
+        for (doc_id, text), annotated in zip(documents, annotations, strict=True)
+    ]
+
+
+def spans_of(
+    resources: LinkResources, document: DocumentMentions, config: LinkConfig
+) -> list[Span]:
+    """Return the mentions of an annotated document."""
+    # Given spans replace all detectors; the recogniser still gives labels.
+    if resources.gold is not None:
+        return gold_spans(resources.gold[document.doc_id], document.annotated)
+
+    anchors = resources.anchors.of(document.doc_id) if resources.anchors else {}
+    if config.mentions == "anchors":
+        return anchor_spans(document.text, anchors)
+    searched = Document(
+        text=document.text,
+        tokens=document.annotated.tokens,
+        table=resources.annotator.table,
+        max_ngram=config.max_ngram,
+        has_recogniser=resources.annotator.has_recogniser,
+    )
+    return detect(searched, document.annotated.named, anchors, resources.names)
 
 
 def gold_spans(gold: GoldDocument, annotated: Annotated) -> list[Span]:
@@ -214,13 +226,16 @@ def link_mentions(
     resources: LinkResources, documents: Sequence[DocumentMentions], config: LinkConfig
 ) -> Links:
     """Return the links of a batch, in the order of the documents and their mentions."""
-    mentions, tokens = batch_of(documents, resources.annotator, fuzzy=config.fuzzy)
+    mentions, tokens = batch_of(documents, resources.annotator, config.fuzzy_mentions)
     scored = resources.linker.score(mentions, tokens)
     if resources.rerank is not None:
         scored.features["semantic"] = resources.rerank(contexts_of(documents), scored)
 
+    # An annotator has said that a gold span is an entity, so its best candidate is taken.
+    is_sure = resources.gold is not None and not config.gold_nil
+    min_confidence = 0.0 if is_sure else config.min_confidence
     links = resources.linker.decide(
-        scored, len(mentions), top_k=config.top_k, min_confidence=config.min_confidence
+        scored, len(mentions), top_k=config.top_k, min_confidence=min_confidence
     )
     # The corpus's own links overrule the model, so they come last.
     if resources.anchors is not None:
@@ -260,14 +275,14 @@ def _follow_anchors(
 
 
 def batch_of(
-    documents: Sequence[DocumentMentions], annotator: Annotator, *, fuzzy: bool
+    documents: Sequence[DocumentMentions], annotator: Annotator, fuzzy: str
 ) -> tuple[list[Mention], features.BatchTokens]:
     """Return the mentions and tokens of a batch as the linker needs them.
 
     Args:
         documents: of the batch.
         annotator: the one that annotated them; its word numbers hold until its next call.
-        fuzzy: whether mentions may be misspelt.
+        fuzzy: which mentions may be misspelt, as `LinkConfig.fuzzy_mentions` says it.
     """
     mentions: list[Mention] = []
     # Tokens of the documents before.
@@ -279,17 +294,19 @@ def batch_of(
         first_tokens = np.searchsorted(tokens.ends, starts, "right") + num_tokens
         end_tokens = np.searchsorted(tokens.starts, ends, "left") + num_tokens
         surfaces = [document.text[span.start : span.end] for span in spans]
+        may_be_misspelt = _may_be_misspelt(spans, surfaces, fuzzy)
+        are_unknown = stand_for_unknown_persons(spans, surfaces)
         length = max(len(document.text), 1)
-        for span, surface, low, high, longer in zip(
+        for span, surface, low, high, longer, allow_fuzzy, is_unknown in zip(
             spans,
             surfaces,
             first_tokens.tolist(),
             end_tokens.tolist(),
             longer_names(surfaces),
+            may_be_misspelt,
+            are_unknown,
             strict=True,
         ):
-            # A fuzzy match needs a stronger reason than a capital letter: the recogniser or the
-            # annotator must have found the span.
             mentions.append(
                 Mention(
                     document=number,
@@ -298,8 +315,10 @@ def batch_of(
                     surface=surface,
                     ner_type=span.ner_type,
                     position=span.start / length,
-                    allow_fuzzy=fuzzy and span.detector != "dictionary",
-                    longer=longer,
+                    allow_fuzzy=allow_fuzzy,
+                    longer=(span.full_name, *longer) if span.full_name else longer,
+                    is_unknown=is_unknown,
+                    is_nationality=is_nationality(document.text, span.end, span.ner_type),
                 )
             )
         num_tokens += len(tokens)
@@ -313,60 +332,23 @@ def batch_of(
     return mentions, features.BatchTokens(terms=terms[words], documents=owners)
 
 
-def sentence_rows(documents: Sequence[DocumentMentions]) -> pa.Table:
-    """Return the rows of `sentences`."""
-    rows: list[tuple[object, ...]] = [
-        (document.doc_id, start, end)
-        for document in documents
-        for start, end in document.annotated.sentences
+def _may_be_misspelt(spans: Sequence[Span], surfaces: Sequence[str], fuzzy: str) -> list[bool]:
+    """Say of a document's mentions whether each may be a misspelling.
+
+    At spans that an annotator or the corpus gives, each may be. A mention that was found needs a
+    stronger reason than a capital letter.
+    """
+    if fuzzy == "none":
+        return [False] * len(spans)
+    if fuzzy == "all":
+        likely = [True] * len(spans)
+    else:
+        likely = likely_misspelt(list(map(normalise, surfaces)), [span.known for span in spans])
+    return [
+        span.detector.startswith(("gold", "anchor"))
+        or (is_likely and span.detector != "dictionary")
+        for span, is_likely in zip(spans, likely, strict=True)
     ]
-    return SENTENCES.from_rows(rows)
-
-
-def link_rows(documents: Sequence[DocumentMentions], links: Links) -> pa.Table:
-    """Return the rows of `links`."""
-    spans = [(document, span) for document in documents for span in document.spans]
-
-    # A mention before the first sentence counts to it.
-    sentence_starts: list[int] = []
-    for document in documents:
-        starts = [start for start, _ in document.annotated.sentences]
-        for span in document.spans:
-            sentence_starts.append(
-                starts[max(bisect_right(starts, span.start) - 1, 0)] if starts else 0
-            )
-
-    columns = {
-        "doc_id": [document.doc_id for document, _ in spans],
-        "start": [span.start for _, span in spans],
-        "end": [span.end for _, span in spans],
-        "sentence_start": sentence_starts,
-        "surface": [document.text[span.start : span.end] for document, span in spans],
-        "detector": [span.detector for _, span in spans],
-        "ner_type": [span.ner_type for _, span in spans],
-        "qid": pa.array(links.qids, mask=links.qids == 0),
-        "confidence": links.confidence,
-        "candidates": _candidate_lists(links),
-    }
-    return LINKS.from_columns(columns)
-
-
-def _candidate_lists(links: Links) -> pa.Array:
-    """Return the column `candidates`: a list of candidates per mention."""
-    best = links.candidates
-    matches = pa.DictionaryArray.from_arrays(
-        pa.array(best.matches, pa.uint8()), pa.array(MATCHES)
-    ).cast(pa.string())
-    part_columns = [
-        pa.array(np.round(links.parts[name], PART_DECIMALS).astype(np.float32)) for name in PARTS
-    ]
-
-    # One struct per candidate of the batch; the offsets say which belong to each mention.
-    structs = pa.StructArray.from_arrays(
-        [best.qids, links.probability, matches, *part_columns], fields=list(CANDIDATE)
-    )
-    offsets = pa.array(links.offsets.astype(np.int32))
-    return pa.ListArray.from_arrays(offsets, structs, type=LINKS.schema.field("candidates").type)
 
 
 def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rapidfuzz.distance import OSA
 
-from benchmarks import harness, linking, linking_data, linking_steps
+from benchmarks import harness, linking, linking_data, linking_steps, linking_unseen
 from benchmarks.harness import Variant
 from benchmarks.linking_data import Prepared
 from benchmarks.linking_names import Gold, baseline, is_rare, names_of, read_gold, scores
@@ -195,6 +195,27 @@ def test_a_speed_case_prints_the_documented_object(
     assert printed["tokens"] >= 300
     assert all(count > 0 for count in printed["mentions"].values())
     assert printed["limit"] > 0
+
+
+def test_unseen_text_has_a_record_per_gold_file(
+    setup: linking.Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = {"f1": 0.5, "precision": 0.75, "recall": 0.375}
+    figures = {
+        "end_to_end": {**side, "f1": 0.65},
+        "baseline": {"end_to_end": side, "gold_spans": {"accuracy": 0.6}},
+        "gold_spans": {"accuracy": 0.7, "candidate_recall": 0.9, "gold_in_kb": 4},
+        "wrong_links": {"date": {"count": 2}},
+    }
+    said = {"files": {"one": figures, "two": figures}, "kb_items": 9}
+    monkeypatch.setattr(linking_unseen, "score", lambda _made, quick: said if not quick else None)
+    rows = list(linking_unseen.records("linking", setup.made, quick=False))
+    assert [row["gold"] for row in rows] == ["one", "two"]
+    assert rows[0]["ours"] == 0.65
+    assert rows[0]["peers"] == {"recogniser_most_pointed_to": 0.5}
+    assert rows[0]["ok"], "the lead is .15"
+    figures["end_to_end"]["f1"] = 0.55
+    assert not next(linking_unseen.records("linking", setup.made, quick=False))["ok"]
 
 
 @pytest.mark.slow

@@ -6,27 +6,30 @@ counted in one scan, with bounded memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.arrays.mapped_files import local_folder
-from pipeline.database.kb_lookups import in_degrees, matching, redirects_of
+from pipeline.database.kb_lookups import matching
 from pipeline.engine.errors import StageError
 from pipeline.engine.files import check_folder
 from pipeline.engine.tables import RunPaths
 from pipeline.index.entity_store import EntityStore
 from pipeline.link.evaluation.calibration import calibration
+from pipeline.link.evaluation.comparison import (
+    Compared,
+    bands_of,
+    compare,
+    facts_of,
+    golds_of,
+    items_of,
+    within_kb,
+)
 from pipeline.link.evaluation.errors_file import write_errors
 from pipeline.link.evaluation.scores import (
-    NIL,
-    Gold,
-    ItemFacts,
-    LinkError,
     Prediction,
     SpanKey,
     at_gold_spans,
@@ -34,33 +37,26 @@ from pipeline.link.evaluation.scores import (
     count_errors,
     detection,
     end_to_end,
-    find_errors,
-    is_rare,
 )
+from pipeline.link.evaluation.wrong_links import count_wrong_links, wrong_links
 from pipeline.link.gold import GoldDocument, load_gold
-from schemas import DOCUMENTS, ENTITY_FREQUENCY, LINKS
+from schemas import DOCUMENTS, LINKS
 
-# The band of an item to which the run has no link.
-NOT_LINKED = "not linked"
-LINK_COLUMNS = ("doc_id", "start", "end", "qid", "confidence", "detector", "candidates")
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """Hold gold and links of the same documents, with the slices of their items, and the errors."""
-
-    golds: list[Gold]
-    links: dict[SpanKey, Prediction]
-    errors: list[LinkError]
+LINK_COLUMNS = (
+    "doc_id", "start", "end", "qid", "confidence", "detector", "ner_type", "surface", "candidates",
+)  # fmt: skip
 
 
-def evaluate_run(run_folder: str, gold_path: str, errors_path: str = "") -> dict[str, Any]:
+def evaluate_run(
+    run_folder: str, gold_path: str, errors_path: str = "", *, kb_only: bool = False
+) -> dict[str, Any]:
     """Return all scores of a run against a gold file.
 
     Args:
         run_folder: of the run.
         gold_path: the gold file.
         errors_path: file to write every error to; empty: none.
+        kb_only: leave out gold that is not in the KB, and the links at its spans.
 
     Raises:
         StageError: the run has no links yet, or lacks a document of the gold file, or has another
@@ -74,16 +70,29 @@ def evaluate_run(run_folder: str, gold_path: str, errors_path: str = "") -> dict
     _check_texts(paths, documents, gold_path)
 
     store = EntityStore(local_folder(paths.artefact("index", "entities")))
-    compared = _compare(paths, documents, store)
+    all_golds = golds_of(paths, documents.values(), store)
+    golds, links = all_golds, _links(paths, sorted(documents))
+    if kb_only:
+        golds, links = within_kb(golds, links, store)
+    qids = items_of(golds, links)
+    facts = facts_of(paths, store, qids)
+    compared = compare(golds, links, facts, bands_of(paths, qids))
     if errors_path:
         write_errors(errors_path, compared.errors, compared.links, documents, store)
 
     # The mode comes with the figures: those of one mode must not be compared with the other's.
-    return {
+    scores: dict[str, Any] = {
         "mode": "gold spans" if link_config["gold_spans"] else "end to end",
         "documents": len(documents),
         "top_k": link_config["top_k"],
+        "kb_only": kb_only,
     } | _scores(compared, link_config)
+    if not link_config["gold_spans"]:
+        # The gold as it is: without NIL a part of an unknown name would have no class.
+        texts = {doc_id: document.text for doc_id, document in documents.items()}
+        classes = [name for _, name in wrong_links(all_golds, compared.links, texts, facts)]
+        scores["wrong_links"] = count_wrong_links(classes, scores["predicted"])
+    return scores
 
 
 def _scores(compared: Compared, link_config: dict[str, Any]) -> dict[str, Any]:
@@ -92,45 +101,13 @@ def _scores(compared: Compared, link_config: dict[str, Any]) -> dict[str, Any]:
     if link_config["gold_spans"]:
         scores = at_gold_spans(golds, links)
     else:
-        scores = end_to_end(golds, links)
-        scores["detection"] = detection(golds, links)
+        scores = end_to_end(golds, links) | {"detection": detection(golds, links)}
 
     return scores | {
         "candidate_recall_at": candidate_recall(golds, links, link_config["top_k"]),
         "errors": count_errors(compared.errors, golds),
         "calibration": calibration(golds, links),
     }
-
-
-def _compare(paths: RunPaths, documents: dict[str, GoldDocument], store: EntityStore) -> Compared:
-    links = _links(paths, sorted(documents))
-    golds = _golds(paths, documents.values(), store)
-
-    # All items about which something must be known.
-    qids = {
-        qid for link in links.values() for qid in (*link.candidates, link.qid) if qid is not None
-    }
-    qids |= {mention.qid for mention in golds if mention.in_kb and mention.qid is not None}
-    facts = ItemFacts(in_degrees(paths, qids), _types(store, qids))
-    bands = _bands(paths, qids)
-
-    # The same item may be rare at one mention and not at another: it depends on the candidates.
-    def slices(qid: int | None, candidates: tuple[int, ...]) -> tuple[str, ...]:
-        if qid is None:
-            return ()
-        rare = ("rare",) if is_rare(qid, candidates, facts.in_degree) else ()
-        return rare if bands is None else (f"band {bands.get(qid, NOT_LINKED)}", *rare)
-
-    links = {
-        key: replace(link, slices=slices(link.qid, link.candidates)) for key, link in links.items()
-    }
-    golds = [
-        replace(mention, slices=slices(mention.qid, links.get(mention.key, NIL).candidates))
-        if mention.in_kb
-        else mention
-        for mention in golds
-    ]
-    return Compared(golds, links, list(find_errors(golds, links, facts)))
 
 
 def _check_texts(paths: RunPaths, documents: dict[str, GoldDocument], gold_path: str) -> None:
@@ -168,69 +145,36 @@ def _links(paths: RunPaths, doc_ids: Sequence[str]) -> dict[SpanKey, Prediction]
     for rows in matching(paths.files("link", LINKS), LINKS, LINK_COLUMNS, doc_ids):
         # All columns but the candidates, which are lists of structs.
         columns = (rows.column(name).to_pylist() for name in LINK_COLUMNS[:-1])
-        for row, (qids, scores) in zip(
+        for row, (qids, scores, match) in zip(
             zip(*columns, strict=True), _candidates(rows.column("candidates")), strict=True
         ):
-            doc_id, start, end, qid, confidence, detector = row
+            doc_id, start, end, qid, confidence, detector, ner_type, surface = row
             links[doc_id, start, end] = Prediction(
-                qid, qids, confidence=confidence, scores=scores, detector=detector
+                qid,
+                qids,
+                confidence=confidence,
+                scores=scores,
+                detector=detector,
+                ner_type=ner_type,
+                match=match,
+                surface=surface,
             )
     return links
 
 
-def _candidates(column: pa.ListArray) -> Iterator[tuple[tuple[int, ...], tuple[float, ...]]]:
-    """Yield QIDs and scores of each row.
+def _candidates(
+    column: pa.ListArray,
+) -> Iterator[tuple[tuple[int, ...], tuple[float, ...], str]]:
+    """Yield QIDs and scores of each row, and how its best candidate was found.
 
     Other fields of a candidate are not turned into Python objects, which would cost most of the
     time.
     """
     flat = column.flatten()
-    qids, scores = (pc.struct_field(flat, name).to_pylist() for name in ("qid", "score"))
+    qids, scores, matches = (
+        pc.struct_field(flat, name).to_pylist() for name in ("qid", "score", "match")
+    )
     end = 0
     for length in pc.list_value_length(column).to_pylist():
         start, end = end, end + length
-        yield tuple(qids[start:end]), tuple(scores[start:end])
-
-
-def _golds(paths: RunPaths, documents: Iterable[GoldDocument], store: EntityStore) -> list[Gold]:
-    """Return the gold mentions, their items as they are called in the KB now."""
-    mentions = [(document, mention) for document in documents for mention in document.mentions]
-    current_qid = redirects_of(
-        paths, {mention.qid for _, mention in mentions if mention.qid is not None}
-    )
-    # Only items of the KB have an entry.
-    types = _types(store, set(current_qid.values()))
-
-    golds = []
-    for document, mention in mentions:
-        qid = None if mention.qid is None else current_qid[mention.qid]
-        key = (document.doc_id, mention.start, mention.end)
-        surface = document.text[mention.start : mention.end]
-        golds.append(Gold(key, qid, qid in types, surface=surface))
-    return golds
-
-
-def _types(store: EntityStore, qids: set[int]) -> dict[int, int]:
-    """Return the coarse type bits of the items that the KB has, and of no other."""
-    # Gold files may hold numbers that are no 32-bit ids.
-    sorted_qids = np.array(sorted(qid for qid in qids if 0 < qid < 1 << 32), np.uint32)
-    rows = store.rows(sorted_qids)
-    is_stored = rows >= 0
-    types = store.types(rows[is_stored])
-    return dict(zip(sorted_qids[is_stored].tolist(), types.tolist(), strict=True))
-
-
-def _bands(paths: RunPaths, qids: Iterable[int]) -> dict[int, str] | None:
-    """Return the frequency bands of the items that the run has linked.
-
-    None where the run has no statistics.
-    """
-    if paths.manifest("stats") is None:
-        return None
-    bands: dict[int, str] = {}
-    part_paths = paths.files("stats", ENTITY_FREQUENCY)
-    for rows in matching(part_paths, ENTITY_FREQUENCY, ("qid", "band"), sorted(qids)):
-        bands.update(
-            zip(rows.column("qid").to_pylist(), rows.column("band").to_pylist(), strict=True)
-        )
-    return bands
+        yield tuple(qids[start:end]), tuple(scores[start:end]), "".join(matches[start:end][:1])

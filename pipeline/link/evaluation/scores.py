@@ -48,6 +48,12 @@ class Prediction:
     scores: tuple[float, ...] = ()
     # What found the mention; several joined by "+".
     detector: str = ""
+    # The recogniser's label of the mention.
+    ner_type: str | None = None
+    # How the best candidate was found.
+    match: str = ""
+    # The mention's text.
+    surface: str = ""
 
 
 @dataclass(frozen=True, slots=True)

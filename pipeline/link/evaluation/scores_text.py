@@ -18,6 +18,8 @@ def format_scores(scores: dict[str, Any]) -> str:
         f"{scores['gold_mentions']:,} gold mentions, "
         f"{scores['gold_in_kb']:,} of them in the KB"
     )
+    if scores["kb_only"]:
+        head += " (gold outside the KB is left out)"
     return "\n\n".join([head, *(_aligned(section) for section in _sections(scores))])
 
 
@@ -29,6 +31,8 @@ def _sections(scores: dict[str, Any]) -> Iterator[list[Cells]]:
     if scores["slices"]:
         yield _slices(scores["slices"])
     yield _errors(scores)
+    if "wrong_links" in scores:
+        yield _wrong_links(scores["wrong_links"])
     yield _calibration(scores["calibration"])
 
 
@@ -105,6 +109,13 @@ def _errors(scores: dict[str, Any]) -> list[Cells]:
         *([name, *values.values()] for name, values in errors["classes"].items()),
         ["all", errors["wrong_in_kb"]],
         ["nil_linked (gold NIL or not in KB)", nil["count"], "", nil["share_of_gold"]],
+    ]
+
+
+def _wrong_links(classes: dict[str, Any]) -> list[Cells]:
+    return [
+        ["wrong links, by cause", "count", "of links"],
+        *([name, *values.values()] for name, values in classes.items()),
     ]
 
 

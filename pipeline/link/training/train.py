@@ -30,11 +30,11 @@ from pipeline.index.alias_index import AliasIndex, Postings
 from pipeline.index.name_keys import SOURCE_BITS, index_keys
 from pipeline.link.candidates import KeyPostings
 from pipeline.link.disambiguation import Model
+from pipeline.link.document_mentions import DocumentMentions
 from pipeline.link.features import FEATURES, GROUPS
 from pipeline.link.gold import GoldDocument, load_gold
 from pipeline.link.linker import Linker, Mention
 from pipeline.link.stage import (
-    DocumentMentions,
     LinkResources,
     batch_of,
     batches,
@@ -296,7 +296,7 @@ def _score_batches(
         # In batches as stage `link` fills them, which bounds the memory.
         for batch in batches(fold_documents):
             with_mentions = find_mentions(resources, batch, config)
-            yield _score_batch(resources, linker, with_mentions, documents, fuzzy=config.fuzzy)
+            yield _score_batch(resources, linker, with_mentions, documents, config.fuzzy_mentions)
             num_done += len(batch)
             logger.info("link train: %d of %d documents", num_done, len(documents))
 
@@ -306,12 +306,11 @@ def _score_batch(
     linker: Linker,
     with_mentions: Sequence[DocumentMentions],
     documents: Mapping[str, GoldDocument],
-    *,
-    fuzzy: bool,
+    fuzzy: str,
 ) -> _ScoredBatch:
-    mentions, tokens = batch_of(with_mentions, resources.annotator, fuzzy=fuzzy)
+    mentions, tokens = batch_of(with_mentions, resources.annotator, fuzzy)
     gold = list(_gold_of(with_mentions, documents))
-    copies = list(_misspelt_copies(with_mentions, mentions)) if fuzzy else []
+    copies = list(_misspelt_copies(with_mentions, mentions)) if fuzzy != "none" else []
     all_mentions = [*mentions, *(copy for _, copy in copies)]
 
     scored = linker.score(all_mentions, tokens)

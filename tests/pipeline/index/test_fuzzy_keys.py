@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pipeline.config import LinkConfig
 from pipeline.index.fuzzy_keys import (
     block_hashes,
+    is_slip,
     may_mean,
     query_hashes,
     reorderings,
@@ -126,3 +127,23 @@ def test_the_strictest_cutoffs_leave_out_other_orders(cutoff: float, wanted: int
 def test_a_cutoff_is_a_ratio() -> None:
     with pytest.raises(ConfigError, match="fuzzy_cutoff is 500.0, but must be from 0 to 100"):
         LinkConfig(fuzzy_cutoff=500.0)
+
+
+@pytest.mark.parametrize(
+    ("key", "choice", "wanted"),
+    [
+        ("michele obama", "michelle obama", True),  # a letter that is doubled
+        ("litchfeild", "litchfield", True),  # swapped neighbours
+        ("kosuke fukodome", "kosuke fukudome", True),  # another vowel
+        ("sanfrancisco", "san francisco", True),  # a lost space
+        ("appstore", "app store", True),  # also in a short name
+        ("david gross", "david cross", False),  # the first letter of a word
+        ("john reaves", "john reaver", False),  # another consonant
+        ("mandan", "madan", False),  # too short
+        ("william golding", "william golden", False),  # two edits
+        ("one world", "oneworld", False),  # a space too many may be another name
+        ("strasbourg", "strasbourg", False),  # no slip at all
+    ],
+)
+def test_slips(key: str, choice: str, wanted) -> None:
+    assert is_slip(key, choice) is wanted

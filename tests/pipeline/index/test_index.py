@@ -25,6 +25,7 @@ from pipeline.index.alias_index import AliasIndex
 from pipeline.index.entity_spill import qid_bounds
 from pipeline.index.entity_store import ARRAYS, EntityStore
 from pipeline.index.entity_types import MAX_CLIMB, ROOTS
+from pipeline.index.implied_types import OWNER_TYPES, VALUE_TYPES
 from pipeline.index.neighbours import MAX_NEIGHBOURS
 from pipeline.index.words import text_terms
 from pipeline.kb import stage as kb
@@ -174,9 +175,14 @@ class Reference:
         self.in_degree: dict[int, int] = {}
         self.parents: dict[int, set[int]] = {}
         self._near: dict[int, dict[int, int]] = {}
+        self._implied: dict[int, int] = {}
         for row in rows_of(paths, "kb", TRIPLES):
             subject, target = row["subject"], merged.get(row["object"], row["object"])
             self.in_degree[target] = self.in_degree.get(target, 0) + 1
+            for types, item in ((VALUE_TYPES, target), (OWNER_TYPES, subject)):
+                for bit, properties in types.items():
+                    if row["predicate"] in properties:
+                        self._implied[item] = self._implied.get(item, 0) | bit
             if row["predicate"] == 279:
                 self.parents.setdefault(subject, set()).add(target)
             if subject != target:
@@ -200,7 +206,7 @@ class Reference:
         bits = 0
         for class_qid in self.entities[qid]["instance_of"]:
             bits |= next(filter(None, self._levels(class_qid)), 0)
-        return bits
+        return bits or self._implied.get(qid, 0)
 
     def _levels(self, class_qid: int) -> Iterator[int]:
         seen, level = {class_qid}, {class_qid}

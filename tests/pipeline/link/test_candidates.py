@@ -105,7 +105,8 @@ def test_the_ways_are_in_the_order_of_their_trust() -> None:
 @pytest.mark.parametrize(
     ("surface", "settings", "wanted"),
     [
-        ("Strassbourg", {"allow_fuzzy": False}, {}),
+        ("Strassbourg", {"allow_fuzzy": False, "slips": False}, {}),
+        ("Strassbourg", {"allow_fuzzy": False}, {STRASBOURG: "fuzzy"}),  # a slip in a long name
         ("Strassbourg", {"fuzzy_cutoff": 99.0}, {STRASBOURG: "fuzzy"}),  # one edit is never too far
         ("Strassbourgh", {"fuzzy_cutoff": 99.0}, {}),
         ("Strassbourgh", {}, {STRASBOURG: "fuzzy"}),
@@ -226,3 +227,15 @@ def test_with_reused(
     assert {qid: candidate.match for qid, candidate in merged.items()} == wanted
     assert list(merged) == list(wanted)
     assert all(candidate.links == 0 for candidate in merged.values() if candidate.match == REUSED)
+
+
+@pytest.mark.parametrize("surface", ["He", "his", "I", "Who", "the"])
+def test_function_words_name_nothing(surface: str) -> None:
+    listed = Index({surface.lower(): [(9, 5, LABEL)]})
+    assert find_candidates(surface, listed, Reach(), allow_fuzzy=True) == {}
+
+
+@pytest.mark.parametrize("surface", ["US", "WHO", "The Who"])
+def test_acronyms_and_names_of_function_words_name_something(surface: str) -> None:
+    listed = Index({surface.lower(): [(9, 5, LABEL)]})
+    assert set(find_candidates(surface, listed, Reach(), allow_fuzzy=True)) == {9}

@@ -113,7 +113,8 @@ def candidates_of(links: Links, mention: int) -> list[int]:
         (document("He saw Paris, a small town in Texas near Dallas", "Paris", ner_type="GPE"), TEXAS),  # the context
         (document("The actress Paris owns the hotel", "Paris", ner_type="PERSON"), HILTON),  # type and context
         (document("He saw Strassbourg", "Strassbourg", ner_type="GPE"), STRASBOURG),  # one letter too many
-        (document("He saw Strassbourg", "Strassbourg", fuzzy=False), 0),
+        (document("He saw Strassbourg", "Strassbourg", fuzzy=False), STRASBOURG),  # a slip in a long name
+        (document("He saw Strasburgg", "Strasburgg", fuzzy=False), 0),  # more than a slip
         (document("He saw Velmora", "Velmora", ner_type="GPE"), 0),  # no candidate: NIL
         (Document("He saw Michael Jordan. Jordan won",
                   (("Jordan won", None, False, ("Michael Jordan",)),)), JORDAN),  # short for a name of the document
