@@ -21,8 +21,9 @@ import numpy as np
 from rapidfuzz import fuzz
 
 from pipeline.arrays.runs import first_per_owner, offsets_of, spread
-from pipeline.index.entity_types import type_table
+from pipeline.index.entity_types import UNKNOWN, type_table
 from pipeline.index.name_keys import SOURCE_BITS, normalise
+from pipeline.index.words import STOP_WORDS, is_term, term_hash
 from pipeline.link.candidates import (
     FUZZY,
     INFLECTED,
@@ -36,23 +37,30 @@ from pipeline.link.candidates import (
     find_candidates,
     with_reused,
 )
+from pipeline.link.coherence import coherence_features
 from pipeline.link.disambiguation import Model, contributions, probabilities, ranked
 from pipeline.link.features import (
+    MAX_OTHERS,
     STATIC,
     BatchTokens,
     Entities,
     FlatCandidates,
-    dynamic_features,
+    below_best,
+    context_features,
     log_prior,
+    pairs_of,
 )
 from pipeline.link.lru import LruCache
-from schemas.array_types import F32, F64, I64, U8, U32, Array
+from schemas.array_types import F32, F64, I64, U8, U32, Array, Bools
 
 # Surface, whether it may be misspelt, longer names of the document.
 SurfaceKey = tuple[str, bool, tuple[str, ...]]
 # Surfaces: 5 KB each.
 CACHE_SIZE = 20_000
 MAX_SCORED = 64
+# A key of so few characters may be a code: "GA", "CEO".
+MAX_CODE = 3
+MIN_INITIALS = 2
 _TITLE = SOURCE_BITS["title"]
 _MATCH_FEATURES = {
     "variant": VARIANT,
@@ -95,6 +103,20 @@ class SurfaceCandidates:
     types: U8
     # Shape (n, s), columns as in features.STATIC.
     static: F32
+    # Shape (n, MAX_OTHERS): words of the label that the surface lacks, hashed as terms, 0 = none.
+    others: U32
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """Hold what the store says of candidates, each of length n."""
+
+    rows: I64
+    qids: U32
+    popularity: U32
+    labels: list[str]
+    # Whether the surface is short for a name that nobody bears.
+    is_orphan: Bools
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +235,9 @@ class Linker:
             np.concatenate([getattr(surface, name) for surface in (_NO_CANDIDATES, *surfaces)])
             for name in (field.name for field in fields(SurfaceCandidates))
         )
-        qids, rows, matches, popularity, types, static = (column[positions] for column in columns)
+        qids, rows, matches, popularity, types, static, others = (
+            column[positions] for column in columns
+        )
 
         flat = FlatCandidates(
             mentions=mention_of,
@@ -223,22 +247,30 @@ class Linker:
             documents=_column(mentions, "document"),
             first_tokens=_column(mentions, "first_token"),
             end_tokens=_column(mentions, "end_token"),
+            names=_names(mentions),
+            others=others,
         )
+        pairs = pairs_of(flat)
         features = {name: static[:, number] for number, name in enumerate(STATIC)}
-        features |= dynamic_features(flat, tokens, self._entities)
+        features |= context_features(flat, tokens, self._entities, pairs)
         features["type"] = self._type_agreement(mentions, mention_of, types)
         position_of = np.fromiter(
             (mention.position for mention in mentions), np.float32, len(mentions)
         )
         features["position"] = position_of[mention_of]
+        # Last, since its votes weigh all the others.
+        features |= coherence_features(flat, features, self._entities, pairs)
         return Scored(mention_of, qids, rows, matches, popularity, features)
 
     def _type_agreement(self, mentions: Sequence[Mention], mention_of: I64, types: U8) -> F32:
-        """Return how well each candidate's type agrees with the recogniser's label, shape (c,)."""
+        """Return how well each candidate's type agrees with the recogniser's label, shape (c,).
+
+        Above 0 where it agrees, below where it does not, 0 where either is unknown.
+        """
         labels = list(dict.fromkeys(mention.ner_type for mention in mentions))
         for label in labels:
             if label not in self._type_tables:
-                self._type_tables[label] = type_table(label)
+                self._type_tables[label] = type_table(label) - np.float32(UNKNOWN)
 
         # A row per label, a column per set of type bits.
         tables = (
@@ -279,6 +311,20 @@ class Linker:
             return candidates
         return with_reused(candidates, [self._candidates(name, False) for name in longer])
 
+    def _is_orphan(self, key: SurfaceKey) -> bool:
+        """Say whether a surface ends longer names of its document, and no item bears any of them.
+
+        After "Pat Riley", whom the knowledge base lacks, "Riley" is not the town of this name.
+        """
+        surface, _, longer = key
+        ending = f" {normalise(surface)}"
+        named = [name for name in longer if normalise(name).endswith(ending)]
+        return bool(named) and not any(
+            candidate.match <= VARIANT
+            for name in named
+            for candidate in self._candidates(name, False).values()
+        )
+
     def _describe(self, keys: Sequence[SurfaceKey]) -> list[SurfaceCandidates]:
         """Return the candidates that the store has, and their static features.
 
@@ -304,11 +350,16 @@ class Linker:
         columns = columns.reshape(-1, len(Candidate._fields))
         matches = columns[:, Candidate._fields.index("match")].astype(np.uint8)
         popularity, types = self._entities.popularity(rows), self._entities.types(rows)
-        static = self._static([key[0] for key in keys], owners, (rows, popularity), columns)
+        surfaces = [key[0] for key in keys]
+        labels = [self._entities.label(row) for row in rows.tolist()]
+        is_orphan = np.fromiter((self._is_orphan(key) for key in keys), bool, len(keys))
+        described = Described(rows, qids, popularity, labels, is_orphan[owners])
+        static = self._static(surfaces, owners, described, columns)
+        others = _other_words(surfaces, owners, labels)
 
         # Copies, since a view would keep the arrays of all surfaces alive in the cache.
         bounds = np.searchsorted(owners, np.arange(len(keys) + 1)).tolist()
-        arrays: tuple[Array, ...] = (qids, rows, matches, popularity, types, static)
+        arrays: tuple[Array, ...] = (qids, rows, matches, popularity, types, static, others)
         return [
             SurfaceCandidates(*(values[low:high].copy() for values in arrays))
             if low < high
@@ -317,47 +368,109 @@ class Linker:
         ]
 
     def _static(
-        self, surfaces: Sequence[str], owners: I64, entities: tuple[I64, U32], columns: F64
+        self, surfaces: Sequence[str], owners: I64, described: Described, columns: F64
     ) -> F32:
         """Return the features of candidates that do not depend on the document.
 
         Args:
             surfaces: as written.
             owners: number of each candidate's surface, shape (n,).
-            entities: rows in the store and popularity of each candidate.
+            described: what the store says of each candidate.
             columns: fields of each `Candidate`.
 
         Returns:
             Shape (n, s).
         """
-        rows, popularity = entities
-        counts, flags, matches, similarity = columns.T
-        labels = [self._entities.label(row) for row in rows.tolist()]
-        keys = [normalise(surface) for surface in surfaces]
-        pairs = list(zip(owners.tolist(), labels, strict=True))
-        label_ratio = np.fromiter(
-            (fuzz.ratio(surfaces[owner], label) for owner, label in pairs), np.float64, len(pairs)
-        )
-
-        # These were found by no name of their own, so their similarity is that of the label.
-        similarity = similarity.copy()
-        for row in np.flatnonzero((matches == REUSED) | (matches == PARTIAL)).tolist():
-            owner, label = pairs[row]
-            similarity[row] = fuzz.ratio(keys[owner], normalise(label)) / 100
-
-        num_whole = np.bincount(owners, matches <= VARIANT, len(surfaces))
-        static: dict[str, Array] = {
-            "prior": log_prior(owners, counts, popularity),
+        counts, flags, matches, _ = columns.T
+        is_whole = matches <= VARIANT
+        rows, popularity = described.rows, described.popularity
+        num_whole = np.bincount(owners, is_whole, len(surfaces))
+        compared = {
             "popularity": np.log1p(popularity),
             "statements": np.log1p(self._entities.statements(rows)),
+            # Wikidata gave low numbers to what many Wikipedias wrote about when it began.
+            "age": -np.log(np.maximum(described.qids.astype(np.float64), 1.0)),
+        }
+        static: dict[str, Array] = {
+            "prior": log_prior(owners, counts, popularity, is_whole),
+            **{name: below_best(owners, values, is_whole) for name, values in compared.items()},
             "primary": self._entities.is_primary(rows),
             **{name: matches == match for name, match in _MATCH_FEATURES.items()},
+            "orphan": described.is_orphan,
             "inexact": num_whole[owners] == 0,
-            "similarity": similarity,
-            "label": label_ratio / 100,
             "title": (flags.astype(np.int64) & _TITLE) > 0,
+            **_spelling(surfaces, owners, described.labels, columns),
         }
         return np.stack([np.asarray(static[name], np.float32) for name in STATIC], axis=1)
+
+
+def _spelling(
+    surfaces: Sequence[str], owners: I64, labels: Sequence[str], columns: F64
+) -> dict[str, Array]:
+    """Compare the surface with the name found and with the label. Each of shape (n,).
+
+    `ending` and `opening`: the label ends or opens with the surface ("Jobs", "Miami"). `common`: a
+    capital in the text, but none in the label, as in no proper name. `initials`: the first letters
+    of the label's words ("NFL"). `code`: two or three letters that are neither these nor the label.
+    Letter case counts in `common` alone, since a headline is in capitals.
+    """
+    _, _, matches, similarity = columns.T
+    keys = [normalise(surface) for surface in surfaces]
+    begins = [surface[:1].isupper() and not surface.isupper() for surface in surfaces]
+    pairs = [
+        (keys[owner], normalise(label))
+        for owner, label in zip(owners.tolist(), labels, strict=True)
+    ]
+    ratio = np.fromiter((fuzz.ratio(*pair) for pair in pairs), np.float64, len(pairs)) / 100
+
+    is_same = np.fromiter((key == label for key, label in pairs), bool, len(pairs))
+    is_lower = np.fromiter((label[:1].islower() for label in labels), bool, len(labels))
+    is_short = np.fromiter((len(key) <= MAX_CODE for key in keys), bool, len(keys))
+    is_initials = np.fromiter((_is_initials(key, label) for key, label in pairs), bool, len(pairs))
+    return {
+        # Those found by no name of their own have the similarity of the label.
+        "similarity": np.where((matches == REUSED) | (matches == PARTIAL), ratio, similarity),
+        "label": ratio,
+        "same": is_same,
+        "ending": np.fromiter((label.endswith(f" {key}") for key, label in pairs), bool, len(pairs)),
+        "opening": np.fromiter(
+            (label.startswith(f"{key} ") for key, label in pairs), bool, len(pairs)
+        ),
+        "common": np.array(begins, bool)[owners] & is_lower,
+        "initials": is_initials,
+        "code": is_short[owners] & ~is_same & ~is_initials & (matches <= VARIANT),
+    }
+
+
+def _is_initials(key: str, label: str) -> bool:
+    """Say whether a key is the first letters of a label's words, function words counted or not.
+
+    >>> _is_initials("bbc", "british broadcasting corporation")
+    True
+    """
+    letters = key.replace(" ", "")
+    if len(letters) < MIN_INITIALS or letters[0] != label[:1]:
+        return False
+    words = label.split()
+    return letters in (
+        "".join(word[0] for word in words),
+        "".join(word[0] for word in words if word not in STOP_WORDS),
+    )
+
+
+def _other_words(surfaces: Sequence[str], owners: I64, labels: Sequence[str]) -> U32:
+    """Return the first words of each label that its surface lacks, hashed as terms.
+
+    Shape (n, MAX_OTHERS), 0 where there are fewer.
+    """
+    words_of = [set(normalise(surface).split()) for surface in surfaces]
+    others = np.zeros((len(labels), MAX_OTHERS), np.uint32)
+    for row, (owner, label) in enumerate(zip(owners.tolist(), labels, strict=True)):
+        words = words_of[owner]
+        lacking = [word for word in normalise(label).split() if word not in words and is_term(word)]
+        for column, word in enumerate(lacking[:MAX_OTHERS]):
+            others[row, column] = term_hash(word)
+    return others
 
 
 # Shared by all surfaces without candidates: nearly all that the index does not list.
@@ -368,12 +481,23 @@ _NO_CANDIDATES = SurfaceCandidates(
     popularity=np.empty(0, np.uint32),
     types=np.empty(0, np.uint8),
     static=np.empty((0, len(STATIC)), np.float32),
+    others=np.empty((0, MAX_OTHERS), np.uint32),
 )
 
 
 def _column(mentions: Sequence[Mention], name: str) -> I64:
     """Return one whole-number attribute of all mentions, shape (m,)."""
     return np.fromiter((getattr(mention, name) for mention in mentions), np.int64, len(mentions))
+
+
+def _names(mentions: Sequence[Mention]) -> I64:
+    """Return the number of each mention's text, whatever its letter case, shape (m,)."""
+    numbers: dict[str, int] = {}
+    return np.fromiter(
+        (numbers.setdefault(mention.surface.casefold(), len(numbers)) for mention in mentions),
+        np.int64,
+        len(mentions),
+    )
 
 
 def decide(

@@ -27,6 +27,7 @@ from pipeline.documents.anchors import anchor_texts
 from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths
 from pipeline.index.alias_index import AliasIndex, Postings
+from pipeline.index.entity_store import EntityStore
 from pipeline.index.name_keys import SOURCE_BITS, index_keys
 from pipeline.link.candidates import KeyPostings
 from pipeline.link.disambiguation import Model
@@ -42,8 +43,15 @@ from pipeline.link.stage import (
     find_mentions,
     open_resources,
 )
-from pipeline.link.training.crossval import GoldMentions, cross_validate, figures, fold_of
-from pipeline.link.training.fitting import Examples, fit
+from pipeline.link.training.crossval import (
+    GoldMentions,
+    choose_penalty,
+    cross_validate,
+    figures,
+    fitting_for,
+    fold_of,
+)
+from pipeline.link.training.fitting import Examples, Fitting, fit
 from pipeline.link.training.misspell import misspelt
 from pipeline.link.weights import HAND
 from schemas import ANCHORS
@@ -78,20 +86,26 @@ def train(training: Training, config: LinkConfig) -> tuple[Model, dict[str, Any]
 
     # Without a re-ranker there is no feature `semantic`.
     names = [name for name in FEATURES if name in gold.examples.features]
+    fitting = choose_penalty(gold, fitting_for(gold, names), training.folds)
     report: dict[str, Any] = {
         "folds": training.folds,
         "mentions": int(np.count_nonzero(~gold.is_copy)),
+        "known": dict(gold.known),
+        "kept": list(fitting.kept),
+        "penalty": fitting.penalty,
     }
-    report["figures"] = _by_file(gold, names, training)
+    report["figures"] = _by_file(gold, fitting, training)
     if training.ablate:
-        report["without"] = _ablation(gold, names, training)
+        report["without"] = _ablation(gold, fitting, training)
 
     # Fitted on all mentions, misspelt copies included; the figures above count no copy.
-    model = fit(gold.examples, names)
+    model = fit(gold.examples, fitting)
     about = {
         "version": __version__,
         "gold": [_file_name(path) for path in training.gold_files],
         "mentions": report["mentions"],
+        "kept": report["kept"],
+        "penalty": fitting.penalty,
         "held_out": report["figures"]["all"],
     }
     return Model(model.bias, model.weights, about), report
@@ -122,9 +136,9 @@ def _file_name(path: str) -> str:
     return path.rsplit("/", 1)[-1]
 
 
-def _by_file(gold: GoldMentions, names: Sequence[str], training: Training) -> dict[str, Any]:
+def _by_file(gold: GoldMentions, fitting: Fitting, training: Training) -> dict[str, Any]:
     """Return the held-out figures of all mentions, and of each of several gold files."""
-    probability = cross_validate(gold, names, training.folds)
+    probability = cross_validate(gold, fitting, training.folds)
     figures_of = {"all": figures(gold, probability, ~gold.is_copy)}
     if len(training.gold_files) > 1:
         for number, path in enumerate(training.gold_files):
@@ -133,10 +147,10 @@ def _by_file(gold: GoldMentions, names: Sequence[str], training: Training) -> di
     return figures_of
 
 
-def _ablation(gold: GoldMentions, names: Sequence[str], training: Training) -> dict[str, Any]:
+def _ablation(gold: GoldMentions, fitting: Fitting, training: Training) -> dict[str, Any]:
     """Return figures without each group of features, and without each feature."""
     names_of_group = {
-        group: [name for name in group_names if name in names]
+        group: [name for name in group_names if name in fitting.names]
         for group, group_names in GROUPS.items()
     }
     # A group of one feature would be the same as this feature.
@@ -145,13 +159,13 @@ def _ablation(gold: GoldMentions, names: Sequence[str], training: Training) -> d
         for group, group_names in names_of_group.items()
         if len(group_names) > 1
     }
-    left_out |= {name: [name] for name in names}
+    left_out |= {name: [name] for name in fitting.names}
 
     figures_without = {}
     for title, removed in left_out.items():
         logger.info("link train: without %s", title)
-        remaining = [name for name in names if name not in removed]
-        figures_without[title] = _by_file(gold, remaining, training)
+        remaining = tuple(name for name in fitting.names if name not in removed)
+        figures_without[title] = _by_file(gold, replace(fitting, names=remaining), training)
     return figures_without
 
 
@@ -275,6 +289,7 @@ class _ScoredBatch:
     # Length m each. A gold item of 0 is NIL.
     gold: list[int]
     doc_ids: list[str]
+    texts: list[str]
     is_copy: list[bool]
 
 
@@ -328,6 +343,7 @@ def _score_batch(
         scored.matches,
         [*gold, *(gold[number] for number, _ in copies)],
         [with_mentions[mention.document].doc_id for mention in all_mentions],
+        [mention.surface.casefold() for mention in all_mentions],
         [False] * len(mentions) + [True] * len(copies),
     )
 
@@ -392,12 +408,10 @@ def _joined(
         name: np.concatenate([batch.features[name] for batch in scored_batches])
         for name in scored_batches[0].features
     }
+    is_gold = qids == gold[mentions]
     return GoldMentions(
         examples=Examples(
-            features=features,
-            mentions=mentions,
-            is_gold=qids == gold[mentions],
-            num_mentions=len(gold),
+            features=features, mentions=mentions, is_gold=is_gold, num_mentions=len(gold)
         ),
         qids=qids,
         matches=np.concatenate([batch.matches for batch in scored_batches]),
@@ -406,4 +420,28 @@ def _joined(
         documents=doc_ids,
         files=np.array([file_of[doc_id] for doc_id in doc_ids], np.int64),
         is_copy=np.array([is_copy for batch in scored_batches for is_copy in batch.is_copy], bool),
+        known=_known(resources.entities, qids[is_gold]) | {"repeats": _repeats(scored_batches)},
     )
+
+
+def _known(entities: EntityStore, qids: U32) -> dict[str, float]:
+    """Return, by kind of evidence, for which share of gold items the knowledge base has it."""
+    rows = entities.rows(qids)
+    has = {
+        "types": entities.types(rows) > 0,
+        "terms": entities.term_runs(rows)[0] > 0,
+        "neighbours": entities.neighbour_runs(rows)[0] > 0,
+    }
+    return {kind: round(float(values.mean()), 4) if len(rows) else 0.0 for kind, values in has.items()}
+
+
+def _repeats(scored_batches: Sequence[_ScoredBatch]) -> float:
+    """Return the share of gold items, by document, that several texts of the document name."""
+    texts_of: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for batch in scored_batches:
+        columns = (batch.doc_ids, batch.gold, batch.texts, batch.is_copy)
+        for doc_id, qid, text, is_copy in zip(*columns, strict=True):
+            if qid and not is_copy:
+                texts_of[doc_id, qid].add(text)
+    repeated = sum(len(texts) > 1 for texts in texts_of.values())
+    return round(repeated / len(texts_of), 4) if texts_of else 0.0
