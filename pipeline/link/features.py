@@ -164,7 +164,7 @@ def log_prior(owners: I64, counts: F64, popularity: U32, is_whole: Bools) -> F64
         popularity: of each candidate, shape (n,).
         is_whole: found by its whole name, shape (n,).
     """
-    popular = popularity + 1.0
+    popular = popularity.astype(np.float64) + 1.0
     if not len(owners):
         return popular
     among = popular + np.bincount(owners, popular * is_whole)[owners] - popular * is_whole

@@ -18,17 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from rapidfuzz import fuzz
 
 from pipeline.arrays.runs import first_per_owner, offsets_of, spread
 from pipeline.index.entity_types import UNKNOWN, type_table
-from pipeline.index.name_keys import SOURCE_BITS, normalise
-from pipeline.index.words import STOP_WORDS, is_term, term_hash
+from pipeline.index.name_keys import normalise
 from pipeline.link.candidates import (
-    FUZZY,
-    INFLECTED,
-    PARTIAL,
-    REUSED,
     VARIANT,
     Candidate,
     Candidates,
@@ -45,30 +39,18 @@ from pipeline.link.features import (
     BatchTokens,
     Entities,
     FlatCandidates,
-    below_best,
     context_features,
-    log_prior,
     pairs_of,
 )
 from pipeline.link.lru import LruCache
-from schemas.array_types import F32, F64, I64, U8, U32, Array, Bools
+from pipeline.link.surface_features import Described, other_words, static_features
+from schemas.array_types import F32, F64, I64, U8, U32, Array
 
 # Surface, whether it may be misspelt, longer names of the document.
 SurfaceKey = tuple[str, bool, tuple[str, ...]]
 # Surfaces: 5 KB each.
 CACHE_SIZE = 20_000
 MAX_SCORED = 64
-# A key of so few characters may be a code: "GA", "CEO".
-MAX_CODE = 3
-MIN_INITIALS = 2
-_TITLE = SOURCE_BITS["title"]
-_MATCH_FEATURES = {
-    "variant": VARIANT,
-    "inflected": INFLECTED,
-    "reused": REUSED,
-    "partial": PARTIAL,
-    "fuzzy": FUZZY,
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,18 +87,6 @@ class SurfaceCandidates:
     static: F32
     # Shape (n, MAX_OTHERS): words of the label that the surface lacks, hashed as terms, 0 = none.
     others: U32
-
-
-@dataclass(frozen=True, slots=True)
-class Described:
-    """Hold what the store says of candidates, each of length n."""
-
-    rows: I64
-    qids: U32
-    popularity: U32
-    labels: list[str]
-    # Whether the surface is short for a name that nobody bears.
-    is_orphan: Bools
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,9 +323,16 @@ class Linker:
         surfaces = [key[0] for key in keys]
         labels = [self._entities.label(row) for row in rows.tolist()]
         is_orphan = np.fromiter((self._is_orphan(key) for key in keys), bool, len(keys))
-        described = Described(rows, qids, popularity, labels, is_orphan[owners])
-        static = self._static(surfaces, owners, described, columns)
-        others = _other_words(surfaces, owners, labels)
+        described = Described(
+            qids=qids,
+            popularity=popularity,
+            statements=self._entities.statements(rows),
+            is_primary=self._entities.is_primary(rows),
+            labels=labels,
+            is_orphan=is_orphan[owners],
+        )
+        static = static_features(surfaces, owners, described, columns)
+        others = other_words(surfaces, owners, labels)
 
         # Copies, since a view would keep the arrays of all surfaces alive in the cache.
         bounds = np.searchsorted(owners, np.arange(len(keys) + 1)).tolist()
@@ -366,111 +343,6 @@ class Linker:
             else _NO_CANDIDATES
             for low, high in itertools.pairwise(bounds)
         ]
-
-    def _static(
-        self, surfaces: Sequence[str], owners: I64, described: Described, columns: F64
-    ) -> F32:
-        """Return the features of candidates that do not depend on the document.
-
-        Args:
-            surfaces: as written.
-            owners: number of each candidate's surface, shape (n,).
-            described: what the store says of each candidate.
-            columns: fields of each `Candidate`.
-
-        Returns:
-            Shape (n, s).
-        """
-        counts, flags, matches, _ = columns.T
-        is_whole = matches <= VARIANT
-        rows, popularity = described.rows, described.popularity
-        num_whole = np.bincount(owners, is_whole, len(surfaces))
-        compared = {
-            "popularity": np.log1p(popularity),
-            "statements": np.log1p(self._entities.statements(rows)),
-            # Wikidata gave low numbers to what many Wikipedias wrote about when it began.
-            "age": -np.log(np.maximum(described.qids.astype(np.float64), 1.0)),
-        }
-        static: dict[str, Array] = {
-            "prior": log_prior(owners, counts, popularity, is_whole),
-            **{name: below_best(owners, values, is_whole) for name, values in compared.items()},
-            "primary": self._entities.is_primary(rows),
-            **{name: matches == match for name, match in _MATCH_FEATURES.items()},
-            "orphan": described.is_orphan,
-            "inexact": num_whole[owners] == 0,
-            "title": (flags.astype(np.int64) & _TITLE) > 0,
-            **_spelling(surfaces, owners, described.labels, columns),
-        }
-        return np.stack([np.asarray(static[name], np.float32) for name in STATIC], axis=1)
-
-
-def _spelling(
-    surfaces: Sequence[str], owners: I64, labels: Sequence[str], columns: F64
-) -> dict[str, Array]:
-    """Compare the surface with the name found and with the label. Each of shape (n,).
-
-    `ending` and `opening`: the label ends or opens with the surface ("Jobs", "Miami"). `common`: a
-    capital in the text, but none in the label, as in no proper name. `initials`: the first letters
-    of the label's words ("NFL"). `code`: two or three letters that are neither these nor the label.
-    Letter case counts in `common` alone, since a headline is in capitals.
-    """
-    _, _, matches, similarity = columns.T
-    keys = [normalise(surface) for surface in surfaces]
-    begins = [surface[:1].isupper() and not surface.isupper() for surface in surfaces]
-    pairs = [
-        (keys[owner], normalise(label))
-        for owner, label in zip(owners.tolist(), labels, strict=True)
-    ]
-    ratio = np.fromiter((fuzz.ratio(*pair) for pair in pairs), np.float64, len(pairs)) / 100
-
-    is_same = np.fromiter((key == label for key, label in pairs), bool, len(pairs))
-    is_lower = np.fromiter((label[:1].islower() for label in labels), bool, len(labels))
-    is_short = np.fromiter((len(key) <= MAX_CODE for key in keys), bool, len(keys))
-    is_initials = np.fromiter((_is_initials(key, label) for key, label in pairs), bool, len(pairs))
-    return {
-        # Those found by no name of their own have the similarity of the label.
-        "similarity": np.where((matches == REUSED) | (matches == PARTIAL), ratio, similarity),
-        "label": ratio,
-        "same": is_same,
-        "ending": np.fromiter((label.endswith(f" {key}") for key, label in pairs), bool, len(pairs)),
-        "opening": np.fromiter(
-            (label.startswith(f"{key} ") for key, label in pairs), bool, len(pairs)
-        ),
-        "common": np.array(begins, bool)[owners] & is_lower,
-        "initials": is_initials,
-        "code": is_short[owners] & ~is_same & ~is_initials & (matches <= VARIANT),
-    }
-
-
-def _is_initials(key: str, label: str) -> bool:
-    """Say whether a key is the first letters of a label's words, function words counted or not.
-
-    >>> _is_initials("bbc", "british broadcasting corporation")
-    True
-    """
-    letters = key.replace(" ", "")
-    if len(letters) < MIN_INITIALS or letters[0] != label[:1]:
-        return False
-    words = label.split()
-    return letters in (
-        "".join(word[0] for word in words),
-        "".join(word[0] for word in words if word not in STOP_WORDS),
-    )
-
-
-def _other_words(surfaces: Sequence[str], owners: I64, labels: Sequence[str]) -> U32:
-    """Return the first words of each label that its surface lacks, hashed as terms.
-
-    Shape (n, MAX_OTHERS), 0 where there are fewer.
-    """
-    words_of = [set(normalise(surface).split()) for surface in surfaces]
-    others = np.zeros((len(labels), MAX_OTHERS), np.uint32)
-    for row, (owner, label) in enumerate(zip(owners.tolist(), labels, strict=True)):
-        words = words_of[owner]
-        lacking = [word for word in normalise(label).split() if word not in words and is_term(word)]
-        for column, word in enumerate(lacking[:MAX_OTHERS]):
-            others[row, column] = term_hash(word)
-    return others
 
 
 # Shared by all surfaces without candidates: nearly all that the index does not list.

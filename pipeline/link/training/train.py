@@ -432,7 +432,9 @@ def _known(entities: EntityStore, qids: U32) -> dict[str, float]:
         "terms": entities.term_runs(rows)[0] > 0,
         "neighbours": entities.neighbour_runs(rows)[0] > 0,
     }
-    return {kind: round(float(values.mean()), 4) if len(rows) else 0.0 for kind, values in has.items()}
+    return {
+        kind: round(float(values.mean()), 4) if len(rows) else 0.0 for kind, values in has.items()
+    }
 
 
 def _repeats(scored_batches: Sequence[_ScoredBatch]) -> float:
