@@ -30,7 +30,7 @@ PRIOR_STRENGTH = 3.0
 NEAR_TOKENS, WINDOW_TOKENS = 20, 100
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "prior": ("prior", "popularity", "statements", "age", "primary"),
+    "prior": ("prior", "linked", "popularity", "statements", "age", "primary"),
     "string": (
         "variant",
         "inflected",
@@ -151,12 +151,13 @@ class EntityPairs:
         return self.keys & 0xFFFFFFFF
 
 
-def log_prior(owners: I64, counts: F64, popularity: U32, is_whole: Bools) -> F64:
-    """Return log P(entity | surface): anchor counts smoothed by popularity.
+def log_prior(owners: I64, counts: F64, popularity: U32, is_whole: Bools) -> tuple[F64, F64]:
+    """Return log P(entity | surface) by popularity, and what the corpus's own links add to it.
 
-    Popularity is sitelinks and incoming triples, plus one. The candidates that have the whole name
-    share the probability; any other is compared with these, so that a long list of items whose
-    names merely contain the surface says nothing about those that bear it.
+    Popularity is sitelinks and incoming triples, plus one. Links are smoothed by popularity worth
+    PRIOR_STRENGTH of them; without any they add 0. The candidates that have the whole name share
+    the probability; any other is compared with these, so that a long list of items whose names
+    merely contain the surface says nothing about those that bear it.
 
     Args:
         owners: number of the surface of each candidate, from 0, shape (n,).
@@ -166,10 +167,12 @@ def log_prior(owners: I64, counts: F64, popularity: U32, is_whole: Bools) -> F64
     """
     popular = popularity.astype(np.float64) + 1.0
     if not len(owners):
-        return popular
+        return popular, popular
     among = popular + np.bincount(owners, popular * is_whole)[owners] - popular * is_whole
+    share = popular / among
     total = np.bincount(owners, counts)[owners]
-    return np.log((counts + PRIOR_STRENGTH * popular / among) / (total + PRIOR_STRENGTH))
+    linked = (counts + PRIOR_STRENGTH * share) / (total + PRIOR_STRENGTH)
+    return np.log(share), np.log(linked / share)
 
 
 def below_best(owners: I64, values: F64, is_whole: Bools) -> F64:

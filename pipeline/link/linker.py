@@ -149,9 +149,9 @@ class Linker:
         self._descriptions: LruCache[SurfaceKey, SurfaceCandidates] = LruCache(CACHE_SIZE)
         self._type_tables: dict[str | None, F32] = {}
 
-    def with_index(self, index: NameIndex) -> Linker:
-        """Return the same linker with another index and empty caches."""
-        return Linker(index, self._entities, self._model, self._reach)
+    def reading(self, index: NameIndex, entities: Entities) -> Linker:
+        """Return the same linker with another index and store, and empty caches."""
+        return Linker(index, entities, self._model, self._reach)
 
     def decide(
         self, scored: Scored, num_mentions: int, *, top_k: int, min_confidence: float

@@ -24,6 +24,9 @@ from schemas.array_types import F32, F64, I64, U32, Array, Bools
 # A key of so few characters may be a code: "GA", "CEO".
 MAX_CODE = 3
 MIN_INITIALS = 2
+# How far below the best a measure of popularity can lie, as a logarithm: a factor of 55. A new item
+# is no more unlikely than one of ten years ago.
+MOST_BELOW = -4.0
 _TITLE = SOURCE_BITS["title"]
 _MATCH_FEATURES = {
     "variant": VARIANT,
@@ -65,6 +68,7 @@ def static_features(
     is_whole = matches <= VARIANT
     popularity = described.popularity
     num_whole = np.bincount(owners, is_whole, len(surfaces))
+    prior, linked = log_prior(owners, counts, popularity, is_whole)
     compared = {
         "popularity": np.log1p(popularity),
         "statements": np.log1p(described.statements),
@@ -72,8 +76,12 @@ def static_features(
         "age": -np.log(np.maximum(described.qids.astype(np.float64), 1.0)),
     }
     static: dict[str, Array] = {
-        "prior": log_prior(owners, counts, popularity, is_whole),
-        **{name: below_best(owners, values, is_whole) for name, values in compared.items()},
+        "prior": prior,
+        "linked": linked,
+        **{
+            name: np.maximum(below_best(owners, values, is_whole), MOST_BELOW)
+            for name, values in compared.items()
+        },
         "primary": described.is_primary,
         **{name: matches == match for name, match in _MATCH_FEATURES.items()},
         "orphan": described.is_orphan,

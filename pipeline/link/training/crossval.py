@@ -56,7 +56,7 @@ class GoldMentions:
     qids: U32
     # Shape (c,): how each candidate was found.
     matches: U8
-    # Shape (c,): triples that point to the candidate.
+    # Shape (c,): how popular the candidate is: triples that point to it, for gold files.
     in_degree: I64
     # Shape (m,): 0 where the item is not in the KB, or NIL.
     gold: U32
@@ -105,14 +105,14 @@ def fitting_for(gold: GoldMentions, names: Sequence[str]) -> Fitting:
 def choose_penalty(gold: GoldMentions, fitting: Fitting, count: int) -> Fitting:
     """Return the fitting with the penalty under which held-out gold is most likely."""
     losses = [
-        _loss(gold, cross_validate(gold, replace(fitting, penalty=penalty), count))
+        log_loss(gold, cross_validate(gold, replace(fitting, penalty=penalty), count))
         for penalty in PENALTIES
     ]
     # Of equal ones the strongest, which is the first.
     return replace(fitting, penalty=PENALTIES[int(np.argmin(losses))])
 
 
-def _loss(gold: GoldMentions, probability: F32) -> float:
+def log_loss(gold: GoldMentions, probability: F32) -> float:
     """Return the mean negative log probability of the gold candidates, or of NIL."""
     mentions, count = gold.examples.mentions, gold.examples.num_mentions
     of_gold = np.bincount(mentions, probability * gold.examples.is_gold, count)

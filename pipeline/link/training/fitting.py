@@ -28,8 +28,8 @@ PENALTIES = (0.1, 0.01, 0.001)
 # sentence alone has no coherence) is wrong in the next. The other features may have either sign.
 EVIDENCE = frozenset(
     (*GROUPS["context"], *GROUPS["coherence"], *GROUPS["type"], *GROUPS["semantic"])
-    + ("prior", "popularity", "statements", "age", "primary", "similarity", "label", "same")
-    + ("ending", "opening", "initials", "title")
+    + ("prior", "linked", "popularity", "statements", "age", "primary", "similarity", "label")
+    + ("same", "ending", "opening", "initials", "title")
 )
 MAX_ITERATIONS = 500
 WEIGHT_DECIMALS = 5

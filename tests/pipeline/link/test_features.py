@@ -261,7 +261,7 @@ def test_the_prior_is_a_distribution_per_surface(
         for count, popularity, is_whole in own
     ]
     owners, counts, popularity, whole = np.array(rows, np.int64).reshape(-1, 4).T
-    prior = log_prior(owners, counts, popularity, whole > 0)
+    prior = np.sum(log_prior(owners, counts, popularity, whole > 0), axis=0)
     assert (prior <= 1e-9).all()
     for owner in set(owners.tolist()):
         of_owner = owners == owner
@@ -273,22 +273,26 @@ def test_the_prior_is_a_distribution_per_surface(
             popularity[of_owner],
             whole[of_owner] > 0,
         )
-        assert prior[of_owner].tolist() == pytest.approx(alone.tolist()), "others change nothing"
+        assert prior[of_owner].tolist() == pytest.approx(np.sum(alone, axis=0).tolist()), (
+            "others change nothing"
+        )
 
 
 def test_items_with_longer_names_take_nothing_from_those_with_the_whole_name() -> None:
     owners, counts = np.zeros(3, np.int64), np.zeros(3)
     popularity, whole = np.array([9, 0, 9999]), np.array([True, True, False])
-    prior = log_prior(owners, counts, popularity, whole)
+    prior, linked = log_prior(owners, counts, popularity, whole)
+    assert linked.tolist() == pytest.approx([0.0] * 3), "no links add nothing"
     assert np.exp(prior[:2]).tolist() == pytest.approx([10 / 11, 1 / 11])
     assert prior[2] == pytest.approx(np.log(10_000 / 10_011))
 
 
 def test_counts_outweigh_popularity_and_popularity_decides_without() -> None:
     owners, whole = np.zeros(2, np.int64), np.ones(2, bool)
-    many = log_prior(owners, np.array([0, 100]), np.array([1000, 1]), whole)
-    none = log_prior(owners, np.array([0, 0]), np.array([9, 0]), whole)
+    many = np.sum(log_prior(owners, np.array([0, 100]), np.array([1000, 1]), whole), axis=0)
+    none, added = log_prior(owners, np.array([0, 0]), np.array([9, 0]), whole)
     assert many[1] > many[0]
+    assert added.tolist() == pytest.approx([0.0, 0.0])
     assert np.exp(none).tolist() == pytest.approx([10 / 11, 1 / 11])
 
 

@@ -393,7 +393,7 @@ def test_a_surface_is_looked_up_once() -> None:
 def test_another_index_has_caches_of_its_own() -> None:
     one = linker()
     link([document("He saw Paris", "Paris")], one)
-    other = one.with_index(Index({"paris": [(TEXAS, 0, LABEL)]}))
+    other = one.reading(Index({"paris": [(TEXAS, 0, LABEL)]}), Store(ENTITIES))
     assert candidates_of(link([document("He saw Paris", "Paris")], other), 0) == [TEXAS]
     assert len(candidates_of(link([document("He saw Paris", "Paris")], one), 0)) == 3
 

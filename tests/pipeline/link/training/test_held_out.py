@@ -17,7 +17,8 @@ from pipeline.index import stage as index_stage
 from pipeline.index.alias_index import AliasIndex
 from pipeline.index.name_keys import SOURCE_BITS, index_keys
 from pipeline.link.gold import GoldDocument
-from pipeline.link.training.train import FoldLinks, HeldOutIndex, fold_of, links_by_fold
+from pipeline.link.training.crossval import fold_of
+from pipeline.link.training.held_out import FoldLinks, HeldOutIndex, links_by_fold
 from schemas import ANCHORS, DOCUMENTS
 from tests.pipeline.index.test_alias_index import build
 from tests.pipeline.inputs_run import rows_of, run_plan
