@@ -299,7 +299,8 @@ def test_fitted_weights_that_are_no_better_are_not_used(
     run: RunPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_module, "log_loss", lambda *_: 1.0)
-    run_plan(link.plan(BLANK, run), run)
+    # Other settings, so that nothing of an earlier run is found done.
+    run_plan(link.plan(replace(BLANK, top_k=6), run), run)
     model = used_weights(run)
     assert model.weights == load_weights(TRAINED).weights
     assert model.about["choice"] == "shipped"
@@ -314,7 +315,7 @@ def test_links_that_teach_nothing_leave_the_shipped_weights(
         raise StageError("nothing to learn from")
 
     monkeypatch.setattr(fit_worker, "train", refuse)
-    run_plan(link.plan(BLANK, run), run)
+    run_plan(link.plan(replace(BLANK, top_k=7), run), run)
     assert used_weights(run) == load_weights(TRAINED)
     assert fitted_in_words(used_weights(run).about) == ""
 
