@@ -45,6 +45,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "ending",
         "opening",
         "common",
+        "proper",
         "initials",
         "code",
         "title",

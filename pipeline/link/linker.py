@@ -44,7 +44,7 @@ from pipeline.link.features import (
 )
 from pipeline.link.lru import LruCache
 from pipeline.link.surface_features import Described, other_words, static_features
-from schemas.array_types import F32, F64, I64, U8, U32, Array
+from schemas.array_types import F32, F64, I64, U8, U32, Array, Bools
 
 # Surface, whether it may be misspelt, longer names of the document.
 SurfaceKey = tuple[str, bool, tuple[str, ...]]
@@ -222,6 +222,8 @@ class Linker:
         )
         pairs = pairs_of(flat)
         features = {name: static[:, number] for number, name in enumerate(STATIC)}
+        # Where most mentions begin with a small letter, as in a tweet, that says nothing.
+        features["proper"] = features["proper"] * _in_cased_documents(mentions)[mention_of]
         features |= context_features(flat, tokens, self._entities, pairs)
         features["type"] = self._type_agreement(mentions, mention_of, types)
         position_of = np.fromiter(
@@ -360,6 +362,17 @@ _NO_CANDIDATES = SurfaceCandidates(
 def _column(mentions: Sequence[Mention], name: str) -> I64:
     """Return one whole-number attribute of all mentions, shape (m,)."""
     return np.fromiter((getattr(mention, name) for mention in mentions), np.int64, len(mentions))
+
+
+def _in_cased_documents(mentions: Sequence[Mention]) -> Bools:
+    """Say of each mention whether most mentions of its document begin with a capital, (m,)."""
+    documents = _column(mentions, "document")
+    is_capital = np.fromiter(
+        (mention.surface[:1].isupper() for mention in mentions), bool, len(mentions)
+    )
+    num_capital, num_mentions = np.bincount(documents, is_capital), np.bincount(documents)
+    is_cased: Bools = (2 * num_capital > num_mentions)[documents]
+    return is_cased
 
 
 def _names(mentions: Sequence[Mention]) -> I64:

@@ -98,9 +98,10 @@ def _spelling(
     """Compare the surface with the name found and with the label. Each of shape (n,).
 
     `ending` and `opening`: the label ends or opens with the surface ("Jobs", "Miami"). `common`: a
-    capital in the text, but none in the label, as in no proper name. `initials`: the first letters
+    capital in the text, but none in the label, as in no proper name. `proper`: the opposite; a
+    document that writes most of its mentions so is left out later. `initials`: the first letters
     of the label's words ("NFL"). `code`: two or three letters that are neither these nor the label.
-    Letter case counts in `common` alone, since a headline is in capitals.
+    Letter case counts in `common` and `proper` alone, since a headline is in capitals.
     """
     _, _, matches, similarity = columns.T
     keys = [normalise(surface) for surface in surfaces]
@@ -112,7 +113,9 @@ def _spelling(
     ratio = np.fromiter((fuzz.ratio(*pair) for pair in pairs), np.float64, len(pairs)) / 100
 
     is_same = np.fromiter((key == label for key, label in pairs), bool, len(pairs))
+    begins_lower = [surface[:1].islower() for surface in surfaces]
     is_lower = np.fromiter((label[:1].islower() for label in labels), bool, len(labels))
+    is_upper = np.fromiter((label[:1].isupper() for label in labels), bool, len(labels))
     is_short = np.fromiter((len(key) <= MAX_CODE for key in keys), bool, len(keys))
     is_initials = np.fromiter((_is_initials(key, label) for key, label in pairs), bool, len(pairs))
     return {
@@ -127,6 +130,7 @@ def _spelling(
             (label.startswith(f"{key} ") for key, label in pairs), bool, len(pairs)
         ),
         "common": np.array(begins, bool)[owners] & is_lower,
+        "proper": np.array(begins_lower, bool)[owners] & is_upper,
         "initials": is_initials,
         "code": is_short[owners] & ~is_same & ~is_initials & (matches <= VARIANT),
     }

@@ -244,6 +244,7 @@ def features_of(
         ("gas", "Gas", {"same", "common"}, "a capital that the label lacks"),
         ("gas", "GAS", {"same"}, "a headline says nothing"),
         ("gas", "gas", {"same"}, "no capital"),
+        ("Gas", "gas", {"same"}, "nobody writes a capital here"),
         ("Gabon", "GA", {"code"}, "a code"),
         ("South Carolina", "SC", {"initials"}, "initials are no code"),
         ("Bank of England", "BE", {"initials"}, "without function words"),
@@ -278,6 +279,20 @@ def test_letter_case_of_the_text_is_no_likeness() -> None:
         features_of("Birmingham", "BIRMINGHAM"),
     )
     assert whole["label"] == shouted["label"] == 1
+
+
+def test_a_small_letter_against_a_proper_name() -> None:
+    """ "The boss of Paris": an item with the label "Boss" is none. In a text without capitals it
+    may be.
+    """
+    index = Index({"boss": [(7, 0, LABEL)], "paris": [(8, 0, LABEL)], "rome": [(9, 0, LABEL)]})
+    store = Store({7: Entity("Boss"), 8: Entity("Paris"), 9: Entity("Rome")})
+    one = Linker(index, store, BY_HAND, Reach(max_partial=0))
+    found = [
+        float(one.score(*batch_of([document(text, *text.split())])).features["proper"][0])
+        for text in ("boss Paris Rome", "boss paris Rome")
+    ]
+    assert found == [1.0, 0.0]
 
 
 def test_evidence_that_a_knowledge_base_lacks_is_none() -> None:
