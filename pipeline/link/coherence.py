@@ -28,7 +28,7 @@ from pipeline.link.features import (
 )
 from schemas.array_types import F32, F64, I64, U32, Array
 
-# The third round moved no probability by more than a hundredth on any text that was tried.
+# A third round changed no accuracy on any set that was tried (docs/log.md).
 ROUNDS = 2
 # Vote of a candidate that merely has the mention's words in its name.
 PARTIAL_VOTE = 0.25

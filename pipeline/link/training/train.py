@@ -18,7 +18,7 @@ from pipeline import __version__
 from pipeline.config import LinkConfig
 from pipeline.engine.errors import StageError
 from pipeline.link.disambiguation import Model
-from pipeline.link.features import FEATURES, GROUPS
+from pipeline.link.features import FEATURES, GROUPS, LOCAL
 from pipeline.link.training.collect import Training, collect
 from pipeline.link.training.crossval import (
     GoldMentions,
@@ -45,8 +45,7 @@ def train(training: Training, config: LinkConfig) -> tuple[Model, dict[str, Any]
     gold = collect(training, config)
     _check(gold, training)
 
-    # Without a re-ranker there is no feature `semantic`.
-    names = [name for name in FEATURES if name in gold.examples.features]
+    names = _names(gold, training)
     fitting = choose_penalty(gold, fitting_for(gold, names), training.folds)
     report: dict[str, Any] = {
         "folds": training.folds,
@@ -80,6 +79,17 @@ def train(training: Training, config: LinkConfig) -> tuple[Model, dict[str, Any]
         "loss": report["loss"],
     }
     return Model(model.bias, model.weights, about), report
+
+
+def _names(gold: GoldMentions, training: Training) -> list[str]:
+    """Return the features to fit.
+
+    Links of a wiki lead to items that have a page, from the first mention on: `title`, `primary`
+    and `position` would learn just that, and count against the items of the tail.
+    """
+    # Without a re-ranker there is no feature `semantic`.
+    left_out = frozenset() if training.gold_files else LOCAL - frozenset(GROUPS["semantic"])
+    return [name for name in FEATURES if name in gold.examples.features and name not in left_out]
 
 
 def _check(gold: GoldMentions, training: Training) -> None:
