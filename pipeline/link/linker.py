@@ -14,7 +14,7 @@ Legend: c candidates of the batch, m mentions, s static features, n candidates o
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -212,11 +212,7 @@ class Linker:
             )[positions]
             for field in fields(SurfaceCandidates)
         }
-        are_nationalities = _column(mentions, "is_nationality").astype(bool)
-        is_possible = ~misread_as_language(
-            are_nationalities, mention_of, columns["matches"], columns["types"]
-        )
-        is_possible &= ~_column(mentions, "is_unknown").astype(bool)[mention_of]
+        is_possible = self._are_possible(mentions, mention_of, columns)
         mention_of = mention_of[is_possible]
         qids, rows, matches, popularity, types, static, others = (
             column[is_possible] for column in columns.values()
@@ -246,6 +242,19 @@ class Linker:
         # Last, since its votes weigh all the others.
         features |= coherence_features(flat, features, self._entities, pairs)
         return Scored(mention_of, qids, rows, matches, popularity, features)
+
+    @staticmethod
+    def _are_possible(
+        mentions: Sequence[Mention], mention_of: I64, columns: Mapping[str, Array]
+    ) -> Bools:
+        """Say of candidates whether their mention can mean them, shape (c,)."""
+        are_nationalities, are_unknown = (
+            _column(mentions, name).astype(bool) for name in ("is_nationality", "is_unknown")
+        )
+        are_languages = misread_as_language(
+            are_nationalities, mention_of, columns["matches"], columns["types"]
+        )
+        return ~(are_languages | are_unknown[mention_of])
 
     def _type_agreement(self, mentions: Sequence[Mention], mention_of: I64, types: U8) -> F32:
         """Return how well each candidate's type agrees with the recogniser's label, shape (c,).
