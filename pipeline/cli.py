@@ -96,9 +96,13 @@ cli.add_command(synth_command)
     "--gold",
     "gold_files",
     metavar="FILE",
-    required=True,
     multiple=True,
     help="Gold JSONL (docs/linking.md); may be repeated.",
+)
+@click.option(
+    "--from-links",
+    is_flag=True,
+    help="Train on the corpus's own links instead of gold files.",
 )
 @click.option("--out", metavar="FILE.json", required=True, help="File to write the weights to.")
 @click.option(
@@ -130,6 +134,7 @@ cli.add_command(synth_command)
 def link_train_command(  # noqa: PLR0913 - an option each
     run_folder: str,
     gold_files: tuple[str, ...],
+    from_links: bool,  # noqa: FBT001
     out: str,
     folds: int,
     ablate: bool,  # noqa: FBT001
@@ -137,21 +142,25 @@ def link_train_command(  # noqa: PLR0913 - an option each
     overrides: tuple[str, ...],
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Fit the linker's weights to gold links. Measure also how well such weights do on unseen
-    documents.
+    """Fit the linker's weights to gold links, or to the corpus's own links. Measure also how well
+    such weights do on unseen documents.
 
     \b
     The figures are those of a cross-validation by document.
     The weights in the file are fitted to all documents.
       trelm-pipeline link train --run runs/a --gold gold.jsonl --out weights.json
+      trelm-pipeline link train --run runs/a --from-links --out weights.json
       trelm-pipeline link --run runs/a --weights weights.json
     """
     say_after_stop(NOTHING_WRITTEN)
     from pipeline.config import load_config
     from pipeline.engine import files
+    from pipeline.link.training.collect import Training
     from pipeline.link.training.report_text import format_training
-    from pipeline.link.training.train import Training, train
+    from pipeline.link.training.train import train
 
+    if bool(gold_files) == from_links:
+        raise click.UsageError("give either --gold FILE or --from-links")
     files.check_folder(out, "--out")
     link = load_config(config, overrides).link
     training = Training(run=run_folder, gold_files=gold_files, folds=folds, ablate=ablate)

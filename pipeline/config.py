@@ -154,9 +154,9 @@ class LinkConfig:
         "and no others)",
     )
     weights: str = key(
-        "trained",
-        "Name of the linker's weights: trained (shipped), by-hand, or the path of a file that "
-        "`link train` wrote",
+        "auto",
+        "Name of the linker's weights: auto (fitted to the corpus's own links where it has enough, "
+        "else trained), trained (shipped), by-hand, or the path of a file that `link train` wrote",
     )
     min_confidence: float = key(0.3, "Confidence, 0 to 1, below which a mention is NIL")
     max_partial: int = key(

@@ -121,10 +121,11 @@ STAGES = (
         ),
         reads=("documents", "index"),
         writes=(SENTENCES, LINKS),
+        artefacts=("weights",),
         section="link",
         module="pipeline.link.stage",
         command="link",
-        unit="a range of documents, about `link.unit_mb` of text",
+        unit="the weights, if fitted; then ranges of documents, about `link.unit_mb` of text",
     ),
     Stage(
         name="stats",

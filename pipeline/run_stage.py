@@ -19,7 +19,7 @@ from pipeline.engine.beam_runner import RunnerSettings, refuse_local_paths, run_
 from pipeline.engine.progress_text import Workload
 from pipeline.engine.stage import PreparedStage, StagePlan, build_graph, is_current, prepare
 from pipeline.engine.tables import RunPaths
-from pipeline.link.weights import weights_file
+from pipeline.link.weights import fitted_in_words, load_weights, weights_file
 from pipeline.shards.statements import share_in_words
 from schemas.errors import ConfigError
 from schemas.run_lock import hold
@@ -191,4 +191,7 @@ def rows_written(paths: RunPaths, name: str) -> str:
     ]
     if "statements" in manifest.counters:
         counts.append(share_in_words(manifest.counters))
+    if "weights" in manifest.extra:
+        about = load_weights(paths.artefact(name, "weights")).about
+        counts += filter(None, [fitted_in_words(about)])
     return ", ".join(counts) or "index written"

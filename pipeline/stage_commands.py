@@ -199,7 +199,7 @@ EVERYDAY = (
         flag="--weights",
         setting="link.weights",
         metavar="FILE",
-        help="Weights of the linker: trained, by-hand, or a file that `link train` wrote.",
+        help="Weights of the linker: auto, trained, by-hand, or a file that `link train` wrote.",
     ),
     Everyday(
         flag="--rerank-model",

@@ -31,9 +31,9 @@ from pipeline.config import LinkConfig
 from pipeline.database.connection import open_run
 from pipeline.engine.tables import RunPaths
 from pipeline.link.features import FEATURES
-from pipeline.link.training.crossval import fold_of
+from pipeline.link.training.collect import Training, collect
+from pipeline.link.training.crossval import choose_penalty, fitting_for, fold_of
 from pipeline.link.training.fitting import fit
-from pipeline.link.training.train import Training, collect
 
 Json = dict[str, Any]
 FOLDS = 5
@@ -149,12 +149,13 @@ def fold_weights(arguments: argparse.Namespace, articles: list[Json]) -> tuple[l
     twin_of = twins(read_jsonl(Path(gold[0])), articles)
     mentions = collect(Training(run=run, gold_files=tuple(gold)), LinkConfig())
     names = [name for name in FEATURES if name in mentions.examples.features]
+    fitting = choose_penalty(mentions, fitting_for(mentions, names), FOLDS)
     fold_of_mention = np.array(
         [fold_of(twin_of[name], FOLDS) if name in twin_of else -1 for name in mentions.documents]
     )
     paths = []
     for fold in range(FOLDS):
-        model = fit(mentions.examples.of_mentions(fold_of_mention != fold), names)
+        model = fit(mentions.examples.of_mentions(fold_of_mention != fold), fitting)
         path = arguments.out / f"weights-{fold}.json"
         path.write_text(model.to_json(), encoding="utf-8")
         paths.append(str(path))

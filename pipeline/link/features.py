@@ -1,7 +1,11 @@
-"""Compute features of candidates: from the surface, from the text around, from the other mentions.
+"""Compute features of candidates from the surface and from the text around; name all features.
 
 Goes in: candidates of many mentions of several documents, flat. Comes out: one float32 column per
-feature. All array work: no Python per candidate.
+feature. All array work: no Python per candidate. What the other mentions say is in `coherence`.
+
+A feature is 0 where a knowledge base lacks what it reads: absent evidence is no evidence. Measures
+of popularity are compared with the best candidate of the same mention, so a knowledge base without
+them, or with more of them, gives the same probabilities.
 
 Legend: c candidates, m mentions, e distinct (document, entity) pairs, t tokens.
 
@@ -26,20 +30,28 @@ PRIOR_STRENGTH = 3.0
 NEAR_TOKENS, WINDOW_TOKENS = 20, 100
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "prior": ("prior", "popularity", "statements", "primary"),
+    "prior": ("prior", "linked", "popularity", "statements", "age", "primary"),
     "string": (
         "variant",
         "inflected",
         "reused",
+        "orphan",
         "partial",
         "fuzzy",
         "inexact",
         "similarity",
         "label",
+        "same",
+        "ending",
+        "opening",
+        "common",
+        "proper",
+        "initials",
+        "code",
         "title",
     ),
-    "context": ("near", "window", "document"),
-    "coherence": ("neighbours", "shared", "mentioned"),
+    "context": ("near", "window", "document", "others", "others_near"),
+    "coherence": ("neighbours", "shared", "mentioned", "kin"),
     "type": ("type",),
     "position": ("position",),
     "semantic": ("semantic",),
@@ -47,6 +59,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
 FEATURES = tuple(name for group in GROUPS.values() for name in group)
 # Features of a surface and a candidate that are the same in every document.
 STATIC = (*GROUPS["prior"], *GROUPS["string"])
+# What only some knowledge bases or corpora have. Weights for it hold where they were fitted.
+LOCAL = frozenset(("primary", "title", "position", "semantic"))
+# Words of a label beside those of the mention that are looked for in the text, at most.
+MAX_OTHERS = 4
 
 
 class Entities(Protocol):
@@ -110,6 +126,10 @@ class FlatCandidates:
     # Shape (m,): tokens of each mention, numbered in the batch.
     first_tokens: I64
     end_tokens: I64
+    # Shape (m,): number of each mention's text, whatever its letter case.
+    names: I64
+    # Shape (c, MAX_OTHERS): words of the label that the mention lacks, hashed as terms, 0 = none.
+    others: U32
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,35 +152,56 @@ class EntityPairs:
         return self.keys & 0xFFFFFFFF
 
 
-def log_prior(owners: I64, counts: F64, popularity: U32) -> F64:
-    """Return log P(entity | surface): anchor counts smoothed by popularity.
+def log_prior(owners: I64, counts: F64, popularity: U32, is_whole: Bools) -> tuple[F64, F64]:
+    """Return log P(entity | surface) by popularity, and what the corpus's own links add to it.
 
-    Popularity is sitelinks and incoming triples, plus one.
+    Popularity is sitelinks and incoming triples, plus one. Links are smoothed by popularity worth
+    PRIOR_STRENGTH of them; without any they add 0. The candidates that have the whole name share
+    the probability; any other is compared with these, so that a long list of items whose names
+    merely contain the surface says nothing about those that bear it.
 
     Args:
         owners: number of the surface of each candidate, from 0, shape (n,).
         counts: anchors with this surface that lead to the candidate, shape (n,).
         popularity: of each candidate, shape (n,).
+        is_whole: found by its whole name, shape (n,).
     """
-    popular = popularity + 1.0
-    share = popular / np.bincount(owners, popular)[owners] if len(owners) else popular
-    total = np.bincount(owners, counts)[owners] if len(owners) else popular
-    return np.log((counts + PRIOR_STRENGTH * share) / (total + PRIOR_STRENGTH))
+    popular = popularity.astype(np.float64) + 1.0
+    if not len(owners):
+        return popular, popular
+    among = popular + np.bincount(owners, popular * is_whole)[owners] - popular * is_whole
+    share = popular / among
+    total = np.bincount(owners, counts)[owners]
+    linked = (counts + PRIOR_STRENGTH * share) / (total + PRIOR_STRENGTH)
+    return np.log(share), np.log(linked / share)
 
 
-def dynamic_features(
-    flat: FlatCandidates, tokens: BatchTokens, entities: Entities
-) -> dict[str, F32]:
-    """Return context and coherence of all candidates, each of shape (c,)."""
-    if not len(flat.rows):
-        names = (*GROUPS["context"], *GROUPS["coherence"])
-        return {name: np.empty(0, np.float32) for name in names}
+def below_best(owners: I64, values: F64, is_whole: Bools) -> F64:
+    """Return how far each value lies below the best one of its surface: 0 or negative.
 
-    # Several mentions of a document may have the same candidate: its terms are read once.
+    The best of those that have the whole name where there is one; a value above it counts as equal.
+
+    Args:
+        owners: number of the surface of each candidate, from 0, shape (n,).
+        values: shape (n,).
+        is_whole: found by its whole name, shape (n,).
+    """
+    if not len(owners):
+        return values
+    num_owners = int(owners.max()) + 1
+    is_compared = is_whole | (np.bincount(owners, is_whole, num_owners) == 0)[owners]
+    best = np.full(num_owners, -np.inf)
+    np.maximum.at(best, owners[is_compared], values[is_compared])
+    return np.minimum(values - best[owners], 0.0)
+
+
+def pairs_of(flat: FlatCandidates) -> EntityPairs:
+    """Return the distinct (document, entity) pairs of the candidates.
+
+    Several mentions of a document may have the same candidate: its terms are read once.
+    """
     document_of = flat.documents[flat.mentions]
-    pairs = EntityPairs(*np.unique((document_of << 32) | flat.rows, return_inverse=True))
-    context = context_features(flat, tokens, entities, pairs)
-    return context | coherence_features(flat, entities, pairs)
+    return EntityPairs(*np.unique((document_of << 32) | flat.rows, return_inverse=True))
 
 
 def context_features(
@@ -169,8 +210,11 @@ def context_features(
     """Weigh by IDF the terms that an entity shares with the text around a mention.
 
     `near` and `window` are log(1 + sum) for terms near the mention and in a wider window;
-    `document` is a share of all the entity's terms. The mention's own words do not count.
+    `document` is a share of all the entity's terms. The mention's own words do not count. `others`
+    and `others_near` are the share of the label's other words in the document, and near.
     """
+    if not len(flat.rows):
+        return {name: np.empty(0, np.float32) for name in GROUPS["context"]}
     # One element per pair and term of its entity.
     num_candidates = len(pairs.of_candidate)
     sizes, terms = entities.term_runs(pairs.rows)
@@ -180,7 +224,7 @@ def context_features(
 
     # `hits`: the elements whose term occurs in the document.
     occurrences = _occurrences(tokens)
-    hits = _in_sorted(occurrences >> 32, (pairs.documents[owners] << TERM_BITS) | terms)
+    hits = in_sorted(occurrences >> 32, (pairs.documents[owners] << TERM_BITS) | terms)
     hit_offsets = np.searchsorted(owners[hits], np.arange(len(pairs.keys) + 1))
 
     # From pairs to candidates: one element per candidate and shared term.
@@ -204,6 +248,31 @@ def context_features(
         "near": np.log1p(near).astype(np.float32),
         "window": np.log1p(in_window).astype(np.float32),
         "document": (in_document / (1.0 + total[pairs.of_candidate])).astype(np.float32),
+        **_other_words(flat, occurrences, entities.idf),
+    }
+
+
+def _other_words(flat: FlatCandidates, occurrences: I64, idf: F32) -> dict[str, F32]:
+    """Return the share, by IDF, of the label's other words that the text has: in all, and near.
+
+    "Jobs" of "Steve Jobs" where the mention is "Steve"; "County" of "Orange County".
+    """
+    num_candidates = len(flat.rows)
+    candidates, words = np.nonzero(flat.others)
+    terms = flat.others[candidates, words].astype(np.int64)
+    weights = idf[terms].astype(np.float64)
+    total = np.maximum(np.bincount(candidates, weights, num_candidates), 1e-9)
+
+    mentions = flat.mentions[candidates]
+    keys = (flat.documents[mentions] << TERM_BITS) | terms
+    hits = in_sorted(occurrences >> 32, keys)
+    is_near = _occurs_within(flat, occurrences, mentions[hits], keys[hits] << 32, NEAR_TOKENS)
+    near = hits[is_near]
+    return {
+        name: (np.bincount(candidates[rows], weights[rows], num_candidates) / total).astype(
+            np.float32
+        )
+        for name, rows in (("others", hits), ("others_near", near))
     }
 
 
@@ -232,7 +301,7 @@ def _occurrences(tokens: BatchTokens) -> I64:
     return occurrences
 
 
-def _in_sorted(values: I64, requested: I64) -> I64:
+def in_sorted(values: I64, requested: I64) -> I64:
     """Return the positions of those requested that are among sorted values."""
     if not len(values):
         return np.empty(0, np.int64)
@@ -248,49 +317,5 @@ def _in_own_words(flat: FlatCandidates, tokens: BatchTokens, mentions: I64, term
     words = np.unique((word_mention << TERM_BITS) | word_term)
 
     is_own_word = np.zeros(len(mentions), bool)
-    is_own_word[_in_sorted(words, (mentions << TERM_BITS) | terms)] = True
+    is_own_word[in_sorted(words, (mentions << TERM_BITS) | terms)] = True
     return is_own_word
-
-
-def coherence_features(
-    flat: FlatCandidates, entities: Entities, pairs: EntityPairs
-) -> dict[str, F32]:
-    """Weigh what the document's other mentions say for an entity, each as log(1 + sum).
-
-    `neighbours`: those of its neighbours that other mentions may mean. `shared`: neighbours that it
-    has in common with what others may mean (same class, same country). `mentioned`: other mentions
-    that may mean itself. "May mean" is one over the number of whole-name candidates of the other
-    mention, at most 1 per entity.
-    """
-    # How surely the document means each pair's entity.
-    num_pairs = len(pairs.keys)
-    num_whole = np.bincount(flat.mentions, flat.is_whole, len(flat.documents))
-    share = np.where(flat.is_whole, 1.0 / np.maximum(num_whole[flat.mentions], 1), 0.0)
-    likely = np.bincount(pairs.of_candidate, share, num_pairs)
-    capped = np.minimum(likely, 1.0)
-
-    # One element per pair and neighbour of its entity; `links` is (document, neighbour).
-    sizes, near = entities.neighbour_runs(pairs.rows)
-    owners = np.repeat(np.arange(num_pairs), sizes)
-    links = (pairs.documents[owners] << 32) | near
-
-    # Pairs by (document, item): which neighbours are entities of the same document.
-    items = np.empty(num_pairs, np.int64)
-    items[pairs.of_candidate] = (pairs.documents[pairs.of_candidate] << 32) | flat.qids
-    order = np.argsort(items)
-    hits = _in_sorted(items[order], links)
-    neighbour_pairs = order[np.searchsorted(items[order], links[hits])]
-    neighbours = np.bincount(owners[hits], capped[neighbour_pairs], num_pairs)
-
-    # How surely the document means any entity with a neighbour, less the pair's own part in it.
-    distinct_links, number_of_link = np.unique(links, return_inverse=True)
-    support = np.bincount(number_of_link, capped[owners], len(distinct_links))
-    in_common = np.maximum(support[number_of_link] - capped[owners], 0.0)
-    shared = np.bincount(owners, np.log1p(in_common), num_pairs) / np.maximum(sizes, 1)
-
-    mentioned = np.maximum(likely[pairs.of_candidate] - share, 0.0)
-    return {
-        "neighbours": np.log1p(neighbours)[pairs.of_candidate].astype(np.float32),
-        "shared": shared[pairs.of_candidate].astype(np.float32),
-        "mentioned": np.log1p(mentioned).astype(np.float32),
-    }

@@ -14,20 +14,15 @@ Legend: c candidates of the batch, m mentions, s static features, n candidates o
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from rapidfuzz import fuzz
 
 from pipeline.arrays.runs import first_per_owner, offsets_of, spread
-from pipeline.index.entity_types import NUM_TYPES, type_table
-from pipeline.index.name_keys import SOURCE_BITS, normalise
+from pipeline.index.entity_types import NUM_TYPES, UNKNOWN, type_table
+from pipeline.index.name_keys import normalise
 from pipeline.link.candidates import (
-    FUZZY,
-    INFLECTED,
-    PARTIAL,
-    REUSED,
     VARIANT,
     Candidate,
     Candidates,
@@ -36,17 +31,20 @@ from pipeline.link.candidates import (
     find_candidates,
     with_reused,
 )
+from pipeline.link.coherence import coherence_features
 from pipeline.link.disambiguation import Model, contributions, probabilities, ranked
 from pipeline.link.features import (
+    MAX_OTHERS,
     STATIC,
     BatchTokens,
     Entities,
     FlatCandidates,
-    dynamic_features,
-    log_prior,
+    context_features,
+    pairs_of,
 )
 from pipeline.link.impossible import are_codes, misread_as_language
 from pipeline.link.lru import LruCache
+from pipeline.link.surface_features import Described, other_words, static_features
 from schemas.array_types import F32, F64, I64, U8, U32, Array, Bools
 
 # Surface, whether it may be misspelt, longer names of the document.
@@ -54,14 +52,6 @@ SurfaceKey = tuple[str, bool, tuple[str, ...]]
 # Surfaces: 5 KB each.
 CACHE_SIZE = 20_000
 MAX_SCORED = 64
-_TITLE = SOURCE_BITS["title"]
-_MATCH_FEATURES = {
-    "variant": VARIANT,
-    "inflected": INFLECTED,
-    "reused": REUSED,
-    "partial": PARTIAL,
-    "fuzzy": FUZZY,
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +90,8 @@ class SurfaceCandidates:
     types: U8
     # Shape (n, s), columns as in features.STATIC.
     static: F32
+    # Shape (n, MAX_OTHERS): words of the label that the surface lacks, hashed as terms, 0 = none.
+    others: U32
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +154,9 @@ class Linker:
         self._descriptions: LruCache[SurfaceKey, SurfaceCandidates] = LruCache(CACHE_SIZE)
         self._type_tables: dict[str | None, F32] = {}
 
-    def with_index(self, index: NameIndex) -> Linker:
-        """Return the same linker with another index and empty caches."""
-        return Linker(index, self._entities, self._model, self._reach)
+    def reading(self, index: NameIndex, entities: Entities) -> Linker:
+        """Return the same linker with another index and store, and empty caches."""
+        return Linker(index, entities, self._model, self._reach)
 
     def decide(
         self, scored: Scored, num_mentions: int, *, top_k: int, min_confidence: float
@@ -220,13 +212,9 @@ class Linker:
             )[positions]
             for field in fields(SurfaceCandidates)
         }
-        are_nationalities = _column(mentions, "is_nationality").astype(bool)
-        is_possible = ~misread_as_language(
-            are_nationalities, mention_of, columns["matches"], columns["types"]
-        )
-        is_possible &= ~_column(mentions, "is_unknown").astype(bool)[mention_of]
+        is_possible = self._are_possible(mentions, mention_of, columns)
         mention_of = mention_of[is_possible]
-        qids, rows, matches, popularity, types, static = (
+        qids, rows, matches, popularity, types, static, others = (
             column[is_possible] for column in columns.values()
         )
 
@@ -238,22 +226,45 @@ class Linker:
             documents=_column(mentions, "document"),
             first_tokens=_column(mentions, "first_token"),
             end_tokens=_column(mentions, "end_token"),
+            names=_names(mentions),
+            others=others,
         )
+        pairs = pairs_of(flat)
         features = {name: static[:, number] for number, name in enumerate(STATIC)}
-        features |= dynamic_features(flat, tokens, self._entities)
+        # Where most mentions begin with a small letter, as in a tweet, that says nothing.
+        features["proper"] = features["proper"] * _in_cased_documents(mentions)[mention_of]
+        features |= context_features(flat, tokens, self._entities, pairs)
         features["type"] = self._type_agreement(mentions, mention_of, types)
         position_of = np.fromiter(
             (mention.position for mention in mentions), np.float32, len(mentions)
         )
         features["position"] = position_of[mention_of]
+        # Last, since its votes weigh all the others.
+        features |= coherence_features(flat, features, self._entities, pairs)
         return Scored(mention_of, qids, rows, matches, popularity, features)
 
+    @staticmethod
+    def _are_possible(
+        mentions: Sequence[Mention], mention_of: I64, columns: Mapping[str, Array]
+    ) -> Bools:
+        """Say of candidates whether their mention can mean them, shape (c,)."""
+        are_nationalities, are_unknown = (
+            _column(mentions, name).astype(bool) for name in ("is_nationality", "is_unknown")
+        )
+        are_languages = misread_as_language(
+            are_nationalities, mention_of, columns["matches"], columns["types"]
+        )
+        return ~(are_languages | are_unknown[mention_of])
+
     def _type_agreement(self, mentions: Sequence[Mention], mention_of: I64, types: U8) -> F32:
-        """Return how well each candidate's type agrees with the recogniser's label, shape (c,)."""
+        """Return how well each candidate's type agrees with the recogniser's label, shape (c,).
+
+        Above 0 where it agrees, below where it does not, 0 where either is unknown.
+        """
         labels = list(dict.fromkeys(mention.ner_type for mention in mentions))
         for label in labels:
             if label not in self._type_tables:
-                self._type_tables[label] = type_table(label)
+                self._type_tables[label] = type_table(label) - np.float32(UNKNOWN)
 
         # A row per label, a column per set of type bits.
         tables = (
@@ -294,6 +305,20 @@ class Linker:
             return candidates
         return with_reused(candidates, [self._candidates(name, False) for name in longer])
 
+    def _is_orphan(self, key: SurfaceKey) -> bool:
+        """Say whether a surface ends longer names of its document, and no item bears any of them.
+
+        After "Pat Riley", whom the knowledge base lacks, "Riley" is not the town of this name.
+        """
+        surface, _, longer = key
+        ending = f" {normalise(surface)}"
+        named = [name for name in longer if normalise(name).endswith(ending)]
+        return bool(named) and not any(
+            candidate.match <= VARIANT
+            for name in named
+            for candidate in self._candidates(name, False).values()
+        )
+
     def _describe(self, keys: Sequence[SurfaceKey]) -> list[SurfaceCandidates]:
         """Return the candidates that the store has, and their static features.
 
@@ -320,11 +345,23 @@ class Linker:
         columns = columns.reshape(-1, len(Candidate._fields))
         matches = columns[:, Candidate._fields.index("match")].astype(np.uint8)
         popularity, types = self._entities.popularity(rows), self._entities.types(rows)
-        static = self._static([key[0] for key in keys], owners, (rows, popularity), columns)
+        surfaces = [key[0] for key in keys]
+        labels = [self._entities.label(row) for row in rows.tolist()]
+        is_orphan = np.fromiter((self._is_orphan(key) for key in keys), bool, len(keys))
+        described = Described(
+            qids=qids,
+            popularity=popularity,
+            statements=self._entities.statements(rows),
+            is_primary=self._entities.is_primary(rows),
+            labels=labels,
+            is_orphan=is_orphan[owners],
+        )
+        static = static_features(surfaces, owners, described, columns)
+        others = other_words(surfaces, owners, labels)
 
         # Copies, since a view would keep the arrays of all surfaces alive in the cache.
         bounds = np.searchsorted(owners, np.arange(len(keys) + 1)).tolist()
-        arrays: tuple[Array, ...] = (qids, rows, matches, popularity, types, static)
+        arrays: tuple[Array, ...] = (qids, rows, matches, popularity, types, static, others)
         return [
             SurfaceCandidates(*(values[low:high].copy() for values in arrays))
             if low < high
@@ -342,49 +379,6 @@ class Linker:
             self._entities.types(rows),
         )
 
-    def _static(
-        self, surfaces: Sequence[str], owners: I64, entities: tuple[I64, U32], columns: F64
-    ) -> F32:
-        """Return the features of candidates that do not depend on the document.
-
-        Args:
-            surfaces: as written.
-            owners: number of each candidate's surface, shape (n,).
-            entities: rows in the store and popularity of each candidate.
-            columns: fields of each `Candidate`.
-
-        Returns:
-            Shape (n, s).
-        """
-        rows, popularity = entities
-        counts, flags, matches, similarity = columns.T
-        labels = [self._entities.label(row) for row in rows.tolist()]
-        keys = [normalise(surface) for surface in surfaces]
-        pairs = list(zip(owners.tolist(), labels, strict=True))
-        label_ratio = np.fromiter(
-            (fuzz.ratio(surfaces[owner], label) for owner, label in pairs), np.float64, len(pairs)
-        )
-
-        # These were found by no name of their own, so their similarity is that of the label.
-        similarity = similarity.copy()
-        for row in np.flatnonzero((matches == REUSED) | (matches == PARTIAL)).tolist():
-            owner, label = pairs[row]
-            similarity[row] = fuzz.ratio(keys[owner], normalise(label)) / 100
-
-        num_whole = np.bincount(owners, matches <= VARIANT, len(surfaces))
-        static: dict[str, Array] = {
-            "prior": log_prior(owners, counts, popularity),
-            "popularity": np.log1p(popularity),
-            "statements": np.log1p(self._entities.statements(rows)),
-            "primary": self._entities.is_primary(rows),
-            **{name: matches == match for name, match in _MATCH_FEATURES.items()},
-            "inexact": num_whole[owners] == 0,
-            "similarity": similarity,
-            "label": label_ratio / 100,
-            "title": (flags.astype(np.int64) & _TITLE) > 0,
-        }
-        return np.stack([np.asarray(static[name], np.float32) for name in STATIC], axis=1)
-
 
 # Shared by all surfaces without candidates: nearly all that the index does not list.
 _NO_CANDIDATES = SurfaceCandidates(
@@ -394,12 +388,34 @@ _NO_CANDIDATES = SurfaceCandidates(
     popularity=np.empty(0, np.uint32),
     types=np.empty(0, np.uint8),
     static=np.empty((0, len(STATIC)), np.float32),
+    others=np.empty((0, MAX_OTHERS), np.uint32),
 )
 
 
 def _column(mentions: Sequence[Mention], name: str) -> I64:
     """Return one whole-number attribute of all mentions, shape (m,)."""
     return np.fromiter((getattr(mention, name) for mention in mentions), np.int64, len(mentions))
+
+
+def _in_cased_documents(mentions: Sequence[Mention]) -> Bools:
+    """Say of each mention whether most mentions of its document begin with a capital, (m,)."""
+    documents = _column(mentions, "document")
+    is_capital = np.fromiter(
+        (mention.surface[:1].isupper() for mention in mentions), bool, len(mentions)
+    )
+    num_capital, num_mentions = np.bincount(documents, is_capital), np.bincount(documents)
+    is_cased: Bools = (2 * num_capital > num_mentions)[documents]
+    return is_cased
+
+
+def _names(mentions: Sequence[Mention]) -> I64:
+    """Return the number of each mention's text, whatever its letter case, shape (m,)."""
+    numbers: dict[str, int] = {}
+    return np.fromiter(
+        (numbers.setdefault(mention.surface.casefold(), len(numbers)) for mention in mentions),
+        np.int64,
+        len(mentions),
+    )
 
 
 def decide(

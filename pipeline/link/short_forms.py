@@ -28,8 +28,9 @@ def longer_names(surfaces: Sequence[str]) -> list[tuple[str, ...]]:
     by_initials: dict[str, list[str]] = defaultdict(list)
     # Only a name of several words can be longer than another. `keys` has the document's order, and
     # so have these lists.
-    for surface, key in keys.items():
-        words = frozenset(key.split())
+    for surface in keys:
+        # After a comma stands where something is, not what it is: "South Bend, Indiana".
+        words = frozenset(normalise(surface.partition(",")[0]).split())
         if len(words) > 1:
             for word in words:
                 by_word[word].append((surface, words))

@@ -2,13 +2,16 @@
 
 Map-only: a unit is a range of documents. Mentions are found by the recogniser, by dictionary probes
 and by the corpus's own links, or a gold file gives them. The mentions of a batch of documents are
-linked together; each is an item or NIL, with its best candidates and what speaks for them.
+linked together; each is an item or NIL, with its best candidates and what speaks for them. Where
+the corpus has links enough, a phase before fits the weights to them. The weights that were used lie
+beside the tables.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +22,10 @@ from pipeline.encoder.tokenizer import check_model as check_model_files
 from pipeline.encoder.tokenizer import model_stamp
 from pipeline.engine import files
 from pipeline.engine.opened_once import OpenedOnce
-from pipeline.engine.stage import Phase, StagePlan
+from pipeline.engine.stage import Phase, PreparedStage, StagePlan
 from pipeline.engine.tables import RunPaths, read_rows, sized_row_ranges
-from pipeline.engine.tasks import RowRange, Unit
-from pipeline.engine.units import UnitWriter
+from pipeline.engine.tasks import Bucket, RowRange, Unit
+from pipeline.engine.units import UnitReport, UnitWriter
 from pipeline.index.alias_index import AliasIndex
 from pipeline.index.entity_store import EntityStore
 from pipeline.index.name_keys import normalise
@@ -42,11 +45,13 @@ from pipeline.link.short_forms import longer_names
 from pipeline.link.spacy_annotator import Annotated, Annotator, check_model, model_version
 from pipeline.link.spans import Span
 from pipeline.link.unknown_persons import stand_for_unknown_persons
-from pipeline.link.weights import load_weights, weights_stamp
+from pipeline.link.weights import AUTO, TRAINED, load_weights, weights_stamp
 from schemas import DOCUMENTS, LINKS, SENTENCES
 from schemas.errors import ConfigError
 from schemas.settings import to_dict
 
+# File of the weights that were used, in the folder of the tables.
+WEIGHTS = "weights.json"
 BATCH_DOCUMENTS = 128
 BATCH_CHARACTERS = 200_000
 # Each side of a mention, for the re-ranker.
@@ -111,10 +116,18 @@ class LinkWorker:
     @property
     def resources(self) -> LinkResources:
         """Return what the worker opens once."""
-        return self._resources.get(lambda: open_resources(self.config, self.aliases, self.entities))
+        return self._open(self.config.weights)
+
+    def _open(self, weights: str) -> LinkResources:
+        config = replace(self.config, weights=weights)
+        return self._resources.get(lambda: open_resources(config, self.aliases, self.entities))
 
     def process(self, unit: Unit[RowRange], out: UnitWriter) -> None:
         """Link one range of documents."""
+        # `auto` is left where the phase before has fitted weights.
+        weights = self.config.weights
+        self._open(files.join(out.folder, WEIGHTS) if weights == AUTO else weights)
+
         # The anchors of a part of `documents` lie in the part of the same number.
         task = unit.task
         anchors = self.resources.anchors
@@ -351,6 +364,21 @@ def _may_be_misspelt(spans: Sequence[Span], surfaces: Sequence[str], fuzzy: str)
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class FinishLink:
+    """Keep the weights that linked, as the last step of the stage."""
+
+    # Empty where they were fitted: then they lie there already.
+    weights: str
+
+    def __call__(self, prepared: PreparedStage, reports: Sequence[UnitReport]) -> dict[str, str]:  # noqa: ARG002
+        """Write the weights, and return their path."""
+        if self.weights:
+            content = load_weights(self.weights).to_json().encode()
+            files.write_bytes(files.join(prepared.data, WEIGHTS), content)
+        return {"weights": f"{prepared.plan.data_folder}/{WEIGHTS}"}
+
+
 def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
     """Plan units of documents; check the spaCy pipeline and the weights before any work.
 
@@ -360,6 +388,42 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
     """
     documents, index = paths.require("documents"), paths.require("index")
     check_model(config.spacy_model)
+    is_fitted = _is_fitted(config, paths)
+    if not is_fitted:
+        _check_weights(config)
+
+    # Whatever changes the links is an input: a change of it makes the stage run again.
+    inputs = {"documents": documents.fingerprint, "index": index.fingerprint}
+    inputs["spacy_model"] = model_version(config.spacy_model)
+    inputs["weights"] = f"{weights_stamp(config.weights)}{' fitted' if is_fitted else ''}"
+    if config.rerank_model:
+        check_model_files(config.rerank_model)
+        inputs["rerank_model"] = model_stamp(config.rerank_model)
+    if config.gold_spans:
+        inputs["gold_spans"] = files.stamp(config.gold_spans)
+
+    return StagePlan(
+        name="link",
+        tables=(SENTENCES, LINKS),
+        phases=_phases(config, paths, is_fitted=is_fitted),
+        inputs=inputs,
+        config=to_dict(config),
+        finish=FinishLink(weights="" if is_fitted else config.weights),
+    )
+
+
+def _is_fitted(config: LinkConfig, paths: RunPaths) -> bool:
+    """Say whether the weights are to be fitted to the corpus's own links.
+
+    Not where spans are given: they may be these very links, which are to be judged.
+    """
+    from pipeline.link.training.link_gold import has_enough_links
+
+    return config.weights == AUTO and not config.gold_spans and has_enough_links(paths)
+
+
+def _check_weights(config: LinkConfig) -> None:
+    """Refuse weights that cannot be read, or that give the re-ranker none."""
     model = load_weights(config.weights)
     # A forward pass per mention for nothing would be an expensive surprise.
     if config.rerank_model and not model.weights.get("semantic"):
@@ -370,28 +434,28 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
             "or use link.weights=by-hand"
         )
 
-    # Whatever changes the links is an input: a change of it makes the stage run again.
-    inputs = {"documents": documents.fingerprint, "index": index.fingerprint}
-    inputs["spacy_model"] = model_version(config.spacy_model)
-    inputs["weights"] = weights_stamp(config.weights)
-    if config.rerank_model:
-        check_model_files(config.rerank_model)
-        inputs["rerank_model"] = model_stamp(config.rerank_model)
-    if config.gold_spans:
-        inputs["gold_spans"] = files.stamp(config.gold_spans)
+
+def _phases(config: LinkConfig, paths: RunPaths, *, is_fitted: bool) -> tuple[Phase[Any], ...]:
+    from pipeline.link.training.fit_worker import FitWorker
 
     tasks = sized_row_ranges(
         paths.files("documents", DOCUMENTS), int(config.unit_mb * 1e6), DOCUMENTS
     )
     worker = LinkWorker(
-        config=config,
+        config=config if is_fitted else replace(config, weights=_shipped_for(config.weights)),
         aliases=paths.artefact("index", "aliases"),
         entities=paths.artefact("index", "entities"),
     )
-    return StagePlan(
-        name="link",
-        tables=(SENTENCES, LINKS),
-        phases=(Phase(name="link", tasks=tasks, worker=worker),),
-        inputs=inputs,
-        config=to_dict(config),
+    link = Phase(name="link", tasks=tasks, worker=worker)
+    if not is_fitted:
+        return (link,)
+    fit = Phase(
+        name="weights",
+        tasks=[Bucket(kind="weights")],
+        worker=FitWorker(run=paths.root, config=config, file=WEIGHTS),
     )
+    return fit, link
+
+
+def _shipped_for(weights: str) -> str:
+    return TRAINED if weights == AUTO else weights

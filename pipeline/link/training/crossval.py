@@ -9,8 +9,8 @@ Legend: m mentions, c candidates.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,23 @@ from pipeline.link.evaluation.calibration import (
     precision_at_coverage,
     precision_by_count,
 )
-from pipeline.link.training.fitting import Examples, fit
+from pipeline.link.features import GROUPS
+from pipeline.link.training.fitting import PENALTIES, Examples, Fitting, fit
 from schemas.array_types import F32, I64, U8, U32, Array, Bools, Floats
 
 RECALL_AT = (1, 5, 20)
+# Kinds of evidence that a knowledge base or gold may lack, with the features that read it, and the
+# share of gold items that must have it, so that its weights are fitted.
+KINDS = {
+    "types": GROUPS["type"],
+    "terms": ("near", "window", "document"),
+    "neighbours": ("neighbours", "shared"),
+    # Items that another text of the same document names too: gold of first mentions has hardly any.
+    "repeats": ("reused", "mentioned"),
+}
+MIN_KNOWN = {"types": 0.8, "terms": 0.8, "neighbours": 0.8, "repeats": 0.1}
+# No probability counts as less, since a single sure mistake would outweigh all else.
+MIN_PROBABILITY = 1e-4
 
 
 def fold_of(doc_id: str, folds: int) -> int:
@@ -42,7 +55,7 @@ class GoldMentions:
     qids: U32
     # Shape (c,): how each candidate was found.
     matches: U8
-    # Shape (c,): triples that point to the candidate.
+    # Shape (c,): how popular the candidate is: triples that point to it, for gold files.
     in_degree: I64
     # Shape (m,): 0 where the item is not in the KB, or NIL.
     gold: U32
@@ -52,6 +65,8 @@ class GoldMentions:
     files: I64
     # Shape (m,): a misspelt copy of another mention.
     is_copy: Bools
+    # By kind of evidence, the share of gold items among the candidates for which the KB has it.
+    known: Mapping[str, float] = field(default_factory=dict)
 
     def folds(self, count: int) -> I64:
         """Return the fold of each mention, which is that of its document. Shape (m,)."""
@@ -69,12 +84,49 @@ def probability_of(examples: Examples, model: Model) -> F32:
     return probabilities(scores, examples.mentions, examples.num_mentions)
 
 
-def cross_validate(gold: GoldMentions, names: Sequence[str], count: int) -> F32:
+def fitting_for(gold: GoldMentions, names: Sequence[str]) -> Fitting:
+    """Return what to fit: what the gold can teach stays free, the penalty is not yet chosen.
+
+    A knowledge base that knows the type of every fifth gold item teaches that an item with a known
+    type is the wrong one. So the weights of evidence that it lacks for more than a few gold items
+    stay as set by hand.
+    """
+    kept = [
+        name
+        for kind, kind_names in KINDS.items()
+        if gold.known.get(kind, 1.0) < MIN_KNOWN[kind]
+        for name in kind_names
+        if name in names
+    ]
+    return Fitting(names=tuple(names), kept=tuple(kept))
+
+
+def choose_penalty(gold: GoldMentions, fitting: Fitting, count: int) -> Fitting:
+    """Return the fitting with the penalty under which held-out gold is most likely."""
+    losses = [
+        log_loss(gold, cross_validate(gold, replace(fitting, penalty=penalty), count))
+        for penalty in PENALTIES
+    ]
+    # Of equal ones the strongest, which is the first.
+    return replace(fitting, penalty=PENALTIES[int(np.argmin(losses))])
+
+
+def log_loss(gold: GoldMentions, probability: F32) -> float:
+    """Return the mean negative log probability of the gold candidates, or of NIL."""
+    mentions, count = gold.examples.mentions, gold.examples.num_mentions
+    of_gold = np.bincount(mentions, probability * gold.examples.is_gold, count)
+    of_nil = 1.0 - np.bincount(mentions, probability, count)
+    has_gold = np.bincount(mentions, gold.examples.is_gold, count) > 0
+    truth = np.where(has_gold, of_gold, of_nil)[~gold.is_copy]
+    return float(-np.log(np.maximum(truth, MIN_PROBABILITY)).mean())
+
+
+def cross_validate(gold: GoldMentions, fitting: Fitting, count: int) -> F32:
     """Return P(candidate), that of each fold by weights fitted on the others. Shape (c,).
 
     Args:
         gold: all mentions.
-        names: features to fit.
+        fitting: what to fit.
         count: of the folds.
     """
     folds = gold.folds(count)
@@ -84,7 +136,7 @@ def cross_validate(gold: GoldMentions, names: Sequence[str], count: int) -> F32:
     for fold in range(count):
         is_held_out = folds == fold
         if is_held_out.any() and not is_held_out.all():
-            model = fit(gold.examples.of_mentions(~is_held_out), names)
+            model = fit(gold.examples.of_mentions(~is_held_out), fitting)
             probability[is_held_out[gold.examples.mentions]] = probability_of(
                 gold.examples.of_mentions(is_held_out), model
             )

@@ -31,7 +31,7 @@ def format_training(report: Mapping[str, Any], model: Model) -> str:
     lines = [
         f"{report['mentions']:,} gold mentions, {report['folds']} folds by document; held out:"
     ]
-    lines += _table(dict(report["figures"]))
+    lines += _table({**report["figures"], "by shipped weights": report["shipped"]})
     for name, figures in report.get("without", {}).items():
         rows = {
             f"- {name}" if file == "all" else f"    {file}": values
@@ -40,12 +40,24 @@ def format_training(report: Mapping[str, Any], model: Model) -> str:
         # Without the titles, which the first table has.
         lines += _table(rows)[1:]
 
-    lines.append("rare*: among the candidates that have the whole name. Weights:")
+    lines.append("rare*: among the candidates that have the whole name.")
+    lines.append(_kept_in_words(report))
+    lines.append("Weights:")
     for group, names in GROUPS.items():
         weights = [f"{name} {model.weights[name]:+.3f}" for name in names if name in model.weights]
         if weights:
             lines.append(f"  {group:10} {', '.join(weights)}")
     return "\n".join([*lines, f"  bias       {model.bias:+.3f}"])
+
+
+def _kept_in_words(report: Mapping[str, Any]) -> str:
+    """Return which weights were not fitted, and why."""
+    shares = ", ".join(f"{kind} {share:.0%}" for kind, share in report["known"].items())
+    kept = ", ".join(report["kept"]) or "none"
+    return (
+        f"Known of the gold items: {shares}; weights that stay as set by hand, since too little is "
+        f"known: {kept}. Penalty on the distance from those set by hand: {report['penalty']}."
+    )
 
 
 def _table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:

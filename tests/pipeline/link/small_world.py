@@ -66,6 +66,7 @@ class Entity:
     is_primary: bool = False
     statements: int = 0
     terms: tuple[int, ...] = field(default=())
+    others: tuple[int, ...] = ()  # other words of its label, hashed, for tests without surfaces
 
     @property
     def all_terms(self) -> list[int]:

@@ -14,15 +14,18 @@ from pipeline.index.words import TERM_BITS
 from pipeline.link.features import (
     FEATURES,
     GROUPS,
+    LOCAL,
+    MAX_OTHERS,
     NEAR_TOKENS,
     STATIC,
     WINDOW_TOKENS,
     BatchTokens,
     EntityPairs,
     FlatCandidates,
+    below_best,
     context_features,
-    dynamic_features,
     log_prior,
+    pairs_of,
 )
 from schemas.link import PARTS
 from tests.pipeline.link.small_world import Entity, Store
@@ -36,6 +39,7 @@ class One:
     first: int
     end: int
     candidates: tuple[tuple[int, bool], ...]
+    name: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,15 @@ class Batch:
     documents: tuple[tuple[int, ...], ...]  # a term per token, 0 = none
     mentions: tuple[One, ...]
     entities: dict[int, Entity]
+
+
+def padded(others: tuple[int, ...]) -> list[int]:
+    return [*others, *[0] * (MAX_OTHERS - len(others))]
+
+
+def context_of(batch: Batch, store: Store) -> dict[str, np.ndarray]:
+    flat, tokens = flat_of(batch, store)
+    return context_features(flat, tokens, store, pairs_of(flat))
 
 
 def flat_of(batch: Batch, store: Store) -> tuple[FlatCandidates, BatchTokens]:
@@ -63,6 +76,10 @@ def flat_of(batch: Batch, store: Store) -> tuple[FlatCandidates, BatchTokens]:
             [starts[one.document] + one.first for one in batch.mentions], np.int64
         ),
         end_tokens=np.array([starts[one.document] + one.end for one in batch.mentions], np.int64),
+        names=np.array([one.name for one in batch.mentions], np.int64),
+        others=np.array(
+            [padded(batch.entities[qid].others) for qid in qids.tolist()], np.uint32
+        ).reshape(-1, MAX_OTHERS),
     )
     tokens = BatchTokens(
         terms=np.array([term for document in batch.documents for term in document], np.uint32),
@@ -74,11 +91,7 @@ def flat_of(batch: Batch, store: Store) -> tuple[FlatCandidates, BatchTokens]:
 
 
 def by_loops(batch: Batch, store: Store) -> list[dict[str, float]]:
-    return [
-        _context(batch, store, one, qid) | _coherence(batch, one, (qid, is_whole))
-        for one in batch.mentions
-        for qid, is_whole in one.candidates
-    ]
+    return [_context(batch, store, one, qid) for one in batch.mentions for qid, _ in one.candidates]
 
 
 def _context(batch: Batch, store: Store, one: One, qid: int) -> dict[str, float]:
@@ -90,37 +103,19 @@ def _context(batch: Batch, store: Store, one: One, qid: int) -> dict[str, float]
         around = set(text[max(low, 0) : high])
         return sum(float(store.idf[term]) for term in terms if term in around and term not in own)
 
+    others = batch.entities[qid].others
+
+    def present(low: int, high: int) -> float:
+        around = set(text[max(low, 0) : high])
+        weight = sum(float(store.idf[term]) for term in others if term in around)
+        return weight / max(sum(float(store.idf[term]) for term in others), 1e-9)
+
     return {
+        "others": present(0, len(text)),
+        "others_near": present(one.first - NEAR_TOKENS, one.end + NEAR_TOKENS),
         "near": math.log1p(shared(one.first - NEAR_TOKENS, one.end + NEAR_TOKENS)),
         "window": math.log1p(shared(one.first - WINDOW_TOKENS, one.end + WINDOW_TOKENS)),
         "document": shared(0, len(text)) / (1 + sum(float(store.idf[term]) for term in terms)),
-    }
-
-
-def _coherence(batch: Batch, one: One, candidate: tuple[int, bool]) -> dict[str, float]:
-    """A mention "may mean" its whole-name candidates, each in equal shares."""
-    qid, is_whole = candidate
-    peers = [other for other in batch.mentions if other.document == one.document]
-    likely: dict[int, float] = {}
-    for other in peers:
-        whole = [name for name, is_whole_name in other.candidates if is_whole_name]
-        for name, _ in other.candidates:
-            likely[name] = likely.get(name, 0.0) + (name in whole) / max(len(whole), 1)
-    capped = {name: min(share, 1.0) for name, share in likely.items()}
-    near = batch.entities[qid].near
-    in_common = [
-        sum(
-            capped[other]
-            for other in capped
-            if other != qid and place in batch.entities[other].near
-        )
-        for place in near
-    ]
-    own = is_whole / max(sum(whole for _, whole in one.candidates), 1)
-    return {
-        "neighbours": math.log1p(sum(capped.get(place, 0.0) for place in near)),
-        "shared": sum(map(math.log1p, in_common)) / max(len(near), 1),
-        "mentioned": math.log1p(max(likely[qid] - own, 0.0)),
     }
 
 
@@ -143,6 +138,8 @@ def batches(draw: st.DrawFn) -> Batch:
         qid: Entity(
             terms=tuple(draw(st.sets(st.integers(1, 9), max_size=5))),
             near=tuple(sorted(draw(st.sets(st.integers(1, 12), max_size=4)) - {qid})),
+            popularity=draw(st.integers(0, 50)),
+            others=tuple(sorted(draw(st.sets(st.integers(1, 9), max_size=MAX_OTHERS)))),
         )
         for qid in range(1, 9)
     }
@@ -154,7 +151,8 @@ def batches(draw: st.DrawFn) -> Batch:
                 st.integers(first, min(first + 3, len(document)))
             )  # a mention may hold no token
             candidates = draw(st.dictionaries(ITEMS, st.booleans(), max_size=4))
-            mentions.append(One(number, first, end, tuple(candidates.items())))
+            name = draw(st.integers(0, 3))
+            mentions.append(One(number, first, end, tuple(candidates.items()), name))
     return Batch(tuple(documents), tuple(mentions), entities)
 
 
@@ -168,9 +166,9 @@ def store_of(batch: Batch) -> Store:
 @given(batches())
 def test_features_equal_plain_loops(batch: Batch) -> None:
     store = store_of(batch)
-    found = dynamic_features(*flat_of(batch, store), store)
+    found = context_of(batch, store)
     wanted = by_loops(batch, store)
-    assert set(found) == {*GROUPS["context"], *GROUPS["coherence"]}
+    assert set(found) == set(GROUPS["context"])
     for name, values in found.items():
         assert values.dtype == np.float32
         assert values.tolist() == pytest.approx([row[name] for row in wanted], abs=1e-5), name
@@ -184,10 +182,7 @@ def lone(
     """
     batch = Batch(documents, (One(0, first, first + 1, ((1, True),)),), {1: Entity(terms=terms)})
     store = Store(batch.entities)
-    return {
-        name: values.tolist()
-        for name, values in dynamic_features(*flat_of(batch, store), store).items()
-    }
+    return {name: values.tolist() for name, values in context_of(batch, store).items()}
 
 
 @pytest.mark.parametrize(
@@ -220,7 +215,7 @@ def test_windows_end_with_the_document() -> None:
     assert lone(((0, 0), (7,)), 1)["near"] == [0.0]
     batch = Batch(((7,), (0,)), (One(1, 0, 1, ((1, True),)),), {1: Entity(terms=(7,))})
     store = Store(batch.entities)
-    assert dynamic_features(*flat_of(batch, store), store)["window"].tolist() == [0.0]
+    assert context_of(batch, store)["window"].tolist() == [0.0]
 
 
 def test_no_candidates_and_no_terms() -> None:
@@ -230,7 +225,7 @@ def test_no_candidates_and_no_terms() -> None:
         Batch(((0, 0),), (One(0, 0, 1, ((1, True),)),), {1: Entity(terms=(3,))}),
     ):
         store = Store(batch.entities)
-        found = dynamic_features(*flat_of(batch, store), store)
+        found = context_of(batch, store)
         assert {tuple(values.tolist()) for values in found.values()} <= {(), (0.0,)}
 
 
@@ -243,37 +238,86 @@ def test_context_of_what_no_document_has() -> None:
     found = context_features(
         flat, tokens, store, EntityPairs(flat.rows.copy(), np.zeros(1, np.int64))
     )
-    assert [values.tolist() for values in found.values()] == [[0.0]] * 3
+    assert [values.tolist() for values in found.values()] == [[0.0]] * 5
 
 
+# Of each surface the candidates: anchors, popularity, found by the whole name.
 SURFACES = st.lists(
-    st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), min_size=1, max_size=5),
+    st.lists(
+        st.tuples(st.integers(0, 500), st.integers(0, 500), st.booleans()), min_size=1, max_size=5
+    ),
     max_size=5,
 )
 
 
 @given(SURFACES)
-def test_the_prior_is_a_distribution_per_surface(surfaces: list[list[tuple[int, int]]]) -> None:
-    rows = [(owner, *row) for owner, own in enumerate(surfaces) for row in own]
-    owners, counts, popularity = np.array(rows, np.int64).reshape(-1, 3).T
-    prior = log_prior(owners, counts, popularity)
-    for owner, own in enumerate(surfaces):
-        values = prior[owners == owner]
-        assert np.exp(values).sum() == pytest.approx(1.0)
-        assert values.tolist() == pytest.approx(
-            log_prior(np.zeros(len(own), np.int64), *np.array(own, np.int64).T).tolist()
-        ), "other surfaces change nothing"
+def test_the_prior_is_a_distribution_per_surface(
+    surfaces: list[list[tuple[int, int, bool]]],
+) -> None:
+    # Only a whole name has anchors.
+    rows = [
+        (owner, count * is_whole, popularity, is_whole)
+        for owner, own in enumerate(surfaces)
+        for count, popularity, is_whole in own
+    ]
+    owners, counts, popularity, whole = np.array(rows, np.int64).reshape(-1, 4).T
+    prior = np.sum(log_prior(owners, counts, popularity, whole > 0), axis=0)
+    assert (prior <= 1e-9).all()
+    for owner in set(owners.tolist()):
+        of_owner = owners == owner
+        if whole[of_owner].any():
+            assert np.exp(prior[of_owner & (whole > 0)]).sum() == pytest.approx(1.0)
+        alone = log_prior(
+            np.zeros(of_owner.sum(), np.int64),
+            counts[of_owner],
+            popularity[of_owner],
+            whole[of_owner] > 0,
+        )
+        assert prior[of_owner].tolist() == pytest.approx(np.sum(alone, axis=0).tolist()), (
+            "others change nothing"
+        )
+
+
+def test_items_with_longer_names_take_nothing_from_those_with_the_whole_name() -> None:
+    owners, counts = np.zeros(3, np.int64), np.zeros(3)
+    popularity, whole = np.array([9, 0, 9999]), np.array([True, True, False])
+    prior, linked = log_prior(owners, counts, popularity, whole)
+    assert linked.tolist() == pytest.approx([0.0] * 3), "no links add nothing"
+    assert np.exp(prior[:2]).tolist() == pytest.approx([10 / 11, 1 / 11])
+    assert prior[2] == pytest.approx(np.log(10_000 / 10_011))
 
 
 def test_counts_outweigh_popularity_and_popularity_decides_without() -> None:
-    owners = np.zeros(2, np.int64)
-    many = log_prior(owners, np.array([0, 100]), np.array([1000, 1]))
-    none = log_prior(owners, np.array([0, 0]), np.array([9, 0]))
+    owners, whole = np.zeros(2, np.int64), np.ones(2, bool)
+    many = np.sum(log_prior(owners, np.array([0, 100]), np.array([1000, 1]), whole), axis=0)
+    none, added = log_prior(owners, np.array([0, 0]), np.array([9, 0]), whole)
     assert many[1] > many[0]
+    assert added.tolist() == pytest.approx([0.0, 0.0])
     assert np.exp(none).tolist() == pytest.approx([10 / 11, 1 / 11])
+
+
+@pytest.mark.parametrize(
+    ("whole", "wanted", "why"),
+    [
+        ([True, True, False], [-2.0, 0.0, 0.0], "the best of the whole names is the measure"),
+        ([False, False, False], [-4.0, -2.0, 0.0], "without one, the best of all"),
+        ([True, False, False], [0.0, 0.0, 0.0], "more than the measure is no more evidence"),
+    ],
+)
+def test_popularity_is_measured_against_the_best(
+    whole: list[bool], wanted: list[float], why: str
+) -> None:
+    values = np.array([1.0, 3.0, 5.0])
+    found = below_best(np.zeros(3, np.int64), values, np.array(whole))
+    assert found.tolist() == wanted, why
+    # A knowledge base in which every item has more, or none has any, says the same.
+    assert below_best(np.zeros(3, np.int64), values + 7, np.array(whole)).tolist() == wanted
+    none = below_best(np.zeros(3, np.int64), np.zeros(3), np.array(whole))
+    assert none.tolist() == [0.0] * 3
 
 
 def test_groups_are_the_columns_of_the_table() -> None:
     assert tuple(GROUPS) == PARTS
     assert len(set(FEATURES)) == len(FEATURES)
     assert set(STATIC) < set(FEATURES)
+    assert set(FEATURES) > LOCAL

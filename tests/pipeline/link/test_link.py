@@ -17,6 +17,7 @@ from pipeline.config import DocumentsConfig, IndexConfig, KbConfig, LinkConfig
 from pipeline.documents import stage as documents
 from pipeline.documents import titles_stage as titles
 from pipeline.documents.anchors import AnchorReader
+from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths
 from pipeline.index import stage as index
 from pipeline.kb import stage as kb
@@ -24,7 +25,9 @@ from pipeline.link import stage as link
 from pipeline.link.candidates import MATCHES
 from pipeline.link.disambiguation import BY_HAND, Model
 from pipeline.link.stage import batches
-from pipeline.link.weights import HAND, TRAINED, load_weights, weights_stamp
+from pipeline.link.training import fit_worker, link_gold
+from pipeline.link.training import train as train_module
+from pipeline.link.weights import AUTO, HAND, TRAINED, fitted_in_words, load_weights, weights_stamp
 from schemas import ANCHORS, DOCUMENTS, LINKS, SENTENCES
 from schemas.errors import ConfigError
 from schemas.link import DETECTORS, PARTS
@@ -172,7 +175,7 @@ def test_bad_weights_are_an_error_before_any_work(
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(ConfigError, match=message) as raised:
         link.plan(replace(BLANK, weights=str(path)), run)
-    assert f"give {TRAINED}, {HAND} or a file" in str(raised.value)
+    assert f"give {AUTO}, {TRAINED}, {HAND} or a file" in str(raised.value)
     assert "TRELM-ERROR" not in str(raised.value)
 
 
@@ -248,3 +251,92 @@ def test_anchors_of_a_part(run: RunPaths, tmp_path: Path) -> None:
 def test_batches(sizes: list[int], wanted: list[list[int]]) -> None:
     found = batches([(str(number), "x" * size) for number, size in enumerate(sizes)])
     assert [[len(text) for _, text in batch] for batch in found] == wanted
+
+
+@pytest.fixture
+def few_links_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_gold, "MIN_LINKS", 30)
+    monkeypatch.setattr(link_gold, "MIN_DOCUMENTS", 5)
+
+
+def used_weights(run: RunPaths) -> Model:
+    path = run.artefact("link", "weights")
+    return Model.from_json(Path(path).read_text(), path)
+
+
+@pytest.mark.usefixtures("few_links_are_enough")
+def test_weights_are_fitted_to_the_links_of_the_corpus(
+    run: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A phase of its own fits them, the units of the next one read them, the run keeps them."""
+    # Fitted to few links they may be no better; what is tested is which ones are read.
+    monkeypatch.setattr(fit_worker, "load_weights", lambda _: Model(9.0, {}))
+    monkeypatch.setattr(train_module, "load_weights", lambda _: Model(9.0, {}))
+    plan = link.plan(BLANK, run)
+    assert [phase.name for phase in plan.phases] == ["weights", "link"]
+    run_plan(plan, run)
+    rows, model = rows_of(run, "link", LINKS), used_weights(run)
+    assert model.about["choice"] == "fitted"
+    assert model.about["held_out"]["gold_in_kb"] > 20
+    assert "fitted to" in fitted_in_words(model.about)
+    assert str(model.about["held_out"]["accuracy"]) in fitted_in_words(model.about)
+    for row in rows:
+        for candidate in row["candidates"]:
+            logit = model.bias + sum(candidate[name] for name in PARTS)
+            others = sum(
+                np.exp(model.bias + sum(other[name] for name in PARTS))
+                for other in row["candidates"]
+            )
+            if len(row["candidates"]) < BLANK.top_k:
+                assert candidate["score"] == pytest.approx(np.exp(logit) / (1 + others), abs=2e-3)
+
+    run_plan(link.plan(replace(BLANK, unit_mb=0.01), run), run)
+    assert used_weights(run) == model, "other units, the same weights"
+
+
+@pytest.mark.usefixtures("few_links_are_enough")
+def test_fitted_weights_that_are_no_better_are_not_used(
+    run: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_module, "log_loss", lambda *_: 1.0)
+    # Other settings, so that nothing of an earlier run is found done.
+    run_plan(link.plan(replace(BLANK, top_k=6), run), run)
+    model = used_weights(run)
+    assert model.weights == load_weights(TRAINED).weights
+    assert model.about["choice"] == "shipped"
+    assert "as shipped" in fitted_in_words(model.about)
+
+
+@pytest.mark.usefixtures("few_links_are_enough")
+def test_links_that_teach_nothing_leave_the_shipped_weights(
+    run: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise StageError("nothing to learn from")
+
+    monkeypatch.setattr(fit_worker, "train", refuse)
+    run_plan(link.plan(replace(BLANK, top_k=7), run), run)
+    assert used_weights(run) == load_weights(TRAINED)
+    assert fitted_in_words(used_weights(run).about) == ""
+
+
+def test_when_weights_are_fitted(run: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fits(config: LinkConfig) -> bool:
+        return len(link.plan(config, run).phases) > 1
+
+    assert not fits(BLANK), "too few links"
+    few = link.plan(BLANK, run).fingerprint
+    monkeypatch.setattr(link_gold, "MIN_LINKS", 30)
+    monkeypatch.setattr(link_gold, "MIN_DOCUMENTS", 5)
+    assert fits(BLANK)
+    assert link.plan(BLANK, run).fingerprint != few
+    assert not fits(replace(BLANK, weights=TRAINED))
+    assert not fits(replace(BLANK, weights=HAND))
+    assert not fits(replace(BLANK, gold_spans=str(GOLD))), "they may be the links themselves"
+
+
+def test_the_weights_that_linked_are_kept(run: RunPaths) -> None:
+    run_plan(link.plan(replace(BLANK, weights=HAND), run), run)
+    assert used_weights(run) == BY_HAND
+    run_plan(link.plan(BLANK, run), run)
+    assert used_weights(run) == load_weights(TRAINED)

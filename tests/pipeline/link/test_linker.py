@@ -203,8 +203,10 @@ def test_features_of_a_surface() -> None:
     }
     assert set(rows) == {CITY, TEXAS, HILTON, STRASBOURG}
     assert rows[CITY]["prior"] > rows[TEXAS]["prior"]
-    assert rows[CITY]["popularity"] == pytest.approx(np.log(101))
-    assert rows[CITY]["statements"] == pytest.approx(np.log(51))
+    assert rows[CITY]["popularity"] == rows[CITY]["statements"] == rows[CITY]["age"] == 0
+    assert rows[TEXAS]["popularity"] == pytest.approx(np.log(4 / 101)), "against the best"
+    assert rows[TEXAS]["statements"] == pytest.approx(-np.log(51))
+    assert rows[TEXAS]["age"] == pytest.approx(np.log(CITY / TEXAS)), "a higher number is younger"
     assert [rows[qid]["primary"] for qid in (CITY, TEXAS)] == [1, 0]
     assert [rows[qid]["title"] for qid in (CITY, TEXAS)] == [1, 0]
     assert [rows[qid]["inexact"] for qid in (CITY, HILTON, STRASBOURG)] == [0, 0, 1], (
@@ -217,6 +219,93 @@ def test_features_of_a_surface() -> None:
     assert rows[CITY]["similarity"] == rows[CITY]["label"] == 1
     assert 0.5 < rows[HILTON]["similarity"] < 1, "of a part: how alike the label is"
     assert [MATCHES[match] for match in scored.matches] == ["exact", "exact", "partial", "fuzzy"]
+
+
+def features_of(
+    label: str, surface: str, key: str = "", longer: tuple[str, ...] = (), qid: int = 7
+) -> dict[str, float]:
+    """Features of a surface and the only item that its key lists; the longer names name nothing."""
+    index = Index({key or surface.casefold(): [(qid, 0, LABEL)], "jo doe": [(8, 0, LABEL)]})
+    store = Store({qid: Entity(label), 8: Entity("Jo Doe")})
+    one = Linker(index, store, BY_HAND, Reach(max_partial=0))
+    text = Document(surface, ((surface, None, False, longer),))
+    scored = one.score(*batch_of([text]))
+    row = scored.qids.tolist().index(qid)
+    return {name: float(values[row]) for name, values in scored.features.items()}
+
+
+@pytest.mark.parametrize(
+    ("label", "surface", "wanted", "why"),
+    [
+        ("Paris", "Paris", {"same"}, "the label itself"),
+        ("PARIS", "paris", {"same"}, "letter case aside"),
+        ("Steve Jobs", "Jobs", {"ending"}, "a surname"),
+        ("Miami Heat", "Miami", {"opening"}, "a team by its town"),
+        ("Miamian", "Miami", set(), "a whole word, not a part of one"),
+        ("gas", "Gas", {"same", "common"}, "a capital that the label lacks"),
+        ("gas", "GAS", {"same"}, "a headline says nothing"),
+        ("gas", "gas", {"same"}, "no capital"),
+        ("Gas", "gas", {"same"}, "nobody writes a capital here"),
+        ("Gabon", "GA", {"code"}, "a code"),
+        ("South Carolina", "SC", {"initials"}, "initials are no code"),
+        ("Bank of England", "BE", {"initials"}, "without function words"),
+        ("Bank of England", "BOE", {"initials"}, "or with them"),
+        ("National Football League", "NFL", {"initials"}, "three letters"),
+        ("Nairobi", "N", {"code"}, "one letter is no initials"),
+    ],
+)
+def test_spelling(label: str, surface: str, wanted: set[str], why: str) -> None:
+    features = features_of(label, surface)
+    flags = ("same", "ending", "opening", "common", "initials", "code")
+    assert {name for name in flags if features[name]} == wanted, why
+
+
+@pytest.mark.parametrize(
+    ("longer", "wanted", "why"),
+    [
+        ((), 0, "no longer name"),
+        (("Pat Riley",), 1, "nobody bears the longer name"),
+        (("Riley Moon",), 0, "a first word may be a place or a group"),
+        (("Jo Doe",), 0, "another name"),
+    ],
+)
+def test_short_for_a_name_that_nobody_bears(longer: tuple[str, ...], wanted: int, why: str) -> None:
+    assert features_of("Riley", "Riley", longer=longer)["orphan"] == wanted, why
+    assert features_of("Doe", "Doe", longer=("Jo Doe",))["orphan"] == 0, "somebody bears it"
+
+
+def test_letter_case_of_the_text_is_no_likeness() -> None:
+    whole, shouted = (
+        features_of("Birmingham", "Birmingham"),
+        features_of("Birmingham", "BIRMINGHAM"),
+    )
+    assert whole["label"] == shouted["label"] == 1
+
+
+def test_a_small_letter_against_a_proper_name() -> None:
+    """ "The boss of Paris": an item with the label "Boss" is none. In a text without capitals it
+    may be.
+    """
+    index = Index({"boss": [(7, 0, LABEL)], "paris": [(8, 0, LABEL)], "rome": [(9, 0, LABEL)]})
+    store = Store({7: Entity("Boss"), 8: Entity("Paris"), 9: Entity("Rome")})
+    one = Linker(index, store, BY_HAND, Reach(max_partial=0))
+    found = [
+        float(one.score(*batch_of([document(text, *text.split())])).features["proper"][0])
+        for text in ("boss Paris Rome", "boss paris Rome")
+    ]
+    assert found == [1.0, 0.0]
+
+
+def test_evidence_that_a_knowledge_base_lacks_is_none() -> None:
+    """Without sitelinks, triples, statements, titles, types, descriptions: no feature that reads
+    them differs from 0, so no probability depends on how common they are elsewhere.
+    """
+    features = features_of("Paris", "Paris")
+    reads = ("popularity", "statements", "age", "primary", "title", "near", "window", "document")
+    assert {name: features[name] for name in (*reads, "neighbours", "shared", "type")} == (
+        dict.fromkeys((*reads, "neighbours", "shared", "type"), 0.0)
+    )
+    assert features["prior"] == 0.0
 
 
 WORDS = "Paris Strasbourg Strassbourg France Jordan Velmora capital town Texas actress river of the country hotel".split()
@@ -320,7 +409,7 @@ def test_a_surface_is_looked_up_once() -> None:
 def test_another_index_has_caches_of_its_own() -> None:
     one = linker()
     link([document("He saw Paris", "Paris")], one)
-    other = one.with_index(Index({"paris": [(TEXAS, 0, LABEL)]}))
+    other = one.reading(Index({"paris": [(TEXAS, 0, LABEL)]}), Store(ENTITIES))
     assert candidates_of(link([document("He saw Paris", "Paris")], other), 0) == [TEXAS]
     assert len(candidates_of(link([document("He saw Paris", "Paris")], one), 0)) == 3
 

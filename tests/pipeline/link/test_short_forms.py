@@ -108,3 +108,9 @@ def test_of_equally_rare_words_the_first_counts() -> None:
         for seed in seeds
     }
     assert found == {b"[('Alpha Beta Gamma',), ()]\n"}
+
+
+def test_a_name_is_not_short_for_what_lies_in_it() -> None:
+    """ "South Bend, Indiana" is no longer name of Indiana, but one of South Bend."""
+    found = longer_names(["South Bend, Indiana", "Indiana", "Bend"])
+    assert found == [(), (), ("South Bend, Indiana",)]

@@ -83,6 +83,15 @@ def test_mistakes_are_named_before_any_work(sample_run: Path, tmp_path: Path) ->
     )
     assert missing.returncode == 2
     assert "there is no folder" in missing.stderr
+    for sources in ((), ("--gold", str(GOLD), "--from-links")):
+        out = ("--out", str(tmp_path / "w.json"))
+        both = in_process("link", "train", "--run", str(sample_run), *sources, *out)
+        assert both.returncode == 2
+        assert "either --gold FILE or --from-links" in both.stderr
+    out = ("--out", str(tmp_path / "w.json"))
+    few = in_process("link", "train", "--run", str(sample_run), "--from-links", *out)
+    assert few.returncode == 1
+    assert "weights need 2,000 links" in few.stderr
     twice = in_process(
         "link",
         "train",
@@ -102,7 +111,7 @@ def test_mistakes_are_named_before_any_work(sample_run: Path, tmp_path: Path) ->
     assert useless.returncode == 2
     assert "would change nothing" in useless.stderr
     (tmp_path / "bad.json").write_text(
-        '{"format": "trelm linker weights 1", "bias": 0, "weights": {"luck": 1}}'
+        '{"format": "trelm linker weights 2", "bias": 0, "weights": {"luck": 1}}'
     )
     unknown = in_process(
         "link", *sample_arguments(sample_run), "--weights", str(tmp_path / "bad.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -15,9 +16,19 @@ from pipeline.config import IndexConfig
 from pipeline.engine.tables import RunPaths
 from pipeline.index import stage as index_stage
 from pipeline.index.alias_index import AliasIndex
+from pipeline.index.entity_store import EntityStore
 from pipeline.index.name_keys import SOURCE_BITS, index_keys
-from pipeline.link.gold import GoldDocument
-from pipeline.link.training.train import FoldLinks, HeldOutIndex, fold_of, links_by_fold
+from pipeline.link.gold import GoldDocument, GoldMention
+from pipeline.link.training.crossval import fold_of
+from pipeline.link.training.held_out import (
+    HIDDEN_OF,
+    FoldLinks,
+    HeldOutIndex,
+    WithoutHidden,
+    is_hidden,
+    links_by_fold,
+    links_of,
+)
 from schemas import ANCHORS, DOCUMENTS
 from tests.pipeline.index.test_alias_index import build
 from tests.pipeline.inputs_run import rows_of, run_plan
@@ -124,3 +135,36 @@ def test_an_index_without_links_has_none_to_hold_out(sample_run: Path, tmp_path:
     run_plan(index_stage.plan(IndexConfig(anchors=False), paths), paths)
     texts = {row["doc_id"]: row["text"] for row in rows_of(paths, "documents", DOCUMENTS)}
     assert links_by_fold(paths, gold(set(texts)), 2) == [{}, {}]
+
+
+def test_links_of_documents_are_those_that_the_index_counted(sample_run: Path) -> None:
+    """From the documents alone the same comes out as from all links of the corpus."""
+    paths = RunPaths(root=str(sample_run))
+    texts = {row["doc_id"]: row["text"] for row in rows_of(paths, "documents", DOCUMENTS)}
+    mentions: dict[str, list[GoldMention]] = {}
+    for row in rows_of(paths, "documents", ANCHORS):
+        mentions.setdefault(row["doc_id"], []).append(
+            GoldMention(row["start"], row["end"], row["qid"])
+        )
+    documents = {
+        doc_id: GoldDocument(doc_id, texts[doc_id], tuple(own)) for doc_id, own in mentions.items()
+    }
+    assert links_of(paths, documents, 3) == links_by_fold(paths, documents, 3)
+    assert any(links_of(paths, documents, 3))
+
+
+def test_hidden_items_are_no_candidates(sample_run: Path) -> None:
+    """About one in ten, the same ones always; all else is as in the store."""
+    paths = RunPaths(root=str(sample_run))
+    store = EntityStore(paths.artefact("index", "entities"))
+    qids = np.arange(1, 2_000, dtype=np.uint32)
+    hidden = np.array([is_hidden(qid) for qid in qids.tolist()])
+    assert 0.05 < hidden.mean() < 0.15
+    assert is_hidden(15) == (zlib.crc32(b"hidden 15") % HIDDEN_OF == 0)
+    without = WithoutHidden(store)
+    for _ in range(2):
+        assert (without.rows(qids)[hidden] == -1).all()
+        assert without.rows(qids)[~hidden].tolist() == store.rows(qids)[~hidden].tolist()
+    known = store.rows(qids)[(store.rows(qids) >= 0)]
+    assert without.label(int(known[0])) == store.label(int(known[0]))
+    assert len(without) == len(store)
