@@ -158,7 +158,7 @@ class LinkConfig:
         "Name of the linker's weights: auto (fitted to the corpus's own links where it has enough, "
         "else trained), trained (shipped), by-hand, or the path of a file that `link train` wrote",
     )
-    min_confidence: float = key(0.3, "Confidence, 0 to 1, below which a mention is NIL")
+    min_confidence: float = key(0.5, "Confidence, 0 to 1, below which a mention is NIL")
     max_partial: int = key(
         12,
         "Number of candidates whose longer name contains all words of the mention; 0 switches "

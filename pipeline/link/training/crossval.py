@@ -34,7 +34,7 @@ KINDS = {
     "terms": ("near", "window", "document"),
     "neighbours": ("neighbours", "shared"),
     # Items that another text of the same document names too: gold of first mentions has hardly any.
-    "repeats": ("reused", "mentioned"),
+    "repeats": ("mentioned",),
 }
 MIN_KNOWN = {"types": 0.8, "terms": 0.8, "neighbours": 0.8, "repeats": 0.1}
 # No probability counts as less, since a single sure mistake would outweigh all else.
