@@ -23,11 +23,12 @@ import pyarrow as pa
 
 from pipeline.engine.row_buffer import RowBuffer
 from pipeline.kb.claims import Claims, best_targets, claims_in, item_claims, statement_values
-from pipeline.kb.ids import UINT32_END, parse_id
+from pipeline.kb.ids import parse_id
 from pipeline.kb.model import Entity, EntityData, EntityHead, ItemValue, entity_decoder
 from pipeline.kb.names import statement_names
 from pipeline.kb.terms import first_name, label_languages, page_title, surfaces, terms_in
 from schemas import ALIASES, ENTITIES, PROPERTIES, STATEMENTS, TRIPLES
+from schemas.ids import FIRST_OWN
 from schemas.table import Table
 
 INSTANCE_OF, INVERSE_PROPERTY = 31, 1696
@@ -221,7 +222,7 @@ class KbBuilder:
     def _unchanged_item(self, record: bytes) -> int:
         """Return the QID of an item that has not changed; 0 for any other record."""
         qid, revision = _item_and_revision(record)
-        if self._is_unchanged is None or revision is None or not 0 < qid < UINT32_END:
+        if self._is_unchanged is None or revision is None or not 0 < qid < FIRST_OWN:
             return 0
         return qid if self._is_unchanged(qid, revision) else 0
 

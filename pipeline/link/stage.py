@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from pipeline.arrays.mapped_files import local_folder
 from pipeline.config import LinkConfig
 from pipeline.documents.anchors import AnchorReader
 from pipeline.encoder.tokenizer import check_model as check_model_files
@@ -27,6 +26,7 @@ from pipeline.engine.tasks import RowRange, Unit
 from pipeline.engine.units import UnitWriter
 from pipeline.index.alias_index import AliasIndex
 from pipeline.index.entity_store import EntityStore
+from pipeline.index.extended_index import IndexFolders, open_index
 from pipeline.link import features
 from pipeline.link.candidates import MATCHES, Reach
 from pipeline.link.gold import GoldDocument, load_gold
@@ -78,14 +78,13 @@ class DocumentMentions:
     spans: list[Span]
 
 
-def open_resources(config: LinkConfig, aliases: str, entities: str) -> LinkResources:
+def open_resources(config: LinkConfig, folders: IndexFolders) -> LinkResources:
     """Load the spaCy pipeline, map index and store.
 
     Raises:
         StageError: one of them is not there, or has another version.
     """
-    # On a cluster the folders are remote: they are copied once per machine.
-    index, store = AliasIndex(local_folder(aliases)), EntityStore(local_folder(entities))
+    index, store = open_index(folders)
     reach = Reach(fuzzy_cutoff=config.fuzzy_cutoff, max_partial=config.max_partial)
     rerank: CandidateReranker | None = None
     if config.rerank_model:
@@ -108,9 +107,7 @@ class LinkWorker:
     """Annotate and link one unit of documents."""
 
     config: LinkConfig
-    # Folders of the alias index and of the entity store.
-    aliases: str
-    entities: str
+    index: IndexFolders
     _resources: OpenedOnce[LinkResources] = field(
         default_factory=OpenedOnce, compare=False, repr=False
     )
@@ -118,7 +115,7 @@ class LinkWorker:
     @property
     def resources(self) -> LinkResources:
         """Return what the worker opens once."""
-        return self._resources.get(lambda: open_resources(self.config, self.aliases, self.entities))
+        return self._resources.get(lambda: open_resources(self.config, self.index))
 
     def process(self, unit: Unit[RowRange], out: UnitWriter) -> None:
         """Link one range of documents."""
@@ -401,11 +398,7 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
     tasks = sized_row_ranges(
         paths.files("documents", DOCUMENTS), int(config.unit_mb * 1e6), DOCUMENTS
     )
-    worker = LinkWorker(
-        config=config,
-        aliases=paths.artefact("index", "aliases"),
-        entities=paths.artefact("index", "entities"),
-    )
+    worker = LinkWorker(config=config, index=IndexFolders.of(paths))
     return StagePlan(
         name="link",
         tables=(SENTENCES, LINKS),

@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.arrays.mapped_files import local_folder
 from pipeline.database.kb_lookups import in_degrees, matching, redirects_of
 from pipeline.engine.errors import StageError
 from pipeline.engine.files import check_folder
 from pipeline.engine.tables import RunPaths
 from pipeline.index.entity_store import EntityStore
+from pipeline.index.extended_index import IndexFolders, open_store
 from pipeline.link.evaluation.calibration import calibration
 from pipeline.link.evaluation.errors_file import write_errors
 from pipeline.link.evaluation.scores import (
@@ -73,7 +73,7 @@ def evaluate_run(run_folder: str, gold_path: str, errors_path: str = "") -> dict
     documents = load_gold(gold_path)
     _check_texts(paths, documents, gold_path)
 
-    store = EntityStore(local_folder(paths.artefact("index", "entities")))
+    store = open_store(IndexFolders.of(paths))
     compared = _compare(paths, documents, store)
     if errors_path:
         write_errors(errors_path, compared.errors, compared.links, documents, store)

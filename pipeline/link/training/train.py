@@ -27,6 +27,7 @@ from pipeline.documents.anchors import anchor_texts
 from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths
 from pipeline.index.alias_index import AliasIndex, Postings
+from pipeline.index.extended_index import IndexFolders
 from pipeline.index.name_keys import SOURCE_BITS, index_keys
 from pipeline.link.candidates import KeyPostings
 from pipeline.link.disambiguation import Model
@@ -168,9 +169,7 @@ def collect(training: Training, config: LinkConfig) -> GoldMentions:
 
     # The gold's spans are the mentions. The weights do not matter: only features are used.
     config = replace(config, gold_spans="", anchors=False, weights=HAND)
-    resources = open_resources(
-        config, paths.artefact("index", "aliases"), paths.artefact("index", "entities")
-    )
+    resources = open_resources(config, IndexFolders.of(paths))
     resources.gold = documents
 
     # One linker per fold, since each sees the index without the links of its own documents.
