@@ -1,7 +1,7 @@
 """Write and read the ids of items: those of Wikidata (Q42) and those that a user adds (U7).
 
 Tables hold both as uint32. Wikidata has 140 million items and gains 15 million a year, so the
-numbers from FIRST_OWN on stay free for centuries: U7 is FIRST_OWN + 7. There are 294,967,295 of
+numbers from FIRST_OWN on stay free for centuries: U7 is FIRST_OWN + 7. There are 94,967,295 of
 them.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-FIRST_OWN = 4_000_000_000
+FIRST_OWN = 4_200_000_000
 UINT32_END = 1 << 32
 _ITEM = re.compile(r"([QU])([1-9][0-9]{0,9})", re.IGNORECASE)
 
@@ -22,7 +22,7 @@ def is_own(number: int) -> bool:
 def item_id(number: int) -> str:
     """Return an item's id as text.
 
-    >>> item_id(42), item_id(4_000_000_007)
+    >>> item_id(42), item_id(4_200_000_007)
     ('Q42', 'U7')
     """
     return f"U{number - FIRST_OWN}" if is_own(number) else f"Q{number}"
@@ -32,7 +32,7 @@ def parse_item_id(text: str) -> int | None:
     """Return the number of an item's id; None if the text is none, or does not fit the columns.
 
     >>> parse_item_id("Q42"), parse_item_id("U7"), parse_item_id("P31")
-    (42, 4000000007, None)
+    (42, 4200000007, None)
     """
     match = _ITEM.fullmatch(text)
     if match is None:

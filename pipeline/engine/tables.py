@@ -19,7 +19,6 @@ from pipeline.flow import STAGE_NAMES
 from schemas.manifest import MANIFEST_NAME, Manifest
 from schemas.table import SchemaError, Table
 
-
 # Folder of the entities that a user added to a run (`pipeline.index.added`). It has a manifest like
 # a stage's, and is none: `index --add` writes it, and the stages never do.
 ADDED = "added"

@@ -152,7 +152,7 @@ def _own_number(text: str) -> int:
     number = parse_item_id(text)
     if number is None or not is_own(number):
         raise ValueError(
-            f"field id: {text!r} is no id of your own; give U1 to U294967295 (items of Wikidata "
+            f"field id: {text!r} is no id of your own; give U1 to U94967295 (items of Wikidata "
             "come from dumps: `kb --dump` takes several)"
         )
     return number

@@ -238,19 +238,19 @@ def _spill_neighbours(data: str, triples: str, store: EntityStore) -> None:
     targets = np.unique(read_table([triples], TRIPLES, ["object"]).column("object").to_numpy())
     rows = store.rows(targets)
     targets, rows = targets[rows >= 0], rows[rows >= 0]
-    columns = {
-        "qid": targets,
-        "label": [store.label(row) for row in rows.tolist()],
-        "description": [""] * len(rows),
-        "enwiki_title": pa.nulls(len(rows), pa.string()),
-        "num_sitelinks": np.zeros(len(rows), np.uint32),
-        "num_statements": np.zeros(len(rows), np.uint32),
-        "instance_of": [[] for _ in range(len(rows))],
-        "is_meta": np.zeros(len(rows), bool),
+    # Nothing else of them is read.
+    rest: dict[str, object] = {
+        "description": "",
+        "num_sitelinks": 0,
+        "num_statements": 0,
+        "instance_of": [],
+        "is_meta": False,
     }
-    table = pa.table(
-        [pa.array(columns[field.name], field.type) for field in ENTITY_ROWS], ENTITY_ROWS
-    )
+    items: list[dict[str, object]] = [
+        {"qid": qid, "label": store.label(row)} | rest
+        for qid, row in zip(targets.tolist(), rows.tolist(), strict=True)
+    ]
+    table = pa.Table.from_pylist(items, schema=ENTITY_ROWS)
     write_spill(data, "entities", 1, table, np.zeros(len(rows), np.int64), len(BOUNDS) + 1)
 
 

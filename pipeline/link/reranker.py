@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.encoder.sentence_encoder import NUM_SPECIAL, SentenceEncoder
+from pipeline.encoder.sentence_encoder import SentenceEncoder
 from pipeline.encoder.sequences import COSINE_DECIMALS, Sequences, cosines, window
-from pipeline.encoder.tokenizer import Encoding
+from pipeline.encoder.tokenizer import NUM_SPECIAL, Encoding
 from pipeline.index.entity_store import EntityStore
 from pipeline.link.linker import Scored
 from pipeline.link.lru import LruCache
@@ -53,7 +53,7 @@ class Reranker:
         cache_size: int = 50_000,
         max_tokens: int = MAX_TOKENS,
     ) -> None:
-        """Load a masked language model.
+        """Load an encoder, such as one for sentences.
 
         Args:
             model: name or folder.
@@ -63,9 +63,9 @@ class Reranker:
                 texts at their end.
 
         Raises:
-            StageError: there is no such model, or it is no masked language model.
+            StageError: there is no such model, or it is no encoder.
         """
-        self._encoder = SentenceEncoder(model, num_threads=num_threads)
+        self._encoder = SentenceEncoder(model, num_threads=num_threads, kind="encoder")
         self._width = min(max_tokens, self._encoder.max_tokens) - NUM_SPECIAL
         assert self._width > 0, max_tokens
         self._vectors: LruCache[str, F32] = LruCache(cache_size)

@@ -390,7 +390,7 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
     inputs["spacy_model"] = model_version(config.spacy_model)
     inputs["weights"] = weights_stamp(config.weights)
     if config.rerank_model:
-        check_model_files(config.rerank_model)
+        check_model_files(config.rerank_model, "encoder", "--rerank-model")
         inputs["rerank_model"] = model_stamp(config.rerank_model)
     if config.gold_spans:
         inputs["gold_spans"] = files.stamp(config.gold_spans)

@@ -88,7 +88,7 @@
   const fold = (text) =>
     text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase().replace(/[øłđðħıßæœþ]/g, (letter) => letters[letter]);
   /* Items from FIRST_OWN on are a user's own (schemas/ids.py): Wikidata has no page about them. */
-  const FIRST_OWN = 4000000000;
+  const FIRST_OWN = 4200000000;
   const idOf = (qid) => (qid >= FIRST_OWN ? `U${qid - FIRST_OWN}` : `Q${qid}`);
   const nameOf = (place) => data.label[place] || idOf(data.qid[place]);
   let keys = null;
