@@ -178,12 +178,12 @@ class ExtendedIndex(AliasIndex):
 
         # The corpus's own links may have listed an added entity in the index: its rows unite.
         is_shared = np.isin(stored.qids, own.qids)
-        both = [
-            np.concatenate([mine, theirs[is_shared]])
-            for mine, theirs in zip(own, stored, strict=True)
-        ]
-        qids, counts, flags = both
-        united = unite(PostingRows(np.zeros(len(qids), np.int64), qids, flags, counts.astype("u8")))
+        qids = np.concatenate([own.qids, stored.qids[is_shared]])
+        counts = np.concatenate([own.counts, stored.counts[is_shared]])
+        flags = np.concatenate([own.flags, stored.flags[is_shared]])
+        united = unite(
+            PostingRows(np.zeros(len(qids), np.int64), qids, flags, counts.astype(np.uint64))
+        )
         return Postings(
             np.concatenate([united.qids, stored.qids[~is_shared]]),
             np.concatenate([united.counts.astype(np.uint32), stored.counts[~is_shared]]),

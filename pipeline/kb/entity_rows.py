@@ -5,8 +5,8 @@ The tables are entities, aliases, properties, triples and, on request, statement
 Goes in: lines of a JSON dump, in any order, with or without brackets and commas. Comes out: Arrow
 batches, and for each
 record what became of it. Costs about 3 ms per MB of JSON. Memory: the batch, and one number per
-entity for the repeats. A repeated id is kept once per builder, that is once per work unit; stage
-`kb` drops repeats across units afterwards.
+entity for the repeats. A repeated id has rows once per builder, that is once per work unit; its
+other records are left to stage `kb`, which unites all occurrences afterwards.
 """
 
 from __future__ import annotations
@@ -127,6 +127,8 @@ class KbBuilder:
         self.unchanged: list[int] = []
         # QIDs of scholarly articles that were left out.
         self.excluded: list[int] = []
+        # Items that these lines have once more: the phase `repeats` unites them with the first.
+        self.repeated: list[bytes] = []
         # Oddities in the data, beside the outcomes.
         self.counts: Counter[str] = Counter()
 
@@ -210,6 +212,8 @@ class KbBuilder:
             return RecordOutcome(counter=SKIPPED_KINDS.get(letter, "skipped_other_entity"))
         # Dumps may repeat an entity; the phase `repeats` finds repeats in other units.
         if parsed in self._seen:
+            if letter == "Q":
+                self.repeated.append(record)
             return RecordOutcome(counter="skipped_repeated")
         self._seen.add(parsed)
 

@@ -32,7 +32,8 @@ from pipeline.engine.stage import SPILL, Phase
 from pipeline.engine.tables import ADDED, RunPaths, check_table, read_batches, read_rows
 from pipeline.engine.tasks import Bucket, Unit
 from pipeline.engine.units import UnitReport, UnitWriter
-from pipeline.kb.repeats import OWNERS, SUPERSEDED, UNCHANGED
+from pipeline.kb.merge import OWNERS
+from pipeline.kb.repeats import SUPERSEDED, UNCHANGED
 from pipeline.kb.revisions import Revisions, write_revisions
 from pipeline.kb.terms import label_languages
 from schemas import ALIASES, ENTITIES, REDIRECTS, STATEMENTS, TRIPLES
