@@ -205,7 +205,8 @@ EVERYDAY = (
         flag="--rerank-model",
         setting="link.rerank_model",
         metavar="NAME",
-        help="Name or folder of a model that compares contexts with descriptions.",
+        help="Name or folder of an encoder that compares contexts with what candidates are "
+        "(docs/reranking.md).",
     ),
     Everyday(
         flag="--min-confidence",

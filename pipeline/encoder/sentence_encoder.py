@@ -19,13 +19,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.encoder.fine_tuning import padded
 from pipeline.encoder.sequences import Sequences
 from pipeline.encoder.tokenizer import NUM_SPECIAL, ModelKind, TextTokenizer, load_failure
 from pipeline.engine.errors import StageError
@@ -38,6 +39,8 @@ from schemas.processor import multiplies_bfloat16
 KERNEL_CACHE_SETTING = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 DEFAULT_MAX_TOKENS = 512
+# Where sentence-transformers says how a vector is made of states.
+POOLING_FILE = "1_Pooling/config.json"
 
 NumberFormat = Literal["float32", "bfloat16"]
 # Gets the share of the tokens that are done.
@@ -105,6 +108,52 @@ class SentenceEncoder:
             # RoBERTa counts its positions from the padding token's id + 1 on.
             return limit - int(config.pad_token_id) - 1
         return limit
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        """Let the model learn for a while: with dropout inside the context, without it afterwards."""
+        self._model.train()
+        try:
+            yield
+        finally:
+            self._model.eval()
+
+    def parameters(self) -> Any:  # noqa: ANN401 - tensors, and torch is not imported for type checks
+        """Return the weights that `fine_tuning` changes: all but those of the pooler, which is not used."""
+        return [
+            parameter
+            for name, parameter in self._model.named_parameters()
+            if not _is_of_pooler(name)
+        ]
+
+    def padded_vectors(self, sequences: Sequence[Ints]) -> Any:  # noqa: ANN401 - as above
+        """Return the vectors of sequences as one tensor with gradients, shape (N, d).
+
+        In one batch with padding, for training: `encode` gives the same to the last bits but few.
+        """
+        torch = self._torch
+        ids_Nn, mask_Nn = padded(sequences, self._frame, self.tokenizer.pad_id)
+        ids, mask = (torch.from_numpy(values).to(self.device) for values in (ids_Nn, mask_Nn))
+        states = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+        if self._pooling == "cls":
+            return states[:, 0]
+        if self._pooling == "words":
+            # Without the opening and the closing token.
+            lengths = mask.sum(1)
+            mask[:, 0] = 0
+            mask[torch.arange(len(lengths)), lengths - 1] = 0
+        weights = mask.unsqueeze(2).to(states.dtype)
+        return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+    def save(self, folder: str) -> None:
+        """Write model and tokenizer to a local folder, in the form in which they are read."""
+        self._model.save_pretrained(folder)
+        self.tokenizer.save(folder)
+        if self._pooling != "words":
+            path = Path(folder) / POOLING_FILE
+            path.parent.mkdir(exist_ok=True)
+            modes = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}
+            path.write_text(json.dumps({modes[self._pooling]: True}))
 
     def encode(
         self, sequences: Sequences, batch_tokens: int, progress: Progress | None = None
@@ -303,7 +352,7 @@ def _pooling(model: str) -> str:
 
     path = cached_file(
         model,
-        "1_Pooling/config.json",
+        POOLING_FILE,
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,

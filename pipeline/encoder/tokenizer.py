@@ -146,6 +146,11 @@ class TextTokenizer:
         return int(self._tokenizer.mask_token_id)
 
     @property
+    def pad_id(self) -> int:
+        """Return the id that fills a batch; masked tokens have no influence, so any id would do."""
+        return int(self._tokenizer.pad_token_id or 0)
+
+    @property
     def unk_id(self) -> int:
         """Return the id of the unknown token."""
         return int(self._tokenizer.unk_token_id)

@@ -7,9 +7,10 @@ linked together; each is an item or NIL, with its best candidates and what speak
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -29,15 +30,17 @@ from pipeline.index.entity_store import EntityStore
 from pipeline.index.extended_index import IndexFolders, open_index
 from pipeline.link import features
 from pipeline.link.candidates import MATCHES, Reach
+from pipeline.link.disambiguation import Model
 from pipeline.link.gold import GoldDocument, load_gold
 from pipeline.link.known_names import IndexNames
 from pipeline.link.linker import Linker, Links, Mention
 from pipeline.link.mentions import anchor_spans, detect
 from pipeline.link.probes import Document
-from pipeline.link.reranker import CandidateReranker, Context
+from pipeline.link.reranker import CandidateReranker, Context, RerankerSettings
 from pipeline.link.short_forms import longer_names
 from pipeline.link.spacy_annotator import Annotated, Annotator, check_model, model_version
 from pipeline.link.spans import Span
+from pipeline.link.vector_cache import VectorCache
 from pipeline.link.weights import load_weights, weights_stamp
 from schemas import DOCUMENTS, LINKS, SENTENCES
 from schemas.errors import ConfigError
@@ -78,8 +81,13 @@ class DocumentMentions:
     spans: list[Span]
 
 
-def open_resources(config: LinkConfig, folders: IndexFolders) -> LinkResources:
+def open_resources(config: LinkConfig, folders: IndexFolders, vectors: str = "") -> LinkResources:
     """Load the spaCy pipeline, map index and store.
+
+    Args:
+        config: of the stage.
+        folders: of index and store.
+        vectors: file in which the re-ranker keeps vectors of items; empty keeps none.
 
     Raises:
         StageError: one of them is not there, or has another version.
@@ -88,18 +96,32 @@ def open_resources(config: LinkConfig, folders: IndexFolders) -> LinkResources:
     reach = Reach(fuzzy_cutoff=config.fuzzy_cutoff, max_partial=config.max_partial)
     rerank: CandidateReranker | None = None
     if config.rerank_model:
-        rerank = CandidateReranker(config.rerank_model, store)
+        stored = VectorCache(vectors, int(config.rerank_cache_gb * 1e9))
+        rerank = CandidateReranker(config.rerank_model, store, stored)
 
     return LinkResources(
         annotator=Annotator(config.spacy_model),
         index=index,
         entities=store,
         names=IndexNames(index, store, config.word_links),
-        linker=Linker(index, store, load_weights(config.weights), reach),
+        linker=Linker(index, store, model_of(config), reach),
         gold=load_gold(config.gold_spans) if config.gold_spans else None,
         anchors=AnchorReader() if config.anchors and not config.gold_spans else None,
         rerank=rerank,
     )
+
+
+def model_of(config: LinkConfig) -> Model:
+    """Return the linker's weights; that of the re-ranker comes with a model that was trained for it.
+
+    Raises:
+        StageError, ConfigError: there are no such weights.
+    """
+    model = load_weights(config.weights)
+    weight = RerankerSettings.of(config.rerank_model).weight if config.rerank_model else None
+    if weight is None:
+        return model
+    return replace(model, weights={**model.weights, "semantic": weight})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +130,8 @@ class LinkWorker:
 
     config: LinkConfig
     index: IndexFolders
+    # File in which the re-ranker keeps vectors of items.
+    vectors: str = ""
     _resources: OpenedOnce[LinkResources] = field(
         default_factory=OpenedOnce, compare=False, repr=False
     )
@@ -115,7 +139,7 @@ class LinkWorker:
     @property
     def resources(self) -> LinkResources:
         """Return what the worker opens once."""
-        return self._resources.get(lambda: open_resources(self.config, self.index))
+        return self._resources.get(lambda: open_resources(self.config, self.index, self.vectors))
 
     def process(self, unit: Unit[RowRange], out: UnitWriter) -> None:
         """Link one range of documents."""
@@ -375,14 +399,15 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
     """
     documents, index = paths.require("documents"), paths.require("index")
     check_model(config.spacy_model)
-    model = load_weights(config.weights)
+    model = model_of(config)
     # A forward pass per mention for nothing would be an expensive surprise.
     if config.rerank_model and not model.weights.get("semantic"):
         raise ConfigError(
             f"link.rerank_model: the weights {config.weights!r} have no weight for this "
-            "model, so it would change nothing; fit one with "
-            f"`trelm-pipeline link train --set link.rerank_model={config.rerank_model} …`, "
-            "or use link.weights=by-hand"
+            "model, so it would change nothing; train the model on the corpus's own links, which "
+            f"fits one (`trelm-pipeline link train-reranker --model {config.rerank_model} …`), "
+            "fit all weights to gold links (`link train --set link.rerank_model=…`), or use "
+            "link.weights=by-hand"
         )
 
     # Whatever changes the links is an input: a change of it makes the stage run again.
@@ -398,7 +423,11 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
     tasks = sized_row_ranges(
         paths.files("documents", DOCUMENTS), int(config.unit_mb * 1e6), DOCUMENTS
     )
-    worker = LinkWorker(config=config, index=IndexFolders.of(paths))
+    worker = LinkWorker(
+        config=config,
+        index=IndexFolders.of(paths),
+        vectors=_vectors_path(paths, inputs.get("rerank_model", "")),
+    )
     return StagePlan(
         name="link",
         tables=(SENTENCES, LINKS),
@@ -406,3 +435,14 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
         inputs=inputs,
         config=to_dict(config),
     )
+
+
+def _vectors_path(paths: RunPaths, stamp: str) -> str:
+    """Return where the vectors of a re-ranker lie; empty without one, and for a remote run.
+
+    SQLite needs a file on this machine.
+    """
+    if not stamp or files.REMOTE_MARK in paths.root:
+        return ""
+    name = hashlib.sha256(stamp.encode()).hexdigest()[:16]
+    return files.join(paths.stage("link"), f"vectors-{name}.sqlite")
