@@ -58,8 +58,9 @@ class Context:
 class RerankerSettings:
     """Say how a model is used as a re-ranker; `link train-reranker` writes it beside the model."""
 
-    # Whether the mention stands between MARKS in its window.
-    marked: bool = False
+    # Whether it was trained here: then the mention stands between MARKS in its window, and the text
+    # of an item has its neighbours beside its description.
+    is_trained: bool = False
     # Of the feature `semantic`, fitted with the linker's weights; None: theirs must have one.
     weight: float | None = None
 
@@ -75,7 +76,7 @@ class RerankerSettings:
             return cls()
         try:
             raw = json.loads(path.read_text())
-            return cls(marked=bool(raw["marked"]), weight=float(raw["weight"]))
+            return cls(is_trained=bool(raw["is_trained"]), weight=float(raw["weight"]))
         except (ValueError, KeyError, TypeError) as error:
             raise StageError(
                 f"{path}: not written by `link train-reranker` ({type(error).__name__}: {error}); "
@@ -107,12 +108,17 @@ class Reranker:
         Raises:
             StageError: there is no such model, or it is no encoder.
         """
-        self._encoder = SentenceEncoder(model, num_threads=num_threads, kind="encoder")
+        self.encoder = SentenceEncoder(model, num_threads=num_threads, kind="encoder")
         self.settings = RerankerSettings.of(model)
         self._stored = stored or VectorCache("", 0)
-        self._width = min(max_tokens, self._encoder.max_tokens) - NUM_SPECIAL
+        self._width = min(max_tokens, self.encoder.max_tokens) - NUM_SPECIAL
         assert self._width > 0, max_tokens
-        self._vectors: LruCache[str, F32] = LruCache(cache_size)
+        self._cache_size = cache_size
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget all vectors in memory: the encoder has changed."""
+        self._vectors: LruCache[str, F32] = LruCache(self._cache_size)
 
     def similarity(self, contexts: Sequence[Context], texts: Sequence[Sequence[str]]) -> list[F32]:
         """Return the cosines of each context with its candidates' texts, an array per context.
@@ -141,7 +147,7 @@ class Reranker:
         return similarities
 
     def _encode(self, sequences: Sequence[Ints]) -> F32:
-        return self._encoder.encode(Sequences.of(sequences), BATCH_TOKENS)
+        return self.encoder.encode(Sequences.of(sequences), BATCH_TOKENS)
 
     def _of_contexts(self, contexts: Sequence[Context]) -> list[F32]:
         """Return the vector of each context's window; equal windows share a forward pass."""
@@ -153,9 +159,9 @@ class Reranker:
 
     def windows(self, contexts: Sequence[Context]) -> list[I64]:
         """Return the token ids of each context's window."""
-        if self.settings.marked:
+        if self.settings.is_trained:
             contexts = [marked(context) for context in contexts]
-        encodings = self._encoder.tokenizer.encode([context.text for context in contexts])
+        encodings = self.encoder.tokenizer.encode([context.text for context in contexts])
         return [
             window_ids(encoding, context, self._width)
             for encoding, context in zip(encodings, contexts, strict=True)
@@ -163,7 +169,7 @@ class Reranker:
 
     def text_ids(self, texts: Sequence[str]) -> list[I64]:
         """Return the token ids of each text, cut at its end."""
-        return [encoding.ids[: self._width] for encoding in self._encoder.tokenizer.encode(texts)]
+        return [encoding.ids[: self._width] for encoding in self.encoder.tokenizer.encode(texts)]
 
     def _of_texts(self, texts: Sequence[str]) -> dict[str, F32]:
         """Return the vectors of texts, by text: from the cache, or computed."""
@@ -210,12 +216,20 @@ def marked(context: Context) -> Context:
     return Context(text, context.start, context.end + len(opening) + len(closing))
 
 
-def item_text(entities: EntityStore, row: int) -> str:
+def item_text(entities: EntityStore, row: int, *, with_facts: bool) -> str:
     """Return what an item is, in words: "label: description; labels of neighbours".
 
     Empty where nothing but the label is known: a label says nothing that the name does not say.
+
+    Args:
+        entities: the store.
+        row: of the item.
+        with_facts: name the neighbours of an item with a description too. An encoder that was not
+            trained for it does better without (measured; see docs/reranking.md).
     """
     description = entities.description(row)
+    if description and not with_facts:
+        return f"{entities.label(row)}: {description}"
     rows = entities.rows(entities.neighbours(row)[:MAX_NEIGHBOURS])
     near = ", ".join(filter(None, (entities.label(other) for other in rows[rows >= 0].tolist())))
     known = "; ".join(part for part in (description, near) if part)
@@ -254,7 +268,10 @@ class CandidateReranker:
         compared: list[tuple[int, I64, list[str]]] = []
         for mention, (low, high) in enumerate(itertools.pairwise(bounds)):
             rows = _most_popular(scored.features["popularity"], low, high)
-            texts = [item_text(self._entities, row) for row in scored.rows[rows].tolist()]
+            texts = [
+                item_text(self._entities, row, with_facts=self.reranker.settings.is_trained)
+                for row in scored.rows[rows].tolist()
+            ]
             has_text = np.array([bool(text) for text in texts], bool)
             # A single candidate has nothing to be compared with.
             if np.count_nonzero(has_text) > 1:
