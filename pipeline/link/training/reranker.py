@@ -55,6 +55,8 @@ MAX_PER_PAIR = 3
 # Wrong candidates of an example, those with the best scores first.
 MAX_WRONG = 7
 MIN_EXAMPLES = 50
+# Held-out links that are scored: the cost is bounded, and so is the interval (± .02 at .9).
+MAX_HELD_OUT_LINKS = 1000
 # Candidates whose cosines differ by .1 are about as far apart as the best prior can put them.
 MAX_WEIGHT = 60.0
 logger = logging.getLogger("trelm")
@@ -93,6 +95,25 @@ class _Links:
         gold = np.array(self.gold, np.uint32)
         return self.scored.qids == gold[self.scored.mentions]
 
+    def sample(self, num_links: int, seed: int) -> _Links:
+        """Return some of the links with several candidates, drawn at random, in their order."""
+        sizes = np.bincount(self.scored.mentions, minlength=len(self.gold))
+        chosen = np.flatnonzero(sizes > 1)
+        if len(chosen) > num_links:
+            chosen = np.sort(np.random.default_rng(seed).choice(chosen, num_links, replace=False))
+        is_chosen = np.zeros(len(self.gold), bool)
+        is_chosen[chosen] = True
+        scored = self.scored.take(np.flatnonzero(is_chosen[self.scored.mentions]))
+        # The chosen links are numbered from 0 again.
+        numbers = np.cumsum(is_chosen) - 1
+        numbers_of = chosen.tolist()
+        return _Links(
+            [self.contexts[number] for number in numbers_of],
+            [self.gold[number] for number in numbers_of],
+            replace(scored, mentions=numbers[scored.mentions]),
+            [self.surfaces[number] for number in numbers_of],
+        )
+
 
 def train_reranker(training: RerankerTraining, config: LinkConfig) -> dict[str, Any]:
     """Train an encoder and write it; return the figures on held-out links.
@@ -106,6 +127,7 @@ def train_reranker(training: RerankerTraining, config: LinkConfig) -> dict[str, 
     check_model(training.model, "encoder", "--model")
     paths = RunPaths(root=training.run)
     entities, learned, held_out = _collect(paths, config)
+    held_out = held_out.sample(MAX_HELD_OUT_LINKS, training.settings.seed)
     weights = load_weights(config.weights)
 
     reranker = CandidateReranker(training.model, entities)
