@@ -37,6 +37,8 @@ from schemas.processor import multiplies_bfloat16
 
 # oneDNN compiles a kernel per shape: the default, 1024 of them, takes 300 MB and saves no time.
 KERNEL_CACHE_SETTING = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+# Torch's threads wait for each other without taking a core: others may need it.
+WAIT_SETTING = ("OMP_WAIT_POLICY", "PASSIVE")
 
 DEFAULT_MAX_TOKENS = 512
 # Where sentence-transformers says how a vector is made of states.
@@ -74,8 +76,9 @@ class SentenceEncoder:
             StageError: there is no such model, it is of another kind, or its weights are not
                 finite.
         """
-        # Torch reads this variable when it is imported.
-        os.environ.setdefault(*KERNEL_CACHE_SETTING)
+        # Torch reads these variables when it is imported.
+        for setting in (KERNEL_CACHE_SETTING, WAIT_SETTING):
+            os.environ.setdefault(*setting)
         import torch
 
         self._torch = torch
