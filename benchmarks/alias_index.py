@@ -26,6 +26,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks.added_entities import NUMBERS, add, opened
 from benchmarks.alias_names import make_kb
 from benchmarks.harness import (
     VariantError,
@@ -304,6 +305,21 @@ def probe_figures(
     yield figure("fuzzy recall of one edit", "share", runs[0]["fuzzy_recall"])
 
 
+def added_figures(run: str, rebuild_s: float) -> Iterator[Figures]:
+    """Yield the seconds to add entities and to open the index with them; the peer is a rebuild."""
+    for number in NUMBERS:
+        add_s = in_fresh_process(add, run, number)
+        yield figure(
+            f"add {number:,}", "s", add_s["cpu_s"], lower_is_better=True,
+            peers={"rebuild": rebuild_s}, clock_s=add_s["s"],
+        )  # fmt: skip
+        open_s = in_fresh_process(opened, run)
+        yield figure(
+            f"open with {number:,} added", "s", open_s["cpu_s"], lower_is_better=True,
+            clock_s=open_s["s"],
+        )  # fmt: skip
+
+
 def made_kb(folder: Path, kit: Path, num_aliases: int) -> Path:
     """Make the knowledge base, or find the one that an earlier run kept whole."""
     made = folder / f"alias-kb-{num_aliases}"
@@ -321,7 +337,8 @@ def measured(folder: Path, kb: Path, num_probes: int, rounds: int) -> Iterator[F
         (Path(run) / "kb").symlink_to(kb / "kb")
         config, paths = load_config("", (f"run={run}", "index.anchors=false")), RunPaths(root=run)
         num_rows = paths.finished("kb").tables[ALIASES.name].rows
-        yield from build_figures(build(plan(config.index, paths), paths), num_rows)
+        kinds = build(plan(config.index, paths), paths)
+        yield from build_figures(kinds, num_rows)
 
         index = paths.artefact("index", "aliases")
         hits, misses = in_fresh_process(sample_keys, index, num_probes)
@@ -330,6 +347,7 @@ def measured(folder: Path, kb: Path, num_probes: int, rounds: int) -> Iterator[F
         peers = {name: in_fresh_process(task, index, hits, misses) for name, task in tasks.items()}
         yield from size_figures(index, num_rows, peers)
         yield from probe_figures(runs, peers, len(hits))
+        yield from added_figures(run, sum(kind["s"] for kind in kinds.values()))
 
 
 def main() -> int:

@@ -20,8 +20,9 @@ import numpy as np
 
 from benchmarks.linking_clock import Clock
 from pipeline.config import ImportanceConfig
-from pipeline.encoder.sentence_encoder import NUM_SPECIAL, SentenceEncoder
+from pipeline.encoder.sentence_encoder import SentenceEncoder
 from pipeline.encoder.sequences import Sequences
+from pipeline.encoder.tokenizer import NUM_SPECIAL
 from pipeline.engine.stage import write_unit
 from pipeline.engine.tables import RunPaths, read_table
 from pipeline.engine.tasks import RowRange, Unit

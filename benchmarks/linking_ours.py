@@ -19,6 +19,7 @@ from pipeline.engine.stage import write_unit
 from pipeline.engine.tables import RunPaths, sized_row_ranges
 from pipeline.engine.tasks import Bucket, RowRange, Unit, number_units
 from pipeline.engine.units import UnitWriter
+from pipeline.index.extended_index import IndexFolders
 from pipeline.link.stage import LinkWorker
 from schemas import DOCUMENTS
 
@@ -50,11 +51,7 @@ class Stage:
             **{"anchors": False, **settings}
         )  # these documents have no links of their own
         paths = RunPaths(root=run)
-        self._worker = LinkWorker(
-            config=self._config,
-            aliases=paths.artefact("index", "aliases"),
-            entities=paths.artefact("index", "entities"),
-        )
+        self._worker = LinkWorker(config=self._config, index=IndexFolders.of(paths))
         self.folder = out
         for name in ("_tmp", "_units", "links", "sentences", "rejects"):
             (out / name).mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
 """Be `trelm-pipeline`: a command per stage, and run, synth, sql, ask, evaluate, report, link
-train.
+train, link train-reranker.
 
 Heavy imports happen inside the commands.
 """
@@ -167,6 +167,84 @@ def link_train_command(  # noqa: PLR0913 - an option each
     model, report = train(training, link)
     files.write_bytes(out, model.to_json().encode())
     click.echo(json.dumps(report, indent=1) if as_json else format_training(report, model))
+
+
+@cli.command("link train-reranker")
+@click.option(
+    "--run", "run_folder", metavar="FOLDER", required=True,
+    help="Run with a finished index, and a corpus that has links of its own.",
+)  # fmt: skip
+@click.option(
+    "--model",
+    metavar="NAME",
+    required=True,
+    help="Name or folder of an encoder, best one for sentences.",
+)
+@click.option("--out", metavar="FOLDER", required=True, help="Folder to write the model to.")
+@click.option(
+    "--max-links",
+    type=click.IntRange(min=0),
+    default=4000,
+    show_default=True,
+    help="Number of links to learn from; 0 fits the weight alone.",
+)
+@click.option(
+    "--epochs",
+    type=click.IntRange(1, 20),
+    default=1,
+    show_default=True,
+    help="Number of passes over these links.",
+)
+@click.option(
+    "--config",
+    metavar="FILE.toml",
+    default="",
+    help="File of settings; only its section link is used.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Change any setting: --set link.weights=…; may be repeated.",
+)
+@JSON_OPTION
+def link_train_reranker_command(  # noqa: PLR0913 - an option each
+    run_folder: str,
+    model: str,
+    out: str,
+    max_links: int,
+    epochs: int,
+    config: str,
+    overrides: tuple[str, ...],
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Train an encoder as a re-ranker on the corpus's own links. No gold is needed.
+
+    \b
+    Links of one document in five are held out: the figures and the weight come from them.
+    It takes minutes on a CPU; docs/reranking.md has figures.
+      trelm-pipeline link train-reranker --run runs/a --model all-MiniLM-L6-v2 --out reranker
+      trelm-pipeline link --run runs/a --rerank-model reranker
+    Fit only the weight of an encoder, and leave the encoder as it is:
+      trelm-pipeline link train-reranker --run runs/a --model all-MiniLM-L6-v2 --out plain --max-links 0
+    """
+    say_after_stop(NOTHING_WRITTEN)
+    from pipeline.config import load_config
+    from pipeline.encoder.fine_tuning import FineTuning
+    from pipeline.engine import files
+    from pipeline.link.training.reranker import RerankerTraining, format_report, train_reranker
+
+    files.check_folder(out, "--out")
+    training = RerankerTraining(
+        run=run_folder,
+        model=model,
+        out=out,
+        max_links=max_links,
+        settings=FineTuning(epochs=epochs),
+    )
+    report = train_reranker(training, load_config(config, overrides).link)
+    click.echo(json.dumps(report, indent=1) if as_json else format_report(report))
 
 
 cli.add_command(score_command)

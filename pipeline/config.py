@@ -180,8 +180,13 @@ class LinkConfig:
     )
     rerank_model: str = key(
         "",
-        "Name or folder of a model that compares a mention's context with descriptions; empty "
-        "compares nothing",
+        "Name or folder of an encoder that compares a mention's context with what candidates are; "
+        "empty compares nothing",
+    )
+    rerank_cache_gb: float = key(
+        1.0,
+        "Gigabytes of the file in which the re-ranker keeps vectors of items, in the run's folder "
+        "link; 0 keeps none",
     )
     unit_mb: float = key(
         1.0,
@@ -197,7 +202,15 @@ class LinkConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        at_least(self, max_ngram=1, fuzzy_cutoff=0, max_partial=0, word_links=0, unit_mb=0.0001)
+        at_least(
+            self,
+            max_ngram=1,
+            fuzzy_cutoff=0,
+            max_partial=0,
+            word_links=0,
+            unit_mb=0.0001,
+            rerank_cache_gb=0,
+        )
         if self.mentions == "anchors" and (self.gold_spans or not self.anchors):
             raise ConfigError(
                 "mentions is 'anchors', so gold_spans must be empty and anchors true; "

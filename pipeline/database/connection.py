@@ -7,6 +7,7 @@ followed.
 
 from __future__ import annotations
 
+import functools
 import logging
 import tempfile
 from collections.abc import Container, Sequence
@@ -20,10 +21,13 @@ from pipeline.engine.tables import RunPaths, check_table
 from pipeline.engine.worker_threads import threads_of_a_worker
 from pipeline.flow import STAGE_NAMES
 from schemas import BY_NAME, ENTITIES, PROPERTIES, REDIRECTS, REJECTS, TRIPLES, Table
+from schemas.ids import FIRST_OWN
 
 logger = logging.getLogger("trelm")
 MACROS = (
-    "CREATE OR REPLACE MACRO qid(number) AS 'Q' || number",
+    # Items above are those that a user added (`schemas.ids`).
+    "CREATE OR REPLACE MACRO qid(number) AS CASE WHEN number >= "
+    f"{FIRST_OWN} THEN 'U' || (number - {FIRST_OWN}) ELSE 'Q' || number END",
     "CREATE OR REPLACE MACRO pid(number) AS 'P' || number",
 )
 # any_value: a repeated row would make a plain subquery fail.
@@ -109,7 +113,7 @@ def add_triples(connection: duckdb.DuckDBPyConnection, paths: RunPaths) -> None:
 
     The table itself is never rewritten.
     """
-    add_view(connection, "stored_triples", paths.files("kb", TRIPLES), TRIPLES)
+    add_view(connection, "stored_triples", paths.kb_files(TRIPLES), TRIPLES)
     add_view(connection, "stored_redirects", paths.files("kb", REDIRECTS), REDIRECTS)
     connection.execute(
         FOLLOWED.format(view="triples", triples="stored_triples", redirects="stored_redirects")
@@ -136,7 +140,8 @@ def tables_of(paths: RunPaths) -> dict[str, tuple[Table, list[str]]]:
             # Two stages write a table of this name: titles redirect to titles here, items to items
             # in `kb`.
             view = "title_redirects" if (stage, name) == ("titles", REDIRECTS.name) else name
-            tables[view] = (BY_NAME[name], paths.files(stage, BY_NAME[name]))
+            list_files = paths.kb_files if stage == "kb" else functools.partial(paths.files, stage)
+            tables[view] = (BY_NAME[name], list_files(BY_NAME[name]))
     return tables
 
 

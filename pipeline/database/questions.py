@@ -6,17 +6,15 @@ $item (a QID's number) where a question takes one.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import duckdb
 
 from pipeline.engine.errors import StageError
 from schemas.errors import ConfigError
+from schemas.ids import item_id, parse_item_id
 
 # The letter may be left out or be small.
-_QID = re.compile(r"[Qq]?([1-9]\d{0,9})")
-MAX_QID = 2**32 - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -298,17 +296,18 @@ def find_item(connection: duckdb.DuckDBPyConnection, text: str) -> int:
     Raises:
         StageError: the item is not in the run, or several items have this label.
     """
-    match = _QID.fullmatch(text.strip())
-    if match and int(match.group(1)) <= MAX_QID:
+    bare = text.strip()
+    number = parse_item_id(f"Q{bare}" if bare[:1].isdigit() else bare)
+    if number is not None:
         # The user may know an item by an id from before a merge.
-        qid = _followed(connection, int(match.group(1)))
+        qid = _followed(connection, number)
         in_run = (
             "SELECT 1 FROM entities WHERE qid = $1 "
             "UNION ALL SELECT 1 FROM entity_frequency WHERE qid = $1 LIMIT 1"
         )
         if not connection.execute(in_run, [qid]).fetchall():
             raise StageError(
-                f"Q{qid} is not in this run: neither in its knowledge base nor linked; check the id"
+                f"{item_id(qid)} is not in this run: neither in its knowledge base nor linked; check the id"
             )
         return qid
 
@@ -323,7 +322,7 @@ def find_item(connection: duckdb.DuckDBPyConnection, text: str) -> int:
     if not matches:
         raise StageError(f"{text!r}: no item has this label; give its id, like Q937")
     listed = "; ".join(
-        f"Q{qid} ({description or 'no description'})" for qid, description in matches
+        f"{item_id(qid)} ({description or 'no description'})" for qid, description in matches
     )
     raise StageError(f"{text!r}: several items have this label: {listed}; give the id")
 

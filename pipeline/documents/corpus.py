@@ -26,6 +26,7 @@ from pipeline.sources.lines import read_lines
 from pipeline.sources.opening import read_chunks
 from pipeline.sources.pages import RawPage, parse_page, read_pages
 from pipeline.sources.ranges import peek
+from schemas.ids import parse_item_id
 
 PARQUET_BATCH_ROWS = 1000
 MAX_TEXT_FILE_BYTES = 64 << 20
@@ -185,7 +186,7 @@ def _json_document(
 
 
 class _KnownLink(msgspec.Struct):
-    """Hold a known link; qid is "Q42", 42, or null where the item is unknown."""
+    """Hold a known link; qid is "Q42", 42, "U7", or null where the item is unknown."""
 
     start: int
     end: int
@@ -222,11 +223,12 @@ def _json_links(
             raise ValueError(f"{span} lies outside the text of {length} code points")
         if link.qid is None:
             continue
-        number = str(link.qid).removeprefix("Q")
-        # isdigit alone would accept digits of other scripts.
-        if not (number.isascii() and number.isdigit() and 0 < int(number) < 1 << 32):
+        text = str(link.qid)
+        # A bare number is that of an item of Wikidata.
+        number = parse_item_id(f"Q{text}" if text[:1].isdigit() else text)
+        if number is None:
             raise ValueError(f"{link.qid!r} is no item")
-        qid_by_span[link.start, link.end] = int(number)
+        qid_by_span[link.start, link.end] = number
     return tuple((start, end, qid) for (start, end), qid in qid_by_span.items())
 
 

@@ -17,25 +17,32 @@ Legend: N sequences, B sequences of a batch, n their length, d the width of the 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.encoder.fine_tuning import padded
 from pipeline.encoder.sequences import Sequences
-from pipeline.encoder.tokenizer import TextTokenizer, load_failure
+from pipeline.encoder.tokenizer import NUM_SPECIAL, ModelKind, TextTokenizer, load_failure
 from pipeline.engine.errors import StageError
 from pipeline.engine.worker_threads import threads_of_a_worker
 from schemas.array_types import F32, I64, Ints
 from schemas.finite import not_finite
 from schemas.processor import multiplies_bfloat16
 
-# One opens a sequence, one closes it.
-NUM_SPECIAL = 2
 # oneDNN compiles a kernel per shape: the default, 1024 of them, takes 300 MB and saves no time.
 KERNEL_CACHE_SETTING = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+# Torch's threads wait for each other without taking a core: others may need it.
+WAIT_SETTING = ("OMP_WAIT_POLICY", "PASSIVE")
+
+DEFAULT_MAX_TOKENS = 512
+# Where sentence-transformers says how a vector is made of states.
+POOLING_FILE = "1_Pooling/config.json"
 
 NumberFormat = Literal["float32", "bfloat16"]
 # Gets the share of the tokens that are done.
@@ -43,10 +50,15 @@ Progress = Callable[[float], None]
 
 
 class SentenceEncoder:
-    """Run a masked language model without its head, in evaluation mode."""
+    """Run a model without its head, in evaluation mode."""
 
     def __init__(
-        self, model: str, device: str = "auto", num_threads: int = 0, dtype: str = "float32"
+        self,
+        model: str,
+        device: str = "auto",
+        num_threads: int = 0,
+        dtype: str = "float32",
+        kind: ModelKind = "masked",
     ) -> None:
         """Load the model and its tokenizer.
 
@@ -56,13 +68,17 @@ class SentenceEncoder:
             num_threads: how many threads take batches; 0 = cores / local worker processes. Always
                 one for cuda.
             dtype: float32, or bfloat16 for the matrix products.
+            kind: masked: a masked language model; its vectors leave the special tokens out.
+                encoder: any encoder, such as one for sentences; its vectors are what it was
+                trained to give (`_pooling`).
 
         Raises:
-            StageError: there is no such model, it is no masked language model, or its weights are
-                not finite.
+            StageError: there is no such model, it is of another kind, or its weights are not
+                finite.
         """
-        # Torch reads this variable when it is imported.
-        os.environ.setdefault(*KERNEL_CACHE_SETTING)
+        # Torch reads these variables when it is imported.
+        for setting in (KERNEL_CACHE_SETTING, WAIT_SETTING):
+            os.environ.setdefault(*setting)
         import torch
 
         self._torch = torch
@@ -74,9 +90,11 @@ class SentenceEncoder:
         self.num_threads = 1 if self.device == "cuda" else num_threads or threads_of_a_worker()
         self.model, self.dtype = model, dtype
 
-        self.tokenizer = TextTokenizer(model)
+        self.tokenizer = TextTokenizer(model, kind)
         self._frame = self.tokenizer.frame
-        self._model: Any = _load_encoder(model).to(self.device)
+        self._pooling = _pooling(model) if kind == "encoder" else "words"
+        load = _load_any_encoder if kind == "encoder" else _load_encoder
+        self._model: Any = load(model).to(self.device)
         if dtype == "bfloat16":
             # Convert once here: autocast would otherwise do it in every forward pass.
             for module in self._model.modules():
@@ -87,11 +105,58 @@ class SentenceEncoder:
     def max_tokens(self) -> int:
         """Return how many positions the model has, special tokens included."""
         config = self._model.config
-        limit = int(config.max_position_embeddings)
-        if config.model_type in ("roberta", "xlm-roberta"):
+        # Models with relative positions have no limit of their own.
+        limit = int(getattr(config, "max_position_embeddings", 0) or DEFAULT_MAX_TOKENS)
+        if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
             # RoBERTa counts its positions from the padding token's id + 1 on.
             return limit - int(config.pad_token_id) - 1
         return limit
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        """Let the model learn for a while: with dropout inside the context, without it afterwards."""
+        self._model.train()
+        try:
+            yield
+        finally:
+            self._model.eval()
+
+    def parameters(self) -> Any:  # noqa: ANN401 - tensors, and torch is not imported for type checks
+        """Return the weights that `fine_tuning` changes: all but those of the pooler, which is not used."""
+        return [
+            parameter
+            for name, parameter in self._model.named_parameters()
+            if not _is_of_pooler(name)
+        ]
+
+    def padded_vectors(self, sequences: Sequence[Ints]) -> Any:  # noqa: ANN401 - as above
+        """Return the vectors of sequences as one tensor with gradients, shape (N, d).
+
+        In one batch with padding, for training: `encode` gives the same to the last bits but few.
+        """
+        torch = self._torch
+        ids_Nn, mask_Nn = padded(sequences, self._frame, self.tokenizer.pad_id)
+        ids, mask = (torch.from_numpy(values).to(self.device) for values in (ids_Nn, mask_Nn))
+        states = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+        if self._pooling == "cls":
+            return states[:, 0]
+        if self._pooling == "words":
+            # Without the opening and the closing token.
+            lengths = mask.sum(1)
+            mask[:, 0] = 0
+            mask[torch.arange(len(lengths)), lengths - 1] = 0
+        weights = mask.unsqueeze(2).to(states.dtype)
+        return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+    def save(self, folder: str) -> None:
+        """Write model and tokenizer to a local folder, in the form in which they are read."""
+        self._model.save_pretrained(folder)
+        self.tokenizer.save(folder)
+        if self._pooling != "words":
+            path = Path(folder) / POOLING_FILE
+            path.parent.mkdir(exist_ok=True)
+            modes = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}
+            path.write_text(json.dumps({modes[self._pooling]: True}))
 
     def encode(
         self, sequences: Sequences, batch_tokens: int, progress: Progress | None = None
@@ -140,7 +205,7 @@ class SentenceEncoder:
             pool.shutdown(cancel_futures=True)
 
     def _means(self, ids_Bn: Ints) -> F32:
-        """Return the means of the last layer over the tokens of each row, shape (B, d)."""
+        """Return the vector of each row from the states of the last layer, shape (B, d)."""
         torch = self._torch
         opening, closing = self._frame
         framed = np.empty((len(ids_Bn), ids_Bn.shape[1] + NUM_SPECIAL), np.int64)
@@ -151,7 +216,14 @@ class SentenceEncoder:
             states = self._model(
                 input_ids=torch.from_numpy(framed).to(self.device)
             ).last_hidden_state
-            return np.asarray(states[:, 1:-1].float().mean(1).cpu().numpy())
+            match self._pooling:
+                case "cls":
+                    vectors = states[:, 0]
+                case "mean":
+                    vectors = states.float().mean(1)
+                case _:
+                    vectors = states[:, 1:-1].float().mean(1)
+            return np.asarray(vectors.float().cpu().numpy())
 
     def _number_format(self) -> contextlib.AbstractContextManager[object]:
         if self.dtype == "float32":
@@ -180,24 +252,9 @@ def _load_encoder(model: str) -> Any:  # noqa: ANN401 - torch is not imported fo
         StageError: it cannot be loaded, some weights of a masked language model are not there, or
             some are not finite.
     """
-    import torch
     from transformers import AutoModelForMaskedLM
-    from transformers.utils import logging
 
-    # Transformers logs weights that the checkpoint lacks; here they are an error instead.
-    logging.disable_progress_bar()
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        loaded, info = AutoModelForMaskedLM.from_pretrained(
-            model, dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise StageError(load_failure("masked language model", model, error)) from error
-    finally:
-        logging.set_verbosity(verbosity)
-
-    missing = sorted(info["missing_keys"])
+    loaded, missing = _load(model, AutoModelForMaskedLM, "masked language model")
     if missing:
         raise StageError(
             f"{model}: is no masked language model "
@@ -205,10 +262,115 @@ def _load_encoder(model: str) -> Any:  # noqa: ANN401 - torch is not imported fo
             "use a checkpoint of BertForMaskedLM or RobertaForMaskedLM"
         )
 
-    wrong = not_finite(loaded.state_dict().items())
+    _check_finite(model, loaded.state_dict().items())
+    return loaded.eval().base_model
+
+
+def _load_any_encoder(model: str) -> Any:  # noqa: ANN401 - torch is not imported for type checks
+    """Load an encoder of any architecture that transformers itself has, in evaluation mode.
+
+    No code of the model's own is run, and no pickle is read.
+
+    Raises:
+        StageError: it cannot be loaded, is no encoder alone, lacks weights, or some are not finite.
+    """
+    from transformers import AutoModel
+
+    loaded, missing = _load(
+        model, AutoModel, "encoder", use_safetensors=True, trust_remote_code=False
+    )
+    if loaded.config.is_encoder_decoder or getattr(loaded.config, "is_decoder", False):
+        raise StageError(f"{model}: has a decoder; use an encoder, such as one for sentences")
+    # The pooler works on the vector of the first token for a head; neither is used.
+    missing = [name for name in missing if not _is_of_pooler(name)]
+    if missing:
+        raise StageError(
+            f"{model}: {len(missing)} weights are not in it, for example {missing[0]}; "
+            "copy the file again, or use another checkpoint"
+        )
+    own_weights = (
+        (name, tensor) for name, tensor in loaded.state_dict().items() if not _is_of_pooler(name)
+    )
+    _check_finite(model, own_weights)
+    return loaded.eval()
+
+
+def _is_of_pooler(name: str) -> bool:
+    return name.startswith("pooler.") or ".pooler." in name
+
+
+def _load(
+    model: str,
+    loader: Any,  # noqa: ANN401 - a class of transformers
+    component: str,
+    **settings: bool,
+) -> tuple[Any, list[str]]:
+    """Load a model, and return it with the names of the weights that the checkpoint lacks.
+
+    Raises:
+        StageError: it cannot be loaded.
+    """
+    import torch
+    from transformers.utils import logging
+
+    # Transformers logs weights that the checkpoint lacks; the callers decide about them instead.
+    logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        loaded, info = loader.from_pretrained(
+            model, dtype=torch.float32, output_loading_info=True, **settings
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise StageError(load_failure(component, model, error)) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    return loaded, sorted(info["missing_keys"])
+
+
+def _check_finite(model: str, weights: Iterable[tuple[str, Any]]) -> None:
+    """Refuse weights that are not finite.
+
+    Raises:
+        StageError: some are not.
+    """
+    wrong = not_finite(weights)
     if wrong:
         raise StageError(
             f"{model}: {len(wrong)} tensor(s) such as {wrong[0]!r} hold NaN or infinite numbers; "
             "copy the file again, or use another checkpoint"
         )
-    return loaded.eval().base_model
+
+
+def _pooling(model: str) -> str:
+    """Return how a model makes a vector of its states: mean or cls of all tokens, or words.
+
+    Read from 1_Pooling/config.json, in which sentence-transformers keeps it. A model without this
+    file was not trained for sentences: the mean over the words is as good as any.
+
+    Raises:
+        StageError: it does so in another way.
+    """
+    from transformers.utils import cached_file
+
+    path = cached_file(
+        model,
+        POOLING_FILE,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if path is None:
+        return "words"
+    config = json.loads(Path(path).read_text())
+    modes = {
+        name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
+        for name, is_on in config.items()
+        if name.startswith("pooling_mode_") and is_on is True
+    } or {str(config.get("pooling_mode", "mean"))}
+    if len(modes) > 1 or not modes <= {"mean", "cls"}:
+        raise StageError(
+            f"{model}: its vectors are {' and '.join(sorted(modes))} of the states "
+            f"({path}); use a model with mean or cls"
+        )
+    return modes.pop()

@@ -15,7 +15,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,8 +25,12 @@ from pipeline.engine.worker_threads import threads_of_a_worker
 from schemas.array_types import I64, U32, Array, Bools
 
 TOKENIZER_FILE = "tokenizer.json"
+# One opens a sequence, one closes it.
+NUM_SPECIAL = 2
 # Tokenized at once, at most; a single text may have more characters.
 CHUNK_TEXTS, CHUNK_CHARACTERS = 2048, 1 << 20
+# A masked language model, or an encoder of any kind: its head is never used.
+ModelKind = Literal["masked", "encoder"]
 # A key is the number of a text above these bits, and a code point of that text in them.
 TEXT_BITS = 32
 
@@ -100,8 +104,12 @@ class TextTokenizer:
     A special token's name in a text is text, not that token.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, kind: ModelKind = "masked") -> None:
         """Load the tokenizer of a model.
+
+        Args:
+            model: name or folder.
+            kind: only a masked language model needs a mask token.
 
         Raises:
             StageError: there is none, it is not a fast one, or it has no mask token.
@@ -119,7 +127,7 @@ class TextTokenizer:
                 f"{model}: has no fast tokenizer, and offsets need one; "
                 f"use a model with a {TOKENIZER_FILE}"
             )
-        if self._tokenizer.mask_token_id is None:
+        if kind == "masked" and self._tokenizer.mask_token_id is None:
             raise StageError(
                 f"{model}: its tokenizer has no mask token; "
                 "use a masked language model (BERT or RoBERTa family)"
@@ -138,19 +146,33 @@ class TextTokenizer:
         return int(self._tokenizer.mask_token_id)
 
     @property
+    def pad_id(self) -> int:
+        """Return the id that fills a batch; masked tokens have no influence, so any id would do."""
+        return int(self._tokenizer.pad_token_id or 0)
+
+    @property
     def unk_id(self) -> int:
         """Return the id of the unknown token."""
         return int(self._tokenizer.unk_token_id)
 
     @property
     def frame(self) -> tuple[int, int]:
-        """Return the ids of the opening and the closing special token."""
+        """Return the ids of the opening and the closing special token.
+
+        Raises:
+            StageError: the model has others, as decoders do.
+        """
         # Not every tokenizer class of transformers has this method.
         if hasattr(self._tokenizer, "build_inputs_with_special_tokens"):
-            opening, closing = self._tokenizer.build_inputs_with_special_tokens([])
+            special = self._tokenizer.build_inputs_with_special_tokens([])
         else:
-            opening, closing = self._tokenizer("")["input_ids"]
-        return int(opening), int(closing)
+            special = self._tokenizer("")["input_ids"]
+        if len(special) != NUM_SPECIAL:
+            raise StageError(
+                f"{self.model}: puts {len(special)} special token(s) around a text instead of one "
+                "before and one after it; use an encoder of the BERT or RoBERTa family"
+            )
+        return int(special[0]), int(special[1])
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         """Return the tokens of each text, without special tokens."""
@@ -275,25 +297,32 @@ def load_failure(component: str, model: str, error: Exception) -> str:
     )
 
 
-def check_model(model: str) -> None:
-    """Check, before any work, that a local model folder holds a masked language model.
+def check_model(model: str, kind: ModelKind = "masked", flag: str = "--model") -> None:
+    """Check, before any work, that a local folder holds a model of a kind.
 
     Imports nothing. A model given by its name is not checked.
 
+    Args:
+        model: name or folder.
+        kind: what it must be.
+        flag: the option that names it, for errors.
+
     Raises:
-        StageError: the folder has no config.json, or names another architecture.
+        StageError: the folder has no config.json, or names another architecture; an encoder has no
+            weights in safetensors.
     """
     folder = Path(model)
     if not folder.is_dir():
         # A name on the hub is "model" or "owner/model"; all else is meant as a path.
         if model.startswith((".", "/", "~")) or model.count("/") > 1:
-            raise StageError(f"{model}: no such model folder; check --model")
+            raise StageError(f"{model}: no such model folder; check {flag}")
         return
 
     if not (folder / "config.json").exists():
-        raise StageError(
-            f"{model}: no config.json in this folder, so it is no model; check --model"
-        )
+        raise StageError(f"{model}: no config.json in this folder, so it is no model; check {flag}")
+    if kind == "encoder":
+        _check_safetensors(folder)
+        return
     architectures = json.loads((folder / "config.json").read_text()).get("architectures") or []
     if architectures and not any(
         name.endswith(("ForMaskedLM", "ForPreTraining")) for name in architectures
@@ -301,6 +330,19 @@ def check_model(model: str) -> None:
         raise StageError(
             f"{model}: is {', '.join(architectures)}, no masked language model; "
             "use a BertForMaskedLM or RobertaForMaskedLM"
+        )
+
+
+def _check_safetensors(folder: Path) -> None:
+    """Refuse weights in another form: a pickle may run any program when it is read.
+
+    Raises:
+        StageError: the folder has no file of safetensors.
+    """
+    if not any(folder.glob("*.safetensors")):
+        raise StageError(
+            f"{folder}: no weights in safetensors (*.safetensors), and no other form is read; "
+            "use a model that has them, or convert it with `save_pretrained`"
         )
 
 

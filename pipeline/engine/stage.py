@@ -40,7 +40,7 @@ from pipeline import __version__
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
 from pipeline.engine.progress import ProgressAddress
-from pipeline.engine.tables import RunPaths
+from pipeline.engine.tables import ADDED, DATA_PREFIX, RunPaths, with_added
 from pipeline.engine.tasks import Task, Unit, number_units
 from pipeline.engine.units import UnitReport, UnitWorker, UnitWriter, finished_units
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
@@ -82,6 +82,9 @@ class StagePlan:
     max_reject_rate: float = 0.01
     # Folder of the run: paths below it count relative to it, so a run can be moved.
     root: str = ""
+    # Fingerprint of the entities that a user added to the run, for the stage whose readers see them
+    # too. They lie beside its data: they change its fingerprint, and not its files.
+    added: str = ""
     # What the tasks' sizes count: bytes, rows or files; empty for a mixture.
     measure: str = "rows"
     # What the stage's records are called.
@@ -102,8 +105,13 @@ class StagePlan:
         """Return a phase by its name."""
         return {phase.name: phase for phase in self.phases}[name]
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
+        """Return a hash of all that the stage's readers see: its rows, and added entities."""
+        return with_added(self.data_fingerprint, self.added)
+
+    @functools.cached_property
+    def data_fingerprint(self) -> str:
         """Return a hash of all that decides the stage's rows.
 
         Of the phases only the one that bears the stage's name counts: the tasks of the others
@@ -124,7 +132,7 @@ class StagePlan:
     @property
     def data_folder(self) -> str:
         """Return the folder of this version's files, relative to the stage's."""
-        return f"data-{self.fingerprint}"
+        return f"{DATA_PREFIX}{self.data_fingerprint}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,7 +316,7 @@ def write_manifest(
         code_version=__version__,
         tables=tables,
         counters=dict(sorted(counters.items())),
-        inputs=plan.inputs,
+        inputs=plan.inputs | ({ADDED: plan.added} if plan.added else {}),
         config=plan.config,
         extra=extra,
         seconds=round(seconds, 3),

@@ -4,6 +4,7 @@ before it is read.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,24 @@ from pipeline.engine.tasks import RowRange
 from pipeline.flow import STAGE_NAMES
 from schemas.manifest import MANIFEST_NAME, Manifest
 from schemas.table import SchemaError, Table
+
+# Folder of the entities that a user added to a run (`pipeline.index.added`). It has a manifest like
+# a stage's, and is none: `index --add` writes it, and the stages never do.
+ADDED = "added"
+# Folder of one version of a stage's files.
+DATA_PREFIX = "data-"
+
+
+def with_added(fingerprint: str, added: str) -> str:
+    """Return the fingerprint of a stage whose readers also see added entities.
+
+    Args:
+        fingerprint: of the stage's own data.
+        added: fingerprint of the added entities; empty where there are none.
+    """
+    if not added:
+        return fingerprint
+    return hashlib.sha256(f"{fingerprint} {added}".encode()).hexdigest()[: len(fingerprint)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +85,12 @@ class RunPaths:
         """
         manifest = self.finished(stage)
 
+        if manifest.inputs.get(ADDED, "") != self.added_fingerprint and stage == "index":
+            raise StageError(
+                f"{self.root}: the entities that were added are not those that the index knows; "
+                f"run `trelm-pipeline index --run {self.root}`, which takes seconds"
+            )
+
         # Beside stages, the inputs name files and models, which have no manifest to compare with.
         for name, fingerprint in manifest.inputs.items():
             if name in STAGE_NAMES and self.require(name).fingerprint != fingerprint:
@@ -76,6 +101,17 @@ class RunPaths:
                     "all that is out of date"
                 )
         return manifest
+
+    @property
+    def added_fingerprint(self) -> str:
+        """Return the fingerprint of the entities that a user added; empty where there are none."""
+        added = self.manifest(ADDED)
+        return added.fingerprint if added else ""
+
+    def kb_files(self, table: Table) -> list[str]:
+        """Return the paths of a table of the knowledge base, those of added entities included."""
+        added = self.files(ADDED, table) if self.added_fingerprint else []
+        return [*self.files("kb", table), *added]
 
     def files(self, stage: str, table: Table) -> list[str]:
         """Return the paths of a table's files; none where the stage wrote no rows."""

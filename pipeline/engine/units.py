@@ -135,6 +135,9 @@ class UnitWriter:
         self._sender.send(done=amount, **self._unsent_counts())
 
     def _unsent_counts(self) -> dict[str, int]:
+        # Rows that are written again were reported by the units that wrote them first.
+        if self._replaces:
+            return {}
         counts = Counter({"records": self.counters["rows_in"], "rejects": self.counters["rejects"]})
         unsent = {name: count - self._sent[name] for name, count in counts.items()}
         self._sent = counts

@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import ImportanceConfig
-from pipeline.encoder.sentence_encoder import NUM_SPECIAL, NumberFormat, SentenceEncoder, best_dtype
+from pipeline.encoder.sentence_encoder import NumberFormat, SentenceEncoder, best_dtype
 from pipeline.encoder.sequences import Sequences, cosines
-from pipeline.encoder.tokenizer import check_model, model_stamp
+from pipeline.encoder.tokenizer import NUM_SPECIAL, check_model, model_stamp
 from pipeline.engine.opened_once import OpenedOnce
 from pipeline.engine.stage import Phase, StagePlan
 from pipeline.engine.tables import RunPaths

@@ -36,7 +36,7 @@ from schemas.array_types import F32, I64, U8, U32, U64, Array
 
 # Rows whose terms are found at once: it bounds the memory.
 CHUNK_ROWS = 50_000
-CLASSES = "classes"
+CLASSES, CLASSES_FILE = "classes", "classes.safetensors"
 DTYPES: dict[str, type[np.generic]] = {
     "qid": np.uint32,
     "popularity": np.uint32,
@@ -53,14 +53,19 @@ DTYPES: dict[str, type[np.generic]] = {
 TERM_ARRAYS = ("type", "term_offsets", "terms", "idf")
 
 
-def write_classes(data: str) -> None:
-    """Write the coarse types of all classes. Memory: 60 bytes per subclass_of statement."""
+def write_classes(data: str, entities: str) -> None:
+    """Write the coarse types of all classes, for the next phase and for added entities.
+
+    Memory: 60 bytes per subclass_of statement.
+
+    Args:
+        data: the stage's data folder.
+        entities: folder of the entity store, which keeps them: `extended_index` reads them.
+    """
     edges = concat_spill(data, "classes", 0, CLASS_ROWS)
     classes, bits = class_types(*(edges.column(name).to_numpy() for name in ("child", "parent")))
-    save_sections(
-        files.join(spill_folder(data), CLASSES, "classes.safetensors"),
-        {"qid": classes, "bits": bits},
-    )
+    for folder in (files.join(spill_folder(data), CLASSES), entities):
+        save_sections(files.join(folder, CLASSES_FILE), {"qid": classes, "bits": bits})
 
 
 def write_part(data: str, bucket: int) -> None:
@@ -207,7 +212,7 @@ def _types(data: str, part: dict[str, Array]) -> U8:
     Where no class says anything, those that the statements imply.
     """
     folder = local_folder(files.join(spill_folder(data), CLASSES))
-    classes = map_sections(files.join(folder, "classes.safetensors"))
+    classes = map_sections(files.join(folder, CLASSES_FILE))
     has_types, bits = SortedMap(keys=classes["qid"], values=classes["bits"]).find(part["class"])
 
     types = np.zeros(len(part["qid"]), np.uint8)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline.arrays.joined import Readable
 from pipeline.arrays.mapped_files import load_array
 from pipeline.arrays.runs import spread
 from pipeline.engine import files
@@ -39,19 +40,21 @@ class EntityStore:
             StageError: there is no store, or an older version built it without some of the arrays.
         """
         # np.asarray makes a plain view of the map: indexing it costs less.
-        self._arrays: dict[str, Array] = {
+        self._mapped: dict[str, Array] = {
             name: np.asarray(_load(array_path(folder, name))) for name in ARRAYS
         }
+        # What is read by row: the same arrays here, longer ones where entities were added.
+        self._arrays: dict[str, Readable] = dict(self._mapped)
         # Weight of each term hash, shape (2 ^ TERM_BITS,).
-        self.idf: F32 = self._arrays["idf"]
+        self.idf: F32 = self._mapped["idf"]
 
     def __len__(self) -> int:
         """Return the number of entities."""
-        return len(self._arrays["qid"])
+        return len(self._mapped["qid"])
 
     def rows(self, qids: Ints) -> I64:
         """Return the rows of items, -1 where the store has none. Shape (n,) in and out."""
-        stored = self._arrays["qid"]
+        stored = self._mapped["qid"]
         rows = np.searchsorted(stored, qids)
         # An item above all others has no row: any row will do for the comparison.
         rows[rows == len(stored)] = 0

@@ -13,6 +13,7 @@ and a killed build continues where it stopped.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -56,6 +57,7 @@ PART_ENTITIES = 300_000
 # A shard's fuzzy blocks take less memory to build than its postings.
 SHARDS_PER_FUZZY_PART = 4
 ALIAS_FOLDER, ENTITY_FOLDER = "aliases", "entities"
+logger = logging.getLogger("trelm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +159,7 @@ class BuildWorker:
             case "parts":
                 write_part(data, number)
             case "classes":
-                write_classes(data)
+                write_classes(data, files.join(data, ENTITY_FOLDER))
             case "terms":
                 write_terms(data, number, self.layout.qid_bounds)
             case "shards":
@@ -185,6 +187,11 @@ class FinishIndex:
 
     def __call__(self, prepared: PreparedStage, reports: Sequence[UnitReport]) -> dict[str, str]:  # noqa: ARG002
         """Write its description, and return the folders of index and store."""
+        if prepared.plan.added:
+            logger.info(
+                "index: keeps the entities that were added to the run (index --add); they are read "
+                "beside the new index"
+            )
         # Last, since readers refuse an index without a description.
         write_description(files.join(prepared.data, ALIAS_FOLDER), self.limits)
         folder = prepared.plan.data_folder
@@ -219,6 +226,7 @@ def plan(config: IndexConfig, paths: RunPaths) -> StagePlan:
         inputs=inputs,
         config=to_dict(config),
         finish=FinishIndex(limits=layout.limits),
+        added=paths.added_fingerprint,
     )
 
 

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from pipeline.kb.ids import PROPERTY_NUMBERS, UINT32_END, entity_number
+from pipeline.kb.ids import PROPERTY_NUMBERS, entity_number
 from pipeline.kb.model import EntityValue, Snak, Statement
 from pipeline.kb.values import NO_VALUE, Value, parse_value
+from schemas.ids import FIRST_OWN
 
 # The statements of an entity by property id.
 Claims = dict[str, list[Statement[Any]]]
@@ -44,7 +45,7 @@ def target_of(snak: Snak[Any], letter: str = "Q") -> int | None:
 
     # Nearly all values take this short way.
     if letter == "Q" and value.entity_type == "item" and value.numeric_id:
-        return value.numeric_id if 0 < value.numeric_id < UINT32_END else None
+        return value.numeric_id if 0 < value.numeric_id < FIRST_OWN else None
     return entity_number(value, letter)
 
 

@@ -5,8 +5,8 @@ The tables are entities, aliases, properties, triples and, on request, statement
 Goes in: lines of a JSON dump, in any order, with or without brackets and commas. Comes out: Arrow
 batches, and for each
 record what became of it. Costs about 3 ms per MB of JSON. Memory: the batch, and one number per
-entity for the repeats. A repeated id is kept once per builder, that is once per work unit; stage
-`kb` drops repeats across units afterwards.
+entity for the repeats. A repeated id has rows once per builder, that is once per work unit; its
+other records are left to stage `kb`, which unites all occurrences afterwards.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ import pyarrow as pa
 
 from pipeline.engine.row_buffer import RowBuffer
 from pipeline.kb.claims import Claims, best_targets, claims_in, item_claims, statement_values
-from pipeline.kb.ids import UINT32_END, parse_id
+from pipeline.kb.ids import parse_id
 from pipeline.kb.model import Entity, EntityData, EntityHead, ItemValue, entity_decoder
 from pipeline.kb.names import statement_names
 from pipeline.kb.terms import first_name, label_languages, page_title, surfaces, terms_in
 from schemas import ALIASES, ENTITIES, PROPERTIES, STATEMENTS, TRIPLES
+from schemas.ids import FIRST_OWN
 from schemas.table import Table
 
 INSTANCE_OF, INVERSE_PROPERTY = 31, 1696
@@ -126,6 +127,8 @@ class KbBuilder:
         self.unchanged: list[int] = []
         # QIDs of scholarly articles that were left out.
         self.excluded: list[int] = []
+        # Items that these lines have once more: the phase `repeats` unites them with the first.
+        self.repeated: list[bytes] = []
         # Oddities in the data, beside the outcomes.
         self.counts: Counter[str] = Counter()
 
@@ -209,6 +212,8 @@ class KbBuilder:
             return RecordOutcome(counter=SKIPPED_KINDS.get(letter, "skipped_other_entity"))
         # Dumps may repeat an entity; the phase `repeats` finds repeats in other units.
         if parsed in self._seen:
+            if letter == "Q":
+                self.repeated.append(record)
             return RecordOutcome(counter="skipped_repeated")
         self._seen.add(parsed)
 
@@ -221,7 +226,7 @@ class KbBuilder:
     def _unchanged_item(self, record: bytes) -> int:
         """Return the QID of an item that has not changed; 0 for any other record."""
         qid, revision = _item_and_revision(record)
-        if self._is_unchanged is None or revision is None or not 0 < qid < UINT32_END:
+        if self._is_unchanged is None or revision is None or not 0 < qid < FIRST_OWN:
             return 0
         return qid if self._is_unchanged(qid, revision) else 0
 

@@ -8,20 +8,23 @@ from __future__ import annotations
 import re
 
 from pipeline.kb.model import EntityValue
+from schemas.ids import FIRST_OWN, UINT32_END
 
 ENTITY_ID = re.compile(r"([A-Z])([1-9][0-9]{0,9})")
 # The letter of an entity type as values spell it; a value without a type names an item.
 KIND_LETTERS = {"item": "Q", "property": "P", "": "Q"}
-UINT32_END = 1 << 32
+# One past the last number of a kind: items above it are those that a user adds.
+ENDS = {"Q": FIRST_OWN}
 
 
 def parse_id(text: str) -> tuple[str, int] | None:
     """Return the letter and the number of an id: ("Q", 42) for "Q42".
 
-    Return None if the text is no such id, or if its number exceeds 32 bits.
+    Return None if the text is no such id, or if its number exceeds 32 bits; an item's number must
+    also be below those that users give (`schemas.ids`).
     """
     match = ENTITY_ID.fullmatch(text)
-    if not match or int(match.group(2)) >= UINT32_END:
+    if not match or int(match.group(2)) >= ENDS.get(match.group(1), UINT32_END):
         return None
     return match.group(1), int(match.group(2))
 
@@ -58,4 +61,4 @@ def entity_number(value: EntityValue, letter: str = "Q") -> int | None:
     # The type decides; an id without a type gives the kind by its letter.
     is_typed = value.entity_type or not value.id
     kind = KIND_LETTERS.get(value.entity_type) if is_typed else value.id[:1]
-    return number if kind == letter and 0 < number < UINT32_END else None
+    return number if kind == letter and 0 < number < ENDS.get(letter, UINT32_END) else None

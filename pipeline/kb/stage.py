@@ -3,8 +3,8 @@
 Wikidata JSON dumps become entities, aliases, properties, triples and statements; SQL dumps become
 redirects.
 
-Units are byte ranges of the JSON dumps, and one per pair of SQL dumps. A repeated id is kept once
-per unit; the phase `repeats` then drops repeats across units. Claims to merged items stay as the
+Units are byte ranges of the JSON dumps, and one per pair of SQL dumps. A repeated id has rows once
+per unit; the phase `repeats` then unites the occurrences of all units. Claims to merged items stay as the
 dump has them: `redirects` says where they lead.
 """
 
@@ -27,7 +27,7 @@ from pipeline.engine.tables import RunPaths
 from pipeline.engine.tasks import Bucket, ByteRange, Unit
 from pipeline.engine.units import UnitReport, UnitWriter
 from pipeline.kb.entity_rows import NOT_JSON, KbBuilder, KbRules, RecordOutcome
-from pipeline.kb.repeats import EXCLUDED, UNCHANGED, RepeatsWorker, leave_ids
+from pipeline.kb.repeats import EXCLUDED, UNCHANGED, RepeatsWorker, leave_ids, leave_repeated
 from pipeline.kb.revisions import Revisions
 from pipeline.kb.sql_redirects import (
     PAGE_COLUMNS,
@@ -68,6 +68,15 @@ def collector_off() -> Iterator[None]:
             gc.enable()
 
 
+def kb_rules(config: KbConfig) -> KbRules:
+    """Return what the settings say is kept of an entity."""
+    return KbRules(
+        languages=config.languages,
+        statements=config.statements,
+        exclude_scholarly=config.exclude_scholarly,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class KbWorker:
     """Read one range of a JSON dump, or one pair of SQL dumps."""
@@ -91,12 +100,7 @@ class KbWorker:
 
     def _entities(self, unit: Unit[ByteRange], out: UnitWriter) -> None:
         """Write the rows of a range of a JSON dump."""
-        config = self.config
-        rules = KbRules(
-            languages=config.languages,
-            statements=config.statements,
-            exclude_scholarly=config.exclude_scholarly,
-        )
+        config, rules = self.config, kb_rules(self.config)
         is_unchanged = None
         if config.update:
             revisions = self._revisions.get(lambda: open_revisions(out.folder))
@@ -119,6 +123,7 @@ class KbWorker:
         # The phases `repeats` and `copy` need the ids that have no rows here.
         leave_ids(unit, out, UNCHANGED, builder.unchanged)
         leave_ids(unit, out, EXCLUDED, builder.excluded)
+        leave_repeated(unit, out, builder.repeated)
         for name, count in builder.counts.items():
             out.count(name, count)
         progress.finish()
@@ -222,7 +227,11 @@ def plan(config: KbConfig, paths: RunPaths) -> StagePlan:
     )
 
     # Progress counts bytes of the dumps: the other phases have none.
-    repeats = Phase(name="repeats", tasks=[Bucket(kind="repeats", size=0)], worker=RepeatsWorker())
+    repeats = Phase(
+        name="repeats",
+        tasks=[Bucket(kind="repeats", size=0)],
+        worker=RepeatsWorker(rules=kb_rules(config)),
+    )
     no_update = UpdatePlan(before=(), then=(), inputs={})
     update = plan_update(config, paths) if config.update else no_update
     parse = Phase(name="kb", tasks=tasks, worker=KbWorker(config=config, page_dumps=page_dumps))

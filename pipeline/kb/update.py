@@ -13,6 +13,7 @@ A newer dump is read beside the output of an older run:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -28,10 +29,11 @@ from pipeline.engine import files
 from pipeline.engine.errors import StageError
 from pipeline.engine.opened_once import OpenedOnce
 from pipeline.engine.stage import SPILL, Phase
-from pipeline.engine.tables import RunPaths, check_table, read_batches, read_rows
+from pipeline.engine.tables import ADDED, RunPaths, check_table, read_batches, read_rows
 from pipeline.engine.tasks import Bucket, Unit
 from pipeline.engine.units import UnitReport, UnitWriter
-from pipeline.kb.repeats import OWNERS, SUPERSEDED, UNCHANGED
+from pipeline.kb.merge import OWNERS
+from pipeline.kb.repeats import SUPERSEDED, UNCHANGED
 from pipeline.kb.revisions import Revisions, write_revisions
 from pipeline.kb.terms import label_languages
 from schemas import ALIASES, ENTITIES, REDIRECTS, STATEMENTS, TRIPLES
@@ -41,6 +43,7 @@ from schemas.settings import to_dict
 from schemas.table import Table
 
 REVISIONS = "revisions"
+logger = logging.getLogger("trelm")
 COPIED = {table.name: table for table in (ENTITIES, ALIASES, TRIPLES, STATEMENTS, REDIRECTS)}
 # The settings that decide an item's rows.
 DECISIVE = ("languages", "statements", "exclude_scholarly")
@@ -157,6 +160,14 @@ def plan_update(config: KbConfig, paths: RunPaths) -> UpdatePlan:
             "so the changed items cannot be found; run kb without --update"
         )
 
+    if old.added_fingerprint and not paths.added_fingerprint:
+        logger.warning(
+            "--update %s: that run has entities of its own, which an update does not copy; when the "
+            "index is finished, run `trelm-pipeline index --run %s --add %s`",
+            config.update,
+            paths.root,
+            old.artefact(ADDED, "source"),
+        )
     # New SQL dumps replace the redirects of the older run.
     tables = [table for table in COPIED.values() if table.name in OWNERS or not config.redirects]
     table_by_path = {path: table.name for table in tables for path in old.files("kb", table)}

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from pipeline.kb.ids import KIND_LETTERS, UINT32_END, entity_number
+from pipeline.kb.ids import KIND_LETTERS, entity_number
 from pipeline.kb.model import EntityValue
+from schemas.ids import FIRST_OWN
 
 EARTH = "Q2"
 # Wikidata's codes for how exact a date is: below 10 it has no month, below 11 no day.
@@ -158,7 +159,7 @@ def _time(value: _Time) -> Value | None:
         return None
 
     year, month, day = (int(group) for group in match.groups())
-    if abs(year) >= INT64_END or month > 12 or day > 31 or int(calendar[1:]) >= UINT32_END:
+    if abs(year) >= INT64_END or month > 12 or day > 31 or int(calendar[1:]) >= FIRST_OWN:
         return None
 
     # The dump writes 00 for a month or a day that it does not know.

@@ -1,7 +1,8 @@
 """Read gold links: JSONL, one document a line.
 
 `{"doc_id", "text", "mentions": [{"start", "end", "qid"}]}`. Offsets are code points of `text`,
-half-open. `qid` is "Q42", 42, or null for NIL.
+half-open. `qid` is "Q42", 42, "U7" (an item that a user
+added), or null for NIL.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
+from schemas.ids import item_id, parse_item_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,12 @@ def _check_same_item(mention: GoldMention, repeat: GoldMention, path: str) -> No
     if mention.qid != repeat.qid:
         raise StageError(
             f"{path}: mention {mention.start}–{mention.end} has two items, "
-            f"Q{mention.qid} and Q{repeat.qid}; keep one of them"
+            f"{_named(mention)} and {_named(repeat)}; keep one of them"
         )
+
+
+def _named(mention: GoldMention) -> str:
+    return "NIL" if mention.qid is None else item_id(mention.qid)
 
 
 def _document(line: bytes, position: str) -> GoldDocument:
@@ -118,12 +124,14 @@ def _document(line: bytes, position: str) -> GoldDocument:
 
 
 def parse_qid(value: object) -> int | None:
-    """Return the number in `"Q42"` or `42`; None for None.
+    """Return the number in `"Q42"`, `"U7"` or `42`; None for None.
 
     Raises:
         ValueError: it is no number.
     """
     if value is None:
         return None
+    if (number := parse_item_id(str(value))) is not None:
+        return number
     # The text of a whole number is the same with or without quotes in JSON.
     return int(str(value).removeprefix("Q"))

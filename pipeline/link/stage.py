@@ -9,13 +9,13 @@ beside the tables.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from pipeline.arrays.mapped_files import local_folder
 from pipeline.config import LinkConfig
 from pipeline.documents.anchors import AnchorReader
 from pipeline.encoder.tokenizer import check_model as check_model_files
@@ -28,9 +28,11 @@ from pipeline.engine.tasks import Bucket, RowRange, Unit
 from pipeline.engine.units import UnitReport, UnitWriter
 from pipeline.index.alias_index import AliasIndex
 from pipeline.index.entity_store import EntityStore
+from pipeline.index.extended_index import IndexFolders, open_index
 from pipeline.index.name_keys import normalise
 from pipeline.link import features
 from pipeline.link.candidates import Reach
+from pipeline.link.disambiguation import Model
 from pipeline.link.document_mentions import DocumentMentions
 from pipeline.link.gold import GoldDocument, load_gold
 from pipeline.link.impossible import is_nationality
@@ -40,11 +42,12 @@ from pipeline.link.linker import Linker, Links, Mention
 from pipeline.link.mentions import anchor_spans, detect
 from pipeline.link.misspelt_names import likely_misspelt
 from pipeline.link.probes import Document
-from pipeline.link.reranker import CandidateReranker, Context
+from pipeline.link.reranker import CandidateReranker, Context, RerankerSettings
 from pipeline.link.short_forms import longer_names
 from pipeline.link.spacy_annotator import Annotated, Annotator, check_model, model_version
 from pipeline.link.spans import Span
 from pipeline.link.unknown_persons import stand_for_unknown_persons
+from pipeline.link.vector_cache import VectorCache
 from pipeline.link.weights import AUTO, TRAINED, load_weights, weights_stamp
 from schemas import DOCUMENTS, LINKS, SENTENCES
 from schemas.errors import ConfigError
@@ -74,31 +77,49 @@ class LinkResources:
     rerank: CandidateReranker | None
 
 
-def open_resources(config: LinkConfig, aliases: str, entities: str) -> LinkResources:
+def open_resources(config: LinkConfig, folders: IndexFolders, vectors: str = "") -> LinkResources:
     """Load the spaCy pipeline, map index and store.
+
+    Args:
+        config: of the stage.
+        folders: of index and store.
+        vectors: file in which the re-ranker keeps vectors of items; empty keeps none.
 
     Raises:
         StageError: one of them is not there, or has another version.
     """
-    # On a cluster the folders are remote: they are copied once per machine.
-    index, store = AliasIndex(local_folder(aliases)), EntityStore(local_folder(entities))
+    index, store = open_index(folders)
     reach = Reach(
         fuzzy_cutoff=config.fuzzy_cutoff, slips=config.fuzzy, max_partial=config.max_partial
     )
     rerank: CandidateReranker | None = None
     if config.rerank_model:
-        rerank = CandidateReranker(config.rerank_model, store)
+        stored = VectorCache(vectors, int(config.rerank_cache_gb * 1e9))
+        rerank = CandidateReranker(config.rerank_model, store, stored)
 
     return LinkResources(
         annotator=Annotator(config.spacy_model),
         index=index,
         entities=store,
         names=IndexNames(index, store, config.word_links),
-        linker=Linker(index, store, load_weights(config.weights), reach),
+        linker=Linker(index, store, model_of(config), reach),
         gold=load_gold(config.gold_spans) if config.gold_spans else None,
         anchors=AnchorReader() if config.anchors and not config.gold_spans else None,
         rerank=rerank,
     )
+
+
+def model_of(config: LinkConfig) -> Model:
+    """Return the linker's weights; that of the re-ranker comes with a model that was trained for it.
+
+    Raises:
+        StageError, ConfigError: there are no such weights.
+    """
+    model = load_weights(config.weights)
+    weight = RerankerSettings.of(config.rerank_model).weight if config.rerank_model else None
+    if weight is None:
+        return model
+    return replace(model, weights={**model.weights, "semantic": weight})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +127,9 @@ class LinkWorker:
     """Annotate and link one unit of documents."""
 
     config: LinkConfig
-    # Folders of the alias index and of the entity store.
-    aliases: str
-    entities: str
+    index: IndexFolders
+    # File in which the re-ranker keeps vectors of items.
+    vectors: str = ""
     _resources: OpenedOnce[LinkResources] = field(
         default_factory=OpenedOnce, compare=False, repr=False
     )
@@ -120,7 +141,7 @@ class LinkWorker:
 
     def _open(self, weights: str) -> LinkResources:
         config = replace(self.config, weights=weights)
-        return self._resources.get(lambda: open_resources(config, self.aliases, self.entities))
+        return self._resources.get(lambda: open_resources(config, self.index, self.vectors))
 
     def process(self, unit: Unit[RowRange], out: UnitWriter) -> None:
         """Link one range of documents."""
@@ -397,15 +418,16 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
     inputs["spacy_model"] = model_version(config.spacy_model)
     inputs["weights"] = f"{weights_stamp(config.weights)}{' fitted' if is_fitted else ''}"
     if config.rerank_model:
-        check_model_files(config.rerank_model)
+        check_model_files(config.rerank_model, "encoder", "--rerank-model")
         inputs["rerank_model"] = model_stamp(config.rerank_model)
     if config.gold_spans:
         inputs["gold_spans"] = files.stamp(config.gold_spans)
 
+    vectors = _vectors_path(paths, inputs.get("rerank_model", ""))
     return StagePlan(
         name="link",
         tables=(SENTENCES, LINKS),
-        phases=_phases(config, paths, is_fitted=is_fitted),
+        phases=_phases(config, paths, vectors, is_fitted=is_fitted),
         inputs=inputs,
         config=to_dict(config),
         finish=FinishLink(weights="" if is_fitted else config.weights),
@@ -424,18 +446,21 @@ def _is_fitted(config: LinkConfig, paths: RunPaths) -> bool:
 
 def _check_weights(config: LinkConfig) -> None:
     """Refuse weights that cannot be read, or that give the re-ranker none."""
-    model = load_weights(config.weights)
+    model = model_of(config)
     # A forward pass per mention for nothing would be an expensive surprise.
     if config.rerank_model and not model.weights.get("semantic"):
         raise ConfigError(
             f"link.rerank_model: the weights {config.weights!r} have no weight for this "
-            "model, so it would change nothing; fit one with "
-            f"`trelm-pipeline link train --set link.rerank_model={config.rerank_model} …`, "
-            "or use link.weights=by-hand"
+            "model, so it would change nothing; train the model on the corpus's own links, which "
+            f"fits one (`trelm-pipeline link train-reranker --model {config.rerank_model} …`), "
+            "fit all weights to gold links (`link train --set link.rerank_model=…`), or use "
+            "link.weights=by-hand"
         )
 
 
-def _phases(config: LinkConfig, paths: RunPaths, *, is_fitted: bool) -> tuple[Phase[Any], ...]:
+def _phases(
+    config: LinkConfig, paths: RunPaths, vectors: str, *, is_fitted: bool
+) -> tuple[Phase[Any], ...]:
     from pipeline.link.training.fit_worker import FitWorker
 
     tasks = sized_row_ranges(
@@ -443,8 +468,8 @@ def _phases(config: LinkConfig, paths: RunPaths, *, is_fitted: bool) -> tuple[Ph
     )
     worker = LinkWorker(
         config=config if is_fitted else replace(config, weights=_shipped_for(config.weights)),
-        aliases=paths.artefact("index", "aliases"),
-        entities=paths.artefact("index", "entities"),
+        index=IndexFolders.of(paths),
+        vectors=vectors,
     )
     link = Phase(name="link", tasks=tasks, worker=worker)
     if not is_fitted:
@@ -459,3 +484,14 @@ def _phases(config: LinkConfig, paths: RunPaths, *, is_fitted: bool) -> tuple[Ph
 
 def _shipped_for(weights: str) -> str:
     return TRAINED if weights == AUTO else weights
+
+
+def _vectors_path(paths: RunPaths, stamp: str) -> str:
+    """Return where the vectors of a re-ranker lie; empty without one, and for a remote run.
+
+    SQLite needs a file on this machine.
+    """
+    if not stamp or files.REMOTE_MARK in paths.root:
+        return ""
+    name = hashlib.sha256(stamp.encode()).hexdigest()[:16]
+    return files.join(paths.stage("link"), f"vectors-{name}.sqlite")

@@ -9,6 +9,8 @@ import html
 import json
 from collections.abc import Iterable, Sequence
 
+from schemas.ids import is_own, item_id
+
 VOID = ("br", "input", "link", "meta")
 # Inside <script> the parser looks for "</script" and "<!--", and some readers end a line at U+2028.
 _JSON_ESCAPES = str.maketrans(
@@ -153,8 +155,10 @@ def size(num_bytes: float) -> str:
 def item_link(qid: int, label: str) -> Markup:
     """Return an entity's label, or its id where it has none, as a link to Wikidata.
 
-    The page loads nothing from there.
+    The page loads nothing from there. An entity that a user added has no page there: no link.
     """
     # bdi: a label in a script that runs from right to left must not turn its neighbours around.
-    text = tag("bdi", label or f"Q{qid}")
+    text = tag("bdi", label or item_id(qid))
+    if is_own(qid):
+        return text
     return tag("a", text, href=f"https://www.wikidata.org/wiki/Q{qid}", rel="noopener noreferrer")

@@ -87,7 +87,10 @@
   const letters = { ø: "o", ł: "l", đ: "d", ð: "d", ħ: "h", ı: "i", ß: "ss", æ: "ae", œ: "oe", þ: "th" };
   const fold = (text) =>
     text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase().replace(/[øłđðħıßæœþ]/g, (letter) => letters[letter]);
-  const nameOf = (place) => data.label[place] || `Q${data.qid[place]}`;
+  /* Items from FIRST_OWN on are a user's own (schemas/ids.py): Wikidata has no page about them. */
+  const FIRST_OWN = 4200000000;
+  const idOf = (qid) => (qid >= FIRST_OWN ? `U${qid - FIRST_OWN}` : `Q${qid}`);
+  const nameOf = (place) => data.label[place] || idOf(data.qid[place]);
   let keys = null;
   const fill = () => {
     keys = data.label.map((label, place) => [
@@ -196,13 +199,13 @@
       listOf("In a sentence with", pairs(data.near[place], 2).map(([other, count]) => make("li", {}, go(other), ` ${number(count)}×`))),
       listOf("Facts in the text", pairs(data.facts[place], 4).map(factOf(place))),
     ];
-    const id = `Q${data.qid[place]}`;
-    const address = `https://www.wikidata.org/wiki/${id}`;
+    const id = idOf(data.qid[place]);
+    const source = data.qid[place] >= FIRST_OWN ? `${id}, added to this run`
+      : make("a", { href: `https://www.wikidata.org/wiki/${id}`, rel: "noopener noreferrer" }, `${id} on Wikidata`);
     card.replaceChildren(make(
       "article", { class: `card ${band}`, "data-qid": id },
       make("h3", { tabindex: "-1" }, make("bdi", {}, nameOf(place))),
-      make("p", { class: "meta" }, make("span", { class: `chip ${band}` }, band), " ", make("bdi", {}, data.description[place]), " ",
-        make("a", { href: address, rel: "noopener noreferrer" }, `${id} on Wikidata`)),
+      make("p", { class: "meta" }, make("span", { class: `chip ${band}` }, band), " ", make("bdi", {}, data.description[place]), " ", source),
       make("dl", {}, ...values.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)))),
       make("div", { class: "facts" }, ...lists),
     ));
@@ -213,8 +216,8 @@
 
   /* An address that ends in #Q42 opens that card. */
   const fromAddress = () => {
-    const wanted = /^#Q(\d+)$/.exec(window.location.hash);
-    const place = wanted ? data.qid.indexOf(Number(wanted[1])) : -1;
+    const wanted = /^#([QU])(\d+)$/.exec(window.location.hash);
+    const place = wanted ? data.qid.indexOf(Number(wanted[2]) + (wanted[1] === "U" ? FIRST_OWN : 0)) : -1;
     if (place >= 0) { open(place); byId("find").scrollIntoView(); }
   };
   window.addEventListener("hashchange", fromAddress);

@@ -14,6 +14,7 @@ from pipeline.report.data import CHANGE_UNIT, Band, Changes, RankPoint
 from pipeline.report.markup import Markup, percent, tag
 from pipeline.report.svg import Chart, Frame, Scale, frames, log_ticks, path, short, x_axis, y_axis
 from schemas.array_types import F64
+from schemas.ids import item_id
 
 NARROW_POINTS = 160
 NUM_FITTED = 50
@@ -80,7 +81,7 @@ def rank_plot(points: Sequence[RankPoint], tail: dict[str, Any], bands: Sequence
 def _point(point: RankPoint, x: Scale, y: Scale) -> Markup:
     """Return the dot of an entity."""
     # An item without a label is known by its id.
-    name = point.label or f"Q{point.qid}"
+    name = point.label or item_id(point.qid)
     tip = f"{name}\nrank {point.rank:,}, {point.num_mentions:,} mentions, {point.band}"
     return tag(
         "circle",

@@ -168,8 +168,8 @@ class KnowledgeBuilder:
         """Join, number and sort; no row is made yet."""
         self._config, self._paths, self._tokenizer = config, paths, tokenizer
         self._connection = connect()
+        add_view(self._connection, "entities", paths.kb_files(ENTITIES), ENTITIES)
         for name, stage, table in (
-            ("entities", "kb", ENTITIES),
             ("properties", "kb", PROPERTIES),
             ("frequency", "stats", ENTITY_FREQUENCY),
             ("importance", "importance", IMPORTANCE),

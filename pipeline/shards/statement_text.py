@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pipeline.arrays.hashing import hash64
 from pipeline.templates.filling import Written, fill
+from schemas.ids import item_id
 from schemas.shards import STATEMENT_PREFIX
 
 # Of each relation, by its PID: templates with [X] and [Y].
@@ -32,7 +33,7 @@ class FactNames:
     @property
     def statement_id(self) -> str:
         """Return what stands for a document's id in the statement's row."""
-        return f"{STATEMENT_PREFIX}Q{self.subject}:P{self.predicate}:Q{self.object}"
+        return f"{STATEMENT_PREFIX}{item_id(self.subject)}:P{self.predicate}:{item_id(self.object)}"
 
 
 def written(fact: FactNames, templates: StatementTemplates, seed: int) -> Written:

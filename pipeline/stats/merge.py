@@ -109,7 +109,7 @@ def merge_entities(config: StatsConfig, paths: RunPaths, out: UnitWriter) -> Non
         write_spill(out.folder, TOTALS, 0, totals, np.zeros(totals.num_rows, np.int64), 1)
 
         # Pages about pages are no entities that a corpus could cover.
-        add_view(connection, "entities", paths.files("kb", ENTITIES), ENTITIES)
+        add_view(connection, "entities", paths.kb_files(ENTITIES), ENTITIES)
         num_in_kb = connection.sql(
             "SELECT count(DISTINCT qid) FROM entities WHERE NOT is_meta"
         ).fetchall()[0][0]

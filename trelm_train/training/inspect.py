@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from schemas.errors import ConfigError
+from schemas.ids import item_id, parse_item_id
 from trelm_train.checkpoints.export import BANK_FILE, ENTITIES_FILE, find_bank
 from trelm_train.config import load_config
 from trelm_train.memory.memory_bank import NoteRows
@@ -61,7 +61,7 @@ def nearest(run: Path, entity: str, *, top: int) -> tuple[Neighbour, list[Neighb
 
     def neighbour(number: int) -> Neighbour:
         return Neighbour(
-            id=f"Q{entities['id'][number].as_py()}",
+            id=item_id(entities["id"][number].as_py()),
             label=entities["label"][number].as_py(),
             cosine=float(cosine_T[number]),
             count=int(count_T[number]),
@@ -112,8 +112,9 @@ def _row_of(entities: pa.Table, entity: str, folder: Path) -> int:
     rows = np.flatnonzero(np.array(by_label))
 
     # An id comes before a label that looks like one.
-    if re.fullmatch(r"[Qq]\d+", name):
-        rows = np.append(np.flatnonzero(np.array(entities["id"]) == int(name[1:])), rows)
+    number = parse_item_id(name)
+    if number is not None:
+        rows = np.append(np.flatnonzero(np.array(entities["id"]) == number), rows)
     if not len(rows):
         raise ConfigError(
             f"{entity}: no sentence has written it into the memory bank {folder}; "

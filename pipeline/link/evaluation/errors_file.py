@@ -15,6 +15,7 @@ from pipeline.engine import files
 from pipeline.index.entity_store import EntityStore
 from pipeline.link.evaluation.scores import LinkError, Prediction, SpanKey, rank_of
 from pipeline.link.gold import GoldDocument
+from schemas.ids import item_id
 
 # On each side of the mention: enough to see why a link is wrong.
 CONTEXT_CHARACTERS = 60
@@ -93,4 +94,4 @@ def _item(qid: int | None, store: EntityStore) -> dict[str, str | None]:
         return {"qid": None, "label": None}
     # Gold files may hold numbers that are no 32-bit ids.
     row = store.rows(np.array([qid], np.uint32))[0] if 0 < qid < 1 << 32 else -1
-    return {"qid": f"Q{qid}", "label": store.label(int(row)) if row >= 0 else None}
+    return {"qid": item_id(qid), "label": store.label(int(row)) if row >= 0 else None}

@@ -12,12 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.arrays.mapped_files import local_folder
 from pipeline.database.kb_lookups import matching
 from pipeline.engine.errors import StageError
 from pipeline.engine.files import check_folder
 from pipeline.engine.tables import RunPaths
-from pipeline.index.entity_store import EntityStore
+from pipeline.index.extended_index import IndexFolders, open_store
 from pipeline.link.evaluation.calibration import calibration
 from pipeline.link.evaluation.comparison import (
     Compared,
@@ -69,7 +68,7 @@ def evaluate_run(
     documents = load_gold(gold_path)
     _check_texts(paths, documents, gold_path)
 
-    store = EntityStore(local_folder(paths.artefact("index", "entities")))
+    store = open_store(IndexFolders.of(paths))
     all_golds = golds_of(paths, documents.values(), store)
     golds, links = all_golds, _links(paths, sorted(documents))
     if kb_only:

@@ -16,6 +16,7 @@ from pipeline.config import LinkConfig
 from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths
 from pipeline.index.entity_store import EntityStore
+from pipeline.index.extended_index import IndexFolders
 from pipeline.link.evaluation.calibration import calibration
 from pipeline.link.evaluation.comparison import (
     compare,
@@ -114,9 +115,7 @@ def score_files(
     # All files are read before any work: a broken one is told at once.
     documents_of = {title_of(path): load_gold(path) for path in gold_files(given)}
 
-    resources = open_resources(
-        config, paths.artefact("index", "aliases"), paths.artefact("index", "entities")
-    )
+    resources = open_resources(config, IndexFolders.of(paths))
     linked = {
         title: link_file(resources, documents, config) for title, documents in documents_of.items()
     }

@@ -20,6 +20,7 @@ from pipeline.database.kb_lookups import in_degrees, redirects_of
 from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths
 from pipeline.index.entity_store import EntityStore
+from pipeline.index.extended_index import IndexFolders
 from pipeline.link.document_mentions import DocumentMentions
 from pipeline.link.gold import GoldDocument, load_gold
 from pipeline.link.linker import Linker, Mention
@@ -76,9 +77,7 @@ def collect(training: Training, config: LinkConfig) -> GoldMentions:
 
     # The gold's spans are the mentions. The weights do not matter: only features are used.
     config = replace(config, gold_spans="", anchors=False, weights=HAND)
-    resources = open_resources(
-        config, paths.artefact("index", "aliases"), paths.artefact("index", "entities")
-    )
+    resources = open_resources(config, IndexFolders.of(paths))
     if is_own:
         resources.entities = WithoutHidden(resources.entities)
 

@@ -125,14 +125,20 @@ class WithoutHidden(EntityStore):
     """Read an entity store as if it lacked the hidden items: they are no candidates."""
 
     def __init__(self, store: EntityStore) -> None:
-        # The maps are shared, not opened again.
-        self._arrays = store._arrays
+        # The maps are shared, not opened again. `rows` is asked of the store itself, which may
+        # know added entities.
+        self._mapped, self._arrays = store._mapped, store._arrays
         self.idf = store.idf
+        self._store = store
         self._hidden: dict[int, bool] = {}
+
+    def __len__(self) -> int:
+        """Return the number of entities, hidden ones included."""
+        return len(self._store)
 
     def rows(self, qids: Ints) -> I64:
         """Return the rows of items, -1 where the store has none or hides it."""
-        rows = super().rows(qids)
+        rows = self._store.rows(qids)
         for place, qid in enumerate(qids.tolist()):
             hidden = self._hidden.get(qid)
             if hidden is None:

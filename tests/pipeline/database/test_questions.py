@@ -181,7 +181,7 @@ def test_an_entity_that_no_sentence_names(scored_run: Path) -> None:
         (["rares"], 2, "'rares' is not a question; give one of bands, rarest"),
         (["entity"], 2, "needs an item, for example `trelm-pipeline ask entity Q937`"),
         (["rarest", "Q1"], 2, "takes no argument"),
-        (["entity", "Q4294967290"], 1, "Q4294967290 is not in this run"),
+        (["entity", "Q4199999990"], 1, "Q4199999990 is not in this run"),
         (["entity", "Nowhere Town"], 1, "no item has this label"),
         (["entity", "paris"], 1, "several items have this label: Q90 ("),
         (["rarest", "--format", "xml"], 2, "one of table, csv, json, parquet"),

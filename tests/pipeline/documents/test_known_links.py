@@ -53,7 +53,8 @@ def link(start: object, end: object, qid: object = "Q90", **more: object) -> dic
             [link(8, 13, "Q90"), link(8, 13, "Q830149")],
             [(8, 13, 830149)],
         ),  # one link per span, the last one
-        ([link(8, 13, "Q4294967295")], [(8, 13, 4294967295)]),
+        ([link(8, 13, "Q4199999999")], [(8, 13, 4199999999)]),
+        ([link(8, 13, "U7")], [(8, 13, 4200000007)]),
         ([link(8, 13, surface="Paris", score=0.5)], [(8, 13, 90)]),  # other keys are left alone
         ([], []),
     ],
@@ -82,7 +83,8 @@ def test_links_become_anchors(tmp_path: Path, links: list, wanted: list) -> None
         ([link(8, 13, "P31")], "'P31' is no item"),
         ([link(8, 13, "Q0")], "'Q0' is no item"),
         ([link(8, 13, -5)], "-5 is no item"),
-        ([link(8, 13, "Q4294967296")], "is no item"),
+        ([link(8, 13, "Q4200000000")], "is no item"),
+        ([link(8, 13, "U94967296")], "is no item"),
         ([link(8, 13, "Q９０")], "is no item"),  # digits of another script
         ([link(8, 13, "Q")], "'Q' is no item"),
         ([link(8, 13, "")], "'' is no item"),  # null says that it is not known

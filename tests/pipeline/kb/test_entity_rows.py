@@ -452,8 +452,9 @@ def test_gotcha_22_kinds_of_ids_do_not_collide() -> None:
 
 
 def test_gotcha_22_large_ids_fit_and_larger_are_rejects() -> None:
-    assert rows_of(item("Q4294967295"))["entities"][0]["qid"] == 4_294_967_295
-    for bad in ("Q4294967296", "Q0", "", "Q1x", "42", "Q9\n", "Q4\u0662"):
+    assert rows_of(item("Q4199999999"))["entities"][0]["qid"] == 4_199_999_999
+    # From 4.2 billion on the numbers are those of a user's own items.
+    for bad in ("Q4200000000", "Q4294967296", "Q0", "", "Q1x", "42", "Q9\n", "Q4\u0662"):
         _, (outcome,), _ = build([json.dumps(item() | {"id": bad}).encode()])
         assert (outcome.counter, outcome.reason) == ("rejects", "no entity id that fits 32 bits")
 
