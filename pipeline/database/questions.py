@@ -213,7 +213,8 @@ supported AS (
 card AS (
     SELECT 1 AS part, 0 AS place, 'label' AS field, label AS value FROM item
     UNION ALL SELECT 2, 0, 'description', description FROM item WHERE description <> ''
-    UNION ALL SELECT 3, 0, 'type', label(type) FROM (SELECT unnest(instance_of) AS type FROM item)
+    UNION ALL SELECT 3, place, 'type', label(type) FROM (
+        SELECT unnest(instance_of) AS type, generate_subscripts(instance_of, 1) AS place FROM item)
     UNION ALL SELECT 4, 0, 'mentions',
         num_mentions || ' in ' || num_sentences || ' sentences of ' || num_documents
         || ' documents' FROM me

@@ -137,10 +137,10 @@ def check_out(request: RunRequest) -> None:
     config = out / CONFIG_NAME
     if config.is_file() and not is_written_here(config.read_text("utf-8", errors="replace")):
         foreign.insert(0, f"a {CONFIG_NAME} of your own")
-    if foreign or (out.exists() and not out.is_dir()):
-        held = f"holds {', '.join(foreign[:3])}" if foreign else "is a file"
+    if foreign:
         raise ConfigError(
-            f"{out}: {held}, which is no run of trelm-train; give a new or an empty folder as --out"
+            f"{out}: holds {', '.join(foreign[:3])}, which is no run of trelm-train; give a new or "
+            "an empty folder as --out"
         )
 
 

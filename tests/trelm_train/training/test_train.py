@@ -515,7 +515,9 @@ def test_what_is_no_run_is_not_overwritten(
     (tmp_path / "own" / "config.toml").write_text("[train]\nsteps = 9 # mine\n")
     refused(tmp_path / "own", r"a config\.toml of your own")
     (tmp_path / "file").write_text("x")
-    refused(tmp_path / "file", "is a file")
+    with pytest.raises(ConfigError, match="file: cannot write there .*give another --out"):
+        run(request_for(shards_path, model_path, tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "x"
 
     # A new disk, and what a run leaves that was stopped while it began.
     (tmp_path / "new" / "lost+found").mkdir(parents=True)
