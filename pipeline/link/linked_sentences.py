@@ -98,7 +98,7 @@ class LinkedReader:
         links = self._rows("link", LINKS, unit, ("doc_id", "start", "end", "qid", "confidence"))
         if sentences is None or links is None:
             raise StageError(
-                f"{self._paths.stage('link')}: has no {_part_name(unit)}; "
+                f"{self._paths.stage('link')}: has no part {unit.index + 1} of {unit.of}; "
                 "run `trelm-pipeline link --redo`"
             )
         return join_linked(doc_ids, texts, sentences, links.filter(links["qid"].is_valid()))
@@ -147,12 +147,18 @@ class LinkedReader:
         if table.name not in self._parts:
             paths = self._paths.files(stage, table)
             self._parts[table.name] = {path.rsplit("/", 1)[-1]: path for path in paths}
-        path = self._parts[table.name].get(_part_name(unit))
+        parts = self._parts[table.name]
+        path = parts.get(_part_name(unit, next(iter(parts)))) if parts else None
         return None if path is None else read_table([path], table, columns).combine_chunks()
 
 
-def _part_name(unit: Unit[RowRange]) -> str:
-    return f"part-{unit.index:05d}-of-{unit.of:05d}.parquet"
+def _part_name(unit: Unit[RowRange], any_part: str) -> str:
+    """Return the name of a unit's part, from the name of any part of its stage.
+
+    Units of phases that come before, such as the one that fits weights, shift the numbers.
+    """
+    total = int(any_part.removesuffix(".parquet").rpartition("-of-")[2])
+    return f"part-{unit.index + total - unit.of:05d}-of-{total:05d}.parquet"
 
 
 def linked_units(paths: RunPaths) -> list[Unit[RowRange]]:

@@ -24,6 +24,7 @@ from pipeline.kb import stage as kb
 from pipeline.link import stage as link
 from pipeline.link.candidates import MATCHES
 from pipeline.link.disambiguation import BY_HAND, Model
+from pipeline.link.linked_sentences import LinkedReader, linked_units
 from pipeline.link.stage import batches
 from pipeline.link.training import fit_worker, link_gold
 from pipeline.link.training import train as train_module
@@ -292,6 +293,17 @@ def test_weights_are_fitted_to_the_links_of_the_corpus(
 
     run_plan(link.plan(replace(BLANK, unit_mb=0.01), run), run)
     assert used_weights(run) == model, "other units, the same weights"
+
+    # The next stages find the part of each unit, though the phase before shifts the numbers.
+    reader, units = LinkedReader(run), linked_units(run)
+    assert len(units) > 2
+    read = [reader.read(unit) for unit in units]
+    ids = [doc_id for unit in read for doc_id in unit.doc_ids.to_pylist()]
+    assert sorted(ids) == sorted(row["doc_id"] for row in rows_of(run, "documents", DOCUMENTS))
+    assert sum(len(unit.start) for unit in read) == len(rows_of(run, "link", SENTENCES))
+    linked = [row for row in rows_of(run, "link", LINKS) if row["qid"] is not None]
+    left_out = sum(unit.num_outside + unit.num_overlapping for unit in read)
+    assert sum(len(unit.qid) for unit in read) + left_out == len(linked)
 
 
 @pytest.mark.usefixtures("few_links_are_enough")
