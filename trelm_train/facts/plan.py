@@ -23,7 +23,7 @@ from trelm_train.data.arrays import among, expand, lowest_of_groups, uniform
 from trelm_train.data.loader import Batch
 from trelm_train.data.masking import MaskedBatch
 
-# Legend: F facts of a batch, G facts that serve in a step, C facts that may, P spans, R rows,
+# Legend: F facts of a batch, A and C facts that may serve, G facts that do, P spans, R rows,
 # S tokens per row, M targets, T tokens of mentions.
 
 # In the place of a relation where a mention is asked by itself.
@@ -60,15 +60,42 @@ class Chooser(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FactChooser:
-    """Choose the facts of each batch: by a policy, in a share of the sentences that have one."""
+class _ChooserByPolicy:
+    """Draw questions by a policy, in a share of the sentences that have one.
+
+    F counts what may be asked: facts, or mentions.
+    """
 
     policy: str
-    # Probability that a sentence with a fact of the policy asks one.
+    # Probability that a sentence with a question of the policy asks one.
     probability: float
     seed: int
     # Whether the facts of statements serve, which no sentence of the corpus states.
     statements: bool = True
+
+    def _may_ask(self, batch: Batch, span_F: I64) -> Bools:
+        """Say of each question whether draw and policy allow it; the policy speaks of `span_F`."""
+        sentence_F = batch.span_sentence_P[span_F]
+        # By sentence, not by fact: a sentence with many facts is not asked more often.
+        draw_F = uniform(self.seed, "serves", batch.position.epoch, batch.key_N[sentence_F])
+        is_wanted_F = policy_marks(batch.span_policies_P[span_F], self.policy)
+        is_wanted_F &= self.statements | ~batch.is_statement_N[sentence_F]
+        return (draw_F < self.probability) & is_wanted_F
+
+    def _one_per_sentence(self, batch: Batch, purpose: str, asked: I64, sentence_F: I64) -> I64:
+        """Return one of the questions `asked` for each sentence; `sentence_F` is of all."""
+        # One draw for each, by its number within the sentence; the lowest of a sentence wins.
+        sentence_A = sentence_F[asked]
+        ordinal_A = asked - np.searchsorted(sentence_F, sentence_A)
+        epoch, key_A = batch.position.epoch, batch.key_N[sentence_A]
+        draw_A = uniform(self.seed, purpose, epoch, key_A, ordinal_A)
+        return asked[lowest_of_groups(draw_A, sentence_A)]
+
+
+class FactChooser(_ChooserByPolicy):
+    """Choose the facts of each batch."""
+
+    __slots__ = ()
 
     def choose(self, batch: Batch, masked: MaskedBatch) -> StepFacts:
         """Choose at most one fact per sentence, whose head is not masked and not the tail itself.
@@ -76,49 +103,31 @@ class FactChooser:
         A fact whose tail would stay visible in the sentence is not asked. The policy speaks of the
         head: its mention is the one that the probe will name.
         """
-        epoch = batch.position.epoch
-        sentence_F = batch.span_sentence_P[batch.fact_head_F]
-        key_F = batch.key_N[sentence_F]
-        head_F = batch.span_entity_P[batch.fact_head_F]
-        tail_F = batch.span_entity_P[batch.fact_tail_F]
+        head_span_F, tail_span_F = batch.fact_head_F, batch.fact_tail_F
+        sentence_F = batch.span_sentence_P[head_span_F]
+        head_F, tail_F = batch.span_entity_P[head_span_F], batch.span_entity_P[tail_span_F]
 
-        is_target = masked.chosen_RS.reshape(-1)
         # A mention is masked as a whole, so its first token speaks for it.
-        is_masked_F = is_target[batch.span_start_P[batch.fact_head_F]]
-        # By sentence, not by fact: a sentence with many facts is not asked more often.
-        serves_F = uniform(self.seed, "serves", epoch, key_F) < self.probability
-        is_wanted_F = policy_marks(batch.span_policies_P[batch.fact_head_F], self.policy)
-        is_wanted_F &= self.statements | ~batch.is_statement_N[sentence_F]
-        fact = np.flatnonzero(serves_F & is_wanted_F & ~is_masked_F & (head_F != tail_F))
-        spans = (batch.fact_head_F[fact], batch.fact_tail_F[fact])
-        fact = fact[~named_elsewhere(batch, spans[1], question_C=spans[0])]
-
-        # One draw for each fact, by its number within the sentence; the lowest of a sentence wins.
-        ordinal = fact - np.searchsorted(sentence_F, sentence_F[fact])
-        draw = uniform(self.seed, "fact", epoch, key_F[fact], ordinal)
-        fact_G = fact[lowest_of_groups(draw, sentence_F[fact])]
+        is_masked_F = masked.chosen_RS.reshape(-1)[batch.span_start_P[head_span_F]]
+        fact = np.flatnonzero(self._may_ask(batch, head_span_F) & ~is_masked_F & (head_F != tail_F))
+        fact = fact[~named_elsewhere(batch, tail_span_F[fact], question_C=head_span_F[fact])]
+        fact_G = self._one_per_sentence(batch, "fact", fact, sentence_F)
 
         return StepFacts(
-            head_span_G=batch.fact_head_F[fact_G],
-            tail_span_G=batch.fact_tail_F[fact_G],
+            head_span_G=head_span_F[fact_G],
+            tail_span_G=tail_span_F[fact_G],
             head_G=head_F[fact_G],
             relation_G=batch.fact_relation_F[fact_G],
             tail_G=tail_F[fact_G],
             sentence_G=sentence_F[fact_G],
-            key_G=key_F[fact_G],
+            key_G=batch.key_N[sentence_F[fact_G]],
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MentionChooser:
-    """Choose the mentions of each batch: by a policy, in a share of the sentences that have one."""
+class MentionChooser(_ChooserByPolicy):
+    """Choose the mentions of each batch."""
 
-    policy: str
-    # Probability that a sentence with a mention of the policy asks one.
-    probability: float
-    seed: int
-    # Whether the mentions of statements serve, which no sentence of the corpus states.
-    statements: bool = True
+    __slots__ = ()
 
     def choose(self, batch: Batch, masked: MaskedBatch) -> StepFacts:
         """Choose at most one mention per sentence, whose words stand nowhere else in it.
@@ -126,19 +135,10 @@ class MentionChooser:
         A mention that the masks hide anyway may be chosen; it is one target all the same.
         """
         del masked
-        epoch = batch.position.epoch
         sentence_P = batch.span_sentence_P
-        key_P = batch.key_N[sentence_P]
-        serves_P = uniform(self.seed, "serves", epoch, key_P) < self.probability
-        is_wanted_P = policy_marks(batch.span_policies_P, self.policy)
-        is_wanted_P &= self.statements | ~batch.is_statement_N[sentence_P]
-        span = np.flatnonzero(serves_P & is_wanted_P)
+        span = np.flatnonzero(self._may_ask(batch, np.arange(len(sentence_P))))
         span = span[~named_elsewhere(batch, span)]
-
-        # As for facts: one draw for each mention, by its number within the sentence.
-        ordinal = span - np.searchsorted(sentence_P, sentence_P[span])
-        draw = uniform(self.seed, "mention", epoch, key_P[span], ordinal)
-        span_G = span[lowest_of_groups(draw, sentence_P[span])]
+        span_G = self._one_per_sentence(batch, "mention", span, sentence_P)
 
         entity_G = batch.span_entity_P[span_G]
         return StepFacts(
@@ -148,7 +148,7 @@ class MentionChooser:
             relation_G=np.full(len(span_G), NO_RELATION, np.int64),
             tail_G=entity_G,
             sentence_G=sentence_P[span_G],
-            key_G=key_P[span_G],
+            key_G=batch.key_N[sentence_P[span_G]],
         )
 
 
