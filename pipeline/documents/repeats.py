@@ -9,7 +9,7 @@ per document.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from pipeline.arrays.hashing import hash_texts
 from pipeline.engine import files
-from pipeline.engine.spill import concat_spill, write_runs
+from pipeline.engine.spill import read_spill, write_runs
 from pipeline.engine.tables import read_rows
 from pipeline.engine.tasks import Bucket, Unit
 from pipeline.engine.units import UnitReport, UnitWriter, finished_units
@@ -44,50 +44,55 @@ def repeat_reason(place: str, first_place: str) -> str:
 def leave_ids(out: UnitWriter, unit: int, ids: Sequence[str], places: Sequence[str]) -> None:
     """Leave the ids of a unit, and the places of its documents, to the phase after it."""
     rows = pa.table([pa.array(ids, pa.string()), pa.array(places, pa.string())], schema=IDS)
-    write_runs(out.folder, f"{KIND}-{unit:05d}", 0, rows, np.asarray([0, len(ids)]))
+    write_runs(out.folder, KIND, unit, rows, np.asarray([0, len(ids)]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RepeatsWorker:
     """Reject the repeats of all units, in one unit after them."""
 
-    def process(self, unit: Unit[Bucket], out: UnitWriter) -> None:
+    def process(self, unit: Unit[Bucket], out: UnitWriter) -> None:  # noqa: ARG002 - the one unit
         """Find the repeats; write the units that have some again."""
-        reports = finished_units(out.folder)
-        unit_of_document, first_of_document = _firsts(out.folder, unit.index)
-        is_repeat = first_of_document != np.arange(len(first_of_document))
-        bounds = np.searchsorted(unit_of_document, np.arange(unit.index + 1))
+        sizes, first_of_document = _firsts(out.folder)
+        repeats = np.flatnonzero(first_of_document != np.arange(len(first_of_document)))
+        if not len(repeats):
+            return
 
         # In the order of the units, which is the order of the files: the first one stays.
-        for index in np.unique(unit_of_document[is_repeat]).tolist():
-            ids = _ids_of(out.folder, index)
-            places = ids.column("place").to_pylist()
-            reasons = {}
-            for document in np.flatnonzero(is_repeat[bounds[index] : bounds[index + 1]]).tolist():
-                first = int(first_of_document[bounds[index] + document])
-                first_unit = int(unit_of_document[first])
-                first_row = first - int(bounds[first_unit])
-                # Few documents repeat, so the places of the first ones are read one by one.
-                first_ids = _ids_of(out.folder, first_unit)
-                first_place = first_ids.column("place")[first_row].as_py()
-                doc_id = ids.column("doc_id")[document].as_py()
-                reasons[doc_id] = repeat_reason(places[document], first_place)
+        id_of, place_of = _rows_at(out.folder, np.union1d(repeats, first_of_document[repeats]))
+        unit_of_repeat = np.searchsorted(np.cumsum(sizes), repeats, side="right")
+        reasons_of: dict[int, dict[str, str]] = defaultdict(dict)
+        for index, repeat in zip(unit_of_repeat.tolist(), repeats.tolist(), strict=True):
+            first_place = place_of[int(first_of_document[repeat])]
+            reasons_of[index][id_of[repeat]] = repeat_reason(place_of[repeat], first_place)
+
+        reports = finished_units(out.folder)
+        for index, reasons in reasons_of.items():
             _write_again(out, reports[index], reasons)
 
 
-def _ids_of(folder: str, unit: int) -> pa.Table:
-    return concat_spill(folder, f"{KIND}-{unit:05d}", 0, IDS)
-
-
-def _firsts(folder: str, num_units: int) -> tuple[I64, I64]:
-    """Return for each document its unit, and the number of the first document with its id."""
-    keys = [
-        hash_texts(_ids_of(folder, unit).column("doc_id").to_pylist()) for unit in range(num_units)
-    ]
-    unit_of_document = np.repeat(np.arange(num_units), [len(of_unit) for of_unit in keys])
-    all_keys = np.concatenate(keys) if keys else np.empty(0, np.uint64)
+def _firsts(folder: str) -> tuple[I64, I64]:
+    """Return the number of documents of each unit, and for each document the first with its id."""
+    keys = [hash_texts(rows.column("doc_id").to_pylist()) for rows in read_spill(folder, KIND, 0)]
+    # A corpus may have no unit at all: Parquet files without rows.
+    all_keys = np.concatenate([np.empty(0, np.uint64), *keys])
     _, first, inverse = np.unique(all_keys, return_index=True, return_inverse=True)
-    return unit_of_document, first[inverse]
+    return np.array([len(of_unit) for of_unit in keys], np.int64), first[inverse]
+
+
+def _rows_at(folder: str, documents: I64) -> tuple[dict[int, str], dict[int, str]]:
+    """Return ids and places of some documents, by their numbers, which ascend."""
+    id_of: dict[int, str] = {}
+    place_of: dict[int, str] = {}
+    first = 0
+    for rows in read_spill(folder, KIND, 0):
+        low, high = np.searchsorted(documents, [first, first + rows.num_rows])
+        numbers = documents[low:high]
+        chosen = rows.take(pa.array(numbers - first))
+        id_of |= zip(numbers.tolist(), chosen.column("doc_id").to_pylist(), strict=True)
+        place_of |= zip(numbers.tolist(), chosen.column("place").to_pylist(), strict=True)
+        first += rows.num_rows
+    return id_of, place_of
 
 
 def _write_again(out: UnitWriter, report: UnitReport, reason_of: dict[str, str]) -> None:
