@@ -18,15 +18,13 @@ from pipeline.engine import files
 from pipeline.engine.beam_runner import RunnerSettings, refuse_local_paths, run_graph
 from pipeline.engine.progress_text import Workload
 from pipeline.engine.stage import PreparedStage, StagePlan, build_graph, is_current, prepare
-from pipeline.engine.tables import RunPaths
+from pipeline.engine.tables import CONFIG_NAME, RunPaths
 from pipeline.link.weights import fitted_in_words, load_weights, weights_file
 from pipeline.shards.statements import share_in_words
 from schemas.errors import ConfigError
 from schemas.run_lock import hold
 from schemas.settings import is_written_here, to_toml
 
-# Settings of a run's last command, in its folder.
-CONFIG_NAME = "config.toml"
 logger = logging.getLogger("trelm")
 
 

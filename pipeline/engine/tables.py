@@ -38,6 +38,10 @@ def with_added(fingerprint: str, added: str) -> str:
     return hashlib.sha256(f"{fingerprint} {added}".encode()).hexdigest()[: len(fingerprint)]
 
 
+# Settings of a run's last command, in its folder.
+CONFIG_NAME = "config.toml"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunPaths:
     """Say where the stages of a run lie."""

@@ -13,15 +13,13 @@ import duckdb
 from pipeline.database.connection import open_run
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
-from pipeline.engine.tables import RunPaths
+from pipeline.engine.tables import CONFIG_NAME, RunPaths
 from pipeline.flow import STAGE_NAMES
 from pipeline.link.evaluation.evaluate import evaluate_run
 from pipeline.report import data, entities
 from pipeline.report.facts import Calibration, ReportContent
 from pipeline.report.page import page
 from schemas.errors import ConfigError
-
-CONFIG_NAME = "config.toml"
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,7 +170,7 @@ def _score_batch(
         for (doc_id, document), annotated in zip(documents.items(), annotations, strict=True)
     ]
     mentions, tokens = batch_of(with_mentions, resources.annotator, fuzzy)
-    gold = list(_gold_of(with_mentions, documents))
+    gold = list(gold_of(with_mentions, documents))
     copies = list(_misspelt_copies(with_mentions, mentions)) if fuzzy != "none" else []
     all_mentions = [*mentions, *(copy for _, copy in copies)]
 
@@ -209,7 +209,7 @@ def _misspelt_copies(
                 yield number, replace(mention, surface=surface, longer=())
 
 
-def _gold_of(
+def gold_of(
     with_mentions: Sequence[DocumentMentions], documents: Mapping[str, GoldDocument]
 ) -> Iterator[int]:
     """Yield the gold item of each mention; 0 for NIL."""

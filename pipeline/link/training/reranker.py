@@ -12,7 +12,7 @@ import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from pipeline.link.reranker import (
     item_text,
 )
 from pipeline.link.stage import batch_of, batches, contexts_of, find_mentions, open_resources
+from pipeline.link.training.collect import gold_of
 from pipeline.link.training.crossval import fold_of
 from pipeline.link.training.held_out import HeldOutIndex, links_by_fold
 from pipeline.link.weights import load_weights
@@ -204,22 +205,12 @@ def _collect(paths: RunPaths, config: LinkConfig) -> tuple[EntityStore, _Links, 
         for batch in batches(texts):
             with_mentions = find_mentions(resources, batch, config)
             mentions, tokens = batch_of(with_mentions, resources.annotator, "none")
-            gold = [
-                item
-                for document in with_mentions
-                for item in _items_of(document.spans, chosen[document.doc_id])
-            ]
+            gold = list(gold_of(with_mentions, chosen))
             surfaces = [mention.surface for mention in mentions]
             scored = linker.score(mentions, tokens)
             found.append(_Links(contexts_of(with_mentions), gold, scored, surfaces))
         parts.append(_joined(found))
     return resources.entities, parts[0], parts[1]
-
-
-def _items_of(spans: Sequence[Any], document: GoldDocument) -> Iterator[int]:
-    qid_of_span = {(mention.start, mention.end): mention.qid for mention in document.mentions}
-    for span in spans:
-        yield qid_of_span[span.start, span.end] or 0
 
 
 def _linked_documents(paths: RunPaths) -> dict[str, GoldDocument]:
