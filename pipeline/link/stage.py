@@ -437,11 +437,13 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
 def _is_fitted(config: LinkConfig, paths: RunPaths) -> bool:
     """Say whether the weights are to be fitted to the corpus's own links.
 
-    Not where spans are given: they may be these very links, which are to be judged.
+    Not where spans are given: they may be these very links, which are to be judged. Nor where these
+    links are the only mentions: they say themselves what they mean.
     """
     from pipeline.link.training.link_gold import has_enough_links
 
-    return config.weights == AUTO and not config.gold_spans and has_enough_links(paths)
+    is_open = not config.gold_spans and config.mentions == "detected"
+    return config.weights == AUTO and is_open and has_enough_links(paths)
 
 
 def _check_weights(config: LinkConfig) -> None:

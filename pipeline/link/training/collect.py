@@ -76,7 +76,7 @@ def collect(training: Training, config: LinkConfig) -> GoldMentions:
     links = read_links(paths, documents, training.folds)
 
     # The gold's spans are the mentions. The weights do not matter: only features are used.
-    config = replace(config, gold_spans="", anchors=False, weights=HAND)
+    config = replace(config, gold_spans="", anchors=False, mentions="detected", weights=HAND)
     resources = open_resources(config, IndexFolders.of(paths))
     if is_own:
         resources.entities = WithoutHidden(resources.entities)

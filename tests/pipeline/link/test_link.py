@@ -307,6 +307,24 @@ def test_weights_are_fitted_to_the_links_of_the_corpus(
 
 
 @pytest.mark.usefixtures("few_links_are_enough")
+def test_nothing_is_fitted_where_the_links_are_the_only_mentions(
+    run: RunPaths, tmp_path: Path
+) -> None:
+    """They say what they mean; a corpus of `synth` with 2,000 links could not be linked at all."""
+    anchors = replace(BLANK, mentions="anchors")
+    assert [phase.name for phase in link.plan(anchors, run).phases] == ["link"]
+    # Asked for by hand, the weights are fitted as they are for detected mentions.
+    for mentions in ("anchors", "detected"):
+        training = train_module.Training(run=run.root)
+        fitted, _ = train_module.train(training, replace(BLANK, mentions=mentions))
+        (tmp_path / f"{mentions}.json").write_text(str((fitted.bias, fitted.weights)))
+    anchors_text, detected_text = (
+        (tmp_path / f"{mentions}.json").read_text() for mentions in ("anchors", "detected")
+    )
+    assert anchors_text == detected_text
+
+
+@pytest.mark.usefixtures("few_links_are_enough")
 def test_fitted_weights_that_are_no_better_are_not_used(
     run: RunPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
