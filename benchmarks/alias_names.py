@@ -23,6 +23,7 @@ from pipeline.engine.beam_runner import RunnerSettings
 from pipeline.engine.tables import RunPaths, read_table
 from pipeline.run_stage import run_stage
 from schemas import ALIASES, ENTITIES, TRIPLES, Table
+from schemas.checksums import sealed
 
 Array = np.ndarray[Any, Any]
 CHUNK_ROWS = 500_000
@@ -79,7 +80,7 @@ def make_kb(run: Path, kit: Path, num_rows: int) -> RunConfig:
     for number, tables in enumerate(_chunks(words, num_rows)):
         for table, rows in tables:
             _add(run, manifest, table, rows, number)
-    manifest_path.write_text(json.dumps(manifest))
+    manifest_path.write_text(sealed(manifest))
     return config
 
 

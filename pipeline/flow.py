@@ -59,6 +59,9 @@ class Stage:
     command: str
     # What a unit of work is, for the reference.
     unit: str
+    # Goes up whenever the same input and settings give other rows: then older output is out of date.
+    # `tests/pipeline/engine/test_algorithms.py` holds the rows of each version.
+    algorithm: int = 1
 
 
 STAGES = (
@@ -178,6 +181,11 @@ def stage_named(name: str) -> Stage:
         KeyError: there is no such stage.
     """
     return {stage.name: stage for stage in STAGES}[name]
+
+
+def algorithm_of(name: str) -> int:
+    """Return the version of a stage's algorithm; 1 for what is no stage of the flow."""
+    return {stage.name: stage.algorithm for stage in STAGES}.get(name, 1)
 
 
 def stages_until(last: str) -> tuple[Stage, ...]:

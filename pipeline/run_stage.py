@@ -16,8 +16,16 @@ from pipeline.config import RunConfig
 from pipeline.database.run_database import has_database, write_database
 from pipeline.engine import files
 from pipeline.engine.beam_runner import RunnerSettings, refuse_local_paths, run_graph
+from pipeline.engine.errors import StageError
 from pipeline.engine.progress_text import Workload
-from pipeline.engine.stage import PreparedStage, StagePlan, build_graph, is_current, prepare
+from pipeline.engine.stage import (
+    NOT_FINISHED,
+    PreparedStage,
+    StagePlan,
+    build_graph,
+    prepare,
+    why_needed,
+)
 from pipeline.engine.tables import CONFIG_NAME, RunPaths
 from pipeline.link.weights import fitted_in_words, load_weights, weights_file
 from pipeline.shards.statements import share_in_words
@@ -40,14 +48,24 @@ def plan_stage(name: str, config: RunConfig) -> StagePlan:
 
 
 def run_missing(
-    config: RunConfig, settings: RunnerSettings, last: str = flow.STAGE_NAMES[-1]
+    config: RunConfig,
+    settings: RunnerSettings,
+    last: str = flow.STAGE_NAMES[-1],
+    *,
+    verify: bool = False,
 ) -> Iterator[tuple[str, bool]]:
-    """Run every stage up to `last` that is missing or out of date; yield each name and whether it
-    ran.
+    """Run every stage up to `last` that is missing, damaged or out of date; yield each name and
+    whether it ran.
+
+    Args:
+        config: of the run.
+        settings: of the runner.
+        last: the last stage.
+        verify: whether every byte of what is there is compared with its checksum.
     """
     for stage in flow.stages_until(last):
         if is_needed(stage, config):
-            yield stage.name, run_stage(stage.name, config, settings)
+            yield stage.name, run_stage(stage.name, config, settings, verify=verify)
 
 
 def run_command_stages(
@@ -70,9 +88,14 @@ def is_needed(stage: flow.Stage, config: RunConfig) -> bool:
 
 
 def run_stage(
-    name: str, config: RunConfig, settings: RunnerSettings, *, redo: bool = False
+    name: str,
+    config: RunConfig,
+    settings: RunnerSettings,
+    *,
+    redo: bool = False,
+    verify: bool = False,
 ) -> bool:
-    """Run one stage unless its output is there already; return whether it ran.
+    """Run one stage unless its output is there already, and whole; return whether it ran.
 
     Raises:
         StageError, ConfigError: what was wrong, where, what to do.
@@ -80,7 +103,8 @@ def run_stage(
     _check_paths(config, settings)
     paths = RunPaths(root=config.run)
     plan = plan_stage(name, config)
-    if is_current(plan, paths) and not redo:
+    reason = why_needed(plan, paths, verify=verify)
+    if not reason and not redo:
         logger.info("%s: up to date, skipped (%s)", name, rows_written(paths, name))
         if not settings.is_dry and not has_database(paths):
             write_database(paths)
@@ -88,8 +112,12 @@ def run_stage(
 
     with sole_writer(config.run):
         # Another program may have done it since.
-        if is_current(plan, paths) and not redo:
+        reason = why_needed(plan, paths, verify=verify)
+        if not reason and not redo:
             return False
+        if reason and reason != NOT_FINISHED:
+            logger.info("%s: runs again: %s", name, reason)
+            _forget_damaged(plan, paths, settings)
         return _run_planned(plan, config, settings, redo=redo)
 
 
@@ -134,6 +162,21 @@ def _run_planned(
     write_database(paths)
     logger.info("%s: %s in %.1f s", name, rows_written(paths, name), time.monotonic() - started_s)
     return True
+
+
+def _forget_damaged(plan: StagePlan, paths: RunPaths, settings: RunnerSettings) -> None:
+    """Remove the manifest of an output that is up to date and damaged.
+
+    Without it the output does not exist: a run that is killed while it mends goes on mending.
+    """
+    try:
+        manifest = paths.manifest(plan.name)
+    except StageError:
+        # A damaged manifest is written over when the stage has finished.
+        return
+    is_damaged = manifest is not None and manifest.fingerprint == plan.fingerprint
+    if is_damaged and not settings.is_dry:
+        files.remove(paths.manifest_path(plan.name))
 
 
 def _check_paths(config: RunConfig, settings: RunnerSettings) -> None:
@@ -190,6 +233,11 @@ def rows_written(paths: RunPaths, name: str) -> str:
     if "statements" in manifest.counters:
         counts.append(share_in_words(manifest.counters))
     if "weights" in manifest.extra:
-        about = load_weights(paths.artefact(name, "weights")).about
-        counts += filter(None, [fitted_in_words(about)])
+        try:
+            about = load_weights(paths.artefact(name, "weights")).about
+        except ConfigError:
+            # The links are there all the same; the file only says where their weights came from.
+            counts.append("its weights are damaged: --verify makes them again")
+        else:
+            counts += filter(None, [fitted_in_words(about)])
     return ", ".join(counts) or "index written"

@@ -347,13 +347,19 @@ def change_added_entities(run: str, add: tuple[str, ...], remove: tuple[str, ...
 
 @click.command("run", context_settings=PASS_BEAM_OPTIONS)
 @click.option("--until", default=flow.STAGE_NAMES[-1], show_default=True, help="Last stage to run.")
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Read every byte of what is there, and make again what is damaged.",
+)
 @with_stage_options
-def run_command(options: StageOptions, until: str) -> None:
+def run_command(options: StageOptions, until: str, verify: bool) -> None:  # noqa: FBT001 - a flag of click
     """Run every stage that is missing or out of date. The stages run in order, and the skipped
-    ones are named.
+    ones are named. A file that is missing or of another length is noticed always.
 
     \b
     trelm-pipeline run --config examples/kit.toml --workers 2
+    trelm-pipeline run --config examples/kit.toml --verify
     trelm-pipeline run --config my.toml --until stats --set link.min_confidence=0.5
     """
     runner = runner_settings(options)
@@ -366,7 +372,7 @@ def run_command(options: StageOptions, until: str) -> None:
         raise ConfigError("--redo works with a single stage only: trelm-pipeline STAGE --redo")
     from pipeline.run_stage import run_missing
 
-    for stage, has_run in run_missing(config, runner, until):
+    for stage, has_run in run_missing(config, runner, until, verify=verify):
         logger.debug("%s: %s", stage, "ran" if has_run else "skipped")
 
 

@@ -11,6 +11,9 @@ import re
 
 FIRST_OWN = 4_200_000_000
 UINT32_END = 1 << 32
+# Redirects that are followed from a merged item. Real chains are short: a longer one is a mistake or
+# a cycle.
+MAX_HOPS = 5
 _ITEM = re.compile(r"([QU])([1-9][0-9]{0,9})", re.IGNORECASE)
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.engine import files
+from pipeline.engine.errors import StageError
 from schemas.array_types import Array
+from schemas.checksums import CHECKSUMS_NAME, damage_in
 
 
 def save_array(path: str, values: Array) -> None:
@@ -54,6 +56,23 @@ def load_array(path: str) -> Array:
     except ValueError:
         # An empty file section cannot be mapped: read the empty array instead.
         return np.load(path, allow_pickle=False)
+
+
+def refuse_damage(folder: str) -> None:
+    """Compare the files of a local folder with its `checksums.json`, where it has one.
+
+    A file that is mapped and is not whole could end the process without a word.
+
+    Raises:
+        StageError: names the file.
+    """
+    if not (Path(folder) / CHECKSUMS_NAME).exists():
+        return
+    damage = damage_in(Path(folder))
+    if damage:
+        raise StageError(
+            f"{damage}; `trelm-pipeline run --verify` makes again what is damaged in a run"
+        )
 
 
 def local_folder(folder: str) -> str:

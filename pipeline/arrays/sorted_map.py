@@ -10,9 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from schemas.array_types import Array, Bools
-
-# Real chains are short: a longer one is a mistake or a cycle.
-MAX_HOPS = 5
+from schemas.ids import MAX_HOPS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,7 +21,7 @@ from pipeline.engine.tables import RunPaths, check_table
 from pipeline.engine.worker_threads import threads_of_a_worker
 from pipeline.flow import STAGE_NAMES
 from schemas import BY_NAME, ENTITIES, PROPERTIES, REDIRECTS, REJECTS, TRIPLES, Table
-from schemas.ids import FIRST_OWN
+from schemas.ids import FIRST_OWN, MAX_HOPS
 
 logger = logging.getLogger("trelm")
 MACROS = (
@@ -39,16 +39,24 @@ PROPERTY_MACRO = (
     "CREATE OR REPLACE MACRO property(number) AS "
     "(SELECT any_value(p.label) FROM properties p WHERE p.pid = number)"
 )
-# Triples with merged items followed to the item they became.
-FOLLOWED = """
-CREATE OR REPLACE VIEW {view} AS
-WITH merged AS (
+# Triples with merged items followed to the item they became, as `pipeline.arrays.sorted_map.follow`
+# does: an item that was merged into one that was merged later leads to the last one.
+_HOPS = range(2, MAX_HOPS + 1)
+_LAST_TARGET = ", ".join(f"hop_{hop}.target" for hop in (*reversed(_HOPS), 1))
+_JOINED_HOPS = " ".join(
+    f"LEFT JOIN hops hop_{hop} ON hop_{hop}.source = hop_{hop - 1}.target" for hop in _HOPS
+)
+FOLLOWED = f"""
+CREATE OR REPLACE VIEW {{view}} AS
+WITH hops AS (
     SELECT TRY_CAST(source[2:] AS UINTEGER) AS source,
-        any_value(TRY_CAST(target[2:] AS UINTEGER)) AS target
-    FROM {redirects} WHERE source[1] = 'Q' AND target[1] = 'Q' GROUP BY ALL
+        min(TRY_CAST(target[2:] AS UINTEGER)) AS target
+    FROM {{redirects}} WHERE source[1] = 'Q' AND target[1] = 'Q' GROUP BY ALL
+), merged AS (
+    SELECT hop_1.source, coalesce({_LAST_TARGET}) AS target FROM hops hop_1 {_JOINED_HOPS}
 )
 SELECT t.subject, t.predicate, coalesce(m.target, t.object) AS object
-FROM {triples} t LEFT JOIN merged m ON m.source = t.object
+FROM {{triples}} t LEFT JOIN merged m ON m.source = t.object
 """
 
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pipeline.database.connection import add_triples, connect
 from pipeline.engine.tables import RunPaths, read_batches
 from schemas import REDIRECTS
+from schemas.ids import MAX_HOPS
 from schemas.table import Table
 
 
@@ -37,18 +38,32 @@ def matching(
 
 
 def redirects_of(paths: RunPaths, qids: set[int]) -> dict[int, int]:
-    """Return the present QID of each item: itself, or the item it was merged into."""
+    """Return the present QID of each item: itself, or the item it was merged into, through chains."""
     # An item that was not merged stays itself.
     present = {qid: qid for qid in qids}
+    for _ in range(MAX_HOPS):
+        target_of = _targets_of(paths, set(present.values()))
+        if not target_of:
+            break
+        present = {qid: target_of.get(current, current) for qid, current in present.items()}
+    return present
+
+
+def _targets_of(paths: RunPaths, qids: set[int]) -> dict[int, int]:
+    """Return where the merged ones among some items lead in one step."""
+    # Ids are written like Q42 in this table.
     sources = sorted(f"Q{qid}" for qid in qids)
+    target_of: dict[int, int] = {}
     for rows in matching(paths.files("kb", REDIRECTS), REDIRECTS, ("source", "target"), sources):
         pairs = zip(
             rows.column("source").to_pylist(), rows.column("target").to_pylist(), strict=True
         )
-        # Ids are written like Q42 in this table.
-        for source, target in pairs:
-            present[int(source[1:])] = int(target[1:])
-    return present
+        target_of |= {
+            int(source[1:]): int(target[1:])
+            for source, target in pairs
+            if target[:1] == "Q" and target[1:].isdecimal()
+        }
+    return target_of
 
 
 def in_degrees(paths: RunPaths, items: Iterable[int]) -> dict[int, int]:

@@ -12,7 +12,7 @@ import duckdb
 
 from pipeline.engine.errors import StageError
 from schemas.errors import ConfigError
-from schemas.ids import item_id, parse_item_id
+from schemas.ids import MAX_HOPS, item_id, parse_item_id
 
 # The letter may be left out or be small.
 
@@ -329,11 +329,15 @@ def find_item(connection: duckdb.DuckDBPyConnection, text: str) -> int:
 
 
 def _followed(connection: duckdb.DuckDBPyConnection, qid: int) -> int:
-    """Return the item that a merged one became; any other item itself."""
-    rows = connection.execute(
-        "SELECT target FROM redirects WHERE source = ? LIMIT 1", [f"Q{qid}"]
-    ).fetchall()
-    return int(rows[0][0][1:]) if rows and rows[0][0].startswith("Q") else qid
+    """Return the item that a merged one became, through chains; any other item itself."""
+    for _ in range(MAX_HOPS):
+        rows = connection.execute(
+            "SELECT target FROM redirects WHERE source = ? ORDER BY target LIMIT 1", [f"Q{qid}"]
+        ).fetchall()
+        if not rows or not rows[0][0].startswith("Q"):
+            break
+        qid = int(rows[0][0][1:])
+    return qid
 
 
 def shown(question: Question, values: dict[str, int]) -> str:

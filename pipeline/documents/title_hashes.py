@@ -13,9 +13,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from pipeline.arrays.hashing import hash_texts
-from pipeline.arrays.sorted_map import MAX_HOPS, SortedMap, follow, sorted_map
+from pipeline.arrays.sorted_map import SortedMap, follow, sorted_map
 from pipeline.documents.wikitext_titles import normalise_title
 from schemas.array_types import U64
+from schemas.ids import MAX_HOPS
 
 
 def hash_titles(titles: Iterable[str]) -> U64:

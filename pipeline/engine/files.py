@@ -10,7 +10,9 @@ import glob
 import hashlib
 import logging
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, cast
 
@@ -20,9 +22,12 @@ from apache_beam.io.filesystems import FileSystems
 from pipeline.engine.errors import StageError
 from schemas.durable import is_special, publish
 from schemas.errors import ConfigError
+from schemas.manifest import PartFile
 
 GLOB_CHARACTERS = "*?[]"
 REMOTE_MARK = "://"
+# What this thread writes is noted here (`recording`).
+_recorded: ContextVar[list[PartFile] | None] = ContextVar("recorded", default=None)
 logger = logging.getLogger("trelm")
 
 
@@ -76,6 +81,30 @@ def read_bytes(path: str) -> bytes:
         return file.read()
 
 
+@contextmanager
+def recording() -> Iterator[list[PartFile]]:
+    """Note every file that the body writes whole: its full path, length and SHA-256.
+
+    One inside another passes on what it has noted.
+    """
+    written: list[PartFile] = []
+    outer = _recorded.get()
+    token = _recorded.set(written)
+    try:
+        yield written
+    finally:
+        _recorded.reset(token)
+        if outer is not None:
+            outer.extend(written)
+
+
+def record(path: str, num_bytes: int, sha256: str) -> None:
+    """Note a file that was written whole, where somebody asked for it."""
+    written = _recorded.get()
+    if written is not None:
+        written.append(PartFile(path=path, rows=0, num_bytes=num_bytes, sha256=sha256))
+
+
 def write_bytes(path: str, content: bytes) -> None:
     """Write a small file so that it appears whole or not at all."""
     write_stream(path, [content])
@@ -92,16 +121,20 @@ def write_stream(path: str, chunks: Iterable[bytes]) -> None:
         path = str(Path(path).resolve())
     is_replaced = not (is_local(path) and is_special(Path(path)))
     written = f"{path}.tmp" if is_replaced else path
+    digest, num_bytes = hashlib.sha256(), 0
     try:
         with open_write(written) as file:
             for chunk in chunks:
                 file.write(chunk)
+                digest.update(chunk)
+                num_bytes += len(chunk)
     except OSError as error:
         if is_replaced and is_local(path):
             Path(written).unlink(missing_ok=True)
         raise unwritable(path, error) from error
     if is_replaced:
         rename(written, path)
+    record(path, num_bytes, digest.hexdigest())
 
 
 def is_local(path: str) -> bool:

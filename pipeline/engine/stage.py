@@ -36,13 +36,21 @@ from typing import Any, Generic, TypeVar
 import apache_beam as beam
 from apache_beam.pvalue import AsSingleton
 
-from pipeline import __version__
+from pipeline import __version__, flow
 from pipeline.engine import files
+from pipeline.engine.damage import first_damage
 from pipeline.engine.errors import StageError
 from pipeline.engine.progress import ProgressAddress
 from pipeline.engine.tables import ADDED, DATA_PREFIX, RunPaths, with_added
 from pipeline.engine.tasks import Task, Unit, number_units
-from pipeline.engine.units import UnitReport, UnitWorker, UnitWriter, finished_units
+from pipeline.engine.units import (
+    UnitReport,
+    UnitWorker,
+    UnitWriter,
+    below,
+    finished_units,
+    unit_path,
+)
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
 from schemas.parent import end_with_parent
 from schemas.rejects import REJECTS
@@ -50,6 +58,7 @@ from schemas.table import Table
 
 FinishHook = Callable[["PreparedStage", Sequence[UnitReport]], dict[str, str]]
 T = TypeVar("T", bound=Task)
+NOT_FINISHED = "it has not finished here"
 # Of the hash that names a version of a stage's output.
 FINGERPRINT_DIGITS = 16
 # Folder for what one phase leaves for the next; removed when the stage has finished.
@@ -125,9 +134,15 @@ class StagePlan:
         ]
 
         text = json.dumps(
-            [self.name, __version__, versions, self.inputs, self.config, ranges], sort_keys=True
+            [self.name, self.algorithm, versions, self.inputs, self.config, ranges],
+            sort_keys=True,
         )
         return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_DIGITS]
+
+    @property
+    def algorithm(self) -> int:
+        """Return the version of the algorithm that makes the rows."""
+        return flow.algorithm_of(self.name)
 
     @property
     def data_folder(self) -> str:
@@ -153,12 +168,60 @@ class PreparedStage:
 
 def is_current(plan: StagePlan, paths: RunPaths) -> bool:
     """Say whether the stage has finished with exactly these inputs and this configuration."""
-    manifest = paths.manifest(plan.name)
-    return manifest is not None and manifest.fingerprint == plan.fingerprint
+    return not why_needed(plan, paths)
+
+
+def why_needed(plan: StagePlan, paths: RunPaths, *, verify: bool = False) -> str:
+    """Say why a stage has to run; nothing where its output is there, whole and up to date.
+
+    Args:
+        plan: of the stage.
+        paths: of the run.
+        verify: whether every byte of its output is read, not only the lengths of its files.
+    """
+    try:
+        manifest = paths.manifest(plan.name)
+    except StageError as error:
+        return f"its manifest is damaged ({error.message})"
+    if manifest is None:
+        return NOT_FINISHED
+    if manifest.fingerprint != plan.fingerprint:
+        return "; ".join(_differences(plan, manifest))
+    return first_damage(paths.stage(plan.name), manifest.files, hashed=verify)
+
+
+def _differences(plan: StagePlan, manifest: Manifest) -> Iterator[str]:
+    """Say what differs between a plan and a finished output, as far as the manifest tells."""
+    is_said = False
+    if manifest.algorithm != plan.algorithm:
+        yield f"its algorithm has version {plan.algorithm} now, it was {manifest.algorithm}"
+        is_said = True
+    versions = {name: table.version for name, table in manifest.tables.items()}
+    for table in plan.tables:
+        if versions.get(table.name, table.version) != table.version:
+            yield f"table {table.name} has version {table.version} now"
+            is_said = True
+
+    # Compared as JSON: a tuple comes back from a manifest as a list.
+    ours, theirs = json.loads(json.dumps(plan.config)), manifest.config
+    for key in sorted({*ours, *theirs}):
+        if ours.get(key) != theirs.get(key):
+            yield f"{key} is {ours.get(key)!r} now, it was {theirs.get(key)!r}"
+            is_said = True
+    inputs = plan.inputs | ({ADDED: plan.added} if plan.added else {})
+    for name in sorted({*inputs, *manifest.inputs}):
+        if inputs.get(name) != manifest.inputs.get(name):
+            yield f"{name} was changed or made again"
+            is_said = True
+    if not is_said:
+        yield "its input is another one, or was cut otherwise"
 
 
 def prepare(plan: StagePlan, paths: RunPaths) -> PreparedStage:
-    """Make the folders, find the finished units, remove what a killed run left half written."""
+    """Make the folders, find the finished units, remove what a killed run left half written.
+
+    A unit that is done stays done if all its files are as they were written.
+    """
     folder = paths.stage(plan.name)
     data = files.join(folder, plan.data_folder)
     for name in ("_tmp", "_units", *(table.name for table in (*plan.tables, REJECTS))):
@@ -166,13 +229,63 @@ def prepare(plan: StagePlan, paths: RunPaths) -> PreparedStage:
     for leftover in files.list_files(files.join(data, "_tmp", "*")):
         files.remove(leftover.path)
 
-    done, units = finished_units(data), plan.all_units
+    is_finished = _is_finished_here(plan, paths)
+    done = finished_units(data) if is_finished else _sound_units(plan, data)
+    units = plan.all_units
     if done:
         logger.info(
             "%s: %d of %d units were done before, going on", plan.name, len(done), len(units)
         )
     pending = tuple(unit for unit in units if unit.index not in done)
     return PreparedStage(plan=plan, folder=folder, pending=pending, done=tuple(done.values()))
+
+
+def _is_finished_here(plan: StagePlan, paths: RunPaths) -> bool:
+    """Say whether the plan's data are there and whole, with a manifest.
+
+    Then what its phases left for each other has been removed, and no unit misses it: the stage runs
+    again for another reason, such as entities that were added.
+    """
+    try:
+        manifest = paths.manifest(plan.name)
+    except StageError:
+        return False
+    if manifest is None or not manifest.files:
+        return False
+    is_of_plan = all(entry.path.startswith(f"{plan.data_folder}/") for entry in manifest.files)
+    return is_of_plan and not first_damage(paths.stage(plan.name), manifest.files, hashed=False)
+
+
+def _sound_units(plan: StagePlan, data: str) -> dict[int, UnitReport]:
+    """Return the units that are done and whole, and forget the others.
+
+    A phase reads what the ones before it left: if one of their units has to be done again, so have
+    the phase's.
+    """
+    done = finished_units(data)
+    damage_of = {
+        index: first_damage(data, report.files, hashed=True) for index, report in done.items()
+    }
+    sound: dict[int, UnitReport] = {}
+    are_all_sound = True
+    for _, units in plan.numbered_phases:
+        indexes = [unit.index for unit in units]
+        if are_all_sound:
+            sound |= {index: done[index] for index in indexes if damage_of.get(index) == ""}
+        are_all_sound = are_all_sound and all(index in sound for index in indexes)
+
+    damaged = [text for text in damage_of.values() if text]
+    if damaged:
+        logger.warning(
+            "%s: %s; %d of %d finished units are done again",
+            plan.name,
+            damaged[0],
+            len(done) - len(sound),
+            len(done),
+        )
+    for index in done.keys() - sound.keys():
+        files.remove(unit_path(data, index))
+    return sound
 
 
 class ProcessUnit(beam.DoFn):  # type: ignore[misc]
@@ -217,8 +330,9 @@ def write_unit(
     writer = UnitWriter(folder, stage, unit, address)
 
     try:
-        process(unit, writer)
-        return writer.finish()
+        with files.recording() as others:
+            process(unit, writer)
+        return writer.finish(others)
     except BaseException:
         # Also on Ctrl-C: no temporary file stays behind.
         writer.abandon()
@@ -282,7 +396,8 @@ def finish_stage(prepared: PreparedStage, reports: Iterable[UnitReport]) -> str:
         counters.update(report.counters)
     check_counters(plan, counters)
 
-    extra = plan.finish(prepared, current) if plan.finish is not None else {}
+    with files.recording() as written:
+        extra = plan.finish(prepared, current) if plan.finish is not None else {}
 
     part_files = {
         table.name: [report.parts[table.name] for report in current if table.name in report.parts]
@@ -290,7 +405,17 @@ def finish_stage(prepared: PreparedStage, reports: Iterable[UnitReport]) -> str:
     }
     # Units that were written again took their time all the same.
     seconds = sum(report.seconds for report in by_index.values())
-    return write_manifest(prepared, part_files, counters, extra, seconds=seconds)
+    # Of a file that was written twice the later entry counts.
+    others = [entry for report in current for entry in report.others]
+    others += below(prepared.data, written)
+    artefacts = {
+        entry.path: replace(entry, path=f"{plan.data_folder}/{entry.path}")
+        for entry in others
+        if not entry.path.startswith(f"{SPILL}/")
+    }
+    return write_manifest(
+        prepared, part_files, counters, extra, list(artefacts.values()), seconds=seconds
+    )
 
 
 def write_manifest(
@@ -298,6 +423,7 @@ def write_manifest(
     part_files: Mapping[str, Sequence[PartFile]],
     counters: Counter[str],
     extra: dict[str, str],
+    artefacts: Sequence[PartFile] = (),
     *,
     seconds: float,
 ) -> str:
@@ -314,7 +440,9 @@ def write_manifest(
         stage=plan.name,
         fingerprint=plan.fingerprint,
         code_version=__version__,
+        algorithm=plan.algorithm,
         tables=tables,
+        artefacts=tuple(artefacts),
         counters=dict(sorted(counters.items())),
         inputs=plan.inputs | ({ADDED: plan.added} if plan.added else {}),
         config=plan.config,

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.engine import files
+from pipeline.engine.damage import first_damage
 from pipeline.engine.errors import StageError
 from pipeline.engine.tasks import RowRange
 from pipeline.flow import STAGE_NAMES
@@ -22,6 +23,8 @@ from schemas.table import SchemaError, Table
 # Folder of the entities that a user added to a run (`pipeline.index.added`). It has a manifest like
 # a stage's, and is none: `index --add` writes it, and the stages never do.
 ADDED = "added"
+# What to do about a damaged file of a run.
+MEND = "`trelm-pipeline run --verify` finds all that is damaged, and makes it again"
 # Folder of one version of a stage's files.
 DATA_PREFIX = "data-"
 
@@ -85,9 +88,15 @@ class RunPaths:
         """Read the manifest of a stage that must have run on what the other stages hold now.
 
         Raises:
-            StageError: it has not run, or a stage that it read has run again since.
+            StageError: it has not run, a file of its output is missing or of another length, or a
+                stage that it read has run again since.
         """
         manifest = self.finished(stage)
+        damage = first_damage(self.stage(stage), manifest.files, hashed=False)
+        if damage:
+            raise StageError(
+                f"{damage}; run `trelm-pipeline {stage} --run {self.root}`, which makes it again"
+            )
 
         if manifest.inputs.get(ADDED, "") != self.added_fingerprint and stage == "index":
             raise StageError(
@@ -146,12 +155,23 @@ def open_table(path: str, table: Table) -> Iterator[pq.ParquetFile]:
     with files.open_read(path) as source:
         # Arrow's own errors do not name the file.
         try:
-            parquet = pq.ParquetFile(source)
+            parquet = pq.ParquetFile(source, page_checksum_verification=True)
             table.check(parquet.schema_arrow, path)
         except (SchemaError, pa.ArrowInvalid) as error:
             raise StageError(str(error) if path in str(error) else f"{path}: {error}") from error
 
-        yield parquet
+        try:
+            yield parquet
+        except (pa.ArrowException, OSError) as error:
+            # What the caller does beside reading may fail too: that error is not this file's.
+            if not _is_arrows(error):
+                raise
+            raise StageError(f"{path}: damaged ({error}); {MEND}") from error
+
+
+def _is_arrows(error: BaseException) -> bool:
+    """Say whether Arrow could not read a page: it raises a plain OSError for a wrong checksum."""
+    return isinstance(error, pa.ArrowException) or getattr(error, "errno", None) is None
 
 
 def check_table(path: str, table: Table) -> int:

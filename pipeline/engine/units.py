@@ -15,11 +15,12 @@ Only reports leave a unit, so memory stays flat. `pipeline.engine.tasks` says wh
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
 import time
 import uuid
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
@@ -29,6 +30,7 @@ from pipeline.engine import files
 from pipeline.engine.errors import StageError
 from pipeline.engine.progress import ProgressAddress, ProgressSender
 from pipeline.engine.tasks import Task, Unit
+from schemas.checksums import sealed, unsealed
 from schemas.manifest import PartFile
 from schemas.rejects import REJECTS
 from schemas.table import Table
@@ -39,6 +41,7 @@ DEFAULT_ROW_GROUP_ROWS = 65_536
 # Of a rejected input, how much is kept to look at.
 PAYLOAD_CHARACTERS = 500
 FLUSH_BYTES = 64 << 20
+logger = logging.getLogger("trelm")
 T_contra = TypeVar("T_contra", bound=Task, contravariant=True)
 
 
@@ -47,7 +50,10 @@ class UnitReport:
     """Say what a unit wrote."""
 
     index: int
+    # A part file for each table. All paths count from the folder of the stage's data.
     parts: dict[str, PartFile]
+    # Every other file that the unit wrote: pieces of an index, and rows for the next phase.
+    others: tuple[PartFile, ...] = ()
     counters: dict[str, int] = field(default_factory=dict)
     # Units whose parts and counters no longer count, because this unit wrote their rows again.
     replaces: tuple[int, ...] = ()
@@ -55,16 +61,29 @@ class UnitReport:
     seconds: float = 0.0
 
     def to_json(self) -> str:
-        """Return the report as JSON text."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """Return the report as JSON text, with a checksum."""
+        return sealed(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> UnitReport:
-        """Read a report from JSON text."""
-        values = json.loads(text)
-        part_files = {name: PartFile(**entry) for name, entry in values.pop("parts").items()}
-        replaces = tuple(values.pop("replaces", ()))
-        return cls(parts=part_files, replaces=replaces, **values)
+        """Read a report from JSON text.
+
+        Raises:
+            ValueError: it is not as it was written.
+        """
+        values = unsealed(text)
+        try:
+            part_files = {name: PartFile(**entry) for name, entry in values.pop("parts").items()}
+            others = tuple(PartFile(**entry) for entry in values.pop("others", ()))
+            replaces = tuple(values.pop("replaces", ()))
+            return cls(parts=part_files, others=others, replaces=replaces, **values)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a report ({error})") from error
+
+    @property
+    def files(self) -> tuple[PartFile, ...]:
+        """Return every file that the unit wrote."""
+        return (*self.parts.values(), *self.others)
 
 
 class UnitWorker(Protocol[T_contra]):
@@ -148,15 +167,23 @@ class UnitWriter:
         self._pending_bytes[name] = 0
         if name not in self._sinks:
             sink = files.HashingSink(files.join(self.folder, "_tmp", f"{uuid.uuid4().hex}.parquet"))
+            # With a checksum per page, readers notice a changed byte.
             writer = pq.ParquetWriter(
-                pa.PythonFile(sink, mode="w"), rows.schema, compression="zstd"
+                pa.PythonFile(sink, mode="w"),
+                rows.schema,
+                compression="zstd",
+                write_page_checksum=True,
             )
             self._sinks[name] = (sink, writer)
         _, writer = self._sinks[name]
         writer.write_table(rows, row_group_size=_row_group_rows(name))
 
-    def finish(self) -> UnitReport:
-        """Close the files, give them their names, and write the unit's report."""
+    def finish(self, others: Iterable[PartFile] = ()) -> UnitReport:
+        """Close the files, give them their names, and write the unit's report.
+
+        Args:
+            others: the files that the unit wrote beside those of tables, with their full paths.
+        """
         if self._rejects:
             self.write(REJECTS, REJECTS.from_rows([tuple(row) for row in self._rejects]))
         for name in list(self._pending):
@@ -179,6 +206,7 @@ class UnitWriter:
         report = UnitReport(
             index=self._unit.index,
             parts=part_files,
+            others=below(self.folder, others),
             counters=dict(self.counters),
             replaces=tuple(self._replaces),
             seconds=round(time.perf_counter() - self._begun, 3),
@@ -206,10 +234,34 @@ def unit_path(folder: str, index: int) -> str:
     return files.join(folder, "_units", f"{index:05d}.json")
 
 
+def relative_to(folder: str, path: str) -> str:
+    """Return a path below a folder, counted from it."""
+    return path.removeprefix(folder.rstrip("/") + "/")
+
+
+def below(folder: str, entries: Iterable[PartFile]) -> tuple[PartFile, ...]:
+    """Return the files below a folder, their paths counted from it; scratch files are elsewhere."""
+    return tuple(
+        replace(entry, path=relative_to(folder, entry.path))
+        for entry in entries
+        if entry.path.startswith(folder.rstrip("/") + "/")
+    )
+
+
 def finished_units(folder: str) -> dict[int, UnitReport]:
-    """Read the reports of the units that are done, by their numbers."""
+    """Read the reports of the units that are done, by their numbers.
+
+    A report that is not as it was written counts as none.
+    """
     if not files.exists(files.join(folder, "_units")):
         return {}
-    listed = files.list_files(files.join(folder, "_units", "*.json"))
-    reports = [UnitReport.from_json(files.read_bytes(entry.path).decode()) for entry in listed]
-    return {report.index: report for report in reports}
+
+    reports = {}
+    for entry in files.list_files(files.join(folder, "_units", "*.json")):
+        try:
+            report = UnitReport.from_json(files.read_bytes(entry.path).decode())
+        except ValueError as error:
+            logger.warning("%s: %s; its unit is done again", entry.path, error)
+            continue
+        reports[report.index] = report
+    return reports

@@ -28,7 +28,7 @@ from pipeline.engine.errors import StageError
 from pipeline.engine.stage import write_unit
 from pipeline.engine.tables import ADDED, DATA_PREFIX, RunPaths, with_added
 from pipeline.engine.tasks import Bucket, Unit
-from pipeline.engine.units import UnitWriter
+from pipeline.engine.units import UnitWriter, below
 from pipeline.index.added_file import AddedEntity, added_rows, read_added
 from pipeline.index.entity_store import EntityStore
 from schemas import ALIASES, ENTITIES, TRIPLES
@@ -187,7 +187,8 @@ def _write_tables(
             out.write(table, rows)
 
     report = write_unit(data, ADDED, Unit(index=0, of=1, task=Bucket(kind=ADDED)), process)
-    files.write_bytes(files.join(data, SOURCE_NAME), source)
+    with files.recording() as others:
+        files.write_bytes(files.join(data, SOURCE_NAME), source)
     return Manifest(
         stage=ADDED,
         fingerprint=fingerprint,
@@ -196,6 +197,7 @@ def _write_tables(
             table.name: _table_files(table.version, report.parts.get(table.name), data_name)
             for table in TABLES
         },
+        artefacts=below(folder, others),
         counters={"rows_in": len(entities), "rows_out": len(entities)},
         extra={SOURCE: f"{data_name}/{SOURCE_NAME}"},
         seconds=report.seconds,

@@ -1,6 +1,7 @@
 """Read the alias index: memory-mapped files that all processes of a machine share.
 
-They are opened in milliseconds.
+They are compared with their checksums first, .7 s per gigabyte and core, then opened in
+milliseconds: a damaged trie would end the process without a word.
 
 Per shard: a marisa trie of keys and, by trie id, runs of postings (item, anchor count, source
 bits). Beside the shards: blocks that lead from a misspelt key to the keys it may have meant. Built
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import marisa_trie
 import numpy as np
 
+from pipeline.arrays.mapped_files import refuse_damage
 from pipeline.arrays.sections import map_sections
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
@@ -136,6 +138,7 @@ class AliasIndex:
         path = files.join(folder, DESCRIPTION)
         if not files.exists(path):
             raise StageError(f"{folder}: no alias index; run `trelm-pipeline index` first")
+        refuse_damage(folder)
         description = json.loads(files.read_bytes(path))
         versions = description.get("format"), description["normalisation"]
         if versions != (FORMAT, NORMALISATION_VERSION):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.arrays.joined import Readable
-from pipeline.arrays.mapped_files import load_array
+from pipeline.arrays.mapped_files import load_array, refuse_damage
 from pipeline.arrays.runs import spread
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
@@ -37,8 +37,10 @@ class EntityStore:
         """Map the files.
 
         Raises:
-            StageError: there is no store, or an older version built it without some of the arrays.
+            StageError: there is no store, it is damaged, or an older version built it without some
+                of the arrays.
         """
+        refuse_damage(folder)
         # np.asarray makes a plain view of the map: indexing it costs less.
         self._mapped: dict[str, Array] = {
             name: np.asarray(_load(array_path(folder, name))) for name in ARRAYS

@@ -28,7 +28,7 @@ from pipeline.engine.opened_once import OpenedOnce
 from pipeline.engine.stage import Phase, PreparedStage, StagePlan
 from pipeline.engine.tables import RunPaths, check_table, read_rows, row_ranges
 from pipeline.engine.tasks import Bucket, RowRange, Unit
-from pipeline.engine.units import UnitReport, UnitWriter
+from pipeline.engine.units import UnitReport, UnitWriter, below, relative_to
 from pipeline.index.alias_index_writer import (
     Limits,
     build_blocks,
@@ -48,6 +48,8 @@ from pipeline.index.entity_spill import (
 from pipeline.index.entity_store import ARRAYS
 from pipeline.index.name_words import build_openings, build_words
 from schemas import ALIASES, ANCHORS, ENTITIES, REDIRECTS, TRIPLES
+from schemas.checksums import CHECKSUMS_NAME, Checksum, checksums_text
+from schemas.manifest import PartFile
 from schemas.settings import to_dict
 
 # Rows of `aliases` per shard.
@@ -185,17 +187,33 @@ class FinishIndex:
 
     limits: Limits
 
-    def __call__(self, prepared: PreparedStage, reports: Sequence[UnitReport]) -> dict[str, str]:  # noqa: ARG002
-        """Write its description, and return the folders of index and store."""
+    def __call__(self, prepared: PreparedStage, reports: Sequence[UnitReport]) -> dict[str, str]:
+        """Write its description and the checksums, and return the folders of index and store."""
         if prepared.plan.added:
             logger.info(
                 "index: keeps the entities that were added to the run (index --add); they are read "
                 "beside the new index"
             )
         # Last, since readers refuse an index without a description.
-        write_description(files.join(prepared.data, ALIAS_FOLDER), self.limits)
+        with files.recording() as last:
+            write_description(files.join(prepared.data, ALIAS_FOLDER), self.limits)
+        written = [entry for report in reports for entry in report.others]
+        written += below(prepared.data, last)
+        for name in (ALIAS_FOLDER, ENTITY_FOLDER):
+            _write_checksums(prepared.data, name, written)
         folder = prepared.plan.data_folder
         return {name: f"{folder}/{name}" for name in (ALIAS_FOLDER, ENTITY_FOLDER)}
+
+
+def _write_checksums(data: str, folder: str, written: Sequence[PartFile]) -> None:
+    """Write the checksums of the files of one folder into it: readers may have a copy of it alone."""
+    checksums = {
+        relative_to(folder, entry.path): Checksum(entry.num_bytes, entry.sha256)
+        for entry in written
+        if entry.path.startswith(f"{folder}/")
+    }
+    content = checksums_text(checksums).encode()
+    files.write_bytes(files.join(data, folder, CHECKSUMS_NAME), content)
 
 
 def plan(config: IndexConfig, paths: RunPaths) -> StagePlan:

@@ -22,7 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import __version__
+from pipeline import flow
 from pipeline.arrays.item_sets import ItemSet, load_all_items, load_items
 from pipeline.config import KbConfig
 from pipeline.engine import files
@@ -185,12 +185,12 @@ def _check_settings(config: KbConfig, manifest: Manifest) -> None:
     """
     ours, theirs = _decisive_settings(to_dict(config)), _decisive_settings(manifest.config)
     different = [name for name in DECISIVE if ours[name] != theirs[name]]
-    if not different and manifest.code_version == __version__:
+    if not different and manifest.algorithm == flow.algorithm_of("kb"):
         return
 
     difference = ", ".join(f"kb.{name}" for name in different)
     if not different:
-        difference = f"version {manifest.code_version} of this program"
+        difference = f"version of the algorithm (program {manifest.code_version})"
     raise ConfigError(
         f"--update {config.update}: that run was made with another {difference}; "
         "run kb without --update"

@@ -182,7 +182,9 @@ def write_facts(data: str, batches: pa.RecordBatchReader) -> None:
         for batch in batches:
             writer.write_table(pa.Table.from_batches([batch]).cast(FACT_SCHEMA))
     sink.close()
-    files.rename(sink.path, files.join(folder, "facts.parquet"))
+    path = files.join(folder, "facts.parquet")
+    files.rename(sink.path, path)
+    files.record(path, sink.num_bytes, sink.sha256())
 
 
 def add_facts(connection: duckdb.DuckDBPyConnection, data: str) -> None:

@@ -16,6 +16,7 @@ from pipeline.engine.tables import RunPaths, read_table
 from pipeline.engine.tasks import RowRange, Unit
 from pipeline.link.linked_sentences import linked_units
 from schemas import DOCUMENTS, IMPORTANCE, LINKS, SENTENCES, Table
+from schemas.checksums import sealed
 
 
 def one_file_of_documents(paths: RunPaths) -> None:
@@ -46,7 +47,7 @@ def _with_unit_mb(paths: RunPaths, unit_mb: float) -> list[Unit[RowRange]]:
     path = Path(paths.manifest_path("link"))
     manifest = json.loads(path.read_text())
     manifest["config"]["unit_mb"] = unit_mb
-    path.write_text(json.dumps(manifest))
+    path.write_text(sealed(manifest))
     return linked_units(paths)
 
 
@@ -66,4 +67,4 @@ def _replace(paths: RunPaths, stage: str, table: Table, parts: Sequence[pa.Table
         listed["files"].append(
             {"path": name, "rows": len(rows), "num_bytes": num_bytes, "sha256": ""}
         )
-    manifest_path.write_text(json.dumps(manifest))
+    manifest_path.write_text(sealed(manifest))

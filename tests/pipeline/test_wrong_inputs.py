@@ -17,6 +17,7 @@ import pytest
 from pipeline.engine.errors import StageError
 from pipeline.engine.files import HashingSink
 from schemas import DOCUMENTS
+from tests.manifests import list_again
 from tests.pausing import Pause
 from tests.pipeline.cases import ROOT, SAMPLE, in_process, kill_at, program
 
@@ -147,6 +148,7 @@ def test_wrong_table(sample_run: Path, tmp_path: Path) -> None:
     shutil.copytree(sample_run, run)
     target = next((run / "documents").glob("data-*/documents/*.parquet"))
     shutil.copy(next((run / "link").glob("data-*/links/*.parquet")), target)
+    list_again(run / "documents")
     done = in_process("link", "--run", str(run), "--redo")
     expect(done, FAILED, "holds table 'links', but 'documents' was expected", target.name)
 
@@ -159,6 +161,7 @@ def test_older_version_of_a_table(sample_run: Path, tmp_path: Path) -> None:
     pq.write_table(
         rows.replace_schema_metadata({**DOCUMENTS.schema.metadata, b"trelm.version": b"99"}), target
     )
+    list_again(run / "documents")
     expect(
         in_process("link", "--run", str(run), "--redo"),
         FAILED,

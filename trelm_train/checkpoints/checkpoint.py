@@ -3,7 +3,8 @@
 `torch.distributed.checkpoint` writes and reads the tensors, with its safetensors storage (its
 default one pickles). A checkpoint is written under another name and renamed, so a folder that bears
 its final name is whole: a process killed while it writes leaves only a partial folder, which
-nothing reads and the next checkpoint removes. Old ones are removed after a new one stands; the best
+nothing reads and the next checkpoint removes. `checksums.json` says what each file held: a changed
+byte would be another weight. Old ones are removed after a new one stands; the best
 one stays. In the background a checkpoint costs the copy of its tensors in memory
 (`CheckpointWriter`), and at most one is under way.
 """
@@ -32,6 +33,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
+from schemas.checksums import CHECKSUMS_NAME, checksums_of, checksums_text, damage_in
 from schemas.durable import sync, write_durably
 from schemas.errors import ConfigError, TrelmError
 from schemas.finite import not_finite
@@ -209,6 +211,8 @@ def _unwritable(final: Path, error: BaseException) -> TrelmError:
 def _settle(pending: _Pending, final: Path) -> None:
     """Write the state, wait for the disk, and rename the folder to its final name."""
     (pending.partial / STATE_NAME).write_text(pending.state + "\n", encoding="utf-8")
+    content = checksums_text(checksums_of(pending.partial))
+    (pending.partial / CHECKSUMS_NAME).write_text(content, encoding="utf-8")
     # Files first, then the rename, then the folder: in any other order a crash of the machine could
     # leave an empty file under the final name.
     for path in pending.partial.rglob("*"):
@@ -272,7 +276,11 @@ def load_checkpoint(path: Path, groups: Sequence[str] = ()) -> Checkpoint:
             f"{path}: not a checkpoint (no {STATE_NAME}); they are in OUT/checkpoints/{_PREFIX}…"
         )
 
+    # Checkpoints of older versions have no checksums.
+    damage = damage_in(path) if (path / CHECKSUMS_NAME).exists() else ""
     try:
+        if damage:
+            raise ValueError(damage)
         state = json.loads(state_path.read_text(encoding="utf-8"))
         tensors = _read(path / TENSORS, groups)
     except _FAULTS as error:

@@ -3,13 +3,15 @@
 A bank goes in. One file comes out with the written rows alone (row, note, count, source: what
 `MemoryBank.state` returns), the same bytes for the same bank. It is for banks whose written rows
 would not fit into memory a second time; the file is an ordinary one, which any reader of
-safetensors can map.
+safetensors can map. Its metadata hold a CRC-32 of the data, since a changed byte would be another
+note.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +27,9 @@ from trelm_train.memory.memory_bank import PIECE, MemoryBank
 
 # Bytes: the header ends at a multiple of this, so that a mapped number is aligned.
 ALIGNMENT = 8
+# What safetensors calls the part of its header that is no tensor, and our key in it.
+METADATA, CHECKSUM = "__metadata__", "crc32"
+BLOCK_BYTES = 1 << 20
 
 
 def write_bank(bank: MemoryBank, path: Path) -> None:
@@ -36,10 +41,16 @@ def write_bank(bank: MemoryBank, path: Path) -> None:
     row_T = np.flatnonzero(bank.count_B)
     try:
         with path.open("wb") as file:
-            file.write(_header(len(row_T), bank.hidden_size))
+            # The checksum is known when all is written: until then zeros stand in its place.
+            file.write(_header(len(row_T), bank.hidden_size, 0))
+            checksum = 0
             for piece in _pieces(bank, row_T):
                 # Raw memory, which has the byte order of the format on all usual machines.
-                file.write(np.ascontiguousarray(piece).data)
+                content = np.ascontiguousarray(piece).data
+                checksum = zlib.crc32(content, checksum)
+                file.write(content)
+            file.seek(0)
+            file.write(_header(len(row_T), bank.hidden_size, checksum))
             _sync(file)
     except OSError as error:
         raise TrelmError(
@@ -47,8 +58,11 @@ def write_bank(bank: MemoryBank, path: Path) -> None:
         ) from error
 
 
-def _header(num_rows: int, hidden_size: int) -> bytes:
-    """Return the header of a safetensors file: its length, then where each tensor lies."""
+def _header(num_rows: int, hidden_size: int, checksum: int) -> bytes:
+    """Return the header of a safetensors file: its length, then where each tensor lies.
+
+    It is as long for any checksum.
+    """
     # Name → type, shape, bytes per row; in the order in which the tensors are written.
     tensors = {
         "note": ("F16", [num_rows, 2, hidden_size], 4 * hidden_size),
@@ -57,7 +71,7 @@ def _header(num_rows: int, hidden_size: int) -> bytes:
         "source": ("I64", [num_rows], 8),
     }
 
-    fields: dict[str, dict[str, Any]] = {}
+    fields: dict[str, dict[str, Any]] = {METADATA: {CHECKSUM: f"{checksum:08x}"}}
     offset = 0
     for name, (dtype, shape, row_bytes) in tensors.items():
         end = offset + num_rows * row_bytes
@@ -79,6 +93,23 @@ def _pieces(bank: MemoryBank, row_T: I64) -> Iterator[Array]:
     yield bank.source_B[row_T]
 
 
+def _check(path: Path, metadata: dict[str, str]) -> None:
+    """Compare the data with their checksum; files of older versions have none.
+
+    Raises:
+        ConfigError: they are not as they were written.
+    """
+    if CHECKSUM not in metadata:
+        return
+    checksum = 0
+    with path.open("rb") as file:
+        file.seek(int.from_bytes(file.read(8), "little"), os.SEEK_CUR)
+        while block := file.read(BLOCK_BYTES):
+            checksum = zlib.crc32(block, checksum)
+    if f"{checksum:08x}" != metadata[CHECKSUM]:
+        raise ConfigError("it was changed after it was written: its checksum is another one")
+
+
 def _sync(file: BinaryIO) -> None:
     file.flush()
     # A checkpoint is renamed after this, so the data must be on the disk and not in a cache.
@@ -95,6 +126,7 @@ def read_bank(bank: MemoryBank, path: Path) -> None:
     """
     try:
         with safe_open(path, framework="pt") as file:
+            _check(path, file.metadata() or {})
             bank.load(
                 {name: file.get_tensor(name) for name in ("row", "count", "source")},
                 # A slice of the file reads only what `load` asks for: a piece at a time.

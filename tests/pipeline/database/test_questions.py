@@ -19,6 +19,8 @@ from pipeline.database.questions import QUESTIONS
 from pipeline.database.run_database import write_database
 from pipeline.engine.tables import RunPaths
 from schemas import BY_NAME
+from schemas.checksums import sealed
+from tests.manifests import list_again
 from tests.pipeline.cases import in_process, rows_of
 
 ARGUMENTS = {"item": "Q90", "type": "Q515"}
@@ -207,7 +209,7 @@ def test_stale_and_old_tables_are_not_asked(sample_run: Path, tmp_path: Path) ->
     shutil.copytree(sample_run, run)
     manifest = run / "link" / "manifest.json"
     fresh = manifest.read_text()
-    manifest.write_text(json.dumps({**json.loads(fresh), "fingerprint": "another"}))
+    manifest.write_text(sealed({**json.loads(fresh), "fingerprint": "another"}))
     done = ask(run, "bands")
     assert (
         done.returncode,
@@ -235,6 +237,7 @@ def with_old_version(run: Path, table: str) -> None:
         pq.write_table(
             rows.replace_schema_metadata({**rows.schema.metadata, b"trelm.version": b"0"}), path
         )
+    list_again(run / "stats")
 
 
 def test_a_merged_item_is_the_item_that_it_became(scored_run: Path) -> None:

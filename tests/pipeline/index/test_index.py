@@ -30,6 +30,7 @@ from pipeline.index.neighbours import MAX_NEIGHBOURS
 from pipeline.index.words import text_terms
 from pipeline.kb import stage as kb
 from schemas import ALIASES, ENTITIES, REDIRECTS, TRIPLES
+from schemas.checksums import CHECKSUMS_NAME
 from tests.conftest import SAMPLE
 from tests.pausing import Pause
 from tests.pipeline.cases import kill_at, program, sample_arguments
@@ -261,6 +262,7 @@ def test_a_store_of_an_older_version_says_what_to_run(sample: RunPaths, tmp_path
     build(sample)
     older = shutil.copytree(sample.artefact("index", "entities"), tmp_path / "entities")
     (older / "entity.descriptions.npy").unlink()
+    (older / CHECKSUMS_NAME).unlink()
     with pytest.raises(
         StageError,
         match=r"entity\.descriptions\.npy: is missing.*run `trelm-pipeline index --redo`",

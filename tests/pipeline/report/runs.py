@@ -17,6 +17,7 @@ from pipeline.engine.tables import RunPaths
 from schemas import ENTITIES, EXAMPLES, IMPORTANCE, KNOWLEDGE, REJECTS, SURFACE_FREQUENCY, Table
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
 from schemas.shards import ENTITY, POLICIES, POLICY_BITS
+from tests.manifests import list_again
 
 HOSTILE = '</script><img src=x onerror="window.broken=1">\'&\u2028é'
 HOSTILE_TEXT = '"><script>window.broken=2</script>'
@@ -123,6 +124,7 @@ def rewrite(run: Path, stage: str, table: Table, change: Mapping[str, tuple[int,
                 place, rows.schema.field(place), pa.array(values, rows.schema.field(place).type)
             )
         pq.write_table(rows.cast(table.schema), path)
+    list_again(run / stage)
 
 
 def make_hostile(run: Path) -> int:

@@ -22,7 +22,7 @@ from pipeline.report.build import write_report
 from pipeline.report.tail_sections import fit_in_words
 from schemas import TAIL_SUMMARY
 from schemas.errors import ConfigError
-from schemas.manifest import MANIFEST_NAME
+from tests.manifests import change_manifest
 from tests.pipeline.cases import in_process, program
 from tests.pipeline.report import runs
 from tests.pipeline.report.conftest import Report
@@ -185,8 +185,7 @@ def test_same_run_same_page(full: Report, tmp_path: Path) -> None:
 def test_stage_that_is_out_of_date_is_not_shown(full: Report, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(full.run, run)
-    path = run / "importance" / MANIFEST_NAME
-    path.write_text(path.read_text().replace(runs.fingerprint(run, "link"), "older"))
+    change_manifest(run / "importance", lambda values: values["inputs"].update(link="older"))
     text = Path(write_report(str(run)).path).read_text()
     assert "Semantic importance is out of date" in text
     assert "The choice of targets is out of date" in text

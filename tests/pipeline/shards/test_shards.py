@@ -22,7 +22,7 @@ from benchmarks.shards_data import make_roberta
 from pipeline.config import ShardsConfig
 from pipeline.encoder.tokenizer import TextTokenizer
 from pipeline.engine.errors import StageError
-from pipeline.engine.stage import StagePlan, prepare, write_unit
+from pipeline.engine.stage import StagePlan, finish_stage, prepare, write_unit
 from pipeline.engine.tables import RunPaths
 from pipeline.engine.tasks import ListRange
 from pipeline.shards import stage as shards
@@ -30,6 +30,7 @@ from pipeline.shards.knowledge import KnowledgeBuilder
 from pipeline.shards.windows import document_hash, shuffle_keys
 from schemas.errors import ConfigError
 from schemas.shards import POLICIES, POLICY_BITS
+from tests.manifests import list_again
 from tests.pausing import PATIENCE_S
 from tests.pipeline.cases import ROOT, in_process, program, rows_of
 from tests.pipeline.inputs_run import run_plan
@@ -157,17 +158,28 @@ def test_a_stage_that_was_stopped_goes_on(
     )
 
 
-def test_lost_rows_fail_the_stage(run: Path, model: Path) -> None:
+def test_lost_rows_fail_the_stage(run: Path, finished: Path, model: Path) -> None:
     paths = RunPaths(root=str(run))
     plan = shards.plan(ShardsConfig(model=str(model), rows_per_file=100), paths)
     prepared = prepare(plan, paths)
-    for phase, units in plan.numbered_phases[:2]:
-        for unit in units:
-            write_unit(prepared.data, plan.name, unit, phase.worker.process)
+    reports = [
+        write_unit(prepared.data, plan.name, unit, phase.worker.process)
+        for phase, units in plan.numbered_phases[:2]
+        for unit in units
+    ]
     (spilled,) = Path(prepared.data).glob("_spill/rows-*.arrow")
     spilled.unlink()
+    for phase, units in plan.numbered_phases[2:]:
+        reports += [
+            write_unit(prepared.data, plan.name, unit, phase.worker.process) for unit in units
+        ]
     with pytest.raises(StageError, match="rows made, 0 written"):
-        run_plan(plan, paths)
+        finish_stage(prepared, reports)
+    # A run that goes on misses the file and makes the rows again.
+    run_plan(plan, paths)
+    assert files_of(paths.require("shards")) == files_of(
+        RunPaths(root=str(finished)).require("shards")
+    )
 
 
 def bits_of(run: Path) -> list[int]:
@@ -314,6 +326,7 @@ def test_units_without_sentences(run: Path, model: Path) -> None:
         for path in Path(paths.stage(stage)).glob(f"data-*/{table}/*.parquet"):
             rows = pq.read_table(path, partitioning=None)
             pq.write_table(rows.slice(0, 0), path)
+        list_again(Path(paths.stage(stage)))
     manifest = made(run, model)
     assert manifest.counters["windows"] == manifest.tables["examples"].rows == 0
     assert manifest.tables["knowledge"].rows > 300

@@ -27,6 +27,7 @@ from pipeline.shards.statements import statement_templates, tokens_allowed
 from schemas import DOCUMENTS, ENTITIES
 from schemas.errors import ConfigError
 from schemas.shards import EXAMPLES, POLICY_BITS
+from tests.manifests import list_again
 from tests.pipeline.cases import rows_of
 from tests.pipeline.inputs_run import run_plan
 from tests.pipeline.linked_run import cut_links
@@ -224,6 +225,7 @@ def test_ends_with_one_name_are_no_statement(run: Path, stated: Path, model: Pat
         place = entities.column_names.index("label")
         renamed = entities.set_column(place, entities.field("label"), pa.array(texts))
         pq.write_table(renamed, path)
+    list_again(run / "kb")
     made(run, model, **AMPLE)
     assert fact not in statements_of(run)
 
@@ -235,6 +237,7 @@ def test_an_id_of_the_corpus_that_a_statement_may_have_is_refused(run: Path, mod
     ids = ["statement:1", *documents["doc_id"].to_pylist()[1:]]
     place = documents.column_names.index("doc_id")
     pq.write_table(documents.set_column(place, documents.field("doc_id"), pa.array(ids)), path)
+    list_again(run / "documents")
     with pytest.raises(StageError, match="the id 'statement:1' begins as those of statements do"):
         made(run, model, **AMPLE)
 

@@ -5,17 +5,22 @@ tail's summary.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.made_run import write_stage
+from pipeline.arrays.sorted_map import follow, sorted_map
 from pipeline.config import StatsConfig
 from pipeline.database.connection import add_triples, connect, open_run
+from pipeline.database.kb_lookups import in_degrees, redirects_of
+from pipeline.database.questions import _followed
 from pipeline.engine.tables import RunPaths, read_table
 from pipeline.stats import stage as stats
 from schemas import ENTITIES, LINKS, REDIRECTS, TAIL_SUMMARY, TRIPLES
@@ -272,6 +277,35 @@ def test_merged_items_support_the_facts_of_the_item_that_they_became(tmp_path: P
     write_stage(tmp_path, "kb", {**tables, "redirects": (REDIRECTS, [redirects])})
     run_plan(stats.plan(StatsConfig(), paths), paths)
     assert counted(paths)["fact_support"] == [(1, 17, 2, 1, 1)]
+
+
+def test_chains_of_merged_items_are_followed_everywhere_alike(tmp_path: Path) -> None:
+    """Q1 became Q2, which became Q3 …; Q11 and Q12 lead to each other; Q20 needs six hops."""
+    chain = [("Q1", "Q2"), ("Q2", "Q3"), ("Q11", "Q12"), ("Q12", "Q11")]
+    long_chain = [(f"Q{number}", f"Q{number + 1}") for number in range(20, 26)]
+    pairs = [*chain, *long_chain]
+    triples = [(7, 17, item, "normal") for item in (1, 2, 3, 4, 11, 20)]
+    paths = made_run(tmp_path, [[mention("a", 7), mention("a", 3)]], [])
+    tables = {
+        "entities": (ENTITIES, []),
+        "triples": (TRIPLES, [TRIPLES.from_rows(triples)]),
+        "redirects": (REDIRECTS, [REDIRECTS.from_rows(pairs)]),
+    }
+    write_stage(tmp_path, "kb", tables)
+
+    sources, targets = (
+        np.array([int(pair[place][1:]) for pair in pairs], np.uint32) for place in (0, 1)
+    )
+    items = sorted({*sources.tolist(), *targets.tolist(), 4})
+    followed = follow(sorted_map(sources, targets), np.array(items, np.uint32)).tolist()
+    wanted = dict(zip(items, followed, strict=True))
+    assert [wanted[item] for item in (1, 2, 3, 4, 11, 20)] == [3, 3, 3, 4, 12, 25]
+    assert redirects_of(paths, set(items)) == wanted
+    with open_run(paths) as connection:
+        assert {item: _followed(connection, item) for item in items} == wanted
+        facts = connection.sql("SELECT object FROM facts").fetchall()
+    assert Counter(target for (target,) in facts) == Counter([3, 3, 3, 4, 12, 25])
+    assert in_degrees(paths, [3, 1, 25]) == {3: 3, 25: 1}
 
 
 @pytest.mark.slow

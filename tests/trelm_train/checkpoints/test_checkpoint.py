@@ -171,6 +171,25 @@ def test_more_files(tmp_path: Path) -> None:
     assert (tmp_path / "step-00000001" / "more.bin").read_bytes() == b"x"
 
 
+def test_any_changed_byte_is_noticed(tmp_path: Path) -> None:
+    """A number in the state, or a bit of a weight, would change without a word."""
+    CheckpointWriter(tmp_path, keep=1).save(1, GROUPS, {"step": 123})
+    folder = tmp_path / "step-00000001"
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        good = path.read_bytes()
+        for place in range(0, len(good), max(len(good) // 25, 1)):
+            changed = bytearray(good)
+            changed[place] ^= 1 << (place % 7)
+            path.write_bytes(changed)
+            with pytest.raises(ConfigError, match="damaged"):
+                load_checkpoint(folder)
+        path.write_bytes(good[:-3])
+        with pytest.raises(ConfigError, match="damaged"):
+            load_checkpoint(folder)
+        path.write_bytes(good)
+    assert load_checkpoint(folder).state == {"step": 123}
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize(
     ("group", "name"),

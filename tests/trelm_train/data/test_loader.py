@@ -344,12 +344,13 @@ def test_a_damaged_file(tokenizer: Any, tmp_path: Path) -> None:
         world.example_columns(tokenizer),
         world.knowledge_columns(tokenizer),
     )
+    opened = open_shards(folder)
     path = folder / "examples-0.parquet"
     content = bytearray(path.read_bytes())
     content[4:3000] = b"\xff" * 2996  # the size and the footer stay
     path.write_bytes(content)
     with pytest.raises(TrelmError, match=r"examples-0.parquet: cannot be read"):
-        BatchStream(open_shards(folder), PACKING, seed=0, pad_id=0)
+        BatchStream(opened, PACKING, seed=0, pad_id=0)
 
 
 def test_plain_lists_make_a_batch() -> None:
