@@ -101,6 +101,8 @@ STAGES = (
         module="pipeline.documents.stage",
         command="documents",
         unit="a byte range, a range of rows, or a group of text files",
+        # 2: text of templates inside sentences, blank and disambiguation pages are skipped.
+        algorithm=2,
     ),
     Stage(
         name="index",

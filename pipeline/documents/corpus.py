@@ -10,8 +10,9 @@ record, or 1,000 rows of Parquet.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import pyarrow as pa
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import DocumentsConfig
 from pipeline.documents.wikitext import Anchor, WikitextError, plain_text
+from pipeline.documents.wikitext_templates import is_disambiguation
 from pipeline.engine import files
 from pipeline.engine.tasks import ByteRange
 from pipeline.sources.chunks import HEAD_BYTES, LossHandler, StoredHandler, sniff, source_error
@@ -37,6 +39,28 @@ _REDIRECT_TEXT = re.compile(r"\s*#redirect\s*:?\s*\[\[([^\]|\n]+)", re.IGNORECAS
 _MEDIAWIKI = re.compile(rb"<mediawiki\b|<page>|<siteinfo>")
 
 
+# Formats that would pass as one text document of markup: what they are, and what to do.
+_AS_ROWS = (
+    'write it as rows, for example with python -c "import duckdb; duckdb.sql(\\"COPY (FROM '
+    "'{path}') TO 'corpus.parquet'\\\")\"; format = \"text\" reads it as one document"
+)
+OTHER_FORMATS = {
+    "json-array": ("this is one JSON array, not an object per line", _AS_ROWS),
+    "csv": ("this is a table in CSV, not text", _AS_ROWS),
+    "wikiextractor": (
+        "this is the output of WikiExtractor",
+        "give the MediaWiki export itself, whose links are kept, or WikiExtractor's --json",
+    ),
+}
+_OTHER_STARTS = {
+    "json-array": re.compile(rb'\[\s*\{\s*"'),
+    "wikiextractor": re.compile(rb"<doc\b[^<>]*\bid\s*="),
+    # Names of columns, one of them "text", and a second line.
+    "csv": re.compile(rb'(?=[^\n]*\btext\b)"?\w+"?(?:[,;\t]"?\w+"?)+\r?\n', re.IGNORECASE),
+}
+_CSV_NAME = re.compile(r"\.(?:csv|tsv)(?:\.(?:gz|bz2|zst))?$", re.IGNORECASE)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawDocument:
     """Hold a document as read; `skipped` or `problem` give the reason why a record is none."""
@@ -49,6 +73,8 @@ class RawDocument:
     anchors: tuple[Anchor, ...] = ()
     # Known links: start, end, QID.
     links: tuple[tuple[int, int, int], ...] = ()
+    # How often each template was dropped, by name.
+    dropped: Counter[str] = field(default_factory=Counter)
     # The counter that a skipped record adds to.
     skipped: str = ""
     problem: str = ""
@@ -70,11 +96,14 @@ def kind_of(path: str, requested: str = "auto") -> str:
     with files.open_read(path) as file:
         is_parquet = sniff(file.read(HEAD_BYTES)) == "parquet"
     head = b"" if is_parquet else peek(path, 1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
-    kind = "parquet" if is_parquet else _text_kind(head)
+    kind = "parquet" if is_parquet else _text_kind(path, head)
 
     # Any text may be read as text files: each file is then one document.
-    if requested == "text" and kind in ("jsonl", "text", "html"):
+    if requested == "text" and kind in ("jsonl", "text", "html", *OTHER_FORMATS):
         return "text"
+    if kind in OTHER_FORMATS:
+        problem, advice = OTHER_FORMATS[kind]
+        raise source_error(path, 0, problem, advice.format(path=path))
     if kind == "html":
         problem = "this is HTML or XML, not a MediaWiki export"
         raise source_error(path, 0, problem, 'convert it, or set format = "text"')
@@ -85,8 +114,13 @@ def kind_of(path: str, requested: str = "auto") -> str:
     return kind
 
 
-def _text_kind(head: bytes) -> str:
-    """Return the kind of a file that is not Parquet, by its first decoded bytes."""
+def _text_kind(path: str, head: bytes) -> str:
+    """Return the kind of a file that is not Parquet, by its first decoded bytes and its name."""
+    for kind, pattern in _OTHER_STARTS.items():
+        if pattern.match(head):
+            return kind
+    if _CSV_NAME.search(path) and head[:1] not in (b"{", b"<"):
+        return "csv"
     if _MEDIAWIKI.search(head[:4096]) and head[:1] == b"<":
         return "wiki-xml"
     if re.match(rb"<(?:!doctype|html|\?xml|head|body)\b", head, re.IGNORECASE):
@@ -350,7 +384,7 @@ def read_articles(
 ) -> Iterator[RawDocument]:
     """Yield the articles of a MediaWiki export as plain text with anchors.
 
-    Pages of other namespaces and redirects are skipped.
+    Pages of other namespaces, redirects and disambiguation pages are skipped.
 
     Args:
         span: the bytes to read.
@@ -378,6 +412,9 @@ def _article(page: RawPage, position: str) -> RawDocument:
     # Other models, such as Lua modules and JSON, hold no running text.
     if page.model != "wikitext":
         return RawDocument(position=position, skipped="skipped_model")
+    # A list of articles with one name: no running text.
+    if is_disambiguation(page.text):
+        return RawDocument(position=position, skipped="skipped_disambiguation")
 
     doc_id = str(page.page_id)
     try:
@@ -386,5 +423,10 @@ def _article(page: RawPage, position: str) -> RawDocument:
         payload = page.text[:PAYLOAD_LENGTH]
         return RawDocument(position=position, doc_id=doc_id, problem=str(error), payload=payload)
     return RawDocument(
-        position=position, doc_id=doc_id, title=page.title, text=plain.text, anchors=plain.anchors
+        position=position,
+        doc_id=doc_id,
+        title=page.title,
+        text=plain.text,
+        anchors=plain.anchors,
+        dropped=plain.dropped,
     )

@@ -3,7 +3,7 @@
 Units are byte ranges (JSONL, MediaWiki exports), row ranges (Parquet), or groups of whole text
 files. Ids: the id field, "file:position" where there is none, the page id of an article, the name
 of a text file. NULs become U+FFFD, counted. Of documents with one id the first stays, and the others
-are rejects.
+are rejects. Blank documents, redirects and disambiguation pages are counted, not rejected.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import posixpath
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pipeline.config import DocumentsConfig
 from pipeline.documents import corpus
 from pipeline.documents.corpus import RawDocument
+from pipeline.documents.dropped_templates import leave_dropped, most_dropped
 from pipeline.documents.repeats import SHOWN_CHARACTERS, RepeatsWorker, leave_ids, repeat_reason
 from pipeline.documents.titles_stage import FOLDER, NO_ITEM, TitleMap
 from pipeline.documents.wikitext import Anchor
@@ -36,6 +38,8 @@ from schemas.errors import ConfigError
 from schemas.settings import to_dict
 
 BATCH_CHARACTERS = 8 << 20
+# Characters of which a text with nothing to read consists: white space, NULs, and marks of no width.
+BLANK = "\0\ufeff\u200b\u2060" + "".join(filter(str.isspace, map(chr, range(sys.maxunicode))))
 TEXT_FILES_PER_UNIT = 256
 ENDINGS = re.compile(r"(?<=[^/])(?:\.(?:txt|md|jsonl?|ndjson|parquet|xml|gz|bz2|zst))+$")
 
@@ -68,6 +72,7 @@ class DocumentsWorker:
             sink.add(path, document)
         sink.flush()
         leave_ids(out, unit.index, list(sink.place_of), list(sink.place_of.values()))
+        leave_dropped(out.folder, unit.index, sink.dropped)
         progress.finish()
 
     def _read(
@@ -109,12 +114,19 @@ class _DocumentSink:
         self._num_characters = 0
         # By id: where the document starts.
         self.place_of: dict[str, str] = {}
+        # How often each template was dropped, by name.
+        self.dropped: Counter[str] = Counter()
 
     def add(self, path: str, document: RawDocument) -> None:
         """Keep, skip or reject a document."""
         self._out.count("rows_in")
         if document.skipped:
             self._out.count(document.skipped)
+            return
+
+        self.dropped.update(document.dropped)
+        if not document.problem and not document.text.strip(BLANK):
+            self._out.count("skipped_empty")
             return
 
         place = f"{path}:{document.position}"
@@ -147,8 +159,6 @@ class _DocumentSink:
         """Return why a document cannot be kept; empty if it can."""
         if not document.doc_id:
             return "empty doc_id"
-        if not document.text.strip("\0 \t\r\n"):
-            return "empty text"
         first_place = self.place_of.get(document.doc_id)
         return "" if first_place is None else repeat_reason(place, first_place)
 
@@ -261,10 +271,10 @@ def labels_of(paths: Sequence[str]) -> dict[str, str]:
 
 def finish(
     inputs: tuple[str, ...],
-    prepared: PreparedStage,  # noqa: ARG001 - every hook gets it
+    prepared: PreparedStage,
     reports: Sequence[UnitReport],
 ) -> dict[str, str]:
-    """Refuse an empty corpus.
+    """Refuse an empty corpus; return which templates were dropped most.
 
     Raises:
         StageError: no document with text.
@@ -278,5 +288,4 @@ def finish(
             f"{', '.join(inputs)}: the corpus is empty: "
             f"no document with text ({listed or 'nothing in it'}); give other inputs"
         )
-
-    return {}
+    return most_dropped(prepared.data)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import bz2
+import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,10 +14,13 @@ import zstandard
 
 from pipeline.config import DocumentsConfig
 from pipeline.documents import stage as documents
+from pipeline.documents.corpus import kind_of
 from pipeline.documents.stage import labels_of, measure_of
 from pipeline.engine.tables import RunPaths
+from pipeline.sources import SourceError
 from schemas import DOCUMENTS
 from tests.conftest import SAMPLE
+from tests.pausing import PATIENCE_S
 from tests.pipeline.inputs_run import recut, rows_of, run_plan
 from tests.pipeline.sources.conftest import gzip_members, zstd_frames
 
@@ -75,3 +81,60 @@ def test_articles(tmp_path: Path) -> None:
     path = tmp_path / "pages"
     path.write_bytes(zstd_frames((SAMPLE / "pages.xml").read_bytes(), [5_000]))
     assert documents.corpus.kind_of(str(path)) == "wiki-xml"
+
+
+OTHER_FORMATS = {
+    "array.json": (
+        '[{"id": "a", "text": "Paris."},\n{"id": "b", "text": "Rome."}]',
+        "one JSON array",
+    ),
+    "corpus.csv": ('id,text\n1,"Paris is in France."\n', "a table in CSV"),
+    "rows.tsv.gz": ("1\tParis\n2\tRome\n", "a table in CSV"),
+    "table": ("id\ttext\n1\tParis\n", "a table in CSV"),
+    "wiki_00": (
+        '<doc id="12" url="u" title="T">\nT\n\nParis.\n</doc>\n',
+        "output of WikiExtractor",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FORMATS)
+def test_other_formats_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    """They would pass as one text of markup. Asked for as text, they are texts."""
+    content, problem = OTHER_FORMATS[name]
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
+    paths = RunPaths(root=str(tmp_path / "run"))
+    with pytest.raises(SourceError, match=rf"{name}.*{problem}"):
+        documents.plan(DocumentsConfig(inputs=(str(path),)), paths)
+    counters = run_plan(
+        documents.plan(DocumentsConfig(inputs=(str(path),), format="text"), paths), paths
+    ).counters
+    assert counters["rows_out"] == 1
+
+
+@pytest.mark.parametrize("name", ["array.json", "corpus.csv"])
+def test_the_way_out_that_is_named_works(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text(OTHER_FORMATS[name][0])
+    paths = RunPaths(root=str(tmp_path / "run"))
+    with pytest.raises(SourceError) as caught:
+        documents.plan(DocumentsConfig(inputs=(str(path),)), paths)
+    command = caught.value.message.partition("for example with ")[2].partition(";  format")[0]
+    command = command.partition("; format =")[0]
+    command = command.replace("python", sys.executable, 1)
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path, timeout=PATIENCE_S)
+    made = str(tmp_path / "corpus.parquet")
+    run_plan(documents.plan(DocumentsConfig(inputs=(made,)), paths), paths)
+    texts = {row["text"] for row in rows_of(paths, "documents", DOCUMENTS)}
+    assert all(text.startswith(("Paris", "Rome")) for text in texts)
+    assert texts
+
+
+@pytest.mark.parametrize(
+    "text", ["[1] A note.", "Text, in short, is\nthis.", "[[link]] text", "a, b, text"]
+)
+def test_texts_that_look_like_other_formats(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(text)
+    assert kind_of(str(path)) == "text"

@@ -101,10 +101,65 @@ def read(
     manifest = run_plan(documents.plan(config(*inputs, **settings), paths), paths)
     kept = rows_of(paths, "documents", DOCUMENTS)
     rejects = rows_of(paths, "documents", REJECTS)
-    assert manifest.counters["rows_in"] == len(kept) + len(rejects)
+    skipped = sum(n for name, n in manifest.counters.items() if name.startswith("skipped_"))
+    assert manifest.counters["rows_in"] == len(kept) + len(rejects) + skipped
     return [tuple(row.values()) for row in kept], [
         (row["key"].rpartition("/")[2], row["reason"]) for row in rejects
     ]
+
+
+def counters_of(tmp_path: Path) -> dict[str, int]:
+    return RunPaths(root=str(tmp_path / "out")).require("documents").counters
+
+
+@pytest.mark.parametrize("unit_mb", [64.0, 0.001])
+def test_blank_documents_are_skipped(tmp_path: Path, unit_mb: float) -> None:
+    """A third of the rows of a published corpus is blank: no reason to fail."""
+    blank = ["", " \n", "\u00a0\u3000", "\ufeff", "\0\u200b"]
+    texts = [blank[number // 2 % 5] if number % 2 else f"text {number}" for number in range(40)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    kept, rejects = read(tmp_path, path, unit_mb=unit_mb)
+    assert (len(kept), rejects) == (20, [])
+    assert counters_of(tmp_path)["skipped_empty"] == 20
+
+
+def test_pages_that_are_no_articles_are_skipped(tmp_path: Path) -> None:
+    """Redirects and disambiguation pages; the manifest says which templates were dropped."""
+    page = (
+        "<page><title>{title}</title><ns>0</ns><id>{number}</id><revision><id>{number}</id>"
+        "<model>wikitext</model><text>{text}</text></revision></page>\n"
+    )
+    contents = [
+        "One{{efn|x}} text{{efn|y}}. {{Cite book}}",
+        "'''Two''' may mean: [[A]] {{Geodis}}",
+        "Three: [[B]], [[C]] {{hndis|Three}}",
+        "#REDIRECT [[One]]",
+        "Four __DISAMBIG__",
+        "Five {{disambiguation needed}} is text.",
+        "{{Infobox}}",
+    ]
+    path = tmp_path / "pages.xml"
+    path.write_text(
+        "<mediawiki><siteinfo><dbname>enwiki</dbname></siteinfo>\n"
+        + "".join(
+            page.format(title=f"T{number}", number=number, text=text)
+            for number, text in enumerate(contents, 1)
+        )
+        + "</mediawiki>"
+    )
+    paths = RunPaths(root=str(tmp_path / "out"))
+    run_plan(kb.plan(KbConfig(dumps=(str(SAMPLE / "entities.json"),)), paths), paths)
+    for unit_mb in (64.0, 0.0001):
+        run_plan(titles.plan(config(path, unit_mb=unit_mb), paths), paths)
+        manifest = run_plan(documents.plan(config(path, unit_mb=unit_mb), paths), paths)
+        assert manifest.counters["rows_out"] == 2
+        assert manifest.counters["skipped_disambiguation"] == 3
+        assert manifest.counters["skipped_redirect"] == 1
+        assert manifest.counters["skipped_empty"] == 1
+        assert json.loads(manifest.extra["dropped_templates"]) == {
+            "efn": 2, "cite book": 1, "disambiguation needed": 1, "infobox": 1,
+        }  # fmt: skip
 
 
 def test_text_files(tmp_path: Path) -> None:
@@ -120,7 +175,8 @@ def test_text_files(tmp_path: Path) -> None:
         ("a", "", "First.\n\nSecond.\n", "a.txt"),
         ("b.v2", "", "nul\ufffdhere", "b.v2.txt.bz2"),
     ]
-    assert rejects == [("c.txt:3", "not UTF-8"), ("d", "empty text"), ("e", "empty text")]
+    assert rejects == [("c.txt:3", "not UTF-8")]
+    assert counters_of(tmp_path)["skipped_empty"] == 2
 
 
 JSONL = (
@@ -152,8 +208,9 @@ def test_jsonl(tmp_path: Path) -> None:
     first, again = (JSONL.index(line) for line in (b'{"id": "a"', b'{"id": "a", "text": "again"'))
     repeats = repeat_reason(f"{path}:{again}", f"{path}:{first}")
     assert reasons == sorted(
-        [repeats, "no field 'text'", "empty text"] + ["not a JSON object of UTF-8 strings"] * 4
+        [repeats, "no field 'text'"] + ["not a JSON object of UTF-8 strings"] * 4
     )
+    assert counters_of(tmp_path)["skipped_empty"] == 1
     kept, _ = read(tmp_path, path, id_field="", text_field="title")
     assert kept == [("docs:0", "T", "T", "docs.jsonl")]
 
@@ -204,7 +261,8 @@ def test_parquet(tmp_path: Path) -> None:
     pq.write_table(pa.table(rows), path, row_group_size=1)
     kept, rejects = read(tmp_path, path, id_field="key", text_field="body")
     assert kept == [("1", "", "one", "corpus.parquet"), ("2", "", "two", "corpus.parquet")]
-    assert [reason for _, reason in rejects] == ["'body' is not a string", "empty text"]
+    assert [reason for _, reason in rejects] == ["'body' is not a string"]
+    assert counters_of(tmp_path)["skipped_empty"] == 1
     plan = documents.plan(
         config(path, text_field="body", unit_mb=0.0001), RunPaths(root=str(tmp_path))
     )
@@ -266,8 +324,9 @@ def test_labels() -> None:
 @pytest.mark.parametrize(
     ("export", "pages", "articles", "redirects", "min_anchors"),
     [
-        ("enwiki-gensim-106articles.xml.bz2", 206, 106, 99, 8_000),
-        ("enwiki-dbpedia-minidump.xml.bz2", 27, 24, 2, 500),
+        # The rest are disambiguation pages.
+        ("enwiki-gensim-106articles.xml.bz2", 206, 98, 99, 8_000),
+        ("enwiki-dbpedia-minidump.xml.bz2", 27, 23, 2, 500),
     ],
 )
 def test_genuine_articles(
@@ -292,6 +351,8 @@ def test_genuine_articles(
         articles,
         redirects,
     )
+    skipped = counters["skipped_redirect"] + counters["skipped_disambiguation"]
+    assert pages == articles + skipped + counters.get("skipped_namespace", 0)
     assert "rejects" not in counters
     texts = {row["doc_id"]: row["text"] for row in rows_of(paths, "documents", DOCUMENTS)}
     anchors = rows_of(paths, "documents", ANCHORS)
