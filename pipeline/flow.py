@@ -117,6 +117,8 @@ STAGES = (
         module="pipeline.index.stage",
         command="index",
         unit="a range of rows, then shards of names and ranges of QIDs",
+        # 2: invisible characters cut no word.
+        algorithm=2,
     ),
     Stage(
         name="link",
@@ -131,6 +133,8 @@ STAGES = (
         module="pipeline.link.stage",
         command="link",
         unit="the weights, if fitted; then ranges of documents, about `link.unit_mb` of text",
+        # 2: long lines are cut where sentences end.
+        algorithm=2,
     ),
     Stage(
         name="stats",

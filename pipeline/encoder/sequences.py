@@ -127,8 +127,13 @@ def cosines(originals: Floats, variants: Floats) -> F64:
     """Return the row-wise cosines of two (n, d) arrays, shape (n,); 0 where a vector is zero.
 
     A zero vector is a sentence of which no token is left: all its meaning is gone.
+
+    Raises:
+        ValueError: a vector is not finite; it would pass for one without meaning.
     """
     left, right = originals.astype(np.float64), variants.astype(np.float64)
     norms: Array = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    if not np.isfinite(norms).all():
+        raise ValueError("vectors hold NaN or infinite numbers")
     products = np.sum(left * right, axis=1)
     return np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)

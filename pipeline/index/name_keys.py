@@ -1,7 +1,8 @@
 """Turn names into keys: the one normalisation that builder and reader of the alias index share.
 
-Goes in: surfaces as written. Comes out: keys, 1 µs each. Normalisation: NFKC, case folded, and
-everything but letters, digits and the marks on them becomes one space. So "U.S." and "u . s ." have
+Goes in: surfaces as written. Comes out: keys, 1 µs each. Normalisation: invisible characters are
+dropped, as from the names of the knowledge base; NFKC, case folded, and everything but letters,
+digits and the marks on them becomes one space. So "U.S." and "u . s ." have
 the same key, and so have "AT&T" and "At & T". The second key has its diacritics folded away. A
 change here needs another NORMALISATION_VERSION: an index of another version is refused.
 """
@@ -13,8 +14,10 @@ import re
 import unicodedata
 import zlib
 
-# 2: marks stay on their letters.
-NORMALISATION_VERSION = 2
+from schemas.characters import is_visible, without_invisible
+
+# 2: marks stay on their letters. 3: invisible characters cut no word.
+NORMALISATION_VERSION = 3
 SOURCE_BITS = {
     "label": 1,
     "alias": 2,
@@ -29,7 +32,10 @@ TITLE_SOURCES = ("title", "redirect")
 MAX_KEY_CHARACTERS = 250
 
 # `str.translate` with a table is several times faster than the full rules, for all ASCII text.
-_ASCII_FOLDED = "".join(char.lower() if char.isalnum() else " " for char in map(chr, range(128)))
+_ASCII_FOLDED = [
+    (char.lower() if char.isalnum() else " ") if is_visible(char) else None
+    for char in map(chr, range(128))
+]
 _NOT_WORD = re.compile(r"[\W_]+")
 # Only text with such characters may hold marks, which need a closer look.
 _MAYBE_MARK = re.compile(r"[^\w\x00-\x7f]")
@@ -56,7 +62,8 @@ def normalise(surface: str) -> str:
 def normalise_any(surface: str) -> str:
     """Return the key of a surface by the full rules: `normalise` without its table for ASCII."""
     # Case folding may undo the composition, so it is done twice.
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", surface).casefold())
+    visible = without_invisible(surface)
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold())
     separator = _separator if _MAYBE_MARK.search(folded) else " "
     return _NOT_WORD.sub(separator, folded).strip()[:MAX_KEY_CHARACTERS].strip()
 

@@ -10,7 +10,6 @@ exactly as cleaned: two names that differ in case stay two.
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -18,13 +17,10 @@ from typing import Any
 import msgspec
 
 from pipeline.kb.model import Sitelink, Term
+from schemas.characters import without_invisible
 
 FIRST_LANGUAGES = ("en", "mul")
 MAX_SURFACE_CHARACTERS = 250
-# Invisible characters that stay: joiners change the meaning of Persian words and of emoji.
-JOINERS = "\u200c\u200d"
-# Invisible characters that stay: tags spell the region of a flag emoji.
-TAGS = range(0xE0020, 0xE0080)
 
 
 def label_languages(languages: tuple[str, ...]) -> tuple[str, ...]:
@@ -38,19 +34,8 @@ def clean(name: str) -> str:
     >>> clean(" Caf\N{COMBINING ACUTE ACCENT}e\\u200e\\u00a0 Noir ")
     'Caf\N{COMBINING ACUTE ACCENT}e Noir'
     """
-    # Most names are plain ASCII and skip the loop over characters.
-    if not name.isascii() or not name.isprintable():
-        name = "".join(char for char in name if _is_visible(char))
     # split() without an argument knows all kinds of space, and drops those at the ends.
-    return " ".join(name.split())
-
-
-def _is_visible(char: str) -> bool:
-    """Say whether a character stays in a name."""
-    if char.isprintable() or char.isspace() or char in JOINERS or ord(char) in TAGS:
-        return True
-    # Controls, format characters and lone surrogates show nothing.
-    return unicodedata.category(char) not in ("Cc", "Cf", "Cs")
+    return " ".join(without_invisible(name).split())
 
 
 def page_title(sitelink: msgspec.Raw | None) -> str:

@@ -1,7 +1,7 @@
 """Run spaCy behind one class: texts in; tokens, named entities and sentences out, in code points.
 
-Any installed pipeline can be used. Long texts are cut at line ends, so that memory follows the
-piece, not the document.
+Any installed pipeline can be used. Long texts are cut at line ends, and long lines at ends of
+sentences, so that memory follows the piece, not the document.
 """
 
 from __future__ import annotations
@@ -34,6 +34,19 @@ RECOGNISER_PIPES = ("ner", "entity_ruler", "span_ruler")
 _NEWLINE = re.compile("\n")
 # A tokeniser takes quadratic time on text without white space, so pieces end after such a run.
 _LONG_RUN = re.compile(r"\S{500}")
+# The end of a sentence beyond doubt: a word of three letters or more, a mark, a capital.
+_SENTENCE_END = re.compile(
+    r"([^\W\d_]{3,}|[)\]”\"'%\d])[.!?…]+[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[^\W\d_a-zß-ÿ])|()[。！？]+\s*"
+)
+_WIDE_END = re.compile("[。！？]")
+# White space between two words in lower case: no name is cut there.
+_GAP_IN_WORDS = re.compile(r"(?<=[a-zß-ÿ])[,;:]?\s+(?=[a-zß-ÿ])")
+# Words of three letters or more before a full stop that ends no sentence, in lower case.
+ABBREVIATIONS = frozenset(
+    "prof rev gen col capt sgt maj lieut hon pres gov sen rep inc ltd corp bros dept univ est approx "
+    "etc fig vol nos mrs messrs mme mlle jan feb mar apr jun jul aug sep sept oct nov dec mon tue wed "
+    "thu fri sat sun ave blvd mt ste st jr sr dr ing dipl".split()
+)
 # Only named entities and sentences are used of a pipeline.
 UNUSED = (
     "tagger",
@@ -91,23 +104,42 @@ def _installed() -> list[str]:
 
 
 def pieces(text: str) -> Iterator[tuple[int, str]]:
-    """Yield a text in pieces of whole lines, each with the code point at which it starts."""
+    """Yield a text in pieces of whole lines, each with the code point at which it starts.
+
+    A line that is longer than a piece is cut where a sentence ends; where none does, between two
+    words that are no names.
+    """
     start = 0
     while start < len(text):
         end = min(start + PIECE_CHARACTERS, len(text))
         if end < len(text):
             # rfind returns -1 where there is none, so this is 0 then.
             line_end = text.rfind("\n", start, end) + 1
-            end = line_end if line_end > start else _end_of_space(text, start, end)
+            end = line_end if line_end > start else _end_in_line(text, start, end)
 
         run = _LONG_RUN.search(text, start, end)
-        end = run.end() if run else end
+        if run:
+            # Scripts without spaces have marks at least.
+            ends = [match.end() for match in _WIDE_END.finditer(text, run.start(), run.end())]
+            end = ends[-1] if ends else run.end()
         yield start, text[start:end]
         start = end
 
 
-def _end_of_space(text: str, start: int, end: int) -> int:
-    """Return one past the last space of a piece; its end where it has none."""
+def _end_in_line(text: str, start: int, end: int) -> int:
+    """Return where to cut a line, in the last half of a piece if that is possible."""
+    # The pattern looks at what follows, so the last letters of the piece cannot match.
+    middle = (start + end) // 2
+    sentence_ends = [
+        match.end()
+        for match in _SENTENCE_END.finditer(text, middle, end)
+        if (match.group(1) or "").lower() not in ABBREVIATIONS
+    ]
+    if sentence_ends:
+        return sentence_ends[-1]
+    gaps = [match.end() for match in _GAP_IN_WORDS.finditer(text, middle, end)]
+    if gaps:
+        return gaps[-1]
     space_end = text.rfind(" ", start, end) + 1
     return space_end if space_end > start else end
 

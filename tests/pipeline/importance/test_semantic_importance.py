@@ -51,6 +51,13 @@ def test_cosines_are_not_rounded_and_si_is_bounded() -> None:
     ]  # no pole, and no sign flip below zero
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_vectors_that_are_not_finite_have_no_cosine(value: float) -> None:
+    """They were taken for zero vectors: the highest importance."""
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        cosines(np.array([[1.0, value]]), np.array([[1.0, 1.0]]))
+
+
 def test_cosines_of_float32_vectors_are_exact_to_float32() -> None:
     random = np.random.default_rng(0)
     left = random.normal(size=(200, 768)).astype(np.float32)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +17,7 @@ from pipeline.index.name_keys import (
     normalise_any,
     query_keys,
 )
+from pipeline.kb.terms import clean
 
 
 @pytest.mark.parametrize(
@@ -77,3 +81,21 @@ def test_what_is_listed_is_found(surface: str, source: str) -> None:
     assert query_keys(surface)[:1] == wanted[:1]
     assert set(wanted) <= set(query_keys(surface))
     assert all(len(key) <= 250 and key == key.strip() for key in listed)
+
+
+def test_a_name_of_the_knowledge_base_has_the_key_of_its_mention() -> None:
+    """Every character of Unicode inside a name, as the builder keeps it and as a text has it."""
+    different = [
+        f"U+{number:04X} {unicodedata.category(chr(number))}"
+        for number in range(sys.maxunicode + 1)
+        if not unicodedata.category(chr(number)).startswith(("Co", "Cn"))
+        and normalise(f"Par{chr(number)}is") != normalise(clean(f"Par{chr(number)}is"))
+    ]
+    assert not different
+
+
+@pytest.mark.parametrize(
+    "invisible", ["\u00ad", "\ufeff", "\u200b", "\u2060", "\u200e", "\x01", "\x7f"]
+)
+def test_invisible_characters_cut_no_word(invisible: str) -> None:
+    assert normalise(f"{invisible}Par{invisible}is{invisible} Ville{invisible}") == "paris ville"

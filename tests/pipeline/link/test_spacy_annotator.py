@@ -177,6 +177,50 @@ def test_blank_finds_sentences_and_no_names() -> None:
     assert found.sentences == [(0, 11), (12, 21), (22, 31)]
 
 
+# A line of several sentences, and how a piece of it may begin.
+LINES = {
+    "Gen. Ulysses Grant met Prof. Ada King of St. Louis on 3 Oct. 1880. He left. ": (
+        "Gen.",
+        "He l",
+    ),
+    'The mayor said "No!" to Angela Merkel. "Yes," said J. R. R. Tolkien (1954). ': (
+        "The ",
+        '"Yes',
+    ),
+    "巴黎是法国首都。柏林是德国首都。": ("巴黎是法", "柏林是德"),
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_long_line_is_cut_where_sentences_end(line: str) -> None:
+    found = list(annotate.pieces(line * 600))
+    assert len(found) > 2
+    assert {piece[:4] for _, piece in found} <= set(LINES[line])
+    assert "".join(piece for _, piece in found) == line * 600
+
+
+@pytest.mark.parametrize("model", ["blank:en", MODEL])
+def test_a_long_line_has_the_sentences_of_short_ones(model: str) -> None:
+    """It was cut at a blank before every 4,000th character, in the middle of names."""
+    sentence, number = "Paris is in New York City today.", 400
+    annotator_ = BLANK if model == "blank:en" else Annotator(model)
+    on_one_line, on_lines = annotator_.annotate(
+        [" ".join([sentence] * number), "\n".join([sentence] * number)]
+    )
+    step = len(sentence) + 1
+    assert on_one_line.sentences == [(n * step, n * step + len(sentence)) for n in range(number)]
+    assert on_one_line.sentences == on_lines.sentences
+    assert on_one_line.tokens.starts.tolist() == on_lines.tokens.starts.tolist()
+
+
+def test_a_long_line_without_ends_is_cut_between_common_words() -> None:
+    text = ("New York City and the old town of San Jose, " * 400).strip()
+    for start, piece in annotate.pieces(text):
+        before = text[:start].rsplit(maxsplit=1)[-1:] or [""]
+        assert before[0].strip(",").islower() or not start
+        assert piece[:1].islower() or not start
+
+
 def test_no_texts() -> None:
     assert BLANK.annotate([]) == []
 
