@@ -15,6 +15,7 @@ from schemas.settings import at_least, build, key, load_toml, with_overrides
 from schemas.shards import NO_POLICY, POLICIES
 
 LANGUAGE_CODE = re.compile(r"[a-z][a-z0-9-]*")
+WIKI_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +31,10 @@ class KbConfig:
         ("en", "mul"),
         "Languages of labels and aliases, in the order in which a label is looked for; en and mul "
         "always come first",
+    )
+    wiki: str = key(
+        "enwiki",
+        "Wiki whose titles are kept: links of its exports can be followed to items",
     )
     statements: bool = key(
         False,
@@ -53,6 +58,11 @@ class KbConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         at_least(self, unit_mb=0)
+        if not WIKI_NAME.fullmatch(self.wiki):
+            raise ConfigError(
+                f"kb.wiki: {self.wiki!r} is not the name of a wiki; write for example "
+                "--set kb.wiki=dewiki"
+            )
         for language in self.languages:
             if not LANGUAGE_CODE.fullmatch(language):
                 raise ConfigError(

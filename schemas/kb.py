@@ -30,7 +30,7 @@ ENTITIES = Table(
         Column(
             name="enwiki_title",
             type=pa.string(),
-            meaning="title of its English Wikipedia article",
+            meaning="title of its article in the wiki `kb.wiki`: English Wikipedia unless set",
             null_means="no such article",
         ),
         Column(

@@ -22,6 +22,7 @@ from pipeline.arrays.sorted_map import SortedMap, sorted_map
 from pipeline.config import DocumentsConfig
 from pipeline.documents.corpus import PAYLOAD_LENGTH, kind_of, redirect_target
 from pipeline.documents.title_hashes import hash_titles, resolve_titles
+from pipeline.documents.wiki_name import check_wiki
 from pipeline.documents.wikitext_titles import link_target, normalise_title
 from pipeline.engine import files
 from pipeline.engine.row_buffer import RowBuffer
@@ -93,6 +94,8 @@ def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
     exports = [
         path for path in files.expand(config.inputs) if kind_of(path, config.format) == "wiki-xml"
     ]
+    for path in exports:
+        check_wiki(path, str(kb.config["wiki"]))
     unit_bytes = int(config.unit_mb * 2**20)
     tasks = [task for path in exports for task in plan_ranges(path, unit_bytes)]
     return StagePlan(

@@ -84,6 +84,7 @@ class KbRules:
     """Say what of a dump is kept: see the settings of `kb`."""
 
     languages: tuple[str, ...] = ("en", "mul")
+    wiki: str = "enwiki"
     statements: bool = False
     exclude_scholarly: bool = False
 
@@ -266,7 +267,7 @@ class KbBuilder:
 
         labels = terms_in(entity.labels)
         sitelinks = entity.sitelinks if isinstance(entity.sitelinks, dict) else {}
-        title = page_title(sitelinks.get("enwiki"))
+        title = page_title(sitelinks.get(self._rules.wiki))
         # The column is a signed 64-bit number.
         has_revision = entity.lastrevid and 0 < entity.lastrevid <= MAX_REVISION
         revision = entity.lastrevid if has_revision else None

@@ -71,6 +71,7 @@ def collector_off() -> Iterator[None]:
 def kb_rules(config: KbConfig) -> KbRules:
     """Return what the settings say is kept of an entity."""
     return KbRules(
+        wiki=config.wiki,
         languages=config.languages,
         statements=config.statements,
         exclude_scholarly=config.exclude_scholarly,

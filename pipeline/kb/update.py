@@ -46,7 +46,7 @@ REVISIONS = "revisions"
 logger = logging.getLogger("trelm")
 COPIED = {table.name: table for table in (ENTITIES, ALIASES, TRIPLES, STATEMENTS, REDIRECTS)}
 # The settings that decide an item's rows.
-DECISIVE = ("languages", "statements", "exclude_scholarly")
+DECISIVE = ("languages", "wiki", "statements", "exclude_scholarly")
 
 
 @dataclass(frozen=True, kw_only=True)
