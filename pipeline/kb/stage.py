@@ -27,6 +27,7 @@ from pipeline.engine.tables import RunPaths
 from pipeline.engine.tasks import Bucket, ByteRange, Unit
 from pipeline.engine.units import UnitReport, UnitWriter
 from pipeline.kb.entity_rows import NOT_JSON, KbBuilder, KbRules, RecordOutcome
+from pipeline.kb.indented import is_indented, read_indented
 from pipeline.kb.repeats import EXCLUDED, UNCHANGED, RepeatsWorker, leave_ids, leave_repeated
 from pipeline.kb.revisions import Revisions
 from pipeline.kb.sql_redirects import (
@@ -85,6 +86,8 @@ class KbWorker:
     config: KbConfig
     # The page dump of the same database, by redirect dump.
     page_dumps: dict[str, str]
+    # Files that are one indented document, not a record a line.
+    indented: frozenset[str] = frozenset()
     _revisions: OpenedOnce[Revisions] = field(default_factory=OpenedOnce, compare=False, repr=False)
 
     def process(self, unit: Unit[ByteRange], out: UnitWriter) -> None:
@@ -111,7 +114,13 @@ class KbWorker:
         progress = RangeProgress(unit.task, out)
         on_loss = loss_handler(out, skip_corrupt=config.skip_corrupt)
         num_bytes = 0
-        for position, line in read_lines(unit.task, on_loss, progress.reached):
+        path = unit.task.path
+        lines = (
+            (("0", record) for record in read_indented(path))
+            if path in self.indented
+            else read_lines(unit.task, on_loss, progress.reached)
+        )
+        for position, line in lines:
             for outcome in builder.add_line(line):
                 self._account(unit.task, out, position, line, outcome)
             # Bytes are counted instead of rows: entities differ in size by a factor of thousands.
@@ -212,7 +221,10 @@ def plan(config: KbConfig, paths: RunPaths) -> StagePlan:
     tasks, unit_bytes = [], unit_size(config, dumps)
     for path in dumps:
         check_dump(path)
-        tasks += plan_ranges(path, unit_bytes)
+    indented = frozenset(filter(is_indented, dumps))
+    for path in dumps:
+        whole = [ByteRange(path=path, start=0, end=files.size_of(path))]
+        tasks += whole if path in indented else plan_ranges(path, unit_bytes)
     page_dumps = pair_sql_dumps(files.expand(config.redirects))
     # A pair of SQL dumps is one unit: the redirects must be complete before pages are read.
     tasks += [ByteRange(path=path, start=0, end=files.size_of(path)) for path in page_dumps]
@@ -235,7 +247,8 @@ def plan(config: KbConfig, paths: RunPaths) -> StagePlan:
     )
     no_update = UpdatePlan(before=(), then=(), inputs={})
     update = plan_update(config, paths) if config.update else no_update
-    parse = Phase(name="kb", tasks=tasks, worker=KbWorker(config=config, page_dumps=page_dumps))
+    worker = KbWorker(config=config, page_dumps=page_dumps, indented=indented)
+    parse = Phase(name="kb", tasks=tasks, worker=worker)
     return StagePlan(
         name="kb",
         tables=tables,
