@@ -448,6 +448,13 @@ class RunConfig:
     importance: ImportanceConfig = field(default_factory=ImportanceConfig)
     shards: ShardsConfig = field(default_factory=ShardsConfig)
 
+    def __post_init__(self) -> None:
+        """Refuse a share that is none."""
+        if not 0 <= self.max_reject_rate <= 1:
+            raise ConfigError(
+                f"max_reject_rate is {self.max_reject_rate!r}, but must be from 0 to 1"
+            )
+
 
 def load_config(path: str, overrides: tuple[str, ...] = ()) -> RunConfig:
     """Read the configuration from a TOML file (none: the defaults), then apply `a.b=value`

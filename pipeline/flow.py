@@ -194,6 +194,11 @@ def algorithm_of(name: str) -> int:
     return {stage.name: stage.algorithm for stage in STAGES}.get(name, 1)
 
 
+def command_of(name: str) -> str:
+    """Return the command that runs a stage: `documents` runs `titles` too."""
+    return {stage.name: stage.command for stage in STAGES}.get(name, name)
+
+
 def stages_until(last: str) -> tuple[Stage, ...]:
     """Return all stages up to one, in order."""
     return STAGES[: STAGE_NAMES.index(last) + 1]

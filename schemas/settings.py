@@ -7,6 +7,7 @@ type by type. Both programs use it, so it lives in the leaf package.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import difflib
 import json
 import math
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T")
+# Of any number of things: more is a slip of the finger, and too much for 64-bit numbers of bytes.
+HIGHEST = 1e12
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -41,12 +44,34 @@ def load_toml(path: str) -> dict[str, Any]:
     """
     try:
         with Path(path).open("rb") as file:
-            return tomllib.load(file)
-
+            values = tomllib.load(file)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such configuration file; check the path") from error
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: no configuration file that can be read ({error.strerror}); check the path"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}; correct the file") from error
+
+    _refuse_dates(values, path)
+    return values
+
+
+def _refuse_dates(value: object, where: str) -> None:
+    """Refuse what TOML has and no setting takes: dates and times.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _refuse_dates(item, f"{where}: {name}")
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_dates(item, where)
+    elif isinstance(value, datetime.date | datetime.time):
+        raise ConfigError(f"{where}: no setting is a date or a time; write it in quotes for a text")
 
 
 def with_overrides(raw: dict[str, Any], overrides: typing.Iterable[str]) -> dict[str, Any]:
@@ -73,6 +98,7 @@ def with_overrides(raw: dict[str, Any], overrides: typing.Iterable[str]) -> dict
                     "give SECTION.KEY=VALUE"
                 )
         section[name] = _toml_value(text)
+        _refuse_dates(section[name], f"--set {override!r}")
     return merged
 
 
@@ -172,6 +198,8 @@ def at_least(config: object, **lowest: float) -> None:
         value = getattr(config, name)
         if value is not None and not (math.isfinite(value) and value >= limit):
             raise ConfigError(f"{name} is {value!r}, but must be {limit:g} or more")
+        if value is not None and value > HIGHEST:
+            raise ConfigError(f"{name} is {value!r}, but must be {HIGHEST:g} or less")
 
 
 def to_dict(config: DataclassInstance) -> dict[str, Any]:

@@ -516,6 +516,18 @@ _NOT_NEGATIVE = (
     "evaluation.every",
     "evaluation.lama_limit",
 )
+# Of settings whose slips of the finger would hang or crash.
+_HIGHEST = {
+    "train.seed": 2**63 - 1,
+    "train.threads": 1024,
+    "train.micro_batches": 65_536,
+    "train.steps": 10**12,
+    "train.batch_tokens": 2**31 - 1,
+    "train.max_tokens": 2**31 - 1,
+    "memory.window": 2**31 - 1,
+}
+# A row holds a sentence's two special tokens and something between them.
+_LOWEST = {"train.max_tokens": 8, "train.batch_tokens": 8}
 _CHOICES = {
     "train.device": ("auto", "cpu", "cuda"),
     "train.schedule": ("linear", "cosine", "constant"),
@@ -537,6 +549,16 @@ _CHOICES = {
 }
 
 
+def _check_bounds(config: Config) -> None:
+    """Refuse numbers with which a run would hang or crash."""
+    for name, highest in _HIGHEST.items():
+        if value_of(config, name) > highest:
+            raise ConfigError(f"{name} = {value_of(config, name)!r} must be {highest} or less")
+    for name, lowest in _LOWEST.items():
+        if value_of(config, name) < lowest:
+            raise ConfigError(f"{name} = {value_of(config, name)!r} must be {lowest} or more")
+
+
 def check(config: Config) -> None:
     """Refuse values that make no sense, before any work.
 
@@ -553,6 +575,7 @@ def check(config: Config) -> None:
             if not is_right(value_of(config, name)):
                 raise ConfigError(f"{name} = {value_of(config, name)!r} must {demand}")
 
+    _check_bounds(config)
     for name, choices in _CHOICES.items():
         if value_of(config, name) not in choices:
             raise ConfigError(

@@ -160,10 +160,20 @@ def _write(rows: pa.Table, kind: str, out: str) -> None:
     elif kind == "csv":
         # Through memory: the same bytes go to the terminal or to a file.
         sink = pa.BufferOutputStream()
-        pyarrow.csv.write_csv(rows, sink)
+        pyarrow.csv.write_csv(_flat(rows), sink)
         _put(bytes(sink.getvalue()), out)
     else:
         _put(_plain(rows).encode(), out)
+
+
+def _flat(rows: pa.Table) -> pa.Table:
+    """Return rows whose lists and structs are JSON texts: CSV has no other way to hold them."""
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_nested(field.type):
+            values = rows.column(place).to_pylist()
+            texts = [None if value is None else json.dumps(value, default=str) for value in values]
+            rows = rows.set_column(place, field.name, pa.array(texts, pa.string()))
+    return rows
 
 
 def _plain(rows: pa.Table) -> str:

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+from apache_beam.runners.runner import create_runner
 
 from pipeline.engine.errors import StageError, message_in
 from pipeline.engine.progress import (
@@ -89,10 +90,25 @@ def beam_options(settings: RunnerSettings) -> PipelineOptions:
             workers = settings.workers or os.cpu_count() or 1
             os.environ[LOCAL_WORKERS] = str(workers)
             flags += ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"]
-    elif "--save_main_session" not in flags:
-        # Our code is installed on the workers; pickling it would hide where it is missing.
-        flags.append("--no_save_main_session")
+    else:
+        _refuse_unknown_runner(settings.runner)
+        if "--save_main_session" not in flags:
+            # Our code is installed on the workers; pickling it would hide where it is missing.
+            flags.append("--no_save_main_session")
     return PipelineOptions(flags)
+
+
+def _refuse_unknown_runner(name: str) -> None:
+    """Refuse a runner that Beam does not have, or whose packages are missing.
+
+    Raises:
+        ConfigError: names the runner, and those that there are.
+    """
+    try:
+        create_runner(name)
+    except (ValueError, ImportError, AttributeError) as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"--runner {name!r}: {text}; check the name") from error
 
 
 def _refuse_unknown(flags: Sequence[str]) -> None:

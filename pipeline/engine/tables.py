@@ -16,7 +16,7 @@ from pipeline.engine import files
 from pipeline.engine.damage import first_damage
 from pipeline.engine.errors import StageError
 from pipeline.engine.tasks import RowRange
-from pipeline.flow import STAGE_NAMES
+from pipeline.flow import STAGE_NAMES, command_of
 from schemas.manifest import MANIFEST_NAME, Manifest
 from schemas.table import SchemaError, Table
 
@@ -80,7 +80,7 @@ class RunPaths:
         if manifest is None:
             raise StageError(
                 f"{self.root}: stage {stage!r} has not finished here; "
-                f"run `trelm-pipeline {stage} --run {self.root}` first"
+                f"run `trelm-pipeline {command_of(stage)} --run {self.root}` first"
             )
         return manifest
 
@@ -95,7 +95,7 @@ class RunPaths:
         damage = first_damage(self.stage(stage), manifest.files, hashed=False)
         if damage:
             raise StageError(
-                f"{damage}; run `trelm-pipeline {stage} --run {self.root}`, which makes it again"
+                f"{damage}; run `trelm-pipeline {command_of(stage)} --run {self.root}`, which makes it again"
             )
 
         if manifest.inputs.get(ADDED, "") != self.added_fingerprint and stage == "index":
@@ -110,7 +110,7 @@ class RunPaths:
                 raise StageError(
                     f"{self.root}: stage {stage!r} was made from another output of {name!r} than "
                     "is here now; "
-                    f"run `trelm-pipeline {stage} --run {self.root}`, or `trelm-pipeline run` for "
+                    f"run `trelm-pipeline {command_of(stage)} --run {self.root}`, or `trelm-pipeline run` for "
                     "all that is out of date"
                 )
         return manifest

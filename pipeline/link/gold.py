@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
-from schemas.ids import item_id, parse_item_id
+from schemas.ids import UINT32_END, item_id, parse_item_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +102,13 @@ def _document(line: bytes, position: str) -> GoldDocument:
         if not isinstance(text, str):
             raise TypeError("text is not a string")
         mentions = tuple(
-            GoldMention(int(mention["start"]), int(mention["end"]), parse_qid(mention["qid"]))
+            GoldMention(
+                _offset(mention["start"]), _offset(mention["end"]), parse_qid(mention["qid"])
+            )
             for mention in raw["mentions"]
         )
         document = GoldDocument(str(raw["doc_id"]), text, mentions)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise StageError(
             f"{position}: not a gold document ({type(error).__name__}: {error}); "
             "each line must look like "
@@ -123,15 +125,30 @@ def _document(line: bytes, position: str) -> GoldDocument:
     return document
 
 
+def _offset(value: object) -> int:
+    """Return a whole number; a fraction is none.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    number = int(str(value)) if not isinstance(value, float) else int(value)
+    if number != value and str(number) != str(value):
+        raise ValueError(f"{value!r} is not a whole number")
+    return number
+
+
 def parse_qid(value: object) -> int | None:
     """Return the number in `"Q42"`, `"U7"` or `42`; None for None.
 
     Raises:
-        ValueError: it is no number.
+        ValueError: it is no number, or none that an item can have.
     """
     if value is None:
         return None
     if (number := parse_item_id(str(value))) is not None:
         return number
     # The text of a whole number is the same with or without quotes in JSON.
-    return int(str(value).removeprefix("Q"))
+    number = int(str(value).removeprefix("Q"))
+    if not 0 < number < UINT32_END:
+        raise ValueError(f"{value!r} is the number of no item")
+    return number

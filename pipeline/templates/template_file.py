@@ -43,7 +43,7 @@ def _checked(line: bytes, position: str) -> dict[str, Any]:
     advice = 'write {"relation": "P19", "template": "The life of [X] began in [Y]."}'
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{position}: not JSON ({error}); {advice}") from error
     if not isinstance(row, dict) or not all(
         isinstance(row.get(name), str) for name in ("relation", "template")

@@ -384,3 +384,20 @@ def test_settings_of_a_person_are_not_written_over(tmp_path: Path) -> None:
     again = in_process("kb", "--config", str(run / "config.toml"))
     assert again.returncode == 0, again.stderr
     assert "up to date" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("--runner", "Foo"), "--runner 'Foo': Unexpected pipeline runner"),
+        (("--set", "kb.unit_mb=1e308"), "unit_mb is 1e+308, but must be 1e+12 or less"),
+        (("--set", "kb.unit_mb=1e999"), "unit_mb is inf"),
+        (("--set", "max_reject_rate=-1"), "max_reject_rate is -1.0, but must be from 0 to 1"),
+        (("--set", "max_reject_rate=nan"), "max_reject_rate is nan"),
+    ],
+)
+def test_impossible_settings(tmp_path: Path, arguments: tuple[str, ...], part: str) -> None:
+    dump = str(SAMPLE / "entities.json")
+    done = in_process("kb", "--run", str(tmp_path / "run"), "--dump", dump, *arguments)
+    expect(done, USAGE, part)
+    assert not (tmp_path / "run").exists(), "what is refused leaves nothing"

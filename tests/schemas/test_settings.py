@@ -72,3 +72,21 @@ def test_files_that_are_not_toml(tmp_path: Path) -> None:
         load_toml(str(tmp_path / "bad.toml"))
     with pytest.raises(ConfigError, match="no such configuration file"):
         load_toml(str(tmp_path / "none.toml"))
+
+
+@pytest.mark.parametrize(
+    "text", ["day = 2020-01-01", "[link]\ntop_k = 10:00:00", "days = [[2020-01-01T00:00:00Z]]"]
+)
+def test_dates_are_refused(tmp_path: Path, text: str) -> None:
+    """TOML has them, JSON and the settings have not."""
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"c.toml: .*no setting is a date or a time"):
+        load_toml(str(path))
+    with pytest.raises(ConfigError, match="--set 'a=2020-01-01'.*no setting is a date"):
+        with_overrides({}, ["a=2020-01-01"])
+
+
+def test_a_folder_is_no_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no configuration file that can be read"):
+        load_toml(str(tmp_path))

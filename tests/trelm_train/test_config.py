@@ -156,3 +156,19 @@ def test_a_rate_of_weights_that_are_not_trained_is_warned_of() -> None:
         assert f"{scale} does nothing" in warning
         assert switch in warning
         assert warnings(scale, switch) == warnings(scale, "routing.policy=full") == []
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "train.max_tokens=1",
+        f"train.seed={2**70}",
+        "train.seed=-1",
+        "train.threads=1000000",
+        "train.micro_batches=1000000000",
+        "train.batch_tokens=7",
+    ],
+)
+def test_numbers_that_would_hang_or_crash_are_refused(setting: str) -> None:
+    with pytest.raises(ConfigError, match=setting.partition("=")[0]):
+        load_config(None, [setting])

@@ -4,6 +4,7 @@ DuckDB of one's own.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -296,3 +297,16 @@ def test_the_run_has_a_database_of_views_that_moves_with_it(
             ("Q90", "Paris", "country")
         ]
     assert [path for path in sample_run.iterdir() if path.name.startswith(".")] == []
+
+
+def test_lists_are_texts_in_csv(sample_run: Path) -> None:
+    done = in_process(
+        "sql", "--run", str(sample_run), "--format", "csv",
+        "SELECT qid, candidates, [1, 2] AS numbers FROM links WHERE qid IS NOT NULL LIMIT 2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    header, *rows = csv.reader(done.stdout.splitlines())
+    assert header == ["qid", "candidates", "numbers"]
+    for qid, candidates, numbers in rows:
+        assert json.loads(candidates)[0]["qid"] == int(qid)
+        assert json.loads(numbers) == [1, 2]

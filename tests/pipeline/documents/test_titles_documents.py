@@ -293,7 +293,11 @@ def test_parquet(tmp_path: Path) -> None:
             r"the corpus is empty: no document with text \(rejects 1, rows_in 1\)",
         ),
         ("a.html", b"<!DOCTYPE html><p>x", "HTML or XML, not a MediaWiki export"),
-        ("a.xml", b"<mediawiki>\n<page><title>T</title>", "stage 'titles' has not finished"),
+        (
+            "a.xml",
+            b"<mediawiki>\n<page><title>T</title>",
+            "stage 'titles' has not finished here; run `trelm-pipeline documents --run",
+        ),
     ],
 )
 def test_wrong_inputs(tmp_path: Path, name: str, content: bytes, message: str) -> None:

@@ -24,7 +24,7 @@ from pipeline.engine.tables import (
 )
 from pipeline.engine.tasks import ByteRange, Unit
 from pipeline.engine.units import UnitReport, UnitWriter, finished_units
-from pipeline.link.gold import parse_qid
+from pipeline.link.gold import load_gold, parse_qid
 from pipeline.link.spacy_annotator import pieces
 from schemas import ALIASES, DOCUMENTS, REJECTS, SchemaError
 from schemas.manifest import Manifest
@@ -187,5 +187,22 @@ def test_pieces_are_whole_lines_and_lose_nothing() -> None:
 
 def test_parse_qid() -> None:
     assert (parse_qid("Q42"), parse_qid(42), parse_qid(None)) == (42, 42, None)
-    with pytest.raises(ValueError, match="x"):
-        parse_qid("x")
+    for wrong in ("x", -5, "Q-5", 0, 2**32, 1.5):
+        with pytest.raises(ValueError, match=r"x|number|invalid literal"):
+            parse_qid(wrong)
+
+
+@pytest.mark.parametrize(
+    "mention",
+    [
+        '{"start": 0, "end": 1e999, "qid": "Q1"}',
+        '{"start": 0.9, "end": 5, "qid": "Q1"}',
+        '{"start": 0, "end": 5, "qid": -5}',
+        '{"start": 0, "end": 5, "qid": ' + "[" * 100_000,
+    ],
+)
+def test_gold_with_impossible_numbers(tmp_path: Path, mention: str) -> None:
+    path = tmp_path / "gold.jsonl"
+    path.write_text('{"doc_id": "1", "text": "Paris", "mentions": [%s]}\n' % mention)  # noqa: UP031 - braces
+    with pytest.raises(StageError, match=r"gold.jsonl:1: not a gold document"):
+        load_gold(str(path))
