@@ -110,8 +110,8 @@ class RunPaths:
                 raise StageError(
                     f"{self.root}: stage {stage!r} was made from another output of {name!r} than "
                     "is here now; "
-                    f"run `trelm-pipeline {command_of(stage)} --run {self.root}`, or `trelm-pipeline run` for "
-                    "all that is out of date"
+                    f"run `trelm-pipeline {command_of(stage)} --run {self.root}`, or "
+                    "`trelm-pipeline run` for all that is out of date"
                 )
         return manifest
 
