@@ -8,6 +8,7 @@ followed.
 from __future__ import annotations
 
 import functools
+import getpass
 import logging
 import tempfile
 from collections.abc import Container, Sequence
@@ -71,8 +72,9 @@ def connect(memory_gb: float = 1.0) -> duckdb.DuckDBPyConnection:
     # Queries that need an order ask for it; the others then need less memory.
     connection.execute("SET preserve_insertion_order = false")
 
-    # Not the folder where the command runs, which may be read-only.
-    folder = str(Path(tempfile.gettempdir()) / "trelm-duckdb")
+    # Not the folder where the command runs, which may be read-only; and one for each user, since
+    # another user could not write there.
+    folder = str(Path(tempfile.gettempdir()) / f"trelm-duckdb-{getpass.getuser()}")
     connection.execute("SET temp_directory = $folder", {"folder": folder})
     return connection
 

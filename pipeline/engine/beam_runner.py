@@ -32,6 +32,7 @@ from pipeline.engine.progress_text import Workload, final_line
 from pipeline.engine.worker_threads import LOCAL_WORKERS
 from schemas.command_line import Terminated
 from schemas.errors import ConfigError
+from schemas.machine import usable_cores
 
 LOCAL_RUNNERS = {
     "",
@@ -87,7 +88,7 @@ def beam_options(settings: RunnerSettings) -> PipelineOptions:
     flags.append(f"--runner={runner}")
     if settings.is_local:
         if settings.workers != 1:
-            workers = settings.workers or os.cpu_count() or 1
+            workers = settings.workers or usable_cores()
             os.environ[LOCAL_WORKERS] = str(workers)
             flags += ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"]
     else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from schemas.machine import usable_cores
+
 # Environment variable by which a worker knows how many processes share the machine.
 LOCAL_WORKERS = "TRELM_LOCAL_WORKERS"
 
@@ -13,7 +15,4 @@ def threads_of_a_worker() -> int:
 
     Two processes that take all cores each slow each other down by much more than half.
     """
-    # The affinity knows of a container's or a batch system's limit; not every system has one.
-    has_affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return max(cores // int(os.environ.get(LOCAL_WORKERS, "1")), 1)
+    return max(usable_cores() // int(os.environ.get(LOCAL_WORKERS, "1")), 1)

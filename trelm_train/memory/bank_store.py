@@ -28,6 +28,7 @@ from torch import Tensor
 
 from schemas.array_types import I64
 from schemas.errors import ConfigError, TrelmError
+from schemas.machine import total_memory
 from trelm_train.config import MemoryConfig
 
 # Legend: B rows of the bank, U distinct rows, H hidden size; the 2 are the local and the global
@@ -39,7 +40,6 @@ log = logging.getLogger(__name__)
 TRIAL_BYTES = 4 << 20
 # The unit of st_blocks.
 BLOCK_BYTES = 512
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 class NoteStore(Protocol):
@@ -64,20 +64,6 @@ def note_bytes(num_rows: int, hidden_size: int) -> int:
     return 4 * num_rows * hidden_size
 
 
-def main_memory_bytes() -> int:
-    """Return the main memory of the machine, or of the control group that confines this process."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-
-    # The files hold a number, or a word that means "no limit".
-    for name in CGROUP_LIMITS:
-        path = Path(name)
-        text = path.read_text(encoding="ascii").strip() if path.is_file() else ""
-        if text.isdigit():
-            limits.append(int(text))
-
-    return min(limits)
-
-
 def ranks_here() -> int:
     """Return how many processes train together on this machine, each with a model and a bank.
 
@@ -96,7 +82,7 @@ def pick_storage(config: MemoryConfig, num_rows: int, hidden_size: int) -> str:
 
     # Every rank has a bank of its own in the same memory.
     all_bytes = ranks_here() * note_bytes(num_rows, hidden_size)
-    return "file" if all_bytes > config.ram_share * main_memory_bytes() else "ram"
+    return "file" if all_bytes > config.ram_share * total_memory() else "ram"
 
 
 def make_store(

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from schemas.errors import ConfigError
+from schemas.machine import free_memory
 from trelm_train.config import MemoryConfig
 from trelm_train.data.loader import Position, assemble, sentences_from_lists
 from trelm_train.memory.bank_store import note_bytes, pick_storage, ranks_here
@@ -35,7 +36,6 @@ from trelm_train.training.session import RunRequest, Session, prepare_run
 MB = 1e6
 # Bytes.
 FLOAT = 4
-MEMORY_INFO = Path("/proc/meminfo")
 # Batches on which the targets of a step are counted.
 COUNTED_BATCHES = 4
 # Logits and probabilities lie side by side at the head.
@@ -138,7 +138,7 @@ def estimate_resources(session: Session, memory: MemoryConfig | None = None) -> 
         bank_mb=_bank_bytes(session) / MB,
         checkpoint_mb=checkpoint / MB,
         peak_memory_mb=num_ranks * peak * (1 + SPARE) / MB,
-        available_memory_mb=num_ranks * resident / MB + free_memory_mb(),
+        available_memory_mb=num_ranks * resident / MB + free_memory() / MB,
         disk_mb=disk / MB,
         available_disk_mb=available_disk / MB,
     )
@@ -297,15 +297,6 @@ def _routed(session: Session) -> Iterator[None]:
 def _existing(path: Path) -> Path:
     """Return the nearest folder above a path (or the path itself) that exists."""
     return next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists())
-
-
-def free_memory_mb() -> float:
-    """Return the memory that the system would still give, in MB; unlimited where it is silent."""
-    if not MEMORY_INFO.exists():
-        return float("inf")
-
-    lines = dict(line.split(":") for line in MEMORY_INFO.read_text(encoding="utf-8").splitlines())
-    return int(lines["MemAvailable"].split()[0]) * 1024 / MB
 
 
 def check_estimate(estimate: ResourceEstimate, request: RunRequest) -> None:

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from schemas import machine
 from schemas.errors import ConfigError, TrelmError
+from schemas.machine import total_memory
 from tests.trelm_train.conftest import small_config
 from trelm_train.config import MemoryConfig
 from trelm_train.memory import bank_store
@@ -19,7 +21,6 @@ from trelm_train.memory.bank_store import (
     FileStore,
     NoteStore,
     RamStore,
-    main_memory_bytes,
     make_store,
     pick_storage,
 )
@@ -85,7 +86,7 @@ def test_what_a_killed_run_wrote_is_not_there(storage: str, tmp_path: Path) -> N
 
 def test_auto_goes_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    memory = main_memory_bytes()
+    memory = total_memory()
     assert 1e8 < memory < 1e14
     rows = memory // (4 * BASE)
     assert pick_storage(MemoryConfig(), rows // 5, BASE) == "ram"
@@ -99,14 +100,8 @@ def test_auto_goes_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_control_group_confines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name, text in (("none", "max\n"), ("some", "50000000\n")):
-        (tmp_path / name).write_text(text)
-    monkeypatch.setattr(
-        bank_store, "CGROUP_LIMITS", (str(tmp_path / "none"), str(tmp_path / "missing"))
-    )
-    assert main_memory_bytes() == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    monkeypatch.setattr(bank_store, "CGROUP_LIMITS", (str(tmp_path / "some"),))
-    assert main_memory_bytes() == 50_000_000
+    (tmp_path / "some").write_text("50000000\n")
+    monkeypatch.setattr(machine, "MEMORY_LIMITS", (tmp_path / "some",))
     assert pick_storage(MemoryConfig(), 10_000, BASE) == "file"
 
 
