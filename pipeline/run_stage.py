@@ -40,11 +40,52 @@ def plan_stage(name: str, config: RunConfig) -> StagePlan:
     """Plan one stage: its inputs are checked and its units counted, nothing is done yet."""
     stage = flow.stage_named(name)
     make_plan: Callable[..., StagePlan] = importlib.import_module(stage.module).plan
-    section: Any = getattr(config, stage.section)
-    if name == "shards":
-        section = replace(section, model=section.model or config.importance.model)
-    plan = make_plan(section, RunPaths(root=config.run))
+    plan = make_plan(_section_of(stage, config), RunPaths(root=config.run))
     return replace(plan, max_reject_rate=config.max_reject_rate, root=config.run)
+
+
+def _section_of(stage: flow.Stage, config: RunConfig) -> Any:  # noqa: ANN401 - each has its own type
+    """Return the settings of a stage; shards are made for the model of importance, unless told."""
+    section: Any = getattr(config, stage.section)
+    if stage.name == "shards":
+        section = replace(section, model=section.model or config.importance.model)
+    return section
+
+
+def check_stages(config: RunConfig, last: str) -> None:
+    """Check what all stages up to one need from outside, so that nothing fails after hours for it.
+
+    Raises:
+        StageError, ConfigError: what is wrong, where, what to do.
+    """
+    for stage in flow.stages_until(last):
+        check = getattr(importlib.import_module(stage.module), "check", None)
+        if check is not None:
+            check(_section_of(stage, config))
+
+
+def planned(
+    config: RunConfig, last: str = flow.STAGE_NAMES[-1], *, verify: bool = False
+) -> Iterator[tuple[str, str]]:
+    """Yield each stage up to `last`, and why it would run; nothing where it would be skipped.
+
+    Nothing is written. A stage that reads one that would run would run too.
+    """
+    check_stages(config, last)
+    paths, will_run = RunPaths(root=config.run), set()
+    for stage in flow.stages_until(last):
+        if not is_needed(stage, config):
+            continue
+        first = next((name for name in stage.reads if name in will_run), "")
+        if first:
+            reason = f"{first} runs"
+        elif not files.exists(paths.manifest_path(stage.name)):
+            reason = NOT_FINISHED
+        else:
+            reason = why_needed(plan_stage(stage.name, config), paths, verify=verify)
+        if reason:
+            will_run.add(stage.name)
+        yield stage.name, reason
 
 
 def run_missing(
@@ -63,6 +104,8 @@ def run_missing(
         last: the last stage.
         verify: whether every byte of what is there is compared with its checksum.
     """
+    _check_paths(config, settings)
+    check_stages(config, last)
     for stage in flow.stages_until(last):
         if is_needed(stage, config):
             yield stage.name, run_stage(stage.name, config, settings, verify=verify)

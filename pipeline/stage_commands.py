@@ -352,13 +352,18 @@ def change_added_entities(run: str, add: tuple[str, ...], remove: tuple[str, ...
     is_flag=True,
     help="Read every byte of what is there, and make again what is damaged.",
 )
+@click.option(
+    "--plan", "only_plan", is_flag=True, help="Say what would run, and why; write nothing."
+)
 @with_stage_options
-def run_command(options: StageOptions, until: str, verify: bool) -> None:  # noqa: FBT001 - a flag of click
+def run_command(options: StageOptions, until: str, verify: bool, only_plan: bool) -> None:  # noqa: FBT001 - flags of click
     """Run every stage that is missing or out of date. The stages run in order, and the skipped
-    ones are named. A file that is missing or of another length is noticed always.
+    ones are named. What all of them need is checked first: inputs, models, templates. A file of
+    theirs that is missing or of another length is noticed always.
 
     \b
     trelm-pipeline run --config examples/kit.toml --workers 2
+    trelm-pipeline run --config examples/kit.toml --plan
     trelm-pipeline run --config examples/kit.toml --verify
     trelm-pipeline run --config my.toml --until stats --set link.min_confidence=0.5
     """
@@ -370,7 +375,14 @@ def run_command(options: StageOptions, until: str, verify: bool) -> None:  # noq
         )
     if options.redo:
         raise ConfigError("--redo works with a single stage only: trelm-pipeline STAGE --redo")
-    from pipeline.run_stage import run_missing
+    from pipeline.engine.tables import RunPaths
+    from pipeline.run_stage import planned, rows_written, run_missing
+
+    if only_plan:
+        for stage, reason in planned(config, until, verify=verify):
+            written = "" if reason else rows_written(RunPaths(root=config.run), stage)
+            click.echo(f"{stage}: runs: {reason}" if reason else f"{stage}: up to date ({written})")
+        return
 
     for stage, has_run in run_missing(config, runner, until, verify=verify):
         logger.debug("%s: %s", stage, "ran" if has_run else "skipped")

@@ -41,6 +41,8 @@ BATCH_CHARACTERS = 8 << 20
 # Characters of which a text with nothing to read consists: white space, NULs, and marks of no width.
 BLANK = "\0\ufeff\u200b\u2060" + "".join(filter(str.isspace, map(chr, range(sys.maxunicode))))
 TEXT_FILES_PER_UNIT = 256
+# Files that are looked into before a run begins; there may be a million.
+CHECKED_FILES = 100
 ENDINGS = re.compile(r"(?<=[^/])(?:\.(?:txt|md|jsonl?|ndjson|parquet|xml|gz|bz2|zst))+$")
 
 
@@ -181,12 +183,11 @@ class _DocumentSink:
         self._num_characters = 0
 
 
-def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
-    """Plan the units of the corpus.
+def expanded(config: DocumentsConfig) -> list[str]:
+    """Return the paths of the corpus.
 
     Raises:
-        ConfigError: no input.
-        StageError: an unreadable input, or MediaWiki exports before `titles` has run.
+        ConfigError: there are none.
     """
     inputs = files.expand(config.inputs)
     if not inputs:
@@ -194,6 +195,28 @@ def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
             "documents.inputs is empty: "
             "give files, folders or globs, for example --input corpus.jsonl"
         )
+    return inputs
+
+
+def check(config: DocumentsConfig) -> None:
+    """Check the inputs before any work: that they are there, and what the first of them are.
+
+    Raises:
+        ConfigError: no input.
+        StageError: one of the first files is none that can be read.
+    """
+    for path in expanded(config)[:CHECKED_FILES]:
+        corpus.kind_of(path, config.format)
+
+
+def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
+    """Plan the units of the corpus.
+
+    Raises:
+        ConfigError: no input.
+        StageError: an unreadable input, or MediaWiki exports before `titles` has run.
+    """
+    inputs = expanded(config)
     # One empty file is a reject; a corpus of empty files is a mistake.
     if not any(files.size_of(path) for path in inputs):
         raise StageError(

@@ -182,13 +182,22 @@ def _number_format(config: ImportanceConfig, paths: RunPaths) -> NumberFormat:
     return cast(NumberFormat, recorded) if recorded else best_dtype(config.device)
 
 
+def check(config: ImportanceConfig) -> None:
+    """Check a local model before any work.
+
+    Raises:
+        StageError: it cannot be used.
+    """
+    check_model(config.model)
+
+
 def plan(config: ImportanceConfig, paths: RunPaths) -> StagePlan:
     """Plan one unit per unit of `link`; a local model is checked before any unit starts.
 
     Raises:
         StageError: `link` is missing or out of date, or the model cannot be used.
     """
-    check_model(config.model)
+    check(config)
     link = paths.require("link")
     # The units of `link` are balanced by text, which decides the time here too.
     tasks = [unit.task for unit in linked_units(paths)]

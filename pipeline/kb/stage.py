@@ -203,8 +203,8 @@ def _sql_rows(path: str, table: str, columns: Sequence[str]) -> Iterator[list[by
             raise source_error(path, int(position.partition("+")[0]), str(error), advice) from error
 
 
-def plan(config: KbConfig, paths: RunPaths) -> StagePlan:
-    """Plan the units of the dumps, and the phases around them.
+def check(config: KbConfig) -> list[str]:
+    """Check the inputs before any work, by their first bytes; return the paths of the dumps.
 
     Raises:
         ConfigError: no dump.
@@ -217,10 +217,21 @@ def plan(config: KbConfig, paths: RunPaths) -> StagePlan:
         raise ConfigError(
             "kb.dumps is empty: give a Wikidata JSON dump, for example --dump latest-all.json.gz"
         )
-
-    tasks, unit_bytes = [], unit_size(config, dumps)
     for path in dumps:
         check_dump(path)
+    pair_sql_dumps(files.expand(config.redirects))
+    return dumps
+
+
+def plan(config: KbConfig, paths: RunPaths) -> StagePlan:
+    """Plan the units of the dumps, and the phases around them.
+
+    Raises:
+        ConfigError: no dump.
+        StageError: not a Wikidata dump, or an SQL dump without its partner.
+    """
+    dumps = check(config)
+    tasks, unit_bytes = [], unit_size(config, dumps)
     indented = frozenset(filter(is_indented, dumps))
     for path in dumps:
         whole = [ByteRange(path=path, start=0, end=files.size_of(path))]

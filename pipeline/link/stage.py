@@ -400,6 +400,22 @@ class FinishLink:
         return {"weights": f"{prepared.plan.data_folder}/{WEIGHTS}"}
 
 
+def check(config: LinkConfig) -> None:
+    """Check pipeline, models, weights and gold before any work.
+
+    Raises:
+        StageError: a model is not installed, or a file is missing.
+        ConfigError: no such weights, or weights that give the re-ranker none.
+    """
+    check_model(config.spacy_model)
+    if config.rerank_model:
+        check_model_files(config.rerank_model, "encoder", "--rerank-model")
+    if config.weights != AUTO:
+        _check_weights(config)
+    if config.gold_spans:
+        files.size_of(config.gold_spans)
+
+
 def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
     """Plan units of documents; check the spaCy pipeline and the weights before any work.
 
@@ -408,7 +424,7 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
         ConfigError: no such weights, or weights that give the re-ranker none.
     """
     documents, index = paths.require("documents"), paths.require("index")
-    check_model(config.spacy_model)
+    check(config)
     is_fitted = _is_fitted(config, paths)
     if not is_fitted:
         _check_weights(config)
@@ -418,7 +434,6 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
     inputs["spacy_model"] = model_version(config.spacy_model)
     inputs["weights"] = f"{weights_stamp(config.weights)}{' fitted' if is_fitted else ''}"
     if config.rerank_model:
-        check_model_files(config.rerank_model, "encoder", "--rerank-model")
         inputs["rerank_model"] = model_stamp(config.rerank_model)
     if config.gold_spans:
         inputs["gold_spans"] = files.stamp(config.gold_spans)

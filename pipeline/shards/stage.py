@@ -181,6 +181,18 @@ class _Finish:
         }
 
 
+def check(config: ShardsConfig) -> None:
+    """Check a local model and the templates before any work.
+
+    Raises:
+        StageError: the model cannot be used.
+        ConfigError: a row of the file of templates is no template.
+    """
+    check_model(config.model)
+    if config.statements:
+        statement_templates(config.statement_templates)
+
+
 def plan(config: ShardsConfig, paths: RunPaths) -> StagePlan:
     """Plan units of `link`, some together, between the knowledge and the files.
 
@@ -190,7 +202,7 @@ def plan(config: ShardsConfig, paths: RunPaths) -> StagePlan:
         StageError: a stage before is missing or out of date, or the model cannot be used.
         ConfigError: a row of the file of templates is no template.
     """
-    check_model(config.model)
+    check(config)
     inputs = {
         stage: paths.require(stage).fingerprint for stage in ("kb", "link", "stats", "importance")
     }
