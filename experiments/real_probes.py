@@ -7,6 +7,8 @@ In: a run of `trelm-pipeline` with a finished stage `stats`, templates in LAMA's
 whose tokenizer must have every object as a single token. Out: folders of LAMA files, `answers.txt`
 with the words that answers are ranked over, and `counts.json`, all under `--out`:
 
+    stated-validation  facts that choose learning rates: a quarter of the subjects of stated-other,
+                     by a hash of their names; no other folder asks about a subject of such a name
     stated-rare      facts with a sentence that links both ends; the subject has at most 2 mentions
     stated-other     the same, about the other subjects
     unstated         facts about subjects of the corpus that no document states
@@ -20,6 +22,7 @@ with both ends, whatever it says of them.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections import defaultdict
@@ -36,6 +39,8 @@ from schemas.errors import ConfigError, TrelmError
 
 # Mentions up to which a subject is rare, as `trelm-pipeline synth` has it.
 RARE_MAX = 2
+# Share of the names whose subjects only choose learning rates.
+VALIDATION_SHARE = 0.25
 FACTS = """
 SELECT t.subject, t.predicate, t.object, s.label, o.label, f.num_mentions,
     coalesce(p.num_sentences, 0), coalesce(p.num_documents, 0)
@@ -47,6 +52,10 @@ LEFT JOIN fact_support p USING (subject, predicate, object)
 WHERE t.predicate IN (SELECT unnest($predicates)) AND s.label <> '' AND o.label <> ''
 ORDER BY ALL
 """
+
+
+# Rows of LAMA files by folder, then by relation.
+Questions = dict[str, dict[str, list[dict[str, str]]]]
 
 
 class Fact(NamedTuple):
@@ -99,23 +108,10 @@ def make_probes(
     with open_run(paths) as connection:
         facts = read_facts(connection, predicates)
 
-    words = single_tokens(model, {fact.object_label for fact in facts})
-    questions: dict[str, dict[str, list[dict[str, str]]]] = defaultdict(lambda: defaultdict(list))
-    stated_names = set()
-    for fact in facts:
-        if fact.kind.startswith("stated"):
-            stated_names.add((f"P{fact.predicate}", fact.subject_label, fact.object_label))
-        # A name that holds its answer asks nothing.
-        gives_away = fact.object_label.lower() in fact.subject_label.lower()
-        if fact.kind and fact.object_label in words and not gives_away:
-            questions[fact.kind][f"P{fact.predicate}"].append(fact.row)
-
+    questions: Questions = defaultdict(lambda: defaultdict(list))
+    _add_facts(questions, facts, single_tokens(model, {fact.object_label for fact in facts}))
     if pararel is not None:
-        for path in sorted(pararel.glob("P*.jsonl")):
-            for row in read_lines(path):
-                name = (path.stem, row["sub_label"], row["obj_label"])
-                kind = "pararel-stated" if name in stated_names else "pararel-other"
-                questions[kind][path.stem].append(row)
+        _add_pararel(questions, facts, pararel)
 
     answers = {
         row["obj_label"]
@@ -137,6 +133,44 @@ def make_probes(
     }
     (out / "counts.json").write_text(json.dumps(counts, indent=1) + "\n", "utf-8")
     return counts
+
+
+def _add_facts(questions: Questions, facts: Iterable[Fact], words: set[str]) -> None:
+    """Add the facts whose objects are among some words, each to its folder."""
+    for fact in facts:
+        # A name that holds its answer asks nothing.
+        gives_away = fact.object_label.lower() in fact.subject_label.lower()
+        kind = _with_validation(fact.kind, fact.subject_label)
+        if kind and fact.object_label in words and not gives_away:
+            questions[kind][f"P{fact.predicate}"].append(fact.row)
+
+
+def _add_pararel(questions: Questions, facts: Iterable[Fact], folder: Path) -> None:
+    """Add the facts of ParaRel: it has no ids, so one is stated if a fact of these names is."""
+    stated_names = {
+        (f"P{fact.predicate}", fact.subject_label, fact.object_label)
+        for fact in facts
+        if fact.kind.startswith("stated")
+    }
+    for path in sorted(folder.glob("P*.jsonl")):
+        for row in read_lines(path):
+            name = (path.stem, row["sub_label"], row["obj_label"])
+            kind = "pararel-stated" if name in stated_names else "pararel-other"
+            if not is_validation(row["sub_label"]):
+                questions[kind][path.stem].append(row)
+
+
+def is_validation(subject_label: str) -> bool:
+    """Say whether facts about subjects of this name only choose learning rates."""
+    hashed = int.from_bytes(hashlib.sha256(subject_label.casefold().encode()).digest()[:6], "big")
+    return hashed < VALIDATION_SHARE * 2**48
+
+
+def _with_validation(kind: str, subject_label: str) -> str:
+    """Return the folder of a fact; empty for a fact of a validation name that chooses no rate."""
+    if not is_validation(subject_label):
+        return kind
+    return "stated-validation" if kind == "stated-other" else ""
 
 
 def read_facts(connection: duckdb.DuckDBPyConnection, predicates: list[int]) -> list[Fact]:

@@ -17,6 +17,7 @@ from typing import Literal
 from schemas.errors import ConfigError
 from schemas.settings import build, key, load_toml, with_overrides
 from trelm_train.config import Config, load_config
+from trelm_train.evaluate.lama import read_jsonl
 
 # The name of the run that measures the model before any training.
 UNTRAINED = "untrained"
@@ -97,13 +98,6 @@ class ProbeSet:
         # A hash and no list: parts stay what they are when facts are added to the file.
         hashed = int.from_bytes(hashlib.sha256(subject.encode()).digest()[:6], "big") / 2**48
         return low <= hashed < high
-
-    def shares_subjects(self, other: ProbeSet) -> bool:
-        """Say whether two sets ask the same subjects of one folder."""
-        # Other folders may hold the same subjects too; who makes them keeps them apart.
-        is_same = Path(self.folder).resolve() == Path(other.folder).resolve()
-        (low, high), (other_low, other_high) = self.subjects, other.subjects
-        return is_same and low < other_high and other_low < high
 
     @property
     def relations_path(self) -> Path:
@@ -261,6 +255,30 @@ def _check_probes(experiment: Experiment) -> None:
             raise ConfigError(f"probes {probes.name!r}: {probes.common_vocab} is not there")
 
 
+def _shared_subject(one: ProbeSet, other: ProbeSet) -> str:
+    """Return a subject that two sets of probes both ask about; empty where there is none.
+
+    Subjects are told apart by their ids, and by their names where a set has no ids.
+    """
+    asked = [_subjects(probes) for probes in (one, other)]
+    have_ids = all(all(qid for qid, _ in subjects) for subjects in asked)
+    keys = [
+        {(qid if have_ids else label.casefold()): label for qid, label in subjects}
+        for subjects in asked
+    ]
+    shared = keys[0].keys() & keys[1].keys()
+    return keys[0][min(shared)] if shared else ""
+
+
+def _subjects(probes: ProbeSet) -> set[tuple[str, str]]:
+    """Return id (may be empty) and name of the subjects that a set asks about."""
+    rows = [
+        row for path in sorted(Path(probes.folder).glob("P*.jsonl")) for row in read_jsonl(path)
+    ]
+    subjects = {(str(row.get("sub_uri") or ""), str(row.get("sub_label", ""))) for row in rows}
+    return {(qid, label) for qid, label in subjects if probes.asks(qid or label)}
+
+
 def _check_questions(experiment: Experiment) -> None:
     """Refuse missing texts, and rates that nothing can choose between."""
     if not experiment.test_probes:
@@ -271,11 +289,12 @@ def _check_questions(experiment: Experiment) -> None:
 
     validation = [probes for probes in experiment.probes if probes.role == "validation"]
     for chooser, tested in product(validation, experiment.test_probes):
-        if chooser.shares_subjects(tested):
+        shared = _shared_subject(chooser, tested)
+        if shared:
             raise ConfigError(
-                f"probes {chooser.name!r} and {tested.name!r} ask the same subjects of one folder; give "
-                "them parts that do not overlap, such as subjects = [0, 0.3] and [0.3, 1]: a rate must "
-                "not be chosen by what it is tested on"
+                f"probes {chooser.name!r} and {tested.name!r} both ask about {shared!r}; give them "
+                "folders or parts that do not overlap, such as subjects = [0, 0.3] and [0.3, 1] of one "
+                "folder: a rate must not be chosen by what it is tested on"
             )
 
     can_choose = bool(validation)

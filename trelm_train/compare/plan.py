@@ -14,11 +14,12 @@ from typing import Any
 
 from schemas.settings import to_dict
 from trelm_train.compare.experiment import UNTRAINED, Arm, Experiment
-from trelm_train.config import OPERATIONAL, Config
+from trelm_train.config import OPERATIONAL, TRAINING_VERSION, Config
 from trelm_train.data.shards import open_shards, sha256_of
 
 # Raised when the same inputs give other measures.
-MEASURES_VERSION = 1
+# 2: the loss near rare entities.
+MEASURES_VERSION = 2
 TUNING, FINAL = "tuning", "final"
 
 
@@ -158,7 +159,8 @@ class Inputs:
 
     def fingerprint(self, config: Config | None) -> str:
         """Return the fingerprint of a run with these settings; what changes nothing is left out."""
-        return digest([asdict(self), learned_settings(config) if config else {}, MEASURES_VERSION])
+        learned = learned_settings(config) if config else {}
+        return digest([asdict(self), learned, MEASURES_VERSION, TRAINING_VERSION])
 
 
 def learned_settings(config: Config) -> dict[str, Any]:

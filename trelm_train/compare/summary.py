@@ -86,8 +86,13 @@ def crossing_text(time: TimeToQuality) -> str:
 
 def crossing_interval_text(time: TimeToQuality) -> str:
     """Return the interval of that budget."""
-    ends = ("never" if end is None else f"{end:.2f}" for end in (time.low, time.high))
-    return " … ".join(ends)
+    return " … ".join(_end_text(end, time.first) for end in (time.low, time.high))
+
+
+def _end_text(end: float | None, first: float) -> str:
+    if end is None:
+        return "never"
+    return f"{'≤ ' if end <= first else ''}{end:.2f}"
 
 
 def unit(measure: Measure) -> str:
@@ -116,11 +121,11 @@ def method_lines(tables: Tables) -> list[str]:
         "an arm gets as many steps as fit, by its own measured cost, refreshes of neurons, memory "
         "and injection included. Every budget has a whole schedule of its own.",
         f"Means over seeds {seeds}; sd over seeds. Intervals are 95 % bootstrap over seeds and "
-        "subjects of items. Differences are paired by seed and item. Rates were chosen on "
-        "validation probes, with other seeds.",
+        f"subjects of items. Differences are paired by seed and item. {_how_rates_came(tables)}",
         "Time to quality: the smallest budget at which an arm's mean reaches that of "
         f"{experiment.baseline} at budget 1, linear between budgets; ≤ where the first budget "
-        "reaches it already.",
+        "reaches it already, at the ends of intervals too. There is none where the untrained "
+        "model lies in the baseline's interval.",
         "FLOPs: 2 m k n for each matrix product, forward, backward and attribution, counted on "
         "real steps. Processor seconds are of a run's whole process, loading and saving included.",
         f"Semantic importance, offline and in no budget: {tables.importance}.",
@@ -129,6 +134,20 @@ def method_lines(tables: Tables) -> list[str]:
     if len(experiment.seeds) == 1:
         lines.append("One seed only: intervals say nothing about other seeds.")
     return lines
+
+
+def _how_rates_came(tables: Tables) -> str:
+    """Say of which arms the rates were chosen, and of which they were given."""
+    experiment = tables.comparison.experiment
+    given = [arm.name for arm in experiment.arms if len(experiment.rates_of(arm)) == 1]
+    if not given:
+        return "Rates were chosen on validation probes, with other seeds."
+    if len(given) == len(experiment.arms):
+        return "Rates were given, none was chosen."
+    return (
+        "Rates were chosen on validation probes, with other seeds; given were those of "
+        f"{', '.join(given)}."
+    )
 
 
 def _row(cells: Sequence[object]) -> str:

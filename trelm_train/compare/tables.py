@@ -67,6 +67,8 @@ class TimeToQuality:
     # Ends of the interval of the budget; None stands for never.
     low: float | None
     high: float | None
+    # The first budget of the arm: what is reached there may have been reached before.
+    first: float
     # Means of the arm's runs, interpolated to the crossing, and by those of the baseline's full run.
     used: dict[str, float | None]
     shares: dict[str, float | None]
@@ -296,8 +298,17 @@ def _why_no_time(table: MeasureTable, baseline: str) -> str:
     if full is None:
         return f"No time to quality: {baseline} has no run at budget 1."
     sign = 1.0 if measure.rises else -1.0
-    if table.untrained is not None and sign * table.untrained >= sign * full.estimate.mean:
+    if table.untrained is None:
+        return ""
+    if sign * table.untrained >= sign * full.estimate.mean:
         return f"No time to quality: the untrained model is as good as {baseline} at budget 1."
+    # What is reached by chance alone needs no time: without this, two arms that learn nothing
+    # would get a time in half of all comparisons.
+    if full.estimate.low <= table.untrained <= full.estimate.high:
+        return (
+            f"No time to quality: the untrained model lies in the interval of {baseline} at budget "
+            "1, so that may have learned nothing here."
+        )
     return ""
 
 
@@ -348,6 +359,7 @@ def _time_to_quality(
         crossing=place,
         low=low,
         high=high,
+        first=budgets[0],
         used=used,
         shares=shares,
         folders=(*folders, *values.folders(full)),

@@ -15,11 +15,13 @@ from trelm_train.compare.measure import measure_cost, scaled
 from trelm_train.compare.plan import digest, learned_settings
 from trelm_train.compare.processes import Job, become_job, run_jobs
 from trelm_train.compare.state import Comparison, fail_arm, failure_text
+from trelm_train.config import TRAINING_VERSION
 from trelm_train.training.signals import InterruptedRun
 
 log = logging.getLogger(__name__)
 # Raised when costs are measured in another way.
-TIMING_VERSION = 1
+# 2: steps with and without injection are timed apart.
+TIMING_VERSION = 2
 
 
 def measure_costs(comparison: Comparison) -> None:
@@ -55,7 +57,7 @@ def _timing_fingerprint(comparison: Comparison, name: str) -> str:
     experiment, inputs = comparison.experiment, comparison.inputs
     names = (name, experiment.experiment.baseline)
     settings = [learned_settings(experiment.config(experiment.arm(item))) for item in names]
-    return digest([settings, inputs.shards, inputs.model, TIMING_VERSION])
+    return digest([settings, inputs.shards, inputs.model, TIMING_VERSION, TRAINING_VERSION])
 
 
 def _known_cost(comparison: Comparison, name: str) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ generator each.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -30,6 +30,8 @@ class Vocabulary:
     mask_id: int
     pad_id: int
     special_ids: tuple[int, ...]
+    # By token id: the same number for tokens that read the same; None: each reads as itself alone.
+    spelling: I64 | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from schemas.errors import ConfigError, TrelmError
+from schemas.ids import MAX_HOPS
 from schemas.kb import REDIRECTS
 from schemas.manifest import MANIFEST_NAME
 from schemas.shards import ENTITY, KNOWLEDGE
@@ -107,11 +108,22 @@ class CorpusStatistics:
         }
 
     def _current(self, qids: Collection[int]) -> dict[int, int]:
-        """Return the item that each item has become, or itself; probes name items of years ago."""
-        sources = pa.array([f"Q{qid}" for qid in sorted(qids)], pa.string())
-        rows = _rows(self.redirects or [], ("source", "target"), pc.field("source").isin(sources))
-        merged = {int(source[1:]): int(target[1:]) for source, target in rows if target[:1] == "Q"}
-        return {qid: merged.get(qid, qid) for qid in qids}
+        """Return the item that each item has become, or itself; probes name items of years ago.
+
+        An item that was merged into one that was merged later leads to the last one.
+        """
+        current = {qid: qid for qid in qids}
+        for _ in range(MAX_HOPS):
+            sources = pa.array([f"Q{qid}" for qid in sorted(set(current.values()))], pa.string())
+            is_merged = pc.field("source").isin(sources)
+            rows = _rows(self.redirects or [], ("source", "target"), is_merged)
+            merged = {
+                int(source[1:]): int(target[1:]) for source, target in rows if target[:1] == "Q"
+            }
+            if not merged:
+                break
+            current = {qid: merged.get(found, found) for qid, found in current.items()}
+        return current
 
 
 def _rows(paths: list[Path], names: tuple[str, ...], wanted: pc.Expression) -> list[Any]:

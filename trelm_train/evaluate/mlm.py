@@ -27,6 +27,7 @@ from trelm_train.data.masking import MaskedBatch, Vocabulary, mask_batch
 from trelm_train.data.shards import Shards
 from trelm_train.evaluate.answers import ranks_of
 from trelm_train.evaluate.finite import check_finite
+from trelm_train.facts.plan import named_elsewhere
 from trelm_train.memory.memory_bank import note_window
 from trelm_train.model.masked_lm import MaskedLm
 
@@ -226,8 +227,11 @@ def _add_facts(
     sums: MlmTotals, model: MaskedLm, batch: Batch, knowledge: Knowledge, vocabulary: Vocabulary
 ) -> None:
     """Add the knowledge scores of one fact per sentence."""
-    sentences_of_facts = batch.span_sentence_P[batch.fact_tail_F]
-    facts = np.unique(sentences_of_facts, return_index=True)[1]
+    # As training asks them: neither a fact of an item with itself, nor one that the sentence tells.
+    head_F, tail_F = batch.fact_head_F, batch.fact_tail_F
+    facts = np.flatnonzero(batch.span_entity_P[head_F] != batch.span_entity_P[tail_F])
+    facts = facts[~named_elsewhere(batch, tail_F[facts], head_F[facts], vocabulary.spelling)]
+    facts = facts[np.unique(batch.span_sentence_P[tail_F[facts]], return_index=True)[1]]
     if not len(facts):
         return
 

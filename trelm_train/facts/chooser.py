@@ -6,6 +6,7 @@ import logging
 
 import numpy as np
 
+from schemas.array_types import I64
 from schemas.shards import NO_POLICY, SPLITS
 from trelm_train.config import ALL_FACTS, ASK_MENTIONS, FactsConfig
 from trelm_train.data.sentences import in_file_order, read_sentences
@@ -15,19 +16,23 @@ from trelm_train.facts.plan import Chooser, FactChooser, MentionChooser, policy_
 log = logging.getLogger(__name__)
 
 
-def make_chooser(config: FactsConfig, shards: Shards, *, seed: int) -> Chooser:
+def make_chooser(
+    config: FactsConfig, shards: Shards, *, seed: int, spelling: I64 | None = None
+) -> Chooser:
     """Return the chooser of a run.
 
     `facts.share` counts in all sentences with facts (or with mentions), so a policy that marks few
     of them asks each with a higher probability: policies are compared at an equal number.
 
+    `spelling` says which tokens read the same (`Vocabulary`).
+
     Raises:
         ConfigError: the shards have no bits for the policy.
     """
     if config.policy == NO_POLICY:
-        return _chooser(config, 0.0, seed)
+        return _chooser(config, 0.0, seed, spelling)
     if config.policy == ALL_FACTS:
-        return _chooser(config, config.share, seed)
+        return _chooser(config, config.share, seed, spelling)
 
     # Refused before the count: shards without its bits would give a run that asks nothing.
     shards.check_policy(config.policy, setting="facts.policy")
@@ -45,13 +50,17 @@ def make_chooser(config: FactsConfig, shards: Shards, *, seed: int) -> Chooser:
             "mentions" if config.ask == ASK_MENTIONS else "facts",
             config.share,
         )
-    return _chooser(config, probability, seed)
+    return _chooser(config, probability, seed, spelling)
 
 
-def _chooser(config: FactsConfig, probability: float, seed: int) -> Chooser:
+def _chooser(config: FactsConfig, probability: float, seed: int, spelling: I64 | None) -> Chooser:
     make = MentionChooser if config.ask == ASK_MENTIONS else FactChooser
     return make(
-        policy=config.policy, probability=probability, seed=seed, statements=config.statements
+        policy=config.policy,
+        probability=probability,
+        seed=seed,
+        statements=config.statements,
+        spelling=spelling,
     )
 
 

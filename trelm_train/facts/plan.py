@@ -22,6 +22,7 @@ from trelm_train.config import ALL_FACTS
 from trelm_train.data.arrays import among, expand, lowest_of_groups, uniform
 from trelm_train.data.loader import Batch
 from trelm_train.data.masking import MaskedBatch
+from trelm_train.data.spellings import spelt
 
 # Legend: F facts of a batch, A and C facts that may serve, G facts that do, P spans, R rows,
 # S tokens per row, M targets, T tokens of mentions.
@@ -72,6 +73,8 @@ class _ChooserByPolicy:
     seed: int
     # Whether the facts of statements serve, which no sentence of the corpus states.
     statements: bool = True
+    # By token id: the same number for tokens that read the same (`Vocabulary`).
+    spelling: I64 | None = None
 
     def _may_ask(self, batch: Batch, span_F: I64) -> Bools:
         """Say of each question whether draw and policy allow it; the policy speaks of `span_F`."""
@@ -110,7 +113,8 @@ class FactChooser(_ChooserByPolicy):
         # A mention is masked as a whole, so its first token speaks for it.
         is_masked_F = masked.chosen_RS.reshape(-1)[batch.span_start_P[head_span_F]]
         fact = np.flatnonzero(self._may_ask(batch, head_span_F) & ~is_masked_F & (head_F != tail_F))
-        fact = fact[~named_elsewhere(batch, tail_span_F[fact], question_C=head_span_F[fact])]
+        named_F = named_elsewhere(batch, tail_span_F[fact], head_span_F[fact], self.spelling)
+        fact = fact[~named_F]
         fact_G = self._one_per_sentence(batch, "fact", fact, sentence_F)
 
         return StepFacts(
@@ -137,7 +141,7 @@ class MentionChooser(_ChooserByPolicy):
         del masked
         sentence_P = batch.span_sentence_P
         span = np.flatnonzero(self._may_ask(batch, np.arange(len(sentence_P))))
-        span = span[~named_elsewhere(batch, span)]
+        span = span[~named_elsewhere(batch, span, spelling=self.spelling)]
         span_G = self._one_per_sentence(batch, "mention", span, sentence_P)
 
         entity_G = batch.span_entity_P[span_G]
@@ -152,7 +156,9 @@ class MentionChooser(_ChooserByPolicy):
         )
 
 
-def named_elsewhere(batch: Batch, hidden_C: I64, question_C: I64 | None = None) -> Bools:
+def named_elsewhere(
+    batch: Batch, hidden_C: I64, question_C: I64 | None = None, spelling: I64 | None = None
+) -> Bools:
     """Say of some mentions whether their words stay visible when their entity's are hidden.
 
     A name that is repeated may be linked only once, and other entities may have it too. As for
@@ -163,8 +169,9 @@ def named_elsewhere(batch: Batch, hidden_C: I64, question_C: I64 | None = None) 
         hidden_C: mentions that would be hidden, shape (C,): the tails of facts.
         question_C: for each a mention of another entity whose words do not count, because a
             question about the fact shows them as well: its head.
+        spelling: by token id, the same number for tokens that read the same.
     """
-    flat = batch.input_ids_RS.reshape(-1)
+    flat = spelt(batch.input_ids_RS.reshape(-1), spelling)
     segment = batch.segment_RS.reshape(-1)
     is_real = segment >= 0
     # A pair (sentence, token id) as one number.

@@ -27,6 +27,7 @@ from trelm_train.config import AT_STATES, InjectionConfig
 from trelm_train.data.arrays import Ragged, among, expand, lowest_of_groups, uniform
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.loader import Batch
+from trelm_train.data.spellings import spelt
 from trelm_train.memory.memory_bank import MemoryBank
 
 # Of an entity with more triples, this many are drawn before the unusable ones are left out.
@@ -106,7 +107,9 @@ def chosen_spans(batch: Batch, policy: str) -> Bools:
     return is_chosen
 
 
-def sample_triples(batch: Batch, span_J: I64, knowledge: Knowledge, *, seed: int) -> I64:
+def sample_triples(
+    batch: Batch, span_J: I64, knowledge: Knowledge, *, seed: int, spelling: I64 | None = None
+) -> I64:
     """Draw one usable triple per mention: an index into the flat triples, or -1.
 
     It is never a triple whose other end is in the sentence.
@@ -132,7 +135,7 @@ def sample_triples(batch: Batch, span_J: I64, knowledge: Knowledge, *, seed: int
     number_C = np.where(count_C > MAX_TRIPLES, spread_C, ordinal_C)
     triple_C = knowledge.triple_other.offsets[entity_J][owner_C] + number_C
 
-    usable_C = usable_triples(batch, sentence_J[owner_C], triple_C, knowledge)
+    usable_C = usable_triples(batch, sentence_J[owner_C], triple_C, knowledge, spelling)
     draw_C = uniform(seed, "triple", *keys, triple_C)[usable_C]
     owner_C, triple_C = owner_C[usable_C], triple_C[usable_C]
 
@@ -143,7 +146,13 @@ def sample_triples(batch: Batch, span_J: I64, knowledge: Knowledge, *, seed: int
     return sampled_J
 
 
-def usable_triples(batch: Batch, sentence_C: I64, triple_C: I64, knowledge: Knowledge) -> Bools:
+def usable_triples(
+    batch: Batch,
+    sentence_C: I64,
+    triple_C: I64,
+    knowledge: Knowledge,
+    spelling: I64 | None = None,
+) -> Bools:
     """Say whether a sentence may read a triple: the other end must not be named there."""
     other_C = knowledge.triple_other.at(triple_C)
     num_rows = len(knowledge)
@@ -152,11 +161,19 @@ def usable_triples(batch: Batch, sentence_C: I64, triple_C: I64, knowledge: Know
     mentioned = np.unique(batch.span_sentence_P * num_rows + batch.span_entity_P)
     linked_C = among(mentioned, sentence_C * num_rows + other_C)
 
-    is_usable: Bools = ~(linked_C | spelt_out(batch, sentence_C, other_C, knowledge.label_ids))
+    is_usable: Bools = ~(
+        linked_C | spelt_out(batch, sentence_C, other_C, knowledge.label_ids, spelling)
+    )
     return is_usable
 
 
-def spelt_out(batch: Batch, sentence_C: I64, row_C: I64, label_ids: Ragged) -> Bools:
+def spelt_out(
+    batch: Batch,
+    sentence_C: I64,
+    row_C: I64,
+    label_ids: Ragged,
+    spelling: I64 | None = None,
+) -> Bools:
     """Say whether every token of a row's label stands in a sentence.
 
     Then the sentence may hold a mention that was not linked, or an entity of the same name. The
@@ -166,11 +183,12 @@ def spelt_out(batch: Batch, sentence_C: I64, row_C: I64, label_ids: Ragged) -> B
     segment = batch.segment_RS.reshape(-1)
     is_real = segment >= 0
     # A pair (sentence, token id) as one number.
-    present = np.unique((segment[is_real] << 32) | batch.input_ids_RS.reshape(-1)[is_real])
+    ids = spelt(batch.input_ids_RS.reshape(-1)[is_real], spelling)
+    present = np.unique((segment[is_real] << 32) | ids)
 
     # The tokens of all labels one after the other; running counts of those that are present.
     lengths_C = label_ids.lengths(row_C)
-    label_tokens = (np.repeat(sentence_C, lengths_C) << 32) | label_ids.take(row_C)
+    label_tokens = (np.repeat(sentence_C, lengths_C) << 32) | spelt(label_ids.take(row_C), spelling)
     hits = np.cumsum(among(present, label_tokens))
     hits = np.concatenate([np.zeros(1, np.int64), hits])
 
@@ -208,8 +226,19 @@ class Injector:
         initial: InitialEmbeddings,
         *,
         seed: int,
+        spelling: I64 | None = None,
     ) -> None:
+        """Hold what a run's injections are made of.
+
+        Args:
+            config: its settings.
+            knowledge: entities and triples.
+            initial: the initial word embeddings.
+            seed: of the draws.
+            spelling: by token id, the same number for tokens that read the same (`Vocabulary`).
+        """
         self.config, self.knowledge, self.initial, self.seed = config, knowledge, initial, seed
+        self.spelling = spelling
 
     def candidates(self, batch: Batch, chosen_RS: Bools, blocked_P: Bools) -> I64:
         """Return the mentions to inject.
@@ -243,7 +272,9 @@ class Injector:
         span_J = self.candidates(batch, chosen_RS, blocked_P)
         return DrawnMentions(
             span_J=span_J,
-            triple_J=sample_triples(batch, span_J, self.knowledge, seed=self.seed),
+            triple_J=sample_triples(
+                batch, span_J, self.knowledge, seed=self.seed, spelling=self.spelling
+            ),
             row_J=self.knowledge.bank_row[batch.span_entity_P[span_J]],
             sentence_J=batch.key_N[batch.span_sentence_P[span_J]],
         )

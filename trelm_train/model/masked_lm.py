@@ -24,6 +24,7 @@ from schemas.finite import not_finite
 from trelm_train.data.loader import Batch
 from trelm_train.data.masking import Vocabulary
 from trelm_train.data.shards import Shards, sha256_of
+from trelm_train.data.spellings import spellings_of
 from trelm_train.model.families import FAMILIES, Packed
 from trelm_train.model.protocols import Tokenizer
 from trelm_train.model.token_log_probability import gold_log_probabilities
@@ -276,6 +277,7 @@ def vocabulary_of(tokenizer: Tokenizer, size: int) -> Vocabulary:
         mask_id=tokenizer.mask_token_id,
         pad_id=tokenizer.pad_token_id or 0,
         special_ids=tuple(sorted(set(tokenizer.all_special_ids))),
+        spelling=spellings_of(tokenizer, len(tokenizer)),
     )
 
 

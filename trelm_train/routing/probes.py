@@ -28,6 +28,7 @@ from trelm_train.data.loader import (
     sentences_from_lists,
 )
 from trelm_train.data.masking import Vocabulary, unit_ends, unit_starts
+from trelm_train.facts.plan import named_elsewhere
 from trelm_train.routing.attribution import Targets
 
 # Legend: T target tokens, P spans, F facts, N sentences, U units, K candidates, C chosen spans or
@@ -63,7 +64,7 @@ def probes_of(
         masked = flat.copy()
         masked[expand(start_C, end_C - start_C)] = vocabulary.mask_id
     else:
-        chosen_C = _asked_spans(batch, seed=seed, kind=kind)
+        chosen_C = _asked_spans(batch, vocabulary, seed=seed, kind=kind)
         start_C, end_C = batch.span_start_P[chosen_C], batch.span_end_P[chosen_C]
         masked = _hide(batch, flat, chosen_C, vocabulary.mask_id)
 
@@ -83,14 +84,16 @@ def probes_of(
     return probes
 
 
-def _asked_spans(batch: Batch, *, seed: int, kind: str) -> I64:
+def _asked_spans(batch: Batch, vocabulary: Vocabulary, *, seed: int, kind: str) -> I64:
     """Return the mention that each sentence asks; sentences without one are left out."""
     draw_P = uniform(seed, "probe", batch.key_N[batch.span_sentence_P], batch.span_ordinal_P)
     if kind == TAIL:
         # A fact whose tail is its head too is never asked in training: nothing would name the head.
-        entity_P = batch.span_entity_P
-        is_asked_F = entity_P[batch.fact_head_F] != entity_P[batch.fact_tail_F]
-        candidate_K = np.unique(batch.fact_tail_F[is_asked_F])
+        # Nor is one whose tail the sentence tells.
+        head_F, tail_F, entity_P = batch.fact_head_F, batch.fact_tail_F, batch.span_entity_P
+        fact = np.flatnonzero(entity_P[head_F] != entity_P[tail_F])
+        fact = fact[~named_elsewhere(batch, tail_F[fact], head_F[fact], vocabulary.spelling)]
+        candidate_K = np.unique(tail_F[fact])
     else:
         # Tails of facts are below all other mentions.
         draw_P[batch.fact_tail_F] -= 1.0

@@ -11,12 +11,20 @@ ENOUGH_ROWS = 0.25
 def frozen_warnings(config: Config, num_layers: int) -> list[str]:
     """Return a sentence for each setting with which a run learns hardly any fact.
 
-    The figures are those of docs/method.md; `config` is settled.
+    The figures are those of docs/evidence.md; `config` is settled.
     """
     routing, facts = config.routing, config.facts
     chooses_any = facts.policy != "none" and facts.share > 0
-    is_asking = facts.enabled and chooses_any
+    # Beside a contrastive loss the targets have the share that it leaves them.
+    weighs = facts.weight > 0 and not (config.cka.enabled and config.cka.mlm_share == 0)
+    is_asking = facts.enabled and chooses_any and weighs
     warnings = []
+    if facts.enabled and chooses_any and not weighs:
+        warnings.append(
+            f"facts.weight={facts.weight:g} with cka.mlm_share={config.cka.mlm_share:g} gives asked "
+            "facts no weight in the loss: they are hidden and never learned; use --set facts.weight=1, "
+            "and --set cka.mlm_share=0.5 where contrast is on"
+        )
 
     # Asking and contrast take their facts from the same choice.
     if not chooses_any and (facts.enabled or config.cka.enabled):

@@ -262,7 +262,7 @@ def _build(
     planner = CkaPlanner(config.cka, knowledge, seed=seed) if config.cka.enabled else None
     chooser = None
     if config.facts.enabled or planner is not None:
-        chooser = make_chooser(config.facts, shards, seed=seed)
+        chooser = make_chooser(config.facts, shards, seed=seed, spelling=vocabulary.spelling)
     preparer = BatchPreparer(config=config, vocabulary=vocabulary, chooser=chooser, planner=planner)
 
     return Session(
@@ -320,7 +320,9 @@ def _build_components(
     injector = None
     if config.injection.enabled and config.injection.policy != "none":
         shards.check_policy(config.injection.policy, setting="injection.policy")
-        injector = Injector(config.injection, knowledge, initial, seed=seed)
+        injector = Injector(
+            config.injection, knowledge, initial, seed=seed, spelling=vocabulary.spelling
+        )
     # Without injection no note is ever read.
     bank = _build_bank(request, model, knowledge) if injector is not None else None
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.database.connection import open_run
 from pipeline.engine.tables import RunPaths
 from schemas import ENTITIES, EXAMPLES, IMPORTANCE, KNOWLEDGE, REJECTS, SURFACE_FREQUENCY, Table
+from schemas.checksums import checksum_of
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
 from schemas.shards import ENTITY, POLICIES, POLICY_BITS
 from tests.manifests import list_again
@@ -46,7 +47,10 @@ def add_stage(run: Path, manifest: Manifest, tables: Mapping[Table, pa.Table]) -
         path = folder / "data" / f"{table.name}.parquet"
         pq.write_table(rows, path)
         part = PartFile(
-            path=f"data/{path.name}", rows=rows.num_rows, num_bytes=path.stat().st_size, sha256=""
+            path=f"data/{path.name}",
+            rows=rows.num_rows,
+            num_bytes=path.stat().st_size,
+            sha256=checksum_of(path).sha256,
         )
         listed[table.name] = TableFiles(version=table.version, rows=rows.num_rows, files=(part,))
     (folder / MANIFEST_NAME).write_text(dataclasses.replace(manifest, tables=listed).to_json())
@@ -137,7 +141,9 @@ def make_hostile(run: Path) -> int:
     documents = RunPaths(root=str(run)).finished("documents")
     path = run / "documents" / "rejects.parquet"
     pq.write_table(REJECTS.from_rows([("documents", "d1", HOSTILE_REASON, HOSTILE_TEXT)]), path)
-    part = PartFile(path=path.name, rows=1, num_bytes=path.stat().st_size, sha256="")
+    part = PartFile(
+        path=path.name, rows=1, num_bytes=path.stat().st_size, sha256=checksum_of(path).sha256
+    )
     tables = documents.tables | {
         REJECTS.name: TableFiles(version=REJECTS.version, rows=1, files=(part,))
     }

@@ -24,8 +24,9 @@ TWO_ARMS = {"mlm": PLAIN, "random+10%": ["routing.policy=random"]}
 WriteExperiment = Callable[..., Path]
 
 
-def write_probes(folder: Path) -> Path:
-    """The world's facts as LAMA probes; each subject has an id."""
+def write_probes(folder: Path, *, of_others: bool = False) -> Path:
+    """The world's facts as LAMA probes; each subject has an id. Or the same about other subjects."""
+    first, prefix = (1_000, "Old ") if of_others else (0, "")
     folder.mkdir(parents=True)
     lines = [
         json.dumps({"relation": name, "template": template, "type": "N-1"})
@@ -34,7 +35,13 @@ def write_probes(folder: Path) -> Path:
     (folder / "relations.jsonl").write_text("\n".join(lines) + "\n")
     for name, (relation, _) in RELATIONS.items():
         rows = [
-            json.dumps({"sub_uri": f"Q{world.ROW[head]}", "sub_label": head, "obj_label": tail})
+            json.dumps(
+                {
+                    "sub_uri": f"Q{first + world.ROW[head]}",
+                    "sub_label": prefix + head,
+                    "obj_label": tail,
+                }
+            )
             for head, stated, tail in world.facts()
             if stated == relation
         ]
@@ -55,7 +62,7 @@ def write_file(
     probes = folder / "probes"
     if not probes.exists():
         for name in ("held", "chosen-by"):
-            write_probes(probes / name)
+            write_probes(probes / name, of_others=name == "chosen-by")
     text = folder / "general.txt"
     text.write_text(
         "\n".join(template.format(h=fact[0], t=fact[2]) for template, fact in world.sentences())

@@ -15,7 +15,7 @@ from trelm_train.compare.plan import Cost, Inputs, final_runs, inputs_of, neares
 from trelm_train.config import load_config
 
 BASE = Cost(step_s=1.0, step_flops=10.0)
-REFUSED = pytest.raises(ConfigError, match="same subjects")
+REFUSED = pytest.raises(ConfigError, match="both ask about")
 
 
 @pytest.mark.parametrize(

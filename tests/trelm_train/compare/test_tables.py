@@ -22,7 +22,7 @@ from trelm_train.compare.summary import markdown
 from trelm_train.compare.tables import MeasureTable, Tables, make_tables
 from trelm_train.training.signals import Stop
 
-# Right answers of ten items by arm, budget and seed: the second arm has the baseline's end at half of the time.
+# Tenths of right answers by arm, budget and seed: the second arm has the baseline's end at half of the time.
 RIGHT = {
     ("mlm", 0.5): (2, 4),
     ("mlm", 1): (6, 4),
@@ -33,13 +33,13 @@ COSTS = {"mlm": Cost(step_s=1.0, step_flops=100.0), "random+10%": Cost(step_s=0.
 
 
 def put(comparison: Comparison, run: Run, num_right: int, loss: float) -> None:
-    """Write a result with so many right answers."""
+    """Write a result with so many tenths of right answers, of 40 items."""
     answers = Answers(
-        relation=["P1"] * 10,
-        subject=[f"Q{number // 2}" for number in range(10)],
-        object=["x"] * 10,
-        rank=[1] * num_right + [7] * (10 - num_right),
-        log_p=[-1.0] * 10,
+        relation=["P1"] * 40,
+        subject=[f"Q{number // 2}" for number in range(40)],
+        object=["x"] * 40,
+        rank=[1] * (4 * num_right) + [7] * (40 - 4 * num_right),
+        log_p=[-1.0] * 40,
     )
     folder = comparison.root / run.folder
     folder.mkdir(parents=True)
@@ -124,6 +124,16 @@ def test_no_time_to_what_the_untrained_model_has(comparison: Comparison) -> None
     assert not quality.times
 
 
+def test_no_time_to_what_chance_alone_reaches(comparison: Comparison) -> None:
+    """Of two arms that learn nothing, one is above the other in half of all comparisons."""
+    comparison.results["runs/untrained"]["measures"]["probes/held"]["p_at_1"] = 0.45
+    quality = make_tables(comparison).measures[0]
+    full = quality.curves["mlm", 1].estimate
+    assert full.low < 0.45 < full.mean
+    assert "may have learned nothing" in quality.note
+    assert not quality.times
+
+
 def test_a_measure_without_any_value_says_so(comparison: Comparison) -> None:
     settings = replace(comparison.experiment.experiment, validation_sentences=8)
     comparison.experiment = replace(comparison.experiment, experiment=settings)
@@ -158,7 +168,9 @@ def test_the_offline_cost_of_importance(comparison: Comparison) -> None:
 def test_the_summary_reads_well(tables: Tables) -> None:
     text = markdown(tables)
     assert "| random+10% | 50.0 ± 0.0 | 80.0 ± 14.1 |" in text
-    assert re.search(r"\| random\+10% \| ≤ 0.50 \| 0.50 … [^|]+ \| 20.0 \| – \| 10 \| 300 \|", text)
+    assert re.search(
+        r"\| random\+10% \| ≤ 0.50 \| ≤ 0.50 … [^|]+ \| 20.0 \| – \| 10 \| 300 \|", text
+    )
     assert "Untrained model: 10.0." in text
 
 

@@ -36,7 +36,8 @@ def test_the_files_are_right(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("TRELM_MODEL", "bert-base-uncased")
     monkeypatch.setenv("TRELM_TEXT", str(tmp_path / "general.txt"))
     probes = tmp_path / "probes"
-    write_probes(probes / "validation" / "stated-rare" / "held")
+    write_probes(probes / "validation" / "stated-rare" / "held", of_others=True)
+    write_probes(probes / "stated-validation", of_others=True)
     for group in ("stated-rare", "stated-middle", "stated-frequent", "kb-only", "nowhere"):
         for kind in ("held", "known"):
             write_probes(probes / "test" / group / kind)
@@ -50,7 +51,7 @@ def test_the_files_are_right(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     experiment = load_experiment(ROOT / "experiments" / f"{name}.toml")
     assert {path.stem for path in (ROOT / "experiments").glob("*.toml")} == set(ARMS)
     assert [arm.name for arm in experiment.arms] == ARMS[name]
-    # Nothing that chooses a rate is tested: another folder, or other subjects of the same one.
+    # Nothing that chooses a rate is tested: the file would be refused.
     if name in ("from_scratch", "injection"):
         # One rate for all, so nothing is chosen.
         assert len(experiment.experiment.rates) == 1
@@ -59,7 +60,7 @@ def test_the_files_are_right(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert chosen.role == "validation"
     for probes in tested:
         assert probes.role == "test"
-        assert probes.folder != chosen.folder or probes.subjects[0] >= chosen.subjects[1]
+        assert probes.folder != chosen.folder
 
 
 @pytest.mark.parametrize("section", [Settings, ProbeSet, TextSet, Arm])

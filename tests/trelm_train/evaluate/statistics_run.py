@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from schemas import ENTITY_FREQUENCY, FACT_SUPPORT, REDIRECTS, Table
+from schemas.checksums import checksum_of
 from schemas.manifest import Manifest, PartFile, TableFiles
 
 Rows = list[tuple[Any, ...]]
@@ -21,7 +22,12 @@ def write_stage(folder: Path, stage: str, table_to_parts: dict[Table, list[Rows]
             path = folder / f"{table.name}-{number}.parquet"
             pq.write_table(table.from_rows(rows), path)
             files.append(
-                PartFile(path=path.name, rows=len(rows), num_bytes=path.stat().st_size, sha256="")
+                PartFile(
+                    path=path.name,
+                    rows=len(rows),
+                    num_bytes=path.stat().st_size,
+                    sha256=checksum_of(path).sha256,
+                )
             )
         num_rows = sum(map(len, parts))
         tables[table.name] = TableFiles(version=table.version, rows=num_rows, files=tuple(files))

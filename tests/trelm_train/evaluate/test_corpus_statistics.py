@@ -28,13 +28,14 @@ def run(tmp_path: Path) -> Path:
         tmp_path / "run",
         [[(1, 9, 3, 4, 8.5, "head"), (2, 2, 1, 1, 1.5, "tail")], [], [(7, 4, 2, 2, 3.5, "torso")]],
         [[(1, 17, 2, 3, 2)], [(1, 17, 7, 0, 1), (2, 36, 1, 5, 5)]],
-        [("Q70", "Q7"), ("Ruritania", "Zenda"), ("Q5", "Q6")],
+        [("Q70", "Q7"), ("Ruritania", "Zenda"), ("Q5", "Q6"), ("Q700", "Q70")],
     )
 
 
 def test_frequencies_of_a_run(run: Path) -> None:
     statistics = statistics_of(run, None)
-    assert statistics.frequencies({1, 2, 70, 99}) == {
+    assert statistics.frequencies({1, 2, 70, 99, 700}) == {
+        700: Frequency(4, "torso"),  # merged into Q70, which was merged later
         1: Frequency(9, "head"),
         2: Frequency(2, "tail"),
         70: Frequency(4, "torso"),  # merged into Q7
@@ -94,7 +95,7 @@ def test_wrong_folders(run: Path, shards_path: Path, tmp_path: Path) -> None:
     part = run / "stats" / "fact_support-0.parquet"
     whole = part.read_bytes()
     part.write_bytes(whole[:-1])
-    with pytest.raises(TrelmError, match="copy it again"):
+    with pytest.raises(TrelmError, match="copy the folder again"):
         statistics_of(run, None)
     # Of the right size, but the footer is damaged, or the rows before it.
     part.write_bytes(b"\0" * (len(whole) - 8) + whole[-8:])
