@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-fast check docs clean
+.PHONY: demo test test-fast check docs fuzz clean
 
 $(READY): pyproject.toml requirements/constraints.txt requirements/spacy-model.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,9 @@ test: check ## check, then every test
 
 test-fast: check ## check, then the tests that are not marked slow
 	$(PYTEST) -m "not slow"
+
+fuzz: $(READY) ## N changed inputs for every reader (default 100,000)
+	TRELM_FUZZ=$(or $(N),100000) $(PYTEST) tests/fuzz
 
 docs: $(READY) ## write the generated reference again
 	$(BIN)/python docs/generate.py

@@ -98,11 +98,14 @@ def test_wrong_folders(run: Path, shards_path: Path, tmp_path: Path) -> None:
     with pytest.raises(TrelmError, match="copy the folder again"):
         statistics_of(run, None)
     # Of the right size, but the footer is damaged, or the rows before it.
-    part.write_bytes(b"\0" * (len(whole) - 8) + whole[-8:])
-    with pytest.raises(TrelmError, match="not a readable Parquet file"):
-        statistics_of(run, None)
-    part.write_bytes(b"\xff" * 60 + whole[60:])
+    for damaged in (b"\0" * (len(whole) - 8) + whole[-8:], b"\xff" * 60 + whole[60:]):
+        part.write_bytes(damaged)
+        with pytest.raises(TrelmError, match="was changed after it was written"):
+            statistics_of(run, None)
+    # Changed after it was opened.
+    part.write_bytes(whole)
     statistics = statistics_of(run, None)
+    part.write_bytes(b"\xff" * 60 + whole[60:])
     with pytest.raises(TrelmError, match="cannot be read"):
         statistics.supports({(1, 17, 2)})
 
