@@ -39,7 +39,10 @@ def unsealed(text: str) -> dict[str, Any]:
     Raises:
         ValueError: it is no JSON object, or it was changed.
     """
-    values = json.loads(text)
+    try:
+        values = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is not as it was written: it is nested too deep") from error
     if not isinstance(values, dict) or values.get(_SEAL, "") not in ("", _seal_of(values)):
         raise ValueError("it is not as it was written: its checksum is another one")
     return {name: value for name, value in values.items() if name != _SEAL}

@@ -51,7 +51,7 @@ def load_toml(path: str) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: no configuration file that can be read ({error.strerror}); check the path"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not TOML: {error}; correct the file") from error
 
     _refuse_dates(values, path)
@@ -105,7 +105,7 @@ def with_overrides(raw: dict[str, Any], overrides: typing.Iterable[str]) -> dict
 def _toml_value(text: str) -> object:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
 
 

@@ -201,7 +201,7 @@ def _json_document(
         text = _json_field(row, config.text_field)
         title = _json_field(row, config.title_field)
         doc_id = _json_field(row, config.id_field)
-    except (msgspec.MsgspecError, UnicodeError):
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return faulty("not a JSON object of UTF-8 strings")
     if text is None:
         return faulty(f"no field {config.text_field!r}")
@@ -246,7 +246,7 @@ def _json_links(
         return ()
     try:
         links = _LINKS_DECODER.decode(row[name])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise ValueError('no list of {"start", "end", "qid"}') from error
 
     # Two spans with the same ends would count one mention twice.

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from pipeline.kb.ids import PROPERTY_NUMBERS, entity_number
-from pipeline.kb.model import EntityValue, Snak, Statement
+from pipeline.kb.model import UNREADABLE, EntityValue, Snak, Statement
 from pipeline.kb.values import NO_VALUE, Value, parse_value
 from schemas.ids import FIRST_OWN
 
@@ -53,7 +53,7 @@ def _entity_value(raw: msgspec.Raw) -> EntityValue | None:
     """Decode a value that names an entity; return None for any other."""
     try:
         return _ENTITY_DECODER.decode(raw)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
 
 

@@ -24,7 +24,14 @@ import pyarrow as pa
 from pipeline.engine.row_buffer import RowBuffer
 from pipeline.kb.claims import Claims, best_targets, claims_in, item_claims, statement_values
 from pipeline.kb.ids import parse_id
-from pipeline.kb.model import Entity, EntityData, EntityHead, ItemValue, entity_decoder
+from pipeline.kb.model import (
+    UNREADABLE,
+    Entity,
+    EntityData,
+    EntityHead,
+    ItemValue,
+    entity_decoder,
+)
 from pipeline.kb.names import statement_names
 from pipeline.kb.terms import first_name, label_languages, page_title, surfaces, terms_in
 from schemas import ALIASES, ENTITIES, PROPERTIES, STATEMENTS, TRIPLES
@@ -75,7 +82,6 @@ SKIPPED_KINDS = {"L": "skipped_lexeme", "M": "skipped_mediainfo", "E": "skipped_
 AROUND_ENTITY = b" \t\r\n,[]\xef\xbb\xbf"
 ENTITY_DATA_START, ENTITY_DATA_KEY = b'{"entities"', b'"entities"'
 NO_ID, NOT_JSON = "no entity id that fits 32 bits", "not JSON in UTF-8"
-UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 MAX_REVISION = (1 << 63) - 1
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from pipeline.engine import files
 from pipeline.engine.tasks import ByteRange
+from pipeline.kb.model import UNREADABLE
 from pipeline.sources.chunks import SourceError, source_error
 from pipeline.sources.opening import read_chunks
 from pipeline.sources.ranges import peek
@@ -50,7 +51,7 @@ def read_indented(path: str) -> Iterator[bytes]:
         else:
             msgspec.json.decode(text, type=dict[str, msgspec.Raw])
             yield text
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         problem = f"an indented document that is not JSON ({error})"
         raise source_error(
             path, 0, problem, "download it again: it is cut off or damaged"

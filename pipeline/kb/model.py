@@ -23,6 +23,11 @@ A = TypeVar("A")
 EmptyMap = list[Any]
 
 
+# What msgspec raises for bytes that are no JSON in UTF-8 of the shape that is wanted. A field that is
+# decoded later was passed over before, so its text may be at fault as well.
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
 class Term(msgspec.Struct, gc=False):
     """Hold a label, a description or an alias; its language is the key that leads to it."""
 

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from pipeline.kb.claims import Claims, best_statements
-from pipeline.kb.model import EntityValue, ItemValue, Snak
+from pipeline.kb.model import UNREADABLE, EntityValue, ItemValue, Snak
 
 # P1549 demonym; P1813 short name, P1448 official name, P1449 nickname, P742 pseudonym, P1559 name
 # in native language.
@@ -78,5 +78,5 @@ def _decoded(raw: msgspec.Raw) -> object:
     """Decode a value; return None for one of a shape that no name has."""
     try:
         return _VALUE_DECODER.decode(raw)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.kb.model import Sitelink, Term
+from pipeline.kb.model import UNREADABLE, Sitelink, Term
 from schemas.characters import without_invisible
 
 FIRST_LANGUAGES = ("en", "mul")
@@ -44,7 +44,7 @@ def page_title(sitelink: msgspec.Raw | None) -> str:
         return ""
     try:
         return clean(msgspec.json.decode(sitelink, type=Sitelink).title)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return ""
 
 

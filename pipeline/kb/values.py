@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from pipeline.kb.ids import KIND_LETTERS, entity_number
-from pipeline.kb.model import EntityValue
+from pipeline.kb.model import UNREADABLE, EntityValue
 from schemas.ids import FIRST_OWN
 
 EARTH = "Q2"
@@ -97,7 +97,7 @@ def parse_value(kind: str, raw: bytes) -> Value:
     decoder = DECODERS.get(kind)
     try:
         value = decoder.decode(raw) if decoder else None
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         value = None
 
     # Strings are most of all values: they skip the conversion of the JSON to text.

@@ -63,7 +63,14 @@ class Model:
             if unknown:
                 raise ValueError(f"unknown feature(s) {', '.join(unknown)}")
             model = cls(float(raw["bias"]), weights, dict(raw.get("about", {})))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise ValueError(
                 f"{source}: no weights of a linker ({type(error).__name__}: {error})"
             ) from error

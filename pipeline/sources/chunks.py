@@ -53,6 +53,10 @@ class Chunk:
 ChunkReader = Callable[[IO[bytes], ByteRange, LossHandler | None], Iterator[Chunk]]
 
 
+# Endings of compressed files.
+COMPRESSED = ("gz", "bz2", "zst")
+
+
 def sniff(head: bytes) -> str:
     """Return the format that a file starts with: gz, bz2, zst, an unsupported one, or plain."""
     if head.startswith(b"\x1f\x8b"):
@@ -70,6 +74,8 @@ def sniff(head: bytes) -> str:
 def format_of(path: str, file: IO[bytes]) -> str:
     """Return the format of an open file, by its content: a wrong extension does not matter.
 
+    But a file that is called compressed and is neither that nor text is damaged at its beginning.
+
     Raises:
         SourceError: the file is empty, or has a format that cannot be read by ranges.
     """
@@ -82,7 +88,16 @@ def format_of(path: str, file: IO[bytes]) -> str:
     if name not in ("plain", "gz", "bz2", "zst"):
         advice = "only plain, gz, bz2 and zst files are read here: convert it"
         raise source_error(path, 0, f"this is a {name} file", advice)
+    ending = path.rpartition(".")[2].lower()
+    if name == "plain" and ending in COMPRESSED and not _looks_like_text(head):
+        problem = f"this is called {ending}, but does not begin like it"
+        raise source_error(path, 0, problem, "download it again: it is damaged")
     return name
+
+
+def _looks_like_text(head: bytes) -> bool:
+    """Say whether bytes may be text: no control characters but those of white space."""
+    return not head.translate(None, bytes(range(32, 256)) + b"\t\n\v\f\r")
 
 
 def plain_chunks(
