@@ -51,6 +51,8 @@ class _Invocation:
 
     is_verbose: bool = False
     after_stop: str = ""
+    # Whether a signal has come that ends the command.
+    is_stopping: bool = False
 
 
 _invocation = _Invocation()
@@ -121,6 +123,7 @@ def call(command: Callable[[], object], program: Program) -> int:
     """Run a command and return its exit code; errors that a user can act on become one message."""
     _invocation.is_verbose = False
     _invocation.after_stop = program.after_stop
+    _invocation.is_stopping = False
     set_up_logging(verbose=False)
 
     with _stopped_by(program.stop_signals):
@@ -166,6 +169,7 @@ def _stopped_by(signals: tuple[signal.Signals, ...]) -> Iterator[None]:
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     previous_wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    previous_hook, threading.excepthook = threading.excepthook, _report_of_thread
     has_ended = threading.Event()
     watcher = threading.Thread(target=_end_if_stuck, args=(reader, has_ended), daemon=True)
     watcher.start()
@@ -174,12 +178,22 @@ def _stopped_by(signals: tuple[signal.Signals, ...]) -> Iterator[None]:
         yield
     finally:
         has_ended.set()
+        threading.excepthook = previous_hook
         signal.set_wakeup_fd(previous_wakeup)
         for number, handler in previous.items():
             signal.signal(number, handler)
         writer.close()
         watcher.join()
         reader.close()
+
+
+def _report_of_thread(failure: threading.ExceptHookArgs) -> None:
+    """Show what a thread failed with, unless the command is being stopped.
+
+    A library's threads fail then, because the processes are gone that they talk to.
+    """
+    if _invocation.is_verbose or not _invocation.is_stopping:
+        threading.__excepthook__(failure)
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:
@@ -194,6 +208,7 @@ def _end_if_stuck(reader: socket.socket, has_ended: threading.Event) -> None:
         # While a run of the trainer listens for itself, another handler is in place.
         handler = signal.getsignal(number[0])
         is_ours = handler is _terminate or handler is signal.default_int_handler
+        _invocation.is_stopping |= is_ours
         if is_ours and not has_ended.wait(GRACE_S):
             verb, code = ("stopped", TERMINATED)
             if number[0] == signal.SIGINT:

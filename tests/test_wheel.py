@@ -51,8 +51,8 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     )
     entry_points = next(name for name in names if name.endswith("entry_points.txt"))
     text = zipfile.ZipFile(wheel).read(entry_points).decode()
-    assert "trelm-pipeline = pipeline.cli:main" in text
-    assert "trelm-train = trelm_train.cli:main" in text
+    assert "trelm-pipeline = pipeline.start:main" in text
+    assert "trelm-train = trelm_train.start:main" in text
 
 
 @pytest.mark.slow

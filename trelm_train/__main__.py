@@ -1,5 +1,5 @@
 """`python -m trelm_train` is `trelm-train`."""
 
-from trelm_train.cli import main
+from trelm_train.start import main
 
 main()
