@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
-from schemas.ids import UINT32_END, item_id, parse_item_id
+from schemas.ids import item_id, parse_item_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +149,7 @@ def parse_qid(value: object) -> int | None:
         return number
     # The text of a whole number is the same with or without quotes in JSON.
     number = int(str(value).removeprefix("Q"))
-    if not 0 < number < UINT32_END:
+    # One above all items is one that the knowledge base lacks.
+    if number <= 0:
         raise ValueError(f"{value!r} is the number of no item")
     return number

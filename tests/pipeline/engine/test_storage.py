@@ -187,7 +187,7 @@ def test_pieces_are_whole_lines_and_lose_nothing() -> None:
 
 def test_parse_qid() -> None:
     assert (parse_qid("Q42"), parse_qid(42), parse_qid(None)) == (42, 42, None)
-    for wrong in ("x", -5, "Q-5", 0, 2**32, 1.5):
+    for wrong in ("x", -5, "Q-5", 0, 1.5):
         with pytest.raises(ValueError, match=r"x|number|invalid literal"):
             parse_qid(wrong)
 
