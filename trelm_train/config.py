@@ -224,7 +224,8 @@ class InjectionConfig:
     )
     until: float = key(
         1.0,
-        "Share of the run's steps, from the first one, in which mentions are injected",
+        "Share of the run's steps, from the first one, in which mentions are injected; the memory "
+        "bank is written to the end, since it is exported",
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,7 +27,12 @@ from pipeline.shards.statement_rows import StatementMaker
 from pipeline.shards.statement_text import StatementTemplates
 from pipeline.shards.windows import bucket_of
 from pipeline.templates.property_ids import property_number
-from pipeline.templates.template_file import DISTRACTOR, OWN, read_templates
+from pipeline.templates.template_file import (
+    DISTRACTOR,
+    OWN,
+    known_and_held,
+    read_templates,
+)
 
 FACTS_NAME = "statement_facts.parquet"
 # Facts that are tokenized at once.
@@ -102,16 +108,17 @@ def tokens_allowed(share: float, num_tokens: int) -> int:
 def statement_templates(path: str) -> StatementTemplates:
     """Return the templates of a file by relation, or our own where the path is empty.
 
-    A template that is marked `held` is for probes, and never used.
+    A template that `synth` keeps for probes is never used (`known_and_held`).
 
     Raises:
         ConfigError: a row is no template; names file and line.
     """
-    texts: dict[int, list[str]] = {}
+    rows_of: dict[str, list[dict[str, Any]]] = {}
     for row in read_templates(path or str(OWN)):
-        if row["relation"] != DISTRACTOR and not row.get("held"):
-            texts.setdefault(property_number(row["relation"]), []).append(row["template"])
-    return texts
+        if row["relation"] != DISTRACTOR:
+            rows_of.setdefault(row["relation"], []).append(row)
+    known = {property_number(name): known_and_held(rows)[0] for name, rows in rows_of.items()}
+    return {predicate: texts for predicate, texts in known.items() if texts}
 
 
 def save_facts(folder: str, facts: pa.Table) -> None:

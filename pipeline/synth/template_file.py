@@ -12,7 +12,12 @@ from typing import Any
 
 from pipeline.synth.templates import Relation, Templates
 from pipeline.templates.property_ids import property_number
-from pipeline.templates.template_file import DISTRACTOR, OWN, read_templates
+from pipeline.templates.template_file import (
+    DISTRACTOR,
+    OWN,
+    known_and_held,
+    read_templates,
+)
 from schemas.errors import ConfigError
 
 
@@ -56,17 +61,12 @@ def _distractors(rows: list[dict[str, Any]]) -> tuple[str, ...]:
 
 
 def _relation(name: str, rows: list[dict[str, Any]], source: str) -> Relation:
-    """Put the templates of a relation together; without one held out, the last is."""
-    # A dict keeps the order and drops repeats.
-    texts = list(dict.fromkeys(row["template"] for row in rows))
-    # A text that is marked once is held out, also where a repeat of it is not marked.
-    marked = {row["template"] for row in rows if row.get("held")}
-    held_texts = [text for text in texts if text in marked] or texts[-1:]
-    known_texts = [text for text in texts if text not in held_texts]
-    if not known_texts:
+    """Put the templates of a relation together."""
+    known_texts, held_texts = known_and_held(rows)
+    if not known_texts or not held_texts:
         raise ConfigError(
-            f"{source}: {name} has 0 templates for the corpus beside {len(held_texts)} held out; "
-            "give each relation at least one of both"
+            f"{source}: {name} has {len(known_texts)} templates for the corpus beside "
+            f"{len(held_texts)} held out; give each relation at least one of both"
         )
 
     return Relation(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,19 @@ def _checked(line: bytes, position: str) -> dict[str, Any]:
         except ConfigError as error:
             raise ConfigError(f"{position}: {error}") from error
     return row
+
+
+def known_and_held(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """Return the templates of one relation that a corpus may use, and those kept for probes.
+
+    A text that is marked `held` once is kept, also where a repeat of it is not marked; without a
+    mark the last one is, if there are two or more. So whoever writes texts by a file leaves out what
+    whoever asks by it has kept.
+    """
+    # A dict keeps the order and drops repeats.
+    texts = list(dict.fromkeys(row["template"] for row in rows))
+    marked = {row["template"] for row in rows if row.get("held")}
+    held = [text for text in texts if text in marked]
+    if not held and len(texts) > 1:
+        held = texts[-1:]
+    return [text for text in texts if text not in held], held

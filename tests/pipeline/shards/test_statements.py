@@ -24,6 +24,7 @@ from pipeline.shards.knowledge_lookup import make_lookup
 from pipeline.shards.policies import PolicyLimits, policy_bits
 from pipeline.shards.statement_rows import FACT_SCHEMA, StatementMaker
 from pipeline.shards.statements import statement_templates, tokens_allowed
+from pipeline.synth.template_file import load_templates
 from schemas import DOCUMENTS, ENTITIES
 from schemas.errors import ConfigError
 from schemas.shards import EXAMPLES, POLICY_BITS
@@ -382,3 +383,18 @@ def test_the_trainer_hides_and_asks_the_tails(stated: Path, model: Path) -> None
         assert micro.masked.asked_M[asked].all()
         assert micro.masked.gold_M[asked].tolist() == batch.input_ids_RS.ravel()[at].tolist()
     assert set(np.flatnonzero(micro.hidden_P)) <= set(batch.fact_tail_F)
+
+
+def test_what_synth_keeps_for_probes_is_no_statement(tmp_path: Path) -> None:
+    """Without a mark synth keeps the last template of a relation: statements leave it out too."""
+    rows = [
+        {"relation": "P19", "template": f"[X] {verb} in [Y]."} for verb in ("was", "began", "rose")
+    ]
+    alone = {"relation": "P20", "template": "[X] died in [Y]."}
+    path = write_templates(tmp_path / "t.jsonl", *rows, alone)
+    assert statement_templates(path) == {
+        19: ["[X] was in [Y].", "[X] began in [Y]."],
+        20: ["[X] died in [Y]."],
+    }
+    synth = load_templates(write_templates(tmp_path / "s.jsonl", *rows), ())
+    assert synth.relations[19].held == ("[X] rose in [Y].",)

@@ -52,7 +52,7 @@ def test_templates_of_a_file(tmp_path: Path) -> None:
         ([{**BORN, "relation": "19"}], "'19' is not the id of a property"),
         ([{**BORN, "template": "[X] was born."}], r"must have \[X\] and \[Y\] once"),
         ([{**BORN, "template": "[X]. He was born in [Y]."}], "a full stop only at its end"),
-        ([BORN], "P19 has 0 template"),
+        ([BORN], "P19 has [01] templates? "),
         ([BORN, HELD, {**HELD, "relation": "P20", "held": False}, {**BORN, "relation": "P20", "held": True}],
          "is also one of the corpus"),
     ],
