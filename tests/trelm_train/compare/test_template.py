@@ -19,7 +19,7 @@ ARMS = {
     ],
     "routing": [
         "mlm", "full", "upper", "ffn_all", "upper-ig", "upper-random", "top_layers", "upper-ig-tail", "upper-ig-background",
-        "tenth-ig", "tenth-random", "upper+head", "upper+norms", "upper+embeddings", "upper+attention",
+        "tenth-ig", "tenth-random", "upper+contrast", "upper+head", "upper+norms", "upper+embeddings", "upper+attention",
     ],
     "injection": [
         "mlm", "facts", "talk-injection", "weak", "dropped-out", "early", "context-only", "states", "weak-states", "memory",
