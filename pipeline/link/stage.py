@@ -424,10 +424,10 @@ def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:
         ConfigError: no such weights, or weights that give the re-ranker none.
     """
     documents, index = paths.require("documents"), paths.require("index")
-    check(config)
     is_fitted = _is_fitted(config, paths)
     if not is_fitted:
         _check_weights(config)
+    check(config)
 
     # Whatever changes the links is an input: a change of it makes the stage run again.
     inputs = {"documents": documents.fingerprint, "index": index.fingerprint}

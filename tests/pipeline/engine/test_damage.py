@@ -13,6 +13,7 @@ from pipeline.engine.errors import StageError
 from pipeline.engine.stage import why_needed
 from pipeline.engine.tables import RunPaths, read_table
 from pipeline.engine.units import finished_units
+from pipeline.flow import command_of
 from pipeline.index.extended_index import IndexFolders, open_index
 from pipeline.run_stage import plan_stage
 from schemas import ENTITIES, LINKS
@@ -70,7 +71,8 @@ def test_a_missing_or_cut_file_is_made_again(
     """Every kind of file in turn would be slow: the last one stands for all."""
     path = run / stage / manifest_of(run, stage).files[-1].path
     harm(path)
-    with pytest.raises(StageError, match=rf"{path.name} .*run `trelm-pipeline {stage} --run"):
+    command = command_of(stage)
+    with pytest.raises(StageError, match=rf"{path.name} .*run `trelm-pipeline {command} --run"):
         RunPaths(root=str(run)).require(stage)
     said = again(run)
     assert f"{stage}: runs again: {path}" in said

@@ -84,12 +84,17 @@ def small_model(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def losses(
-    shards: Path, model: Path, out: Path, *sets: str, before: Change | None = None
+    shards: Path,
+    model: Path,
+    out: Path,
+    *sets: str,
+    before: Change | None = None,
+    steps: int = STEPS,
 ) -> np.ndarray:
     """Masked-LM loss, contrastive loss and loss of asked facts of every step, as steps x 3."""
-    session = start_run(request_for(shards, model, out, *SETTINGS, *sets))
+    session = start_run(request_for(shards, model, out, *SETTINGS, f"train.steps={steps}", *sets))
     found = []
-    for number, (batch, _) in zip(range(STEPS), session.stream.iterate(Position()), strict=False):
+    for number, (batch, _) in zip(range(steps), session.stream.iterate(Position()), strict=False):
         if before is not None:
             before(session, batch)
         result = step_on(session, batch, number)
@@ -208,11 +213,11 @@ def test_a_triple_that_names_the_answer_is_not_used(
         without.setattr(
             injection,
             "usable_triples",
-            lambda batch, sentence, triple, knowledge: np.ones(len(triple), np.bool_),
+            lambda batch, sentence, triple, *_: np.ones(len(triple), np.bool_),
         )
         assert falls(losses(shards, small_model, tmp_path / "any triple")[:, 0])
     monkeypatch.setattr(
-        injection, "spelt_out", lambda batch, sentence, row, ids: np.zeros(len(row), np.bool_)
+        injection, "spelt_out", lambda batch, sentence, row, *_: np.zeros(len(row), np.bool_)
     )
     assert falls(losses(shards, small_model, tmp_path / "linked ones left out")[:, 0])
 
@@ -231,18 +236,19 @@ def twice(number: int, answer: int) -> Puzzle:
     )
 
 
-# Both ways to ask for a hidden tail: settings, and the column of their loss.
+# Both ways to ask for a hidden tail: settings, the column of their loss, and the steps. At higher
+# rates the head learns to read a note on some processors, and loses it again on others.
 ASKING = {
-    "contrast": (("cka.enabled=true", "cka.mlm_share=0", "cka.form=projection"), 1),
-    "head": (("facts.enabled=true", "train.learning_rate=0.004"), 2),
+    "contrast": (("cka.enabled=true", "cka.mlm_share=0", "cka.form=projection"), 1, STEPS),
+    "head": (("facts.enabled=true", "train.learning_rate=0.001"), 2, 200),
 }
 WITH_FACTS = ("facts.share=0.5", "masking.probability=0.1")
 
 
 def fact_losses(kind: str, shards: Path, model: Path, out: Path) -> np.ndarray:
     """The loss of one way to ask, step by step."""
-    sets, column = ASKING[kind]
-    return losses(shards, model, out, *WITH_FACTS, *sets)[:, column]
+    sets, column, steps = ASKING[kind]
+    return losses(shards, model, out, *WITH_FACTS, *sets, steps=steps)[:, column]
 
 
 @pytest.fixture(scope="module")

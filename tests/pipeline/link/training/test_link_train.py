@@ -141,6 +141,6 @@ def test_gold_that_teaches_nothing_is_named(sample_run: Path, tmp_path: Path) ->
     # An item that cannot be one is as unknown as one that the KB does not have.
     few = [
         document(f"{number}", "Paris is far.", qid)
-        for number, qid in enumerate(["Q90", "Q90", 1 << 40, -5])
+        for number, qid in enumerate(["Q90", "Q90", 1 << 40, 1 << 41])
     ]
     assert "Error" not in trained(*few)
