@@ -193,8 +193,12 @@ def skip_reason(row: dict[str, Any], pairs: set[tuple[str, str]], *, uhn: bool) 
         return "no_label"
 
     # Google-RE: several people have judged each row. As in LAMA's own filter, whatever is not "yes"
-    # ("no", "skip", nothing) counts as a no.
-    judgments = [judgment.get("judgment") for judgment in row.get("judgments", [])]
+    # ("no", "skip", nothing, what is no judgment at all) counts as a no.
+    given = row.get("judgments", [])
+    judgments = [
+        judgment.get("judgment") if isinstance(judgment, dict) else None
+        for judgment in (given if isinstance(given, list) else [given])
+    ]
     num_yes = judgments.count("yes")
     if len(judgments) - num_yes > num_yes:
         return "judged_wrong"

@@ -15,6 +15,7 @@ from trelm_train.data.knowledge import Knowledge
 from trelm_train.data.loader import Batch, Packing
 from trelm_train.data.masking import Vocabulary
 from trelm_train.data.shards import Shards
+from trelm_train.evaluate import lama
 from trelm_train.evaluate.lama import (
     Options,
     Prober,
@@ -252,3 +253,10 @@ def test_lama_command(model_path: Path, probes: Path) -> None:
     result = CliRunner().invoke(cli, [*command, "--json"], catch_exceptions=False)
     assert json.loads(result.stdout)["num_items"] == 1
     assert "macro" in CliRunner().invoke(cli, command, catch_exceptions=False).output
+
+
+@pytest.mark.parametrize("judgments", ["Bob", 5, None, ["yes", 7], {"judgment": "yes"}])
+def test_what_is_no_list_of_judgments_is_no_yes(judgments: object) -> None:
+    row = {"sub_label": "Ada", "obj_label": "Paris", "judgments": judgments}
+    wanted = "" if judgments == {"judgment": "yes"} else "judged_wrong"
+    assert lama.skip_reason(row, set(), uhn=False) == wanted
