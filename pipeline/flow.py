@@ -117,8 +117,8 @@ STAGES = (
         module="pipeline.index.stage",
         command="index",
         unit="a range of rows, then shards of names and ranges of QIDs",
-        # 2: invisible characters cut no word.
-        algorithm=2,
+        # 2: invisible characters cut no word. 3: given names and surnames as such have a type.
+        algorithm=3,
     ),
     Stage(
         name="link",
@@ -133,8 +133,9 @@ STAGES = (
         module="pipeline.link.stage",
         command="link",
         unit="the weights, if fitted; then ranges of documents, about `link.unit_mb` of text",
-        # 2: long lines are cut where sentences end.
-        algorithm=2,
+        # 2: long lines are cut where sentences end. 3: doubts about mentions; languages and nations
+        # by the words around; titles before persons.
+        algorithm=3,
     ),
     Stage(
         name="stats",

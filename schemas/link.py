@@ -7,7 +7,7 @@ import pyarrow as pa
 from schemas.table import Column, Table, list_of
 
 DETECTORS = ("ner", "dictionary", "anchor", "reuse", "gold")
-PARTS = ("prior", "string", "context", "coherence", "type", "position", "semantic")
+PARTS = ("prior", "string", "context", "coherence", "type", "mention", "semantic")
 
 CANDIDATE = pa.struct(
     [
@@ -36,7 +36,7 @@ SENTENCES = Table(
 
 LINKS = Table(
     name="links",
-    version=2,
+    version=3,
     row="mention",
     key=("doc_id", "start", "end"),
     columns=(

@@ -10,13 +10,14 @@ import numpy as np
 
 from schemas.array_types import F32, U8, U32
 
-PERSON, ORGANISATION, PLACE, WORK, EVENT, GROUP, LANGUAGE = (1 << bit for bit in range(7))
+# A NAME is a given name or a surname as such: "Rachel" in a text is a person, not this item.
+PERSON, ORGANISATION, PLACE, WORK, EVENT, GROUP, LANGUAGE, NAME = (1 << bit for bit in range(8))
 
 # Where the climb through subclass_of ends. Wikidata's upper ontology is uneven: several roots per
 # type are needed.
 ROOTS: dict[int, int] = {
     **dict.fromkeys(
-        (5, 215627, 95074, 15632617, 22988604, 178885, 202444, 101352, 4271324),
+        (5, 215627, 95074, 15632617, 22988604, 178885, 4271324),
         PERSON,
     ),
     **dict.fromkeys(
@@ -48,9 +49,10 @@ ROOTS: dict[int, int] = {
         GROUP,
     ),
     **dict.fromkeys((34770, 33742, 315, 20162172, 25295, 33384), LANGUAGE),
+    **dict.fromkeys((202444, 101352), NAME),
 }  # fmt: skip
 MAX_CLIMB = 12
-NUM_TYPES = 7
+NUM_TYPES = 8
 
 _LABEL_TYPES: dict[str, dict[int, float]] = {
     "PERSON": {PERSON: 1.0, ORGANISATION: 0.2, GROUP: 0.2},
@@ -109,9 +111,9 @@ def class_types(children: U32, parents: U32) -> tuple[U32, U8]:
 
 
 def type_table(label: str | None) -> F32:
-    """Return the agreement of a recogniser's label with each of the 128 sets of type bits.
+    """Return the agreement of a recogniser's label with each of the 256 sets of type bits.
 
-    0 to 1, shape (128,); UNKNOWN where the label or the type is unknown.
+    0 to 1, shape (256,); UNKNOWN where the label or the type is unknown.
     """
     scores = np.full(1 << NUM_TYPES, UNKNOWN, np.float32)
     agreement = _LABEL_TYPES.get(label or "")

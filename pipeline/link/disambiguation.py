@@ -90,7 +90,8 @@ BY_HAND = Model(
         "orphan": -1.5, "partial": -1.5, "fuzzy": -2.5, "similarity": 2.0, "label": 1.3, "same": 1.0,
         "ending": 0.2, "opening": 0.3, "common": -2.0, "proper": -1.0, "initials": 1.5, "code": -1.0,
         "near": 0.4, "window": 0.1, "document": 1.5, "others": 1.3, "others_near": 0.8,
-        "neighbours": 1.0, "shared": 0.5, "mentioned": 0.7, "kin": 1.5, "type": 2.0, "semantic": 2.0,
+        "neighbours": 1.0, "shared": 0.5, "mentioned": 0.7, "kin": 1.5, "type": 2.0, "mononym": -1.0,
+        "sole": 1.0, "phrase": -4.0, "word": -4.0, "noun_word": -3.0, "semantic": 2.0,
     },
 )  # fmt: skip
 

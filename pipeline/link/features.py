@@ -22,6 +22,7 @@ import numpy as np
 
 from pipeline.arrays.runs import spread
 from pipeline.index.words import TERM_BITS
+from pipeline.link.doubts import DOUBTS
 from schemas.array_types import F32, F64, I64, U8, U32, Bools, Ints
 
 # How many anchors the popularity prior is worth.
@@ -53,7 +54,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "context": ("near", "window", "document", "others", "others_near"),
     "coherence": ("neighbours", "shared", "mentioned", "kin"),
     "type": ("type",),
-    "position": ("position",),
+    "mention": ("position", "mononym", "sole", *DOUBTS),
     "semantic": ("semantic",),
 }
 FEATURES = tuple(name for group in GROUPS.values() for name in group)

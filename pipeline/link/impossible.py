@@ -1,7 +1,7 @@
 """Rule out candidates that a mention cannot mean: languages for nationalities, codes for names.
 
 Goes in: mentions and candidates. Comes out: which candidates go. "Russian" is a country, a people or
-a language: what follows says which. An alias of two or three letters is often a code of the item, and
+a language: the words around say which. An alias of two or three letters is often a code of the item, and
 no name of it.
 """
 
@@ -22,9 +22,27 @@ from schemas.array_types import I64, U8, Bools
 MAX_CODE = 3
 # The recogniser's label for peoples, religions and parties.
 NATIONALITY = "NORP"
+# What such a mention can be.
+NATION, LANGUAGE_READING = "nation", "language"
 # Words that may stand between a nationality and the word that says what it is.
 NUM_FOLLOWING = 4
 _FOLLOWING = re.compile(r"(?:[ -]\w+)+")
+# Code points on each side, in the same sentence, in which a language is spoken of.
+CLAUSE = 60
+_SENTENCE_BEFORE = re.compile(r"[^.!?;\n]*\Z")
+_SENTENCE_AFTER = re.compile(r"[^.!?;\n]*")
+_WORD = re.compile(r"[a-z]+")
+# "(Swedish: ort)", "from Greek: νεῦρον".
+_TRANSLATED = re.compile(r":\s?\S")
+# What is said, written or read, right after the language.
+_IN_LANGUAGE = frozenset(
+    "alphabet dialect dialects dub dubs dubbing grammar language languages lyrics script speaker "
+    "speakers subtitles term terms translation translations word words".split()
+)
+_ABOUT_LANGUAGE = frozenset(
+    "language languages dialect dialects bilingual fluent fluently speak speaks spoke spoken speaking "
+    "speaker speakers translate translated translates translation translations pronounced".split()
+)
 # What is in a language, or of one: before these an adjective may name the language.
 _OF_LANGUAGE = frozenset(
     "language languages dialect dialects speaker speakers speaking alphabet script grammar word words "
@@ -35,44 +53,64 @@ _OF_LANGUAGE = frozenset(
 )
 
 
-def is_nationality(text: str, end: int, ner_type: str | None) -> bool:
-    """Say whether a mention is a nationality before a noun, and no language.
+def reading_of(text: str, start: int, end: int, ner_type: str | None) -> str:
+    """Say whether a mention that may be either is a NATION or a LANGUAGE; empty if nothing tells.
 
-    So it is in "Russian ballet dancer", but not in "Russian, Polish and Czech", where nothing
-    follows, and not in "Russian film", which may be in Russian.
+    A NATION stands before a noun, as in "Russian ballet dancer"; but not in "Russian film", which
+    may be in Russian. A LANGUAGE is spoken of as one, as in "wrote in Russian", "Russian is spoken".
 
     Args:
         text: of the document.
-        end: one past the last code point of the mention.
+        start: first code point of the mention.
+        end: one past its last code point.
         ner_type: the recogniser's label.
     """
     if ner_type != NATIONALITY:
-        return False
+        return ""
     match = _FOLLOWING.match(text, end)
-    words = match.group().replace("-", " ").lower().split()[:NUM_FOLLOWING] if match else []
-    if not words or words[0] in STOP_WORDS or words[0] in MORE_STOP_WORDS:
-        return False
-    return words[0].isalpha() and not any(word in _OF_LANGUAGE for word in words)
+    following = match.group().replace("-", " ").lower().split()[:NUM_FOLLOWING] if match else []
+    has_noun = bool(following) and following[0] not in STOP_WORDS | MORE_STOP_WORDS
+    if _TRANSLATED.match(text, end) or (has_noun and following[0] in _IN_LANGUAGE):
+        return LANGUAGE_READING
+    if has_noun and not _OF_LANGUAGE.intersection(following):
+        return NATION if following[0].isalpha() else ""
+
+    before = _SENTENCE_BEFORE.search(text, max(start - CLAUSE, 0), start)
+    after = _SENTENCE_AFTER.match(text, end, end + CLAUSE)
+    preceding = _WORD.findall(before.group().lower()) if before else []
+    if preceding and preceding[-1] == "in" and not has_noun:
+        return LANGUAGE_READING
+    around = {*preceding, *_WORD.findall(after.group().lower() if after else "")}
+    return LANGUAGE_READING if around & _ABOUT_LANGUAGE else ""
 
 
-def misread_as_language(are_nationalities: Bools, mention_of: I64, matches: U8, types: U8) -> Bools:
-    """Say of candidates whether they are languages of a mention that is a nationality.
+def misread(readings: Sequence[str], mention_of: I64, matches: U8, types: U8) -> Bools:
+    """Say of candidates whether they are languages of a NATION, or nations of a LANGUAGE.
 
-    A language stays where no country and no people has the name.
+    Nothing goes where a mention has no candidate of the right kind with this name.
 
     Args:
-        are_nationalities: of the mentions, shape (m,).
+        readings: of the mentions, shape (m,).
         mention_of: number of each candidate's mention, ascending, shape (c,).
         matches: how each candidate was found, shape (c,).
         types: coarse type bits of each candidate, shape (c,).
     """
-    if not are_nationalities.any():
-        return np.zeros(len(types), bool)
-    of_nationality = are_nationalities[mention_of]
-    is_other = of_nationality & (matches <= INFLECTED) & (types & (PLACE | GROUP) > 0)
-    has_other = np.bincount(mention_of, is_other, len(are_nationalities)) > 0
-    is_language: Bools = of_nationality & (types == LANGUAGE) & has_other[mention_of]
-    return is_language
+    gone = np.zeros(len(types), bool)
+    reading_of_each = np.array(readings, str)
+    is_language, is_nation = types == LANGUAGE, types & (PLACE | GROUP) > 0
+    # A people whose language has its name is both: it stays.
+    for reading, is_right, is_wrong in (
+        (NATION, is_nation, is_language),
+        (LANGUAGE_READING, types & LANGUAGE > 0, is_nation & (types & LANGUAGE == 0)),
+    ):
+        concerned = reading_of_each == reading
+        if not concerned.any():
+            continue
+        concerned_candidates = concerned[mention_of]
+        found = concerned_candidates & (matches <= INFLECTED) & is_right
+        has_right = np.bincount(mention_of, found, len(concerned)) > 0
+        gone |= concerned_candidates & is_wrong & has_right[mention_of]
+    return gone
 
 
 def are_codes(
@@ -100,4 +138,5 @@ def are_codes(
 
 
 def _may_be_code(surface: str) -> bool:
-    return len(surface) <= MAX_CODE and surface.isalpha()
+    letters = surface.removesuffix(".")
+    return len(letters) <= MAX_CODE and letters.isalpha()

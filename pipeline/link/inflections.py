@@ -34,6 +34,32 @@ DERIVATIONS = (
     ("ed", ("e", "", "ing", "ion")),
     ("ing", ("", "e")),
 )
+# Adjectives of countries and their peoples that no rule gives: a few of each ending.
+DEMONYMS = {
+    "argentine": "argentina", "basque": "basque country", "beninese": "benin", "british": "united kingdom",
+    "burmese": "myanmar", "catalan": "catalonia", "chinese": "china", "congolese": "congo",
+    "cornish": "cornwall", "croat": "croatia", "cypriot": "cyprus", "czech": "czech republic",
+    "dane": "denmark", "danes": "denmark", "danish": "denmark", "dutch": "netherlands",
+    "emirati": "united arab emirates", "english": "england", "faroese": "faroe islands",
+    "filipino": "philippines", "filipinos": "philippines", "philippine": "philippines", "finn": "finland",
+    "finns": "finland", "finnish": "finland", "flemish": "flanders", "french": "france",
+    "german": "germany", "germans": "germany", "greek": "greece", "greeks": "greece",
+    "icelandic": "iceland", "iraqi": "iraq", "iraqis": "iraq", "irish": "ireland",
+    "israeli": "israel", "israelis": "israel", "japanese": "japan", "kazakh": "kazakhstan",
+    "kuwaiti": "kuwait", "lebanese": "lebanon", "luxembourgish": "luxembourg", "malagasy": "madagascar",
+    "maltese": "malta", "manx": "isle of man", "monegasque": "monaco", "nepalese": "nepal",
+    "nepali": "nepal", "norwegian": "norway", "omani": "oman", "pakistani": "pakistan",
+    "pakistanis": "pakistan", "peruvian": "peru", "pole": "poland", "poles": "poland",
+    "polish": "poland", "portuguese": "portugal", "qatari": "qatar", "saudi": "saudi arabia",
+    "saudis": "saudi arabia", "scot": "scotland", "scots": "scotland", "scottish": "scotland",
+    "senegalese": "senegal", "serb": "serbia", "serbs": "serbia", "slovak": "slovakia",
+    "slovene": "slovenia", "somali": "somalia", "spaniard": "spain", "spaniards": "spain",
+    "spanish": "spain", "sudanese": "sudan", "swede": "sweden", "swedes": "sweden",
+    "swedish": "sweden", "swiss": "switzerland", "taiwanese": "taiwan", "tajik": "tajikistan",
+    "thai": "thailand", "togolese": "togo", "turk": "turkey", "turks": "turkey",
+    "turkish": "turkey", "uzbek": "uzbekistan", "vietnamese": "vietnam", "welsh": "wales",
+    "yemeni": "yemen", "yemenis": "yemen",
+}  # fmt: skip
 ADDED = ("s", "ism")
 DROPPED = (" player", " players", " language", " languages", " people")
 
@@ -49,6 +75,8 @@ def plurals(key: str) -> list[str]:
 
 
 def _forms(key: str) -> Iterator[str]:
+    if key in DEMONYMS:
+        yield DEMONYMS[key]
     yield from _rewritten(key, PLURALS)
     yield from _rewritten(key, DERIVATIONS)
     if not key.endswith("s"):

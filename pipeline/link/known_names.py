@@ -38,6 +38,7 @@ class IndexNames:
             max(word_links * index.num_links, 1.0) if word_links and index.num_links else math.inf
         )
         self.opens_name = index.opens_name
+        self.are_counted = index.num_links > 0
 
     def is_name(self, key: str) -> bool:
         """Say whether the index lists a key, the key without diacritics, or its singular."""

@@ -20,9 +20,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from pipeline.arrays.runs import first_per_owner, offsets_of, spread
-from pipeline.index.entity_types import NUM_TYPES, UNKNOWN, type_table
+from pipeline.index.entity_types import NAME, NUM_TYPES, UNKNOWN, type_table
 from pipeline.index.name_keys import normalise
 from pipeline.link.candidates import (
+    PARTIAL,
     VARIANT,
     Candidate,
     Candidates,
@@ -42,8 +43,9 @@ from pipeline.link.features import (
     context_features,
     pairs_of,
 )
-from pipeline.link.impossible import are_codes, misread_as_language
+from pipeline.link.impossible import NATIONALITY, are_codes, misread
 from pipeline.link.lru import LruCache
+from pipeline.link.mention_features import Mention, column, in_cased_documents, mention_features
 from pipeline.link.surface_features import Described, other_words, static_features
 from schemas.array_types import F32, F64, I64, U8, U32, Array, Bools
 
@@ -52,27 +54,6 @@ SurfaceKey = tuple[str, bool, tuple[str, ...]]
 # Surfaces: 5 KB each.
 CACHE_SIZE = 20_000
 MAX_SCORED = 64
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Mention:
-    """Hold a mention to be linked. Tokens are numbered within the batch."""
-
-    # Number of the document in the batch.
-    document: int
-    first_token: int
-    end_token: int
-    surface: str
-    ner_type: str | None
-    # In its document: 0 at the beginning, 1 at the end.
-    position: float
-    allow_fuzzy: bool
-    # Names of the same document for which it may be short.
-    longer: tuple[str, ...] = ()
-    # Whether it is no language, as "Russian" in "Russian ballet".
-    is_nationality: bool = False
-    # Whether it stands for somebody whom no index knows: it has no candidates then.
-    is_unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,22 +204,19 @@ class Linker:
             rows=rows,
             qids=qids,
             is_whole=matches <= VARIANT,
-            documents=_column(mentions, "document"),
-            first_tokens=_column(mentions, "first_token"),
-            end_tokens=_column(mentions, "end_token"),
+            documents=column(mentions, "document"),
+            first_tokens=column(mentions, "first_token"),
+            end_tokens=column(mentions, "end_token"),
             names=_names(mentions),
             others=others,
         )
         pairs = pairs_of(flat)
         features = {name: static[:, number] for number, name in enumerate(STATIC)}
         # Where most mentions begin with a small letter, as in a tweet, that says nothing.
-        features["proper"] = features["proper"] * _in_cased_documents(mentions)[mention_of]
+        features["proper"] = features["proper"] * in_cased_documents(mentions)[mention_of]
         features |= context_features(flat, tokens, self._entities, pairs)
         features["type"] = self._type_agreement(mentions, mention_of, types)
-        position_of = np.fromiter(
-            (mention.position for mention in mentions), np.float32, len(mentions)
-        )
-        features["position"] = position_of[mention_of]
+        features |= mention_features(mentions, mention_of, types, features)
         # Last, since its votes weigh all the others.
         features |= coherence_features(flat, features, self._entities, pairs)
         return Scored(mention_of, qids, rows, matches, popularity, features)
@@ -248,13 +226,19 @@ class Linker:
         mentions: Sequence[Mention], mention_of: I64, columns: Mapping[str, Array]
     ) -> Bools:
         """Say of candidates whether their mention can mean them, shape (c,)."""
-        are_nationalities, are_unknown = (
-            _column(mentions, name).astype(bool) for name in ("is_nationality", "is_unknown")
+        is_misread = misread(
+            [mention.reading for mention in mentions],
+            mention_of,
+            columns["matches"],
+            columns["types"],
         )
-        are_languages = misread_as_language(
-            are_nationalities, mention_of, columns["matches"], columns["types"]
+        # "Slavic" is short for no longer name.
+        is_adjective = np.fromiter(
+            (mention.ner_type == NATIONALITY for mention in mentions), bool, len(mentions)
         )
-        return ~(are_languages | are_unknown[mention_of])
+        is_longer = is_adjective[mention_of] & (columns["matches"] == PARTIAL)
+        is_unknown = column(mentions, "is_unknown").astype(bool)
+        return ~(is_misread | is_longer | is_unknown[mention_of])
 
     def _type_agreement(self, mentions: Sequence[Mention], mention_of: I64, types: U8) -> F32:
         """Return how well each candidate's type agrees with the recogniser's label, shape (c,).
@@ -331,10 +315,11 @@ class Linker:
         qids = np.fromiter(itertools.chain.from_iterable(by_item), np.uint32, len(owners))
         all_candidates = [candidate for candidates in by_item for candidate in candidates.values()]
 
-        # Pages about pages are flagged in the store and never linked.
+        # Pages about pages are flagged in the store and never linked; nor is a name as such.
         rows = self._entities.rows(qids)
         is_linkable = rows >= 0
         is_linkable[is_linkable] &= ~self._entities.is_meta(rows[is_linkable])
+        is_linkable[is_linkable] &= self._entities.types(rows[is_linkable]) != NAME
         chosen = np.flatnonzero(is_linkable)
         chosen = chosen[~self._are_codes([key[0] for key in keys], owners[chosen], rows[chosen])]
         chosen = chosen[first_per_owner(owners[chosen], MAX_SCORED)]
@@ -390,22 +375,6 @@ _NO_CANDIDATES = SurfaceCandidates(
     static=np.empty((0, len(STATIC)), np.float32),
     others=np.empty((0, MAX_OTHERS), np.uint32),
 )
-
-
-def _column(mentions: Sequence[Mention], name: str) -> I64:
-    """Return one whole-number attribute of all mentions, shape (m,)."""
-    return np.fromiter((getattr(mention, name) for mention in mentions), np.int64, len(mentions))
-
-
-def _in_cased_documents(mentions: Sequence[Mention]) -> Bools:
-    """Say of each mention whether most mentions of its document begin with a capital, (m,)."""
-    documents = _column(mentions, "document")
-    is_capital = np.fromiter(
-        (mention.surface[:1].isupper() for mention in mentions), bool, len(mentions)
-    )
-    num_capital, num_mentions = np.bincount(documents, is_capital), np.bincount(documents)
-    is_cased: Bools = (2 * num_capital > num_mentions)[documents]
-    return is_cased
 
 
 def _names(mentions: Sequence[Mention]) -> I64:

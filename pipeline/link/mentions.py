@@ -24,6 +24,12 @@ from pipeline.link.spans import PERSON_LABELS, Span, cut_unknown_spans, trim, wi
 _LEADING_ARTICLE = re.compile(r"^(?:the|a|an)\s+", re.IGNORECASE)
 # Letters of a name after a comma: "Inc." and "Jr." are none.
 MIN_PART = 4
+# Before the name of a person; in lower case.
+TITLES = frozenset(
+    "president king queen prince princess sir dame lord lady pope emperor empress sultan senator "
+    "governor general colonel captain major admiral dr doctor prof professor mr mrs ms minister "
+    "chancellor bishop archbishop cardinal judge justice mayor sheikh imam ayatollah daw".split()
+)
 # Letters that initials must have to stand for a name: "UN".
 MIN_ACRONYM = 2
 
@@ -35,6 +41,8 @@ class NamedEntity:
     start: int
     end: int
     label: str
+    # Whether its last word is an abbreviation with its full stop: "Calif."
+    has_stop: bool = False
 
 
 def detect(
@@ -68,6 +76,7 @@ def detect(
     for start, end in probed:
         if numbers.rule_out(start, end):
             continue
+        start += end_of_title(text[start:end], names)
         part_end = end_of_first_name(text[start:end], names)
         if part_end:
             full_names[start, start + part_end] = text[start:end]
@@ -90,6 +99,23 @@ def detect(
     spans = without_overlap(cut_unknown_spans(text, list(by_range.values()), probe))
     spans = [replace(span, full_name=full_names.get((span.start, span.end), "")) for span in spans]
     return _with_short_forms(document, plausible_spans(document, spans, names))
+
+
+def end_of_title(surface: str, names: Names) -> int:
+    """Return where the name begins after a person's title, as in "President Barack Obama".
+
+    0 where there is none, where an item is called so with its title ("King Arthur"), and where what
+    follows is no label of several words.
+    """
+    title, _, name = surface.partition(" ")
+    if title.removesuffix(".").lower() not in TITLES or " " not in name:
+        return 0
+    return len(title) + 1 if _is_written_without(surface, f"{title} ", names) else 0
+
+
+def _is_written_without(surface: str, opening: str, names: Names) -> bool:
+    """Say whether an item's label is a name without its opening, and none is with it."""
+    return not names.is_label(surface) and names.is_label(surface.removeprefix(opening))
 
 
 def end_of_first_name(surface: str, names: Names) -> int:
@@ -149,13 +175,19 @@ def recognised_spans(text: str, named: Iterable[NamedEntity], names: Names) -> I
         if entity.label in NUMERIC_LABELS:
             continue
         start, end = trim(text, entity.start, _real_end(text, entity.start, entity.end))
+        if entity.has_stop and end == entity.end - 1:
+            end = entity.end
         if start >= end or not any(char.isalnum() for char in text[start:end]):
             continue
 
         # The article goes off "the Soviet Union", but not off "The Hague".
         is_name = names.is_name(normalise(text[start:end]))
         article = _LEADING_ARTICLE.match(text[start:end])
-        if article and (not is_name or text[start].islower()):
+        if article and (
+            not is_name
+            or text[start].islower()
+            or _is_written_without(text[start:end], article.group(), names)
+        ):
             start, end = trim(text, start + article.end(), end)
             is_name = names.is_name(normalise(text[start:end]))
         yield Span(start, end, "ner", entity.label, known=is_name)

@@ -189,7 +189,11 @@ class _Judge:
         if position < 0 or self._ends[token] > self._spans[position].end:
             return False
         span = self._spans[position]
-        return span.detector != DICTIONARY or " " in self._text[span.start : span.end]
+        surface = self._text[span.start : span.end]
+        if span.detector != DICTIONARY:
+            return True
+        # "Winnipeg [Police Service]": a phrase says what the run is, and is no name beside it.
+        return " " in surface and self._names.is_proper(normalise(surface))
 
     def _is_headline(self, token: int) -> bool:
         """Say whether most words of a token's sentence have a capital."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from pipeline.engine.errors import StageError
 from pipeline.index.words import EMPTY, ENDS, WordTable
+from pipeline.link.common_words import PARTS_OF_SPEECH, CommonWords
 from pipeline.link.mentions import NamedEntity
 from pipeline.link.probes import DocumentTokens
 from schemas.array_types import I64, U16, Array
@@ -57,6 +58,10 @@ UNUSED = (
     "textcat",
     "entity_linker",
 )
+
+
+# A lemmatizer's lists of words.
+LEMMA_TABLES = ("lemma_index", "lemma_exc", "lemma_rules")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +161,7 @@ class Annotator:
         self._nlp = _load(self._model)
         self._has_sentences = any(map(self._nlp.has_pipe, SENTENCE_PIPES))
         self.has_recogniser = any(map(self._nlp.has_pipe, RECOGNISER_PIPES))
+        self.common_words = _common_words(self._nlp)
         self._num_loaded_words = len(self._nlp.vocab)
 
     def annotate(self, texts: Sequence[str]) -> list[Annotated]:
@@ -210,7 +216,13 @@ class Annotator:
         sentences = sentences + np.searchsorted(newlines, starts[tokens])
 
         entities = [
-            NamedEntity(offset + entity.start_char, offset + entity.end_char, entity.label_)
+            NamedEntity(
+                offset + entity.start_char,
+                offset + entity.end_char,
+                entity.label_,
+                # A full stop that ends a sentence is a token of its own.
+                has_stop=len(entity[-1]) > 1 and entity[-1].text.endswith("."),
+            )
             for entity in doc.ents
         ]
         return _Piece(
@@ -290,3 +302,26 @@ def _joined(pieces_of_text: Sequence[_Piece]) -> Annotated:
     )
     entities = [entity for piece in pieces_of_text for entity in piece.named]
     return Annotated(DocumentTokens(starts, ends, words, opens), entities, sentences)
+
+
+def _common_words(nlp: Any) -> CommonWords:  # noqa: ANN401 - spaCy is not imported for type checks
+    """Return the common words that a pipeline's lemmatizer lists; none without such lists.
+
+    The lists are read from its folder, since the lemmatizer itself is not loaded.
+    """
+    from spacy.lookups import Lookups
+
+    folder = Path(nlp.path or "") / "lemmatizer" / "lookups"
+    if nlp.path is None or not folder.is_dir():
+        return CommonWords()
+    lookups = Lookups().from_disk(folder)
+    if not all(map(lookups.has_table, LEMMA_TABLES)):
+        return CommonWords()
+
+    index, exceptions, rules = (lookups.get_table(name) for name in LEMMA_TABLES)
+    parts = [part for part in PARTS_OF_SPEECH if part in index]
+    return CommonWords(
+        bases={part: frozenset(index[part]) for part in parts},
+        irregular={part: frozenset(exceptions.get(part, ())) for part in parts},
+        endings={part: tuple(map(tuple, rules.get(part, ()))) for part in parts},
+    )

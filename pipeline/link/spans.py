@@ -96,7 +96,7 @@ def cut_unknown_spans(text: str, spans: list[Span], names: NameTests) -> list[Sp
     pieces_of: dict[Span, list[Span]] = {}
     for span in dictionary_spans:
         outer = unknown_by_end.get(span.end)
-        if outer is not None and outer not in pieces_of and _is_head(text, span, outer):
+        if outer is not None and outer not in pieces_of and _is_head(text, span, outer, names):
             head = Span(span.start, span.end, "ner+dictionary", outer.ner_type, known=True)
             pieces_of[outer] = [head]
 
@@ -114,12 +114,13 @@ def cut_unknown_spans(text: str, spans: list[Span], names: NameTests) -> list[Sp
     return list(by_range.values())
 
 
-def _is_head(text: str, span: Span, outer: Span) -> bool:
-    """Say whether a name of several words at the end of an unknown span can stand for it.
+def _is_head(text: str, span: Span, outer: Span, names: NameTests) -> bool:
+    """Say whether a proper name of several words at the end of an unknown span can stand for it.
 
     Not after a function word: in "University of New York" the name is no head.
     """
-    if span.start <= outer.start or " " not in text[span.start : span.end]:
+    surface = text[span.start : span.end]
+    if span.start <= outer.start or " " not in surface or not names.is_proper(normalise(surface)):
         return False
     return not any(word in STOP_WORDS for word in text[outer.start : span.start].split())
 

@@ -34,11 +34,13 @@ from pipeline.link import features
 from pipeline.link.candidates import Reach
 from pipeline.link.disambiguation import Model
 from pipeline.link.document_mentions import DocumentMentions
+from pipeline.link.doubts import LinkedNames, doubts_of
 from pipeline.link.gold import GoldDocument, load_gold
-from pipeline.link.impossible import is_nationality
+from pipeline.link.impossible import reading_of
 from pipeline.link.known_names import IndexNames
 from pipeline.link.link_rows import link_rows, sentence_rows
-from pipeline.link.linker import Linker, Links, Mention
+from pipeline.link.linker import Linker, Links
+from pipeline.link.mention_features import Mention
 from pipeline.link.mentions import anchor_spans, detect
 from pipeline.link.misspelt_names import likely_misspelt
 from pipeline.link.probes import Document
@@ -89,9 +91,6 @@ def open_resources(config: LinkConfig, folders: IndexFolders, vectors: str = "")
         StageError: one of them is not there, or has another version.
     """
     index, store = open_index(folders)
-    reach = Reach(
-        fuzzy_cutoff=config.fuzzy_cutoff, slips=config.fuzzy, max_partial=config.max_partial
-    )
     rerank: CandidateReranker | None = None
     if config.rerank_model:
         stored = VectorCache(vectors, int(config.rerank_cache_gb * 1e9))
@@ -102,10 +101,17 @@ def open_resources(config: LinkConfig, folders: IndexFolders, vectors: str = "")
         index=index,
         entities=store,
         names=IndexNames(index, store, config.word_links),
-        linker=Linker(index, store, model_of(config), reach),
+        linker=Linker(index, store, model_of(config), reach_of(config)),
         gold=load_gold(config.gold_spans) if config.gold_spans else None,
         anchors=AnchorReader() if config.anchors and not config.gold_spans else None,
         rerank=rerank,
+    )
+
+
+def reach_of(config: LinkConfig) -> Reach:
+    """Return how far candidates are looked for."""
+    return Reach(
+        fuzzy_cutoff=config.fuzzy_cutoff, slips=config.fuzzy, max_partial=config.max_partial
     )
 
 
@@ -260,7 +266,9 @@ def link_mentions(
     resources: LinkResources, documents: Sequence[DocumentMentions], config: LinkConfig
 ) -> Links:
     """Return the links of a batch, in the order of the documents and their mentions."""
-    mentions, tokens = batch_of(documents, resources.annotator, config.fuzzy_mentions)
+    mentions, tokens = batch_of(
+        documents, resources.annotator, resources.names, config.fuzzy_mentions
+    )
     scored = resources.linker.score(mentions, tokens)
     if resources.rerank is not None:
         scored.features["semantic"] = resources.rerank(contexts_of(documents), scored)
@@ -309,13 +317,17 @@ def _follow_anchors(
 
 
 def batch_of(
-    documents: Sequence[DocumentMentions], annotator: Annotator, fuzzy: str
+    documents: Sequence[DocumentMentions],
+    annotator: Annotator,
+    names: LinkedNames,
+    fuzzy: str,
 ) -> tuple[list[Mention], features.BatchTokens]:
     """Return the mentions and tokens of a batch as the linker needs them.
 
     Args:
         documents: of the batch.
         annotator: the one that annotated them; its word numbers hold until its next call.
+        names: of the corpus's links.
         fuzzy: which mentions may be misspelt, as `LinkConfig.fuzzy_mentions` says it.
     """
     mentions: list[Mention] = []
@@ -329,9 +341,14 @@ def batch_of(
         end_tokens = np.searchsorted(tokens.starts, ends, "left") + num_tokens
         surfaces = [document.text[span.start : span.end] for span in spans]
         may_be_misspelt = _may_be_misspelt(spans, surfaces, fuzzy)
+        doubts = (
+            doubts_of(spans, surfaces, annotator.common_words, names)
+            if annotator.has_recogniser
+            else [""] * len(spans)
+        )
         are_unknown = stand_for_unknown_persons(spans, surfaces)
         length = max(len(document.text), 1)
-        for span, surface, low, high, longer, allow_fuzzy, is_unknown in zip(
+        for span, surface, low, high, longer, allow_fuzzy, is_unknown, doubt in zip(
             spans,
             surfaces,
             first_tokens.tolist(),
@@ -339,6 +356,7 @@ def batch_of(
             longer_names(surfaces),
             may_be_misspelt,
             are_unknown,
+            doubts,
             strict=True,
         ):
             mentions.append(
@@ -352,7 +370,9 @@ def batch_of(
                     allow_fuzzy=allow_fuzzy,
                     longer=(span.full_name, *longer) if span.full_name else longer,
                     is_unknown=is_unknown,
-                    is_nationality=is_nationality(document.text, span.end, span.ner_type),
+                    # A name that is short for a longer one of the text is no common word there.
+                    doubt="" if longer else doubt,
+                    reading=reading_of(document.text, span.start, span.end, span.ner_type),
                 )
             )
         num_tokens += len(tokens)

@@ -23,7 +23,8 @@ from pipeline.index.entity_store import EntityStore
 from pipeline.index.extended_index import IndexFolders
 from pipeline.link.document_mentions import DocumentMentions
 from pipeline.link.gold import GoldDocument, load_gold
-from pipeline.link.linker import Linker, Mention
+from pipeline.link.linker import Linker
+from pipeline.link.mention_features import Mention
 from pipeline.link.stage import (
     LinkResources,
     batch_of,
@@ -169,7 +170,7 @@ def _score_batch(
         DocumentMentions(doc_id, document.text, annotated, gold_spans(document, annotated))
         for (doc_id, document), annotated in zip(documents.items(), annotations, strict=True)
     ]
-    mentions, tokens = batch_of(with_mentions, resources.annotator, fuzzy)
+    mentions, tokens = batch_of(with_mentions, resources.annotator, resources.names, fuzzy)
     gold = list(gold_of(with_mentions, documents))
     copies = list(_misspelt_copies(with_mentions, mentions)) if fuzzy != "none" else []
     all_mentions = [*mentions, *(copy for _, copy in copies)]

@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.link.candidates import VARIANT
 from pipeline.link.disambiguation import Model, contributions, probabilities
+from pipeline.link.doubts import DOUBTS
 from pipeline.link.evaluation.calibration import (
     expected_calibration_error,
     precision_at_coverage,
@@ -89,7 +90,7 @@ def fitting_for(gold: GoldMentions, names: Sequence[str]) -> Fitting:
 
     A knowledge base that knows the type of every fifth gold item teaches that an item with a known
     type is the wrong one. So the weights of evidence that it lacks for more than a few gold items
-    stay as set by hand.
+    stay as set by hand. So do those of doubts, since a given span is no doubtful mention.
     """
     kept = [
         name
@@ -98,6 +99,7 @@ def fitting_for(gold: GoldMentions, names: Sequence[str]) -> Fitting:
         for name in kind_names
         if name in names
     ]
+    kept += [name for name in DOUBTS if name in names]
     return Fitting(names=tuple(names), kept=tuple(kept))
 
 

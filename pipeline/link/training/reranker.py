@@ -204,7 +204,7 @@ def _collect(paths: RunPaths, config: LinkConfig) -> tuple[EntityStore, _Links, 
         found = []
         for batch in batches(texts):
             with_mentions = find_mentions(resources, batch, config)
-            mentions, tokens = batch_of(with_mentions, resources.annotator, "none")
+            mentions, tokens = batch_of(with_mentions, resources.annotator, resources.names, "none")
             gold = list(gold_of(with_mentions, chosen))
             surfaces = [mention.surface for mention in mentions]
             scored = linker.score(mentions, tokens)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.index.entity_types import (
     MAX_CLIMB,
+    NAME,
     ORGANISATION,
     PERSON,
     PLACE,
@@ -67,3 +68,10 @@ def test_types() -> None:
     assert table[PERSON | PLACE] == 1.0
     assert table[0] == 0.5
     assert type_table("ORG")[ORGANISATION] == 1.0
+
+
+def test_a_given_name_or_surname_is_no_person() -> None:
+    classes = types_of({12308941: [202444], 101352: [82799]})
+    assert (classes[12308941], classes[101352]) == (NAME, NAME)
+    assert type_table("PERSON")[NAME] == 0.0
+    assert len(type_table("PERSON")) == 256

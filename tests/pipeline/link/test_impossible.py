@@ -7,37 +7,56 @@ import pytest
 
 from pipeline.index.entity_types import GROUP, LANGUAGE, ORGANISATION, PERSON, PLACE
 from pipeline.link.candidates import EXACT, INFLECTED, PARTIAL
-from pipeline.link.impossible import are_codes, is_nationality, misread_as_language
+from pipeline.link.impossible import LANGUAGE_READING, NATION, are_codes, misread, reading_of
 
 
 @pytest.mark.parametrize(
     ("text", "label", "wanted"),
     [
-        ("Russian ballet dancer", "NORP", True),
-        ("Russian-born dancer", "NORP", True),
-        ("Russian, Polish and Czech", "NORP", False),  # a list: nothing follows
-        ("Russian and Polish", "NORP", False),
-        ("Russian", "NORP", False),
-        ("Russian comedy film of", "NORP", False),  # may be in Russian
-        ("Russian 1990 games", "NORP", False),
-        ("Russian ballet dancer", "LANGUAGE", False),  # the recogniser says so
-        ("Russian ballet dancer", None, False),
+        ("[Russian] ballet dancer", "NORP", NATION),
+        ("[Russian]-born dancer", "NORP", NATION),
+        ("[Russian], Polish and Czech", "NORP", ""),  # a list: nothing follows
+        ("[Russian] and Polish", "NORP", ""),
+        ("[Russian]", "NORP", ""),
+        ("[Russian] comedy film of", "NORP", ""),  # may be in Russian
+        ("[Russian] 1990 games", "NORP", ""),
+        ("[Russian] ballet dancer", "LANGUAGE", ""),  # the recogniser says so
+        ("[Russian] ballet dancer", None, ""),
+        ("She wrote in [Russian].", "NORP", LANGUAGE_READING),
+        ("Signs are in Dutch and in [French] there", "NORP", LANGUAGE_READING),
+        ("an ort ([Swedish]: tätort)", "NORP", LANGUAGE_READING),
+        ("from [Greek] words", "NORP", LANGUAGE_READING),  # written in it
+        ("in [Dutch] society", "NORP", NATION),  # a noun follows
+        ("[Russian] is spoken in the north", "NORP", LANGUAGE_READING),
+        ("The language of the country is [Polish].", "NORP", LANGUAGE_READING),
+        ("the first poet of the [Greek] language", "NORP", LANGUAGE_READING),
+        ("They speak a dialect. He met the [Greeks].", "NORP", ""),  # another sentence
+        ("He met the [French].", "NORP", ""),
     ],
 )
-def test_what_follows_a_nationality(text: str, label: str | None, wanted) -> None:
-    assert is_nationality(text, len("Russian"), label) is wanted
+def test_the_words_around_say_what_a_nationality_is(text: str, label: str | None, wanted) -> None:
+    start, end = text.index("["), text.index("]") - 1
+    assert reading_of(text.replace("[", "").replace("]", ""), start, end, label) == wanted
 
 
-def test_languages_give_way_where_a_country_or_people_has_the_name() -> None:
-    # Mention 0 is a nationality with a country, 1 one without, 2 none.
-    mention_of = np.array([0, 0, 0, 1, 1, 2, 2])
-    matches = np.array([EXACT, INFLECTED, EXACT, EXACT, PARTIAL, EXACT, EXACT], np.uint8)
-    types = np.array(
-        [LANGUAGE, PLACE, LANGUAGE | GROUP, LANGUAGE, PLACE, LANGUAGE, PLACE], np.uint8
+def test_languages_and_nations_give_way_where_the_other_has_the_name() -> None:
+    # Mention 0 is a nation with a country, 1 one without, 2 neither, 3 a language, 4 one without.
+    mention_of = np.array([0, 0, 0, 1, 1, 2, 2, 3, 3, 3, 4, 4])
+    matches = np.array(
+        [EXACT, INFLECTED, EXACT, EXACT, PARTIAL, EXACT, EXACT, EXACT, INFLECTED, EXACT, EXACT]
+        + [PARTIAL],
+        np.uint8,
     )
-    gone = misread_as_language(np.array([True, True, False]), mention_of, matches, types)
-    assert gone.tolist() == [True, False, False, False, False, False, False]
-    assert not misread_as_language(np.zeros(3, bool), mention_of, matches, types).any()
+    types = np.array(
+        [LANGUAGE, PLACE, LANGUAGE | GROUP, LANGUAGE, PLACE, LANGUAGE, PLACE, LANGUAGE, PLACE]
+        + [LANGUAGE | GROUP, PLACE, LANGUAGE],
+        np.uint8,
+    )
+    readings = [NATION, NATION, "", LANGUAGE_READING, LANGUAGE_READING]
+    gone = misread(readings, mention_of, matches, types)
+    assert np.flatnonzero(gone).tolist() == [0, 8]
+    assert not misread([""] * 5, mention_of, matches, types).any()
+    assert not misread([], mention_of[:0], matches[:0], types[:0]).any()
 
 
 @pytest.mark.parametrize(
@@ -51,6 +70,7 @@ def test_languages_give_way_where_a_country_or_people_has_the_name() -> None:
         ("Bo", "Bo Derek", PERSON, False),  # a word of the label
         ("Ohio", "Ohio", PLACE, False),
         ("U.S", "United States", PLACE, False),
+        ("Inc.", "Incorporated company", ORGANISATION, True),  # a code with its full stop
     ],
 )
 def test_codes(surface: str, label: str, types: int, wanted) -> None:

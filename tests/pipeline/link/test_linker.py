@@ -17,7 +17,8 @@ from pipeline.link import linker as linking
 from pipeline.link.candidates import MATCHES, Reach
 from pipeline.link.disambiguation import BY_HAND, Model
 from pipeline.link.features import FEATURES, BatchTokens
-from pipeline.link.linker import Linker, Links, Mention, Scored
+from pipeline.link.linker import Linker, Links, Scored
+from pipeline.link.mention_features import Mention
 from schemas.link import PARTS
 from tests.pipeline.index.plain_tokens import tokenise
 from tests.pipeline.link.small_world import ANCHOR, LABEL, TITLE, Entity, Index, Store
@@ -135,6 +136,11 @@ def test_what_is_no_candidate() -> None:
     assert set(candidates_of(links, 0)) == {CITY, TEXAS, HILTON}, (
         "neither pages about pages nor what the store lacks"
     )
+
+
+def test_an_adjective_is_short_for_no_longer_name() -> None:
+    links = link([document("a Paris artist", "Paris", ner_type="NORP")])
+    assert set(candidates_of(links, 0)) == {CITY, TEXAS}
 
 
 @pytest.mark.parametrize(("min_confidence", "qid"), [(0.0, CITY), (1.0, 0)])

@@ -164,6 +164,8 @@ BOTH = "ner+dictionary"
         # Spans of the recogniser cut into the names that they are made of
         ("the British East India Company", ["East India Company", "India"], [("British East India Company", "ORG")],
          [("East India Company", BOTH)]),  # the head of a noun phrase, and its label
+        ("the Zork Research Center", ["research center"], [("Zork Research Center", "ORG")],
+         [("Zork Research Center", "ner")]),  # says what it is, and is no name
         ("the Duke of East India Company", ["East India Company"], [("Duke of East India Company", "PERSON")],
          [("Duke of East India Company", "ner")]),  # no noun phrase with this head
         ("in Gibraltar and Minorca", ["Gibraltar", "Minorca"], [("Gibraltar and Minorca", "GPE")],
@@ -190,6 +192,16 @@ BOTH = "ner+dictionary"
         ("He saw the speed of light there", ["Speed of light"], [], by_probes("speed of light")),  # a title's capital
         ("met President Jefferson Davis", ["President Jefferson", "Jefferson Davis"], [("Jefferson Davis", "PERSON")],
          [("Jefferson Davis", BOTH)]),  # the recogniser agrees
+        # Titles of persons, and articles, before a label
+        ("met President Jefferson Davis", ["Jefferson Davis"], [("President Jefferson Davis", "PERSON")],
+         [("Jefferson Davis", BOTH)]),
+        ("met King Arthur Zork", ["King Arthur Zork", "Arthur Zork"], [("King Arthur Zork", "PERSON")],
+         [("King Arthur Zork", BOTH)]),  # called so
+        ("met King Zork", ["Zork"], [("King Zork", "PERSON")], [("King Zork", "ner")]),  # one word is too little
+        ("met Dr. Jefferson Davis", ["Jefferson Davis"], [("Dr. Jefferson Davis", "PERSON")],
+         [("Jefferson Davis", BOTH)]),
+        ("read The Daily Bugle there", ["Daily Bugle"], [("The Daily Bugle", "ORG")],
+         [("Daily Bugle", BOTH)]),  # no label has the article
     ],
 )  # fmt: skip
 def test_detect(text: str, names: list[str], named, wanted: Found) -> None:

@@ -39,6 +39,7 @@ def kept(
         ("he heard the song New York City Serenade and several other old songs", ["New York City"], []),
         ("Fans See New York City Win Big", ["New York City"], ["New York City"]),  # a headline
         ("he read The Histories III there", ["The Histories"], ["The Histories"]),  # a number follows
+        ("at the Velmora Police Service there", ["police service"], []),  # what an unknown body is
         # The beginning of a sentence
         ("Friends hide him. He ran", ["Friends"], []),
         ("Friends hide him. He saw Friends then", ["Friends"], ["Friends", "Friends"]),

@@ -64,7 +64,12 @@ def test_equals_spacy(annotator: Annotator, text: str) -> None:
     assert found.tokens.starts.tolist() == [token.idx for token in tokens]
     assert found.tokens.ends.tolist() == [token.idx + len(token) for token in tokens]
     assert found.named == [
-        annotate.NamedEntity(entity.start_char, entity.end_char, entity.label_)
+        annotate.NamedEntity(
+            entity.start_char,
+            entity.end_char,
+            entity.label_,
+            has_stop=entity[-1].text.endswith(".") and entity[-1].text != ".",
+        )
         for entity in doc.ents
     ]
     assert found.sentences == plain_sentences(doc)
