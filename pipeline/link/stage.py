@@ -29,26 +29,19 @@ from pipeline.engine.units import UnitReport, UnitWriter
 from pipeline.index.alias_index import AliasIndex
 from pipeline.index.entity_store import EntityStore
 from pipeline.index.extended_index import IndexFolders, open_index
-from pipeline.index.name_keys import normalise
-from pipeline.link import features
 from pipeline.link.candidates import Reach
 from pipeline.link.disambiguation import Model
 from pipeline.link.document_mentions import DocumentMentions
-from pipeline.link.doubts import LinkedNames, doubts_of
 from pipeline.link.gold import GoldDocument, load_gold
-from pipeline.link.impossible import reading_of
 from pipeline.link.known_names import IndexNames
 from pipeline.link.link_rows import link_rows, sentence_rows
 from pipeline.link.linker import Linker, Links
-from pipeline.link.mention_features import Mention
+from pipeline.link.mention_batch import batch_of
 from pipeline.link.mentions import anchor_spans, detect
-from pipeline.link.misspelt_names import likely_misspelt
 from pipeline.link.probes import Document
 from pipeline.link.reranker import CandidateReranker, Context, RerankerSettings
-from pipeline.link.short_forms import longer_names
 from pipeline.link.spacy_annotator import Annotated, Annotator, check_model, model_version
 from pipeline.link.spans import Span
-from pipeline.link.unknown_persons import stand_for_unknown_persons
 from pipeline.link.vector_cache import VectorCache
 from pipeline.link.weights import AUTO, TRAINED, load_weights, weights_stamp
 from schemas import DOCUMENTS, LINKS, SENTENCES
@@ -314,95 +307,6 @@ def _follow_anchors(
     is_followed = (items > 0) & (rows >= 0)
     is_followed[is_followed] &= ~entities.is_meta(rows[is_followed])
     links.qids[is_followed], links.confidence[is_followed] = items[is_followed], 1.0
-
-
-def batch_of(
-    documents: Sequence[DocumentMentions],
-    annotator: Annotator,
-    names: LinkedNames,
-    fuzzy: str,
-) -> tuple[list[Mention], features.BatchTokens]:
-    """Return the mentions and tokens of a batch as the linker needs them.
-
-    Args:
-        documents: of the batch.
-        annotator: the one that annotated them; its word numbers hold until its next call.
-        names: of the corpus's links.
-        fuzzy: which mentions may be misspelt, as `LinkConfig.fuzzy_mentions` says it.
-    """
-    mentions: list[Mention] = []
-    # Tokens of the documents before.
-    num_tokens = 0
-    for number, document in enumerate(documents):
-        tokens, spans = document.annotated.tokens, document.spans
-        starts = np.fromiter((span.start for span in spans), np.int64, len(spans))
-        ends = np.fromiter((span.end for span in spans), np.int64, len(spans))
-        first_tokens = np.searchsorted(tokens.ends, starts, "right") + num_tokens
-        end_tokens = np.searchsorted(tokens.starts, ends, "left") + num_tokens
-        surfaces = [document.text[span.start : span.end] for span in spans]
-        may_be_misspelt = _may_be_misspelt(spans, surfaces, fuzzy)
-        doubts = (
-            doubts_of(spans, surfaces, annotator.common_words, names)
-            if annotator.has_recogniser
-            else [""] * len(spans)
-        )
-        are_unknown = stand_for_unknown_persons(spans, surfaces)
-        length = max(len(document.text), 1)
-        for span, surface, low, high, longer, allow_fuzzy, is_unknown, doubt in zip(
-            spans,
-            surfaces,
-            first_tokens.tolist(),
-            end_tokens.tolist(),
-            longer_names(surfaces),
-            may_be_misspelt,
-            are_unknown,
-            doubts,
-            strict=True,
-        ):
-            mentions.append(
-                Mention(
-                    document=number,
-                    first_token=low,
-                    end_token=high,
-                    surface=surface,
-                    ner_type=span.ner_type,
-                    position=span.start / length,
-                    allow_fuzzy=allow_fuzzy,
-                    longer=(span.full_name, *longer) if span.full_name else longer,
-                    is_unknown=is_unknown,
-                    # A name that is short for a longer one of the text is no common word there.
-                    doubt="" if longer else doubt,
-                    reading=reading_of(document.text, span.start, span.end, span.ner_type),
-                )
-            )
-        num_tokens += len(tokens)
-
-    terms = annotator.table.terms
-    words = np.concatenate(
-        [np.empty(0, np.int64), *(document.annotated.tokens.words for document in documents)]
-    )
-    sizes = [len(document.annotated.tokens) for document in documents]
-    owners = np.repeat(np.arange(len(documents)), sizes)
-    return mentions, features.BatchTokens(terms=terms[words], documents=owners)
-
-
-def _may_be_misspelt(spans: Sequence[Span], surfaces: Sequence[str], fuzzy: str) -> list[bool]:
-    """Say of a document's mentions whether each may be a misspelling.
-
-    At spans that an annotator or the corpus gives, each may be. A mention that was found needs a
-    stronger reason than a capital letter.
-    """
-    if fuzzy == "none":
-        return [False] * len(spans)
-    if fuzzy == "all":
-        likely = [True] * len(spans)
-    else:
-        likely = likely_misspelt(list(map(normalise, surfaces)), [span.known for span in spans])
-    return [
-        span.detector.startswith(("gold", "anchor"))
-        or (is_likely and span.detector != "dictionary")
-        for span, is_likely in zip(spans, likely, strict=True)
-    ]
 
 
 @dataclass(frozen=True, kw_only=True)

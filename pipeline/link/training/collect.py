@@ -24,10 +24,10 @@ from pipeline.index.extended_index import IndexFolders
 from pipeline.link.document_mentions import DocumentMentions
 from pipeline.link.gold import GoldDocument, load_gold
 from pipeline.link.linker import Linker
+from pipeline.link.mention_batch import batch_of
 from pipeline.link.mention_features import Mention
 from pipeline.link.stage import (
     LinkResources,
-    batch_of,
     batches,
     contexts_of,
     gold_spans,

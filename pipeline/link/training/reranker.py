@@ -33,6 +33,7 @@ from pipeline.index.extended_index import IndexFolders
 from pipeline.link.disambiguation import Model, contributions
 from pipeline.link.gold import GoldDocument, GoldMention
 from pipeline.link.linker import Scored
+from pipeline.link.mention_batch import batch_of
 from pipeline.link.reranker import (
     SETTINGS_FILE,
     CandidateReranker,
@@ -40,7 +41,7 @@ from pipeline.link.reranker import (
     RerankerSettings,
     item_text,
 )
-from pipeline.link.stage import batch_of, batches, contexts_of, find_mentions, open_resources
+from pipeline.link.stage import batches, contexts_of, find_mentions, open_resources
 from pipeline.link.training.collect import gold_of
 from pipeline.link.training.crossval import fold_of
 from pipeline.link.training.held_out import HeldOutIndex, links_by_fold
