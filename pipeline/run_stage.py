@@ -17,6 +17,7 @@ from pipeline.database.run_database import has_database, write_database
 from pipeline.engine import files
 from pipeline.engine.beam_runner import RunnerSettings, refuse_local_paths, run_graph
 from pipeline.engine.errors import StageError
+from pipeline.engine.kept_listings import forget_listings
 from pipeline.engine.progress_text import Workload
 from pipeline.engine.stage import (
     NOT_FINISHED,
@@ -124,10 +125,9 @@ def is_needed(stage: flow.Stage, config: RunConfig) -> bool:
     """Say whether a stage has work in this run: `titles` only where the corpus has MediaWiki pages."""
     if stage.name != "titles":
         return True
-    from pipeline.documents.corpus import kind_of
+    from pipeline.documents.corpus import files_of
 
-    inputs = files.expand(config.documents.inputs)
-    return any(kind_of(path, config.documents.format) == "wiki-xml" for path in inputs)
+    return "wiki-xml" in files_of(config.documents).values()
 
 
 def run_stage(
@@ -195,11 +195,15 @@ def _run_planned(
     prepared = prepare(plan, paths)
     files.write_bytes(files.join(config.run, CONFIG_NAME), to_toml(config).encode())
 
-    run_graph(
-        settings,
-        lambda pipeline, address: build_graph(pipeline, prepared, address),
-        _workload_of(prepared),
-    )
+    try:
+        run_graph(
+            settings,
+            lambda pipeline, address: build_graph(pipeline, prepared, address),
+            _workload_of(prepared),
+        )
+    finally:
+        # The inputs of the next stage may have changed meanwhile.
+        forget_listings()
     if settings.is_dry:
         return False
     write_database(paths)

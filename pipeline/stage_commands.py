@@ -311,9 +311,11 @@ def _stage_command(stage: flow.Stage) -> click.Command:
         if any(added):
             change_added_entities(config.run, *added)
             return
+        from pipeline.engine.kept_listings import kept_listings
         from pipeline.run_stage import run_command_stages
 
-        run_command_stages(stage.name, config, runner, redo=options.redo)
+        with kept_listings():
+            run_command_stages(stage.name, config, runner, redo=options.redo)
 
     # \b keeps click from filling the lines of the examples into one paragraph.
     run_one.__doc__ = f"{stage.summary}\n\n\b\n{inspect.cleandoc(EXAMPLES[stage.name])}"
@@ -375,17 +377,25 @@ def run_command(options: StageOptions, until: str, verify: bool, only_plan: bool
         )
     if options.redo:
         raise ConfigError("--redo works with a single stage only: trelm-pipeline STAGE --redo")
+    from pipeline.engine.kept_listings import kept_listings
+    from pipeline.run_stage import run_missing
+
+    with kept_listings():
+        if only_plan:
+            show_plan(config, until, verify=verify)
+            return
+        for stage, has_run in run_missing(config, runner, until, verify=verify):
+            logger.debug("%s: %s", stage, "ran" if has_run else "skipped")
+
+
+def show_plan(config: RunConfig, until: str, *, verify: bool) -> None:
+    """Print what `run` would do with each stage."""
     from pipeline.engine.tables import RunPaths
-    from pipeline.run_stage import planned, rows_written, run_missing
+    from pipeline.run_stage import planned, rows_written
 
-    if only_plan:
-        for stage, reason in planned(config, until, verify=verify):
-            written = "" if reason else rows_written(RunPaths(root=config.run), stage)
-            click.echo(f"{stage}: runs: {reason}" if reason else f"{stage}: up to date ({written})")
-        return
-
-    for stage, has_run in run_missing(config, runner, until, verify=verify):
-        logger.debug("%s: %s", stage, "ran" if has_run else "skipped")
+    for stage, reason in planned(config, until, verify=verify):
+        written = "" if reason else rows_written(RunPaths(root=config.run), stage)
+        click.echo(f"{stage}: runs: {reason}" if reason else f"{stage}: up to date ({written})")
 
 
 def load_settings(options: StageOptions, everyday: dict[str, object]) -> RunConfig:

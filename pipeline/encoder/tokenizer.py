@@ -23,6 +23,7 @@ from pipeline.arrays.runs import offsets_of
 from pipeline.engine.errors import StageError
 from pipeline.engine.worker_threads import threads_of_a_worker
 from schemas.array_types import I64, U32, Array, Bools
+from schemas.listing import a_few
 
 TOKENIZER_FILE = "tokenizer.json"
 # One opens a sequence, one closes it.
@@ -328,7 +329,7 @@ def check_model(model: str, kind: ModelKind = "masked", flag: str = "--model") -
         name.endswith(("ForMaskedLM", "ForPreTraining")) for name in architectures
     ):
         raise StageError(
-            f"{model}: is {', '.join(architectures)}, no masked language model; "
+            f"{model}: is {a_few(architectures)}, no masked language model; "
             "use a BertForMaskedLM or RobertaForMaskedLM"
         )
 

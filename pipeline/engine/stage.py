@@ -51,6 +51,7 @@ from pipeline.engine.units import (
     finished_units,
     unit_path,
 )
+from schemas.listing import a_few
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
 from schemas.parent import end_with_parent
 from schemas.rejects import REJECTS
@@ -209,10 +210,14 @@ def _differences(plan: StagePlan, manifest: Manifest) -> Iterator[str]:
             yield f"{key} is {ours.get(key)!r} now, it was {theirs.get(key)!r}"
             is_said = True
     inputs = plan.inputs | ({ADDED: plan.added} if plan.added else {})
-    for name in sorted({*inputs, *manifest.inputs}):
-        if inputs.get(name) != manifest.inputs.get(name):
-            yield f"{name} was changed or made again"
-            is_said = True
+    changed = [
+        name
+        for name in sorted({*inputs, *manifest.inputs})
+        if inputs.get(name) != manifest.inputs.get(name)
+    ]
+    if changed:
+        yield f"{a_few(changed)} {'was' if len(changed) == 1 else 'were'} changed or made again"
+        is_said = True
     if not is_said:
         yield "its input is another one, or was cut otherwise"
 
@@ -495,8 +500,8 @@ def _remove_older(prepared: PreparedStage) -> None:
     Only folders that a stage names so are removed: a user may have put `data-raw` beside them.
     """
     older = {
-        metadata.path.split("/data-")[-1].split("/")[0]
-        for metadata in files.list_files(files.join(prepared.folder, "data-*", "**"))
+        entry.path.split("/data-")[-1].split("/")[0]
+        for entry in files.list_files(files.join(prepared.folder, "data-*", "**"))
     }
     for name in sorted(older):
         is_ours = len(name) == FINGERPRINT_DIGITS and not name.strip("0123456789abcdef")
