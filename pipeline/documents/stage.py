@@ -32,7 +32,7 @@ from pipeline.engine.stage import Phase, PreparedStage, StagePlan
 from pipeline.engine.tables import RunPaths
 from pipeline.engine.tasks import Bucket, ByteRange, ListRange, RowRange, Unit
 from pipeline.engine.units import UnitReport, UnitWriter
-from pipeline.sources.range_progress import RangeProgress, loss_handler
+from pipeline.sources.range_progress import RangeProgress, long_handler, loss_handler
 from pipeline.sources.ranges import plan_ranges
 from schemas import ANCHORS, DOCUMENTS
 from schemas.errors import ConfigError
@@ -100,7 +100,10 @@ class DocumentsWorker:
 
         on_loss = loss_handler(out, skip_corrupt=self.config.skip_corrupt)
         if self.kinds[task.path] == "jsonl":
-            documents = corpus.read_jsonl(task, label, self.config, on_loss, progress.reached)
+            on_long = long_handler(out, task.path)
+            documents = corpus.read_jsonl(
+                task, label, self.config, on_loss, progress.reached, on_long
+            )
         else:
             documents = corpus.read_articles(task, on_loss, progress.reached)
         for document in documents:

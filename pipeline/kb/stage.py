@@ -40,7 +40,7 @@ from pipeline.kb.sql_redirects import (
 from pipeline.kb.update import UpdatePlan, check_copied, open_revisions, plan_update
 from pipeline.sources.chunks import SourceError, source_error
 from pipeline.sources.lines import read_lines
-from pipeline.sources.range_progress import RangeProgress, loss_handler
+from pipeline.sources.range_progress import RangeProgress, long_handler, loss_handler
 from pipeline.sources.ranges import peek, plan_ranges
 from schemas import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, STATEMENTS, TRIPLES
 from schemas.errors import ConfigError
@@ -119,7 +119,7 @@ class KbWorker:
         lines = (
             (("0", record) for record in read_indented(path))
             if path in self.indented
-            else read_lines(unit.task, on_loss, progress.reached)
+            else read_lines(unit.task, on_loss, progress.reached, long_handler(out, path))
         )
         for position, line in lines:
             for outcome in builder.add_line(line):
