@@ -27,6 +27,7 @@ import functools
 import hashlib
 import json
 import logging
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -482,9 +483,20 @@ def check_counters(plan: StagePlan, counters: Counter[str]) -> None:
     if rejects > plan.max_reject_rate * max(rows_in, 1):
         raise StageError(
             f"{plan.name}: {rejects} of {rows_in} inputs were rejected, over the limit of "
-            f"{plan.max_reject_rate:.2%}; look at {plan.name}/{plan.data_folder}/rejects, "
+            f"{plan.max_reject_rate:.2%}; {_how_to_read_rejects(plan)}, "
             "correct the input, or raise max_reject_rate"
         )
+
+
+def _how_to_read_rejects(plan: StagePlan) -> str:
+    """Say where the rejects of a stage lie that has not finished: no view shows them."""
+    folder = files.join(plan.root, plan.name, plan.data_folder, REJECTS.name)
+    if not files.is_local(folder):
+        return f"look at {folder}"
+    # The views show finished stages alone, so the files are named.
+    pattern = f"{folder}/*.parquet".replace("'", "''")
+    query = shlex.quote(f"SELECT reason, key FROM '{pattern}'")
+    return f"look at them with: trelm-pipeline sql --run {shlex.quote(plan.root)} {query}"
 
 
 def _table_files(table: Table, plan: StagePlan, part_files: Sequence[PartFile]) -> TableFiles:
