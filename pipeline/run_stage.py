@@ -29,6 +29,7 @@ from pipeline.engine.stage import (
 )
 from pipeline.engine.tables import CONFIG_NAME, RunPaths
 from pipeline.link.weights import fitted_in_words, load_weights, weights_file
+from pipeline.needs import check_needs, needs_of
 from pipeline.shards.statements import share_in_words
 from schemas.errors import ConfigError
 from schemas.run_lock import hold
@@ -106,10 +107,27 @@ def run_missing(
         verify: whether every byte of what is there is compared with its checksum.
     """
     _check_paths(config, settings)
-    check_stages(config, last)
+    needed = tuple(name for name, reason in planned(config, last) if reason)
+    if needed:
+        announce(config, settings, needed)
     for stage in flow.stages_until(last):
         if is_needed(stage, config):
             yield stage.name, run_stage(stage.name, config, settings, verify=verify)
+
+
+def announce(config: RunConfig, settings: RunnerSettings, stages: tuple[str, ...]) -> None:
+    """Say what some stages will roughly need of this machine, where they run on it.
+
+    Raises:
+        ConfigError: there is far less.
+    """
+    if settings.is_dry or not settings.is_local or not files.is_local(config.run):
+        return
+    needs = needs_of(config, stages, settings)
+    if config.check_needs:
+        check_needs(needs, config.run)
+    else:
+        logger.info("%s", needs.text)
 
 
 def run_command_stages(

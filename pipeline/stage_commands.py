@@ -355,13 +355,16 @@ def change_added_entities(run: str, add: tuple[str, ...], remove: tuple[str, ...
     help="Read every byte of what is there, and make again what is damaged.",
 )
 @click.option(
-    "--plan", "only_plan", is_flag=True, help="Say what would run, and why; write nothing."
+    "--plan",
+    "only_plan",
+    is_flag=True,
+    help="Say what would run, why, and what it needs; write nothing.",
 )
 @with_stage_options
 def run_command(options: StageOptions, until: str, verify: bool, only_plan: bool) -> None:  # noqa: FBT001 - flags of click
     """Run every stage that is missing or out of date. The stages run in order, and the skipped
-    ones are named. What all of them need is checked first: inputs, models, templates. A file of
-    theirs that is missing or of another length is noticed always.
+    ones are named. What all of them need is checked first: inputs, models, templates, and roughly
+    disk and memory. A file of theirs that is missing or of another length is noticed always.
 
     \b
     trelm-pipeline run --config examples/kit.toml --workers 2
@@ -382,20 +385,28 @@ def run_command(options: StageOptions, until: str, verify: bool, only_plan: bool
 
     with kept_listings():
         if only_plan:
-            show_plan(config, until, verify=verify)
+            show_plan(config, runner, until, verify=verify)
             return
         for stage, has_run in run_missing(config, runner, until, verify=verify):
             logger.debug("%s: %s", stage, "ran" if has_run else "skipped")
 
 
-def show_plan(config: RunConfig, until: str, *, verify: bool) -> None:
-    """Print what `run` would do with each stage."""
-    from pipeline.engine.tables import RunPaths
-    from pipeline.run_stage import planned, rows_written
+def show_plan(config: RunConfig, runner: RunnerSettings, until: str, *, verify: bool) -> None:
+    """Print what `run` would do with each stage, and say what it would need.
 
-    for stage, reason in planned(config, until, verify=verify):
+    Raises:
+        ConfigError: there is far too little disk or memory.
+    """
+    from pipeline.engine.tables import RunPaths
+    from pipeline.run_stage import announce, planned, rows_written
+
+    stages = list(planned(config, until, verify=verify))
+    for stage, reason in stages:
         written = "" if reason else rows_written(RunPaths(root=config.run), stage)
         click.echo(f"{stage}: runs: {reason}" if reason else f"{stage}: up to date ({written})")
+    needed = tuple(stage for stage, reason in stages if reason)
+    if needed:
+        announce(config, runner, needed)
 
 
 def load_settings(options: StageOptions, everyday: dict[str, object]) -> RunConfig:
