@@ -35,18 +35,21 @@ class _Share:
     # Bytes per byte of the decoded dumps, and per byte of the decoded corpus.
     of_dumps: float = 0.0
     of_corpus: float = 0.0
+    # Bytes besides.
+    at_least: float = 0.0
     memory_gb: float
 
 
 SHARES = {
     "kb": _Share(of_dumps=0.08, memory_gb=0.5),
     "titles": _Share(of_dumps=0.01, memory_gb=0.4),
-    "documents": _Share(of_corpus=0.4, memory_gb=0.4),
-    "index": _Share(of_dumps=0.2, memory_gb=0.7),
-    "link": _Share(of_corpus=2.0, memory_gb=0.9),
-    "stats": _Share(of_corpus=0.5, memory_gb=0.4),
-    "importance": _Share(of_corpus=0.5, memory_gb=0.8),
-    "shards": _Share(of_corpus=1.5, memory_gb=1.4),
+    "documents": _Share(of_corpus=0.5, memory_gb=0.4),
+    # Tables of a fixed size come to what follows the names.
+    "index": _Share(of_dumps=0.3, at_least=17e6, memory_gb=0.7),
+    "link": _Share(of_corpus=1.6, memory_gb=0.9),
+    "stats": _Share(of_corpus=0.4, memory_gb=0.4),
+    "importance": _Share(of_corpus=0.3, memory_gb=0.8),
+    "shards": _Share(of_corpus=1.2, memory_gb=1.4),
 }
 # Of these stages a process holds the model that its settings name.
 MODEL_STAGES = ("importance",)
@@ -85,7 +88,9 @@ def needs_of(config: RunConfig, stages: Sequence[str], settings: RunnerSettings)
     dumps = _decoded(files.find(config.kb.dumps), is_dump=True)
     corpus = _decoded(files.find(config.documents.inputs), is_dump=False)
     shares = [SHARES[name] for name in stages]
-    disk = sum(share.of_dumps * dumps + share.of_corpus * corpus for share in shares)
+    disk = sum(
+        share.at_least + share.of_dumps * dumps + share.of_corpus * corpus for share in shares
+    )
     memory = max((_memory_gb(name, config) for name in stages), default=0.0) * GB
     num_workers = settings.workers or usable_cores()
     return Needs(
