@@ -440,6 +440,10 @@ class RunConfig:
         0.01,
         "Share of rejected inputs, 0 to 1, above which a stage fails",
     )
+    check_needs: bool = key(
+        True,
+        "Refuse a run that would need far more disk or memory than is free, by a rough estimate",
+    )
     kb: KbConfig = field(default_factory=KbConfig)
     documents: DocumentsConfig = field(default_factory=DocumentsConfig)
     index: IndexConfig = field(default_factory=IndexConfig)

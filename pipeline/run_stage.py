@@ -17,6 +17,7 @@ from pipeline.database.run_database import has_database, write_database
 from pipeline.engine import files
 from pipeline.engine.beam_runner import RunnerSettings, refuse_local_paths, run_graph
 from pipeline.engine.errors import StageError
+from pipeline.engine.kept_listings import forget_listings
 from pipeline.engine.progress_text import Workload
 from pipeline.engine.stage import (
     NOT_FINISHED,
@@ -28,6 +29,7 @@ from pipeline.engine.stage import (
 )
 from pipeline.engine.tables import CONFIG_NAME, RunPaths
 from pipeline.link.weights import fitted_in_words, load_weights, weights_file
+from pipeline.needs import check_needs, needs_of
 from pipeline.shards.statements import share_in_words
 from schemas.errors import ConfigError
 from schemas.run_lock import hold
@@ -105,10 +107,27 @@ def run_missing(
         verify: whether every byte of what is there is compared with its checksum.
     """
     _check_paths(config, settings)
-    check_stages(config, last)
+    needed = tuple(name for name, reason in planned(config, last) if reason)
+    if needed:
+        announce(config, settings, needed)
     for stage in flow.stages_until(last):
         if is_needed(stage, config):
             yield stage.name, run_stage(stage.name, config, settings, verify=verify)
+
+
+def announce(config: RunConfig, settings: RunnerSettings, stages: tuple[str, ...]) -> None:
+    """Say what some stages will roughly need of this machine, where they run on it.
+
+    Raises:
+        ConfigError: there is far less.
+    """
+    if settings.is_dry or not settings.is_local or not files.is_local(config.run):
+        return
+    needs = needs_of(config, stages, settings)
+    if config.check_needs:
+        check_needs(needs, config.run)
+    else:
+        logger.info("%s", needs.text)
 
 
 def run_command_stages(
@@ -124,10 +143,9 @@ def is_needed(stage: flow.Stage, config: RunConfig) -> bool:
     """Say whether a stage has work in this run: `titles` only where the corpus has MediaWiki pages."""
     if stage.name != "titles":
         return True
-    from pipeline.documents.corpus import kind_of
+    from pipeline.documents.corpus import files_of
 
-    inputs = files.expand(config.documents.inputs)
-    return any(kind_of(path, config.documents.format) == "wiki-xml" for path in inputs)
+    return "wiki-xml" in files_of(config.documents).values()
 
 
 def run_stage(
@@ -195,11 +213,15 @@ def _run_planned(
     prepared = prepare(plan, paths)
     files.write_bytes(files.join(config.run, CONFIG_NAME), to_toml(config).encode())
 
-    run_graph(
-        settings,
-        lambda pipeline, address: build_graph(pipeline, prepared, address),
-        _workload_of(prepared),
-    )
+    try:
+        run_graph(
+            settings,
+            lambda pipeline, address: build_graph(pipeline, prepared, address),
+            _workload_of(prepared),
+        )
+    finally:
+        # The inputs of the next stage may have changed meanwhile.
+        forget_listings()
     if settings.is_dry:
         return False
     write_database(paths)

@@ -311,9 +311,11 @@ def _stage_command(stage: flow.Stage) -> click.Command:
         if any(added):
             change_added_entities(config.run, *added)
             return
+        from pipeline.engine.kept_listings import kept_listings
         from pipeline.run_stage import run_command_stages
 
-        run_command_stages(stage.name, config, runner, redo=options.redo)
+        with kept_listings():
+            run_command_stages(stage.name, config, runner, redo=options.redo)
 
     # \b keeps click from filling the lines of the examples into one paragraph.
     run_one.__doc__ = f"{stage.summary}\n\n\b\n{inspect.cleandoc(EXAMPLES[stage.name])}"
@@ -353,13 +355,16 @@ def change_added_entities(run: str, add: tuple[str, ...], remove: tuple[str, ...
     help="Read every byte of what is there, and make again what is damaged.",
 )
 @click.option(
-    "--plan", "only_plan", is_flag=True, help="Say what would run, and why; write nothing."
+    "--plan",
+    "only_plan",
+    is_flag=True,
+    help="Say what would run, why, and what it needs; write nothing.",
 )
 @with_stage_options
 def run_command(options: StageOptions, until: str, verify: bool, only_plan: bool) -> None:  # noqa: FBT001 - flags of click
     """Run every stage that is missing or out of date. The stages run in order, and the skipped
-    ones are named. What all of them need is checked first: inputs, models, templates. A file of
-    theirs that is missing or of another length is noticed always.
+    ones are named. What all of them need is checked first: inputs, models, templates, and roughly
+    disk and memory. A file of theirs that is missing or of another length is noticed always.
 
     \b
     trelm-pipeline run --config examples/kit.toml --workers 2
@@ -375,17 +380,33 @@ def run_command(options: StageOptions, until: str, verify: bool, only_plan: bool
         )
     if options.redo:
         raise ConfigError("--redo works with a single stage only: trelm-pipeline STAGE --redo")
+    from pipeline.engine.kept_listings import kept_listings
+    from pipeline.run_stage import run_missing
+
+    with kept_listings():
+        if only_plan:
+            show_plan(config, runner, until, verify=verify)
+            return
+        for stage, has_run in run_missing(config, runner, until, verify=verify):
+            logger.debug("%s: %s", stage, "ran" if has_run else "skipped")
+
+
+def show_plan(config: RunConfig, runner: RunnerSettings, until: str, *, verify: bool) -> None:
+    """Print what `run` would do with each stage, and say what it would need.
+
+    Raises:
+        ConfigError: there is far too little disk or memory.
+    """
     from pipeline.engine.tables import RunPaths
-    from pipeline.run_stage import planned, rows_written, run_missing
+    from pipeline.run_stage import announce, planned, rows_written
 
-    if only_plan:
-        for stage, reason in planned(config, until, verify=verify):
-            written = "" if reason else rows_written(RunPaths(root=config.run), stage)
-            click.echo(f"{stage}: runs: {reason}" if reason else f"{stage}: up to date ({written})")
-        return
-
-    for stage, has_run in run_missing(config, runner, until, verify=verify):
-        logger.debug("%s: %s", stage, "ran" if has_run else "skipped")
+    stages = list(planned(config, until, verify=verify))
+    for stage, reason in stages:
+        written = "" if reason else rows_written(RunPaths(root=config.run), stage)
+        click.echo(f"{stage}: runs: {reason}" if reason else f"{stage}: up to date ({written})")
+    needed = tuple(stage for stage, reason in stages if reason)
+    if needed:
+        announce(config, runner, needed)
 
 
 def load_settings(options: StageOptions, everyday: dict[str, object]) -> RunConfig:

@@ -38,15 +38,19 @@ class LockedError(TrelmError):
 def hold(folder: Path, program: str) -> Iterator[None]:
     """Hold a run's folder inside a `with` block.
 
-    A missing folder is made, and removed again if nothing has come into it. A process may hold a
-    folder several times.
+    A missing folder is made with those above it, and they are removed again if nothing has come
+    into them. A process may hold a folder several times.
 
     Raises:
         LockedError: another program holds it; names the program, its process and its machine.
         OSError: the folder cannot be made or written.
     """
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        _remove_empty(made)
+        raise
     name = str(folder.resolve())
     with _guard:
         _held[name] += 1
@@ -60,9 +64,14 @@ def hold(folder: Path, program: str) -> Iterator[None]:
     finally:
         with _guard:
             _held[name] -= 1
-        if is_new:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        _remove_empty(made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders that this program has made, the deepest first, as far as they are empty."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -14,6 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from schemas.listing import a_few
+
 TABLE_KEY = b"trelm.table"
 VERSION_KEY = b"trelm.version"
 PRIMARY_KEY = b"trelm.key"
@@ -112,7 +114,7 @@ class Table:
         missing = [name for name in self.column_names if schema.get_field_index(name) < 0]
         if missing:
             raise SchemaError(
-                f"{where}: table {self.name!r} lacks the column(s) {', '.join(missing)}; "
+                f"{where}: table {self.name!r} lacks the column(s) {a_few(missing, shown=8)}; "
                 "run the stage that writes it again"
             )
 

@@ -73,8 +73,8 @@ def load_all_items(folder: str) -> ItemSet:
     """Read the ids of all files of a folder; without this folder there are none."""
     items = ItemSet()
     if files.exists(folder):
-        for metadata in files.list_files(files.join(folder, "*.npy")):
-            items.add(_read(metadata.path))
+        for entry in files.list_files(files.join(folder, "*.npy")):
+            items.add(_read(entry.path))
     return items
 
 

@@ -91,9 +91,9 @@ def local_folder(folder: str) -> str:
 
     # Copied beside the target, since only a rename within one file system is atomic.
     scratch = Path(tempfile.mkdtemp(prefix="trelm-copy-"))
-    for metadata in files.list_files(files.join(folder, "*")):
-        copy_path = scratch / Path(metadata.path).name
-        with files.open_read(metadata.path) as source, copy_path.open("wb") as copy:
+    for entry in files.list_files(files.join(folder, "*")):
+        copy_path = scratch / Path(entry.path).name
+        with files.open_read(entry.path) as source, copy_path.open("wb") as copy:
             shutil.copyfileobj(source, copy)
 
     try:

@@ -6,7 +6,6 @@ import json
 import shutil
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.database.connection import open_run
 from pipeline.database.questions import Question, find_item, shown
 from pipeline.engine.errors import StageError
-from pipeline.engine.files import check_folder
+from pipeline.engine.files import check_folder, write_stream
 from pipeline.engine.tables import RunPaths
 from pipeline.flow import writer_of
 from schemas import REJECTS
@@ -152,7 +151,9 @@ def _answer(
 def _write(rows: pa.Table, kind: str, out: str) -> None:
     """Write rows in one of the formats; a table in a file is plain text."""
     if kind == "parquet":
-        pq.write_table(rows, out, compression="zstd")
+        sink = pa.BufferOutputStream()
+        pq.write_table(rows, sink, compression="zstd")
+        _put(sink.getvalue(), out)
     elif kind == "json":
         # A line per row, so that other programs can read it as a stream.
         text = "".join(json.dumps(row, default=str) + "\n" for row in rows.to_pylist())
@@ -183,10 +184,10 @@ def _plain(rows: pa.Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _put(content: bytes, out: str) -> None:
-    """Write bytes to the terminal or to a file."""
+def _put(content: bytes | pa.Buffer, out: str) -> None:
+    """Write bytes to the terminal, or to a file that appears whole or not at all."""
     if out == "-":
         sys.stdout.buffer.write(content)
         sys.stdout.flush()
     else:
-        Path(out).write_bytes(content)
+        write_stream(out, [content])

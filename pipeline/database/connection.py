@@ -7,18 +7,20 @@ followed.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import getpass
 import logging
 import tempfile
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 import duckdb
 
+from pipeline.engine import files
 from pipeline.engine.errors import StageError
 from pipeline.engine.files import REMOTE_MARK
-from pipeline.engine.tables import RunPaths, check_table
+from pipeline.engine.tables import DATA_PREFIX, RunPaths, check_table
 from pipeline.engine.worker_threads import threads_of_a_worker
 from pipeline.flow import STAGE_NAMES
 from schemas import BY_NAME, ENTITIES, PROPERTIES, REDIRECTS, REJECTS, TRIPLES, Table
@@ -61,6 +63,30 @@ FROM {{triples}} t LEFT JOIN merged m ON m.source = t.object
 """
 
 
+def spill_folder() -> str:
+    """Return where data goes that does not fit into the memory of a connection."""
+    # Not the folder where the command runs, which may be read-only; and one for each user, since
+    # another user could not write there.
+    return str(Path(tempfile.gettempdir()) / f"trelm-duckdb-{getpass.getuser()}")
+
+
+@contextlib.contextmanager
+def working_database(memory_gb: float = 1.0) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a connection for the work of a stage inside a `with` block; see `connect`.
+
+    Raises:
+        StageError: memory and disk together do not suffice.
+    """
+    try:
+        with connect(memory_gb) as connection:
+            yield connection
+    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+        raise StageError(
+            f"DuckDB cannot go on ({str(error).splitlines()[0]}); free space in {spill_folder()}, where "
+            "data goes that does not fit into memory (TMPDIR moves it), and the same command goes on"
+        ) from error
+
+
 def connect(memory_gb: float = 1.0) -> duckdb.DuckDBPyConnection:
     """Open an in-memory connection with bounded memory and this process's share of the cores.
 
@@ -72,10 +98,7 @@ def connect(memory_gb: float = 1.0) -> duckdb.DuckDBPyConnection:
     # Queries that need an order ask for it; the others then need less memory.
     connection.execute("SET preserve_insertion_order = false")
 
-    # Not the folder where the command runs, which may be read-only; and one for each user, since
-    # another user could not write there.
-    folder = str(Path(tempfile.gettempdir()) / f"trelm-duckdb-{getpass.getuser()}")
-    connection.execute("SET temp_directory = $folder", {"folder": folder})
+    connection.execute("SET temp_directory = $folder", {"folder": spill_folder()})
     return connection
 
 
@@ -131,12 +154,14 @@ def add_triples(connection: duckdb.DuckDBPyConnection, paths: RunPaths) -> None:
 
 
 def tables_of(paths: RunPaths) -> dict[str, tuple[Table, list[str]]]:
-    """Return every table that a stage of the run has written, and its files, by view name.
+    """Return every table that a finished stage of the run has written, and its files, by view name.
+
+    What a stage that failed has left is in no view: it may be a part, and nothing reads it.
 
     Raises:
         StageError: the folder holds no run.
     """
-    if not any(paths.manifest(stage) for stage in STAGE_NAMES):
+    if not any(paths.manifest(stage) or has_rejects(paths, stage) for stage in STAGE_NAMES):
         raise StageError(f"{paths.root}: holds no finished stage of a run; check --run")
 
     tables: dict[str, tuple[Table, list[str]]] = {REJECTS.name: (REJECTS, [])}
@@ -153,6 +178,12 @@ def tables_of(paths: RunPaths) -> dict[str, tuple[Table, list[str]]]:
             list_files = paths.kb_files if stage == "kb" else functools.partial(paths.files, stage)
             tables[view] = (BY_NAME[name], list_files(BY_NAME[name]))
     return tables
+
+
+def has_rejects(paths: RunPaths, stage: str) -> bool:
+    """Say whether a stage, finished or not, has left rejects: its error says how to read them."""
+    rejects = files.join(paths.stage(stage), f"{DATA_PREFIX}*", REJECTS.name, "*.parquet")
+    return bool(files.list_files(rejects))
 
 
 def add_macros(connection: duckdb.DuckDBPyConnection, views: Container[str]) -> None:

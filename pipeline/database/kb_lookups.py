@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.database.connection import add_triples, connect
+from pipeline.database.connection import add_triples, working_database
 from pipeline.engine.tables import RunPaths, read_batches
 from schemas import REDIRECTS
 from schemas.ids import MAX_HOPS
@@ -73,7 +73,7 @@ def in_degrees(paths: RunPaths, items: Iterable[int]) -> dict[int, int]:
     """
     # A join instead of a list in the query: there may be many items.
     requested = pa.table({"qid": pa.array(sorted(items), pa.uint32())})
-    with connect() as connection:
+    with working_database() as connection:
         add_triples(connection, paths)
         connection.register("requested", requested)
         counts = connection.execute(

@@ -13,6 +13,7 @@ import duckdb
 from pipeline.engine.errors import StageError
 from schemas.errors import ConfigError
 from schemas.ids import MAX_HOPS, item_id, parse_item_id
+from schemas.listing import a_few
 
 # The letter may be left out or be small.
 
@@ -312,18 +313,18 @@ def find_item(connection: duckdb.DuckDBPyConnection, text: str) -> int:
             )
         return qid
 
-    # A few more than one, so that the error can name them.
+    # All of them, so that the error can name some and say how many more there are.
     by_label = (
-        "SELECT DISTINCT qid, description FROM entities "
-        "WHERE lower(label) = lower(?) ORDER BY qid LIMIT 6"
+        "SELECT DISTINCT qid, description FROM entities WHERE lower(label) = lower(?) ORDER BY qid"
     )
     matches = connection.execute(by_label, [text.strip()]).fetchall()
     if len(matches) == 1:
         return int(matches[0][0])
     if not matches:
         raise StageError(f"{text!r}: no item has this label; give its id, like Q937")
-    listed = "; ".join(
-        f"{item_id(qid)} ({description or 'no description'})" for qid, description in matches
+    listed = a_few(
+        (f"{item_id(qid)} ({description or 'no description'})" for qid, description in matches),
+        between="; ",
     )
     raise StageError(f"{text!r}: several items have this label: {listed}; give the id")
 

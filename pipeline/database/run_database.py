@@ -12,6 +12,7 @@ from pathlib import Path
 import duckdb
 
 from pipeline.database.connection import add_macros, tables_of
+from pipeline.engine.errors import StageError
 from pipeline.engine.files import REMOTE_MARK
 from pipeline.engine.tables import RunPaths
 from schemas import Table
@@ -34,6 +35,9 @@ def write_database(paths: RunPaths) -> Path | None:
 
     Returns:
         The path of the database, or None.
+
+    Raises:
+        StageError: the disk is full, or the folder cannot be written.
     """
     if REMOTE_MARK in paths.root:
         return None
@@ -44,8 +48,17 @@ def write_database(paths: RunPaths) -> Path | None:
     try:
         _write(scratch, paths)
         publish(scratch, target)
+    except (OSError, duckdb.OperationalError, duckdb.FatalException) as error:
+        # An older one names files that may have gone; without one the next command writes it.
+        target.unlink(missing_ok=True)
+        cause = str(error).splitlines()[0]
+        raise StageError(
+            f"{target}: cannot be written ({cause}); the tables are whole: free space on this disk, and "
+            "the same command goes on"
+        ) from error
     finally:
-        scratch.unlink(missing_ok=True)
+        for leftover in (scratch, scratch.with_name(f"{scratch.name}.wal")):
+            leftover.unlink(missing_ok=True)
     return target
 
 

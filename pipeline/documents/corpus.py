@@ -22,16 +22,31 @@ from pipeline.config import DocumentsConfig
 from pipeline.documents.wikitext import Anchor, WikitextError, plain_text
 from pipeline.documents.wikitext_templates import is_disambiguation
 from pipeline.engine import files
+from pipeline.engine.kept_listings import once
+from pipeline.engine.local_listing import FileEntry
 from pipeline.engine.tasks import ByteRange
-from pipeline.sources.chunks import HEAD_BYTES, LossHandler, StoredHandler, sniff, source_error
-from pipeline.sources.lines import read_lines
+from pipeline.sources.chunks import (
+    HEAD_BYTES,
+    LossHandler,
+    StoredHandler,
+    format_of,
+    sniff,
+    source_error,
+)
+from pipeline.sources.lines import LongHandler, read_lines
 from pipeline.sources.opening import read_chunks
 from pipeline.sources.pages import RawPage, parse_page, read_pages
 from pipeline.sources.ranges import peek
+from schemas.bounded_lines import MAX_LINE_BYTES
 from schemas.ids import parse_item_id
+from schemas.listing import a_few
 
 PARQUET_BATCH_ROWS = 1000
-MAX_TEXT_FILE_BYTES = 64 << 20
+# Characters that are encoded at once, to see whether they can be.
+ENCODED_CHARACTERS = 1 << 20
+# By this much of a file's beginning its kind is told.
+LOOKED_AT_BYTES = 1 << 16
+_BOM = b"\xef\xbb\xbf"
 # How much of a faulty record is kept with its reject.
 PAYLOAD_LENGTH = 2000
 _REDIRECT_TEXT = re.compile(r"\s*#redirect\s*:?\s*\[\[([^\]|\n]+)", re.IGNORECASE)
@@ -89,14 +104,17 @@ def kind_of(path: str, requested: str = "auto") -> str:
     Raises:
         SourceError: empty, unreadable, HTML, or not of the requested kind.
     """
-    # One of many files may be empty: it becomes a reject.
-    if requested in ("auto", "text") and files.size_of(path) == 0:
-        return "text"
-
+    # Opened once: there may be a million files.
     with files.open_read(path) as file:
-        is_parquet = sniff(file.read(HEAD_BYTES)) == "parquet"
-    head = b"" if is_parquet else peek(path, 1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
-    kind = "parquet" if is_parquet else _text_kind(path, head)
+        head = file.read(LOOKED_AT_BYTES)
+        # One of many files may be empty: it becomes a reject.
+        if not head and requested in ("auto", "text"):
+            return "text"
+        is_parquet = sniff(head[:HEAD_BYTES]) == "parquet"
+        is_compressed = not is_parquet and format_of(path, file) != "plain"
+    if is_compressed:
+        head = peek(path, LOOKED_AT_BYTES)
+    kind = "parquet" if is_parquet else _text_kind(path, head.removeprefix(_BOM).lstrip())
 
     # Any text may be read as text files: each file is then one document.
     if requested == "text" and kind in ("jsonl", "text", "html", *OTHER_FORMATS):
@@ -112,6 +130,21 @@ def kind_of(path: str, requested: str = "auto") -> str:
         problem = f"this looks like {kind}, not {requested}"
         raise source_error(path, 0, problem, 'correct documents.format, or set it to "auto"')
     return kind
+
+
+def files_of(config: DocumentsConfig) -> dict[FileEntry, str]:
+    """Return the files of the corpus, each with its kind.
+
+    Costs one listing and one look into each file, inside `kept_listings` once for a command.
+
+    Raises:
+        SourceError: a file that is none of a corpus.
+    """
+    entries = files.find(config.inputs)
+    return once(
+        ("kinds", config.inputs, config.format),
+        lambda: {entry: kind_of(entry.path, config.format) for entry in entries},
+    )
 
 
 def _text_kind(path: str, head: bytes) -> str:
@@ -131,21 +164,28 @@ def _text_kind(path: str, head: bytes) -> str:
 def read_text_file(path: str, doc_id: str) -> RawDocument:
     """Read a whole text file (gz, bz2 and zst too) as one document, without a byte-order mark.
 
+    One over 64 MB is a fault.
+
     Raises:
-        SourceError: corrupt, or over 64 MB.
+        SourceError: corrupt.
     """
-    if files.size_of(path) == 0:
+    num_bytes = files.size_of(path)
+    if num_bytes == 0:
         return RawDocument(position="0", doc_id=doc_id)
 
     # Count while reading: a compressed file may be much longer than its size on disk.
     pieces, total = [], 0
-    for chunk in read_chunks(ByteRange(path=path, start=0, end=files.size_of(path))):
+    for chunk in read_chunks(ByteRange(path=path, start=0, end=num_bytes)):
         pieces.append(chunk.data)
         total += len(chunk.data)
-        if total > MAX_TEXT_FILE_BYTES:
-            problem = f"one document of more than {MAX_TEXT_FILE_BYTES >> 20} MB"
-            advice = "a text file is one document: split it, or write JSONL"
-            raise source_error(path, 0, problem, advice)
+        if total > MAX_LINE_BYTES:
+            problem = (
+                f"one document of more than {MAX_LINE_BYTES >> 20} MB: a text file is one document; "
+                "split it, or write JSONL"
+            )
+            start_bytes = b"".join(pieces)[:PAYLOAD_LENGTH]
+            payload = start_bytes.decode("utf-8", "replace")
+            return RawDocument(position="0", doc_id=doc_id, problem=problem, payload=payload)
 
     # Decoded as a whole: a character may lie across two chunks.
     content = b"".join(pieces)
@@ -162,6 +202,7 @@ def read_jsonl(
     config: DocumentsConfig,
     on_loss: LossHandler | None,
     on_stored: StoredHandler | None = None,
+    on_long: LongHandler | None = None,
 ) -> Iterator[RawDocument]:
     """Yield one document per line; blank lines are passed over.
 
@@ -171,13 +212,18 @@ def read_jsonl(
         config: the names of the fields.
         on_loss: receives each block or member that is lost; without it, a loss raises.
         on_stored: receives the byte of the file that the reader has reached.
+        on_long: receives each line that is too long; without it, such a line raises.
     """
     # Fields stay raw JSON: only those that the settings name are decoded.
     decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
-    for position, line in read_lines(span, on_loss, on_stored):
-        stripped = line.removeprefix(b"\xef\xbb\xbf").strip()
-        if stripped:
-            yield _json_document(decoder, stripped, f"{label}:{position}", config)
+    for position, line in read_lines(span, on_loss, on_stored, on_long):
+        # One of 250 MB is not held twice: neither here nor while the consumer has its document.
+        line = line.removeprefix(_BOM).strip()
+        if line:
+            document = _json_document(decoder, line, f"{label}:{position}", config)
+            del line
+            yield document
+            del document
 
 
 def _json_document(
@@ -277,9 +323,10 @@ def _json_field(row: dict[str, msgspec.Raw], name: str) -> str | None:
     if value is None:
         return None
 
-    # Encoding fails for a lone surrogate, which JSON allows.
+    # Encoding fails for a lone surrogate, which JSON allows. Piece by piece: a text may be long.
     text = str(value)
-    text.encode()
+    for start in range(0, 0 if text.isascii() else len(text), ENCODED_CHARACTERS):
+        text[start : start + ENCODED_CHARACTERS].encode()
     return text
 
 
@@ -302,7 +349,7 @@ def parquet_ranges(
         problem = f"not a readable Parquet file ({error})"
         raise source_error(path, 0, problem, "write it again") from error
     if config.text_field not in names:
-        problem = f"no column {config.text_field!r} among {', '.join(names)}"
+        problem = f"no column {config.text_field!r} among {a_few(names, shown=20)}"
         raise source_error(path, 0, problem, "name the text column with documents.text_field")
 
     ranges, start, row, num_bytes = [], 0, 0, 0

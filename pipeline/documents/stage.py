@@ -25,16 +25,18 @@ from pipeline.documents.titles_stage import FOLDER, NO_ITEM, TitleMap
 from pipeline.documents.wikitext import Anchor
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
+from pipeline.engine.local_listing import FileEntry
 from pipeline.engine.opened_once import OpenedOnce
 from pipeline.engine.row_buffer import RowBuffer
 from pipeline.engine.stage import Phase, PreparedStage, StagePlan
 from pipeline.engine.tables import RunPaths
 from pipeline.engine.tasks import Bucket, ByteRange, ListRange, RowRange, Unit
 from pipeline.engine.units import UnitReport, UnitWriter
-from pipeline.sources.range_progress import RangeProgress, loss_handler
+from pipeline.sources.range_progress import RangeProgress, long_handler, loss_handler
 from pipeline.sources.ranges import plan_ranges
 from schemas import ANCHORS, DOCUMENTS
 from schemas.errors import ConfigError
+from schemas.listing import a_few
 from schemas.settings import to_dict
 
 BATCH_CHARACTERS = 8 << 20
@@ -98,7 +100,10 @@ class DocumentsWorker:
 
         on_loss = loss_handler(out, skip_corrupt=self.config.skip_corrupt)
         if self.kinds[task.path] == "jsonl":
-            documents = corpus.read_jsonl(task, label, self.config, on_loss, progress.reached)
+            on_long = long_handler(out, task.path)
+            documents = corpus.read_jsonl(
+                task, label, self.config, on_loss, progress.reached, on_long
+            )
         else:
             documents = corpus.read_articles(task, on_loss, progress.reached)
         for document in documents:
@@ -183,19 +188,19 @@ class _DocumentSink:
         self._num_characters = 0
 
 
-def expanded(config: DocumentsConfig) -> list[str]:
-    """Return the paths of the corpus.
+def found(config: DocumentsConfig) -> list[FileEntry]:
+    """Return the files of the corpus.
 
     Raises:
         ConfigError: there are none.
     """
-    inputs = files.expand(config.inputs)
-    if not inputs:
+    entries = files.find(config.inputs)
+    if not entries:
         raise ConfigError(
             "documents.inputs is empty: "
             "give files, folders or globs, for example --input corpus.jsonl"
         )
-    return inputs
+    return entries
 
 
 def check(config: DocumentsConfig) -> None:
@@ -205,8 +210,8 @@ def check(config: DocumentsConfig) -> None:
         ConfigError: no input.
         StageError: one of the first files is none that can be read.
     """
-    for path in expanded(config)[:CHECKED_FILES]:
-        corpus.kind_of(path, config.format)
+    for entry in found(config)[:CHECKED_FILES]:
+        corpus.kind_of(entry.path, config.format)
 
 
 def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
@@ -216,17 +221,18 @@ def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
         ConfigError: no input.
         StageError: an unreadable input, or MediaWiki exports before `titles` has run.
     """
-    inputs = expanded(config)
+    entries = found(config)
+    inputs = [entry.path for entry in entries]
     # One empty file is a reject; a corpus of empty files is a mistake.
-    if not any(files.size_of(path) for path in inputs):
+    if not any(entry.num_bytes for entry in entries):
         raise StageError(
-            f"{', '.join(inputs)}: the corpus is empty: every file has 0 bytes; give other inputs"
+            f"{a_few(inputs)}: the corpus is empty: every file has 0 bytes; give other inputs"
         )
 
     # Only links of MediaWiki exports have titles: other corpora do not depend on the stage
     # `titles`.
-    kinds = {path: corpus.kind_of(path, config.format) for path in inputs}
-    stamps = {path: files.stamp(path) for path in inputs}
+    kinds = {entry.path: kind for entry, kind in corpus.files_of(config).items()}
+    stamps = {entry.path: entry.stamp for entry in entries}
     titles = ""
     if "wiki-xml" in kinds.values():
         stamps["titles"] = paths.require("titles").fingerprint
@@ -245,7 +251,7 @@ def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
         phases=(read, repeats),
         inputs=stamps,
         config=to_dict(config),
-        finish=functools.partial(finish, tuple(inputs)),
+        finish=functools.partial(finish, a_few(inputs)),
         measure=measure_of(set(kinds.values())),
         noun="documents",
     )
@@ -293,7 +299,7 @@ def labels_of(paths: Sequence[str]) -> dict[str, str]:
 
 
 def finish(
-    inputs: tuple[str, ...],
+    inputs: str,
     prepared: PreparedStage,
     reports: Sequence[UnitReport],
 ) -> dict[str, str]:
@@ -308,7 +314,7 @@ def finish(
             counters.update(report.counters)
         listed = ", ".join(f"{name} {count}" for name, count in sorted(counters.items()))
         raise StageError(
-            f"{', '.join(inputs)}: the corpus is empty: "
+            f"{inputs}: the corpus is empty: "
             f"no document with text ({listed or 'nothing in it'}); give other inputs"
         )
     return most_dropped(prepared.data)

@@ -20,7 +20,7 @@ import pyarrow as pa
 from pipeline.arrays.mapped_files import load_array, local_folder, save_array
 from pipeline.arrays.sorted_map import SortedMap, sorted_map
 from pipeline.config import DocumentsConfig
-from pipeline.documents.corpus import PAYLOAD_LENGTH, kind_of, redirect_target
+from pipeline.documents.corpus import PAYLOAD_LENGTH, files_of, redirect_target
 from pipeline.documents.title_hashes import hash_titles, resolve_titles
 from pipeline.documents.wiki_name import check_wiki
 from pipeline.documents.wikitext_titles import link_target, normalise_title
@@ -91,18 +91,16 @@ def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
         StageError: `kb` has not run, or an input cannot be read.
     """
     kb = paths.require("kb")
-    exports = [
-        path for path in files.expand(config.inputs) if kind_of(path, config.format) == "wiki-xml"
-    ]
-    for path in exports:
-        check_wiki(path, str(kb.config["wiki"]))
+    exports = [entry for entry, kind in files_of(config).items() if kind == "wiki-xml"]
+    for entry in exports:
+        check_wiki(entry.path, str(kb.config["wiki"]))
     unit_bytes = int(config.unit_mb * 2**20)
-    tasks = [task for path in exports for task in plan_ranges(path, unit_bytes)]
+    tasks = [task for entry in exports for task in plan_ranges(entry.path, unit_bytes)]
     return StagePlan(
         name="titles",
         tables=(REDIRECTS,),
         phases=(Phase(name="titles", tasks=tasks, worker=TitlesWorker(config=config)),),
-        inputs={path: files.stamp(path) for path in exports} | {"kb": kb.fingerprint},
+        inputs={entry.path: entry.stamp for entry in exports} | {"kb": kb.fingerprint},
         config=to_dict(config),
         finish=functools.partial(finish, paths),
         measure="bytes",

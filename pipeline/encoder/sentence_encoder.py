@@ -33,6 +33,7 @@ from pipeline.engine.errors import StageError
 from pipeline.engine.worker_threads import threads_of_a_worker
 from schemas.array_types import F32, I64, Ints
 from schemas.finite import not_finite
+from schemas.model_folder import weights_problem
 from schemas.processor import multiplies_bfloat16
 
 # oneDNN compiles a kernel per shape: the default, 1024 of them, takes 300 MB and saves no time.
@@ -95,6 +96,7 @@ class SentenceEncoder:
         self._pooling = _pooling(model) if kind == "encoder" else "words"
         load = _load_any_encoder if kind == "encoder" else _load_encoder
         self._model: Any = load(model).to(self.device)
+        self.tokenizer.refuse_if_longer(int(self._model.get_input_embeddings().num_embeddings))
         if dtype == "bfloat16":
             # Convert once here: autocast would otherwise do it in every forward pass.
             for module in self._model.modules():
@@ -276,9 +278,7 @@ def _load_any_encoder(model: str) -> Any:  # noqa: ANN401 - torch is not importe
     """
     from transformers import AutoModel
 
-    loaded, missing = _load(
-        model, AutoModel, "encoder", use_safetensors=True, trust_remote_code=False
-    )
+    loaded, missing = _load(model, AutoModel, "encoder")
     if loaded.config.is_encoder_decoder or getattr(loaded.config, "is_decoder", False):
         raise StageError(f"{model}: has a decoder; use an encoder, such as one for sentences")
     # The pooler works on the vector of the first token for a head; neither is used.
@@ -303,7 +303,6 @@ def _load(
     model: str,
     loader: Any,  # noqa: ANN401 - a class of transformers
     component: str,
-    **settings: bool,
 ) -> tuple[Any, list[str]]:
     """Load a model, and return it with the names of the weights that the checkpoint lacks.
 
@@ -311,7 +310,11 @@ def _load(
         StageError: it cannot be loaded.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers.utils import logging
+
+    if Path(model).is_dir() and (problem := weights_problem(Path(model))):
+        raise StageError(load_failure(component, model, problem))
 
     # Transformers logs weights that the checkpoint lacks; the callers decide about them instead.
     logging.disable_progress_bar()
@@ -319,9 +322,15 @@ def _load(
     logging.set_verbosity_error()
     try:
         loaded, info = loader.from_pretrained(
-            model, dtype=torch.float32, output_loading_info=True, **settings
+            model,
+            dtype=torch.float32,
+            output_loading_info=True,
+            # No code of the model's own, and no pickle: both run what a stranger wrote.
+            use_safetensors=True,
+            trust_remote_code=False,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        # A RuntimeError: sizes that differ between its settings and its weights.
         raise StageError(load_failure(component, model, error)) from error
     finally:
         logging.set_verbosity(verbosity)

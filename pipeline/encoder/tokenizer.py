@@ -23,6 +23,8 @@ from pipeline.arrays.runs import offsets_of
 from pipeline.engine.errors import StageError
 from pipeline.engine.worker_threads import threads_of_a_worker
 from schemas.array_types import I64, U32, Array, Bools
+from schemas.listing import a_few
+from schemas.model_folder import CONFIG, longer_tokenizer, model_problem
 
 TOKENIZER_FILE = "tokenizer.json"
 # One opens a sequence, one closes it.
@@ -31,6 +33,8 @@ NUM_SPECIAL = 2
 CHUNK_TEXTS, CHUNK_CHARACTERS = 2048, 1 << 20
 # A masked language model, or an encoder of any kind: its head is never used.
 ModelKind = Literal["masked", "encoder"]
+# Some need the tokenizer of a masked language model alone.
+NeededKind = Literal["masked", "encoder", "tokenizer"]
 # A key is the number of a text above these bits, and a code point of that text in them.
 TEXT_BITS = 32
 
@@ -112,7 +116,8 @@ class TextTokenizer:
             kind: only a masked language model needs a mask token.
 
         Raises:
-            StageError: there is none, it is not a fast one, or it has no mask token.
+            StageError: there is none, it is not a fast one, it has no mask token, or more tokens than
+                the model has embeddings.
         """
         from transformers import AutoTokenizer
 
@@ -133,12 +138,26 @@ class TextTokenizer:
                 "use a masked language model (BERT or RoBERTa family)"
             )
 
+        # Of an encoder, which is loaded too, its embeddings are counted themselves.
+        if kind == "masked":
+            self.refuse_if_longer(_vocab_size(model))
+
         # Some models' files ask for truncation or padding. A copy does neither; `save` writes the
         # original unchanged.
         self._bare: Any = copy.deepcopy(self._tokenizer.backend_tokenizer)
         self._bare.no_truncation()
         self._bare.no_padding()
         self._bare.encode_special_tokens = True
+
+    def refuse_if_longer(self, num_embeddings: int | None) -> None:
+        """Refuse the tokenizer if it has more tokens than its model has embeddings.
+
+        Raises:
+            StageError: it has.
+        """
+        problem = longer_tokenizer(self.model, len(self._tokenizer), num_embeddings)
+        if problem:
+            raise StageError(problem)
 
     @property
     def mask_id(self) -> int:
@@ -264,6 +283,24 @@ class TextTokenizer:
         return hashlib.sha256((Path(folder) / TOKENIZER_FILE).read_bytes()).hexdigest()
 
 
+def _vocab_size(model: str) -> int | None:
+    """Return the number of a model's embeddings; None where it has no config.json that says so."""
+    from transformers.utils import cached_file
+
+    path = cached_file(
+        model,
+        CONFIG,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    try:
+        settings = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+        return int(settings["vocab_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _chunk_bounds(texts: Sequence[str]) -> list[int]:
     """Return the numbers of the texts at which chunks begin, and the number of all texts.
 
@@ -288,7 +325,7 @@ def _set_tokenizer_threads() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if threads > 1 else "false")
 
 
-def load_failure(component: str, model: str, error: Exception) -> str:
+def load_failure(component: str, model: str, error: Exception | str) -> str:
     """Return the message for a component of a model that cannot be loaded."""
     cause = str(error).splitlines()[0]
     return (
@@ -297,19 +334,19 @@ def load_failure(component: str, model: str, error: Exception) -> str:
     )
 
 
-def check_model(model: str, kind: ModelKind = "masked", flag: str = "--model") -> None:
+def check_model(model: str, kind: NeededKind = "masked", flag: str = "--model") -> None:
     """Check, before any work, that a local folder holds a model of a kind.
 
     Imports nothing. A model given by its name is not checked.
 
     Args:
         model: name or folder.
-        kind: what it must be.
+        kind: what it must be; a tokenizer serves without weights.
         flag: the option that names it, for errors.
 
     Raises:
-        StageError: the folder has no config.json, or names another architecture; an encoder has no
-            weights in safetensors.
+        StageError: the folder has no config.json, or names another architecture; its weights are not
+            there, not in safetensors, or not those of its config.json; its tokenizer is too long.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -318,31 +355,31 @@ def check_model(model: str, kind: ModelKind = "masked", flag: str = "--model") -
             raise StageError(f"{model}: no such model folder; check {flag}")
         return
 
-    if not (folder / "config.json").exists():
+    if not (folder / CONFIG).exists():
         raise StageError(f"{model}: no config.json in this folder, so it is no model; check {flag}")
-    if kind == "encoder":
-        _check_safetensors(folder)
+    if kind != "encoder":
+        _check_architecture(folder)
+    problem = model_problem(folder, needs_weights=kind != "tokenizer")
+    if problem:
+        raise StageError(problem)
+
+
+def _check_architecture(folder: Path) -> None:
+    """Refuse a model of another kind, by its config.json as far as it can be read.
+
+    Raises:
+        StageError: it is no masked language model.
+    """
+    try:
+        architectures = json.loads((folder / CONFIG).read_text())["architectures"] or []
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return
-    architectures = json.loads((folder / "config.json").read_text()).get("architectures") or []
     if architectures and not any(
         name.endswith(("ForMaskedLM", "ForPreTraining")) for name in architectures
     ):
         raise StageError(
-            f"{model}: is {', '.join(architectures)}, no masked language model; "
+            f"{folder}: is {a_few(architectures)}, no masked language model; "
             "use a BertForMaskedLM or RobertaForMaskedLM"
-        )
-
-
-def _check_safetensors(folder: Path) -> None:
-    """Refuse weights in another form: a pickle may run any program when it is read.
-
-    Raises:
-        StageError: the folder has no file of safetensors.
-    """
-    if not any(folder.glob("*.safetensors")):
-        raise StageError(
-            f"{folder}: no weights in safetensors (*.safetensors), and no other form is read; "
-            "use a model that has them, or convert it with `save_pretrained`"
         )
 
 

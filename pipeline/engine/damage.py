@@ -53,7 +53,7 @@ def _sizes(folder: str, entries: Iterable[PartFile]) -> dict[str, int]:
     """Return the length of every file in the folders of some entries: one listing a folder."""
     folders = {_full_path(folder, entry).rsplit("/", 1)[0] for entry in entries}
     return {
-        found.path: int(found.size_in_bytes)
+        found.path: found.num_bytes
         for name in sorted(folders)
         for found in files.list_files(files.join(name, "*"))
     }

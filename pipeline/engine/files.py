@@ -16,10 +16,12 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, cast
 
-from apache_beam.io.filesystem import CompressionTypes, FileMetadata
+from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline.engine.errors import StageError
+from pipeline.engine.kept_listings import once
+from pipeline.engine.local_listing import FileEntry, local_entry, local_matches
 from schemas.durable import is_special, publish
 from schemas.errors import ConfigError
 from schemas.manifest import PartFile
@@ -181,18 +183,30 @@ def remove(path: str) -> None:
         FileSystems.delete([path])
 
 
-def list_files(pattern: str) -> list[FileMetadata]:
-    """List what a pattern matches, with path and size, sorted by path."""
+def list_files(pattern: str) -> list[FileEntry]:
+    """List what a pattern matches, sorted by path. Costs one look at each file that it matches."""
+    if is_local(pattern):
+        return sorted(local_matches(pattern), key=lambda entry: entry.path)
     matched = FileSystems.match([pattern])[0].metadata_list
-    return sorted(matched, key=lambda metadata: cast(str, metadata.path))
+    entries = [
+        FileEntry(found.path, int(found.size_in_bytes), found.last_updated_in_seconds or 0.0)
+        for found in matched
+    ]
+    return sorted(entries, key=lambda entry: entry.path)
 
 
-def _metadata_of(path: str) -> FileMetadata:
-    """Return the metadata of a file by its literal name, with wildcards in it or not.
+def _entry_of(path: str) -> FileEntry:
+    """Return the entry of a file by its literal name, with wildcards in it or not.
 
     Raises:
         StageError: no such file.
     """
+    if is_local(path):
+        try:
+            found = Path(path).stat()
+        except (OSError, ValueError) as error:
+            raise StageError(f"{path}: no such file; check the path") from error
+        return local_entry(path, found)
     matches = list_files(glob.escape(path))
     if not matches:
         raise StageError(f"{path}: no such file; check the path")
@@ -205,39 +219,69 @@ def size_of(path: str) -> int:
     Raises:
         StageError: no such file.
     """
-    return int(_metadata_of(path).size_in_bytes)
+    return _entry_of(path).num_bytes
 
 
 def stamp(path: str) -> str:
-    """Return what distinguishes versions of an input file: name, size and time of change."""
-    metadata = _metadata_of(path)
-    return f"{metadata.path}:{metadata.size_in_bytes}:{metadata.last_updated_in_seconds or 0:.0f}"
+    """Return what distinguishes versions of an input file: name, size and time of change.
+
+    Raises:
+        StageError: no such file.
+    """
+    return _entry_of(path).stamp
 
 
 def expand(patterns: tuple[str, ...]) -> list[str]:
+    """Return the paths that `find` finds.
+
+    Raises:
+        StageError: a pattern without a file, or something that is no regular file.
+    """
+    return [entry.path for entry in find(patterns)]
+
+
+def find(patterns: tuple[str, ...]) -> list[FileEntry]:
     """List the files of paths, folders (their files, not their folders) and globs, each once,
     sorted per pattern.
 
-    A path that exists is taken literally, whichever characters it has.
+    A path that exists is taken literally, whichever characters it has. Costs one listing of a
+    folder and one look at each of its files.
 
     Raises:
-        StageError: a pattern without a file.
+        StageError: a pattern without a file, or something that is no regular file.
     """
-    # A dict keeps the order of the patterns and drops repeats.
-    paths: dict[str, None] = {}
-    for pattern in patterns:
-        is_there = exists(pattern)
-        literal = glob.escape(pattern) if is_there else pattern
-        in_folder = [entry.path for entry in list_files(join(literal, "*"))] if is_there else []
-        matches = in_folder or [entry.path for entry in list_files(literal)]
+    return once(("listing", patterns), lambda: _found(patterns))
 
-        # A local glob matches folders too.
-        matches = [path for path in matches if REMOTE_MARK in path or not Path(path).is_dir()]
+
+def _found(patterns: tuple[str, ...]) -> list[FileEntry]:
+    # A dict keeps the order of the patterns and drops repeats.
+    entries: dict[str, FileEntry] = {}
+    for pattern in patterns:
+        matches, problem = _matches(pattern)
         if not matches:
-            problem = "a folder without files" if is_there else "no such file or folder"
             raise StageError(f"{pattern}: {problem}; check the path")
-        paths.update(dict.fromkeys(matches))
-    return list(paths)
+        entries.update((entry.path, entry) for entry in matches)
+
+    special = next((entry.path for entry in entries.values() if not entry.is_regular), "")
+    if special:
+        # It cannot be read twice, and a pipe that nobody writes to would be waited for.
+        raise StageError(
+            f"{special}: is a pipe or a device, not a file; write its content to a file, and give that"
+        )
+    return list(entries.values())
+
+
+def _matches(pattern: str) -> tuple[list[FileEntry], str]:
+    """Return the files of one pattern, and what it means if there are none."""
+    if not exists(pattern):
+        return list_files(pattern), "no such file or folder"
+    if is_local(pattern) and not Path(pattern).is_dir():
+        return [_entry_of(pattern)], ""
+    literal = glob.escape(pattern)
+    in_folder = list_files(join(literal, "*"))
+    # In a bucket a name without anything below it is a file.
+    in_folder = in_folder or ([] if is_local(pattern) else list_files(literal))
+    return in_folder, "a folder without files"
 
 
 class HashingSink:

@@ -72,9 +72,9 @@ def _empty_batch(schema: pa.Schema) -> pa.RecordBatch:
 
 def read_spill(data: str, kind: str, bucket: int) -> Iterator[pa.Table]:
     """Yield the rows of one bucket, a table per unit, in the order of the units."""
-    for metadata in files.list_files(files.join(spill_folder(data), f"{kind}-*.arrow")):
+    for entry in files.list_files(files.join(spill_folder(data), f"{kind}-*.arrow")):
         with (
-            files.open_read(metadata.path) as source,
+            files.open_read(entry.path) as source,
             pa.ipc.open_file(pa.PythonFile(source, mode="r")) as reader,
         ):
             yield pa.Table.from_batches([reader.get_batch(bucket)])

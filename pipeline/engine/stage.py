@@ -27,6 +27,7 @@ import functools
 import hashlib
 import json
 import logging
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -51,6 +52,7 @@ from pipeline.engine.units import (
     finished_units,
     unit_path,
 )
+from schemas.listing import a_few
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
 from schemas.parent import end_with_parent
 from schemas.rejects import REJECTS
@@ -209,10 +211,14 @@ def _differences(plan: StagePlan, manifest: Manifest) -> Iterator[str]:
             yield f"{key} is {ours.get(key)!r} now, it was {theirs.get(key)!r}"
             is_said = True
     inputs = plan.inputs | ({ADDED: plan.added} if plan.added else {})
-    for name in sorted({*inputs, *manifest.inputs}):
-        if inputs.get(name) != manifest.inputs.get(name):
-            yield f"{name} was changed or made again"
-            is_said = True
+    changed = [
+        name
+        for name in sorted({*inputs, *manifest.inputs})
+        if inputs.get(name) != manifest.inputs.get(name)
+    ]
+    if changed:
+        yield f"{a_few(changed)} {'was' if len(changed) == 1 else 'were'} changed or made again"
+        is_said = True
     if not is_said:
         yield "its input is another one, or was cut otherwise"
 
@@ -477,9 +483,20 @@ def check_counters(plan: StagePlan, counters: Counter[str]) -> None:
     if rejects > plan.max_reject_rate * max(rows_in, 1):
         raise StageError(
             f"{plan.name}: {rejects} of {rows_in} inputs were rejected, over the limit of "
-            f"{plan.max_reject_rate:.2%}; look at {plan.name}/{plan.data_folder}/rejects, "
+            f"{plan.max_reject_rate:.2%}; {_how_to_read_rejects(plan)}, "
             "correct the input, or raise max_reject_rate"
         )
+
+
+def _how_to_read_rejects(plan: StagePlan) -> str:
+    """Say where the rejects of a stage lie that has not finished: no view shows them."""
+    folder = files.join(plan.root, plan.name, plan.data_folder, REJECTS.name)
+    if not files.is_local(folder):
+        return f"look at {folder}"
+    # The views show finished stages alone, so the files are named.
+    pattern = f"{folder}/*.parquet".replace("'", "''")
+    query = shlex.quote(f"SELECT reason, key FROM '{pattern}'")
+    return f"look at them with: trelm-pipeline sql --run {shlex.quote(plan.root)} {query}"
 
 
 def _table_files(table: Table, plan: StagePlan, part_files: Sequence[PartFile]) -> TableFiles:
@@ -495,8 +512,8 @@ def _remove_older(prepared: PreparedStage) -> None:
     Only folders that a stage names so are removed: a user may have put `data-raw` beside them.
     """
     older = {
-        metadata.path.split("/data-")[-1].split("/")[0]
-        for metadata in files.list_files(files.join(prepared.folder, "data-*", "**"))
+        entry.path.split("/data-")[-1].split("/")[0]
+        for entry in files.list_files(files.join(prepared.folder, "data-*", "**"))
     }
     for name in sorted(older):
         is_ours = len(name) == FINGERPRINT_DIGITS and not name.strip("0123456789abcdef")

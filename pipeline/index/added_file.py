@@ -21,6 +21,7 @@ from pipeline.kb.entity_rows import INSTANCE_OF
 from pipeline.kb.ids import parse_id
 from pipeline.kb.terms import MAX_SURFACE_CHARACTERS, clean
 from schemas import ALIASES, ENTITIES, TRIPLES
+from schemas.bounded_lines import bounded_lines
 from schemas.ids import is_own, item_id, parse_item_id
 
 EXAMPLE = (
@@ -90,10 +91,7 @@ def read_added(path: str) -> dict[int, AddedEntity]:
     entities: dict[int, AddedEntity] = {}
     line_of: dict[int, int] = {}
     with files.open_read(path) as file:
-        for number, line in enumerate(file, 1):
-            # An empty line at the end of a file is common.
-            if not line.strip():
-                continue
+        for number, line in bounded_lines(file, path):
             entity = parse_line(line, f"{path}:{number}")
             if entity.number in entities:
                 raise StageError(

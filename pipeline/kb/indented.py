@@ -17,8 +17,9 @@ from pipeline.kb.model import UNREADABLE
 from pipeline.sources.chunks import SourceError, source_error
 from pipeline.sources.opening import read_chunks
 from pipeline.sources.ranges import peek
+from schemas.bounded_lines import MAX_LINE_BYTES
 
-MAX_BYTES = 256 << 20
+MAX_BYTES = MAX_LINE_BYTES
 # An object whose first line holds nothing but its brace, alone or in an array.
 _INDENTED = re.compile(rb'\s*(?:\[\s*)?\{[ \t]*(?:"entities"[ \t]*:[ \t]*\{[ \t]*)?\r?\n')
 
@@ -34,7 +35,7 @@ def read_indented(path: str) -> Iterator[bytes]:
     """Yield the records of an indented document: the elements of an array, or the whole.
 
     Raises:
-        SourceError: longer than 256 MB, damaged, or cut off.
+        SourceError: longer than 64 MB, damaged, or cut off.
     """
     content = bytearray()
     for chunk in read_chunks(ByteRange(path=path, start=0, end=files.size_of(path))):
@@ -44,13 +45,14 @@ def read_indented(path: str) -> Iterator[bytes]:
             advice = "write one entity per line, as in Wikidata's dumps, for example with jq -c"
             raise source_error(path, 0, problem, advice)
 
-    text = bytes(content).removeprefix(b"\xef\xbb\xbf").strip()
+    if content.startswith(b"\xef\xbb\xbf"):
+        del content[:3]
     try:
-        if text.startswith(b"["):
-            yield from map(bytes, msgspec.json.decode(text, type=list[msgspec.Raw]))
+        if content.lstrip()[:1] == b"[":
+            yield from map(bytes, msgspec.json.decode(content, type=list[msgspec.Raw]))
         else:
-            msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-            yield text
+            msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+            yield bytes(content).strip()
     except UNREADABLE as error:
         problem = f"an indented document that is not JSON ({error})"
         raise source_error(

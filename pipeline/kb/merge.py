@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 
-from pipeline.database.connection import connect
+from pipeline.database.connection import working_database
 from pipeline.kb.entity_rows import INSTANCE_OF
 from schemas import ALIASES, ENTITIES, STATEMENTS, TRIPLES
 from schemas.table import Table
@@ -85,7 +85,7 @@ def united_rows(rows: Mapping[str, list[pa.Table]]) -> Iterator[tuple[Table, pa.
     Args:
         rows: by table, the rows of all occurrences, with a column OCCURRENCE, in the dumps' order.
     """
-    with connect(MEMORY_GB) as connection:
+    with working_database(MEMORY_GB) as connection:
         for table in (ENTITIES, ALIASES, TRIPLES, STATEMENTS):
             # The name in the queries is that of the one table here, not of all rows.
             name = "entity" if table is ENTITIES else table.name

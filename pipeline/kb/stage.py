@@ -40,10 +40,11 @@ from pipeline.kb.sql_redirects import (
 from pipeline.kb.update import UpdatePlan, check_copied, open_revisions, plan_update
 from pipeline.sources.chunks import SourceError, source_error
 from pipeline.sources.lines import read_lines
-from pipeline.sources.range_progress import RangeProgress, loss_handler
+from pipeline.sources.range_progress import RangeProgress, long_handler, loss_handler
 from pipeline.sources.ranges import peek, plan_ranges
 from schemas import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, STATEMENTS, TRIPLES
 from schemas.errors import ConfigError
+from schemas.listing import a_few
 from schemas.settings import to_dict
 
 # JSON whose rows are collected before they become columns: about 40 MB of Python values.
@@ -118,7 +119,7 @@ class KbWorker:
         lines = (
             (("0", record) for record in read_indented(path))
             if path in self.indented
-            else read_lines(unit.task, on_loss, progress.reached)
+            else read_lines(unit.task, on_loss, progress.reached, long_handler(out, path))
         )
         for position, line in lines:
             for outcome in builder.add_line(line):
@@ -266,7 +267,7 @@ def plan(config: KbConfig, paths: RunPaths) -> StagePlan:
         phases=(*update.before, parse, repeats, *update.then),
         inputs={path: files.stamp(path) for path in inputs} | update.inputs,
         config=to_dict(config),
-        finish=functools.partial(finish, tuple(dumps)),
+        finish=functools.partial(finish, a_few(dumps)),
         measure="bytes",
         noun="entities",
     )
@@ -354,9 +355,7 @@ def pair_sql_dumps(paths: Sequence[str]) -> dict[str, str]:
     }
 
 
-def finish(
-    dumps: tuple[str, ...], prepared: PreparedStage, reports: Sequence[UnitReport]
-) -> dict[str, str]:
+def finish(dumps: str, prepared: PreparedStage, reports: Sequence[UnitReport]) -> dict[str, str]:
     """Refuse a dump without items; make sure that an update lost none.
 
     Raises:
@@ -366,5 +365,5 @@ def finish(
     if "update" in prepared.plan.inputs:
         check_copied(prepared.data, reports)
     if not any(ENTITIES.name in report.parts for report in reports):
-        raise StageError(f"{', '.join(dumps)}: no Wikidata item in it; give a dump of items")
+        raise StageError(f"{dumps}: no Wikidata item in it; give a dump of items")
     return {}

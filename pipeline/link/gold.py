@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
+from schemas.bounded_lines import bounded_lines
 from schemas.ids import item_id, parse_item_id
 
 
@@ -41,10 +42,8 @@ def read_gold(path: str) -> Iterator[GoldDocument]:
         StageError: a line is no such document; the message names file and line.
     """
     with files.open_read(path) as file:
-        for number, line in enumerate(file, 1):
-            # An empty line at the end of a file is common.
-            if line.strip():
-                yield _document(line, f"{path}:{number}")
+        for number, line in bounded_lines(file, path):
+            yield _document(line, f"{path}:{number}")
 
 
 def load_gold(path: str) -> dict[str, GoldDocument]:

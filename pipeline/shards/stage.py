@@ -188,7 +188,7 @@ def check(config: ShardsConfig) -> None:
         StageError: the model cannot be used.
         ConfigError: a row of the file of templates is no template.
     """
-    check_model(config.model)
+    check_model(config.model, "tokenizer")
     if config.statements:
         statement_templates(config.statement_templates)
 

@@ -3,22 +3,30 @@
 Every span except the one at the start of the file skips through its first newline, even where it
 happens to start a line, and owns no line if it has no newline. Every span that owns a line reads on
 past its end through the next newline. So each line comes from exactly one span, however the file is
-cut. Memory: one chunk and one line.
+cut. Memory: one chunk, and one line once; a line that is too long is passed over, not held.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
 
 from pipeline.engine.tasks import ByteRange
 from pipeline.sources.chunks import Chunk, LossHandler, StoredHandler, source_error
 from pipeline.sources.opening import read_chunks
+from schemas import bounded_lines
 
-MAX_LINE_BYTES = 256 << 20
+# What is kept of a line that is too long, for its reject.
+START_BYTES = 2000
+# Receives the position of a line that is too long, the reason, and the line's start.
+LongHandler = Callable[[str, str, bytes], None]
 
 
 def read_lines(
-    span: ByteRange, on_loss: LossHandler | None = None, on_stored: StoredHandler | None = None
+    span: ByteRange,
+    on_loss: LossHandler | None = None,
+    on_stored: StoredHandler | None = None,
+    on_long: LongHandler | None = None,
 ) -> Iterator[tuple[str, bytes]]:
     """Yield the position of each line of the span, and the line with its newline.
 
@@ -31,11 +39,13 @@ def read_lines(
         on_loss: receives each block or member that is lost; without it, a loss raises.
         on_stored: receives, chunk by chunk, the byte of the file up to which lines have come out.
             It moves even inside a member of many GB.
+        on_long: receives each line of more than 64 MB; without it, such a line raises.
 
     Raises:
-        SourceError: corrupt input (unless `on_loss` takes it), or a line of more than 256 MB.
+        SourceError: corrupt input (unless `on_loss` takes it), or a line that is too long (unless
+            `on_long` takes it).
     """
-    assembler = _LineAssembler(span)
+    assembler = _LineAssembler(span, on_long)
     for chunk in read_chunks(span, on_loss):
         yield from assembler.feed(chunk)
         if on_stored is not None:
@@ -48,12 +58,15 @@ def read_lines(
 class _LineAssembler:
     """Split chunks into lines; keep the start of a line until its newline comes."""
 
-    def __init__(self, span: ByteRange) -> None:
+    def __init__(self, span: ByteRange, on_long: LongHandler | None) -> None:
         self._path = span.path
+        self._on_long = on_long
+        self._max_bytes = bounded_lines.MAX_LINE_BYTES
         # Whether all bytes through the next newline belong to the span before.
         self._skipping = span.start != 0
-        # The pieces of the line that has started, their length, and its position.
-        self._pieces: list[bytes] = []
+        # The line that has started: what is kept of it, all its length, and its position. The
+        # buffer's value is taken from it without a copy.
+        self._kept = io.BytesIO()
         self._num_bytes = 0
         self._position = ""
         self.done = False
@@ -62,7 +75,7 @@ class _LineAssembler:
         """Yield the lines that end in the chunk."""
         # After a loss no one knows where a line starts: go on at the next newline.
         if chunk.broken:
-            self._skipping, self._pieces, self._num_bytes = True, [], 0
+            self._skipping, self._kept, self._num_bytes = True, io.BytesIO(), 0
         # No newline in the whole span: it owns no line.
         if not chunk.owned and self._skipping:
             self.done = True
@@ -76,7 +89,12 @@ class _LineAssembler:
             self._skipping = False
 
         while (newline := data.find(b"\n", start)) >= 0:
-            yield self._end_line(chunk, data[start : newline + 1], start)
+            # Nearly all lines lie within one chunk and need no buffer.
+            if not self._num_bytes and newline - start <= self._max_bytes:
+                yield f"{chunk.prefix}{chunk.offset + start}", data[start : newline + 1]
+            else:
+                self._keep(chunk, data[start : newline + 1], start)
+                yield from self._take()
             start = newline + 1
             # The first newline after the span ends its last line.
             if not chunk.owned:
@@ -84,32 +102,50 @@ class _LineAssembler:
                 return
         self._keep(chunk, data[start:], start)
 
-    def _end_line(self, chunk: Chunk, end: bytes, start: int) -> tuple[str, bytes]:
-        """Return a line that ends with these bytes of the chunk, and its position."""
-        # Nearly all lines lie within one chunk and need no copy.
-        if not self._pieces:
-            return f"{chunk.prefix}{chunk.offset + start}", end
-
-        line = b"".join([*self._pieces, end])
-        self._pieces, self._num_bytes = [], 0
-        return self._position, line
-
     def _keep(self, chunk: Chunk, data: bytes, start: int) -> None:
-        """Keep the bytes of a line that goes on in the next chunk."""
+        """Keep the bytes of a line that goes on in the next chunk.
+
+        Raises:
+            SourceError: the line is too long, and nobody takes such lines.
+        """
         if not data:
             return
-        if not self._pieces:
+        if not self._num_bytes:
             self._position = f"{chunk.prefix}{chunk.offset + start}"
-        self._pieces.append(data)
-        self._num_bytes += len(data)
-
+        was_too_long = self._num_bytes > self._max_bytes
+        self._num_bytes += len(data) - data.endswith(b"\n")
         # A file without newlines would otherwise fill the memory.
-        if self._num_bytes > MAX_LINE_BYTES:
-            offset = int(self._position.partition("+")[0])
-            problem = f"the line at {self._position} is longer than {MAX_LINE_BYTES >> 20} MB"
-            raise source_error(self._path, offset, problem, "write one record per line")
+        if self._num_bytes <= self._max_bytes:
+            self._kept.write(data)
+        elif not was_too_long:
+            if self._on_long is None:
+                offset = int(self._position.partition("+")[0])
+                problem = f"the line at {self._position} is longer than {self._limit}"
+                raise source_error(self._path, offset, problem, "write one record per line")
+            with self._kept.getbuffer() as kept:
+                start_bytes = bytes(kept[:START_BYTES]) + data[:START_BYTES]
+            self._kept = io.BytesIO(start_bytes[:START_BYTES])
+
+    @property
+    def _limit(self) -> str:
+        return f"{self._max_bytes / (1 << 20):g} MB"
+
+    def _take(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the line that was kept; hand it over instead if it is too long."""
+        if self._num_bytes <= self._max_bytes:
+            # Nothing here holds the line while the consumer works on it.
+            yield self._position, self._emptied()
+            return
+        if self._on_long is not None:
+            reason = f"the line is longer than {self._limit}"
+            self._on_long(self._position, reason, self._emptied())
+
+    def _emptied(self) -> bytes:
+        """Return what was kept, and begin anew; the value is the buffer's own, no copy."""
+        kept, self._kept, self._num_bytes = self._kept, io.BytesIO(), 0
+        return kept.getvalue()
 
     def last_line(self) -> Iterator[tuple[str, bytes]]:
         """Yield the file's last line, if it has no newline."""
-        if self._pieces and not self._skipping:
-            yield self._position, b"".join(self._pieces)
+        if self._num_bytes and not self._skipping:
+            yield from self._take()

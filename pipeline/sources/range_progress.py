@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.engine.tasks import ByteRange, ListRange, RowRange
 from pipeline.engine.units import UnitWriter
 from pipeline.sources.chunks import LossHandler, SourceError
+from pipeline.sources.lines import LongHandler
 
 LOST = "corrupt block or member"
 # Progress is sent once per this number of records: a message costs more than a record.
@@ -20,6 +21,16 @@ def loss_handler(out: UnitWriter, *, skip_corrupt: bool) -> LossHandler | None:
         out.reject(error.message.partition(";")[0], LOST, error.message)
 
     return handle if skip_corrupt else None
+
+
+def long_handler(out: UnitWriter, path: str) -> LongHandler:
+    """Return a handler that makes each line of a file that is too long a rejected input."""
+
+    def handle(position: str, reason: str, start: bytes) -> None:
+        out.count("rows_in")
+        out.reject(f"{path}:{position}", reason, start.decode("utf-8", "replace"))
+
+    return handle
 
 
 class RangeProgress:

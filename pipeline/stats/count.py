@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.arrays.mapped_files import local_folder
-from pipeline.database.connection import connect
+from pipeline.database.connection import working_database
 from pipeline.engine import files
 from pipeline.engine.spill import spill_folder, write_runs, write_spill
 from pipeline.engine.tables import read_batches
@@ -243,7 +243,7 @@ def count_unit(
     """
     out.count("rows_in", mentions.num_rows)
     out.count("rows_out", mentions.num_rows)
-    with connect() as connection:
+    with working_database() as connection:
         connection.register("mentions", mentions)
         add_facts(connection, spill.folder)
         connection.execute(_OCCURRENCES)

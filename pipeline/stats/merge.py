@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import StatsConfig
-from pipeline.database.connection import add_view, connect
+from pipeline.database.connection import add_view, working_database
 from pipeline.engine.spill import concat_spill, read_spill, write_spill
 from pipeline.engine.tables import RunPaths
 from pipeline.engine.units import UnitWriter
@@ -88,7 +88,7 @@ FROM facts f JOIN fact p USING (subject, object) ORDER BY ALL
 
 def merge_entities(config: StatsConfig, paths: RunPaths, out: UnitWriter) -> None:
     """Write `entity_frequency` and `tail_summary`; leave the totals of entities."""
-    with connect(config.memory_gb) as connection:
+    with working_database(config.memory_gb) as connection:
         for group in ("entity", "corpus"):
             _merge(connection, group, out.folder, 0)
 
@@ -135,7 +135,7 @@ def merge_entities(config: StatsConfig, paths: RunPaths, out: UnitWriter) -> Non
 
 def merge_surfaces(config: StatsConfig, bucket: int, out: UnitWriter) -> None:
     """Write one bucket of `surface_frequency`."""
-    with connect(config.memory_gb) as connection:
+    with working_database(config.memory_gb) as connection:
         _merge(connection, "surface", out.folder, bucket)
         # All surfaces of an item, in all buckets, share its total.
         _totals(connection, out.folder)
@@ -158,7 +158,7 @@ def merge_pairs(config: StatsConfig, bucket: int, out: UnitWriter) -> None:
         "num_documents": num_documents[is_frequent],
     }
 
-    with connect(config.memory_gb) as connection:
+    with working_database(config.memory_gb) as connection:
         connection.register("pair", pa.table(columns))
         # The normalised mutual information needs the number of all sentences and documents.
         _merge(connection, "corpus", out.folder, 0)
@@ -174,7 +174,7 @@ def _occurrences(folder: str, kind: str, bucket: int) -> U64:
 
 def merge_facts(config: StatsConfig, out: UnitWriter) -> None:
     """Write `fact_support`."""
-    with connect(config.memory_gb) as connection:
+    with working_database(config.memory_gb) as connection:
         _merge(connection, "fact", out.folder, 0)
         add_facts(connection, out.folder)
         _write(out, FACT_SUPPORT, connection, FACT_QUERY, {})

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.config import StatsConfig
-from pipeline.database.connection import add_triples, add_view, connect
+from pipeline.database.connection import add_triples, add_view, working_database
 from pipeline.engine.stage import Phase, StagePlan
 from pipeline.engine.tables import RunPaths, check_table
 from pipeline.engine.tasks import Bucket, ListRange, Unit
@@ -90,7 +90,7 @@ class TableWorker:
 
     def _write_linked_facts(self, out: UnitWriter) -> None:
         """Write the triples between linked entities, merged items followed."""
-        with connect(self.config.memory_gb) as connection:
+        with working_database(self.config.memory_gb) as connection:
             add_triples(connection, self.paths)
             add_view(connection, "links", self.paths.files("link", LINKS), LINKS)
             write_facts(out.folder, connection.sql(FACTS_QUERY).to_arrow_reader(FACT_BATCH))

@@ -17,6 +17,7 @@ from pipeline.engine.tables import RunPaths
 from pipeline.synth.facts import Fact, Pool, choose_facts
 from pipeline.synth.settings import SynthConfig
 from schemas.errors import ConfigError
+from schemas.listing import a_few
 
 # Subjects read for each one that is used: caps and single tails leave some without a fact.
 SPARE = 4
@@ -145,6 +146,6 @@ def _check(
     if not present or (config.relations and missing):
         tokens = f" with an object that is a single token of {config.model}" if config.model else ""
         raise ConfigError(
-            f"{run}: the knowledge base has no usable fact{tokens} of {', '.join(missing)}; "
+            f"{run}: the knowledge base has no usable fact{tokens} of {a_few(missing)}; "
             "choose other --relation, or templates for relations that it has"
         )

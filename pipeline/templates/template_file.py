@@ -17,6 +17,7 @@ from typing import Any
 from pipeline.engine import files
 from pipeline.templates.filling import SLOTS
 from pipeline.templates.property_ids import property_number
+from schemas.bounded_lines import bounded_lines
 from schemas.errors import ConfigError
 
 OWN = Path(__file__).with_name("templates.jsonl")
@@ -33,10 +34,8 @@ def read_templates(path: str) -> list[dict[str, Any]]:
     """
     rows = []
     with files.open_read(path) as file:
-        for number, line in enumerate(file, 1):
-            # An empty line at the end of a file is common.
-            if line.strip():
-                rows.append(_checked(line, f"{path}:{number}"))
+        for number, line in bounded_lines(file, path):
+            rows.append(_checked(line, f"{path}:{number}"))
     return rows
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from schemas import machine
-from schemas.machine import free_memory, total_memory, usable_cores
+from schemas.machine import free_disk, free_memory, total_memory, usable_cores
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,76 @@ def test_cores_of_an_old_control_group(tmp_path: Path, monkeypatch: pytest.Monke
     for text, cores in (("-1", 8), ("300000", 3)):
         quota.write_text(f"{text}\n")
         assert usable_cores() == cores
+
+
+def own_groups(folder: Path, monkeypatch: pytest.MonkeyPatch, lines: str) -> Path:
+    """Let control groups lie in a folder."""
+    (folder / "own").write_text(lines)
+    monkeypatch.setattr(machine, "OWN_GROUPS", folder / "own")
+    monkeypatch.setattr(machine, "CONTROL_GROUPS", folder)
+    for name in ("MEMORY_LIMITS", "MEMORY_IN_USE", "MEMORY_USES", "OLD_CPU_LIMIT"):
+        moved = tuple(
+            folder / path.relative_to("/sys/fs/cgroup") for path in getattr(machine, name)
+        )
+        monkeypatch.setattr(machine, name, moved)
+    monkeypatch.setattr(machine, "CPU_LIMIT", folder / "cpu.max")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("lines", "names", "groups"),
+    [
+        ("0::/a/b\n", ("memory.max", "memory.current", "memory.stat"), ("", "a", "a/b")),
+        (
+            "5:cpu,cpuacct:/x\n4:memory:/a/b\n0::/\n",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat"),
+            ("memory", "memory/a", "memory/a/b"),
+        ),
+    ],
+)
+def test_memory_of_nested_control_groups(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lines: str,
+    names: tuple[str, ...],
+    groups: tuple[str, ...],
+) -> None:
+    """The tightest group binds, be it the process's own or one above it."""
+    root = own_groups(tmp_path, monkeypatch, lines)
+    outer, middle, own = (root / group for group in groups)
+    own.mkdir(parents=True)
+    for folder, limit, in_use, cached in (
+        (outer, "max", 9, 0),
+        (middle, "3000000", 1000000, 200000),
+        (own, "9000000", 500000, 0),
+    ):
+        for name, text in zip(names, (limit, in_use, f"inactive_file {cached}"), strict=True):
+            (folder / name).write_text(f"{text}\n")
+    assert total_memory() == 3_000_000
+    assert free_memory() == 2_200_000
+    (own / names[0]).write_text("1000000\n")
+    assert total_memory() == 1_000_000
+    assert free_memory() == 500_000
+
+
+def test_cores_of_nested_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    root = own_groups(tmp_path, monkeypatch, "5:cpu,cpuacct:/x\n0::/a/b\n")
+    (root / "a" / "b").mkdir(parents=True)
+    (root / "a" / "cpu.max").write_text("300000 100000\n")
+    assert usable_cores() == 3
+    (root / "a" / "b" / "cpu.max").write_text("200000 100000\n")
+    assert usable_cores() == 2
+    (root / "cpu" / "x").mkdir(parents=True)
+    (root / "cpu" / "x" / "cpu.cfs_quota_us").write_text("100000\n")
+    (root / "cpu" / "x" / "cpu.cfs_period_us").write_text("100000\n")
+    assert usable_cores() == 1
+    (root / "own").write_text("0::/../elsewhere\n")
+    assert usable_cores() == 8
+
+
+def test_free_disk(tmp_path: Path) -> None:
+    assert free_disk(tmp_path / "not" / "there") == pytest.approx(free_disk(tmp_path), rel=0.05)
 
 
 def test_total_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

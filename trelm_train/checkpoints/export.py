@@ -137,7 +137,7 @@ def load_weights(model: MaskedLm, tensors: dict[str, Tensor]) -> None:
     """Put saved weights into a model of the same shape.
 
     Raises:
-        ConfigError: the names differ.
+        ConfigError: names or shapes differ.
     """
     parameters = dict(model.hf.named_parameters())
     # Another family or another number of layers: copying the common weights would be silently
@@ -146,5 +146,11 @@ def load_weights(model: MaskedLm, tensors: dict[str, Tensor]) -> None:
         difference = sorted(parameters.keys() ^ tensors.keys())
         raise ConfigError(f"weights of another model: {difference[:3]}")
 
+    wrong = next((name for name in tensors if tensors[name].shape != parameters[name].shape), "")
+    if wrong:
+        raise ConfigError(
+            f"weights of another model: {wrong!r} has the shape {list(tensors[wrong].shape)}, and the "
+            f"model {list(parameters[wrong].shape)}; give a checkpoint of this model"
+        )
     for name, parameter in parameters.items():
         parameter.copy_(tensors[name])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from schemas.durable import write_durably
 from schemas.errors import ConfigError, TrelmError
+from schemas.listing import a_few
 from trelm_train.compare.execute import choose_rates, describe_plan, make_final_runs
 from trelm_train.compare.experiment import load_experiment
 from trelm_train.compare.page import page
@@ -56,9 +57,9 @@ def compare(request: CompareRequest) -> list[Path]:
 
     if failures:
         # An error in spite of the pages: a script that goes on must not take them for whole.
-        page_paths = ", ".join(map(str, pages))
         raise TrelmError(
-            f"{len(failures)} arm(s) failed: {'; '.join(failures)}; the others are in {page_paths}; "
+            f"{len(failures)} arm(s) failed: {a_few(failures, between='; ')}; the others are in "
+            f"{a_few(pages)}; "
             "correct the cause, and the same command makes what is missing"
         )
     return pages

@@ -16,6 +16,7 @@ import pyarrow as pa
 import torch
 import torch.nn.functional as F
 
+from schemas.bounded_lines import bounded_lines
 from schemas.errors import ConfigError
 from trelm_train.compare.experiment import ProbeSet, TextSet
 from trelm_train.config import MaskingConfig
@@ -171,10 +172,10 @@ def read_text(path: Path) -> list[str]:
         ConfigError: it cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        with path.open("rb") as file:
+            return [line.decode().rstrip("\r\n") for _, line in bounded_lines(file, str(path))]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot read it as UTF-8 text ({error}); check it") from error
-    return [line for line in lines if line.strip()]
 
 
 def _pieces(

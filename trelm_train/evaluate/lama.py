@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from schemas.array_types import I64
+from schemas.bounded_lines import bounded_lines
 from schemas.errors import ConfigError
 from trelm_train.evaluate.answers import Answers, Cloze, ask
 from trelm_train.model.masked_lm import MaskedLm
@@ -73,31 +74,36 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         ConfigError: the file cannot be read, or a line is not a JSON object; names the line.
     """
     try:
-        # Not `splitlines`: JSON may hold other separators of lines inside a text.
-        lines = path.read_text(encoding="utf-8").split("\n")
+        with path.open("rb") as file:
+            return [
+                _row(line, f"{path}:{number}") for number, line in bounded_lines(file, str(path))
+            ]
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot read it ({error.strerror}); check the path and its permissions"
         ) from error
+
+
+def _row(line: bytes, position: str) -> dict[str, Any]:
+    """Return the row of one line; `position` is file and line, for errors.
+
+    Raises:
+        ConfigError: it is no JSON object.
+    """
+    try:
+        row = json.loads(line.decode())
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); is it compressed?"
+            f"{position}: not UTF-8 text ({error.reason} at byte {error.start} of the line); "
+            "is it compressed?"
         ) from error
-
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(
-                f"{path}:{number}: not JSON ({error}); write one JSON object per line"
-            ) from error
-        if not isinstance(row, dict):
-            raise ConfigError(f"{path}:{number}: not a JSON object; write one JSON object per line")
-        rows.append(row)
-    return rows
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{position}: not JSON ({error}); write one JSON object per line"
+        ) from error
+    if not isinstance(row, dict):
+        raise ConfigError(f"{position}: not a JSON object; write one JSON object per line")
+    return row
 
 
 class Prober:
@@ -131,13 +137,19 @@ class Prober:
             ConfigError: the file cannot be read.
         """
         try:
-            words = common_vocab.read_text(encoding="utf-8").split("\n")
+            with common_vocab.open("rb") as file:
+                lines = bounded_lines(file, str(common_vocab))
+                words = [line.decode().rstrip("\r\n") for _, line in lines]
         except OSError as error:
             raise ConfigError(
                 f"{common_vocab}: cannot read it ({error.strerror}); check the path and its permissions"
             ) from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"{common_vocab}: not UTF-8 text ({error.reason}); is it compressed?"
+            ) from error
 
-        ids = [self.single_token(word) for word in words if word]
+        ids = [self.single_token(word) for word in words]
         return [token for token in ids if token is not None]
 
     def single_token(self, word: str) -> int | None:

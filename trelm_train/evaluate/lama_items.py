@@ -60,7 +60,7 @@ def probe(
     # Whatever can be refused is refused before the model answers.
     statistics = _open_statistics(items_file)
     model = load_pretrained(model_name, pick_device(device))
-    prober = Prober(model, load_tokenizer(model_name), options.common_vocab)
+    prober = Prober(model, load_tokenizer(model_name, model), options.common_vocab)
     questions = collect(prober, options)
 
     # The best answers cost a sort over all candidates, so only those who want rows pay for it.

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from schemas.array_types import I64
 from schemas.errors import ConfigError, TrelmError
 from schemas.finite import not_finite
+from schemas.model_folder import CONFIG, longer_tokenizer, model_problem
 from trelm_train.data.loader import Batch
 from trelm_train.data.masking import Vocabulary
 from trelm_train.data.shards import Shards, sha256_of
@@ -189,6 +190,8 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
     # A path that does not exist must not be looked up as the name of a model on the net.
     if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
         raise ConfigError(f"{name}: no such folder; give the folder of a model, or a model's name")
+    if (Path(name) / CONFIG).is_file() and (problem := model_problem(Path(name))):
+        raise ConfigError(problem)
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -214,8 +217,12 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
             trust_remote_code=False,
             use_safetensors=True,
         )
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{name}: cannot load its weights ({_first_line(error)})") from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        # A RuntimeError: sizes that differ between its settings and its weights.
+        raise ConfigError(
+            f"{name}: cannot load its weights ({_first_line(error)}); copy the model again, or give "
+            "another one"
+        ) from error
 
     # A checkpoint without a trained head would get a random one, without any error.
     missing = sorted(
@@ -249,18 +256,23 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def load_tokenizer(folder: str) -> Tokenizer:
+def load_tokenizer(folder: str, model: MaskedLm | None = None) -> Tokenizer:
     """Load the tokenizer of a model or of a shards folder.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or it has more tokens than the model that it is for has embeddings.
     """
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{folder}: no tokenizer there ({_first_line(error)})") from error
+    if model is not None:
+        problem = longer_tokenizer(folder, len(tokenizer), model.config.vocab_size)
+        if problem:
+            raise ConfigError(problem)
+    return tokenizer
 
 
 def vocabulary_of(tokenizer: Tokenizer, size: int) -> Vocabulary:
@@ -291,7 +303,7 @@ def check_tokenizer(model_name: str, model: MaskedLm, shards: Shards) -> Vocabul
         ConfigError: the vocabularies differ.
     """
     tokenizer = load_tokenizer(str(shards.tokenizer_path))
-    if len(tokenizer) > model.config.vocab_size:
+    if longer_tokenizer(str(shards.path), len(tokenizer), model.config.vocab_size):
         raise ConfigError(
             f"{shards.path}: made with a tokenizer of {len(tokenizer)} tokens, "
             f"but {model_name} has "
@@ -302,7 +314,9 @@ def check_tokenizer(model_name: str, model: MaskedLm, shards: Shards) -> Vocabul
     # The same file is the same tokenizer; files that differ may still hold the same vocabulary.
     model_file = Path(model_name) / "tokenizer.json"
     if not (model_file.is_file() and sha256_of(model_file) == shards.tokenizer_sha256):
-        difference = _difference(load_tokenizer(model_name).get_vocab(), tokenizer.get_vocab())
+        difference = _difference(
+            load_tokenizer(model_name, model).get_vocab(), tokenizer.get_vocab()
+        )
         if difference:
             raise ConfigError(
                 f"{model_name}: its tokenizer is not the one of {shards.path} "

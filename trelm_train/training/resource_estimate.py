@@ -11,7 +11,6 @@ compared with what the machine has.
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from schemas.errors import ConfigError
-from schemas.machine import free_memory
+from schemas.machine import free_disk, free_memory
 from trelm_train.config import MemoryConfig
 from trelm_train.data.loader import Position, assemble, sentences_from_lists
 from trelm_train.memory.bank_store import note_bytes, pick_storage, ranks_here
@@ -127,7 +126,7 @@ def estimate_resources(session: Session, memory: MemoryConfig | None = None) -> 
     num_checkpoints = session.request.config.train.keep_checkpoints + 2
     disk = checkpoint * num_checkpoints + 2 * FLOAT * num_weights + 2 * _bank_bytes(session)
     folder = session.request.out
-    available_disk = shutil.disk_usage(_existing(folder)).free + _size(folder)
+    available_disk = free_disk(folder) + _size(folder)
 
     return ResourceEstimate(
         resident_mb=resident / MB,
@@ -292,11 +291,6 @@ def _routed(session: Session) -> Iterator[None]:
     finally:
         if not has_selection:
             sparse.select({})
-
-
-def _existing(path: Path) -> Path:
-    """Return the nearest folder above a path (or the path itself) that exists."""
-    return next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists())
 
 
 def check_estimate(estimate: ResourceEstimate, request: RunRequest) -> None:

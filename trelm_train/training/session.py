@@ -16,6 +16,7 @@ from torch import Tensor
 
 from schemas.durable import write_durably
 from schemas.errors import ConfigError
+from schemas.listing import a_few
 from schemas.settings import is_written_here, to_dict, to_toml
 from trelm_train.checkpoints.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from trelm_train.checkpoints.export import (
@@ -479,7 +480,7 @@ def _check_config(checkpoint: Checkpoint, config: dict[str, dict[str, Any]]) -> 
     changed = changed_settings(checkpoint.state["config"], config)
     if changed:
         raise ConfigError(
-            f"{checkpoint.path}: made with other settings ({', '.join(changed)} changed since); "
+            f"{checkpoint.path}: made with other settings ({a_few(changed, shown=8)} changed since); "
             f"restore them in {CONFIG_NAME}, or start a new run"
         )
 

@@ -22,6 +22,7 @@ import torch
 
 from schemas.durable import write_durably
 from schemas.errors import ConfigError, TrelmError
+from schemas.listing import a_few
 from schemas.run_lock import hold
 from schemas.settings import to_dict, to_toml
 from trelm_train.checkpoints.checkpoint import CheckpointWriter, latest_checkpoint
@@ -151,7 +152,7 @@ def run_or_resume(request: RunRequest, stop: Stop | None = None) -> dict[str, An
     changed += ["--model"] if started["model"] != request.model else []
     if changed:
         raise ConfigError(
-            f"{request.out}: holds a run with other settings ({', '.join(changed)}); "
+            f"{request.out}: holds a run with other settings ({a_few(changed, shown=8)}); "
             "give the same ones, or another --out"
         )
 

@@ -40,6 +40,7 @@ from pipeline.link.evaluation.scores import (
 from pipeline.link.evaluation.wrong_links import count_wrong_links, wrong_links
 from pipeline.link.gold import GoldDocument, load_gold
 from schemas import DOCUMENTS, LINKS
+from schemas.listing import a_few
 
 LINK_COLUMNS = (
     "doc_id", "start", "end", "qid", "confidence", "detector", "ner_type", "surface", "candidates",
@@ -131,10 +132,9 @@ def _check_texts(paths: RunPaths, documents: dict[str, GoldDocument], gold_path:
                 )
 
     if missing:
-        examples = ", ".join(sorted(missing)[:3])
         raise StageError(
             f"{gold_path}: {len(missing)} of its documents are not in the run "
-            f"(for example {examples}); give gold whose documents the run has linked"
+            f"({a_few(sorted(missing))}); give gold whose documents the run has linked"
         )
 
 

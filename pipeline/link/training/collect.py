@@ -40,6 +40,7 @@ from pipeline.link.training.link_gold import gold_of_links, with_short_names
 from pipeline.link.training.misspell import misspelt
 from pipeline.link.weights import HAND
 from schemas.array_types import F32, I64, U8, U32
+from schemas.listing import a_few
 
 # Of the gold mentions: copies with one edit, so that fuzzy candidates get a weight.
 MISSPELT_SHARE = 0.1
@@ -59,7 +60,7 @@ class Training:
     @property
     def source(self) -> str:
         """Return what is trained on, in words."""
-        return ", ".join(self.gold_files) or f"links of {self.run}"
+        return a_few(self.gold_files) or f"links of {self.run}"
 
 
 def collect(training: Training, config: LinkConfig) -> GoldMentions:
