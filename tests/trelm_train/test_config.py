@@ -116,6 +116,23 @@ def test_a_preset_comes_before_file_and_settings(tmp_path: Path) -> None:
         load_config(None, preset=preset)
 
 
+@pytest.mark.parametrize(
+    ("sets", "num_layers", "wanted"),
+    [
+        ((), 6, True),
+        ((), 5, False),  # in two layers it added nothing
+        (("facts.enabled=false",), 12, False),  # nothing is asked
+        (("facts.ask=mentions",), 12, False),  # what no fact is about
+        (("cka.form=projection",), 12, False),  # measured for the head alone
+        (("cka.enabled=false",), 12, False),
+        (("cka.enabled=true",), 2, True),
+    ],
+)
+def test_contrast_by_depth(sets: tuple[str, ...], num_layers: int, wanted) -> None:
+    config = settled(load_config(None, sets), num_layers=num_layers, hidden_size=128)
+    assert config.cka.enabled is wanted
+
+
 def test_contrast_needs_facts() -> None:
     load_config(None, ["facts.ask=mentions"])
     with pytest.raises(ConfigError, match="contrast compares tails"):
