@@ -6,16 +6,15 @@ the run's folder, so that a run can be moved: open it there, or set `file_search
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 
 import duckdb
 
 from pipeline.database.connection import add_macros, tables_of
-from pipeline.engine.files import REMOTE_MARK
+from pipeline.engine.files import REMOTE_MARK, unwritable
 from pipeline.engine.tables import RunPaths
 from schemas import Table
-from schemas.durable import publish
+from schemas.durable import partial_of, publish
 
 NAME = "run.duckdb"
 # The version of the file's format: DuckDB 1.0 and later read it.
@@ -34,19 +33,31 @@ def write_database(paths: RunPaths) -> Path | None:
 
     Returns:
         The path of the database, or None.
+
+    Raises:
+        StageError: it cannot be written, for want of room above all.
     """
     if REMOTE_MARK in paths.root:
         return None
 
     target = Path(paths.root) / NAME
-    # The name begins with a dot, so that a killed write leaves no file that looks like a database.
-    scratch = target.with_name(f".{uuid.uuid4().hex}.duckdb")
+    scratch = partial_of(target)
     try:
+        # What a killed program has left there is no database that could be gone on with.
+        _remove(scratch)
         _write(scratch, paths)
         publish(scratch, target)
+    except (OSError, duckdb.IOException) as error:
+        raise unwritable(str(target), error) from error
     finally:
-        scratch.unlink(missing_ok=True)
+        _remove(scratch)
     return target
+
+
+def _remove(path: Path) -> None:
+    """Remove a database and its log of changes."""
+    for name in (path.name, f"{path.name}.wal"):
+        path.with_name(name).unlink(missing_ok=True)
 
 
 def _write(path: Path, paths: RunPaths) -> None:

@@ -191,9 +191,7 @@ class Starter:
         running.pid = int(running._answer())
         return running
 
-    def call(
-        self, program: str, words: Sequence[str], cwd: Path, fault: Fault = NO_FAULT
-    ) -> Done:
+    def call(self, program: str, words: Sequence[str], cwd: Path, fault: Fault = NO_FAULT) -> Done:
         """Run a program to its end."""
         done = self.start(program, words, cwd, fault).wait()
         self.seconds += done.seconds

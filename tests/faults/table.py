@@ -7,7 +7,7 @@ An outcome that is not the fault's usual one is a line of EXCEPTIONS.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.flow import STAGE_NAMES
 from tests.faults import harms
@@ -19,6 +19,9 @@ from tests.faults.programs import Done
 class Same:
     """The next call ends well, and all rows and bits are those of an undisturbed run."""
 
+    # A file that may have lost something.
+    but: str = ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
@@ -28,6 +31,8 @@ class Refused:
     says: str
     # Do what the message says; nothing where the trouble goes away by itself.
     mend: Callable[[Cell], None] = lambda cell: None
+    # Whether the subject is done by then, so that nobody has to call it again.
+    is_done: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,30 +85,50 @@ def _without_newest(cell: Cell) -> None:
     shutil.rmtree(cell.folder / "out" / "checkpoints" / "step-00000006")
 
 
+def _mended(*names: str) -> Callable[[Cell], None]:
+    return lambda cell: restore(cell, *names)
+
+
 PLAIN = "an exported model is a plain folder for other programs, which nothing of ours reads again"
+AT_ONCE = "what it reads is read at once, at the beginning"
+# Losing a part of the log is no loss of the training.
+LOG = Same(but="metrics.jsonl")
 NEWEST = Refused(says="step-00000006: damaged .*remove this folder", mend=_without_newest)
 OTHER_SHARDS = Refused(
-    says="not the shards this run started with; restore them", mend=lambda cell: restore(cell, "shards")
-)  # fmt: skip
-LOST_SHARDS = Refused(
-    says="trelm-pipeline run --verify", mend=lambda cell: restore(cell, "shards")
+    says="not the shards this run started with; restore them", mend=_mended("shards")
 )
+LOST_SHARDS = Refused(says="trelm-pipeline run --verify", mend=_mended("shards"))
+INITIAL = Refused(says="out/initial: damaged .*restore this copy", mend=_mended("out/initial"))
+NEWEST_RESTORED = Refused(says="step-00000006: damaged", mend=_mended("out/checkpoints"))
+HARMS = ("missing", "cut", "flipped")
 EXCEPTIONS: dict[tuple[str, str], Outcome] = {
     ("kb", "input lost"): NoSense(why="no stage comes before it"),
+    ("titles", "input lost"): NoSense(why="without files of `kb` it finds no titles, and says so"),
+    ("index", "reader"): NoSense(why="it has no tables; damaged files of it are in test_damage.py"),
+    **{(name, f"part {harm}"): NoSense(why=PLAIN) for name in ("export", "init") for harm in HARMS},
+    **{(name, "reader"): NoSense(why=PLAIN) for name in ("export", "init")},
+    **{(name, "unit damaged"): NoSense(why="no units") for name in (*TRAINING, "export", "init")},
     **{
-        (name, fault): NoSense(why=PLAIN)
+        (name, fault): NoSense(why=AT_ONCE)
         for name in ("export", "init")
-        for fault in ("part missing", "part cut", "part flipped", "reader")
+        for fault in ("input changed", "input changed inside")
     },
-    **{
-        (name, "unit damaged"): NoSense(why="a training has no units")
-        for name in (*TRAINING, "export", "init")
-    },
-    **{("checkpoint", f"part {harm}"): NEWEST for harm in ("missing", "cut", "flipped")},
+    **{("start", f"part {harm}"): INITIAL for harm in HARMS},
+    ("start", "torn manifest"): Refused(says="run.json: damaged", mend=_mended("out/run.json")),
+    **{("steps", f"part {harm}"): LOG for harm in HARMS},
+    ("steps", "torn manifest"): LOG,
+    **{("checkpoint", f"part {harm}"): NEWEST for harm in HARMS},
     ("checkpoint", "torn manifest"): NEWEST,
+    ("export", "second writer"): replace(HELD, is_done=True),
+    ("init", "second writer"): replace(HELD, is_done=True),
+    ("export", "torn manifest"): NEWEST_RESTORED,
+    ("export", "input lost"): NEWEST_RESTORED,
+    ("init", "torn manifest"): Refused(says="run the stage again", mend=_mended("documents")),
+    ("init", "input lost"): Refused(says="trelm-pipeline run --verify", mend=_mended("documents")),
     **{(name, "input lost"): LOST_SHARDS for name in TRAINING},
     **{(name, "input changed"): OTHER_SHARDS for name in TRAINING[1:]},
-}
+    **{(name, "input changed inside"): OTHER_SHARDS for name in TRAINING[1:]},
+}  # fmt: skip
 
 
 def outcome_of(subject: str, fault: Row) -> Outcome:

@@ -41,10 +41,10 @@ from trelm_train.training.resource_estimate import check_estimate, estimate_reso
 from trelm_train.training.session import (
     CHECKPOINTS,
     CONFIG_NAME,
-    RUN_NAME,
     RunRequest,
     Session,
     changed_settings,
+    read_run,
     resume_run,
     start_run,
     state_of,
@@ -146,7 +146,7 @@ def run_or_resume(request: RunRequest, stop: Stop | None = None) -> dict[str, An
     # What was chosen automatically when the run began stays.
     request = replace(request, config=with_automatic_of(request.config, old))
     changed = changed_settings(to_dict(old), to_dict(request.config))
-    started = json.loads((request.out / RUN_NAME).read_text(encoding="utf-8"))
+    started = read_run(request.out)
     # The model is no setting, but it decides what is learned just the same.
     changed += ["--model"] if started["model"] != request.model else []
     if changed:
