@@ -11,8 +11,11 @@ from pathlib import Path
 import duckdb
 
 from pipeline.database.connection import add_macros, tables_of
+from pipeline.engine.damage import first_damage
+from pipeline.engine.errors import StageError
 from pipeline.engine.files import REMOTE_MARK, unwritable
 from pipeline.engine.tables import RunPaths
+from pipeline.flow import STAGE_NAMES
 from schemas import Table
 from schemas.durable import partial_of, publish
 
@@ -71,7 +74,7 @@ def _write(path: Path, paths: RunPaths) -> None:
         # DuckDB checks a view when it is created, so the relative paths must lead to the files now.
         root = str(Path(paths.root).resolve())
         connection.execute("SET file_search_path = $root", {"root": root})
-        tables = tables_of(paths)
+        tables = tables_of(paths, [stage for stage in STAGE_NAMES if _is_whole(paths, stage)])
         for name, (table, table_paths) in tables.items():
             query = _rows(connection, table, table_paths, paths.root)
             connection.execute(f'CREATE VIEW "{name}" AS {query}')
@@ -80,6 +83,15 @@ def _write(path: Path, paths: RunPaths) -> None:
         # A database in use cannot be detached, and only a detached one is complete on disk.
         connection.execute("USE memory")
         connection.execute("DETACH run")
+
+
+def _is_whole(paths: RunPaths, stage: str) -> bool:
+    """Say whether a stage can have views. One that has lost files runs again, and then it has."""
+    try:
+        manifest = paths.manifest(stage)
+    except StageError:
+        return False
+    return manifest is None or not first_damage(paths.stage(stage), manifest.files, hashed=False)
 
 
 def _rows(

@@ -74,8 +74,11 @@ class Running:
     _connection: socket.socket
     _text: str = ""
 
-    def wait(self) -> Done:
-        """Wait until it has ended."""
+    def wait(self, patience_s: float = PATIENCE_S) -> Done:
+        """Wait until it has ended; what does not end is killed, and an error."""
+        if not select.select([self._connection], [], [], patience_s)[0]:
+            self.kill()
+            raise TimeoutError(f"it hangs: {(self.folder / 'stderr').read_text()}")
         code, seconds = self._answer().split()
         self._connection.close()
         count = self.folder / "count"
@@ -111,6 +114,11 @@ class Running:
         """Kill it and its workers."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+
+    def kill_one(self) -> None:
+        """Kill the program alone."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
 
     def _answer(self) -> str:
         self._connection.settimeout(PATIENCE_S)

@@ -11,7 +11,8 @@ import json
 import os
 import re
 import shutil
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,8 @@ class World:
     # By subject: how many moments it has, and what its folder holds at its end.
     num_moments: dict[str, int] = field(default_factory=dict)
     states: dict[str, State] = field(default_factory=dict)
+    # How long it takes.
+    wall_s: dict[str, float] = field(default_factory=dict)
     # The same with other inputs.
     changed: World | None = None
 
@@ -171,18 +174,16 @@ class World:
         return done
 
 
-def make_pipeline(
-    starter: Starter, folder: Path, *, workers: int = 1, is_changed: bool = False
-) -> World:
+def make_pipeline(starter: Starter, folder: Path, *, is_changed: bool = False) -> World:
     """A run of the pipeline over a part of the sample, stage after stage."""
     subjects = tuple(
         Subject(
             name=name, program=PIPELINE, out="run", path="run/",
-            words=(*PIPELINE_WORDS, "--workers", str(workers), "--until", name),
+            words=(*PIPELINE_WORDS, "--until", name),
         )
         for name in STAGE_NAMES
     )  # fmt: skip
-    world = World(starter=starter, folder=folder, subjects=subjects, num_processes=workers)
+    world = World(starter=starter, folder=folder, subjects=subjects)
     at = folder / "start"
     write_inputs(at / "inputs", is_changed=is_changed)
     tiny_model.make(at / "model")
@@ -192,12 +193,21 @@ def make_pipeline(
     return world
 
 
+def with_workers(world: World, workers: int) -> World:
+    """The same world of the pipeline for programs with worker processes: they write the same bits."""
+    count = "--workers", str(workers)
+    subjects = [replace(one, words=(*one.words, *count)) for one in world.subjects]
+    return replace(world, subjects=tuple(subjects), num_processes=workers)
+
+
 def _do_undisturbed(world: World, subject: Subject, start: Path) -> None:
     """Do a subject without any fault; keep the folder before and after it."""
     world.before(subject).symlink_to(start)
     shutil.copytree(start, world.after(subject), symlinks=True)
+    begun_s = time.monotonic()
     done = world.call(subject, world.after(subject), Fault(path=subject.path))
     assert done.code == 0, done.stderr
+    world.wall_s[subject.name] = time.monotonic() - begun_s
     renamed = [n for n, moment in enumerate(done.moments, 1) if moment.startswith("os.rename")]
     # A command that is done is not done again: what comes after its last renaming is no moment.
     is_once = subject.name in ALONE
@@ -291,9 +301,11 @@ def make_trainer(
     for subject in training:
         world.before(subject).symlink_to(start)
         world.after(subject).symlink_to(trained)
+    begun_s = time.monotonic()
     done = world.call(training[0], trained, Fault(path="out/"))
     assert done.code == 0, done.stderr
     for subject in training:
+        world.wall_s[subject.name] = time.monotonic() - begun_s
         inside = re.compile(f"[^ ]+ {re.escape(str(trained))}/(?:{subject.path})")
         world.num_moments[subject.name] = sum(map(bool, map(inside.match, done.moments)))
         world.states[subject.name] = state_of(trained / "out")

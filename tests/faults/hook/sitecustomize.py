@@ -6,9 +6,6 @@ processes import this module at their start, because its folder is on PYTHONPATH
 TRELM_TEST_FAULT it does nothing.
 """
 
-# What Python tells about is texts, and pathlib would be slow for each of them.
-# ruff: noqa: PTH
-
 import errno
 import json
 import os
