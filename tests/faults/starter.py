@@ -24,6 +24,8 @@ PROGRAMS = {"trelm-pipeline": "pipeline.cli", "trelm-train": "trelm_train.cli"}
 HEAVY = (
     "apache_beam.runners.portability.fn_api_runner.fn_runner",
     "spacy.lang.en",
+    "spacy.pipeline.factories",
+    "powerlaw",
     "transformers.models.bert.modeling_bert",
     "pipeline.run_stage",
     "pipeline.kb.stage",

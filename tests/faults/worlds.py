@@ -223,9 +223,9 @@ def flags(*settings: str) -> tuple[str, ...]:
 PIPELINE_WORDS = (
     "run", "--run", "run",
     *flags(
-        'kb.dumps=["inputs/entities.json"]', "kb.unit_mb=0.05",
-        'documents.inputs=["inputs/documents.jsonl","inputs/pages.xml"]', "documents.unit_mb=0.002",
-        "index.num_shards=2", "index.unit_rows=400", "link.spacy_model=blank:en", "link.unit_mb=0.002",
+        'kb.dumps=["inputs/entities.json"]', "kb.unit_mb=0.07",
+        'documents.inputs=["inputs/documents.jsonl","inputs/pages.xml"]', "documents.unit_mb=0.004",
+        "index.num_shards=2", "index.unit_rows=1000", "link.spacy_model=blank:en", "link.unit_mb=0.003",
         "stats.num_buckets=2", "stats.num_bootstrap=10", "importance.model=model", "importance.num_threads=1",
     ),
 )  # fmt: skip

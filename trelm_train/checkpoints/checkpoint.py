@@ -106,6 +106,8 @@ class CheckpointWriter:
         self.finish()
         self._remove_unfinished()
         if (self.folder / name_of(step) / STATE_NAME).is_file():
+            # A process may have been killed after it had written this one.
+            self._remove_old()
             return
 
         # A name with a dot: `list_checkpoints` cannot find it, and it is on the same filesystem as

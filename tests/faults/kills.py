@@ -1,45 +1,26 @@
-"""kill -9 at random moments of both programs, with one and two workers, one and two ranks.
+"""kill -9 at random moments, again and again.
 
 A round kills a program one to three times, each time it is called again, and the last call comes to its end: then all
-rows and bits are those of a run that nothing stopped, and no file is left over. TRELM_FAULTS is the number of kills
-(default 12; `make faults N=200`), TRELM_FAULTS_SEED begins elsewhere.
+rows and bits are those of a run that nothing stopped, and no file is left over. A kill comes at a change of files, or
+after some time; it strikes all processes of the program, or one.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-
-import pytest
 
 from tests.faults.harms import Cell
-from tests.faults.programs import TRACEBACK, Fault, Starter
-from tests.faults.worlds import Subject, World, make_pipeline, make_trainer, with_workers
+from tests.faults.programs import TRACEBACK, Fault
+from tests.faults.worlds import ALONE, PIPELINE, Subject, World
 
-pytestmark = pytest.mark.slow
-
-IS_WHOLE = "TRELM_FAULTS" in os.environ
-NUM_KILLS = int(os.environ.get("TRELM_FAULTS", "12"))
-SEED = int(os.environ.get("TRELM_FAULTS_SEED", "0"))
-# Worker processes take seconds to start: what they leave when they are killed is tested in test_kills.py too.
-GROUPS = (
-    ("pipeline", 1),
-    *([("pipeline", 2)] if IS_WHOLE else []),
-    ("trainer", 1),
-    ("trainer", 2),
-)
 MAX_KILLS_PER_ROUND = 3
 # A program whose worker was killed must end by itself.
 PATIENCE_S = 180.0
 WORKERS_START_S = 6.0
-logger = logging.getLogger("trelm.tests")
 
 
 @dataclass(kw_only=True)
@@ -58,42 +39,19 @@ class Tally:
         )
 
 
-@pytest.fixture(scope="module")
-def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, int], World]]:
-    base = tmp_path_factory.mktemp("kills")
-    with Starter.begun(base / "starter") as starter:
-        pipeline = make_pipeline(starter, base / "pipeline")
-        documents = pipeline.after(pipeline.subjects[2]) / "run" / "documents"
-        yield {
-            ("pipeline", 1): pipeline,
-            ("pipeline", 2): with_workers(pipeline, 2),
-            ("trainer", 1): make_trainer(starter, base / "trainer", documents),
-            ("trainer", 2): make_trainer(starter, base / "ranks", documents, ranks=2),
-        }
-        logger.info("the programs took %.0f s of processor time", starter.seconds)
-
-
-@pytest.mark.parametrize(
-    ("program", "processes"), GROUPS, ids=[f"{name}-{count}" for name, count in GROUPS]
-)
-def test_nothing_is_lost(
-    program: str, processes: int, worlds: dict[tuple[str, int], World], tmp_path: Path
-) -> None:
-    world = worlds[program, processes]
-    rng = random.Random(f"{SEED} {program} {processes}")
+def kill_again_and_again(world: World, rng: random.Random, num_kills: int) -> dict[str, Tally]:
+    """Kill the subjects of a world in turn, and tell what came of it, by subject."""
     tallies = {subject.name: Tally() for subject in world.subjects}
-    num_kills = number = 0
     subjects = list(world.subjects)
-    if not IS_WHOLE:
-        rng.shuffle(subjects)
-    while num_kills < NUM_KILLS / len(GROUPS):
+    rng.shuffle(subjects)
+    folder = world.folder / f"rounds-{world.num_processes}"
+    killed = number = 0
+    while killed < num_kills:
         subject = subjects[number % len(subjects)]
-        cell = Cell(world=world, subject=subject, folder=tmp_path / f"{number}", rng=rng)
-        num_kills += one_round(cell, tallies[subject.name])
+        cell = Cell(world=world, subject=subject, folder=folder / str(number), rng=rng)
+        killed += one_round(cell, tallies[subject.name])
         number += 1
-    for name, tally in tallies.items():
-        logger.info("%-10s %d %-8s: %s", name, processes, program, tally.line())
-    assert not [fault for tally in tallies.values() for fault in tally.faults]
+    return tallies
 
 
 def one_round(cell: Cell, tally: Tally) -> int:
@@ -115,9 +73,8 @@ def one_round(cell: Cell, tally: Tally) -> int:
             tally.counts["trace"] += 1
             tally.faults.append(f"{cell.subject.name}: ended with {code}: {said}")
     tally.counts["rounds"] += 1
-    is_over = cell.subject.program == "trelm-train" and cell.out.name in ("exported", "made")
-    if is_over and cell.out.exists():
-        # It was killed after the end of its work.
+    if cell.subject.name in ALONE and cell.out.exists():
+        # It was killed after the end of its work, and refuses to do it again.
         code, said = 0, ""
     else:
         done = cell.call()
@@ -167,5 +124,5 @@ def kill_once(cell: Cell, tally: Tally) -> tuple[bool, int, str]:
 
 def length_s(world: World, subject: Subject) -> float:
     """About how long an undisturbed call takes."""
-    is_slow = subject.program == "trelm-pipeline" and world.num_processes > 1
+    is_slow = subject.program == PIPELINE and world.num_processes > 1
     return world.wall_s[subject.name] + (WORKERS_START_S if is_slow else 0)
