@@ -36,7 +36,7 @@ IS_WHOLE = "TRELM_FAULTS" in os.environ
 NUM_KILLS = int(os.environ.get("TRELM_FAULTS", "8"))
 SEED = int(os.environ.get("TRELM_FAULTS_SEED", "0"))
 # Of the cells that are always tested: one in so many.
-EVERY = 8
+EVERY = 11
 CELLS = cells() if IS_WHOLE else chosen(EVERY)
 # Two workers take seconds to start: what their kills leave is always tested in tests/pipeline/engine/test_kills.py.
 GROUPS = (
@@ -119,6 +119,22 @@ def test_random_kills(program: str, processes: int, worlds: Worlds, tmp_path: Pa
     for name, tally in tallies.items():
         logger.info("%s, %d process(es): %s", name, processes, tally.line())
     assert [fault for tally in tallies.values() for fault in tally.faults] == []
+
+
+@pytest.mark.slow
+def test_a_killed_worker_ends_the_run(worlds: Worlds, tmp_path: Path) -> None:
+    """The runner would wait for it for ever."""
+    world = with_workers(worlds.pipeline, 2)
+    subject = world.subjects[0]
+    cell = Cell(world=world, subject=subject, folder=tmp_path / "cell", rng=random.Random(0))
+    cell.lay(done=False)
+    # The first changes are the program's own, the others its workers'.
+    done = cell.call(cell.fault("kill one", first=0.5, last=0.7))
+    assert_ours(done)
+    assert "a worker process was killed" in done.stderr
+    done = worlds.pipeline.call(worlds.pipeline.subjects[0], cell.folder)
+    assert "units were done before" in done.stderr
+    assert cell.differences() == []
 
 
 def test_the_table_is_whole() -> None:

@@ -199,6 +199,7 @@ def _train(session: Session, stop: Stop) -> dict[str, Any]:
         tools = _tools(session, stop, stack)
         # A run that fails leaves the checkpoint that was under way.
         stack.callback(tools.writer.finish)
+        _mark_best(session, tools)
         if config.train.validate and "validation_before" not in session.history:
             session.history["validation_before"] = _measure(session, tools)
 
@@ -390,9 +391,8 @@ def _after_step(session: Session, tools: _Tools) -> None:
     signum = session.components.ranks.highest(tools.stop.signum)
     if session.step % config.train.checkpoint_every == 0 or signum or has_improved:
         _save(session, tools)
-    if has_improved and session.components.ranks.is_first:
-        value = session.history["best"]["value"]
-        tools.writer.mark_best(session.step, config.evaluation.best, value)
+    if has_improved:
+        _mark_best(session, tools)
 
     if signum:
         tools.writer.finish()
@@ -401,6 +401,16 @@ def _after_step(session: Session, tools: _Tools) -> None:
             f"stopped after step {session.step} of {config.train.steps}, checkpoint saved; "
             f"continue with `trelm-train resume --out {session.request.out}`",
         )
+
+
+def _mark_best(session: Session, tools: _Tools) -> None:
+    """Mark the best checkpoint so far, if there is one.
+
+    A resumed run does it again: it may have been killed between the checkpoint and its mark.
+    """
+    best = session.history.get("best")
+    if best is not None and session.components.ranks.is_first:
+        tools.writer.mark_best(best["step"], best["measure"], best["value"])
 
 
 def _log(session: Session, tools: _Tools) -> None:
