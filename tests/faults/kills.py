@@ -68,8 +68,9 @@ def one_round(cell: Cell, tally: Tally) -> int:
         num_kills += was_killed
         if not was_killed:
             break
-        # Of a program that was not killed itself, but one of its workers.
-        if code not in (0, 1, 2, -signal.SIGKILL) or TRACEBACK in said:
+        # A program that was not killed itself, but one of its workers, says so. What one writes that dies after its
+        # workers does not count.
+        if code != -signal.SIGKILL and (code not in (0, 1, 2) or TRACEBACK in said):
             tally.counts["trace"] += 1
             tally.faults.append(f"{cell.subject.name}: ended with {code}: {said}")
     tally.counts["rounds"] += 1

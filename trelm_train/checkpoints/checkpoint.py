@@ -181,7 +181,8 @@ class CheckpointWriter:
             _settle(pending, final)
             self._remove_old()
         except _FAULTS as error:
-            shutil.rmtree(pending.partial, ignore_errors=True)
+            if pending.partial.exists():
+                shutil.rmtree(pending.partial, ignore_errors=True)
             raise _unwritable(final, error) from error
 
     def mark_best(self, step: int, measure: str, value: float) -> None:
