@@ -65,12 +65,9 @@ def checksums_text(checksums: Mapping[str, Checksum]) -> str:
     return sealed({"files": {name: list(checksum) for name, checksum in checksums.items()}})
 
 
-def checksums_of(folder: Path, *, but: str = "") -> dict[str, Checksum]:
-    """Return the checksums of all files of a local folder and of the folders below it.
-
-    `but` is the name of a file that is left out, the one that the checksums are written to.
-    """
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != but)
+def checksums_of(folder: Path) -> dict[str, Checksum]:
+    """Return the checksums of all files of a local folder and of the folders below it."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder).as_posix()): checksum_of(path) for path in paths}
 
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import logging
 import platform
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -176,11 +177,11 @@ def _lay_out(session: Session) -> None:
     # A copy of the initial model: `resume` and the share of changed weights need it, even if the
     # model of that name has changed.
     initial = request.out / INITIAL
+    # What a killed run has left there by half would be among the files that are listed.
+    shutil.rmtree(initial, ignore_errors=True)
     export_model(model, shards.tokenizer_path, initial)
     # A changed byte would be another weight, and the run would go on with it.
-    write_durably(
-        initial / CHECKSUMS_NAME, checksums_text(checksums_of(initial, but=CHECKSUMS_NAME))
-    )
+    write_durably(initial / CHECKSUMS_NAME, checksums_text(checksums_of(initial)))
     if session.components.bank is not None:
         write_entities(entities_of(session.knowledge), request.out)
 
