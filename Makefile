@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-fast check docs fuzz clean
+.PHONY: demo test test-fast check docs fuzz faults clean
 
 $(READY): pyproject.toml requirements/constraints.txt requirements/spacy-model.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,9 @@ test-fast: check ## check, then the tests that are not marked slow
 
 fuzz: $(READY) ## N changed inputs for every reader (default 100,000)
 	TRELM_FUZZ=$(or $(N),100000) $(PYTEST) tests/fuzz
+
+faults: $(READY) ## every fault of every stage, and N random kills (default 100)
+	TRELM_FAULTS=$(or $(N),100) $(PYTEST) -o log_cli=true --log-cli-level=INFO tests/faults
 
 docs: $(READY) ## write the generated reference again
 	$(BIN)/python docs/generate.py

@@ -21,10 +21,12 @@ from pipeline.engine.kept_listings import forget_listings
 from pipeline.engine.progress_text import Workload
 from pipeline.engine.stage import (
     NOT_FINISHED,
+    SCRATCH,
     PreparedStage,
     StagePlan,
     build_graph,
     prepare,
+    remove_older,
     why_needed,
 )
 from pipeline.engine.tables import CONFIG_NAME, RunPaths
@@ -32,7 +34,7 @@ from pipeline.link.weights import fitted_in_words, load_weights, weights_file
 from pipeline.needs import check_needs, needs_of
 from pipeline.shards.statements import share_in_words
 from schemas.errors import ConfigError
-from schemas.run_lock import hold
+from schemas.run_lock import LOCK_NAME, LockedError, hold
 from schemas.settings import is_written_here, to_toml
 
 logger = logging.getLogger("trelm")
@@ -167,8 +169,8 @@ def run_stage(
     reason = why_needed(plan, paths, verify=verify)
     if not reason and not redo:
         logger.info("%s: up to date, skipped (%s)", name, rows_written(paths, name))
-        if not settings.is_dry and not has_database(paths):
-            write_database(paths)
+        if not settings.is_dry:
+            _settle(plan, paths)
         return False
 
     with sole_writer(config.run):
@@ -180,6 +182,27 @@ def run_stage(
             logger.info("%s: runs again: %s", name, reason)
             _forget_damaged(plan, paths, settings)
         return _run_planned(plan, config, settings, redo=redo)
+
+
+def _settle(plan: StagePlan, paths: RunPaths) -> None:
+    """End what a program was about to do that was killed when the stage's manifest stood already.
+
+    Not where another program is at work: it ends with the same.
+    """
+    scratch = files.join(paths.stage(plan.name), plan.data_folder, SCRATCH)
+    left = (scratch, files.join(paths.root, LOCK_NAME))
+    if has_database(paths) and not any(map(files.exists, left)):
+        return
+    with contextlib.suppress(LockedError), sole_writer(paths.root):
+        _end_stage(plan, paths)
+
+
+def _end_stage(plan: StagePlan, paths: RunPaths) -> None:
+    """Do what follows a stage's manifest; it may be done twice."""
+    folder = paths.stage(plan.name)
+    remove_older(folder, plan.data_folder)
+    write_database(paths)
+    files.remove(files.join(folder, plan.data_folder, SCRATCH))
 
 
 @contextlib.contextmanager
@@ -224,7 +247,7 @@ def _run_planned(
         forget_listings()
     if settings.is_dry:
         return False
-    write_database(paths)
+    _end_stage(plan, paths)
     logger.info("%s: %s in %.1f s", name, rows_written(paths, name), time.monotonic() - started_s)
     return True
 

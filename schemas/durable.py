@@ -9,6 +9,7 @@ they read again later: settings, descriptions of runs, manifests, reports of uni
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -47,6 +48,28 @@ def publish(partial: Path, target: Path) -> None:
     """
     sync(partial)
     partial.replace(target)
+    sync(target.parent)
+
+
+def publish_folder(partial: Path, target: Path, last: str) -> None:
+    """Bring a finished folder to the disk and give it its final name.
+
+    Where the target is there already, with other files or as a place where a disk is mounted, the
+    files are renamed into it, that of the name `last` after all others: without it the folder must
+    not count.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    for path in partial.rglob("*"):
+        sync(path)
+    try:
+        # An empty folder is replaced.
+        partial.replace(target)
+    except OSError:
+        for path in sorted(partial.iterdir(), key=lambda path: (path.name == last, path.name)):
+            shutil.move(path, target / path.name)
+        partial.rmdir()
     sync(target.parent)
 
 

@@ -114,15 +114,31 @@ def _acquire(path: Path, folder: Path) -> int:
             pass
 
         owner = _owner(handle)
-        age_s = time.time() - os.fstat(handle).st_mtime
         is_foreign = owner.get("host") not in (None, socket.gethostname())
-        if is_foreign and age_s < LOST_AFTER_S:
+        if is_foreign and _is_beating(handle):
             os.close(handle)
             raise _refusal(folder, owner)
         if _is_still(path, handle):
             return handle
         # The holder removed the file between our two calls.
         os.close(handle)
+
+
+def _is_beating(handle: int) -> bool:
+    """Say whether a file of another machine is touched there.
+
+    Where its time is long ago or in the future, the clocks may differ, or have been set back: then
+    only waiting for the next touch can tell.
+    """
+    touched = os.fstat(handle).st_mtime_ns
+    if 0 <= time.time() - touched / 1e9 < LOST_AFTER_S:
+        return True
+    until = time.monotonic() + 1.5 * HEARTBEAT_S
+    while time.monotonic() < until:
+        time.sleep(HEARTBEAT_S / 10)
+        if os.fstat(handle).st_mtime_ns != touched:
+            return True
+    return False
 
 
 def _is_still(path: Path, handle: int) -> bool:

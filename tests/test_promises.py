@@ -17,7 +17,14 @@ SOURCES = sorted(
 )
 MAX_FUNCTION_LINES = 60
 # Tests that belong to the whole and not to a folder of the code.
-WHOLE = {"tests", "tests/examples", "tests/benchmarks", "tests/fuzz", "tests/pauses"}
+WHOLE = {
+    "tests",
+    "tests/examples",
+    "tests/benchmarks",
+    "tests/faults",
+    "tests/fuzz",
+    "tests/pauses",
+}
 
 
 def name_of(path: Path) -> str:

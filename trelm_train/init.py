@@ -83,6 +83,8 @@ def init(request: InitRequest) -> dict[str, Any]:
         TrelmError: the corpus is empty.
     """
     check_request(request)
+    # It imports torch, which `--help` does without.
+    from trelm_train.checkpoints.export import whole_model
 
     manifest = read_manifest(request.documents, "documents", "trelm-pipeline documents")
     files = table_files(request.documents, manifest, DOCUMENTS)
@@ -91,15 +93,17 @@ def init(request: InitRequest) -> dict[str, Any]:
         raise TrelmError(f"{request.documents}: its documents hold no text; was the corpus empty?")
 
     # A warm-up that fails leaves nothing in the folder of the model.
-    with tempfile.TemporaryDirectory(prefix="trelm-init-") as name:
+    with (
+        whole_model(request.out) as folder,
+        tempfile.TemporaryDirectory(prefix="trelm-init-") as name,
+    ):
         scratch = Path(name)
         _untrained(request, tokenizer).save_pretrained(scratch / "untrained")
         tokenizer.save_pretrained(scratch / "untrained")
         num_sentences = write_plain_shards(scratch / "shards", tokenizer, texts(files))
         summary = warm_up(request.warmup, scratch) if request.warmup.steps else {}
         source = scratch / ("run/model" if request.warmup.steps else "untrained")
-        request.out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, request.out, dirs_exist_ok=True)
+        shutil.copytree(source, folder, dirs_exist_ok=True)
 
     return {
         "model": str(request.out),

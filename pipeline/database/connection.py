@@ -153,19 +153,25 @@ def add_triples(connection: duckdb.DuckDBPyConnection, paths: RunPaths) -> None:
     )
 
 
-def tables_of(paths: RunPaths) -> dict[str, tuple[Table, list[str]]]:
+def tables_of(
+    paths: RunPaths, stages: Sequence[str] = STAGE_NAMES
+) -> dict[str, tuple[Table, list[str]]]:
     """Return every table that a finished stage of the run has written, and its files, by view name.
 
     What a stage that failed has left is in no view: it may be a part, and nothing reads it.
 
+    Args:
+        paths: of the run.
+        stages: those that are looked at.
+
     Raises:
         StageError: the folder holds no run.
     """
-    if not any(paths.manifest(stage) or has_rejects(paths, stage) for stage in STAGE_NAMES):
+    if not any(paths.manifest(stage) or has_rejects(paths, stage) for stage in stages):
         raise StageError(f"{paths.root}: holds no finished stage of a run; check --run")
 
     tables: dict[str, tuple[Table, list[str]]] = {REJECTS.name: (REJECTS, [])}
-    for stage in STAGE_NAMES:
+    for stage in stages:
         manifest = paths.manifest(stage)
         for name in manifest.tables if manifest else ():
             # The rejects of all stages are one view.

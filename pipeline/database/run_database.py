@@ -6,17 +6,18 @@ the run's folder, so that a run can be moved: open it there, or set `file_search
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 
 import duckdb
 
 from pipeline.database.connection import add_macros, tables_of
+from pipeline.engine.damage import first_damage
 from pipeline.engine.errors import StageError
 from pipeline.engine.files import REMOTE_MARK
 from pipeline.engine.tables import RunPaths
+from pipeline.flow import STAGE_NAMES
 from schemas import Table
-from schemas.durable import publish
+from schemas.durable import partial_of, publish
 
 NAME = "run.duckdb"
 # The version of the file's format: DuckDB 1.0 and later read it.
@@ -43,9 +44,10 @@ def write_database(paths: RunPaths) -> Path | None:
         return None
 
     target = Path(paths.root) / NAME
-    # The name begins with a dot, so that a killed write leaves no file that looks like a database.
-    scratch = target.with_name(f".{uuid.uuid4().hex}.duckdb")
+    scratch = partial_of(target)
     try:
+        # What a killed program has left there is no database that could be gone on with.
+        _remove(scratch)
         _write(scratch, paths)
         publish(scratch, target)
     except (OSError, duckdb.OperationalError, duckdb.FatalException) as error:
@@ -57,9 +59,14 @@ def write_database(paths: RunPaths) -> Path | None:
             "the same command goes on"
         ) from error
     finally:
-        for leftover in (scratch, scratch.with_name(f"{scratch.name}.wal")):
-            leftover.unlink(missing_ok=True)
+        _remove(scratch)
     return target
+
+
+def _remove(path: Path) -> None:
+    """Remove a database and its log of changes."""
+    for name in (path.name, f"{path.name}.wal"):
+        path.with_name(name).unlink(missing_ok=True)
 
 
 def _write(path: Path, paths: RunPaths) -> None:
@@ -73,7 +80,7 @@ def _write(path: Path, paths: RunPaths) -> None:
         # DuckDB checks a view when it is created, so the relative paths must lead to the files now.
         root = str(Path(paths.root).resolve())
         connection.execute("SET file_search_path = $root", {"root": root})
-        tables = tables_of(paths)
+        tables = tables_of(paths, [stage for stage in STAGE_NAMES if _is_whole(paths, stage)])
         for name, (table, table_paths) in tables.items():
             query = _rows(connection, table, table_paths, paths.root)
             connection.execute(f'CREATE VIEW "{name}" AS {query}')
@@ -82,6 +89,15 @@ def _write(path: Path, paths: RunPaths) -> None:
         # A database in use cannot be detached, and only a detached one is complete on disk.
         connection.execute("USE memory")
         connection.execute("DETACH run")
+
+
+def _is_whole(paths: RunPaths, stage: str) -> bool:
+    """Say whether a stage can have views. One that has lost files runs again, and then it has."""
+    try:
+        manifest = paths.manifest(stage)
+    except StageError:
+        return False
+    return manifest is None or not first_damage(paths.stage(stage), manifest.files, hashed=False)
 
 
 def _rows(

@@ -21,6 +21,8 @@ from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentP
 from apache_beam.runners.runner import create_runner
 
 from pipeline.engine.errors import StageError, message_in
+from pipeline.engine.lost_workers import MESSAGE as LOST
+from pipeline.engine.lost_workers import LostWorkers
 from pipeline.engine.progress import (
     JobResult,
     MetricsPoller,
@@ -164,8 +166,15 @@ def run_graph(
     started_s = time.monotonic()
 
     if settings.is_local:
-        with ProgressReceiver(work) as progress:
-            result = _run(options, lambda pipeline: build(pipeline, progress.address), work)
+        with ProgressReceiver(work) as progress, LostWorkers() as lost:
+            try:
+                result = _run(options, lambda pipeline: build(pipeline, progress.address), work)
+            except StageError:
+                raise
+            except (KeyboardInterrupt, Exception) as error:
+                if lost.explains(error):
+                    raise StageError(f"{work.stage}: {LOST}") from error
+                raise
     elif settings.is_dry:
         _rehearse(options, lambda pipeline: build(pipeline, None))
         return

@@ -65,6 +65,9 @@ NOT_FINISHED = "it has not finished here"
 FINGERPRINT_DIGITS = 16
 # Folder for what one phase leaves for the next; removed when the stage has finished.
 SPILL = "_spill"
+# Folder for files that have no final name yet. It goes last: where it is there beside a manifest, a
+# program was killed before it had ended all that a stage ends with.
+SCRATCH = "_tmp"
 logger = logging.getLogger("trelm")
 
 
@@ -230,9 +233,9 @@ def prepare(plan: StagePlan, paths: RunPaths) -> PreparedStage:
     """
     folder = paths.stage(plan.name)
     data = files.join(folder, plan.data_folder)
-    for name in ("_tmp", "_units", *(table.name for table in (*plan.tables, REJECTS))):
+    for name in (SCRATCH, "_units", *(table.name for table in (*plan.tables, REJECTS))):
         files.make_folder(files.join(data, name))
-    for leftover in files.list_files(files.join(data, "_tmp", "*")):
+    for leftover in files.list_files(files.join(data, SCRATCH, "*")):
         files.remove(leftover.path)
 
     is_finished = _is_finished_here(plan, paths)
@@ -460,7 +463,7 @@ def write_manifest(
     # From this moment on the new output counts, and the older ones can go.
     path = files.join(prepared.folder, MANIFEST_NAME)
     files.write_bytes(path, manifest.to_json().encode())
-    _remove_older(prepared)
+    remove_older(prepared.folder, plan.data_folder)
     return path
 
 
@@ -506,18 +509,21 @@ def _table_files(table: Table, plan: StagePlan, part_files: Sequence[PartFile]) 
     return TableFiles(version=table.version, rows=num_rows, files=listed)
 
 
-def _remove_older(prepared: PreparedStage) -> None:
-    """Remove the files of earlier versions of the stage's output, and what its own phases left.
+def remove_older(folder: str, data_folder: str) -> None:
+    """Remove the files of earlier versions of a stage's output, and what its own phases left.
 
     Only folders that a stage names so are removed: a user may have put `data-raw` beside them.
+
+    Args:
+        folder: of the stage.
+        data_folder: the folder in it that stays.
     """
     older = {
         entry.path.split("/data-")[-1].split("/")[0]
-        for entry in files.list_files(files.join(prepared.folder, "data-*", "**"))
+        for entry in files.list_files(files.join(folder, "data-*", "**"))
     }
     for name in sorted(older):
         is_ours = len(name) == FINGERPRINT_DIGITS and not name.strip("0123456789abcdef")
-        if is_ours and f"data-{name}" != prepared.plan.data_folder:
-            files.remove(files.join(prepared.folder, f"data-{name}"))
-    for name in ("_tmp", SPILL):
-        files.remove(files.join(prepared.data, name))
+        if is_ours and f"data-{name}" != data_folder:
+            files.remove(files.join(folder, f"data-{name}"))
+    files.remove(files.join(folder, data_folder, SPILL))

@@ -20,6 +20,7 @@ from pipeline.config import ImportanceConfig
 from pipeline.encoder.sentence_encoder import NumberFormat, SentenceEncoder, best_dtype
 from pipeline.encoder.sequences import Sequences, cosines
 from pipeline.encoder.tokenizer import NUM_SPECIAL, check_model, model_stamp
+from pipeline.engine.errors import StageError
 from pipeline.engine.opened_once import OpenedOnce
 from pipeline.engine.stage import Phase, StagePlan
 from pipeline.engine.tables import RunPaths
@@ -176,7 +177,11 @@ def _number_format(config: ImportanceConfig, paths: RunPaths) -> NumberFormat:
     """
     if config.dtype != "auto":
         return config.dtype
-    manifest = paths.manifest("importance")
+    try:
+        manifest = paths.manifest("importance")
+    except StageError:
+        # A damaged manifest is no output: the stage runs again.
+        manifest = None
     # Other cosines in a part of the units would not be comparable.
     recorded = manifest.config.get("dtype") if manifest is not None else None
     return cast(NumberFormat, recorded) if recorded else best_dtype(config.device)

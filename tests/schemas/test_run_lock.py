@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -67,8 +68,12 @@ def test_a_process_may_hold_a_folder_again(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_another_machine_holds_it_while_its_heart_beats(tmp_path: Path) -> None:
-    """Its lock may not be seen here, but its file is."""
+@pytest.mark.parametrize("age_s", [LOST_AFTER_S + 5, -10 * 365 * 86_400.0])
+def test_another_machine_holds_it_while_its_heart_beats(
+    age_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock may not be seen here, but its file is. The clock may have been set back since."""
+    monkeypatch.setattr("schemas.run_lock.HEARTBEAT_S", 0.5)
     path = tmp_path / LOCK_NAME
     path.write_text(json.dumps({"program": "trelm-train", "pid": 7, "host": "elsewhere"}))
     with (
@@ -78,8 +83,24 @@ def test_another_machine_holds_it_while_its_heart_beats(tmp_path: Path) -> None:
         pass
     assert json.loads(path.read_text())["host"] == "elsewhere"
 
-    long_ago = time.time() - LOST_AFTER_S - 5
-    os.utime(path, (long_ago, long_ago))
+    other_time = time.time() - age_s
+    stop = threading.Event()
+
+    def beat() -> None:
+        # The other machine's clock differs by as much.
+        for number in range(1000):
+            os.utime(path, (other_time + number, other_time + number))
+            if stop.wait(0.02):
+                return
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    with pytest.raises(LockedError, match="on elsewhere"), hold(tmp_path, "trelm-train"):
+        pass
+    stop.set()
+    beating.join()
+
+    os.utime(path, (other_time, other_time))
     with hold(tmp_path, "trelm-train"):
         assert json.loads(path.read_text())["pid"] == os.getpid()
 

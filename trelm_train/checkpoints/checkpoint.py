@@ -104,7 +104,10 @@ class CheckpointWriter:
             TrelmError: this one, or the one that was under way, could not be written.
         """
         self.finish()
+        self._remove_unfinished()
         if (self.folder / name_of(step) / STATE_NAME).is_file():
+            # A process may have been killed after it had written this one.
+            self._remove_old()
             return
 
         # A name with a dot: `list_checkpoints` cannot find it, and it is on the same filesystem as
@@ -112,13 +115,14 @@ class CheckpointWriter:
         partial = self.folder / f".{name_of(step)}.partial"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # Partial folders are what a killed process left.
-            for left_over in self.folder.glob(f".{_PREFIX}*.partial"):
-                shutil.rmtree(left_over)
             partial.mkdir()
             files(partial)
             written = self._write(partial / TENSORS, tensors)
-        except _FAULTS as error:
+        except (*_FAULTS, TrelmError) as error:
+            # Half a checkpoint would take the room that is missing.
+            shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, TrelmError):
+                raise
             raise _unwritable(self.folder / name_of(step), error) from error
 
         # The state becomes text at once: it may change before the tensors are written.
@@ -177,6 +181,8 @@ class CheckpointWriter:
             _settle(pending, final)
             self._remove_old()
         except _FAULTS as error:
+            if pending.partial.exists():
+                shutil.rmtree(pending.partial, ignore_errors=True)
             raise _unwritable(final, error) from error
 
     def mark_best(self, step: int, measure: str, value: float) -> None:
@@ -186,6 +192,18 @@ class CheckpointWriter:
         text = json.dumps({"checkpoint": name_of(step), "measure": measure, "value": value})
         write_durably(self.folder / BEST_NAME, text + "\n")
         self._remove_old()
+
+    def _remove_unfinished(self) -> None:
+        """Remove what a killed process had written, or removed, by half."""
+        if not self.folder.is_dir():
+            return
+        half_removed = [
+            path
+            for path in self.folder.glob(f"{_PREFIX}*")
+            if path.is_dir() and not (path / STATE_NAME).is_file()
+        ]
+        for left_over in [*self.folder.glob(f".{_PREFIX}*.partial"), *half_removed]:
+            shutil.rmtree(left_over, ignore_errors=True)
 
     def _remove_old(self) -> None:
         best = best_checkpoint(self.folder)
@@ -203,8 +221,12 @@ def name_of(step: int) -> str:
 
 
 def _unwritable(final: Path, error: BaseException) -> TrelmError:
+    # The library's own text has the tracebacks of its ranks.
+    causes = error.failures.values() if isinstance(error, CheckpointException) else ()
+    cause = next((cause for cause, _ in causes), error)
     return TrelmError(
-        f"{final}: cannot write the checkpoint ({error}); the last one before it is whole"
+        f"{final}: cannot write the checkpoint ({cause}); make room, and resume: the last one before "
+        "it is whole"
     )
 
 

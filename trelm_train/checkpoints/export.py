@@ -9,6 +9,8 @@ ascending order of the row.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from schemas.durable import partial_of, publish_folder
 from schemas.errors import ConfigError, TrelmError
+from schemas.run_lock import hold
 from trelm_train.checkpoints.checkpoint import load_checkpoint
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.model.masked_lm import MaskedLm, load_pretrained
@@ -27,6 +31,8 @@ from trelm_train.model.masked_lm import MaskedLm, load_pretrained
 # The folder of a run with the model it started from.
 INITIAL = "initial"
 BANK_FOLDER = "bank"
+# Without it a folder is no model.
+CONFIG_FILE = "config.json"
 BANK_FILE = "bank.safetensors"
 ENTITIES_FILE = "entities.parquet"
 
@@ -98,6 +104,11 @@ def export_checkpoint(path: Path, out: Path) -> int:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: exists already; give a new or an empty folder as --out")
+    with whole_model(out) as folder:
+        return _export_to(folder, path)
+
+
+def _export_to(folder: Path, path: Path) -> int:
     checkpoint = load_checkpoint(path, ("model",))
     # OUT/checkpoints/step-… lies two levels below its run.
     run = path.resolve().parent.parent
@@ -109,10 +120,40 @@ def export_checkpoint(path: Path, out: Path) -> int:
     # The initial model gives the shape, the checkpoint the weights.
     model = load_pretrained(str(run / INITIAL), torch.device("cpu"))
     load_weights(model, checkpoint.tensors["model"])
-    export_model(model, run / INITIAL, out)
+    export_model(model, run / INITIAL, folder)
     if (path / BANK_FILE).is_file():
-        export_bank(path / BANK_FILE, pq.read_table(run / ENTITIES_FILE), out)
+        export_bank(path / BANK_FILE, pq.read_table(run / ENTITIES_FILE), folder)
     return int(checkpoint.state["step"])
+
+
+@contextmanager
+def whole_model(out: Path) -> Iterator[Path]:
+    """Give a folder for a model that gets its final name when the block has ended well.
+
+    It lies beside its final place. What a killed program left there is removed first.
+
+    Raises:
+        LockedError: another program makes the same one.
+        TrelmError: it cannot be written; nothing is left.
+    """
+    place = partial_of(out.resolve())
+    folder = place / "model"
+    try:
+        with hold(place, "trelm-train"):
+            try:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                yield folder
+                publish_folder(folder, out, last=CONFIG_FILE)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        # One that a killed program has made is left by `hold`.
+        with suppress(OSError):
+            place.rmdir()
+    except (OSError, SafetensorError) as error:
+        raise TrelmError(
+            f"{out}: cannot write the model ({error}); make room, or give another --out"
+        ) from error
 
 
 def find_bank(run: Path) -> Path:

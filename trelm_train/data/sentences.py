@@ -20,7 +20,7 @@ from schemas.array_types import I64, Bools
 from schemas.errors import TrelmError
 from schemas.shards import EXAMPLES, SPLITS
 from trelm_train.data.arrays import Ragged, expand, from_lengths
-from trelm_train.data.shards import RowGroup, lists_of
+from trelm_train.data.shards import RowGroup, lists_of, refuse_changed
 
 # Legend: N sentences.
 
@@ -208,6 +208,7 @@ def _read(groups: Sequence[RowGroup], columns: list[str]) -> pa.Table:
     for path in dict.fromkeys(group.path for group in ordered):
         numbers = [group.index for group in ordered if group.path == path]
         try:
+            refuse_changed(next(group for group in ordered if group.path == path))
             with pq.ParquetFile(
                 path, metadata=_footer(path), read_dictionary=["split"], pre_buffer=False
             ) as file:

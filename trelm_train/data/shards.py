@@ -35,6 +35,8 @@ class RowGroup:
     index: int
     num_rows: int
     first_row: int
+    # Of the file when it was checked: its length and its time of change.
+    stamp: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,14 +204,34 @@ def _row_groups(paths: list[Path]) -> tuple[RowGroup, ...]:
     first_row = 0
 
     for path in paths:
+        stamp = _stamp_of(path)
         metadata = pq.read_metadata(path)
         for index in range(metadata.num_row_groups):
             num_rows = metadata.row_group(index).num_rows
-            groups.append(RowGroup(path=path, index=index, num_rows=num_rows, first_row=first_row))
+            groups.append(
+                RowGroup(
+                    path=path, index=index, num_rows=num_rows, first_row=first_row, stamp=stamp
+                )
+            )
             # Keys count on over all files, so they name a row in any order of reading.
             first_row += num_rows
 
     return tuple(groups)
+
+
+def refuse_changed(group: RowGroup) -> None:
+    """Refuse a row group whose file is another one than the one that was checked.
+
+    Raises:
+        OSError: it is, or it is not there.
+    """
+    if group.stamp not in ((0, 0), _stamp_of(group.path)):
+        raise OSError("it was changed after the program had begun")
+
+
+def _stamp_of(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _longest_sentence(path: Path) -> int:
@@ -255,6 +277,7 @@ def read_lists(groups: Iterable[RowGroup], columns: Sequence[str]) -> Iterator[d
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 for group in groups_of_file:
+                    refuse_changed(group)
                     rows = file.read_row_group(
                         group.index, columns=list(columns), use_threads=False
                     )

@@ -7,6 +7,8 @@ checkpoint are removed.
 from __future__ import annotations
 
 import json
+import logging
+import math
 import resource
 import sys
 import time
@@ -19,6 +21,9 @@ from schemas.durable import write_durably
 from trelm_train.reporting.loggers import Logger
 
 METRICS_NAME = "metrics.jsonl"
+# Later than any.
+NO_STEP = math.inf
+log = logging.getLogger(__name__)
 
 
 class Timers:
@@ -83,7 +88,7 @@ class MetricLog:
     ) -> None:
         self.path, self.loggers = folder / METRICS_NAME, loggers
         lines = _lines(self.path) if after_step else []
-        earlier = [line for line in lines if json.loads(line)["step"] <= after_step]
+        earlier = [line for line in lines if _step_of(line) <= after_step]
 
         # Whole or not at all: a kill here must not lose the lines.
         write_durably(self.path, "".join(line + "\n" for line in earlier))
@@ -111,13 +116,27 @@ class MetricLog:
 
 
 def _lines(path: Path) -> list[str]:
-    """Return the complete lines of a file, if it is there."""
+    """Return the complete lines of a file, if it is there.
+
+    A damaged line is left out with a warning: it is a log, and what it said is nowhere else.
+    """
     if not path.is_file():
         return []
 
     # A line that was torn by a kill has no newline at its end.
-    complete = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [line for line in complete if line]
+    complete = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    sound = [line for line in complete if _step_of(line) < NO_STEP]
+    if len(sound) < len(complete):
+        log.warning("%s: %d damaged line(s) left out", path, len(complete) - len(sound))
+    return sound
+
+
+def _step_of(line: str) -> float:
+    """Return the step that a line of the log is about; NO_STEP where it is damaged."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return NO_STEP
 
 
 def peak_rss_mb() -> float:

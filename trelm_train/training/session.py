@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import logging
 import platform
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from schemas.checksums import CHECKSUMS_NAME, checksums_of, checksums_text, damage_in
 from schemas.durable import write_durably
 from schemas.errors import ConfigError
 from schemas.listing import a_few
@@ -175,7 +177,12 @@ def _lay_out(session: Session) -> None:
     (request.out / METRICS_NAME).unlink(missing_ok=True)
     # A copy of the initial model: `resume` and the share of changed weights need it, even if the
     # model of that name has changed.
-    export_model(model, shards.tokenizer_path, request.out / INITIAL)
+    initial = request.out / INITIAL
+    # What a killed run has left there by half would be among the files that are listed.
+    shutil.rmtree(initial, ignore_errors=True)
+    export_model(model, shards.tokenizer_path, initial)
+    # A changed byte would be another weight, and the run would go on with it.
+    write_durably(initial / CHECKSUMS_NAME, checksums_text(checksums_of(initial)))
     if session.components.bank is not None:
         write_entities(entities_of(session.knowledge), request.out)
 
@@ -214,7 +221,7 @@ def resume_run(
     if not (out / RUN_NAME).is_file():
         raise ConfigError(f"{out}: no run there; start one with `trelm-train run --out {out} …`")
 
-    run = json.loads((out / RUN_NAME).read_text(encoding="utf-8"))
+    run = read_run(out)
     # The settings of the run's folder, which a user may have edited.
     config = load_config(out / CONFIG_NAME)
     shards_path = moved_shards or Path(run["shards"])
@@ -226,11 +233,45 @@ def resume_run(
             "restore them, or start a new run"
         )
 
-    model = load_pretrained(str(out / INITIAL), pick_device(config.train.device))
+    model = _load_initial(out, run["model"], config)
     session = _build(request, shards, model, str(out / INITIAL), ranks)
     if checkpoint is not None:
         restore(session, load_checkpoint(checkpoint))
     return session
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """Return what a run's folder says about its beginning.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    path = out / RUN_NAME
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        return {**run, **{name: run[name] for name in ("shards", "model", "fingerprint")}}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: damaged ({error}); restore it from a copy, or start a new run in another folder"
+        ) from error
+
+
+def _load_initial(out: Path, name: str, config: Config) -> MaskedLm:
+    """Load the model that a run began with, from the run's folder.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    initial = out / INITIAL
+    # Runs of older versions have no checksums.
+    is_sealed = (initial / CHECKSUMS_NAME).exists()
+    damage = damage_in(initial) if is_sealed else ""
+    if damage:
+        raise ConfigError(
+            f"{initial}: damaged ({damage}); restore this copy of {name} from a backup, or start a new "
+            "run in another folder"
+        )
+    return load_pretrained(str(initial), pick_device(config.train.device))
 
 
 def _build(

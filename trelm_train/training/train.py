@@ -42,10 +42,10 @@ from trelm_train.training.resource_estimate import check_estimate, estimate_reso
 from trelm_train.training.session import (
     CHECKPOINTS,
     CONFIG_NAME,
-    RUN_NAME,
     RunRequest,
     Session,
     changed_settings,
+    read_run,
     resume_run,
     start_run,
     state_of,
@@ -147,7 +147,7 @@ def run_or_resume(request: RunRequest, stop: Stop | None = None) -> dict[str, An
     # What was chosen automatically when the run began stays.
     request = replace(request, config=with_automatic_of(request.config, old))
     changed = changed_settings(to_dict(old), to_dict(request.config))
-    started = json.loads((request.out / RUN_NAME).read_text(encoding="utf-8"))
+    started = read_run(request.out)
     # The model is no setting, but it decides what is learned just the same.
     changed += ["--model"] if started["model"] != request.model else []
     if changed:
@@ -200,6 +200,7 @@ def _train(session: Session, stop: Stop) -> dict[str, Any]:
         tools = _tools(session, stop, stack)
         # A run that fails leaves the checkpoint that was under way.
         stack.callback(tools.writer.finish)
+        _mark_best(session, tools)
         if config.train.validate and "validation_before" not in session.history:
             session.history["validation_before"] = _measure(session, tools)
 
@@ -391,9 +392,8 @@ def _after_step(session: Session, tools: _Tools) -> None:
     signum = session.components.ranks.highest(tools.stop.signum)
     if session.step % config.train.checkpoint_every == 0 or signum or has_improved:
         _save(session, tools)
-    if has_improved and session.components.ranks.is_first:
-        value = session.history["best"]["value"]
-        tools.writer.mark_best(session.step, config.evaluation.best, value)
+    if has_improved:
+        _mark_best(session, tools)
 
     if signum:
         tools.writer.finish()
@@ -402,6 +402,16 @@ def _after_step(session: Session, tools: _Tools) -> None:
             f"stopped after step {session.step} of {config.train.steps}, checkpoint saved; "
             f"continue with `trelm-train resume --out {session.request.out}`",
         )
+
+
+def _mark_best(session: Session, tools: _Tools) -> None:
+    """Mark the best checkpoint so far, if there is one.
+
+    A resumed run does it again: it may have been killed between the checkpoint and its mark.
+    """
+    best = session.history.get("best")
+    if best is not None and session.components.ranks.is_first:
+        tools.writer.mark_best(best["step"], best["measure"], best["value"])
 
 
 def _log(session: Session, tools: _Tools) -> None:
