@@ -86,7 +86,8 @@ def test_a_missing_or_cut_file_is_made_again(
 def test_changed_bytes_are_found_by_verify(run: Path, sample_run: Path) -> None:
     paths = [run / stage / manifest_of(run, stage).files[-1].path for stage in STAGES]
     for path in paths:
-        flip(path)
+        # A bit in the middle of the weights may be a digit's: JSON all the same.
+        flip(path, 0 if path.suffix == ".json" else -1)
     said = again(run)
     assert said.count("up to date") == len(STAGES), "only lengths are compared"
     assert "its weights are damaged" in said
