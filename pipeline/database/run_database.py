@@ -6,6 +6,7 @@ the run's folder, so that a run can be moved: open it there, or set `file_search
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import duckdb
@@ -18,6 +19,8 @@ from pipeline.engine.tables import RunPaths
 from pipeline.flow import STAGE_NAMES
 from schemas import Table
 from schemas.durable import partial_of, publish
+
+logger = logging.getLogger("trelm")
 
 NAME = "run.duckdb"
 # The version of the file's format: DuckDB 1.0 and later read it.
@@ -81,10 +84,13 @@ def _write(path: Path, paths: RunPaths) -> None:
         root = str(Path(paths.root).resolve())
         connection.execute("SET file_search_path = $root", {"root": root})
         tables = tables_of(paths, [stage for stage in STAGE_NAMES if _is_whole(paths, stage)])
+        views = []
         for name, (table, table_paths) in tables.items():
             query = _rows(connection, table, table_paths, paths.root)
-            connection.execute(f'CREATE VIEW "{name}" AS {query}')
-        add_macros(connection, tables)
+            if _can_be_read(connection, query, f"{paths.root}: table {name}"):
+                connection.execute(f'CREATE VIEW "{name}" AS {query}')
+                views.append(name)
+        add_macros(connection, views)
 
         # A database in use cannot be detached, and only a detached one is complete on disk.
         connection.execute("USE memory")
@@ -98,6 +104,23 @@ def _is_whole(paths: RunPaths, stage: str) -> bool:
     except StageError:
         return False
     return manifest is None or not first_damage(paths.stage(stage), manifest.files, hashed=False)
+
+
+def _can_be_read(connection: duckdb.DuckDBPyConnection, query: str, what: str) -> bool:
+    """Say whether a view's files can be read; a damaged one is told, and stops no other stage."""
+    try:
+        connection.execute(f"EXPLAIN {query}")
+    except duckdb.OutOfMemoryException:
+        raise
+    except duckdb.Error as error:
+        cause = str(error).splitlines()[0]
+        logger.warning(
+            "%s has a damaged file and gets no view (%s); `run --verify` makes it again",
+            what,
+            cause,
+        )
+        return False
+    return True
 
 
 def _rows(
