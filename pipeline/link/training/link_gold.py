@@ -48,9 +48,7 @@ def _counts(paths: RunPaths) -> dict[str, int]:
 
 
 def gold_of_links(paths: RunPaths, max_links: int = MAX_LINKS) -> dict[str, GoldDocument]:
-    """Return documents of the run with their links as gold mentions, by id, ids ascending.
-
-    Links that overlap an earlier one, and links without text, are left out.
+    """Return documents of the run with their links as gold mentions, if these are enough to fit.
 
     Raises:
         StageError: the corpus has too few links.
@@ -63,6 +61,15 @@ def gold_of_links(paths: RunPaths, max_links: int = MAX_LINKS) -> dict[str, Gold
             f"{MIN_DOCUMENTS} documents; train on gold files with --gold, or use the shipped "
             "weights (link.weights=trained)"
         )
+    return linked_documents(paths, max_links)
+
+
+def linked_documents(paths: RunPaths, max_links: int = MAX_LINKS) -> dict[str, GoldDocument]:
+    """Return documents of the run with their links as gold mentions, by id, ids ascending.
+
+    Links that overlap an earlier one, and links without text, are left out. Of a corpus with more
+    links, documents with about `max_links` of them are chosen by the hash of their ids.
+    """
     doc_ids = _chosen(paths, max_links)
     links: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
     columns = ("doc_id", "start", "end", "qid")

@@ -23,15 +23,14 @@ from scipy.optimize import minimize_scalar
 from pipeline.arrays.runs import offsets_of
 from pipeline.config import LinkConfig
 from pipeline.database.kb_lookups import redirects_of
-from pipeline.documents.anchors import anchor_texts
 from pipeline.encoder.fine_tuning import FineTuning, RankingExample, fine_tune
 from pipeline.encoder.tokenizer import check_model
 from pipeline.engine.errors import StageError
-from pipeline.engine.tables import RunPaths, read_batches
+from pipeline.engine.tables import RunPaths
 from pipeline.index.entity_store import EntityStore
 from pipeline.index.extended_index import IndexFolders
 from pipeline.link.disambiguation import Model, contributions
-from pipeline.link.gold import GoldDocument, GoldMention
+from pipeline.link.gold import GoldDocument
 from pipeline.link.linker import Scored
 from pipeline.link.mention_batch import batch_of
 from pipeline.link.reranker import (
@@ -45,8 +44,8 @@ from pipeline.link.stage import batches, contexts_of, find_mentions, open_resour
 from pipeline.link.training.collect import gold_of
 from pipeline.link.training.crossval import fold_of
 from pipeline.link.training.held_out import HeldOutIndex, links_by_fold
+from pipeline.link.training.link_gold import linked_documents
 from pipeline.link.weights import load_weights
-from schemas import ANCHORS, DOCUMENTS
 from schemas.array_types import F32, F64, I64, Bools
 from schemas.errors import ConfigError
 
@@ -180,7 +179,7 @@ def _collect(paths: RunPaths, config: LinkConfig) -> tuple[EntityStore, _Links, 
         StageError: the run has no index or no links.
     """
     paths.require("index")
-    documents = _linked_documents(paths)
+    documents = _current(linked_documents(paths), paths)
     if not documents:
         raise StageError(
             f"{paths.root}: its corpus has no links of its own to learn from; give one that has "
@@ -214,29 +213,21 @@ def _collect(paths: RunPaths, config: LinkConfig) -> tuple[EntityStore, _Links, 
     return resources.entities, parts[0], parts[1]
 
 
-def _linked_documents(paths: RunPaths) -> dict[str, GoldDocument]:
-    """Return the documents that have links of their own, as gold documents."""
-    mentions: dict[str, dict[tuple[int, int], int]] = {}
-    for path in paths.files("documents", ANCHORS):
-        for rows, _ in anchor_texts(path):
-            columns = (rows.column(name).to_pylist() for name in ("doc_id", "start", "end", "qid"))
-            for doc_id, start, end, qid in zip(*columns, strict=True):
-                mentions.setdefault(doc_id, {})[start, end] = qid
-
-    items = {qid for spans in mentions.values() for qid in spans.values()}
-    current_qid = redirects_of(paths, items)
-    documents: dict[str, GoldDocument] = {}
-    for path in paths.files("documents", DOCUMENTS):
-        for batch in read_batches(path, DOCUMENTS, ["doc_id", "text"]):
-            texts = zip(*(batch.column(row).to_pylist() for row in range(2)), strict=True)
-            for doc_id, text in texts:
-                if doc_id in mentions:
-                    spans = tuple(
-                        GoldMention(start, end, current_qid[qid])
-                        for (start, end), qid in sorted(mentions[doc_id].items())
-                    )
-                    documents[doc_id] = GoldDocument(doc_id, text, spans)
-    return documents
+def _current(documents: Mapping[str, GoldDocument], paths: RunPaths) -> dict[str, GoldDocument]:
+    """Return documents whose links lead to what merged items are now."""
+    items = {mention.qid for one in documents.values() for mention in one.mentions}
+    current_qid = redirects_of(paths, {qid for qid in items if qid is not None})
+    return {
+        name: replace(
+            one,
+            mentions=tuple(
+                replace(mention, qid=current_qid[mention.qid])
+                for mention in one.mentions
+                if mention.qid is not None
+            ),
+        )
+        for name, one in documents.items()
+    }
 
 
 def _joined(found: Sequence[_Links]) -> _Links:
