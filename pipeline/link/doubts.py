@@ -46,6 +46,9 @@ def doubts_of(
         words: common words of the language.
         names: of the corpus's links.
     """
+    # Of "barack obama met lady gaga" the recogniser knows as little as letter case does.
+    if not any(surface[:1].isupper() for surface in surfaces):
+        return [""] * len(spans)
     return [
         _doubt(surface, words, names) if span.detector == DICTIONARY else ""
         for span, surface in zip(spans, surfaces, strict=True)
@@ -60,5 +63,7 @@ def _doubt(surface: str, words: CommonWords, names: LinkedNames) -> str:
         return ""
     if len(key) <= MAX_LETTERS:
         return WORD
-    # No list has a name of several words.
+    # "LAX" is no adjective, and no list has a name of several words.
+    if surface.isupper():
+        return ""
     return {OTHER: WORD, NOUN: NOUN_WORD}.get(words.kind(key), "")

@@ -7,6 +7,7 @@ no name of it.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 
@@ -26,7 +27,7 @@ NATIONALITY = "NORP"
 NATION, LANGUAGE_READING = "nation", "language"
 # Words that may stand between a nationality and the word that says what it is.
 NUM_FOLLOWING = 4
-_FOLLOWING = re.compile(r"(?:[ -]\w+)+")
+_FOLLOWING = re.compile(rf"(?:[ -]\w+){{1,{NUM_FOLLOWING}}}")
 # Code points on each side, in the same sentence, in which a language is spoken of.
 CLAUSE = 60
 _SENTENCE_BEFORE = re.compile(r"[^.!?;\n]*\Z")
@@ -56,8 +57,9 @@ _OF_LANGUAGE = frozenset(
 def reading_of(text: str, start: int, end: int, ner_type: str | None) -> str:
     """Say whether a mention that may be either is a NATION or a LANGUAGE; empty if nothing tells.
 
-    A NATION stands before a noun, as in "Russian ballet dancer"; but not in "Russian film", which
-    may be in Russian. A LANGUAGE is spoken of as one, as in "wrote in Russian", "Russian is spoken".
+    A LANGUAGE is spoken of as one, as in "wrote in Russian", "Russian is spoken". Before a noun, as
+    in "Russian ballet dancer", and in all other places it is a NATION: "they were Russian". "Russian
+    film" may be in Russian, so nothing tells.
 
     Args:
         text: of the document.
@@ -69,19 +71,25 @@ def reading_of(text: str, start: int, end: int, ner_type: str | None) -> str:
         return ""
     match = _FOLLOWING.match(text, end)
     following = match.group().replace("-", " ").lower().split()[:NUM_FOLLOWING] if match else []
-    has_noun = bool(following) and following[0] not in STOP_WORDS | MORE_STOP_WORDS
-    if _TRANSLATED.match(text, end) or (has_noun and following[0] in _IN_LANGUAGE):
+    # The words of the noun phrase that it begins: "film director" of "film director and".
+    phrase = list(itertools.takewhile(_is_of_phrase, following))
+    if _TRANSLATED.match(text, end) or (phrase and phrase[0] in _IN_LANGUAGE):
         return LANGUAGE_READING
-    if has_noun and not _OF_LANGUAGE.intersection(following):
-        return NATION if following[0].isalpha() else ""
+    if phrase:
+        # The last one says what is meant.
+        return "" if phrase[-1] in _OF_LANGUAGE else NATION
 
     before = _SENTENCE_BEFORE.search(text, max(start - CLAUSE, 0), start)
     after = _SENTENCE_AFTER.match(text, end, end + CLAUSE)
     preceding = _WORD.findall(before.group().lower()) if before else []
-    if preceding and preceding[-1] == "in" and not has_noun:
+    if preceding and preceding[-1] == "in":
         return LANGUAGE_READING
     around = {*preceding, *_WORD.findall(after.group().lower() if after else "")}
-    return LANGUAGE_READING if around & _ABOUT_LANGUAGE else ""
+    return LANGUAGE_READING if around & _ABOUT_LANGUAGE else NATION
+
+
+def _is_of_phrase(word: str) -> bool:
+    return word.isalpha() and word not in STOP_WORDS and word not in MORE_STOP_WORDS
 
 
 def misread(readings: Sequence[str], mention_of: I64, matches: U8, types: U8) -> Bools:
@@ -119,7 +127,7 @@ def are_codes(
     """Say of candidates whether a short surface is but a code of theirs.
 
     "He" is no Hebrew, "Fo" no Faroe Islands, and "GA" no Irish: an abbreviation is in capitals, and
-    no language is called by its code.
+    no language is called by its code. Three letters may be a name: "Met", "DoD".
 
     Args:
         surfaces: as written.
@@ -133,7 +141,8 @@ def are_codes(
         surface = surfaces[owners[position]]
         if normalise(surface) not in normalise(label_of(position)).split():
             is_in_one_case = surface.isupper() or surface.islower()
-            are_codes[position] = int(types[position]) == LANGUAGE or not is_in_one_case
+            is_mixed = not is_in_one_case and len(surface) < MAX_CODE
+            are_codes[position] = int(types[position]) == LANGUAGE or is_mixed
     return are_codes
 
 

@@ -12,6 +12,8 @@ from pipeline.index.entity_store import EntityStore
 from pipeline.index.name_keys import SOURCE_BITS, fold, normalise
 from pipeline.link.inflections import inflections, plurals
 
+# Links of a corpus that show what it links; fewer show nothing.
+MIN_LINKS = 2_000
 # Answers per cache. Emptying a full one is simpler, and faster to use, than an order of use.
 CACHE_SIZE = 100_000
 
@@ -38,7 +40,7 @@ class IndexNames:
             max(word_links * index.num_links, 1.0) if word_links and index.num_links else math.inf
         )
         self.opens_name = index.opens_name
-        self.are_counted = index.num_links > 0
+        self.are_counted = index.num_links >= MIN_LINKS
 
     def is_name(self, key: str) -> bool:
         """Say whether the index lists a key, the key without diacritics, or its singular."""
@@ -97,6 +99,26 @@ class IndexNames:
     def is_label(self, surface: str) -> bool:
         """Say whether a surface is the label of an item that it names, letter by letter."""
         return surface in self._labels(normalise(surface))
+
+    def needs_article(self, surface: str, name: str) -> bool:
+        """Say whether a surface with its article is a name, rather than the rest of it.
+
+        So it is with "The Hague", and with whatever only the whole names. Where both name something
+        the more popular item decides: a film is called "The Cold War", but the war is meant.
+        """
+        rows = [self._likeliest(normalise(text)) for text in (surface, name)]
+        whole, other = rows
+        if whole < 0 or other < 0:
+            return other < 0
+        if not self._entities.label(whole).lower().startswith(surface.split()[0].lower()):
+            return False
+        popularity, popularity_without = self._entities.popularity(np.array(rows)).tolist()
+        return bool(popularity >= popularity_without)
+
+    def _likeliest(self, key: str) -> int:
+        """Return the row of the item that a key most likely names; -1 if it names none."""
+        rows = self._entities.rows(np.asarray(self._index.postings(key).qids, np.uint32))
+        return next((row for row in rows.tolist() if row >= 0), -1)
 
     def _labels(self, key: str) -> Iterator[str]:
         """Yield the labels of the items that a key names, the most likely first."""

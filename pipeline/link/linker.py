@@ -48,9 +48,10 @@ from pipeline.link.lru import LruCache
 from pipeline.link.mention_features import Mention, column, in_cased_documents, mention_features
 from pipeline.link.surface_features import Described, other_words, static_features
 from schemas.array_types import F32, F64, I64, U8, U32, Array, Bools
+from schemas.ids import FIRST_OWN
 
-# Surface, whether it may be misspelt, longer names of the document.
-SurfaceKey = tuple[str, bool, tuple[str, ...]]
+# Surface, whether it may be misspelt, longer names of the document, the longer name that it opens.
+SurfaceKey = tuple[str, bool, tuple[str, ...], str]
 # Surfaces: 5 KB each.
 CACHE_SIZE = 20_000
 MAX_SCORED = 64
@@ -157,7 +158,8 @@ class Linker:
         surface_of = np.fromiter(
             (
                 numbers.setdefault(
-                    (mention.surface, mention.allow_fuzzy, mention.longer), len(numbers)
+                    (mention.surface, mention.allow_fuzzy, mention.longer, mention.full_name),
+                    len(numbers),
                 )
                 for mention in mentions
             ),
@@ -216,7 +218,7 @@ class Linker:
         features["proper"] = features["proper"] * in_cased_documents(mentions)[mention_of]
         features |= context_features(flat, tokens, self._entities, pairs)
         features["type"] = self._type_agreement(mentions, mention_of, types)
-        features |= mention_features(mentions, mention_of, types, features)
+        features |= mention_features(mentions, mention_of, qids, types, features)
         # Last, since its votes weigh all the others.
         features |= coherence_features(flat, features, self._entities, pairs)
         return Scored(mention_of, qids, rows, matches, popularity, features)
@@ -283,18 +285,23 @@ class Linker:
         return [described for described in cached.values() if described is not None]
 
     def _candidates_of(self, key: SurfaceKey) -> Candidates:
-        surface, allow_fuzzy, longer = key
+        surface, allow_fuzzy, longer, full_name = key
         candidates = self._candidates(surface, allow_fuzzy)
-        if not longer:
+        if longer:
+            candidates = with_reused(candidates, [self._candidates(name, False) for name in longer])
+        # "Athens" of "Athens, Georgia" is what the whole is called, if anything is.
+        whole = self._candidates(full_name, False) if full_name else {}
+        called = {qid for qid, candidate in whole.items() if candidate.match <= VARIANT}
+        if not called & candidates.keys():
             return candidates
-        return with_reused(candidates, [self._candidates(name, False) for name in longer])
+        return {qid: candidates[qid] for qid in candidates if qid in called}
 
     def _is_orphan(self, key: SurfaceKey) -> bool:
         """Say whether a surface ends longer names of its document, and no item bears any of them.
 
         After "Pat Riley", whom the knowledge base lacks, "Riley" is not the town of this name.
         """
-        surface, _, longer = key
+        surface, _, longer, _ = key
         ending = f" {normalise(surface)}"
         named = [name for name in longer if normalise(name).endswith(ending)]
         return bool(named) and not any(
@@ -321,7 +328,9 @@ class Linker:
         is_linkable[is_linkable] &= ~self._entities.is_meta(rows[is_linkable])
         is_linkable[is_linkable] &= self._entities.types(rows[is_linkable]) != NAME
         chosen = np.flatnonzero(is_linkable)
-        chosen = chosen[~self._are_codes([key[0] for key in keys], owners[chosen], rows[chosen])]
+        are_codes = self._are_codes([key[0] for key in keys], owners[chosen], rows[chosen])
+        # What a user has added is called what the user says.
+        chosen = chosen[~are_codes | (qids[chosen] >= FIRST_OWN)]
         chosen = chosen[first_per_owner(owners[chosen], MAX_SCORED)]
         rows, qids, owners = rows[chosen], qids[chosen], owners[chosen]
 

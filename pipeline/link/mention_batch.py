@@ -103,6 +103,7 @@ def _mentions_of(
             position=span.start / length,
             allow_fuzzy=allow_fuzzy,
             longer=(span.full_name, *longer) if span.full_name else longer,
+            full_name=span.full_name,
             is_unknown=is_unknown,
             # A name that is short for a longer one of the text is no common word there.
             doubt="" if longer else doubt,

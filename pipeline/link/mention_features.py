@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.index.entity_types import EVENT, GROUP, LANGUAGE, ORGANISATION, PLACE
-from pipeline.link.doubts import DOUBTS, NOUN_WORD
+from pipeline.link.doubts import DOUBTS, NOUN_WORD, WORD
 from pipeline.link.spans import PERSON_LABELS
-from schemas.array_types import F32, I64, U8, Bools
+from schemas.array_types import F32, I64, U8, U32, Bools
+from schemas.ids import FIRST_OWN
 
-# Types of items whose names are among the nouns of word lists: "Turin".
+# Types of items whose names are among the nouns of word lists: "Turin". Places have those of other
+# words, too: "Nice", "Bath".
 NAMED_BY_NOUNS = PLACE | ORGANISATION | EVENT | GROUP | LANGUAGE
 
 
@@ -36,6 +38,8 @@ class Mention:
     allow_fuzzy: bool
     # Names of the same document for which it may be short.
     longer: tuple[str, ...] = ()
+    # The longer name that it opens: "Athens, Georgia". Also among `longer`.
+    full_name: str = ""
     # What "Russian" is here, if the words around tell: of `impossible`.
     reading: str = ""
     # Whether it stands for somebody whom no index knows: it has no candidates then.
@@ -45,19 +49,27 @@ class Mention:
 
 
 def mention_features(
-    mentions: Sequence[Mention], mention_of: I64, types: U8, features: Mapping[str, F32]
+    mentions: Sequence[Mention],
+    mention_of: I64,
+    qids: U32,
+    types: U8,
+    features: Mapping[str, F32],
 ) -> dict[str, F32]:
     """Return the features of group "mention", shape (c,) each.
 
     Args:
         mentions: of the batch.
         mention_of: number of each candidate's mention, ascending, shape (c,).
+        qids: item of each candidate, shape (c,).
         types: coarse type bits of each candidate, shape (c,).
         features: `same`, `partial` and `ending` of each candidate, shape (c,) each.
     """
     doubt_of_each = np.array([mention.doubt for mention in mentions], str)
     columns = {doubt: (doubt_of_each == doubt).astype(np.float32)[mention_of] for doubt in DOUBTS}
+    # Nobody adds an entity of their own to have it doubted.
+    columns = {doubt: column * (qids < FIRST_OWN) for doubt, column in columns.items()}
     columns[NOUN_WORD] *= types & NAMED_BY_NOUNS == 0
+    columns[WORD] *= types & PLACE == 0
 
     # A person is seldom called by one name that is all of an item's name.
     is_one_name = _flags(_is_one_name_of_person(mention) for mention in mentions)

@@ -24,11 +24,13 @@ from pipeline.link.spans import PERSON_LABELS, Span, cut_unknown_spans, trim, wi
 _LEADING_ARTICLE = re.compile(r"^(?:the|a|an)\s+", re.IGNORECASE)
 # Letters of a name after a comma: "Inc." and "Jr." are none.
 MIN_PART = 4
+_FIRST_WORD = re.compile(r"(\S+)\s+")
 # Before the name of a person; in lower case.
 TITLES = frozenset(
     "president king queen prince princess sir dame lord lady pope emperor empress sultan senator "
     "governor general colonel captain major admiral dr doctor prof professor mr mrs ms minister "
-    "chancellor bishop archbishop cardinal judge justice mayor sheikh imam ayatollah daw".split()
+    "chancellor bishop archbishop cardinal judge justice mayor sheikh imam ayatollah count countess duke "
+    "duchess baron baroness saint tsar secretary".split()
 )
 # Letters that initials must have to stand for a name: "UN".
 MIN_ACRONYM = 2
@@ -65,7 +67,8 @@ def detect(
         names: tests of what is a name.
     """
     text, named = document.text, list(named)
-    by_range = {(span.start, span.end): span for span in recognised_spans(text, named, names)}
+    recognised = {(span.start, span.end): span for span in recognised_spans(text, named, names)}
+    by_range = dict(recognised)
 
     # A name may come from two probes: "Isle of Man" has capitals at its ends and a word in lower
     # case.
@@ -73,17 +76,22 @@ def detect(
     probed = dict.fromkeys((*probe.capitalised(), *probe.lower_case(), *probe.common_words()))
     numbers = _Numbers(text, named)
     full_names: dict[tuple[int, int], str] = {}
+    sentence_starts = set(document.tokens.starts[document.tokens.opens_sentence].tolist())
     for start, end in probed:
         if numbers.rule_out(start, end):
             continue
+        # Within a sentence a capital says that the article belongs to the name.
+        article = _LEADING_ARTICLE.match(text[start:end]) if start in sentence_starts else None
+        if article and not names.needs_article(text[start:end], text[start + article.end() : end]):
+            start += article.end()
         start += end_of_title(text[start:end], names)
         part_end = end_of_first_name(text[start:end], names)
         if part_end:
             full_names[start, start + part_end] = text[start:end]
             continue
-        recognised = by_range.get((start, end))
-        detector = "ner+dictionary" if recognised else "dictionary"
-        ner_type = recognised.ner_type if recognised else None
+        agreeing = recognised.get((start, end))
+        detector = "ner+dictionary" if agreeing else "dictionary"
+        ner_type = agreeing.ner_type if agreeing else None
         by_range[start, end] = Span(start, end, detector, ner_type, known=True)
 
     for start, end in anchors:
@@ -107,15 +115,12 @@ def end_of_title(surface: str, names: Names) -> int:
     0 where there is none, where an item is called so with its title ("King Arthur"), and where what
     follows is no label of several words.
     """
-    title, _, name = surface.partition(" ")
-    if title.removesuffix(".").lower() not in TITLES or " " not in name:
+    match = _FIRST_WORD.match(surface)
+    if match is None or match.group(1).removesuffix(".").lower() not in TITLES:
         return 0
-    return len(title) + 1 if _is_written_without(surface, f"{title} ", names) else 0
-
-
-def _is_written_without(surface: str, opening: str, names: Names) -> bool:
-    """Say whether an item's label is a name without its opening, and none is with it."""
-    return not names.is_label(surface) and names.is_label(surface.removeprefix(opening))
+    name = surface[match.end() :]
+    is_called_so = names.is_label(surface) or not names.is_label(name)
+    return match.end() if " " in name and not is_called_so else 0
 
 
 def end_of_first_name(surface: str, names: Names) -> int:
@@ -186,10 +191,13 @@ def recognised_spans(text: str, named: Iterable[NamedEntity], names: Names) -> I
         if article and (
             not is_name
             or text[start].islower()
-            or _is_written_without(text[start:end], article.group(), names)
+            or not names.needs_article(text[start:end], text[start + article.end() : end])
         ):
             start, end = trim(text, start + article.end(), end)
             is_name = names.is_name(normalise(text[start:end]))
+        title_length = end_of_title(text[start:end], names)
+        if title_length:
+            start, is_name = start + title_length, True
         yield Span(start, end, "ner", entity.label, known=is_name)
 
 

@@ -71,6 +71,9 @@ class Names(NameTests, Protocol):
     def is_label(self, surface: str) -> bool:
         """Say whether a surface is the label of an item that it names, letter by letter."""
 
+    def needs_article(self, surface: str, name: str) -> bool:
+        """Say whether a surface with its article is a name, rather than the rest of it."""
+
     def agrees_in_case(self, surface: str, key: str) -> bool:
         """Say whether some item with this name is written with small letters where a surface is."""
 

@@ -38,7 +38,7 @@ _NEWLINE = re.compile("\n")
 _LONG_RUN = re.compile(r"\S{500}")
 # The end of a sentence beyond doubt: a word of three letters or more, a mark, a capital.
 _SENTENCE_END = re.compile(
-    r"([^\W\d_]{3,}|[)\]”\"'%\d])[.!?…]+[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[^\W\d_a-zß-ÿ])|()[。！？]+\s*"
+    r"((?<![^\W\d_])[^\W\d_]{3,}|[)\]”\"'%\d])[.!?…]+[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[^\W\d_a-zß-ÿ])|()[。！？]+\s*"
 )
 _WIDE_END = re.compile("[。！？]")
 # White space between two words in lower case: no name is cut there.

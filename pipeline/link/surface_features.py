@@ -139,17 +139,19 @@ def _spelling(
 def _is_initials(key: str, label: str) -> bool:
     """Say whether a key is the first letters of a label's words, function words counted or not.
 
+    The last ones may be left out.
+
     >>> _is_initials("bbc", "british broadcasting corporation")
+    True
+    >>> _is_initials("us", "united states of america")
     True
     """
     letters = key.replace(" ", "")
     if len(letters) < MIN_INITIALS or letters[0] != label[:1]:
         return False
     words = label.split()
-    return letters in (
-        "".join(word[0] for word in words),
-        "".join(word[0] for word in words if word not in STOP_WORDS),
-    )
+    first_letters = "".join(word[0] for word in words if word not in STOP_WORDS)
+    return letters == "".join(word[0] for word in words) or first_letters.startswith(letters)
 
 
 def other_words(surfaces: Sequence[str], owners: I64, labels: Sequence[str]) -> U32:

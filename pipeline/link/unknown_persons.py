@@ -13,7 +13,7 @@ from pipeline.link.spans import PERSON_LABELS, Span
 
 # Words of a person's name. A longer span of the recogniser is often more than one name.
 MIN_WORDS, MAX_WORDS = 2, 3
-SURNAME_LABELS = (*PERSON_LABELS, "ORG", None)
+SURNAME_LABELS = (*PERSON_LABELS, None)
 
 
 def stand_for_unknown_persons(spans: Sequence[Span], surfaces: Sequence[str]) -> list[bool]:

@@ -43,6 +43,7 @@ class Links:
         ("Velmora", "dictionary", Links(), ""),
         ("DE", "dictionary", Links(), WORD),  # more often a code than a name
         ("U.S", "dictionary", Links(), ""),
+        ("LAX", "dictionary", Links(), ""),  # no adjective
         ("EU", "ner+dictionary", Links(), ""),
         ("Share Turin", "dictionary", Links(), ""),  # no list has several words
         ("Share", "ner+dictionary", Links(), ""),  # the recogniser agrees
@@ -51,7 +52,18 @@ class Links:
 )
 def test_doubts(surface: str, detector: str, links: Links, wanted: str) -> None:
     span = Span(0, len(surface), detector, None, known=True)
-    assert doubts_of([span], [surface], WORDS, links) == [wanted]
+    # A name with a capital shows that letter case says something here.
+    other = Span(90, 95, "ner", "PERSON", known=False)
+    assert doubts_of([span, other], [surface, "Quuxy"], WORDS, links) == [wanted, ""]
+
+
+def test_without_letter_case_there_is_no_doubt() -> None:
+    surfaces = ["barack obama", "lady gaga"]
+    spans = [
+        Span(0, 12, "dictionary", None, known=True),
+        Span(20, 29, "dictionary", None, known=True),
+    ]
+    assert doubts_of(spans, surfaces, WORDS, Links()) == ["", ""]
 
 
 @pytest.mark.parametrize(

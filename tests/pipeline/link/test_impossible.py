@@ -15,11 +15,13 @@ from pipeline.link.impossible import LANGUAGE_READING, NATION, are_codes, misrea
     [
         ("[Russian] ballet dancer", "NORP", NATION),
         ("[Russian]-born dancer", "NORP", NATION),
-        ("[Russian], Polish and Czech", "NORP", ""),  # a list: nothing follows
-        ("[Russian] and Polish", "NORP", ""),
-        ("[Russian]", "NORP", ""),
+        ("[Russian], Polish and Czech athletes", "NORP", NATION),
+        ("[Russian] and Polish", "NORP", NATION),
+        ("[Russian]", "NORP", NATION),
         ("[Russian] comedy film of", "NORP", ""),  # may be in Russian
-        ("[Russian] 1990 games", "NORP", ""),
+        ("a [Russian] film director and", "NORP", NATION),  # the last word says what is meant
+        ("[Russian] television reported", "NORP", NATION),
+        ("[Russian] 1990 games", "NORP", NATION),
         ("[Russian] ballet dancer", "LANGUAGE", ""),  # the recogniser says so
         ("[Russian] ballet dancer", None, ""),
         ("She wrote in [Russian].", "NORP", LANGUAGE_READING),
@@ -30,8 +32,9 @@ from pipeline.link.impossible import LANGUAGE_READING, NATION, are_codes, misrea
         ("[Russian] is spoken in the north", "NORP", LANGUAGE_READING),
         ("The language of the country is [Polish].", "NORP", LANGUAGE_READING),
         ("the first poet of the [Greek] language", "NORP", LANGUAGE_READING),
-        ("They speak a dialect. He met the [Greeks].", "NORP", ""),  # another sentence
-        ("He met the [French].", "NORP", ""),
+        ("They speak a dialect. He met the [Greeks].", "NORP", NATION),  # another sentence
+        ("He met the [French].", "NORP", NATION),
+        ("They were [Swedish].", "NORP", NATION),
     ],
 )
 def test_the_words_around_say_what_a_nationality_is(text: str, label: str | None, wanted) -> None:
@@ -70,7 +73,8 @@ def test_languages_and_nations_give_way_where_the_other_has_the_name() -> None:
         ("Bo", "Bo Derek", PERSON, False),  # a word of the label
         ("Ohio", "Ohio", PLACE, False),
         ("U.S", "United States", PLACE, False),
-        ("Inc.", "Incorporated company", ORGANISATION, True),  # a code with its full stop
+        ("Ltd.", "Limited company", ORGANISATION, False),
+        ("Met", "Metropolitan Museum of Art", ORGANISATION, False),  # a short name
     ],
 )
 def test_codes(surface: str, label: str, types: int, wanted) -> None:

@@ -138,6 +138,17 @@ def test_what_is_no_candidate() -> None:
     )
 
 
+def test_the_longer_name_that_it_opens_decides() -> None:
+    """Most of what is called Paris is more popular than the town in Texas."""
+    index = Index({**KEYS, "paris, texas": [(TEXAS, 0, LABEL)], "paris texas": [(TEXAS, 0, LABEL)]})
+    mentions, tokens = batch_of([document("in Paris, Texas", "Paris")])
+    one = linker(index=index)
+    for full_name, wanted in (("", CITY), ("Paris, Texas", TEXAS), ("Paris, Ohio", CITY)):
+        named = [replace(mention, full_name=full_name) for mention in mentions]
+        links = one.decide(one.score(named, tokens), 1, top_k=8, min_confidence=0.3)
+        assert candidates_of(links, 0)[0] == wanted
+
+
 def test_an_adjective_is_short_for_no_longer_name() -> None:
     links = link([document("a Paris artist", "Paris", ner_type="NORP")])
     assert set(candidates_of(links, 0)) == {CITY, TEXAS}

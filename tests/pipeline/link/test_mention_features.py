@@ -9,6 +9,7 @@ from pipeline.index.entity_types import PERSON, PLACE, WORK
 from pipeline.link.doubts import DOUBTS, NOUN_WORD, PHRASE, WORD
 from pipeline.link.features import GROUPS
 from pipeline.link.mention_features import Mention, mention_features
+from schemas.ids import FIRST_OWN
 
 
 def a_mention(surface: str = "Paris", **fields) -> Mention:
@@ -19,12 +20,16 @@ def a_mention(surface: str = "Paris", **fields) -> Mention:
 
 
 def features_of(
-    mention: Mention, *, same=(1.0,), partial=(0.0,), ending=0.0, types=(PLACE,)
+    mention: Mention, *, same=(1.0,), partial=(0.0,), ending=0.0, types=(PLACE,), qid=5
 ) -> dict:
     columns = {"same": np.float32(same), "partial": np.float32(partial)}
     columns["ending"] = np.full(len(same), ending, np.float32)
     found = mention_features(
-        [mention], np.zeros(len(same), np.int64), np.array(types, np.uint8), columns
+        [mention],
+        np.zeros(len(same), np.int64),
+        np.full(len(same), qid, np.uint32),
+        np.array(types, np.uint8),
+        columns,
     )
     assert tuple(found) == GROUPS["mention"]
     assert {column.dtype for column in found.values()} == {np.dtype(np.float32)}
@@ -42,8 +47,14 @@ def test_a_doubt_is_a_feature_of_its_own(doubt: str) -> None:
 def test_a_noun_may_be_the_name_of_a_place() -> None:
     both = {"same": (1.0, 1.0), "partial": (0.0, 0.0), "types": (PLACE, WORK)}
     assert features_of(a_mention("Turin", doubt=NOUN_WORD), **both)[NOUN_WORD] == [0, 1]
-    assert features_of(a_mention("Share", doubt=WORD), **both)[WORD] == [1, 1]
+    assert features_of(a_mention("Nice", doubt=WORD), **both)[WORD] == [0, 1]
     assert features_of(a_mention("crude oil", doubt=PHRASE), **both)[PHRASE] == [1, 1]
+
+
+def test_an_entity_of_the_users_own_is_never_doubted() -> None:
+    mention = a_mention("turbo encabulator", doubt=PHRASE)
+    assert features_of(mention, types=(WORK,), qid=FIRST_OWN)[PHRASE] == [0]
+    assert features_of(mention, types=(WORK,))[PHRASE] == [1]
 
 
 @pytest.mark.parametrize(
@@ -77,6 +88,7 @@ def test_no_mentions() -> None:
     found = mention_features(
         [],
         np.zeros(0, np.int64),
+        np.zeros(0, np.uint32),
         np.zeros(0, np.uint8),
         dict.fromkeys(("same", "partial", "ending"), empty),
     )

@@ -54,6 +54,9 @@ class Names:
             if form in self.keys
         )
 
+    def needs_article(self, surface: str, name: str) -> bool:
+        return normalise(surface) in self.keys or not self.is_name(normalise(name))
+
     def is_label(self, surface: str) -> bool:
         return surface in self.keys.values()
 
@@ -192,12 +195,16 @@ BOTH = "ner+dictionary"
         ("He saw the speed of light there", ["Speed of light"], [], by_probes("speed of light")),  # a title's capital
         ("met President Jefferson Davis", ["President Jefferson", "Jefferson Davis"], [("Jefferson Davis", "PERSON")],
          [("Jefferson Davis", BOTH)]),  # the recogniser agrees
+        ("The Daily Bugle said so", ["Daily Bugle"], [], by_probes("Daily Bugle")),  # a sentence's capital
+        ("He read The Daily Bugle", ["Daily Bugle", "The Daily Bugle"], [], by_probes("The Daily Bugle")),
         # Titles of persons, and articles, before a label
         ("met President Jefferson Davis", ["Jefferson Davis"], [("President Jefferson Davis", "PERSON")],
          [("Jefferson Davis", BOTH)]),
         ("met King Arthur Zork", ["King Arthur Zork", "Arthur Zork"], [("King Arthur Zork", "PERSON")],
          [("King Arthur Zork", BOTH)]),  # called so
         ("met King Zork", ["Zork"], [("King Zork", "PERSON")], [("King Zork", "ner")]),  # one word is too little
+        ("met Count\u00a0Jefferson Davis", ["Jefferson Davis"], [("Count\u00a0Jefferson Davis", "PERSON")],
+         [("Jefferson Davis", BOTH)]),
         ("met Dr. Jefferson Davis", ["Jefferson Davis"], [("Dr. Jefferson Davis", "PERSON")],
          [("Jefferson Davis", BOTH)]),
         ("read The Daily Bugle there", ["Daily Bugle"], [("The Daily Bugle", "ORG")],

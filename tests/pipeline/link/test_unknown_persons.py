@@ -16,7 +16,7 @@ PAT: Mentioned = ("Pat Riley", "PERSON", False)
     [
         ([PAT], ("Riley", "PERSON", True), True),
         ([PAT], ("Riley", None, True), True),
-        ([PAT], ("Riley", "ORG", True), True),  # a surname taken for a body
+        ([PAT], ("Riley", "ORG", True), False),  # a body, as the recogniser says
         ([PAT], ("Riley", "GPE", True), False),
         ([PAT], ("Pat", "PERSON", True), True),
         ([PAT], ("Pat", None, True), False),  # any other word
