@@ -235,7 +235,8 @@ def link_train_reranker_command(  # noqa: PLR0913 - an option each
     from pipeline.engine import files
     from pipeline.link.training.reranker import RerankerTraining, format_report, train_reranker
 
-    files.check_folder(out, "--out")
+    if not files.exists(out):
+        files.check_folder(out, "--out")
     training = RerankerTraining(
         run=run_folder,
         model=model,

@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pipeline import flow
@@ -19,6 +18,7 @@ from pipeline.engine.beam_runner import RunnerSettings, refuse_local_paths, run_
 from pipeline.engine.errors import StageError
 from pipeline.engine.kept_listings import forget_listings
 from pipeline.engine.progress_text import Workload
+from pipeline.engine.sole_writer import sole_writer
 from pipeline.engine.stage import (
     NOT_FINISHED,
     SCRATCH,
@@ -34,7 +34,7 @@ from pipeline.link.weights import fitted_in_words, load_weights, weights_file
 from pipeline.needs import check_needs, needs_of
 from pipeline.shards.statements import share_in_words
 from schemas.errors import ConfigError
-from schemas.run_lock import LOCK_NAME, LockedError, hold
+from schemas.run_lock import LOCK_NAME, LockedError
 from schemas.settings import is_written_here, to_toml
 
 logger = logging.getLogger("trelm")
@@ -203,23 +203,6 @@ def _end_stage(plan: StagePlan, paths: RunPaths) -> None:
     remove_older(folder, plan.data_folder)
     write_database(paths)
     files.remove(files.join(folder, plan.data_folder, SCRATCH))
-
-
-@contextlib.contextmanager
-def sole_writer(run: str) -> Iterator[None]:
-    """Hold a run's folder, so that no second program writes there; a bucket is not held.
-
-    Raises:
-        LockedError: another program holds it.
-        StageError: the folder cannot be made or written.
-    """
-    with contextlib.ExitStack() as stack:
-        if files.is_local(run):
-            try:
-                stack.enter_context(hold(Path(run), "trelm-pipeline"))
-            except OSError as error:
-                raise files.unwritable(run, error) from error
-        yield
 
 
 def _run_planned(

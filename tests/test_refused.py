@@ -32,6 +32,8 @@ class World:
     # A run of the pipeline up to `stats`, and one whose folder another program holds.
     run: Path
     held: Path
+    # A new folder that another program holds.
+    written: Path
     # A folder that is not there, nor those above it.
     new: Path
     model: Path
@@ -45,7 +47,16 @@ def made(sample_run: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     held = Path(shutil.copytree(sample_run, folder / "held"))
     model = tiny_model.make(folder / "model")
     broken = break_model(model, folder / "broken", "hidden_size")
-    return World(run=run, held=held, new=folder / "a" / "b" / "new", model=model, broken=broken)
+    written = folder / "written"
+    written.mkdir()
+    return World(
+        run=run,
+        held=held,
+        written=written,
+        new=folder / "a" / "b" / "new",
+        model=model,
+        broken=broken,
+    )
 
 
 def hold_from_elsewhere(folder: Path) -> None:
@@ -96,6 +107,10 @@ CASES: list[tuple[str, str, str, Arguments, str]] = [
             ("run", ["--set", "stats.num_buckets=3", "--until", "stats"]),
         ]
     ],
+    (PIPELINE, "index", "held, added", lambda world: ["--run", world.held, "--add", GOLD], "writes there"),
+    (PIPELINE, "index", "held, removed", lambda world: ["--run", world.held, "--remove", "U1"], "writes there"),
+    (PIPELINE, "synth", "held", lambda world: ["--run", world.run, "--out", world.written], "writes there"),
+    (PIPELINE, "link train-reranker", "held", lambda world: ["--run", world.run, "--model", world.model, "--out", world.written], "writes there"),
     *[
         (PIPELINE, command, "broken model", lambda world, more=more: ["--run", world.run, *more, world.broken], "copy both")
         for command, more in [
@@ -162,6 +177,7 @@ def test_a_refused_command_leaves_nothing(
     program: str, command: str, what: str, arguments: Arguments, part: str,
 ) -> None:  # fmt: skip
     hold_from_elsewhere(made.held)
+    hold_from_elsewhere(made.written)
     (made.model / "table.csv").write_text("id,text\n1,a\n")
     given = [*command.split(), *map(str, arguments(made))]
     # A relative path of an argument is one of the sample, or one that must not appear.
