@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pipeline import flow
@@ -34,6 +35,7 @@ from pipeline.link.weights import fitted_in_words, load_weights, weights_file
 from pipeline.needs import check_needs, needs_of
 from pipeline.shards.statements import share_in_words
 from schemas.errors import ConfigError
+from schemas.occupied import PIPELINE, occupant
 from schemas.run_lock import LOCK_NAME, LockedError
 from schemas.settings import is_written_here, to_toml
 
@@ -264,6 +266,13 @@ def _check_paths(config: RunConfig, settings: RunnerSettings) -> None:
         raise ConfigError(
             f"--run {config.run!r}: a run's folder may not have any of {files.GLOB_CHARACTERS} "
             "in its name; choose another name"
+        )
+
+    holds = occupant(Path(config.run)) if files.is_local(config.run) else ""
+    if holds not in ("", PIPELINE):
+        raise ConfigError(
+            f"--run {config.run!r}: holds {holds}, which must not be mixed with a run of "
+            "trelm-pipeline; give another --run folder"
         )
 
     # The last command's settings are kept there; a person's own must not be written over.

@@ -16,10 +16,12 @@ import pytest
 from pipeline.cli import cli as pipeline_cli
 from schemas.command_line import Program, call
 from schemas.run_lock import LOCK_NAME
+from schemas.settings import to_toml
 from tests.broken_models import break_model
 from tests.pipeline import tiny_model
 from tests.pipeline.cases import GOLD, SAMPLE
 from trelm_train.cli import cli as trainer_cli
+from trelm_train.config import Config
 
 PIPELINE, TRAINER = "trelm-pipeline", "trelm-train"
 GROUPS: dict[str, click.Group] = {PIPELINE: pipeline_cli, TRAINER: trainer_cli}
@@ -34,6 +36,9 @@ class World:
     held: Path
     # A new folder that another program holds.
     written: Path
+    # A run of the trainer, and one that was killed as it was laid out.
+    trained: Path
+    begun: Path
     # A folder that is not there, nor those above it.
     new: Path
     model: Path
@@ -49,7 +54,14 @@ def made(sample_run: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     broken = break_model(model, folder / "broken", "hidden_size")
     written = folder / "written"
     written.mkdir()
+    trained, begun = folder / "trained", folder / "begun"
+    for path in (trained, begun):
+        path.mkdir()
+        (path / "config.toml").write_text(to_toml(Config()))
+    (trained / "run.json").write_text("{}")
     return World(
+        trained=trained,
+        begun=begun,
         run=run,
         held=held,
         written=written,
@@ -107,6 +119,11 @@ CASES: list[tuple[str, str, str, Arguments, str]] = [
             ("run", ["--set", "stats.num_buckets=3", "--until", "stats"]),
         ]
     ],
+    *[
+        (PIPELINE, command, f"in {what}", lambda world, folder=folder: ["--run", getattr(world, folder), *CONFIG], what)
+        for command in ("kb", "documents", "run")
+        for folder, what in [("trained", "a run of trelm-train"), ("begun", "a run of trelm-train"), ("model", "a model")]
+    ],
     (PIPELINE, "index", "held, added", lambda world: ["--run", world.held, "--add", GOLD], "writes there"),
     (PIPELINE, "index", "held, removed", lambda world: ["--run", world.held, "--remove", "U1"], "writes there"),
     (PIPELINE, "synth", "held", lambda world: ["--run", world.run, "--out", world.written], "writes there"),
@@ -152,6 +169,8 @@ CASES: list[tuple[str, str, str, Arguments, str]] = [
         ]
     ],
     (TRAINER, "run", "folder in use", lambda world: ["--shards", world.run, "--model", world.model, "--out", world.model], "no run of trelm-train"),
+    (TRAINER, "run", "in the pipeline's run", lambda world: ["--shards", world.run, "--model", world.model, "--out", world.run], "a run of trelm-pipeline"),
+    (TRAINER, "init", "in the pipeline's run", lambda world: ["--documents", world.run / "documents", "--out", world.run], "a run of trelm-pipeline"),
     (TRAINER, "run", "held", lambda world: ["--shards", world.run, "--model", world.model, "--out", world.held], "writes there"),
     (TRAINER, "resume", "no run", lambda world: ["--out", world.new], "no run there"),
     (TRAINER, "init", "no documents", lambda world: ["--documents", world.new, "--out", world.new / "m"], "documents"),

@@ -19,6 +19,7 @@ from schemas.checksums import CHECKSUMS_NAME, checksums_of, checksums_text, dama
 from schemas.durable import write_durably
 from schemas.errors import ConfigError
 from schemas.listing import a_few
+from schemas.occupied import TRAINER, occupant
 from schemas.settings import is_written_here, to_dict, to_toml
 from trelm_train.checkpoints.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from trelm_train.checkpoints.export import (
@@ -125,6 +126,13 @@ def check_out(request: RunRequest) -> None:
         ConfigError: it holds a run with a checkpoint or a model, or what is no run's.
     """
     out = request.out
+    holds = occupant(out)
+    # What else is in the way is named below.
+    if holds not in ("", TRAINER):
+        raise ConfigError(
+            f"{out}: holds {holds}, which is no run of trelm-train; give a new or an empty folder as "
+            "--out"
+        )
     if (out / RUN_NAME).exists():
         if latest_checkpoint(out / CHECKPOINTS) is not None or (out / "model").exists():
             raise ConfigError(
