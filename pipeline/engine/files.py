@@ -122,7 +122,8 @@ def write_stream(path: str, chunks: Iterable[bytes]) -> None:
     if is_local(path) and Path(path).is_symlink():
         path = str(Path(path).resolve())
     is_replaced = not (is_local(path) and is_special(Path(path)))
-    written = f"{path}.tmp" if is_replaced else path
+    # A hidden name: one that shows could be a user's own file.
+    written = _partial_of(path) if is_replaced else path
     digest, num_bytes = hashlib.sha256(), 0
     try:
         with open_write(written) as file:
@@ -137,6 +138,12 @@ def write_stream(path: str, chunks: Iterable[bytes]) -> None:
     if is_replaced:
         rename(written, path)
     record(path, num_bytes, digest.hexdigest())
+
+
+def _partial_of(path: str) -> str:
+    """Return the temporary name of a file, on this machine that of `schemas.durable`."""
+    folder, name = posixpath.split(path)
+    return posixpath.join(folder, f".{name}.part")
 
 
 def is_local(path: str) -> bool:
