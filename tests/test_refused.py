@@ -39,6 +39,7 @@ class World:
     # A run of the trainer, and one that was killed as it was laid out.
     trained: Path
     begun: Path
+    gold: Path
     # A folder that is not there, nor those above it.
     new: Path
     model: Path
@@ -62,6 +63,7 @@ def made(sample_run: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(
         trained=trained,
         begun=begun,
+        gold=Path(shutil.copy(GOLD, folder / "gold.jsonl")),
         run=run,
         held=held,
         written=written,
@@ -84,6 +86,12 @@ def content(folder: Path) -> dict[str, tuple[int, int]]:
         str(path): (stat.st_size, 0 if path.is_dir() else stat.st_mtime_ns)
         for path, stat in found.items()
     }
+
+
+def file_of(run: Path, pattern: str) -> Path:
+    """The path that a pattern stands for; the file need not be there."""
+    folder, name = pattern.rsplit("/", 1) if "/" in pattern else (".", pattern)
+    return next(run.glob(folder)) / name if folder != "." else run / name
 
 
 Arguments = Callable[[World], list[object]]
@@ -147,6 +155,17 @@ CASES: list[tuple[str, str, str, Arguments, str]] = [
     (PIPELINE, "sql", "no run", lambda world: ["--run", world.new, "SELECT 1"], "holds no finished stage"),
     (PIPELINE, "sql", "wrong query", lambda world: ["--run", world.run, "--out", "new.csv", "SELECT nothing"], "nothing"),
     (PIPELINE, "sql", "no folder", lambda world: ["--run", world.run, "--out", "none/new.csv", "SELECT 1"], "no folder"),
+    *[
+        (PIPELINE, command, f"over {name}", lambda world, more=more, name=name: ["--run", world.run, "--out", file_of(world.run, name), *more], "give another file")
+        for command, more in [("sql", ["SELECT 1"]), ("report", [])]
+        for name in ("config.toml", "run.duckdb", "stats/manifest.json", "stats/data-*/rejects/new.csv", "stats/data-*/_units/00000.json")
+    ],
+    (PIPELINE, "ask", "over its settings", lambda world: ["rarest", "--run", world.run, "--out", world.run / "config.toml"], "a run of trelm-pipeline"),
+    (PIPELINE, "sql", "over a model", lambda world: ["--run", world.run, "--out", world.model / "config.json", "SELECT 1"], "a file of a model"),
+    (PIPELINE, "sql", "over the trainer's settings", lambda world: ["--run", world.run, "--out", world.trained / "config.toml", "SELECT 1"], "a run of trelm-train"),
+    (PIPELINE, "evaluate", "over its gold", lambda world: ["--run", world.run, "--gold", world.gold, "--errors", world.gold], "is an input"),
+    (PIPELINE, "report", "over its gold", lambda world: ["--run", world.run, "--gold", world.gold, "--out", world.gold], "is an input"),
+    (PIPELINE, "link train", "over its gold", lambda world: ["--run", world.run, "--gold", world.gold, "--out", world.gold], "is an input"),
     (PIPELINE, "ask", "no run", lambda world: ["rarest", "--run", world.new], "holds no finished stage"),
     (PIPELINE, "ask", "no item", lambda world: ["entity", "Q999999", "--run", world.run, "--out", "new"], "Q999999"),
     (PIPELINE, "evaluate", "no run", lambda world: ["--run", world.new, "--gold", GOLD], "has not finished here"),
@@ -177,6 +196,9 @@ CASES: list[tuple[str, str, str, Arguments, str]] = [
     (TRAINER, "init", "bad shape", lambda world: ["--documents", world.run / "documents", "--out", world.new, "--hidden", "7"], "--hidden"),
     (TRAINER, "init", "folder in use", lambda world: ["--documents", world.run / "documents", "--out", world.model], "holds a model"),
     (TRAINER, "export", "no checkpoint", lambda world: ["--checkpoint", world.run, "--out", world.new], ""),
+    (TRAINER, "evaluate mlm", "over a model", lambda world: ["--model", world.model, "--shards", world.run, "--items", world.model / "config.json"], "a file of a model"),
+    (TRAINER, "evaluate mlm", "over its shards", lambda world: ["--model", world.model, "--shards", world.run / "stats", "--items", file_of(world.run, "stats/data-*/_units/00000.json")], "give another file"),
+    (TRAINER, "evaluate lama", "over its relations", lambda world: ["--model", world.model, "--probes", world.run, "--relations", world.gold, "--items", world.gold], "is an input"),
     (TRAINER, "evaluate mlm", "no shards", lambda world: ["--model", world.model, "--shards", world.run, "--items", "new.parquet"], "shards"),
     (TRAINER, "evaluate lama", "broken model", lambda world: ["--model", world.broken, "--probes", world.run, "--relations", SENTENCES, "--items", "new.parquet"], "copy both"),
     (TRAINER, "compare", "no experiment", lambda world: ["--config", "none.toml", "--out", world.new], "none.toml"),

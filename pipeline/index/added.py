@@ -28,7 +28,7 @@ from pipeline.engine import files
 from pipeline.engine.damage import first_damage
 from pipeline.engine.errors import StageError
 from pipeline.engine.sole_writer import sole_writer
-from pipeline.engine.stage import write_unit
+from pipeline.engine.stage import own_data_folders, write_unit
 from pipeline.engine.tables import ADDED, DATA_PREFIX, RunPaths, with_added
 from pipeline.engine.tasks import Bucket, Unit
 from pipeline.engine.units import UnitWriter, below
@@ -231,10 +231,9 @@ def _write(paths: RunPaths, index: Manifest, entities: Sequence[AddedEntity]) ->
         files.remove(paths.manifest_path(ADDED))
 
     write_index_manifest(paths, index, fingerprint)
-    for old in files.list_files(files.join(folder, f"{DATA_PREFIX}*", SOURCE_NAME)):
-        old_folder = old.path.rsplit("/", 1)[0]
-        if not fingerprint or not old_folder.endswith(fingerprint):
-            files.remove(old_folder)
+    for name in own_data_folders(folder):
+        if name != f"{DATA_PREFIX}{fingerprint}":
+            files.remove(files.join(folder, name))
     write_database(paths)
 
 

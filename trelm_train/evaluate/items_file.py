@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,15 +11,23 @@ import pyarrow.parquet as pq
 
 from schemas.durable import is_special, publish
 from schemas.errors import ConfigError, TrelmError
+from schemas.outputs import check_output
 
 
-def check_items_path(path: Path | None) -> None:
-    """Refuse a file without a folder, before a model is asked anything.
+def check_items_path(path: Path | None, inputs: Iterable[Path] = ()) -> None:
+    """Refuse a file without a folder, or one that must not be written over, before any work.
+
+    Args:
+        path: of the file; None for none.
+        inputs: files that the command reads.
 
     Raises:
-        ConfigError: names the folder that is not there.
+        ConfigError: names the folder that is not there, or what would be lost.
     """
-    if path is not None and not path.absolute().parent.is_dir():
+    if path is None:
+        return
+    check_output(path, "--items", inputs)
+    if not path.absolute().parent.is_dir():
         raise ConfigError(f"--items {path}: no folder {path.parent}; make it first")
 
 
