@@ -183,6 +183,9 @@ class CheckpointWriter:
         except _FAULTS as error:
             if pending.partial.exists():
                 shutil.rmtree(pending.partial, ignore_errors=True)
+            # It stands, and what is wrong beside it has been said.
+            if isinstance(error, TrelmError):
+                raise
             raise _unwritable(final, error) from error
 
     def mark_best(self, step: int, measure: str, value: float) -> None:
@@ -275,14 +278,26 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def best_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint that was marked as the best, or None."""
+    """Return the checkpoint that was marked as the best, or None.
+
+    Raises:
+        ConfigError: the mark is damaged: the best checkpoint would be taken for an old one.
+    """
     path = folder / BEST_NAME
     if not path.is_file():
         return None
 
     # The mark may name a checkpoint that someone has removed by hand.
-    mark = json.loads(path.read_text(encoding="utf-8"))
-    checkpoint = folder / Path(str(mark["checkpoint"])).name
+    try:
+        name = json.loads(path.read_text(encoding="utf-8"))["checkpoint"]
+        if not isinstance(name, str):
+            raise TypeError("it names no checkpoint")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f'{path}: damaged ({error}); write {{"checkpoint": "{_PREFIX}…"}} with the name of the best '
+            "one into it, or remove it, and the next evaluation that is better marks one again"
+        ) from error
+    checkpoint = folder / Path(name).name
     return checkpoint if (checkpoint / STATE_NAME).is_file() else None
 
 

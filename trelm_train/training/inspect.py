@@ -127,7 +127,7 @@ def knowledge_path(run: Path) -> dict[str, Any]:
     """Read the selected neurons of each layer.
 
     Raises:
-        ConfigError: no finished run there.
+        ConfigError: no finished run there, or its file is damaged.
     """
     path = run / "routing.json"
     if not path.is_file():
@@ -135,5 +135,12 @@ def knowledge_path(run: Path) -> dict[str, Any]:
             f"{run}: no routing.json there; give the --out folder of a `trelm-train run`"
         )
 
-    neurons: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        neurons = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(neurons, dict):
+            raise TypeError("it is no JSON object")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"{path}: damaged ({error}); `trelm-train resume --out {run}` writes it again"
+        ) from error
     return neurons

@@ -21,7 +21,12 @@ from schemas.errors import ConfigError
 from schemas.listing import a_few
 from schemas.occupied import TRAINER, occupant
 from schemas.settings import is_written_here, to_dict, to_toml
-from trelm_train.checkpoints.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
+from trelm_train.checkpoints.checkpoint import (
+    Checkpoint,
+    best_checkpoint,
+    latest_checkpoint,
+    load_checkpoint,
+)
 from trelm_train.checkpoints.export import (
     BANK_FILE,
     ENTITIES_FILE,
@@ -230,6 +235,8 @@ def resume_run(
         raise ConfigError(f"{out}: no run there; start one with `trelm-train run --out {out} …`")
 
     run = read_run(out)
+    # A damaged mark would be found at the next checkpoint, after the steps up to it.
+    best_checkpoint(out / CHECKPOINTS)
     # The settings of the run's folder, which a user may have edited.
     config = load_config(out / CONFIG_NAME)
     shards_path = moved_shards or Path(run["shards"])
