@@ -33,7 +33,14 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
-from schemas.checksums import CHECKSUMS_NAME, checksums_of, checksums_text, damage_in
+from schemas.checksums import (
+    CHECKSUMS_NAME,
+    HAS_CHECKSUMS,
+    checksums_of,
+    checksums_text,
+    missing,
+    sealed_damage,
+)
 from schemas.durable import sync, write_durably
 from schemas.errors import ConfigError, TrelmError
 from schemas.finite import not_finite
@@ -127,7 +134,10 @@ class CheckpointWriter:
 
         # The state becomes text at once: it may change before the tensors are written.
         self._pending = _Pending(
-            step=step, partial=partial, state=json.dumps(state, indent=1), written=written
+            step=step,
+            partial=partial,
+            state=json.dumps({**state, HAS_CHECKSUMS: True}, indent=1),
+            written=written,
         )
         if not self.background:
             self.finish()
@@ -313,12 +323,14 @@ def load_checkpoint(path: Path, groups: Sequence[str] = ()) -> Checkpoint:
             f"{path}: not a checkpoint (no {STATE_NAME}); they are in OUT/checkpoints/{_PREFIX}…"
         )
 
-    # Checkpoints of older versions have no checksums.
-    damage = damage_in(path) if (path / CHECKSUMS_NAME).exists() else ""
+    damage = sealed_damage(path)
     try:
         if damage:
             raise ValueError(damage)
         state = json.loads(state_path.read_text(encoding="utf-8"))
+        # Checkpoints of older versions have no checksums.
+        if state.pop(HAS_CHECKSUMS, False) and not (path / CHECKSUMS_NAME).exists():
+            raise ValueError(missing(str(path / CHECKSUMS_NAME)))
         tensors = _read(path / TENSORS, groups)
     except _FAULTS as error:
         raise ConfigError(

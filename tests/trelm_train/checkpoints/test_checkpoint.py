@@ -204,6 +204,17 @@ def test_any_changed_byte_is_noticed(tmp_path: Path) -> None:
     assert load_checkpoint(folder).state == {"step": 123}
 
 
+def test_missing_checksums_are_damage_where_there_were_some(tmp_path: Path) -> None:
+    CheckpointWriter(tmp_path, keep=1).save(1, GROUPS, {"step": 1})
+    folder = tmp_path / "step-00000001"
+    (folder / "checksums.json").unlink()
+    with pytest.raises(ConfigError, match=r"damaged .*checksums\.json is missing"):
+        load_checkpoint(folder)
+    # One of an older version, which says nothing of them.
+    (folder / "state.json").write_text('{"step": 1}')
+    assert load_checkpoint(folder).state == {"step": 1}
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize(
     ("group", "name"),
