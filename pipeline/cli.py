@@ -161,7 +161,7 @@ def link_train_command(  # noqa: PLR0913 - an option each
 
     if bool(gold_files) == from_links:
         raise click.UsageError("give either --gold FILE or --from-links")
-    files.check_folder(out, "--out")
+    files.check_folder(out, "--out", [*gold_files, config])
     link = load_config(config, overrides).link
     training = Training(run=run_folder, gold_files=gold_files, folds=folds, ablate=ablate)
     model, report = train(training, link)
@@ -235,7 +235,8 @@ def link_train_reranker_command(  # noqa: PLR0913 - an option each
     from pipeline.engine import files
     from pipeline.link.training.reranker import RerankerTraining, format_report, train_reranker
 
-    files.check_folder(out, "--out")
+    if not files.exists(out):
+        files.check_folder(out, "--out")
     training = RerankerTraining(
         run=run_folder,
         model=model,

@@ -19,6 +19,7 @@ from pipeline.engine.beam_runner import RunnerSettings, refuse_local_paths, run_
 from pipeline.engine.errors import StageError
 from pipeline.engine.kept_listings import forget_listings
 from pipeline.engine.progress_text import Workload
+from pipeline.engine.sole_writer import sole_writer
 from pipeline.engine.stage import (
     NOT_FINISHED,
     SCRATCH,
@@ -34,7 +35,8 @@ from pipeline.link.weights import fitted_in_words, load_weights, weights_file
 from pipeline.needs import check_needs, needs_of
 from pipeline.shards.statements import share_in_words
 from schemas.errors import ConfigError
-from schemas.run_lock import LOCK_NAME, LockedError, hold
+from schemas.occupied import PIPELINE, occupant
+from schemas.run_lock import LOCK_NAME, LockedError
 from schemas.settings import is_written_here, to_toml
 
 logger = logging.getLogger("trelm")
@@ -205,23 +207,6 @@ def _end_stage(plan: StagePlan, paths: RunPaths) -> None:
     files.remove(files.join(folder, plan.data_folder, SCRATCH))
 
 
-@contextlib.contextmanager
-def sole_writer(run: str) -> Iterator[None]:
-    """Hold a run's folder, so that no second program writes there; a bucket is not held.
-
-    Raises:
-        LockedError: another program holds it.
-        StageError: the folder cannot be made or written.
-    """
-    with contextlib.ExitStack() as stack:
-        if files.is_local(run):
-            try:
-                stack.enter_context(hold(Path(run), "trelm-pipeline"))
-            except OSError as error:
-                raise files.unwritable(run, error) from error
-        yield
-
-
 def _run_planned(
     plan: StagePlan, config: RunConfig, settings: RunnerSettings, *, redo: bool
 ) -> bool:
@@ -281,6 +266,13 @@ def _check_paths(config: RunConfig, settings: RunnerSettings) -> None:
         raise ConfigError(
             f"--run {config.run!r}: a run's folder may not have any of {files.GLOB_CHARACTERS} "
             "in its name; choose another name"
+        )
+
+    holds = occupant(Path(config.run)) if files.is_local(config.run) else ""
+    if holds not in ("", PIPELINE):
+        raise ConfigError(
+            f"--run {config.run!r}: holds {holds}, which must not be mixed with a run of "
+            "trelm-pipeline; give another --run folder"
         )
 
     # The last command's settings are kept there; a person's own must not be written over.

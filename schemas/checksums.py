@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from schemas.durable import write_durably
+
 CHECKSUMS_NAME = "checksums.json"
+# The trainer's description of a run. With this key it, or the state of a checkpoint, says that
+# checksums were written: then a missing file of them is damage.
+RUN_NAME, HAS_CHECKSUMS = "run.json", "has_checksums"
 # Files that are read side by side: hashing lets other threads run.
 _THREADS = 4
 # The key of a sealed text that holds its checksum.
@@ -69,6 +74,42 @@ def checksums_of(folder: Path) -> dict[str, Checksum]:
     """Return the checksums of all files of a local folder and of the folders below it."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder).as_posix()): checksum_of(path) for path in paths}
+
+
+def seal(folder: Path, *, apart: Sequence[str] = ()) -> None:
+    """Write the `checksums.json` of a finished folder, in place of an older one.
+
+    Args:
+        folder: whose files are listed.
+        apart: folders in it that have checksums of their own.
+    """
+    path = folder / CHECKSUMS_NAME
+    # What it says of itself would never be true.
+    path.unlink(missing_ok=True)
+    listed = checksums_of(folder)
+    own = {name: entry for name, entry in listed.items() if name.split("/")[0] not in apart}
+    write_durably(path, checksums_text(own))
+
+
+def sealed_damage(folder: Path, run: Path | None = None) -> str:
+    """Say what is wrong with a folder that has, or should have, a `checksums.json`.
+
+    Args:
+        folder: whose files are compared; one of an older version has no checksums.
+        run: the run that has written it, whose description says that there were checksums.
+    """
+    if (folder / CHECKSUMS_NAME).exists() or (run is not None and _has_checksums(run / RUN_NAME)):
+        return damage_in(folder)
+    return ""
+
+
+def _has_checksums(description: Path) -> bool:
+    try:
+        values = json.loads(description.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        # Who needs the description says what is wrong with it.
+        return False
+    return isinstance(values, dict) and bool(values.get(HAS_CHECKSUMS))
 
 
 def damage_in(folder: Path) -> str:

@@ -8,6 +8,7 @@ they read again later: settings, descriptions of runs, manifests, reports of uni
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -43,9 +44,15 @@ def write_durably(path: Path, content: str | bytes) -> None:
 def publish(partial: Path, target: Path) -> None:
     """Bring a finished file to the disk and give it its final name.
 
+    A link that bears this name is replaced, and the file that it leads to stays.
+
     Raises:
-        OSError: it cannot be.
+        OSError: it cannot be; what bears the name is a device, a named pipe or the like.
     """
+    if is_special(target):
+        raise FileExistsError(
+            errno.EEXIST, "is no regular file, and only such a file is replaced", str(target)
+        )
     sync(partial)
     partial.replace(target)
     sync(target.parent)

@@ -16,10 +16,12 @@ import pytest
 from pipeline.cli import cli as pipeline_cli
 from schemas.command_line import Program, call
 from schemas.run_lock import LOCK_NAME
+from schemas.settings import to_toml
 from tests.broken_models import break_model
 from tests.pipeline import tiny_model
 from tests.pipeline.cases import GOLD, SAMPLE
 from trelm_train.cli import cli as trainer_cli
+from trelm_train.config import Config
 
 PIPELINE, TRAINER = "trelm-pipeline", "trelm-train"
 GROUPS: dict[str, click.Group] = {PIPELINE: pipeline_cli, TRAINER: trainer_cli}
@@ -32,6 +34,12 @@ class World:
     # A run of the pipeline up to `stats`, and one whose folder another program holds.
     run: Path
     held: Path
+    # A new folder that another program holds.
+    written: Path
+    # A run of the trainer, and one that was killed as it was laid out.
+    trained: Path
+    begun: Path
+    gold: Path
     # A folder that is not there, nor those above it.
     new: Path
     model: Path
@@ -45,7 +53,24 @@ def made(sample_run: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     held = Path(shutil.copytree(sample_run, folder / "held"))
     model = tiny_model.make(folder / "model")
     broken = break_model(model, folder / "broken", "hidden_size")
-    return World(run=run, held=held, new=folder / "a" / "b" / "new", model=model, broken=broken)
+    written = folder / "written"
+    written.mkdir()
+    trained, begun = folder / "trained", folder / "begun"
+    for path in (trained, begun):
+        path.mkdir()
+        (path / "config.toml").write_text(to_toml(Config()))
+    (trained / "run.json").write_text("{}")
+    return World(
+        trained=trained,
+        begun=begun,
+        gold=Path(shutil.copy(GOLD, folder / "gold.jsonl")),
+        run=run,
+        held=held,
+        written=written,
+        new=folder / "a" / "b" / "new",
+        model=model,
+        broken=broken,
+    )
 
 
 def hold_from_elsewhere(folder: Path) -> None:
@@ -61,6 +86,12 @@ def content(folder: Path) -> dict[str, tuple[int, int]]:
         str(path): (stat.st_size, 0 if path.is_dir() else stat.st_mtime_ns)
         for path, stat in found.items()
     }
+
+
+def file_of(run: Path, pattern: str) -> Path:
+    """The path that a pattern stands for; the file need not be there."""
+    folder, name = pattern.rsplit("/", 1) if "/" in pattern else (".", pattern)
+    return next(run.glob(folder)) / name if folder != "." else run / name
 
 
 Arguments = Callable[[World], list[object]]
@@ -97,6 +128,15 @@ CASES: list[tuple[str, str, str, Arguments, str]] = [
         ]
     ],
     *[
+        (PIPELINE, command, f"in {what}", lambda world, folder=folder: ["--run", getattr(world, folder), *CONFIG], what)
+        for command in ("kb", "documents", "run")
+        for folder, what in [("trained", "a run of trelm-train"), ("begun", "a run of trelm-train"), ("model", "a model")]
+    ],
+    (PIPELINE, "index", "held, added", lambda world: ["--run", world.held, "--add", GOLD], "writes there"),
+    (PIPELINE, "index", "held, removed", lambda world: ["--run", world.held, "--remove", "U1"], "writes there"),
+    (PIPELINE, "synth", "held", lambda world: ["--run", world.run, "--out", world.written], "writes there"),
+    (PIPELINE, "link train-reranker", "held", lambda world: ["--run", world.run, "--model", world.model, "--out", world.written], "writes there"),
+    *[
         (PIPELINE, command, "broken model", lambda world, more=more: ["--run", world.run, *more, world.broken], "copy both")
         for command, more in [
             ("importance", ["--model"]), ("shards", ["--model"]), ("link", ["--set", "link.weights=by-hand", "--rerank-model"]),
@@ -115,6 +155,17 @@ CASES: list[tuple[str, str, str, Arguments, str]] = [
     (PIPELINE, "sql", "no run", lambda world: ["--run", world.new, "SELECT 1"], "holds no finished stage"),
     (PIPELINE, "sql", "wrong query", lambda world: ["--run", world.run, "--out", "new.csv", "SELECT nothing"], "nothing"),
     (PIPELINE, "sql", "no folder", lambda world: ["--run", world.run, "--out", "none/new.csv", "SELECT 1"], "no folder"),
+    *[
+        (PIPELINE, command, f"over {name}", lambda world, more=more, name=name: ["--run", world.run, "--out", file_of(world.run, name), *more], "give another file")
+        for command, more in [("sql", ["SELECT 1"]), ("report", [])]
+        for name in ("config.toml", "run.duckdb", "stats/manifest.json", "stats/data-*/rejects/new.csv", "stats/data-*/_units/00000.json")
+    ],
+    (PIPELINE, "ask", "over its settings", lambda world: ["rarest", "--run", world.run, "--out", world.run / "config.toml"], "a run of trelm-pipeline"),
+    (PIPELINE, "sql", "over a model", lambda world: ["--run", world.run, "--out", world.model / "config.json", "SELECT 1"], "a file of a model"),
+    (PIPELINE, "sql", "over the trainer's settings", lambda world: ["--run", world.run, "--out", world.trained / "config.toml", "SELECT 1"], "a run of trelm-train"),
+    (PIPELINE, "evaluate", "over its gold", lambda world: ["--run", world.run, "--gold", world.gold, "--errors", world.gold], "is an input"),
+    (PIPELINE, "report", "over its gold", lambda world: ["--run", world.run, "--gold", world.gold, "--out", world.gold], "is an input"),
+    (PIPELINE, "link train", "over its gold", lambda world: ["--run", world.run, "--gold", world.gold, "--out", world.gold], "is an input"),
     (PIPELINE, "ask", "no run", lambda world: ["rarest", "--run", world.new], "holds no finished stage"),
     (PIPELINE, "ask", "no item", lambda world: ["entity", "Q999999", "--run", world.run, "--out", "new"], "Q999999"),
     (PIPELINE, "evaluate", "no run", lambda world: ["--run", world.new, "--gold", GOLD], "has not finished here"),
@@ -137,12 +188,17 @@ CASES: list[tuple[str, str, str, Arguments, str]] = [
         ]
     ],
     (TRAINER, "run", "folder in use", lambda world: ["--shards", world.run, "--model", world.model, "--out", world.model], "no run of trelm-train"),
+    (TRAINER, "run", "in the pipeline's run", lambda world: ["--shards", world.run, "--model", world.model, "--out", world.run], "a run of trelm-pipeline"),
+    (TRAINER, "init", "in the pipeline's run", lambda world: ["--documents", world.run / "documents", "--out", world.run], "a run of trelm-pipeline"),
     (TRAINER, "run", "held", lambda world: ["--shards", world.run, "--model", world.model, "--out", world.held], "writes there"),
     (TRAINER, "resume", "no run", lambda world: ["--out", world.new], "no run there"),
     (TRAINER, "init", "no documents", lambda world: ["--documents", world.new, "--out", world.new / "m"], "documents"),
     (TRAINER, "init", "bad shape", lambda world: ["--documents", world.run / "documents", "--out", world.new, "--hidden", "7"], "--hidden"),
     (TRAINER, "init", "folder in use", lambda world: ["--documents", world.run / "documents", "--out", world.model], "holds a model"),
     (TRAINER, "export", "no checkpoint", lambda world: ["--checkpoint", world.run, "--out", world.new], ""),
+    (TRAINER, "evaluate mlm", "over a model", lambda world: ["--model", world.model, "--shards", world.run, "--items", world.model / "config.json"], "a file of a model"),
+    (TRAINER, "evaluate mlm", "over its shards", lambda world: ["--model", world.model, "--shards", world.run / "stats", "--items", file_of(world.run, "stats/data-*/_units/00000.json")], "give another file"),
+    (TRAINER, "evaluate lama", "over its relations", lambda world: ["--model", world.model, "--probes", world.run, "--relations", world.gold, "--items", world.gold], "is an input"),
     (TRAINER, "evaluate mlm", "no shards", lambda world: ["--model", world.model, "--shards", world.run, "--items", "new.parquet"], "shards"),
     (TRAINER, "evaluate lama", "broken model", lambda world: ["--model", world.broken, "--probes", world.run, "--relations", SENTENCES, "--items", "new.parquet"], "copy both"),
     (TRAINER, "compare", "no experiment", lambda world: ["--config", "none.toml", "--out", world.new], "none.toml"),
@@ -162,6 +218,7 @@ def test_a_refused_command_leaves_nothing(
     program: str, command: str, what: str, arguments: Arguments, part: str,
 ) -> None:  # fmt: skip
     hold_from_elsewhere(made.held)
+    hold_from_elsewhere(made.written)
     (made.model / "table.csv").write_text("id,text\n1,a\n")
     given = [*command.split(), *map(str, arguments(made))]
     # A relative path of an argument is one of the sample, or one that must not appear.

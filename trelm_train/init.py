@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from schemas.documents import DOCUMENTS
 from schemas.errors import ConfigError, TrelmError
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
+from schemas.occupied import occupant
 from schemas.shards import EXAMPLES, KNOWLEDGE
 from schemas.table import Table
 from trelm_train.config import (
@@ -71,8 +72,9 @@ def check_request(request: InitRequest) -> None:
     # The five special tokens and the letters of a small corpus need about as many.
     if request.vocab_size < 100:
         raise ConfigError(f"--vocab-size {request.vocab_size} must be at least 100")
-    if (request.out / "config.json").exists():
-        raise ConfigError(f"{request.out}: holds a model already; give another --out")
+    holds = "a model" if (request.out / "config.json").exists() else occupant(request.out)
+    if holds:
+        raise ConfigError(f"{request.out}: holds {holds} already; give another --out")
 
 
 def init(request: InitRequest) -> dict[str, Any]:

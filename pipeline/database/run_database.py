@@ -18,7 +18,7 @@ from pipeline.engine.files import REMOTE_MARK
 from pipeline.engine.tables import RunPaths
 from pipeline.flow import STAGE_NAMES
 from schemas import Table
-from schemas.durable import partial_of, publish
+from schemas.durable import is_special, partial_of, publish
 
 logger = logging.getLogger("trelm")
 
@@ -55,7 +55,8 @@ def write_database(paths: RunPaths) -> Path | None:
         publish(scratch, target)
     except (OSError, duckdb.OperationalError, duckdb.FatalException) as error:
         # An older one names files that may have gone; without one the next command writes it.
-        target.unlink(missing_ok=True)
+        if not is_special(target):
+            target.unlink(missing_ok=True)
         cause = str(error).splitlines()[0]
         raise StageError(
             f"{target}: cannot be written ({cause}); the tables are whole: free space on this disk, and "

@@ -25,6 +25,7 @@ from pipeline.engine.local_listing import FileEntry, local_entry, local_matches
 from schemas.durable import is_special, publish
 from schemas.errors import ConfigError
 from schemas.manifest import PartFile
+from schemas.outputs import check_output
 
 GLOB_CHARACTERS = "*?[]"
 REMOTE_MARK = "://"
@@ -122,7 +123,8 @@ def write_stream(path: str, chunks: Iterable[bytes]) -> None:
     if is_local(path) and Path(path).is_symlink():
         path = str(Path(path).resolve())
     is_replaced = not (is_local(path) and is_special(Path(path)))
-    written = f"{path}.tmp" if is_replaced else path
+    # A hidden name: one that shows could be a user's own file.
+    written = _partial_of(path) if is_replaced else path
     digest, num_bytes = hashlib.sha256(), 0
     try:
         with open_write(written) as file:
@@ -137,6 +139,12 @@ def write_stream(path: str, chunks: Iterable[bytes]) -> None:
     if is_replaced:
         rename(written, path)
     record(path, num_bytes, digest.hexdigest())
+
+
+def _partial_of(path: str) -> str:
+    """Return the temporary name of a file, on this machine that of `schemas.durable`."""
+    folder, name = posixpath.split(path)
+    return posixpath.join(folder, f".{name}.part")
 
 
 def is_local(path: str) -> bool:
@@ -342,11 +350,17 @@ class HashingSink:
         return self._hash.hexdigest()
 
 
-def check_folder(path: str, option: str = "--errors") -> None:
-    """Refuse a file that cannot be written, before any work.
+def check_folder(path: str, option: str = "--errors", inputs: Iterable[str] = ()) -> None:
+    """Refuse a file that cannot be written, or that must not be, before any work.
+
+    Args:
+        path: of the file; empty: none.
+        option: that gave it.
+        inputs: files that the command reads.
 
     Raises:
-        ConfigError: its folder does not exist, or the path is a folder itself.
+        ConfigError: its folder does not exist, the path is a folder itself, an input, or a file of
+            a run or a model.
     """
     # A bucket has no folders that would have to be there.
     if not path or REMOTE_MARK in path:
@@ -357,3 +371,4 @@ def check_folder(path: str, option: str = "--errors") -> None:
         raise ConfigError(f"{option} {path!r}: there is no folder {str(folder)!r}; create it first")
     if Path(path).is_dir():
         raise ConfigError(f"{option} {path!r} is a folder; give the name of a file")
+    check_output(path, option, inputs)

@@ -54,6 +54,7 @@ from pipeline.engine.units import (
 )
 from schemas.listing import a_few
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
+from schemas.outputs import DATA_NAME, UNITS
 from schemas.parent import end_with_parent
 from schemas.rejects import REJECTS
 from schemas.table import Table
@@ -512,18 +513,28 @@ def _table_files(table: Table, plan: StagePlan, part_files: Sequence[PartFile]) 
 def remove_older(folder: str, data_folder: str) -> None:
     """Remove the files of earlier versions of a stage's output, and what its own phases left.
 
-    Only folders that a stage names so are removed: a user may have put `data-raw` beside them.
+    Only folders that a stage names so, and in which it has put reports of its units, are removed: a
+    user may have put `data-raw` beside them, or a folder that is called after a hash of their own.
 
     Args:
         folder: of the stage.
         data_folder: the folder in it that stays.
     """
-    older = {
-        entry.path.split("/data-")[-1].split("/")[0]
-        for entry in files.list_files(files.join(folder, "data-*", "**"))
-    }
-    for name in sorted(older):
-        is_ours = len(name) == FINGERPRINT_DIGITS and not name.strip("0123456789abcdef")
-        if is_ours and f"data-{name}" != data_folder:
-            files.remove(files.join(folder, f"data-{name}"))
+    for name in own_data_folders(folder):
+        if name != data_folder:
+            files.remove(files.join(folder, name))
     files.remove(files.join(folder, data_folder, SPILL))
+
+
+def own_data_folders(folder: str) -> list[str]:
+    """Return the names of the folders of a stage's versions, none that a user has made."""
+    start = len(folder.rstrip("/")) + 1
+    paths = [entry.path for entry in files.list_files(files.join(folder, f"{DATA_PREFIX}*", "**"))]
+    # A bucket has no empty folders: there a report has to be in it.
+    with_units = {path[start:].split("/")[0] for path in paths if f"/{UNITS}/" in path[start:]}
+    return [
+        name
+        for name in sorted({path[start:].split("/")[0] for path in paths})
+        if DATA_NAME.fullmatch(name)
+        and (name in with_units or files.exists(files.join(folder, name, UNITS)))
+    ]

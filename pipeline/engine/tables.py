@@ -103,6 +103,13 @@ class RunPaths:
                 f"{self.root}: the entities that were added are not those that the index knows; "
                 f"run `trelm-pipeline index --run {self.root}`, which takes seconds"
             )
+        added = self.manifest(ADDED) if stage == "index" else None
+        damage = first_damage(self.stage(ADDED), added.files, hashed=False) if added else ""
+        if damage:
+            raise StageError(
+                f"{damage}; give the added entities again: "
+                f"`trelm-pipeline index --run {self.root} --add FILE`"
+            )
 
         # Beside stages, the inputs name files and models, which have no manifest to compare with.
         for name, fingerprint in manifest.inputs.items():

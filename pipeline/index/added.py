@@ -6,7 +6,8 @@ who opens it opens these entities beside it (`extended_index`). Only the fingerp
 changes, so `link` and all stages after it are out of date.
 
 The manifests are written last, that of the index after that of the entities: a killed command
-leaves the old state, or one that `index` completes in seconds.
+leaves the old state, or one that `index` completes in seconds. One program at a time writes there.
+Entities whose files were lost or changed are made again by the next `--add`, from what is whole.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from pipeline import __version__
 from pipeline.arrays.mapped_files import local_folder
 from pipeline.database.run_database import write_database
 from pipeline.engine import files
+from pipeline.engine.damage import first_damage
 from pipeline.engine.errors import StageError
-from pipeline.engine.stage import write_unit
+from pipeline.engine.sole_writer import sole_writer
+from pipeline.engine.stage import own_data_folders, write_unit
 from pipeline.engine.tables import ADDED, DATA_PREFIX, RunPaths, with_added
 from pipeline.engine.tasks import Bucket, Unit
 from pipeline.engine.units import UnitWriter, below
@@ -69,10 +72,22 @@ def change_added(run_folder: str, add: Sequence[str], remove: Sequence[str]) -> 
     Raises:
         ConfigError: an id to remove that is none of the run's.
         StageError: no index; a fault in a file; a fact about an entity that is not there; too many.
+        LockedError: another program writes in the run's folder.
     """
     paths = RunPaths(root=run_folder)
+    # A folder without a run is left as it is.
+    paths.finished("index")
+    with sole_writer(run_folder):
+        return _change(paths, add, remove)
+
+
+def _change(paths: RunPaths, add: Sequence[str], remove: Sequence[str]) -> Changes:
+    """Change the entities of a run whose folder this program holds."""
     index = paths.finished("index")
-    before = stored_entities(paths)
+    damage = damage_of_added(paths)
+    before = (
+        _whole_entities(paths, damage, is_adding=bool(add)) if damage else stored_entities(paths)
+    )
     kept = _without(before, remove)
 
     after, given = dict(kept), 0
@@ -82,7 +97,8 @@ def change_added(run_folder: str, add: Sequence[str], remove: Sequence[str]) -> 
         given += len(entities)
     _check(paths, after)
 
-    if after != before or index.inputs.get(ADDED, "") != paths.added_fingerprint:
+    # Of damaged ones nothing is current.
+    if damage or after != before or index.inputs.get(ADDED, "") != paths.added_fingerprint:
         _write(paths, index, [after[number] for number in sorted(after)])
     return Changes(
         new=len(after.keys() - kept.keys()),
@@ -98,6 +114,57 @@ def change_added(run_folder: str, add: Sequence[str], remove: Sequence[str]) -> 
 def stored_entities(paths: RunPaths) -> dict[int, AddedEntity]:
     """Return the entities that were added to a run, by number."""
     return read_added(paths.artefact(ADDED, SOURCE)) if paths.added_fingerprint else {}
+
+
+def damage_of_added(paths: RunPaths) -> str:
+    """Say what is wrong with the files of a run's added entities; nothing where all is whole.
+
+    They are small, so every byte is read.
+    """
+    try:
+        manifest = paths.manifest(ADDED)
+    except StageError as error:
+        return error.message
+    return first_damage(paths.stage(ADDED), manifest.files, hashed=True) if manifest else ""
+
+
+def _whole_entities(paths: RunPaths, damage: str, *, is_adding: bool) -> dict[int, AddedEntity]:
+    """Return the entities of a damaged folder, from what is whole of it.
+
+    The folder of each version is called after its source, so a whole source is known.
+
+    Raises:
+        StageError: no source is whole, and no entities are given to make them again from.
+    """
+    try:
+        manifest = paths.manifest(ADDED)
+    except StageError:
+        manifest = None
+    sources = files.list_files(files.join(paths.stage(ADDED), f"{DATA_PREFIX}*", SOURCE_NAME))
+    # That of the manifest first, then the newest.
+    named = f"/{DATA_PREFIX}{manifest.fingerprint}/" if manifest else ""
+    sources.sort(key=lambda entry: (named in entry.path, entry.changed_s), reverse=True)
+    for entry in sources:
+        if (
+            entry.path.split("/")[-2]
+            == f"{DATA_PREFIX}{_fingerprint(files.read_bytes(entry.path))}"
+        ):
+            logger.warning("%s; the added entities are made again from %s", damage, entry.path)
+            return read_added(entry.path)
+
+    count = f"its {manifest.counters.get('rows_in', 0):,}" if manifest else "its"
+    advice = f"{damage}; {count} added entities cannot be read"
+    if not is_adding:
+        raise StageError(f"{advice}; give them again: trelm-pipeline index --run RUN --add FILE")
+    logger.warning("%s: the run keeps only those that are given now", advice)
+    return {}
+
+
+def _fingerprint(source: bytes) -> str:
+    """Return the fingerprint of entities in the form in which they were given."""
+    # Another version of a table needs another folder.
+    versions = str([(table.name, table.version) for table in TABLES]).encode()
+    return hashlib.sha256(source + versions).hexdigest()[:16]
 
 
 def _without(entities: dict[int, AddedEntity], remove: Sequence[str]) -> dict[int, AddedEntity]:
@@ -157,19 +224,16 @@ def _write(paths: RunPaths, index: Manifest, entities: Sequence[AddedEntity]) ->
     folder, fingerprint = paths.stage(ADDED), ""
     if entities:
         source = "".join(f"{entity.to_json()}\n" for entity in entities).encode()
-        # Another version of a table needs another folder.
-        versions = str([(table.name, table.version) for table in TABLES]).encode()
-        fingerprint = hashlib.sha256(source + versions).hexdigest()[:16]
+        fingerprint = _fingerprint(source)
         manifest = _write_tables(folder, fingerprint, entities, source)
         files.write_bytes(paths.manifest_path(ADDED), manifest.to_json().encode())
     else:
         files.remove(paths.manifest_path(ADDED))
 
     write_index_manifest(paths, index, fingerprint)
-    for old in files.list_files(files.join(folder, f"{DATA_PREFIX}*", SOURCE_NAME)):
-        old_folder = old.path.rsplit("/", 1)[0]
-        if not fingerprint or not old_folder.endswith(fingerprint):
-            files.remove(old_folder)
+    for name in own_data_folders(folder):
+        if name != f"{DATA_PREFIX}{fingerprint}":
+            files.remove(files.join(folder, name))
     write_database(paths)
 
 

@@ -20,6 +20,7 @@ from pipeline.report import data, entities
 from pipeline.report.facts import Calibration, ReportContent
 from pipeline.report.page import page
 from schemas.errors import ConfigError
+from schemas.outputs import check_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ def write_report(
     if Path(target).is_dir():
         example = files.join(target, "report.html")
         raise ConfigError(f"--out {target}: a folder; name a file, for example {example}")
+    check_output(target, "--out", [gold])
     # Everything else that the page shows can be missing, but not the counts.
     paths.require("stats")
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import KbConfig
 from pipeline.engine import files
+from pipeline.engine.sole_writer import sole_writer
 from pipeline.engine.tables import RunPaths
 from pipeline.synth import truth
 from pipeline.synth.classes import KnownFact, classify
@@ -32,6 +33,7 @@ from pipeline.synth.template_file import load_templates
 from pipeline.synth.templates import Templates
 from schemas.errors import ConfigError
 from schemas.manifest import Manifest
+from schemas.run_lock import LOCK_NAME
 from schemas.settings import to_dict
 
 TRUTH = "truth.json"
@@ -55,8 +57,17 @@ def synthesise(run_folder: str, out: str, config: SynthConfig) -> dict[str, Any]
     Raises:
         ConfigError: the folder is not empty, or the settings ask for what the KB cannot give.
         StageError: the run has no finished stage `kb`.
+        LockedError: another program writes in the folder.
     """
     check_new_folder(out)
+    with sole_writer(out):
+        # Another program may have filled it since.
+        check_new_folder(out)
+        return _synthesise(run_folder, out, config)
+
+
+def _synthesise(run_folder: str, out: str, config: SynthConfig) -> dict[str, Any]:
+    """Write a corpus to a folder that this program holds; return its totals."""
     manifest = RunPaths(root=run_folder).finished("kb")
     # Made as a whole before the first file: what is refused leaves no folder.
     corpus = make_corpus(run_folder, config)
@@ -113,7 +124,9 @@ def check_new_folder(out: str) -> None:
     Raises:
         ConfigError: says what to do.
     """
-    if files.exists(out) and files.list_files(files.join(glob.escape(out), "*")):
+    held = files.list_files(files.join(glob.escape(out), "*")) if files.exists(out) else []
+    # Who holds the folder is told by the lock.
+    if any(entry.path.rsplit("/", 1)[-1] != LOCK_NAME for entry in held):
         raise ConfigError(f"--out {out!r} is not empty; give a new folder, or empty this one first")
 
 

@@ -342,6 +342,10 @@ def test_only_folders_of_our_own_are_removed(tmp_path: Path) -> None:
     raw = run / "documents" / "data-raw" / "corpus.jsonl"
     raw.parent.mkdir(parents=True)
     raw.write_text('{"id": 1, "text": "Paris"}\n')
+    # Called after a hash of the user's own.
+    hashed = run / "documents" / "data-0123456789abcdef" / "corpus.jsonl"
+    hashed.parent.mkdir()
+    hashed.write_text("mine")
     assert kb(run, DUMP).returncode == 0
     for unit_mb in ("1", "2"):
         arguments = (
@@ -365,7 +369,8 @@ def test_only_folders_of_our_own_are_removed(tmp_path: Path) -> None:
     )
     assert again.returncode == 0, again.stderr
     assert raw.read_text() == '{"id": 1, "text": "Paris"}\n'
-    assert len(list((run / "documents").glob("data-????????????????"))) == 1
+    assert len(list((run / "documents").glob("data-????????????????"))) == 2
+    assert hashed.read_text() == "mine"
 
 
 def test_settings_of_a_person_are_not_written_over(tmp_path: Path) -> None:

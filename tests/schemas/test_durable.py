@@ -87,6 +87,19 @@ def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
     assert pipe.is_fifo()
 
 
+@pytest.mark.parametrize("name", ["pipe", "link"])
+def test_publishing_leaves_what_is_no_file(tmp_path: Path, name: str) -> None:
+    pipe, target = tmp_path / "pipe", tmp_path / name
+    os.mkfifo(pipe)
+    if name == "link":
+        target.symlink_to(pipe)
+    (tmp_path / "a.part").write_text("new")
+    with pytest.raises(FileExistsError, match="is no regular file"):
+        publish(tmp_path / "a.part", target)
+    assert pipe.is_fifo()
+    assert target.is_symlink() == (name == "link")
+
+
 def test_publishing_replaces(tmp_path: Path) -> None:
     (tmp_path / "a.part").write_text("new")
     (tmp_path / "a").write_text("old")

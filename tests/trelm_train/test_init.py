@@ -59,7 +59,7 @@ def test_a_model_from_documents(documents: Path, tmp_path: Path) -> None:
     assert len(tokenizer) == summary["vocabulary"] == model.config.vocab_size
     assert tokenizer("Zenda")["input_ids"] == tokenizer("zenda")["input_ids"]
     assert sorted(path.name for path in out.iterdir()) == [
-        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "checksums.json", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
     again = CliRunner().invoke(cli, command)
     assert isinstance(again.exception, ConfigError)

@@ -33,7 +33,14 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
-from schemas.checksums import CHECKSUMS_NAME, checksums_of, checksums_text, damage_in
+from schemas.checksums import (
+    CHECKSUMS_NAME,
+    HAS_CHECKSUMS,
+    checksums_of,
+    checksums_text,
+    missing,
+    sealed_damage,
+)
 from schemas.durable import sync, write_durably
 from schemas.errors import ConfigError, TrelmError
 from schemas.finite import not_finite
@@ -127,7 +134,10 @@ class CheckpointWriter:
 
         # The state becomes text at once: it may change before the tensors are written.
         self._pending = _Pending(
-            step=step, partial=partial, state=json.dumps(state, indent=1), written=written
+            step=step,
+            partial=partial,
+            state=json.dumps({**state, HAS_CHECKSUMS: True}, indent=1),
+            written=written,
         )
         if not self.background:
             self.finish()
@@ -183,6 +193,9 @@ class CheckpointWriter:
         except _FAULTS as error:
             if pending.partial.exists():
                 shutil.rmtree(pending.partial, ignore_errors=True)
+            # It stands, and what is wrong beside it has been said.
+            if isinstance(error, TrelmError):
+                raise
             raise _unwritable(final, error) from error
 
     def mark_best(self, step: int, measure: str, value: float) -> None:
@@ -275,14 +288,26 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def best_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint that was marked as the best, or None."""
+    """Return the checkpoint that was marked as the best, or None.
+
+    Raises:
+        ConfigError: the mark is damaged: the best checkpoint would be taken for an old one.
+    """
     path = folder / BEST_NAME
     if not path.is_file():
         return None
 
     # The mark may name a checkpoint that someone has removed by hand.
-    mark = json.loads(path.read_text(encoding="utf-8"))
-    checkpoint = folder / Path(str(mark["checkpoint"])).name
+    try:
+        name = json.loads(path.read_text(encoding="utf-8"))["checkpoint"]
+        if not isinstance(name, str):
+            raise TypeError("it names no checkpoint")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f'{path}: damaged ({error}); write {{"checkpoint": "{_PREFIX}…"}} with the name of the best '
+            "one into it, or remove it, and the next evaluation that is better marks one again"
+        ) from error
+    checkpoint = folder / Path(name).name
     return checkpoint if (checkpoint / STATE_NAME).is_file() else None
 
 
@@ -298,12 +323,14 @@ def load_checkpoint(path: Path, groups: Sequence[str] = ()) -> Checkpoint:
             f"{path}: not a checkpoint (no {STATE_NAME}); they are in OUT/checkpoints/{_PREFIX}…"
         )
 
-    # Checkpoints of older versions have no checksums.
-    damage = damage_in(path) if (path / CHECKSUMS_NAME).exists() else ""
+    damage = sealed_damage(path)
     try:
         if damage:
             raise ValueError(damage)
         state = json.loads(state_path.read_text(encoding="utf-8"))
+        # Checkpoints of older versions have no checksums.
+        if state.pop(HAS_CHECKSUMS, False) and not (path / CHECKSUMS_NAME).exists():
+            raise ValueError(missing(str(path / CHECKSUMS_NAME)))
         tensors = _read(path / TENSORS, groups)
     except _FAULTS as error:
         raise ConfigError(

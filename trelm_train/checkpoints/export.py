@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from schemas.checksums import seal
 from schemas.durable import partial_of, publish_folder
 from schemas.errors import ConfigError, TrelmError
 from schemas.run_lock import hold
@@ -90,6 +91,7 @@ def export_bank(saved: Path, entities: pa.Table, out: Path) -> None:
         with safe_open(saved, framework="np") as bank:
             written = pc.is_in(entities["row"], value_set=pa.array(bank.get_tensor("row")))
         write_entities(entities.filter(written), folder)
+        seal(folder)
     except (OSError, SafetensorError) as error:
         raise TrelmError(
             f"{folder}: cannot write the memory bank ({error}); make room and export again"
@@ -144,6 +146,7 @@ def whole_model(out: Path) -> Iterator[Path]:
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
                 yield folder
+                seal(folder, apart=[BANK_FOLDER])
                 publish_folder(folder, out, last=CONFIG_FILE)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -3,36 +3,55 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.durable import publish
+from schemas.durable import is_special, publish
 from schemas.errors import ConfigError, TrelmError
+from schemas.outputs import check_output
 
 
-def check_items_path(path: Path | None) -> None:
-    """Refuse a file without a folder, before a model is asked anything.
+def check_items_path(path: Path | None, inputs: Iterable[Path] = ()) -> None:
+    """Refuse a file without a folder, or one that must not be written over, before any work.
+
+    Args:
+        path: of the file; None for none.
+        inputs: files that the command reads.
 
     Raises:
-        ConfigError: names the folder that is not there.
+        ConfigError: names the folder that is not there, or what would be lost.
     """
-    if path is not None and not path.absolute().parent.is_dir():
+    if path is None:
+        return
+    check_output(path, "--items", inputs)
+    if not path.absolute().parent.is_dir():
         raise ConfigError(f"--items {path}: no folder {path.parent}; make it first")
 
 
 def write_items(rows: pa.Table, path: Path) -> None:
     """Write rows in place of the file that may be there.
 
+    A link stays, and the file that it leads to is written. A device or a named pipe is written to,
+    never replaced.
+
     Raises:
         TrelmError: the file cannot be written; an earlier one is as it was.
     """
     # A name of its own per process, in the same folder: the renaming is one act.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    target = path.resolve() if path.is_symlink() else path
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
+        if is_special(target):
+            # Through memory: Arrow asks a file for its place, which a pipe has none of.
+            sink = pa.BufferOutputStream()
+            pq.write_table(rows, sink, compression="zstd")
+            target.write_bytes(sink.getvalue())
+            return
         pq.write_table(rows, partial, compression="zstd")
-        publish(partial, path)
+        publish(partial, target)
     except (OSError, pa.ArrowException) as error:
         raise TrelmError(f"--items {path}: cannot write it ({error}); give another file") from error
     finally:

@@ -58,6 +58,8 @@ def probe(
         NotFiniteError: the model gives NaN or infinite logits.
     """
     # Whatever can be refused is refused before the model answers.
+    inputs = [options.relations, options.common_vocab, *options.probes.rglob("*")]
+    check_items_path(items_file.path, [path for path in inputs if path is not None])
     statistics = _open_statistics(items_file)
     model = load_pretrained(model_name, pick_device(device))
     prober = Prober(model, load_tokenizer(model_name, model), options.common_vocab)
@@ -74,12 +76,11 @@ def _open_statistics(items_file: ItemsFile) -> CorpusStatistics:
     """Check the folders of an items file.
 
     Raises:
-        ConfigError: no folder for the file, a corpus without a file, or a corpus too many.
+        ConfigError: a corpus without a file, or a corpus too many.
     """
     corpus = items_file.run or items_file.shards
     if items_file.path is None and corpus is not None:
         raise ConfigError(f"{corpus}: serves --items alone; add --items FILE.parquet, or leave it")
-    check_items_path(items_file.path)
     return statistics_of(items_file.run, items_file.shards)
 
 

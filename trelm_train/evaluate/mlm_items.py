@@ -37,7 +37,7 @@ def measure(
         NotFiniteError: the model gives NaN or infinite logits.
     """
     # Whatever can be refused is refused before the model answers.
-    check_items_path(items_path)
+    check_items_path(items_path, folder.rglob("*"))
     shards = open_shards(folder)
     model = load_pretrained(model_name, pick_device(device))
     vocabulary = check_tokenizer(model_name, model, shards)

@@ -93,6 +93,21 @@ def _pieces(bank: MemoryBank, row_T: I64) -> Iterator[Array]:
     yield bank.source_B[row_T]
 
 
+def check_bank(path: Path) -> None:
+    """Compare a file's data with the checksum that it carries.
+
+    Raises:
+        ConfigError: no such file, or a damaged one.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            _check(path, file.metadata() or {})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path}: no memory bank there, or a damaged one ({error})") from error
+
+
 def _check(path: Path, metadata: dict[str, str]) -> None:
     """Compare the data with their checksum; files of older versions have none.
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from schemas.array_types import I64
+from schemas.checksums import CHECKSUMS_NAME, sealed_damage
 from schemas.errors import ConfigError, TrelmError
 from schemas.finite import not_finite
 from schemas.model_folder import CONFIG, longer_tokenizer, model_problem
@@ -192,6 +193,15 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
         raise ConfigError(f"{name}: no such folder; give the folder of a model, or a model's name")
     if (Path(name) / CONFIG).is_file() and (problem := model_problem(Path(name))):
         raise ConfigError(problem)
+    folder = Path(name)
+    # A run has its models under these names.
+    if damage := sealed_damage(
+        folder, folder.parent if folder.name in ("model", "initial") else None
+    ):
+        raise ConfigError(
+            f"{name}: damaged ({damage}); copy or export the model again, or remove "
+            f"{CHECKSUMS_NAME} where its files were changed on purpose"
+        )
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:

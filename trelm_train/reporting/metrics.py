@@ -87,8 +87,8 @@ class MetricLog:
         self, folder: Path, loggers: Sequence[Logger] = (), *, after_step: int = 0
     ) -> None:
         self.path, self.loggers = folder / METRICS_NAME, loggers
-        lines = _lines(self.path) if after_step else []
-        earlier = [line for line in lines if _step_of(line) <= after_step]
+        lines = sound_lines(self.path) if after_step else []
+        earlier = [line for line in lines if step_of(line) <= after_step]
 
         # Whole or not at all: a kill here must not lose the lines.
         write_durably(self.path, "".join(line + "\n" for line in earlier))
@@ -115,7 +115,7 @@ class MetricLog:
             logger.close()
 
 
-def _lines(path: Path) -> list[str]:
+def sound_lines(path: Path) -> list[str]:
     """Return the complete lines of a file, if it is there.
 
     A damaged line is left out with a warning: it is a log, and what it said is nowhere else.
@@ -125,13 +125,13 @@ def _lines(path: Path) -> list[str]:
 
     # A line that was torn by a kill has no newline at its end.
     complete = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    sound = [line for line in complete if _step_of(line) < NO_STEP]
+    sound = [line for line in complete if step_of(line) < NO_STEP]
     if len(sound) < len(complete):
         log.warning("%s: %d damaged line(s) left out", path, len(complete) - len(sound))
     return sound
 
 
-def _step_of(line: str) -> float:
+def step_of(line: str) -> float:
     """Return the step that a line of the log is about; NO_STEP where it is damaged."""
     try:
         return float(json.loads(line)["step"])

@@ -19,6 +19,7 @@ from trelm_train.evaluate.finite import NotFiniteError
 from trelm_train.evaluate.lama import Options, Prober, ask_all, collect, score_answers
 from trelm_train.evaluate.mlm import evaluate_mlm
 from trelm_train.model.masked_lm import load_tokenizer
+from trelm_train.reporting.metrics import sound_lines, step_of
 from trelm_train.training.session import CHECKPOINTS, Session
 
 EVALUATIONS = "evaluations.jsonl"
@@ -126,16 +127,13 @@ def lama_options(config: EvaluationConfig) -> Options:
 def write_evaluation(folder: Path, step: int, measures: dict[str, Any]) -> None:
     """Add a line of measures.
 
-    Lines of this and later steps, left by a run that was killed after them, are removed.
+    Lines of this and later steps, left by a run that was killed after them, are removed, and
+    damaged ones, with a warning.
     """
     path = folder / EVALUATIONS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() and step else []
-    earlier = [line for line in lines if _step_of(line) < step]
+    lines = sound_lines(path) if step else []
+    earlier = [line for line in lines if step_of(line) < step]
     text = "\n".join([*earlier, json.dumps({"step": step, **measures}, allow_nan=False)]) + "\n"
 
     # Whole or not at all: a kill here must not lose the lines.
     write_durably(path, text)
-
-
-def _step_of(line: str) -> int:
-    return int(json.loads(line)["step"])

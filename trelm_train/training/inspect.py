@@ -16,10 +16,12 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
+from schemas.checksums import sealed_damage
 from schemas.errors import ConfigError
 from schemas.ids import item_id, parse_item_id
 from trelm_train.checkpoints.export import BANK_FILE, ENTITIES_FILE, find_bank
 from trelm_train.config import load_config
+from trelm_train.memory.bank_file import check_bank
 from trelm_train.memory.memory_bank import NoteRows
 from trelm_train.training.session import CONFIG_NAME
 
@@ -48,6 +50,11 @@ def nearest(run: Path, entity: str, *, top: int) -> tuple[Neighbour, list[Neighb
         ConfigError: no bank, nothing in it about such an entity, or notes that are not finite.
     """
     folder = find_bank(run)
+    if damage := sealed_damage(folder, run):
+        raise ConfigError(
+            f"{folder}: damaged ({damage}); export it again: `trelm-train export --checkpoint …`"
+        )
+    check_bank(folder / BANK_FILE)
     # An exported model has no settings beside it; then the default weight mixes the notes.
     config_path = run / CONFIG_NAME
     config = load_config(config_path if config_path.is_file() else None)
@@ -127,7 +134,7 @@ def knowledge_path(run: Path) -> dict[str, Any]:
     """Read the selected neurons of each layer.
 
     Raises:
-        ConfigError: no finished run there.
+        ConfigError: no finished run there, or its file is damaged.
     """
     path = run / "routing.json"
     if not path.is_file():
@@ -135,5 +142,12 @@ def knowledge_path(run: Path) -> dict[str, Any]:
             f"{run}: no routing.json there; give the --out folder of a `trelm-train run`"
         )
 
-    neurons: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        neurons = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(neurons, dict):
+            raise TypeError("it is no JSON object")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"{path}: damaged ({error}); `trelm-train resume --out {run}` writes it again"
+        ) from error
     return neurons

@@ -15,12 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from schemas.checksums import CHECKSUMS_NAME, checksums_of, checksums_text, damage_in
+from schemas.checksums import HAS_CHECKSUMS, RUN_NAME, seal, sealed_damage
 from schemas.durable import write_durably
 from schemas.errors import ConfigError
 from schemas.listing import a_few
+from schemas.occupied import TRAINER, occupant
 from schemas.settings import is_written_here, to_dict, to_toml
-from trelm_train.checkpoints.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
+from trelm_train.checkpoints.checkpoint import (
+    Checkpoint,
+    best_checkpoint,
+    latest_checkpoint,
+    load_checkpoint,
+)
 from trelm_train.checkpoints.export import (
     BANK_FILE,
     ENTITIES_FILE,
@@ -56,7 +62,6 @@ from trelm_train.training.step import Components
 from trelm_train.training.step_inputs import BatchPreparer
 
 log = logging.getLogger(__name__)
-RUN_NAME = "run.json"
 CONFIG_NAME = "config.toml"
 # What a run writes before its description; and what a new disk has.
 FIRST_FILES = (CONFIG_NAME, METRICS_NAME, INITIAL, ENTITIES_FILE, "lost+found")
@@ -125,6 +130,13 @@ def check_out(request: RunRequest) -> None:
         ConfigError: it holds a run with a checkpoint or a model, or what is no run's.
     """
     out = request.out
+    holds = occupant(out)
+    # What else is in the way is named below.
+    if holds not in ("", TRAINER):
+        raise ConfigError(
+            f"{out}: holds {holds}, which is no run of trelm-train; give a new or an empty folder as "
+            "--out"
+        )
     if (out / RUN_NAME).exists():
         if latest_checkpoint(out / CHECKPOINTS) is not None or (out / "model").exists():
             raise ConfigError(
@@ -182,7 +194,7 @@ def _lay_out(session: Session) -> None:
     shutil.rmtree(initial, ignore_errors=True)
     export_model(model, shards.tokenizer_path, initial)
     # A changed byte would be another weight, and the run would go on with it.
-    write_durably(initial / CHECKSUMS_NAME, checksums_text(checksums_of(initial)))
+    seal(initial)
     if session.components.bank is not None:
         write_entities(entities_of(session.knowledge), request.out)
 
@@ -192,6 +204,8 @@ def _lay_out(session: Session) -> None:
         "model": request.model,
         "fingerprint": shards.fingerprint,
         "versions": versions(),
+        # Then a missing file of them is damage; older versions wrote none.
+        HAS_CHECKSUMS: True,
     }
     write_durably(request.out / RUN_NAME, json.dumps(run, indent=1) + "\n")
 
@@ -222,6 +236,8 @@ def resume_run(
         raise ConfigError(f"{out}: no run there; start one with `trelm-train run --out {out} …`")
 
     run = read_run(out)
+    # A damaged mark would be found at the next checkpoint, after the steps up to it.
+    best_checkpoint(out / CHECKPOINTS)
     # The settings of the run's folder, which a user may have edited.
     config = load_config(out / CONFIG_NAME)
     shards_path = moved_shards or Path(run["shards"])
@@ -233,7 +249,7 @@ def resume_run(
             "restore them, or start a new run"
         )
 
-    model = _load_initial(out, run["model"], config)
+    model = _load_initial(out, run, config)
     session = _build(request, shards, model, str(out / INITIAL), ranks)
     if checkpoint is not None:
         restore(session, load_checkpoint(checkpoint))
@@ -256,20 +272,18 @@ def read_run(out: Path) -> dict[str, Any]:
         ) from error
 
 
-def _load_initial(out: Path, name: str, config: Config) -> MaskedLm:
+def _load_initial(out: Path, run: dict[str, Any], config: Config) -> MaskedLm:
     """Load the model that a run began with, from the run's folder.
 
     Raises:
         ConfigError: it is damaged.
     """
     initial = out / INITIAL
-    # Runs of older versions have no checksums.
-    is_sealed = (initial / CHECKSUMS_NAME).exists()
-    damage = damage_in(initial) if is_sealed else ""
+    damage = sealed_damage(initial, out)
     if damage:
         raise ConfigError(
-            f"{initial}: damaged ({damage}); restore this copy of {name} from a backup, or start a new "
-            "run in another folder"
+            f"{initial}: damaged ({damage}); restore this copy of {run['model']} from a backup, or "
+            "start a new run in another folder"
         )
     return load_pretrained(str(initial), pick_device(config.train.device))
 

@@ -20,13 +20,20 @@ from typing import Any
 
 import torch
 
+from schemas.checksums import seal
 from schemas.durable import write_durably
 from schemas.errors import ConfigError, TrelmError
 from schemas.listing import a_few
 from schemas.run_lock import hold
 from schemas.settings import to_dict, to_toml
 from trelm_train.checkpoints.checkpoint import CheckpointWriter, latest_checkpoint
-from trelm_train.checkpoints.export import BANK_FILE, entities_of, export_bank, export_model
+from trelm_train.checkpoints.export import (
+    BANK_FILE,
+    BANK_FOLDER,
+    entities_of,
+    export_bank,
+    export_model,
+)
 from trelm_train.config import Config, load_config, with_automatic_of
 from trelm_train.data.prefetch import prefetch
 from trelm_train.ranks import Ranks, joined
@@ -283,6 +290,8 @@ def _finish(session: Session, validation: dict[str, Any] | None) -> dict[str, An
         assert checkpoint is not None
         export_bank(checkpoint / BANK_FILE, entities_of(session.knowledge), folder / MODEL)
 
+    # The model's files; those of the bank have checksums of their own.
+    seal(folder / MODEL, apart=[BANK_FOLDER])
     _write_json(folder / "routing.json", knowledge_path_of(session))
     summary = summarise(session, validation)
     _write_json(folder / "summary.json", summary)

@@ -63,7 +63,7 @@ def evaluate_run(
             text for it.
         ConfigError: the folder of `errors_path` does not exist.
     """
-    check_folder(errors_path)
+    check_folder(errors_path, inputs=[gold_path])
     paths = RunPaths(root=run_folder)
     link_config = paths.require("link").config
     documents = load_gold(gold_path)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from pipeline.database.kb_lookups import redirects_of
 from pipeline.encoder.fine_tuning import FineTuning, RankingExample, fine_tune
 from pipeline.encoder.tokenizer import check_model
 from pipeline.engine.errors import StageError
+from pipeline.engine.sole_writer import sole_writer
 from pipeline.engine.tables import RunPaths
 from pipeline.index.entity_store import EntityStore
 from pipeline.index.extended_index import IndexFolders
@@ -47,7 +49,9 @@ from pipeline.link.training.held_out import HeldOutIndex, links_by_fold
 from pipeline.link.training.link_gold import linked_documents
 from pipeline.link.weights import load_weights
 from schemas.array_types import F32, F64, I64, Bools
+from schemas.durable import partial_of, publish_folder
 from schemas.errors import ConfigError
+from schemas.run_lock import LOCK_NAME
 
 # One document in so many is held out.
 HELD_OUT = 5
@@ -122,10 +126,29 @@ def train_reranker(training: RerankerTraining, config: LinkConfig) -> dict[str, 
     Raises:
         ConfigError: the folder to write is there already.
         StageError: the run has no links, or too few; no such model.
+        LockedError: another program writes in the folder.
     """
-    if Path(training.out).exists():
-        raise ConfigError(f"--out {training.out}: is there already; give another folder")
+    _check_new(Path(training.out))
     check_model(training.model, "encoder", "--model")
+    with sole_writer(training.out):
+        # Another program may have filled it since.
+        _check_new(Path(training.out))
+        return _train(training, config)
+
+
+def _check_new(out: Path) -> None:
+    """Refuse a folder that holds anything; who holds it is told by its lock.
+
+    Raises:
+        ConfigError: it is there, or is a file.
+    """
+    names = {path.name for path in out.iterdir()} - {LOCK_NAME} if out.is_dir() else {""}
+    if out.exists() and names:
+        raise ConfigError(f"--out {out}: is there already; give another folder")
+
+
+def _train(training: RerankerTraining, config: LinkConfig) -> dict[str, Any]:
+    """Train an encoder and write it to a folder that this program holds."""
     paths = RunPaths(root=training.run)
     entities, learned, held_out = _collect(paths, config)
     held_out = held_out.sample(MAX_HELD_OUT_LINKS, training.settings.seed)
@@ -371,12 +394,14 @@ def _save(
     out: str, reranker: CandidateReranker, settings: RerankerSettings, report: Mapping[str, Any]
 ) -> None:
     """Write the folder, whole or not at all."""
-    scratch = Path(f"{out}.tmp")
-    scratch.mkdir(parents=True, exist_ok=True)
+    scratch = partial_of(Path(out))
+    # What a killed program left there is written again.
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
     reranker.reranker.encoder.save(str(scratch))
     content = {"is_trained": settings.is_trained, "weight": settings.weight, "report": report}
     (scratch / SETTINGS_FILE).write_text(json.dumps(content, indent=1) + "\n")
-    scratch.rename(out)
+    publish_folder(scratch, Path(out), SETTINGS_FILE)
 
 
 def format_report(report: Mapping[str, Any]) -> str:

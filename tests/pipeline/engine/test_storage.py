@@ -174,6 +174,14 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.Monkey
     assert pipe.is_fifo()
 
 
+def test_a_users_file_with_a_temporary_name_stays(tmp_path: Path) -> None:
+    own = tmp_path / "a.csv.tmp"
+    own.write_text("mine")
+    files.write_bytes(str(tmp_path / "a.csv"), b"1")
+    assert own.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.csv.tmp"]
+
+
 def test_pieces_are_whole_lines_and_lose_nothing() -> None:
     text = ("word " * 300 + "\n") * 5 + "x" * 9_000
     found = list(pieces(text))

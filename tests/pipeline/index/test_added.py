@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -280,6 +282,70 @@ def test_a_command_that_was_killed_is_completed_by_index(
     run_plan(planned(run), run)
     assert run.require("index").inputs[ADDED] == run.added_fingerprint
     assert change_added_again(run, tmp_path, monkeypatch).same == 1
+
+
+@pytest.mark.parametrize("harm", ["tables", "source", "manifest", "all"])
+def test_a_torn_folder_is_made_again_by_the_next_add(
+    run: RunPaths, tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a whole source tells is kept; without one the program says what is lost."""
+    change_added(run.root, [written(tmp_path, COMPANY, BOAT)], [])
+    folder = Path(run.stage(ADDED))
+    (data,) = folder.glob("data-*")
+    if harm == "tables":
+        shutil.rmtree(data / "aliases")
+    if harm == "source":
+        (data / "entities.jsonl").write_bytes(b"{}\n")
+    if harm == "manifest":
+        (folder / "manifest.json").write_text("{")
+    if harm == "all":
+        shutil.rmtree(data)
+    if harm != "manifest":
+        with pytest.raises(
+            StageError, match="give the added entities again: `trelm-pipeline index"
+        ):
+            run.require("index")
+
+    is_lost = harm in ("source", "all")
+    if is_lost:
+        with pytest.raises(
+            StageError, match="its 2 added entities cannot be read; give them again"
+        ):
+            change_added(run.root, [], ["U2"])
+    changes = change_added(run.root, [written(tmp_path, COMPANY)], [])
+    assert changes.total == (1 if is_lost else 2)
+    kept_text = "keeps only those that are given now" if is_lost else "are made again from"
+    assert kept_text in caplog.text
+    run.require("index")
+    assert sorted(stored_entities(run)) == [FIRST_OWN + n for n in range(1, changes.total + 1)]
+    names, store = open_index(IndexFolders.of(run))
+    assert len(store.rows(names.postings("nw group").qids)) == 1
+
+
+def test_one_program_at_a_time_changes_them(run: RunPaths, tmp_path: Path) -> None:
+    """What two programs write at once would name files that the other one has removed."""
+    texts = [json.dumps({"id": f"U{n}", "label": f"Own {n}"}) for n in range(1, 5)]
+    paths = [tmp_path / f"{n}.jsonl" for n in range(4)]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text + "\n")
+    code = "from pipeline.start import main; main()"
+    programs = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, "index", "--run", run.root, "--add", str(path)],
+            stderr=subprocess.PIPE, text=True,
+        )
+        for path in paths
+    ]  # fmt: skip
+    messages = [program.communicate(timeout=120)[1] for program in programs]
+    codes = [program.returncode for program in programs]
+    for status, message in zip(codes, messages, strict=True):
+        assert status == 0 or (status == 1 and "writes there" in message), message
+    assert 0 in codes
+    assert len(stored_entities(run)) == codes.count(0)
+    run.require("index")
+    for path in paths:
+        change_added(run.root, [str(path)], [])
+    assert len(stored_entities(run)) == 4
 
 
 def change_added_again(run: RunPaths, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Changes:

@@ -164,6 +164,20 @@ def test_a_half_removed_checkpoint_is_none(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000002"]
 
 
+@pytest.mark.parametrize("text", ["[]", "{", "{}", "7", '{"checkpoint": []}', ""])
+def test_a_damaged_mark_of_the_best_is_named(tmp_path: Path, text: str) -> None:
+    """Without the mark the best one would be removed as an old one."""
+    writer = CheckpointWriter(tmp_path, keep=1)
+    writer.save(1, GROUPS, {"step": 1})
+    writer.mark_best(1, "loss", 1.0)
+    (tmp_path / "best.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"best\.json: damaged .*or remove it"):
+        best_checkpoint(tmp_path)
+    with pytest.raises(ConfigError, match="damaged"):
+        writer.save(2, GROUPS, {"step": 2})
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000001", "step-00000002"]
+
+
 def test_more_files(tmp_path: Path) -> None:
     writer = CheckpointWriter(tmp_path, keep=1, background=True)
     writer.save(1, GROUPS, {}, lambda folder: (folder / "more.bin").write_bytes(b"x") and None)
@@ -188,6 +202,17 @@ def test_any_changed_byte_is_noticed(tmp_path: Path) -> None:
             load_checkpoint(folder)
         path.write_bytes(good)
     assert load_checkpoint(folder).state == {"step": 123}
+
+
+def test_missing_checksums_are_damage_where_there_were_some(tmp_path: Path) -> None:
+    CheckpointWriter(tmp_path, keep=1).save(1, GROUPS, {"step": 1})
+    folder = tmp_path / "step-00000001"
+    (folder / "checksums.json").unlink()
+    with pytest.raises(ConfigError, match=r"damaged .*checksums\.json is missing"):
+        load_checkpoint(folder)
+    # One of an older version, which says nothing of them.
+    (folder / "state.json").write_text('{"step": 1}')
+    assert load_checkpoint(folder).state == {"step": 1}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,8 +28,9 @@ from trelm_train.config import MemoryConfig
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.memory.bank_file import write_bank
 from trelm_train.memory.memory_bank import MemoryBank, Notes
-from trelm_train.model.masked_lm import MaskedLm
+from trelm_train.model.masked_lm import MaskedLm, load_pretrained
 from trelm_train.training.inspect import knowledge_path, nearest
+from trelm_train.training.session import resume_run
 from trelm_train.training.train import run
 
 
@@ -44,6 +46,57 @@ def out(shards_path: Path, model_path: Path, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("export") / "out"
     run(request_for(shards_path, model_path, folder, "train.steps=4", "train.checkpoint_every=2"))
     return folder
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+HARMS: dict[str, Callable[[Path], None]] = {
+    "changed": flip,
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-3]) and None,
+    "lost": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "checksums.json"])
+def test_a_damaged_export_is_refused(out: Path, tmp_path: Path, name: str, harm: str) -> None:
+    copy = Path(shutil.copytree(out, tmp_path / "out"))
+    load_pretrained(str(copy / "model"), torch.device("cpu"))
+    HARMS[harm](copy / "model" / name)
+    match = "no weights" if (harm, name) == ("lost", "model.safetensors") else name
+    with pytest.raises(ConfigError, match=match):
+        load_pretrained(str(copy / "model"), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("name", ["bank.safetensors", "entities.parquet", "checksums.json"])
+def test_a_damaged_bank_is_refused(out: Path, tmp_path: Path, name: str, harm: str) -> None:
+    copy = Path(shutil.copytree(out, tmp_path / "out"))
+    folder = copy / "model" / "bank"
+    nearest(copy, "zenda", top=1)
+    HARMS[harm](folder / name)
+    match = "no memory bank" if (harm, name) == ("lost", "bank.safetensors") else name
+    with pytest.raises(ConfigError, match=match):
+        nearest(copy, "zenda", top=1)
+    # A bank of an older version has no checksums beside it; the file itself has one.
+    if (harm, name) == ("changed", "bank.safetensors"):
+        (folder / "checksums.json").unlink()
+        (copy / "run.json").unlink()
+        with pytest.raises(ConfigError, match="was changed after it was written"):
+            nearest(copy, "zenda", top=1)
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("name", ["model.safetensors", "checksums.json"])
+def test_a_damaged_beginning_is_refused(out: Path, tmp_path: Path, name: str, harm: str) -> None:
+    copy = Path(shutil.copytree(out, tmp_path / "out"))
+    HARMS[harm](copy / "initial" / name)
+    with pytest.raises(ConfigError, match=f"initial: damaged .*{name}.*restore this copy"):
+        resume_run(copy, None)
 
 
 def test_the_export_loads_with_no_key_missing_or_unexpected(out: Path) -> None:

@@ -1,11 +1,14 @@
 """One row per question: every column counted again, and the query of docs/training.md."""
 
 import json
+import os
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -241,3 +244,27 @@ def test_facts_of_a_zeroed_model_are_last(
     measure(str(tmp_path / "model"), shards_path, "cpu", items_path=tmp_path / "x.parquet")
     rows = rows_of(tmp_path / "x.parquet")
     assert all(row["rank"] == 1 + row["num_false"] > 1 for row in rows)
+
+
+def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
+    rows = pa.table({"n": [1, 2, 3]})
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    write_items(rows, link)
+    reader.join(timeout=60)
+    assert pq.read_table(pa.BufferReader(read[0])) == rows
+    assert pipe.is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+
+
+def test_a_link_to_a_file_stays(tmp_path: Path) -> None:
+    target, link = tmp_path / "rows.parquet", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_items(pa.table({"n": [1]}), link)
+    assert link.is_symlink()
+    assert pq.read_table(target).to_pylist() == [{"n": 1}]

@@ -222,6 +222,18 @@ def test_a_zeroed_model_is_no_better_than_chance_while_training(
     assert measures["lama_mrr"] < 0.01
 
 
+@pytest.mark.parametrize("damage", ["{", "[]", '{"loss": 1}', "\0", '{"step": null}', "[" * 10**5])
+def test_a_damaged_line_is_left_out(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_evaluation(tmp_path, 2, {"loss": 3.0})
+    path = tmp_path / "evaluations.jsonl"
+    path.write_text(f"{damage}\n{path.read_text()}")
+    write_evaluation(tmp_path, 4, {"loss": 2.0})
+    assert evaluations(tmp_path) == [{"step": 2, "loss": 3.0}, {"step": 4, "loss": 2.0}]
+    assert "1 damaged line(s) left out" in caplog.text
+
+
 def test_no_nan_in_the_file(tmp_path: Path) -> None:
     write_evaluation(tmp_path, 2, {"loss": 4.0, "cka_score": None})
     with pytest.raises(ValueError, match="not JSON compliant"):

@@ -16,6 +16,7 @@ from pipeline.link.reranker import SETTINGS_FILE, RerankerSettings
 from pipeline.link.stage import model_of
 from pipeline.link.training import reranker
 from pipeline.link.training.reranker import RerankerTraining, fit_weight, train_reranker
+from schemas.durable import partial_of
 from schemas.errors import ConfigError
 from tests.pipeline import tiny_model
 from tests.pipeline.cases import in_process
@@ -70,7 +71,7 @@ def test_from_the_command_to_the_weights(
     report = json.loads(done.stdout)
     assert 0 < report["links"] <= 20
     assert report["held_out_links"] > 0
-    assert not Path(f"{out}.tmp").exists()
+    assert not partial_of(Path(out)).exists()
 
     settings = RerankerSettings.of(str(out))
     assert (settings.is_trained, settings.weight) == (True, report["after"]["weight"])
