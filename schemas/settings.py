@@ -16,10 +16,10 @@ import re
 import tomllib
 import types
 import typing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from schemas.errors import ConfigError
+from schemas.regular_files import NotAFileError, open_regular
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -43,10 +43,12 @@ def load_toml(path: str) -> dict[str, Any]:
         ConfigError: no such file, or not TOML; names the file and line.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             values = tomllib.load(file)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such configuration file; check the path") from error
+    except NotAFileError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
     except OSError as error:
         raise ConfigError(
             f"{path}: no configuration file that can be read ({error.strerror}); check the path"

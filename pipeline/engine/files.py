@@ -22,9 +22,17 @@ from apache_beam.io.filesystems import FileSystems
 from pipeline.engine.errors import StageError
 from pipeline.engine.kept_listings import once
 from pipeline.engine.local_listing import FileEntry, local_entry, local_matches
-from schemas.durable import is_special, publish
+from schemas.durable import publish
 from schemas.errors import ConfigError
 from schemas.manifest import PartFile
+from schemas.regular_files import (
+    NO_FILE,
+    NotAFileError,
+    is_named_pipe,
+    is_special,
+    open_regular,
+    open_special,
+)
 
 GLOB_CHARACTERS = "*?[]"
 REMOTE_MARK = "://"
@@ -42,10 +50,14 @@ def open_read(path: str) -> IO[bytes]:
     """Open a file as it is (no decompression), seekable.
 
     Raises:
-        StageError: no such file, or not readable.
+        StageError: no such file, not readable, or a pipe or a device.
     """
     try:
+        if is_local(path):
+            return open_regular(path)
         file = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    except NotAFileError as error:
+        raise StageError(f"{path}: {error.strerror}") from error
     except (OSError, ValueError) as error:
         raise StageError(
             f"{path}: cannot be read ({_cause(error)}); check the path and its permissions"
@@ -60,6 +72,8 @@ def open_write(path: str) -> IO[bytes]:
         StageError: the folder cannot be written (read-only, no permission, disk full).
     """
     try:
+        if is_local(path) and is_special(Path(path)):
+            return open_special(path)
         file = FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
     except (OSError, ValueError) as error:
         raise unwritable(path, error) from error
@@ -119,9 +133,10 @@ def write_stream(path: str, chunks: Iterable[bytes]) -> None:
     never replaced.
     """
     make_folder(posixpath.dirname(path))
-    if is_local(path) and Path(path).is_symlink():
-        path = str(Path(path).resolve())
     is_replaced = not (is_local(path) and is_special(Path(path)))
+    # A pipe behind /dev/stdout has no name to resolve to.
+    if is_replaced and is_local(path) and Path(path).is_symlink():
+        path = str(Path(path).resolve())
     written = f"{path}.tmp" if is_replaced else path
     digest, num_bytes = hashlib.sha256(), 0
     try:
@@ -265,9 +280,7 @@ def _found(patterns: tuple[str, ...]) -> list[FileEntry]:
     special = next((entry.path for entry in entries.values() if not entry.is_regular), "")
     if special:
         # It cannot be read twice, and a pipe that nobody writes to would be waited for.
-        raise StageError(
-            f"{special}: is a pipe or a device, not a file; write its content to a file, and give that"
-        )
+        raise StageError(f"{special}: {NO_FILE}")
     return list(entries.values())
 
 
@@ -346,7 +359,7 @@ def check_folder(path: str, option: str = "--errors") -> None:
     """Refuse a file that cannot be written, before any work.
 
     Raises:
-        ConfigError: its folder does not exist, or the path is a folder itself.
+        ConfigError: its folder does not exist, or the path is a folder or a named pipe.
     """
     # A bucket has no folders that would have to be there.
     if not path or REMOTE_MARK in path:
@@ -357,3 +370,16 @@ def check_folder(path: str, option: str = "--errors") -> None:
         raise ConfigError(f"{option} {path!r}: there is no folder {str(folder)!r}; create it first")
     if Path(path).is_dir():
         raise ConfigError(f"{option} {path!r} is a folder; give the name of a file")
+    refuse_named_pipe(path, option)
+
+
+def refuse_named_pipe(path: str, option: str) -> None:
+    """Refuse a named pipe as the place of a file, before any work: nobody may ever read it.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    if REMOTE_MARK not in path and is_named_pipe(Path(path)):
+        raise ConfigError(
+            f"{option} {path!r} is a named pipe; give the name of a file, or /dev/stdout"
+        )

@@ -44,13 +44,14 @@ def write_report(
     Raises:
         StageError: a stage is missing or out of date (names the command), or the file cannot be
             written.
-        ConfigError: `out` is a folder.
+        ConfigError: `out` is a folder or a named pipe.
     """
     paths = RunPaths(root=run_folder)
     target = out or files.join(run_folder, "report.html")
     if Path(target).is_dir():
         example = files.join(target, "report.html")
         raise ConfigError(f"--out {target}: a folder; name a file, for example {example}")
+    files.refuse_named_pipe(target, "--out")
     # Everything else that the page shows can be missing, but not the counts.
     paths.require("stats")
 

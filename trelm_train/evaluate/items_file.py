@@ -10,16 +10,21 @@ import pyarrow.parquet as pq
 
 from schemas.durable import publish
 from schemas.errors import ConfigError, TrelmError
+from schemas.regular_files import is_special
 
 
 def check_items_path(path: Path | None) -> None:
-    """Refuse a file without a folder, before a model is asked anything.
+    """Refuse a file without a folder, and what is no file, before a model is asked anything.
 
     Raises:
         ConfigError: names the folder that is not there.
     """
-    if path is not None and not path.absolute().parent.is_dir():
+    if path is None:
+        return
+    if not path.absolute().parent.is_dir():
         raise ConfigError(f"--items {path}: no folder {path.parent}; make it first")
+    if is_special(path):
+        raise ConfigError(f"--items {path}: a pipe or a device; give the name of a file")
 
 
 def write_items(rows: pa.Table, path: Path) -> None:
