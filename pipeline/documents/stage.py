@@ -211,7 +211,7 @@ def check(config: DocumentsConfig) -> None:
         StageError: one of the first files is none that can be read.
     """
     for entry in found(config)[:CHECKED_FILES]:
-        corpus.kind_of(entry.path, config.format)
+        corpus.kind_of(entry.path, config.format, config.text_field)
 
 
 def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:
