@@ -407,7 +407,10 @@ def redirect_target(page: RawPage) -> str | None:
 
 
 def read_articles(
-    span: ByteRange, on_loss: LossHandler | None, on_stored: StoredHandler | None = None
+    span: ByteRange,
+    on_loss: LossHandler | None,
+    on_stored: StoredHandler | None = None,
+    on_long: LongHandler | None = None,
 ) -> Iterator[RawDocument]:
     """Yield the articles of a MediaWiki export as plain text with anchors.
 
@@ -417,8 +420,9 @@ def read_articles(
         span: the bytes to read.
         on_loss: receives each block or member that is lost; without it, a loss raises.
         on_stored: receives the byte of the file that the reader has reached.
+        on_long: receives each page that is too long; without it, such a page raises.
     """
-    for position, xml in read_pages(span, on_loss, on_stored):
+    for position, xml in read_pages(span, on_loss, on_stored, on_long):
         try:
             page = parse_page(xml)
         except ValueError as error:
