@@ -204,6 +204,19 @@ def at_least(config: object, **lowest: float) -> None:
             raise ConfigError(f"{name} is {value!r}, but must be {HIGHEST:g} or less")
 
 
+def no_empty_path(config: object, *names: str) -> None:
+    """Refuse lists of paths that hold an empty one, such as an unset variable of the shell leaves.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    for name in names:
+        if "" in getattr(config, name):
+            raise ConfigError(
+                f"{name} holds an empty path; give files, folders or globs, or leave it out"
+            )
+
+
 def to_dict(config: DataclassInstance) -> dict[str, Any]:
     """Return a dataclass as plain values that JSON can hold; keys without a value are left out."""
     raw = dataclasses.asdict(config)

@@ -6,10 +6,12 @@ on a laptop and on a cluster.
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import logging
 import posixpath
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -181,6 +183,31 @@ def make_folder(path: str) -> None:
             raise unwritable(path, error) from error
 
 
+def refuse_no_folder(path: str) -> None:
+    """Refuse a path that is no folder and can be none; one that is not there is well.
+
+    Raises:
+        StageError: a file stands there or above, a name is too long, or it may not be looked at.
+    """
+    if not path or not is_local(path):
+        return
+    try:
+        if stat.S_ISDIR(Path(path).stat().st_mode):
+            return
+        problem = f"{path} is no folder"
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        above = next(folder for folder in Path(path).parents if folder.exists())
+        problem = f"{above} is no folder"
+    except (OSError, ValueError) as error:
+        is_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+        problem = "a name in it is too long" if is_long else _cause(error)
+    raise StageError(
+        f"{path}: a run cannot be written or read there ({problem}); choose another --run folder"
+    )
+
+
 def rename(source: str, target: str) -> None:
     """Give a finished file its final name; on this machine it is on the disk by then."""
     try:
@@ -272,6 +299,8 @@ def _found(patterns: tuple[str, ...]) -> list[FileEntry]:
     # A dict keeps the order of the patterns and drops repeats.
     entries: dict[str, FileEntry] = {}
     for pattern in patterns:
+        if not pattern:
+            raise StageError("an empty path among the inputs; give a file, a folder or a glob")
         matches, problem = _matches(pattern)
         if not matches:
             raise StageError(f"{pattern}: {problem}; check the path")
