@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from schemas.errors import ConfigError
-from schemas.settings import at_least, build, key, load_toml, with_overrides
+from schemas.settings import at_least, build, key, load_toml, no_empty_path, with_overrides
 from schemas.shards import NO_POLICY, POLICIES
 
 LANGUAGE_CODE = re.compile(r"[a-z][a-z0-9-]*")
@@ -58,6 +58,7 @@ class KbConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         at_least(self, unit_mb=0)
+        no_empty_path(self, "dumps", "redirects")
         if not WIKI_NAME.fullmatch(self.wiki):
             raise ConfigError(
                 f"kb.wiki: {self.wiki!r} is not the name of a wiki; write for example "
@@ -106,6 +107,7 @@ class DocumentsConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         at_least(self, unit_mb=0.0001)
+        no_empty_path(self, "inputs")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

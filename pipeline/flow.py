@@ -102,7 +102,9 @@ STAGES = (
         command="documents",
         unit="a byte range, a range of rows, or a group of text files",
         # 2: text of templates inside sentences, blank and disambiguation pages are skipped.
-        algorithm=2,
+        # 3: end tags and stray braces end a link trail, blocks stand on lines of their own; the
+        # places of pages in rejects.
+        algorithm=3,
     ),
     Stage(
         name="index",

@@ -11,8 +11,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import stat
 from pathlib import Path
+
+from schemas.regular_files import is_special, open_special
 
 
 def write_durably(path: Path, content: str | bytes) -> None:
@@ -25,12 +26,13 @@ def write_durably(path: Path, content: str | bytes) -> None:
         OSError: it cannot be written; the file is as it was.
     """
     data = content.encode() if isinstance(content, str) else content
-    # A rename would put the file in the place of the link.
-    target = path.resolve() if path.is_symlink() else path
-    if is_special(target):
-        target.write_bytes(data)
+    if is_special(path):
+        with open_special(path) as special:
+            special.write(data)
         return
 
+    # A rename would put the file in the place of the link.
+    target = path.resolve() if path.is_symlink() else path
     partial = partial_of(target)
     try:
         with partial.open("wb") as file:
@@ -83,15 +85,6 @@ def publish_folder(partial: Path, target: Path, last: str) -> None:
 def partial_of(target: Path) -> Path:
     """Return the temporary name of a file; what a killed program left there is written over."""
     return target.with_name(f".{target.name}.part")
-
-
-def is_special(path: Path) -> bool:
-    """Say whether something is there that is neither a regular file nor a folder."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return False
-    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def sync(path: Path) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from schemas.regular_files import open_regular
+
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("pytorch_model*.bin", "*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -75,7 +77,7 @@ def weights_problem(folder: Path, *, needs_weights: bool = True) -> str:
 def _settings_of(folder: Path) -> tuple[dict[str, Any], str]:
     """Return a model's settings, or what is wrong with them."""
     try:
-        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        settings = _json_in(folder / CONFIG)
         if not isinstance(settings, dict):
             raise TypeError("it is no JSON object")
     except FileNotFoundError:
@@ -83,6 +85,11 @@ def _settings_of(folder: Path) -> tuple[dict[str, Any], str]:
     except (OSError, ValueError, TypeError, RecursionError) as error:
         return {}, f"{folder / CONFIG}: cannot be read ({error}); copy the model again"
     return settings, ""
+
+
+def _json_in(path: Path) -> Any:  # noqa: ANN401 - the callers look at what it is
+    with open_regular(path) as file:
+        return json.loads(file.read())
 
 
 def longer_tokenizer(model: str, num_tokens: int, vocab_size: object) -> str:
@@ -102,7 +109,7 @@ def longer_tokenizer(model: str, num_tokens: int, vocab_size: object) -> str:
 def _num_tokens(folder: Path) -> int:
     """Return one more than the highest id of tokenizer.json; 0 where that cannot be told."""
     try:
-        tokenizer = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))
+        tokenizer = _json_in(folder / TOKENIZER)
         vocabulary = tokenizer["model"]["vocab"]
         # A unigram vocabulary is a list, and the place of a piece is its id.
         ids = vocabulary.values() if isinstance(vocabulary, dict) else [len(vocabulary) - 1]
@@ -117,7 +124,7 @@ def _weights(folder: Path, *, needs_weights: bool) -> tuple[list[Path], str]:
     """Return the files of a model's weights, or what is wrong with them."""
     if (folder / INDEX).is_file() and not (folder / "model.safetensors").is_file():
         try:
-            listed = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+            listed = _json_in(folder / INDEX)["weight_map"]
             names = sorted(set(map(str, listed.values())))
         except (OSError, ValueError, KeyError, AttributeError, RecursionError) as error:
             return [], f"{folder / INDEX}: cannot be read ({error}); copy the model again"
@@ -150,7 +157,7 @@ def _head_of(path: Path) -> Shapes:
         ValueError: it is no file of safetensors, or was cut off.
     """
     num_bytes = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
         if not 2 <= length <= min(MAX_HEAD_BYTES, num_bytes - LENGTH_BYTES):
             raise ValueError("its head has an impossible length")

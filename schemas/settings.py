@@ -16,10 +16,10 @@ import re
 import tomllib
 import types
 import typing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from schemas.errors import ConfigError
+from schemas.regular_files import NotAFileError, open_regular
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -43,10 +43,12 @@ def load_toml(path: str) -> dict[str, Any]:
         ConfigError: no such file, or not TOML; names the file and line.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             values = tomllib.load(file)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such configuration file; check the path") from error
+    except NotAFileError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
     except OSError as error:
         raise ConfigError(
             f"{path}: no configuration file that can be read ({error.strerror}); check the path"
@@ -200,6 +202,19 @@ def at_least(config: object, **lowest: float) -> None:
             raise ConfigError(f"{name} is {value!r}, but must be {limit:g} or more")
         if value is not None and value > HIGHEST:
             raise ConfigError(f"{name} is {value!r}, but must be {HIGHEST:g} or less")
+
+
+def no_empty_path(config: object, *names: str) -> None:
+    """Refuse lists of paths that hold an empty one, such as an unset variable of the shell leaves.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    for name in names:
+        if "" in getattr(config, name):
+            raise ConfigError(
+                f"{name} holds an empty path; give files, folders or globs, or leave it out"
+            )
 
 
 def to_dict(config: DataclassInstance) -> dict[str, Any]:

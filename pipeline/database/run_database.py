@@ -18,7 +18,8 @@ from pipeline.engine.files import REMOTE_MARK
 from pipeline.engine.tables import RunPaths
 from pipeline.flow import STAGE_NAMES
 from schemas import Table
-from schemas.durable import is_special, partial_of, publish
+from schemas.durable import partial_of, publish
+from schemas.regular_files import is_special
 
 logger = logging.getLogger("trelm")
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import DocumentsConfig
+from pipeline.documents.other_formats import OTHER_FORMATS, other_format
 from pipeline.documents.wikitext import Anchor, WikitextError, plain_text
 from pipeline.documents.wikitext_templates import is_disambiguation
 from pipeline.engine import files
@@ -54,28 +55,6 @@ _REDIRECT_TEXT = re.compile(r"\s*#redirect\s*:?\s*\[\[([^\]|\n]+)", re.IGNORECAS
 _MEDIAWIKI = re.compile(rb"<mediawiki\b|<page>|<siteinfo>")
 
 
-# Formats that would pass as one text document of markup: what they are, and what to do.
-_AS_ROWS = (
-    'write it as rows, for example with python -c "import duckdb; duckdb.sql(\\"COPY (FROM '
-    "'{path}') TO 'corpus.parquet'\\\")\"; format = \"text\" reads it as one document"
-)
-OTHER_FORMATS = {
-    "json-array": ("this is one JSON array, not an object per line", _AS_ROWS),
-    "csv": ("this is a table in CSV, not text", _AS_ROWS),
-    "wikiextractor": (
-        "this is the output of WikiExtractor",
-        "give the MediaWiki export itself, whose links are kept, or WikiExtractor's --json",
-    ),
-}
-_OTHER_STARTS = {
-    "json-array": re.compile(rb'\[\s*\{\s*"'),
-    "wikiextractor": re.compile(rb"<doc\b[^<>]*\bid\s*="),
-    # Names of columns, one of them "text", and a second line.
-    "csv": re.compile(rb'(?=[^\n]*\btext\b)"?\w+"?(?:[,;\t]"?\w+"?)+\r?\n', re.IGNORECASE),
-}
-_CSV_NAME = re.compile(r"\.(?:csv|tsv)(?:\.(?:gz|bz2|zst))?$", re.IGNORECASE)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawDocument:
     """Hold a document as read; `skipped` or `problem` give the reason why a record is none."""
@@ -96,13 +75,13 @@ class RawDocument:
     payload: str = ""
 
 
-def kind_of(path: str, requested: str = "auto") -> str:
+def kind_of(path: str, requested: str = "auto", text_field: str = "text") -> str:
     """Return the kind of a corpus file: text, jsonl, parquet or wiki-xml.
 
-    The content decides, unless a kind is requested.
+    The content decides, unless a kind is requested. A table of CSV is known by a column `text_field`.
 
     Raises:
-        SourceError: empty, unreadable, HTML, or not of the requested kind.
+        SourceError: empty, unreadable, of another format, or not of the requested kind.
     """
     # Opened once: there may be a million files.
     with files.open_read(path) as file:
@@ -114,7 +93,7 @@ def kind_of(path: str, requested: str = "auto") -> str:
         is_compressed = not is_parquet and format_of(path, file) != "plain"
     if is_compressed:
         head = peek(path, LOOKED_AT_BYTES)
-    kind = "parquet" if is_parquet else _text_kind(path, head.removeprefix(_BOM).lstrip())
+    kind = "parquet" if is_parquet else _text_kind(path, head, text_field)
 
     # Any text may be read as text files: each file is then one document.
     if requested == "text" and kind in ("jsonl", "text", "html", *OTHER_FORMATS):
@@ -142,23 +121,24 @@ def files_of(config: DocumentsConfig) -> dict[FileEntry, str]:
     """
     entries = files.find(config.inputs)
     return once(
-        ("kinds", config.inputs, config.format),
-        lambda: {entry: kind_of(entry.path, config.format) for entry in entries},
+        ("kinds", config.inputs, config.format, config.text_field),
+        lambda: {entry: kind_of(entry.path, config.format, config.text_field) for entry in entries},
     )
 
 
-def _text_kind(path: str, head: bytes) -> str:
+def _text_kind(path: str, head: bytes, text_field: str) -> str:
     """Return the kind of a file that is not Parquet, by its first decoded bytes and its name."""
-    for kind, pattern in _OTHER_STARTS.items():
-        if pattern.match(head):
-            return kind
-    if _CSV_NAME.search(path) and head[:1] not in (b"{", b"<"):
-        return "csv"
-    if _MEDIAWIKI.search(head[:4096]) and head[:1] == b"<":
+    is_whole = len(head) < LOOKED_AT_BYTES
+    head = head.removeprefix(_BOM)
+    text = head.lstrip()
+    if _MEDIAWIKI.search(text[:4096]) and text[:1] == b"<":
         return "wiki-xml"
-    if re.match(rb"<(?:!doctype|html|\?xml|head|body)\b", head, re.IGNORECASE):
+    if re.match(rb"<(?:!doctype\s+html|html|\?xml|head|body)\b", text, re.IGNORECASE):
         return "html"
-    return "jsonl" if re.match(rb'\{\s*"', head) else "text"
+    other = other_format(path, head, text_field, is_whole=is_whole)
+    if other:
+        return other
+    return "jsonl" if re.match(rb'\{\s*"', text) else "text"
 
 
 def read_text_file(path: str, doc_id: str) -> RawDocument:
@@ -427,7 +407,10 @@ def redirect_target(page: RawPage) -> str | None:
 
 
 def read_articles(
-    span: ByteRange, on_loss: LossHandler | None, on_stored: StoredHandler | None = None
+    span: ByteRange,
+    on_loss: LossHandler | None,
+    on_stored: StoredHandler | None = None,
+    on_long: LongHandler | None = None,
 ) -> Iterator[RawDocument]:
     """Yield the articles of a MediaWiki export as plain text with anchors.
 
@@ -437,8 +420,9 @@ def read_articles(
         span: the bytes to read.
         on_loss: receives each block or member that is lost; without it, a loss raises.
         on_stored: receives the byte of the file that the reader has reached.
+        on_long: receives each page that is too long; without it, such a page raises.
     """
-    for position, xml in read_pages(span, on_loss, on_stored):
+    for position, xml in read_pages(span, on_loss, on_stored, on_long):
         try:
             page = parse_page(xml)
         except ValueError as error:

@@ -99,13 +99,13 @@ class DocumentsWorker:
             return
 
         on_loss = loss_handler(out, skip_corrupt=self.config.skip_corrupt)
+        on_long = long_handler(out, task.path)
         if self.kinds[task.path] == "jsonl":
-            on_long = long_handler(out, task.path)
             documents = corpus.read_jsonl(
                 task, label, self.config, on_loss, progress.reached, on_long
             )
         else:
-            documents = corpus.read_articles(task, on_loss, progress.reached)
+            documents = corpus.read_articles(task, on_loss, progress.reached, on_long)
         for document in documents:
             yield task.path, document
 
@@ -211,7 +211,7 @@ def check(config: DocumentsConfig) -> None:
         StageError: one of the first files is none that can be read.
     """
     for entry in found(config)[:CHECKED_FILES]:
-        corpus.kind_of(entry.path, config.format)
+        corpus.kind_of(entry.path, config.format, config.text_field)
 
 
 def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:

@@ -31,7 +31,7 @@ from pipeline.engine.tables import RunPaths, read_batches
 from pipeline.engine.tasks import ByteRange, Unit
 from pipeline.engine.units import UnitReport, UnitWriter
 from pipeline.sources.pages import parse_page, read_pages
-from pipeline.sources.range_progress import RangeProgress, loss_handler
+from pipeline.sources.range_progress import RangeProgress, long_handler, loss_handler
 from pipeline.sources.ranges import plan_ranges
 from schemas import ENTITIES, REDIRECTS
 from schemas.settings import to_dict
@@ -54,7 +54,8 @@ class TitlesWorker:
         buffer, progress = RowBuffer(REDIRECTS), RangeProgress(unit.task, out)
         sources: set[str] = set()
         on_loss = loss_handler(out, skip_corrupt=self.config.skip_corrupt)
-        for position, xml in read_pages(unit.task, on_loss, progress.reached):
+        on_long = long_handler(out, unit.task.path)
+        for position, xml in read_pages(unit.task, on_loss, progress.reached, on_long):
             out.count("rows_in")
             try:
                 page = parse_page(xml)

@@ -37,7 +37,11 @@ _HIDDEN_TAGS = frozenset((*DROPPED_TAGS.split("|"), "table", "style", "script"))
 # Signs of a raised number: longer ones are no powers.
 MAX_POWER = 4
 # Tags whose text begins a new line.
-_LINE_TAGS = frozenset(("br", "hr", "p", "div", "blockquote", "li", "dt", "dd"))
+_LINE_TAGS = frozenset((
+    "br", "hr", "p", "div", "blockquote", "li", "dt", "dd", "ul", "ol", "dl", "poem", "center",
+    "h1", "h2", "h3", "h4", "h5", "h6", "table", "caption", "tr", "td", "th", "address", "article",
+    "aside", "details", "summary", "figure", "figcaption", "footer", "header", "main", "nav",
+))  # fmt: skip
 
 
 class WikitextError(ValueError):
@@ -177,6 +181,9 @@ class _TextWriter:
                 self._write_external_link(node)
             elif isinstance(node, Tag):
                 self._write_tag(node)
+            # A link inside of markup is followed by the end of that markup first.
+            if not isinstance(node, Wikilink):
+                self._open_anchor = None
 
     def _write_text(self, text: str) -> None:
         """Write text; letters right after a link extend its anchor."""
@@ -263,12 +270,12 @@ class _TextWriter:
         """Write the contents of an HTML element or a list item."""
         # Authors write tags with capitals and spaces.
         name = str(tag.tag).strip().lower()
-        if name in _HIDDEN_TAGS:
-            return
-
         # Wiki markup, such as the asterisk of a list, stands at the start of a line already.
         line_end = "\n" if name in _LINE_TAGS and not tag.wiki_markup else ""
         self._add_space(line_end)
+        if name in _HIDDEN_TAGS:
+            return
+
         if tag.contents is not None and tag.contents.nodes:
             # Behind a space it is the number of a note.
             is_behind = bool(self.pieces) and not self._gap and self.pieces[-1][-1:].isalnum()

@@ -109,6 +109,7 @@ def as_written(text: str) -> str:
         end = -1 if name in without_end else lower.find(closing, position)
         if end < 0 and name:
             without_end.add(name)
+            pieces.append(GAP)
             continue
         if not name:
             # A comment leaves nothing: a link trail goes on behind it. One without an end hides the rest.
@@ -200,8 +201,8 @@ def clean_wikitext(wikitext: str, dropped: Counter[str] | None = None) -> str:
     text = expand_templates(text, Counter() if dropped is None else dropped)
     text = drop_ranges(text, table_ranges(text), GAP)
 
-    # Braces without a partner would only slow the parser down.
-    text = _BRACES.sub("", text.replace("{|", ""))
+    # Braces without a partner would only slow the parser down; readers see them between words.
+    text = _BRACES.sub(GAP, text.replace("{|", GAP))
     text = _SWITCH.sub("", text)
     text = "\n".join(without_quotes(line) if "''" in line else line for line in text.split("\n"))
     text = _PARENTHESIS_START.sub("(", _EMPTY_PARENTHESES.sub(GAP, text))

@@ -6,10 +6,12 @@ on a laptop and on a cluster.
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import logging
 import posixpath
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,10 +24,18 @@ from apache_beam.io.filesystems import FileSystems
 from pipeline.engine.errors import StageError
 from pipeline.engine.kept_listings import once
 from pipeline.engine.local_listing import FileEntry, local_entry, local_matches
-from schemas.durable import is_special, publish
+from schemas.durable import publish
 from schemas.errors import ConfigError
 from schemas.manifest import PartFile
 from schemas.outputs import check_output
+from schemas.regular_files import (
+    NO_FILE,
+    NotAFileError,
+    is_named_pipe,
+    is_special,
+    open_regular,
+    open_special,
+)
 
 GLOB_CHARACTERS = "*?[]"
 REMOTE_MARK = "://"
@@ -43,10 +53,14 @@ def open_read(path: str) -> IO[bytes]:
     """Open a file as it is (no decompression), seekable.
 
     Raises:
-        StageError: no such file, or not readable.
+        StageError: no such file, not readable, or a pipe or a device.
     """
     try:
+        if is_local(path):
+            return open_regular(path)
         file = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    except NotAFileError as error:
+        raise StageError(f"{path}: {error.strerror}") from error
     except (OSError, ValueError) as error:
         raise StageError(
             f"{path}: cannot be read ({_cause(error)}); check the path and its permissions"
@@ -61,6 +75,8 @@ def open_write(path: str) -> IO[bytes]:
         StageError: the folder cannot be written (read-only, no permission, disk full).
     """
     try:
+        if is_local(path) and is_special(Path(path)):
+            return open_special(path)
         file = FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
     except (OSError, ValueError) as error:
         raise unwritable(path, error) from error
@@ -120,9 +136,10 @@ def write_stream(path: str, chunks: Iterable[bytes]) -> None:
     never replaced.
     """
     make_folder(posixpath.dirname(path))
-    if is_local(path) and Path(path).is_symlink():
-        path = str(Path(path).resolve())
     is_replaced = not (is_local(path) and is_special(Path(path)))
+    # A pipe behind /dev/stdout has no name to resolve to.
+    if is_replaced and is_local(path) and Path(path).is_symlink():
+        path = str(Path(path).resolve())
     # A hidden name: one that shows could be a user's own file.
     written = _partial_of(path) if is_replaced else path
     digest, num_bytes = hashlib.sha256(), 0
@@ -172,6 +189,31 @@ def make_folder(path: str) -> None:
         # Another worker may have made it since.
         if not exists(path):
             raise unwritable(path, error) from error
+
+
+def refuse_no_folder(path: str) -> None:
+    """Refuse a path that is no folder and can be none; one that is not there is well.
+
+    Raises:
+        StageError: a file stands there or above, a name is too long, or it may not be looked at.
+    """
+    if not path or not is_local(path):
+        return
+    try:
+        if stat.S_ISDIR(Path(path).stat().st_mode):
+            return
+        problem = f"{path} is no folder"
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        above = next(folder for folder in Path(path).parents if folder.exists())
+        problem = f"{above} is no folder"
+    except (OSError, ValueError) as error:
+        is_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+        problem = "a name in it is too long" if is_long else _cause(error)
+    raise StageError(
+        f"{path}: a run cannot be written or read there ({problem}); choose another --run folder"
+    )
 
 
 def rename(source: str, target: str) -> None:
@@ -265,6 +307,8 @@ def _found(patterns: tuple[str, ...]) -> list[FileEntry]:
     # A dict keeps the order of the patterns and drops repeats.
     entries: dict[str, FileEntry] = {}
     for pattern in patterns:
+        if not pattern:
+            raise StageError("an empty path among the inputs; give a file, a folder or a glob")
         matches, problem = _matches(pattern)
         if not matches:
             raise StageError(f"{pattern}: {problem}; check the path")
@@ -273,9 +317,7 @@ def _found(patterns: tuple[str, ...]) -> list[FileEntry]:
     special = next((entry.path for entry in entries.values() if not entry.is_regular), "")
     if special:
         # It cannot be read twice, and a pipe that nobody writes to would be waited for.
-        raise StageError(
-            f"{special}: is a pipe or a device, not a file; write its content to a file, and give that"
-        )
+        raise StageError(f"{special}: {NO_FILE}")
     return list(entries.values())
 
 
@@ -359,8 +401,8 @@ def check_folder(path: str, option: str = "--errors", inputs: Iterable[str] = ()
         inputs: files that the command reads.
 
     Raises:
-        ConfigError: its folder does not exist, the path is a folder itself, an input, or a file of
-            a run or a model.
+        ConfigError: its folder does not exist, the path is a folder or a named pipe, an input, or a
+            file of a run or a model.
     """
     # A bucket has no folders that would have to be there.
     if not path or REMOTE_MARK in path:
@@ -372,3 +414,16 @@ def check_folder(path: str, option: str = "--errors", inputs: Iterable[str] = ()
     if Path(path).is_dir():
         raise ConfigError(f"{option} {path!r} is a folder; give the name of a file")
     check_output(path, option, inputs)
+    refuse_named_pipe(path, option)
+
+
+def refuse_named_pipe(path: str, option: str) -> None:
+    """Refuse a named pipe as the place of a file, before any work: nobody may ever read it.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    if REMOTE_MARK not in path and is_named_pipe(Path(path)):
+        raise ConfigError(
+            f"{option} {path!r} is a named pipe; give the name of a file, or /dev/stdout"
+        )

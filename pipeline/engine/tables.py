@@ -51,6 +51,10 @@ class RunPaths:
 
     root: str
 
+    def __post_init__(self) -> None:
+        """Refuse what can be no folder, before anything is read or written there."""
+        files.refuse_no_folder(self.root)
+
     def stage(self, name: str) -> str:
         """Return the folder of a stage."""
         return files.join(self.root, name)

@@ -45,7 +45,7 @@ def write_report(
     Raises:
         StageError: a stage is missing or out of date (names the command), or the file cannot be
             written.
-        ConfigError: `out` is a folder.
+        ConfigError: `out` is a folder or a named pipe.
     """
     paths = RunPaths(root=run_folder)
     target = out or files.join(run_folder, "report.html")
@@ -53,6 +53,7 @@ def write_report(
         example = files.join(target, "report.html")
         raise ConfigError(f"--out {target}: a folder; name a file, for example {example}")
     check_output(target, "--out", [gold])
+    files.refuse_named_pipe(target, "--out")
     # Everything else that the page shows can be missing, but not the counts.
     paths.require("stats")
 

@@ -114,6 +114,49 @@ def test_read_only_output(tmp_path: Path) -> None:
     )
 
 
+LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    ("place", "problem"),
+    [
+        (LONG, "a name in it is too long"),
+        ("file", "file is no folder"),
+        ("file/a/b", "file is no folder"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["run", "--plan", "--config", str(SAMPLE / "pipeline.toml")],
+        ["run", "--until", "kb", "--config", str(SAMPLE / "pipeline.toml")],
+        ["kb", "--dump", str(DUMP)],
+        ["stats"],
+        ["sql", "SELECT 1"],
+        ["report"],
+    ],
+    ids=" ".join,
+)
+def test_what_can_be_no_folder_of_a_run(
+    tmp_path: Path, place: str, problem: str, command: list[str]
+) -> None:
+    """A bare "File name too long" named neither the option nor what to do."""
+    (tmp_path / "file").write_text("")
+    done = in_process(command[0], "--run", str(tmp_path / place), *command[1:])
+    expect(done, FAILED, place, problem, "choose another --run folder")
+    assert "Errno" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("key", ["documents.inputs", "kb.dumps", "kb.redirects"])
+def test_empty_paths(tmp_path: Path, key: str) -> None:
+    """An unset variable of the shell leaves one."""
+    section, name = key.split(".")
+    command = "documents" if section == "documents" else "kb"
+    done = in_process(command, "--run", str(tmp_path / "r"), "--set", f'{key}=[""]')
+    expect(done, USAGE, section, f"{name} holds an empty path", "leave it out")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this machine")
 def test_full_disk(tmp_path: Path) -> None:
     """A part file that cannot grow: /dev/full answers as a full disk does."""

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from schemas.bounded_lines import bounded_lines
 from schemas.errors import ConfigError
+from schemas.regular_files import open_regular
 from trelm_train.compare.experiment import ProbeSet, TextSet
 from trelm_train.config import MaskingConfig
 from trelm_train.data.loader import Packing, Position, assemble, plan_batches, sentences_from_lists
@@ -172,7 +173,7 @@ def read_text(path: Path) -> list[str]:
         ConfigError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return [line.decode().rstrip("\r\n") for _, line in bounded_lines(file, str(path))]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot read it as UTF-8 text ({error}); check it") from error

@@ -9,13 +9,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.durable import is_special, publish
+from schemas.durable import publish
 from schemas.errors import ConfigError, TrelmError
 from schemas.outputs import check_output
+from schemas.regular_files import is_special
 
 
 def check_items_path(path: Path | None, inputs: Iterable[Path] = ()) -> None:
-    """Refuse a file without a folder, or one that must not be written over, before any work.
+    """Refuse a file without a folder, one that must not be written over, and what is no file.
 
     Args:
         path: of the file; None for none.
@@ -29,6 +30,8 @@ def check_items_path(path: Path | None, inputs: Iterable[Path] = ()) -> None:
     check_output(path, "--items", inputs)
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"--items {path}: no folder {path.parent}; make it first")
+    if is_special(path):
+        raise ConfigError(f"--items {path}: a pipe or a device; give the name of a file")
 
 
 def write_items(rows: pa.Table, path: Path) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from schemas.array_types import I64
 from schemas.bounded_lines import bounded_lines
 from schemas.errors import ConfigError
+from schemas.regular_files import open_regular
 from trelm_train.evaluate.answers import Answers, Cloze, ask
 from trelm_train.model.masked_lm import MaskedLm
 from trelm_train.model.protocols import Tokenizer
@@ -74,7 +75,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         ConfigError: the file cannot be read, or a line is not a JSON object; names the line.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return [
                 _row(line, f"{path}:{number}") for number, line in bounded_lines(file, str(path))
             ]
@@ -137,7 +138,7 @@ class Prober:
             ConfigError: the file cannot be read.
         """
         try:
-            with common_vocab.open("rb") as file:
+            with open_regular(common_vocab) as file:
                 lines = bounded_lines(file, str(common_vocab))
                 words = [line.decode().rstrip("\r\n") for _, line in lines]
         except OSError as error:

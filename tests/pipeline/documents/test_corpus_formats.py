@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -131,8 +133,87 @@ def test_the_way_out_that_is_named_works(tmp_path: Path, name: str) -> None:
     assert texts
 
 
+TAR = io.BytesIO()
+with tarfile.open(fileobj=TAR, mode="w") as archive:
+    member = tarfile.TarInfo("a.txt")
+    member.size = 6
+    archive.addfile(member, io.BytesIO(b"Paris."))
+
+# Content, and part of the message.
+MORE_FORMATS = {
+    "a.tar": (TAR.getvalue(), "a tar archive"),
+    "a.tar.gz": (gzip.compress(TAR.getvalue()), "a tar archive"),
+    "twice.gz": (gzip.compress(gzip.compress(b"Paris.")), "inside a compressed one"),
+    "strings.json": (b'["Paris.", "Rome."]', "one JSON array"),
+    "one.json": (b'["Paris."]', "one JSON array"),
+    "long.json": (b'["' + b"Paris. " * 20_000 + b'", "Rome."]', "one JSON array"),
+    "empty.json": (b"[]\n", "one JSON array"),
+    "objects.json": (b"[\n {}, {}]", "one JSON array"),
+    "rows.json": (b'[["a", "Paris."], ["b", "Rome."]]', "one JSON array"),
+    "numbers.json": (b"[1, 2, 3]", "one JSON array"),
+    "trec": (b"<DOC>\n<DOCNO> 1 </DOCNO>\n<TEXT>Paris.</TEXT>\n</DOC>\n", "TREC"),
+    "doc": (b"<doc>\nParis.\n</doc>\n", "<doc> elements"),
+    "tei": (b'<TEI xmlns="http://www.tei-c.org/ns/1.0">\n<text>Paris.</text></TEI>', "XML"),
+    "rss": (b'<rss version="2.0"><channel><title>T</title></channel></rss>', "XML"),
+    "flat": (b"<!-- made by hand -->\n<note>Paris.</note>\n", "XML"),
+    "note.rtf": (rb"{\rtf1\ansi Paris.}", "RTF"),
+    "web.wet": (b"WARC/1.0\r\nWARC-Type: warcinfo\r\n\r\n", "WARC"),
+    "inbox": (b"From a@b.c Thu Jan  1 00:00:00 2026\nFrom: A <a@b.c>\n\nParis.\n", "mbox"),
+    "base.db": (b"SQLite format 3\0" + b"\x10\0\x01\x01" * 30, "SQLite"),
+    "a.feather": (b"ARROW1\0\0" + b"\xff\xff\xff\xff" * 9, "Arrow"),
+    "old.feather": (b"FEA1" + b"\0" * 9, "Feather"),
+    "a.pdf": (b"%PDF-1.4\n1 0 obj\n<< /Type /Catalog >>\nendobj\n", "PDF"),
+    "wide.txt": ("Paris is in France.".encode("utf-16"), "UTF-16"),
+    "little.txt": ("Paris is in France.".encode("utf-16-le"), "UTF-16"),
+    "big.txt": ("Paris is in France.".encode("utf-16-be"), "UTF-16"),
+}
+
+
+@pytest.mark.parametrize("name", MORE_FORMATS)
+def test_more_formats_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    content, problem = MORE_FORMATS[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=rf"{name}.*{problem}"):
+        kind_of(str(path))
+    assert kind_of(str(path), "text") == "text"
+
+
+@pytest.mark.parametrize("head", ["id,body\n", '"id";"body"\r\n', "id\tbody\n"])
+def test_a_table_is_known_by_the_column_that_is_set(tmp_path: Path, head: str) -> None:
+    path = tmp_path / "table"
+    path.write_text(f"{head}1,Paris\n")
+    config = DocumentsConfig(inputs=(str(path),), text_field="body")
+    with pytest.raises(SourceError, match="a table in CSV"):
+        documents.plan(config, RunPaths(root=str(tmp_path / "run")))
+    assert kind_of(str(path)) == "text"
+    path.write_text("id,the body\n1,Paris\n")
+    with pytest.raises(SourceError, match="a table in CSV"):
+        kind_of(str(path), text_field="the body")
+
+
 @pytest.mark.parametrize(
-    "text", ["[1] A note.", "Text, in short, is\nthis.", "[[link]] text", "a, b, text"]
+    "text",
+    [
+        "[1] A note.",
+        "Text, in short, is\nthis.",
+        "[[link]] text",
+        "a, b, text",
+        "[1, 2] say so.",
+        '[["Heroes"]] is a song.',
+        '["Well"] he said',
+        "<p align=center><img src=x></p>\n# Title",
+        "<b><i>Paris</i></b> is in France.",
+        "<3 you",
+        "<name> is a placeholder",
+        "From Paris to Rome\nNote: by train",
+        "{Paris} is",
+        "%PDF is a sign",
+        "a\0b",
+        "Paris\0 is in France\0.",
+        "\0\0\0\0",
+        "WARC/1.0 is a format",
+    ],
 )
 def test_texts_that_look_like_other_formats(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.txt"

@@ -241,6 +241,38 @@ def test_repeated_ids_do_not_depend_on_the_split(tmp_path: Path, unit_mb: float)
     assert sorted(row["doc_id"] for row in anchors) == sorted(str(n) for n in range(30))
 
 
+@pytest.mark.parametrize("ending", ["", ".bz2"])
+def test_repeated_pages_do_not_depend_on_the_split(tmp_path: Path, ending: str) -> None:
+    """Both places are those of the pages: they said p.xml:0 … p.xml:0."""
+    pages = [
+        f"<page><title>T{number}</title><ns>0</ns><id>{number % 4 + 1}</id><revision><id>9</id>"
+        f"<model>wikitext</model><text>text {number}</text></revision></page>"
+        for number in range(6)
+    ]
+    text = "<mediawiki><siteinfo><dbname>enwiki</dbname></siteinfo>\n" + "\n".join(pages)
+    path = tmp_path / f"p.xml{ending}"
+    content = f"{text}\n</mediawiki>".encode()
+    path.write_bytes(bz2.compress(content) if ending else content)
+    paths = RunPaths(root=str(tmp_path / "out"))
+    run_plan(kb.plan(KbConfig(dumps=(str(SAMPLE / "entities.json"),)), paths), paths)
+    prefix = "4+" if ending else ""
+    wanted = [
+        (
+            str(number % 4 + 1),
+            repeat_reason(
+                *(f"{path}:{prefix}{text.index(pages[at])}" for at in (number, number - 4))
+            ),
+            f"text {number}",
+        )
+        for number in (4, 5)
+    ]
+    for unit_mb in (64.0, 0.0001):
+        run_plan(titles.plan(config(path, unit_mb=unit_mb), paths), paths)
+        run_plan(documents.plan(config(path, unit_mb=unit_mb), paths), paths)
+        rejects = rows_of(paths, "documents", REJECTS)
+        assert sorted((row["key"], row["reason"], row["payload"]) for row in rejects) == wanted
+
+
 def test_jsonl_ids_do_not_depend_on_the_split(tmp_path: Path) -> None:
     path = tmp_path / "docs.jsonl.bz2"
     path.write_bytes(

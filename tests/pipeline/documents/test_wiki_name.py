@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from pipeline.config import DocumentsConfig, KbConfig
 from pipeline.documents import stage as documents
 from pipeline.documents import titles_stage as titles
-from pipeline.documents.wiki_name import wiki_of
+from pipeline.documents.wiki_name import check_wiki, wiki_of
 from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths
 from pipeline.kb import stage as kb
@@ -70,6 +71,12 @@ def items_linked(tmp_path: Path, dump: Path, wiki: str, path: Path) -> list[int]
         ("<base>https://zh-yue.wikipedia.org/wiki/X</base>", "zh_yuewiki"),
         ("<base>https://en.wiktionary.org/wiki/X</base>", "enwiktionary"),
         ("<base>https://wiki.example.com/</base>", ""),
+        ("<base>https://de.m.wikipedia.org/wiki/X</base>", "dewiki"),
+        ("<base>HTTPS://DE.wikipedia.org/wiki/X</base>", "dewiki"),
+        ("<base>//de.wikipedia.org/wiki/X</base>", "dewiki"),
+        ("<base>\nhttps://de.wikipedia.org</base>", "dewiki"),
+        ("<base>https://en.wikipedia.org.example.com/</base>", ""),
+        ("<dbname>My-Wiki</dbname><base>http://localhost/</base>", ""),
         ("", ""),
     ],
 )
@@ -82,6 +89,39 @@ def test_links_of_another_wiki_are_refused(tmp_path: Path, dump: Path) -> None:
     path = export(tmp_path, "<dbname>dewiki</dbname>")
     with pytest.raises(StageError, match=r"an export of dewiki.*of enwiki.*kb.wiki=dewiki"):
         items_linked(tmp_path, dump, "enwiki", path)
+
+
+@pytest.mark.parametrize(
+    ("about", "named"),
+    [
+        ("<base>https://harrypotter.fandom.com/wiki/Main_Page</base>", "harrypotter.fandom.com"),
+        ("<base>https://de.m.wikipedia.org/wiki/X</base>", "dewiki"),
+        ("<base>HTTPS://DE.wikipedia.org/wiki/X</base>", "dewiki"),
+        ("<base>//de.wikipedia.org/wiki/X</base>", "dewiki"),
+        ("<dbname>My-Wiki</dbname><base>http://localhost/x</base>", "My-Wiki"),
+        ("<dbname>enwiki</dbname><base>https://en.wikipedia.org/wiki/X</base>", ""),
+        ("<dbname>enwiki</dbname><base>http://localhost/x</base>", ""),
+        ("<base>http://en.wikipedia.org/wiki/X</base>", ""),
+    ],
+)
+def test_a_foreign_wiki_is_refused_by_its_own_name(tmp_path: Path, about: str, named: str) -> None:
+    path = str(export(tmp_path, about))
+    if not named:
+        check_wiki(path, "enwiki")
+        return
+    with pytest.raises(StageError, match=rf"an export of .?\S*{named}.*the titles of enwiki"):
+        check_wiki(path, "enwiki")
+
+
+def test_what_is_assumed_of_an_export_without_siteinfo_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "export.xml"
+    path.write_text(f"<mediawiki>{PAGE}</mediawiki>")
+    with caplog.at_level(logging.WARNING, "trelm"):
+        check_wiki(str(path), "enwiki")
+    assert "does not say which wiki" in caplog.text
+    assert "titles of enwiki" in caplog.text
 
 
 def test_another_wiki_works_where_its_titles_were_kept(tmp_path: Path, dump: Path) -> None:

@@ -114,6 +114,40 @@ def test_wikitext(wikitext: str, text: str, anchors: list[tuple[str, str]]) -> N
     assert shown(wikitext) == (text, anchors)
 
 
+PARIS = [("Paris", "Paris")]
+
+
+@pytest.mark.parametrize(
+    "tag", ["b", "i", "small", "span", "sup", "sub", "code", "q", "u", "s", "em", "font", "big"]
+)
+def test_a_trail_does_not_cross_an_end_tag(tag: str) -> None:
+    assert shown(f"<{tag}>[[Paris]]</{tag}>the") == ("Paristhe", PARIS)
+
+
+@pytest.mark.parametrize("tag", ["poem", "center", "h2", "h6", "ul", "p", "div", "blockquote"])
+def test_a_block_stands_on_lines_of_its_own(tag: str) -> None:
+    assert shown(f"[[Paris]]<{tag}>a\nb</{tag}>the") == ("Paris\na\nb\nthe", PARIS)
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "text"),
+    [
+        ("[[Paris]]{{the", "Paris the"),
+        ("[[Paris]]}}the", "Paris the"),
+        ("[[Paris]]{|the", "Paris the"),
+        ("[[Paris]]{{{{the", "Paris the"),
+        ("[[Paris]]{{unclosed the", "Paris unclosed the"),
+        ("[[Paris]]<nowiki>the", "Paris the"),
+        ("[[Paris]]<pre>the", "Paris the"),
+        ("[[Paris]]<table><tr><td>x</td></tr></table>the", "Paris\nthe"),
+        ("[http://x.org [[Paris]]]the", "Paristhe"),
+        ("<b><i>[[Paris]]</i></b>the", "Paristhe"),
+    ],
+)
+def test_what_stands_behind_a_link_is_no_trail(wikitext: str, text: str) -> None:
+    assert shown(wikitext) == (text, PARIS)
+
+
 MARKUP = st.sampled_from(
     [
         "[[",

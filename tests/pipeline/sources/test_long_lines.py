@@ -198,3 +198,40 @@ def test_a_line_of_250_mb_takes_little_memory(tmp_path: Path, kind: str) -> None
     )  # fmt: skip
     (tmp_path / "in.jsonl").unlink()
     assert int(done.stdout.splitlines()[-1]) < 3 * 250_000_000
+
+
+PAGE_PEAK = """
+import resource, sys
+from pathlib import Path
+from pipeline.documents.corpus import read_articles
+from pipeline.engine.tasks import ByteRange
+path, long = sys.argv[1], []
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+span = ByteRange(path=path, start=0, end=Path(path).stat().st_size)
+texts = [page.text for page in read_articles(span, None, on_long=lambda *found: long.append(found[1]))]
+print(texts, long)
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_a_page_of_150_mb_is_a_reject_and_is_not_held(tmp_path: Path) -> None:
+    """It took 21 times its size."""
+    page = (
+        b"<page><title>T</title><ns>0</ns><id>1</id><revision><text>%s</text></revision></page>\n"
+    )
+    start, end = page.split(b"%s")
+    with (tmp_path / "p.xml").open("wb") as file:
+        file.write(b"<mediawiki>\n" + page % b"ok" + start)
+        for _ in range(150):
+            file.write(b"some words " * 90_909)
+        file.write(end + page % b"too" + b"</mediawiki>\n")
+    done = subprocess.run(
+        [sys.executable, "-c", PAGE_PEAK, str(tmp_path / "p.xml")],
+        check=True, text=True, capture_output=True, cwd=ROOT,
+    )  # fmt: skip
+    (tmp_path / "p.xml").unlink()
+    found, peak = done.stdout.splitlines()
+    assert found == "['ok', 'too'] ['the page is longer than 64 MB']"
+    assert int(peak) < 2 * 64_000_000

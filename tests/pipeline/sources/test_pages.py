@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import gzip
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.engine.tasks import ByteRange
 from pipeline.sources import RawPage, SourceError, parse_page, read_pages
+from schemas import bounded_lines
 from tests.pipeline.sources.conftest import bz2_streams, gzip_members, zstd_frames
 
 HEAD = (
@@ -66,6 +68,60 @@ def test_any_split_gives_the_same_pages(exports: list[Path], shares: list[float]
     for path in exports:
         cuts = [max(1, int(share * path.stat().st_size)) for share in shares]
         assert numbers(path, cuts) == list(range(300)), path.name
+
+
+@settings(max_examples=8, derandomize=True)
+@given(shares=st.lists(st.floats(0.001, 0.999), max_size=5))
+def test_a_position_is_that_of_the_page_itself(exports: list[Path], shares: list[float]) -> None:
+    """It names the page however the file is cut."""
+    for path in exports:
+        cuts = [max(1, int(share * path.stat().st_size)) for share in shares]
+        bounds = [0, *sorted(set(cuts)), path.stat().st_size]
+        spans = [ByteRange(path=str(path), start=low, end=high) for low, high in pairwise(bounds)]
+        places = [place for span in spans for place, _ in read_pages(span)]
+        whole = ByteRange(path=str(path), start=0, end=path.stat().st_size)
+        assert places == [place for place, _ in read_pages(whole)]
+        assert len(set(places)) == len(places), path.name
+        if path.suffix == ".xml":
+            starts = [XML.index(text.strip()) for text in PAGES]
+            assert places == list(map(str, starts))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 7])
+@pytest.mark.parametrize("ending", ["", ".gz", ".bz2"])
+def test_a_long_page_is_passed_over_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int, ending: str
+) -> None:
+    """However the file is cut; the longest page that is allowed is read."""
+    limit = 3000
+    monkeypatch.setattr(bounded_lines, "MAX_LINE_BYTES", limit)
+    empty = len(page(1, "").strip())
+    contents = [page(1, "a"), page(2, "b" * (limit - empty)), page(3, "c" * (limit - empty + 1)),
+                page(4, "d" * 3_000_000), page(5, "e")]  # fmt: skip
+    xml = HEAD + b"".join(contents) + b"</mediawiki>\n"
+    pack = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress}[ending]
+    path = tmp_path / f"pages.xml{ending}"
+    path.write_bytes(pack(xml))
+    size = path.stat().st_size
+    bounds = [size * part // parts for part in range(parts + 1)]
+    spans = [ByteRange(path=str(path), start=low, end=high) for low, high in pairwise(bounds)]
+    long: list[tuple[str, str, bytes]] = []
+
+    def keep(position: str, reason: str, start: bytes) -> None:
+        long.append((position, reason, start))
+
+    kept = [parse_page(xml).page_id for span in spans for _, xml in read_pages(span, on_long=keep)]
+    assert kept == [1, 2, 5]
+    assert [start for _, _, start in long] == [text.strip()[:2000] for text in contents[2:4]]
+    assert {reason for _, reason, _ in long} == {
+        f"the page is longer than {limit / (1 << 20):g} MB"
+    }
+    if not ending:
+        assert [int(place) for place, _, _ in long] == [
+            xml.index(text.strip()) for text in contents[2:4]
+        ]
+    with pytest.raises(SourceError, match=r"the page at \S+ is longer than"):
+        list(read_pages(ByteRange(path=str(path), start=0, end=size)))
 
 
 def test_every_cut_around_a_tag(tmp_path: Path) -> None:
