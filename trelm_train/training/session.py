@@ -130,13 +130,6 @@ def check_out(request: RunRequest) -> None:
         ConfigError: it holds a run with a checkpoint or a model, or what is no run's.
     """
     out = request.out
-    holds = occupant(out)
-    # What else is in the way is named below.
-    if holds not in ("", TRAINER):
-        raise ConfigError(
-            f"{out}: holds {holds}, which is no run of trelm-train; give a new or an empty folder as "
-            "--out"
-        )
     if (out / RUN_NAME).exists():
         if latest_checkpoint(out / CHECKPOINTS) is not None or (out / "model").exists():
             raise ConfigError(
@@ -152,10 +145,12 @@ def check_out(request: RunRequest) -> None:
     config = out / CONFIG_NAME
     if config.is_file() and not is_written_here(config.read_text("utf-8", errors="replace")):
         foreign.insert(0, f"a {CONFIG_NAME} of your own")
-    if foreign:
+    holds = occupant(out)
+    kind = f" ({holds})" if holds not in ("", TRAINER) else ""
+    if foreign or kind:
         raise ConfigError(
-            f"{out}: holds {', '.join(foreign[:3])}, which is no run of trelm-train; give a new or "
-            "an empty folder as --out"
+            f"{out}: holds {', '.join(foreign[:3] or names[:3])}{kind}, which is no run of trelm-train; "
+            "give a new or an empty folder as --out"
         )
 
 

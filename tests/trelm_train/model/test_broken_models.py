@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from schemas.checksums import seal
 from schemas.errors import ConfigError
 from tests.broken_models import BROKEN, break_model
 from tests.trelm_train.conftest import request_for
@@ -40,6 +41,8 @@ def test_a_broken_model_is_refused_at_each_door(
     begun = Path(shutil.copytree(finished, tmp_path / "begun"))
     shutil.rmtree(begun / "initial")
     break_model(model_path, begun / "initial", how)
+    # It was broken when the run began: its checksums are right.
+    seal(begun / "initial")
     checkpoint = next((begun / "checkpoints").glob("step-*"))
     before = {path: path.stat().st_mtime_ns for path in begun.rglob("*") if path.is_file()}
     probes = Options(probes=tmp_path, relations=tmp_path)
