@@ -20,7 +20,12 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 
 def occupant(folder: Path) -> str:
     """Say what a folder holds; nothing where it is not there or holds nothing that is known."""
-    if not folder.is_dir():
+    try:
+        is_folder = folder.is_dir()
+    except OSError:
+        # A name that no file can have, for example: whoever writes there says so.
+        return ""
+    if not is_folder:
         return ""
     kinds = {
         TRAINER: _is_trainers,
