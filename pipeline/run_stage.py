@@ -277,7 +277,8 @@ def _check_paths(config: RunConfig, settings: RunnerSettings) -> None:
 
     # The last command's settings are kept there; a person's own must not be written over.
     kept = files.join(config.run, CONFIG_NAME)
-    if files.exists(kept) and not is_written_here(files.read_bytes(kept).decode(errors="replace")):
+    content = files.read_if_there(kept)
+    if content is not None and not is_written_here(content.decode(errors="replace")):
         raise ConfigError(
             f"{kept}: was not written by trelm-pipeline, which keeps the settings of a run there; "
             "move it, or give another --run folder"

@@ -24,6 +24,7 @@ from pipeline.engine.tables import DATA_PREFIX, RunPaths, check_table
 from pipeline.engine.worker_threads import threads_of_a_worker
 from pipeline.flow import STAGE_NAMES
 from schemas import BY_NAME, ENTITIES, PROPERTIES, REDIRECTS, REJECTS, TRIPLES, Table
+from schemas.buckets import file_system
 from schemas.ids import FIRST_OWN, MAX_HOPS
 
 logger = logging.getLogger("trelm")
@@ -130,13 +131,20 @@ def add_view(
 
 
 def _add_remote(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[str]) -> None:
-    """Add a view over files in a bucket; Arrow's file systems read them by row groups."""
+    """Add a view over files in a bucket; the client that wrote them reads them, by row groups."""
+    import pyarrow as pa
     import pyarrow.dataset as ds
-    from pyarrow import fs
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-    file_system, _ = fs.FileSystem.from_uri(paths[0])
-    bare_paths = [fs.FileSystem.from_uri(path)[1] for path in paths]
-    dataset = ds.dataset(bare_paths, filesystem=file_system, format="parquet")
+    class Bucket(FSSpecHandler):  # type: ignore[misc]
+        """Open files as the rest of the program does: its errors, its cache."""
+
+        def open_input_file(self, path: str) -> pa.PythonFile:
+            return pa.PythonFile(files.open_read(path_of[path]), mode="r")
+
+    client = file_system(paths[0])
+    path_of = {client._strip_protocol(path): path for path in paths}
+    dataset = ds.dataset(list(path_of), filesystem=PyFileSystem(Bucket(client)), format="parquet")
     connection.register(f"_{name}_files", dataset)
     connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT * FROM "_{name}_files"')
 

@@ -1,16 +1,19 @@
-"""Read and write files on any file system that Beam knows: local, gs://, s3://.
+"""Read and write files of this machine and objects in buckets alike: gs://, s3:// (`schemas.buckets`).
 
-Everything here goes through Beam's `FileSystems`, never through `open()`, so a stage runs the same
-on a laptop and on a cluster.
+A stage runs the same on a laptop and on a cluster. In a bucket a folder is what names begin with:
+it is there if anything is below it, needs not be made, and goes with what is below it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import hashlib
 import logging
 import posixpath
+import re
+import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,12 +21,11 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, cast
 
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
-
 from pipeline.engine.errors import StageError
-from pipeline.engine.kept_listings import once
-from pipeline.engine.local_listing import FileEntry, local_entry, local_matches
+from pipeline.engine.kept_listings import forget_listings, once
+from pipeline.engine.local_listing import FileEntry, local_entry, local_matches, matcher
+from schemas import buckets
+from schemas.buckets import BucketError, ObjectEntry, ObjectWriter
 from schemas.durable import publish
 from schemas.errors import ConfigError
 from schemas.manifest import PartFile
@@ -38,15 +40,32 @@ from schemas.regular_files import (
 )
 
 GLOB_CHARACTERS = "*?[]"
-REMOTE_MARK = "://"
+REMOTE_MARK = buckets.MARK
+# A pattern up to its first wildcard: what `glob.escape` made of a character is none.
+LITERAL = re.compile(r"(?:\[[*?\[]\]|[^*?\[])*")
 # What this thread writes is noted here (`recording`).
 _recorded: ContextVar[list[PartFile] | None] = ContextVar("recorded", default=None)
 logger = logging.getLogger("trelm")
 
 
 def join(folder: str, *parts: str) -> str:
-    """Join path parts, on a file system or a bucket."""
-    return cast(str, FileSystems.join(folder, *parts))
+    """Join path parts, on a file system or in a bucket."""
+    if is_local(folder):
+        return posixpath.join(folder, *parts)
+    return "/".join([folder.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Pass on what is wrong with a bucket, so that a worker's runner passes it on too.
+
+    Raises:
+        StageError: with the bucket's error.
+    """
+    try:
+        yield
+    except BucketError as error:
+        raise StageError(error.message) from error
 
 
 def open_read(path: str) -> IO[bytes]:
@@ -55,32 +74,31 @@ def open_read(path: str) -> IO[bytes]:
     Raises:
         StageError: no such file, not readable, or a pipe or a device.
     """
+    if not is_local(path):
+        with _told():
+            return buckets.open_read(path)
     try:
-        if is_local(path):
-            return open_regular(path)
-        file = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        return open_regular(path)
     except NotAFileError as error:
         raise StageError(f"{path}: {error.strerror}") from error
     except (OSError, ValueError) as error:
         raise StageError(
             f"{path}: cannot be read ({_cause(error)}); check the path and its permissions"
         ) from error
-    return cast(IO[bytes], file)
 
 
 def open_write(path: str) -> IO[bytes]:
-    """Create a file; it is complete only after close.
+    """Create a file of this machine; it is complete only after close.
 
     Raises:
         StageError: the folder cannot be written (read-only, no permission, disk full).
     """
     try:
-        if is_local(path) and is_special(Path(path)):
+        if is_special(Path(path)):
             return open_special(path)
-        file = FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        return Path(path).open("wb")
     except (OSError, ValueError) as error:
         raise unwritable(path, error) from error
-    return cast(IO[bytes], file)
 
 
 def unwritable(path: str, error: Exception) -> StageError:
@@ -96,8 +114,21 @@ def _cause(error: Exception) -> str:
 
 def read_bytes(path: str) -> bytes:
     """Read a whole small file."""
+    if not is_local(path):
+        with _told():
+            return buckets.read(path)
     with open_read(path) as file:
         return file.read()
+
+
+def read_if_there(path: str) -> bytes | None:
+    """Read a whole small file; None where there is none. In a bucket that is one request, or none
+    where nothing has happened since the last one (`kept_listings`).
+    """
+    if is_local(path):
+        return read_bytes(path) if exists(path) else None
+    with _told():
+        return once(("content", path), lambda: buckets.read_if_there(path))
 
 
 @contextmanager
@@ -126,7 +157,13 @@ def record(path: str, num_bytes: int, sha256: str) -> None:
 
 def write_bytes(path: str, content: bytes) -> None:
     """Write a small file so that it appears whole or not at all."""
-    write_stream(path, [content])
+    if is_local(path):
+        write_stream(path, [content])
+        return
+    with _told():
+        buckets.write(path, content)
+    forget_listings()
+    record(path, len(content), hashlib.sha256(content).hexdigest())
 
 
 def write_stream(path: str, chunks: Iterable[bytes]) -> None:
@@ -135,10 +172,13 @@ def write_stream(path: str, chunks: Iterable[bytes]) -> None:
     A link stays, and the file that it leads to is written. A device or a named pipe is written to,
     never replaced.
     """
+    if not is_local(path):
+        _write_object(path, chunks)
+        return
     make_folder(posixpath.dirname(path))
-    is_replaced = not (is_local(path) and is_special(Path(path)))
+    is_replaced = not is_special(Path(path))
     # A pipe behind /dev/stdout has no name to resolve to.
-    if is_replaced and is_local(path) and Path(path).is_symlink():
+    if is_replaced and Path(path).is_symlink():
         path = str(Path(path).resolve())
     # A hidden name: one that shows could be a user's own file.
     written = _partial_of(path) if is_replaced else path
@@ -150,12 +190,56 @@ def write_stream(path: str, chunks: Iterable[bytes]) -> None:
                 digest.update(chunk)
                 num_bytes += len(chunk)
     except OSError as error:
-        if is_replaced and is_local(path):
+        if is_replaced:
             Path(written).unlink(missing_ok=True)
         raise unwritable(path, error) from error
     if is_replaced:
         rename(written, path)
     record(path, num_bytes, digest.hexdigest())
+
+
+def _write_object(path: str, chunks: Iterable[bytes]) -> None:
+    sink = HashingSink(path)
+    try:
+        for chunk in chunks:
+            sink.write(chunk)
+        sink.close()
+    except BaseException:
+        # Closing it would make it appear, half written.
+        sink.abandon()
+        raise
+    forget_listings()
+    record(path, sink.num_bytes, sink.sha256())
+
+
+def version_of(path: str) -> str:
+    """Return what changes whenever an object is written; nothing where there is none, or no bucket."""
+    if is_local(path):
+        return ""
+    with _told():
+        found = buckets.look(path)
+        return found.version if found else ""
+
+
+def write_if_unchanged(path: str, content: bytes, version: str) -> bool:
+    """Write a small file whole unless, in a bucket, it has another version; return whether it was.
+
+    Args:
+        path: the file.
+        content: its bytes.
+        version: what `version_of` said; nothing where there was no such file.
+    """
+    if is_local(path):
+        write_bytes(path, content)
+        return True
+    with _told():
+        write = (
+            buckets.replace(path, content, version) if version else buckets.create(path, content)
+        )
+    forget_listings()
+    if write:
+        record(path, len(content), hashlib.sha256(content).hexdigest())
+    return bool(write)
 
 
 def _partial_of(path: str) -> str:
@@ -171,7 +255,13 @@ def is_local(path: str) -> bool:
 
 def exists(path: str) -> bool:
     """Say whether a file or folder is there."""
-    return bool(FileSystems.exists(path))
+    if is_local(path):
+        # A name that no file can have is none.
+        with contextlib.suppress(ValueError, OSError):
+            return Path(path).exists()
+        return False
+    with _told():
+        return buckets.exists(path)
 
 
 def make_folder(path: str) -> None:
@@ -180,15 +270,14 @@ def make_folder(path: str) -> None:
     Raises:
         StageError: it cannot be made.
     """
-    if not path or exists(path):
+    if not path or not is_local(path) or exists(path):
         return
 
     try:
-        FileSystems.mkdirs(path)
-    except OSError as error:
-        # Another worker may have made it since.
-        if not exists(path):
-            raise unwritable(path, error) from error
+        # Another worker may make it meanwhile.
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise unwritable(path, error) from error
 
 
 def refuse_no_folder(path: str) -> None:
@@ -218,31 +307,61 @@ def refuse_no_folder(path: str) -> None:
 
 def rename(source: str, target: str) -> None:
     """Give a finished file its final name; on this machine it is on the disk by then."""
+    if source == target:
+        return
+    if not is_local(target):
+        with _told():
+            buckets.move(source, target)
+        forget_listings()
+        return
     try:
-        if is_local(target):
-            publish(Path(source), Path(target))
-        else:
-            FileSystems.rename([source], [target])
+        publish(Path(source), Path(target))
     except OSError as error:
         raise unwritable(target, error) from error
 
 
 def remove(path: str) -> None:
-    """Remove a file or a folder, if it is there."""
-    if exists(path):
-        FileSystems.delete([path])
+    """Remove a file or a folder with all below it, if it is there."""
+    if not is_local(path):
+        with _told():
+            buckets.remove(path)
+        forget_listings()
+    elif Path(path).is_dir() and not Path(path).is_symlink():
+        shutil.rmtree(path)
+    elif exists(path):
+        Path(path).unlink()
 
 
 def list_files(pattern: str) -> list[FileEntry]:
-    """List what a pattern matches, sorted by path. Costs one look at each file that it matches."""
+    """List what a pattern matches, sorted by path; `*` stays within a folder, `**` not.
+
+    Costs one look at each file that it matches; in a bucket a request for a thousand files below
+    the folder before the first wildcard.
+    """
     if is_local(pattern):
         return sorted(local_matches(pattern), key=lambda entry: entry.path)
-    matched = FileSystems.match([pattern])[0].metadata_list
-    entries = [
-        FileEntry(found.path, int(found.size_in_bytes), found.last_updated_in_seconds or 0.0)
-        for found in matched
-    ]
-    return sorted(entries, key=lambda entry: entry.path)
+    with _told():
+        found = once(("objects", pattern), lambda: tuple(_objects(pattern)))
+    return [FileEntry(entry.path, entry.num_bytes, 0.0, version=entry.version) for entry in found]
+
+
+def _objects(pattern: str) -> Iterator[ObjectEntry]:
+    literal = cast(re.Match[str], LITERAL.match(pattern))[0]
+    if literal == pattern:
+        entry = buckets.look(_unescaped(pattern))
+        if entry is not None:
+            yield entry
+        return
+    folder = literal.rpartition("/")[0]
+    rest, matches = pattern[len(folder) + 1 :], matcher(pattern)
+    for entry in buckets.below(_unescaped(folder), deep="/" in rest or "**" in rest):
+        if matches(entry.path):
+            yield entry
+
+
+def _unescaped(pattern: str) -> str:
+    """Return the name whose pattern `glob.escape` made."""
+    return re.sub(r"\[([*?\[])\]", r"\1", pattern)
 
 
 def _entry_of(path: str) -> FileEntry:
@@ -339,7 +458,8 @@ class HashingSink:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._file = open_write(path)
+        with _told():
+            self._file = open_write(path) if is_local(path) else ObjectWriter(path)
         self._hash = hashlib.sha256()
         self.num_bytes = 0
 
@@ -355,7 +475,8 @@ class HashingSink:
             StageError: the disk is full.
         """
         try:
-            self._file.write(content)
+            with _told():
+                self._file.write(content)
         except OSError as error:
             raise unwritable(self.path, error) from error
 
@@ -373,12 +494,16 @@ class HashingSink:
     def close(self) -> None:
         """Finish the file."""
         try:
-            self._file.close()
+            with _told():
+                self._file.close()
         except OSError as error:
             raise unwritable(self.path, error) from error
 
     def abandon(self) -> None:
-        """Close the file as far as that is possible, and remove it."""
+        """Close the file as far as that is possible, and remove it; an object never appears."""
+        if isinstance(self._file, ObjectWriter):
+            self._file.abandon()
+            return
         try:
             self._file.close()
         except OSError as error:

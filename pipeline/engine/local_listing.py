@@ -10,7 +10,7 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +28,14 @@ class FileEntry:
     changed_s: float
     # Whether it is a file, not a named pipe or a device.
     is_regular: bool = True
+    # What a bucket says of it instead of a time of change.
+    version: str = ""
 
     @property
     def stamp(self) -> str:
         """Return what distinguishes versions of an input file: name, size and time of change."""
+        if self.version:
+            return f"{self.path}:{self.num_bytes}:{self.version}"
         return f"{self.path}:{self.num_bytes}:{self.changed_s:.0f}"
 
 
@@ -44,7 +48,7 @@ def local_matches(pattern: str) -> Iterator[FileEntry]:
         return
 
     folder = posixpath.dirname(pattern[: first_special.start()])
-    matches = re.compile(FileSystem.translate_pattern(pattern)).match
+    matches = matcher(pattern)
     depth = pattern.count("/") - (folder.count("/") + 1 if folder.strip("/") else folder.count("/"))
     for entry in _below(folder, -1 if "**" in pattern else depth):
         path = entry.path if folder else entry.path.removeprefix("./")
@@ -52,6 +56,11 @@ def local_matches(pattern: str) -> Iterator[FileEntry]:
             # A file may be gone by now, such as a temporary one of another program.
             with suppress(FileNotFoundError):
                 yield local_entry(path, entry.stat())
+
+
+def matcher(pattern: str) -> Callable[[str], object]:
+    """Return what says whether a path matches a pattern; `*` stays within a folder, `**` not."""
+    return re.compile(FileSystem.translate_pattern(pattern)).match
 
 
 def local_entry(path: str, found: os.stat_result) -> FileEntry:

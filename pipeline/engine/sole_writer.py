@@ -1,4 +1,4 @@
-"""Let one program at a time write in a folder of this machine: every command that writes there."""
+"""Let one program at a time write in a folder, here or in a bucket: every command that writes there."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.engine import files
+from pipeline.engine.kept_listings import forget_listings
+from schemas import bucket_lock
 from schemas.run_lock import hold
 
 
 @contextlib.contextmanager
 def sole_writer(folder: str) -> Iterator[None]:
-    """Hold a folder, so that no second program writes there; a bucket is not held.
+    """Hold a folder, so that no second program writes there.
 
     Raises:
         LockedError: another program holds it.
@@ -24,4 +26,8 @@ def sole_writer(folder: str) -> Iterator[None]:
                 stack.enter_context(hold(Path(folder), "trelm-pipeline"))
             except OSError as error:
                 raise files.unwritable(folder, error) from error
+        else:
+            stack.enter_context(bucket_lock.hold(folder, "trelm-pipeline"))
+            # Until now another program may have written there.
+            forget_listings()
         yield

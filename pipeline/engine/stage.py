@@ -165,6 +165,8 @@ class PreparedStage:
     folder: str
     pending: tuple[Unit[Any], ...]
     done: tuple[UnitReport, ...]
+    # Of the manifest that is in a bucket when the stage begins: nobody else may write it meanwhile.
+    manifest_version: str = ""
 
     @property
     def data(self) -> str:
@@ -247,7 +249,13 @@ def prepare(plan: StagePlan, paths: RunPaths) -> PreparedStage:
             "%s: %d of %d units were done before, going on", plan.name, len(done), len(units)
         )
     pending = tuple(unit for unit in units if unit.index not in done)
-    return PreparedStage(plan=plan, folder=folder, pending=pending, done=tuple(done.values()))
+    return PreparedStage(
+        plan=plan,
+        folder=folder,
+        pending=pending,
+        done=tuple(done.values()),
+        manifest_version=files.version_of(paths.manifest_path(plan.name)),
+    )
 
 
 def _is_finished_here(plan: StagePlan, paths: RunPaths) -> bool:
@@ -463,9 +471,27 @@ def write_manifest(
 
     # From this moment on the new output counts, and the older ones can go.
     path = files.join(prepared.folder, MANIFEST_NAME)
-    files.write_bytes(path, manifest.to_json().encode())
+    content = manifest.to_json().encode()
+    if not files.write_if_unchanged(path, content, prepared.manifest_version):
+        _refuse_another(path, plan)
     remove_older(prepared.folder, plan.data_folder)
     return path
+
+
+def _refuse_another(path: str, plan: StagePlan) -> None:
+    """Refuse a manifest that somebody else has written in a bucket since the stage began.
+
+    A runner may do this step twice, and a lost answer is asked for again: then it is ours.
+
+    Raises:
+        StageError: it is another one.
+    """
+    theirs = RunPaths(root=plan.root).manifest(plan.name)
+    if theirs is None or theirs.fingerprint != plan.fingerprint:
+        raise StageError(
+            f"{path}: another program has written it while this one was at work, and its output stays; "
+            "let one program at a time write in a run, and run this command again"
+        )
 
 
 def check_counters(plan: StagePlan, counters: Counter[str]) -> None:

@@ -66,10 +66,11 @@ class RunPaths:
     def manifest(self, stage: str) -> Manifest | None:
         """Read the manifest of a stage; None where the stage has not finished."""
         path = self.manifest_path(stage)
-        if not files.exists(path):
+        content = files.read_if_there(path)
+        if content is None:
             return None
         try:
-            return Manifest.from_json(files.read_bytes(path).decode(), path)
+            return Manifest.from_json(content.decode(), path)
         except ValueError as error:
             raise StageError(str(error)) from error
 
@@ -95,7 +96,13 @@ class RunPaths:
             StageError: it has not run, a file of its output is missing or of another length, or a
                 stage that it read has run again since.
         """
-        manifest = self.finished(stage)
+        return self._required(stage, {})
+
+    def _required(self, stage: str, seen: dict[str, Manifest]) -> Manifest:
+        """Look at a stage and at those that it read, each once; see `require`."""
+        if stage in seen:
+            return seen[stage]
+        manifest = seen[stage] = self.finished(stage)
         damage = first_damage(self.stage(stage), manifest.files, hashed=False)
         if damage:
             raise StageError(
@@ -117,7 +124,7 @@ class RunPaths:
 
         # Beside stages, the inputs name files and models, which have no manifest to compare with.
         for name, fingerprint in manifest.inputs.items():
-            if name in STAGE_NAMES and self.require(name).fingerprint != fingerprint:
+            if name in STAGE_NAMES and self._required(name, seen).fingerprint != fingerprint:
                 raise StageError(
                     f"{self.root}: stage {stage!r} was made from another output of {name!r} than "
                     "is here now; "

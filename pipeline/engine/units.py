@@ -166,7 +166,7 @@ class UnitWriter:
         rows = pa.concat_tables(self._pending.pop(name))
         self._pending_bytes[name] = 0
         if name not in self._sinks:
-            sink = files.HashingSink(files.join(self.folder, "_tmp", f"{uuid.uuid4().hex}.parquet"))
+            sink = files.HashingSink(self._scratch_of(name))
             # With a checksum per page, readers notice a changed byte.
             writer = pq.ParquetWriter(
                 pa.PythonFile(sink, mode="w"),
@@ -177,6 +177,17 @@ class UnitWriter:
             self._sinks[name] = (sink, writer)
         _, writer = self._sinks[name]
         writer.write_table(rows, row_group_size=_row_group_rows(name))
+
+    def _part_of(self, name: str) -> str:
+        """Return where a table's rows go, counted from the folder."""
+        return f"{name}/part-{self._unit.index:05d}-of-{self._unit.of:05d}.parquet"
+
+    def _scratch_of(self, name: str) -> str:
+        """Return where a table's rows are written first."""
+        if files.is_local(self.folder):
+            return files.join(self.folder, "_tmp", f"{uuid.uuid4().hex}.parquet")
+        # An object appears whole; another name would only cost a copy and a removal.
+        return files.join(self.folder, *self._part_of(name).split("/"))
 
     def finish(self, others: Iterable[PartFile] = ()) -> UnitReport:
         """Close the files, give them their names, and write the unit's report.
@@ -193,7 +204,7 @@ class UnitWriter:
         for name, (sink, writer) in self._sinks.items():
             writer.close()
             sink.close()
-            path = f"{name}/part-{self._unit.index:05d}-of-{self._unit.of:05d}.parquet"
+            path = self._part_of(name)
             files.rename(sink.path, files.join(self.folder, *path.split("/")))
             part_files[name] = PartFile(
                 path=path,

@@ -1,0 +1,168 @@
+"""Servers that stand in for object stores, on this machine's loopback, in memory: moto for s3://, gcp-storage-emulator
+for gs://.
+
+with bucket_server("s3") as server:
+    program("kb", "--run", "s3://trelm-test/run", env=server.environment)
+    server.num_requests["PUT"]
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
+from http.server import HTTPServer
+from typing import Any
+
+BUCKET = "trelm-test"
+# What each server needs, as in the extra `dev`.
+NEEDED = {
+    "s3": ("s3fs", "moto", "flask", "flask_cors", "py_partiql_parser"),
+    "gs": ("gcsfs", "gcp_storage_emulator"),
+}
+
+
+def missing(scheme: str) -> str:
+    """Why a server cannot be started here; nothing where it can."""
+    names = [name for name in NEEDED[scheme] if importlib.util.find_spec(name) is None]
+    return f"not installed: {', '.join(names)} (pip install '.[gcp,aws,dev]')" if names else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BucketServer:
+    """A running server with one empty bucket."""
+
+    scheme: str
+    # What a program needs to find it.
+    environment: dict[str, str]
+    # Requests that it has answered, by method.
+    num_requests: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def root(self) -> str:
+        return f"{self.scheme}://{BUCKET}"
+
+
+@contextmanager
+def bucket_server(scheme: str) -> Iterator[BucketServer]:
+    """Start a server in threads of this process; its objects go with it."""
+    num_requests: Counter[str] = Counter()
+    httpd = (_s3 if scheme == "s3" else _gs)(num_requests)
+    address = f"http://127.0.0.1:{httpd.server_port}"
+    environment = {
+        "s3": {
+            "AWS_ENDPOINT_URL": address,
+            "AWS_ACCESS_KEY_ID": "any",
+            "AWS_SECRET_ACCESS_KEY": "any",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        },
+        "gs": {"STORAGE_EMULATOR_HOST": address, "NO_GCE_CHECK": "true"},
+    }[scheme]
+    # Whatever the machine is set to use, loopback is reached directly.
+    environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield BucketServer(scheme=scheme, environment=environment, num_requests=num_requests)
+    finally:
+        httpd.shutdown()
+        thread.join()
+        httpd.server_close()
+
+
+def _s3(num_requests: Counter[str]) -> Any:
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+    from werkzeug.test import Client
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    application = DomainDispatcherApplication(create_backend_app)
+
+    def counted(environ: dict[str, Any], start: Callable[..., Any]) -> Any:
+        num_requests[environ["REQUEST_METHOD"]] += 1
+        return application(environ, start)
+
+    # moto keeps its objects as long as the process lives.
+    client = Client(application)
+    assert client.post("/moto-api/reset").status_code == HTTPStatus.OK
+    assert client.put(f"/{BUCKET}").status_code == HTTPStatus.OK
+    return make_server("127.0.0.1", 0, counted, threaded=True)
+
+
+def _gs(num_requests: Counter[str]) -> Any:
+    from gcp_storage_emulator.handlers import buckets
+    from gcp_storage_emulator.server import RequestHandler
+    from gcp_storage_emulator.storage import Storage
+
+    logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
+    storage = Storage(use_memory_fs=True)
+    buckets.create_bucket(BUCKET, storage)
+
+    class Handler(RequestHandler):
+        """Count requests, and refuse a write whose condition does not hold: the emulator knows none."""
+
+        def parse_request(self) -> bool:
+            is_whole = super().parse_request()
+            if is_whole:
+                num_requests[self.command] += 1
+            return is_whole
+
+        def do_POST(self) -> None:
+            wanted, name = self._wanted()
+            if wanted and name is not None and _generation(storage, name) != wanted:
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self.send_response(HTTPStatus.PRECONDITION_FAILED)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            super().do_POST()
+
+        def do_DELETE(self) -> None:
+            if "upload_id=" in self.path:
+                # An upload in parts is given up; the emulator cannot, and forgets it with the process.
+                self.send_response(499)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            super().do_DELETE()
+
+        def _wanted(self) -> tuple[str, str | None]:
+            """The generation under whose condition an object is written, and its name."""
+            import io
+            import json
+            import re
+            from urllib.parse import parse_qs, urlsplit
+
+            query = parse_qs(urlsplit(self.path).query)
+            wanted = query.get("ifGenerationMatch", [""])[0]
+            if not wanted or "name" in query:
+                return wanted, query.get("name", [""])[0]
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            self.rfile = io.BufferedReader(io.BytesIO(body))
+            described = re.search(rb"\{.*?\}\n?--", body, re.DOTALL)
+            assert described, body[:300]
+            return wanted, json.loads(described[0].rstrip(b"-\n"))["name"]
+
+    class Server(HTTPServer):
+        """Say nothing where a program that was killed does not wait for its answer."""
+
+        def handle_error(self, *_: object) -> None:
+            pass
+
+    return Server(("127.0.0.1", 0), partial(Handler, storage))
+
+
+def _generation(storage: Any, name: str) -> str:
+    """The generation of an object; 0 where there is none."""
+    from gcp_storage_emulator.exceptions import NotFound
+
+    try:
+        return str(storage.get_file_obj(BUCKET, name)["generation"])
+    except NotFound:
+        return "0"
