@@ -223,7 +223,9 @@ def test_a_package_that_a_worker_lacks_is_named(tmp_path: Path) -> None:
 def test_ctrl_c_while_loading_shows_no_trace(program: str, times: int) -> None:
     """The first second is spent in imports; a Ctrl-C there showed where."""
     code = (
-        f"import sys, threading, _thread, {program}.start as start\n"
+        f"import signal, sys, threading, _thread, {program}.start as start\n"
+        # A shell starts what runs in the background with interrupts ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Slow:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         f"        if name == '{program}.cli':\n"

@@ -188,20 +188,7 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
 
     hf_logging.disable_progress_bar()
 
-    # A path that does not exist must not be looked up as the name of a model on the net.
-    if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
-        raise ConfigError(f"{name}: no such folder; give the folder of a model, or a model's name")
-    if (Path(name) / CONFIG).is_file() and (problem := model_problem(Path(name))):
-        raise ConfigError(problem)
-    folder = Path(name)
-    # A run has its models under these names.
-    if damage := sealed_damage(
-        folder, folder.parent if folder.name in ("model", "initial") else None
-    ):
-        raise ConfigError(
-            f"{name}: damaged ({damage}); copy or export the model again, or remove "
-            f"{CHECKSUMS_NAME} where its files were changed on purpose"
-        )
+    _check_folder(name)
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -245,6 +232,28 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
         )
     check_weights(name, hf.state_dict())
     return MaskedLm(hf, device, name)
+
+
+def _check_folder(name: str) -> None:
+    """Refuse a folder that is not there, holds no whole model, or is damaged.
+
+    Raises:
+        ConfigError: says which, and what to do.
+    """
+    # A path that does not exist must not be looked up as the name of a model on the net.
+    if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
+        raise ConfigError(f"{name}: no such folder; give the folder of a model, or a model's name")
+    if (Path(name) / CONFIG).is_file() and (problem := model_problem(Path(name))):
+        raise ConfigError(problem)
+    folder = Path(name)
+    # A run has its models under these names.
+    if damage := sealed_damage(
+        folder, folder.parent if folder.name in ("model", "initial") else None
+    ):
+        raise ConfigError(
+            f"{name}: damaged ({damage}); copy or export the model again, or remove "
+            f"{CHECKSUMS_NAME} where its files were changed on purpose"
+        )
 
 
 def check_weights(name: str, tensors: Mapping[str, Tensor]) -> None:

@@ -21,6 +21,7 @@ ARMS = {
         "mlm", "full", "upper", "ffn_all", "upper-ig", "upper-random", "top_layers", "upper-ig-tail", "upper-ig-background",
         "tenth-ig", "tenth-random", "upper+contrast", "upper+head", "upper+norms", "upper+embeddings", "upper+attention",
     ],
+    "contrast": ["mlm", "upper", "upper+contrast", "top_layers+contrast"],
     "injection": [
         "mlm", "facts", "talk-injection", "weak", "dropped-out", "early", "context-only", "states", "weak-states", "memory",
         "weak-memory",
