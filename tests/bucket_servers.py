@@ -20,6 +20,10 @@ from http import HTTPStatus
 from http.server import HTTPServer
 from typing import Any
 
+import pytest
+
+from schemas import buckets
+
 BUCKET = "trelm-test"
 # What each server needs, as in the extra `dev`.
 NEEDED = {
@@ -47,6 +51,20 @@ class BucketServer:
     @property
     def root(self) -> str:
         return f"{self.scheme}://{BUCKET}"
+
+
+@contextmanager
+def connected(scheme: str) -> Iterator[BucketServer]:
+    """Run a server inside a `with` block, with this process as its client; skip where it is missing."""
+    reason = missing(scheme)
+    if reason:
+        pytest.skip(reason)
+    with bucket_server(scheme) as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in running.environment.items():
+            patch.setenv(name, value)
+        # A client of a server that has gone would be used again.
+        buckets.file_system(running.root).clear_instance_cache()
+        yield running
 
 
 @contextmanager

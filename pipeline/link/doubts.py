@@ -11,9 +11,8 @@ from typing import Protocol
 
 from pipeline.index.name_keys import normalise
 from pipeline.link.common_words import NOUN, OTHER, CommonWords
-from pipeline.link.spans import Span
+from pipeline.link.spans import DICTIONARY, Span
 
-DICTIONARY = "dictionary"
 # Of what is more often a code or a letter of something else than a name.
 MAX_LETTERS = 2
 # Kinds of doubt: in lower case; a single word with a capital that is a common word of the language;

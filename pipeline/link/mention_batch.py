@@ -19,7 +19,7 @@ from pipeline.link.mention_features import Mention
 from pipeline.link.misspelt_names import likely_misspelt
 from pipeline.link.short_forms import longer_names
 from pipeline.link.spacy_annotator import Annotator
-from pipeline.link.spans import Span
+from pipeline.link.spans import DICTIONARY, Span
 from pipeline.link.unknown_persons import stand_for_unknown_persons
 
 
@@ -124,7 +124,6 @@ def _may_be_misspelt(spans: Sequence[Span], surfaces: Sequence[str], fuzzy: str)
     else:
         likely = likely_misspelt(list(map(normalise, surfaces)), [span.known for span in spans])
     return [
-        span.detector.startswith(("gold", "anchor"))
-        or (is_likely and span.detector != "dictionary")
+        span.detector.startswith(("gold", "anchor")) or (is_likely and span.detector != DICTIONARY)
         for span, is_likely in zip(spans, likely, strict=True)
     ]

@@ -19,7 +19,14 @@ from pipeline.index.name_keys import normalise
 from pipeline.index.words import CALENDAR_WORDS, OPENS, SHORT, STOP, STOP_WORDS
 from pipeline.link.plausible import plausible_spans
 from pipeline.link.probes import Document, Names, Probes
-from pipeline.link.spans import PERSON_LABELS, Span, cut_unknown_spans, trim, without_overlap
+from pipeline.link.spans import (
+    DICTIONARY,
+    PERSON_LABELS,
+    Span,
+    cut_unknown_spans,
+    trim,
+    without_overlap,
+)
 
 _LEADING_ARTICLE = re.compile(r"^(?:the|a|an)\s+", re.IGNORECASE)
 # Letters of a name after a comma: "Inc." and "Jr." are none.
@@ -90,7 +97,7 @@ def detect(
             full_names[start, start + part_end] = text[start:end]
             continue
         agreeing = recognised.get((start, end))
-        detector = "ner+dictionary" if agreeing else "dictionary"
+        detector = f"ner+{DICTIONARY}" if agreeing else DICTIONARY
         ner_type = agreeing.ner_type if agreeing else None
         by_range[start, end] = Span(start, end, detector, ner_type, known=True)
 

@@ -25,9 +25,8 @@ import numpy as np
 from pipeline.index.name_keys import normalise
 from pipeline.index.words import ALPHA, JOINS, LOWER, OPENS, STOP
 from pipeline.link.probes import Document, Names
-from pipeline.link.spans import PERSON_LABELS, Span
+from pipeline.link.spans import DICTIONARY, PERSON_LABELS, Span
 
-DICTIONARY = "dictionary"
 # A sentence with a larger share of capitalised words, function words aside, is a headline.
 HEADLINE_SHARE = 0.6
 ROMAN_DIGITS = frozenset("IVXLCDM.")

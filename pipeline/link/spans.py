@@ -21,6 +21,8 @@ _SEPARATOR = re.compile(r",? and |, |/|\n")
 # Characters that are cut off at both ends of a span.
 _EDGE = ' \t\n"“”„«»()[]{}.,;:!?-–—/'
 PERSON_LABELS = ("PERSON", "PER")
+# The detector of names that the index lists.
+DICTIONARY = "dictionary"
 # A span counts this much longer where the recogniser agrees.
 AGREED = 1.5
 
@@ -87,7 +89,7 @@ def cut_unknown_spans(text: str, spans: list[Span], names: NameTests) -> list[Sp
     unknown = {span for span in spans if not span.known}
     unknown_by_end = {span.end: span for span in unknown}
     dictionary_spans = sorted(
-        (span for span in spans if span.detector == "dictionary"),
+        (span for span in spans if span.detector == DICTIONARY),
         key=lambda span: (span.start, -span.end),
     )
     starts = [span.start for span in dictionary_spans]
@@ -251,6 +253,6 @@ def visible(spans: list[Span]) -> list[Span]:
 
     def is_hidden(span: Span) -> bool:
         row = bisect_right(starts, span.start) - 1
-        return span.detector == "dictionary" and row >= 0 and span.end <= unknown[row][1]
+        return span.detector == DICTIONARY and row >= 0 and span.end <= unknown[row][1]
 
     return [span for span in spans if not is_hidden(span)]

@@ -15,8 +15,7 @@ from pipeline.database.connection import open_run
 from pipeline.engine import files, stage
 from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths
-from schemas import buckets
-from tests.bucket_servers import BucketServer, bucket_server, missing
+from tests.bucket_servers import BucketServer, connected, missing
 from tests.pausing import Pause
 from tests.pipeline.cases import GOLD, Row, in_process, kill_at, program, sample_arguments
 
@@ -38,16 +37,10 @@ NUM_DONE = 9
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BucketServer]:
-    reason = missing(request.param)
-    if reason:
-        pytest.skip(reason)
-    with bucket_server(request.param) as running, pytest.MonkeyPatch.context() as patch:
-        for name, value in running.environment.items():
-            patch.setenv(name, value)
+    with connected(request.param) as running, pytest.MonkeyPatch.context() as patch:
         # Copies of what is mapped lie there.
         patch.setattr("tempfile.tempdir", str(tmp_path_factory.mktemp("copies")))
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("copies")))
-        buckets.file_system(running.root).clear_instance_cache()
         yield running
 
 

@@ -14,19 +14,12 @@ from schemas import bucket_lock, buckets
 from schemas.bucket_lock import hold
 from schemas.buckets import BucketError, ObjectWriter
 from schemas.run_lock import LockedError
-from tests.bucket_servers import BUCKET, BucketServer, bucket_server, missing
+from tests.bucket_servers import BUCKET, BucketServer, connected
 
 
 @pytest.fixture(scope="module", params=["s3", "gs"])
 def server(request: pytest.FixtureRequest) -> Iterator[BucketServer]:
-    reason = missing(request.param)
-    if reason:
-        pytest.skip(reason)
-    with bucket_server(request.param) as running, pytest.MonkeyPatch.context() as patch:
-        for name, value in running.environment.items():
-            patch.setenv(name, value)
-        # A client of a server that has gone would be used again.
-        buckets.file_system(running.root).clear_instance_cache()
+    with connected(request.param) as running:
         yield running
 
 

@@ -21,12 +21,13 @@ from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths, read_batches
 from pipeline.index.name_keys import normalise
 from pipeline.link.gold import GoldDocument, GoldMention
+from pipeline.link.known_names import MIN_LINKS
 from pipeline.link.mentions import NamedEntity
 from pipeline.link.spans import PERSON_LABELS
 from schemas import ANCHORS, DOCUMENTS
 
-# Fewer links, or fewer documents, say too little.
-MIN_LINKS, MIN_DOCUMENTS = 2_000, 20
+# Fewer documents say too little, as fewer links than MIN_LINKS do.
+MIN_DOCUMENTS = 20
 # Of a corpus with more links a part of its documents is used: memory and time are bounded.
 MAX_LINKS = 20_000
 # Of a linked person: later mentions by the surname alone.
