@@ -14,6 +14,9 @@ from typing import Any
 from pipeline import flow
 from pipeline.config import RunConfig
 from pipeline.database.run_database import has_database, write_database
+from pipeline.documents.corpus import files_of
+from pipeline.documents.wiki_name import check_wiki
+from pipeline.encoder.sentence_encoder import check_device
 from pipeline.engine import files
 from pipeline.engine.beam_runner import RunnerSettings, refuse_local_paths, run_graph
 from pipeline.engine.errors import StageError
@@ -22,14 +25,13 @@ from pipeline.engine.progress_text import Workload
 from pipeline.engine.sole_writer import sole_writer
 from pipeline.engine.stage import (
     NOT_FINISHED,
-    SCRATCH,
     PreparedStage,
     StagePlan,
     build_graph,
     prepare,
-    remove_older,
     why_needed,
 )
+from pipeline.engine.stage_folders import SCRATCH, remove_older
 from pipeline.engine.tables import CONFIG_NAME, RunPaths
 from pipeline.link.weights import fitted_in_words, load_weights, weights_file
 from pipeline.needs import check_needs, needs_of
@@ -58,26 +60,42 @@ def _section_of(stage: flow.Stage, config: RunConfig) -> Any:  # noqa: ANN401 - 
     return section
 
 
-def check_stages(config: RunConfig, last: str) -> None:
+def check_stages(config: RunConfig, settings: RunnerSettings, last: str) -> None:
     """Check what all stages up to one need from outside, so that nothing fails after hours for it.
 
     Raises:
         StageError, ConfigError: what is wrong, where, what to do.
     """
-    for stage in flow.stages_until(last):
+    names = flow.STAGE_NAMES[: flow.STAGE_NAMES.index(last) + 1]
+    for name in names:
+        stage = flow.stage_named(name)
         check = getattr(importlib.import_module(stage.module), "check", None)
         if check is not None:
             check(_section_of(stage, config))
 
+    if "titles" in names:
+        # The knowledge base of this run will hold the titles of the wiki that its settings name.
+        for entry, kind in files_of(config.documents).items():
+            if kind == "wiki-xml":
+                check_wiki(entry.path, config.kb.wiki)
+    # The machines of a cluster have other devices than this one.
+    if "importance" in names and settings.is_local:
+        check_device(config.importance.device)
+
 
 def planned(
-    config: RunConfig, last: str = flow.STAGE_NAMES[-1], *, verify: bool = False
+    config: RunConfig,
+    settings: RunnerSettings,
+    last: str = flow.STAGE_NAMES[-1],
+    *,
+    verify: bool = False,
 ) -> Iterator[tuple[str, str]]:
     """Yield each stage up to `last`, and why it would run; nothing where it would be skipped.
 
     Nothing is written. A stage that reads one that would run would run too.
     """
-    check_stages(config, last)
+    check_paths(config, settings)
+    check_stages(config, settings, last)
     paths, will_run = RunPaths(root=config.run), set()
     for stage in flow.stages_until(last):
         if not is_needed(stage, config):
@@ -85,8 +103,6 @@ def planned(
         first = next((name for name in stage.reads if name in will_run), "")
         if first:
             reason = f"{first} runs"
-        elif not files.exists(paths.manifest_path(stage.name)):
-            reason = NOT_FINISHED
         else:
             reason = why_needed(plan_stage(stage.name, config), paths, verify=verify)
         if reason:
@@ -110,13 +126,14 @@ def run_missing(
         last: the last stage.
         verify: whether every byte of what is there is compared with its checksum.
     """
-    _check_paths(config, settings)
-    needed = tuple(name for name, reason in planned(config, last) if reason)
+    needed = tuple(name for name, reason in planned(config, settings, last) if reason)
     if needed:
         announce(config, settings, needed)
-    for stage in flow.stages_until(last):
-        if is_needed(stage, config):
-            yield stage.name, run_stage(stage.name, config, settings, verify=verify)
+    # Held from the first stage to the last: another program must not come in between two of them.
+    with sole_writer(config.run) if needed and not settings.is_dry else contextlib.nullcontext():
+        for stage in flow.stages_until(last):
+            if is_needed(stage, config):
+                yield stage.name, run_stage(stage.name, config, settings, verify=verify)
 
 
 def announce(config: RunConfig, settings: RunnerSettings, stages: tuple[str, ...]) -> None:
@@ -165,7 +182,7 @@ def run_stage(
     Raises:
         StageError, ConfigError: what was wrong, where, what to do.
     """
-    _check_paths(config, settings)
+    check_paths(config, settings)
     paths = RunPaths(root=config.run)
     plan = plan_stage(name, config)
     reason = why_needed(plan, paths, verify=verify)
@@ -252,7 +269,7 @@ def _forget_damaged(plan: StagePlan, paths: RunPaths, settings: RunnerSettings) 
         files.remove(paths.manifest_path(plan.name))
 
 
-def _check_paths(config: RunConfig, settings: RunnerSettings) -> None:
+def check_paths(config: RunConfig, settings: RunnerSettings) -> None:
     """Refuse a run's folder that cannot work, and local paths that a cluster could not read.
 
     Raises:
@@ -261,6 +278,11 @@ def _check_paths(config: RunConfig, settings: RunnerSettings) -> None:
     if not config.run:
         raise ConfigError('no run folder; give --run FOLDER (or run = "…" in the configuration)')
 
+    if not config.run.isprintable():
+        raise ConfigError(
+            f"--run {config.run!r}: a run's folder may not have characters in its name that cannot "
+            "be seen; choose another name"
+        )
     # Lists of files are made with globs below the folder.
     if any(character in config.run for character in files.GLOB_CHARACTERS):
         raise ConfigError(

@@ -400,7 +400,7 @@ def show_plan(config: RunConfig, runner: RunnerSettings, until: str, *, verify: 
     from pipeline.engine.tables import RunPaths
     from pipeline.run_stage import announce, planned, rows_written
 
-    stages = list(planned(config, until, verify=verify))
+    stages = list(planned(config, runner, until, verify=verify))
     for stage, reason in stages:
         written = "" if reason else rows_written(RunPaths(root=config.run), stage)
         click.echo(f"{stage}: runs: {reason}" if reason else f"{stage}: up to date ({written})")

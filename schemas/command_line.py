@@ -251,6 +251,8 @@ def leave(code: int) -> NoReturn:
     """
     is_stopped = code in (INTERRUPTED, TERMINATED)
     if is_stopped:
+        # A second Ctrl-C would end Python's own end with a trace, or with another exit code.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         kill_children()
     sys.stdout.flush()
     sys.stderr.flush()

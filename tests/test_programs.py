@@ -242,3 +242,21 @@ def test_ctrl_c_while_loading_shows_no_trace(program: str, times: int) -> None:
         timeout=PATIENCE_S,
     )
     assert (done.returncode, done.stderr) == (130, "interrupted; nothing was done\n")
+
+
+def test_ctrl_c_again_while_the_program_ends_changes_nothing() -> None:
+    code = (
+        "import atexit, os, signal\n"
+        "from schemas.command_line import INTERRUPTED, leave\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "leave(INTERRUPTED)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert (done.returncode, done.stderr) == (130, "")

@@ -208,10 +208,13 @@ def check(config: DocumentsConfig) -> None:
 
     Raises:
         ConfigError: no input.
-        StageError: one of the first files is none that can be read.
+        StageError: one of the first files is none that can be read, or has no text column.
     """
     for entry in found(config)[:CHECKED_FILES]:
-        corpus.kind_of(entry.path, config.format, config.text_field)
+        kind = corpus.kind_of(entry.path, config.format, config.text_field)
+        if kind == "parquet":
+            # Its end says whether it is whole, and which columns it has.
+            corpus.parquet_ranges(entry.path, 1 << 62, config)
 
 
 def plan(config: DocumentsConfig, paths: RunPaths) -> StagePlan:

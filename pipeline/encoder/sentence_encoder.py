@@ -83,6 +83,7 @@ class SentenceEncoder:
         import torch
 
         self._torch = torch
+        check_device(device)
         # Threads of one operation; ours take whole batches instead.
         torch.set_num_threads(1)
         self.device = (
@@ -245,6 +246,23 @@ def best_dtype(device: str) -> NumberFormat:
         if device == "cuda" or torch.cuda.is_available():
             return "float32"
     return "bfloat16" if multiplies_bfloat16() else "float32"
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that this machine does not have; only a GPU can be missing.
+
+    Raises:
+        StageError: says what to set.
+    """
+    if device != "cuda":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise StageError(
+            "importance.device is cuda, but torch finds no GPU here; set it to auto or cpu, or "
+            "install a build of torch for this machine's GPU and its driver"
+        )
 
 
 def _load_encoder(model: str) -> Any:  # noqa: ANN401 - torch is not imported for type checks

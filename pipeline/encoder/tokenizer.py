@@ -21,8 +21,10 @@ import numpy as np
 
 from pipeline.arrays.runs import offsets_of
 from pipeline.engine.errors import StageError
+from pipeline.engine.kept_listings import once
 from pipeline.engine.worker_threads import threads_of_a_worker
 from schemas.array_types import I64, U32, Array, Bools
+from schemas.checksums import CHECKSUMS_NAME, sealed_damage
 from schemas.listing import a_few
 from schemas.model_folder import CONFIG, longer_tokenizer, model_problem
 
@@ -346,7 +348,8 @@ def check_model(model: str, kind: NeededKind = "masked", flag: str = "--model") 
 
     Raises:
         StageError: the folder has no config.json, or names another architecture; its weights are not
-            there, not in safetensors, or not those of its config.json; its tokenizer is too long.
+            there, not in safetensors, or not those of its config.json; its tokenizer is too long;
+            or it has checksums, as our own exports have, and a file does not fit them.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -362,6 +365,13 @@ def check_model(model: str, kind: NeededKind = "masked", flag: str = "--model") 
     problem = model_problem(folder, needs_weights=kind != "tokenizer")
     if problem:
         raise StageError(problem)
+    # Several stages ask about one model.
+    damage = once(("model", model), lambda: sealed_damage(folder))
+    if damage:
+        raise StageError(
+            f"{model}: damaged ({damage}); copy or export the model again, or remove "
+            f"{CHECKSUMS_NAME} where its files were changed on purpose"
+        )
 
 
 def _check_architecture(folder: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.engine import files
-from pipeline.engine.stage import SPILL
+from pipeline.engine.stage_folders import SPILL
 from schemas.array_types import Ints
 
 

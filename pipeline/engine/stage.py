@@ -42,6 +42,7 @@ from pipeline.engine import files
 from pipeline.engine.damage import first_damage
 from pipeline.engine.errors import StageError
 from pipeline.engine.progress import ProgressAddress
+from pipeline.engine.stage_folders import SCRATCH, SPILL
 from pipeline.engine.tables import ADDED, DATA_PREFIX, RunPaths, with_added
 from pipeline.engine.tasks import Task, Unit, number_units
 from pipeline.engine.units import (
@@ -54,7 +55,7 @@ from pipeline.engine.units import (
 )
 from schemas.listing import a_few
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
-from schemas.outputs import DATA_NAME, UNITS
+from schemas.outputs import UNITS
 from schemas.parent import end_with_parent
 from schemas.rejects import REJECTS
 from schemas.table import Table
@@ -64,11 +65,6 @@ T = TypeVar("T", bound=Task)
 NOT_FINISHED = "it has not finished here"
 # Of the hash that names a version of a stage's output.
 FINGERPRINT_DIGITS = 16
-# Folder for what one phase leaves for the next; removed when the stage has finished.
-SPILL = "_spill"
-# Folder for files that have no final name yet. It goes last: where it is there beside a manifest, a
-# program was killed before it had ended all that a stage ends with.
-SCRATCH = "_tmp"
 logger = logging.getLogger("trelm")
 
 
@@ -236,7 +232,7 @@ def prepare(plan: StagePlan, paths: RunPaths) -> PreparedStage:
     """
     folder = paths.stage(plan.name)
     data = files.join(folder, plan.data_folder)
-    for name in (SCRATCH, "_units", *(table.name for table in (*plan.tables, REJECTS))):
+    for name in (SCRATCH, UNITS, *(table.name for table in (*plan.tables, REJECTS))):
         files.make_folder(files.join(data, name))
     for leftover in files.list_files(files.join(data, SCRATCH, "*")):
         files.remove(leftover.path)
@@ -469,12 +465,11 @@ def write_manifest(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
-    # From this moment on the new output counts, and the older ones can go.
+    # From this moment on the new output counts.
     path = files.join(prepared.folder, MANIFEST_NAME)
     content = manifest.to_json().encode()
     if not files.write_if_unchanged(path, content, prepared.manifest_version):
         _refuse_another(path, plan)
-    remove_older(prepared.folder, plan.data_folder)
     return path
 
 
@@ -534,33 +529,3 @@ def _table_files(table: Table, plan: StagePlan, part_files: Sequence[PartFile]) 
     listed = tuple(replace(entry, path=f"{plan.data_folder}/{entry.path}") for entry in part_files)
     num_rows = sum(entry.rows for entry in part_files)
     return TableFiles(version=table.version, rows=num_rows, files=listed)
-
-
-def remove_older(folder: str, data_folder: str) -> None:
-    """Remove the files of earlier versions of a stage's output, and what its own phases left.
-
-    Only folders that a stage names so, and in which it has put reports of its units, are removed: a
-    user may have put `data-raw` beside them, or a folder that is called after a hash of their own.
-
-    Args:
-        folder: of the stage.
-        data_folder: the folder in it that stays.
-    """
-    for name in own_data_folders(folder):
-        if name != data_folder:
-            files.remove(files.join(folder, name))
-    files.remove(files.join(folder, data_folder, SPILL))
-
-
-def own_data_folders(folder: str) -> list[str]:
-    """Return the names of the folders of a stage's versions, none that a user has made."""
-    start = len(folder.rstrip("/")) + 1
-    paths = [entry.path for entry in files.list_files(files.join(folder, f"{DATA_PREFIX}*", "**"))]
-    # A bucket has no empty folders: there a report has to be in it.
-    with_units = {path[start:].split("/")[0] for path in paths if f"/{UNITS}/" in path[start:]}
-    return [
-        name
-        for name in sorted({path[start:].split("/")[0] for path in paths})
-        if DATA_NAME.fullmatch(name)
-        and (name in with_units or files.exists(files.join(folder, name, UNITS)))
-    ]

@@ -29,9 +29,11 @@ import pyarrow.parquet as pq
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
 from pipeline.engine.progress import ProgressAddress, ProgressSender
+from pipeline.engine.stage_folders import SCRATCH
 from pipeline.engine.tasks import Task, Unit
 from schemas.checksums import sealed, unsealed
 from schemas.manifest import PartFile
+from schemas.outputs import UNITS
 from schemas.rejects import REJECTS
 from schemas.table import Table
 
@@ -185,7 +187,7 @@ class UnitWriter:
     def _scratch_of(self, name: str) -> str:
         """Return where a table's rows are written first."""
         if files.is_local(self.folder):
-            return files.join(self.folder, "_tmp", f"{uuid.uuid4().hex}.parquet")
+            return files.join(self.folder, SCRATCH, f"{uuid.uuid4().hex}.parquet")
         # An object appears whole; another name would only cost a copy and a removal.
         return files.join(self.folder, *self._part_of(name).split("/"))
 
@@ -242,7 +244,7 @@ def _row_group_rows(table: str) -> int:
 
 def unit_path(folder: str, index: int) -> str:
     """Return where a unit's report lies."""
-    return files.join(folder, "_units", f"{index:05d}.json")
+    return files.join(folder, UNITS, f"{index:05d}.json")
 
 
 def relative_to(folder: str, path: str) -> str:
@@ -264,11 +266,11 @@ def finished_units(folder: str) -> dict[int, UnitReport]:
 
     A report that is not as it was written counts as none.
     """
-    if not files.exists(files.join(folder, "_units")):
+    if not files.exists(files.join(folder, UNITS)):
         return {}
 
     reports = {}
-    for entry in files.list_files(files.join(folder, "_units", "*.json")):
+    for entry in files.list_files(files.join(folder, UNITS, "*.json")):
         try:
             report = UnitReport.from_json(files.read_bytes(entry.path).decode())
         except ValueError as error:

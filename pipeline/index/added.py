@@ -28,7 +28,8 @@ from pipeline.engine import files
 from pipeline.engine.damage import first_damage
 from pipeline.engine.errors import StageError
 from pipeline.engine.sole_writer import sole_writer
-from pipeline.engine.stage import own_data_folders, write_unit
+from pipeline.engine.stage import write_unit
+from pipeline.engine.stage_folders import own_data_folders
 from pipeline.engine.tables import ADDED, DATA_PREFIX, RunPaths, with_added
 from pipeline.engine.tasks import Bucket, Unit
 from pipeline.engine.units import UnitWriter, below

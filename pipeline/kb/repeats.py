@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from pipeline.arrays.item_sets import ItemSet, load_items, save_items
 from pipeline.engine import files
-from pipeline.engine.stage import SPILL
+from pipeline.engine.stage_folders import SPILL
 from pipeline.engine.tables import read_batches, read_rows
 from pipeline.engine.tasks import Bucket, ByteRange, Unit
 from pipeline.engine.units import UnitReport, UnitWriter, finished_units

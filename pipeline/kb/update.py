@@ -28,7 +28,8 @@ from pipeline.config import KbConfig
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
 from pipeline.engine.opened_once import OpenedOnce
-from pipeline.engine.stage import SPILL, Phase
+from pipeline.engine.stage import Phase
+from pipeline.engine.stage_folders import SPILL
 from pipeline.engine.tables import ADDED, RunPaths, check_table, read_batches, read_rows
 from pipeline.engine.tasks import Bucket, Unit
 from pipeline.engine.units import UnitReport, UnitWriter

@@ -21,6 +21,7 @@ from pipeline.documents.anchors import AnchorReader
 from pipeline.encoder.tokenizer import check_model as check_model_files
 from pipeline.encoder.tokenizer import model_stamp
 from pipeline.engine import files
+from pipeline.engine.kept_listings import once
 from pipeline.engine.opened_once import OpenedOnce
 from pipeline.engine.stage import Phase, PreparedStage, StagePlan
 from pipeline.engine.tables import RunPaths, read_rows, sized_row_ranges
@@ -337,7 +338,12 @@ def check(config: LinkConfig) -> None:
     if config.weights != AUTO:
         _check_weights(config)
     if config.gold_spans:
+        # Each line of it is read: a wrong one would stop the stage after hours.
         files.size_of(config.gold_spans)
+        once(
+            ("gold", config.gold_spans, files.stamp(config.gold_spans)),
+            lambda: load_gold(config.gold_spans),
+        )
 
 
 def plan(config: LinkConfig, paths: RunPaths) -> StagePlan:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from tests.pipeline.cases import in_process, sample_arguments
+from pipeline.config import load_config
+from pipeline.engine.beam_runner import RunnerSettings
+from pipeline.run_stage import run_missing
+from schemas.run_lock import LOCK_NAME
+from tests.pipeline.cases import SAMPLE, in_process, program, sample_arguments
 
 
 @pytest.mark.parametrize(
@@ -20,6 +27,12 @@ from tests.pipeline.cases import in_process, sample_arguments
         ("shards.model=./none", "./none: no such model folder"),
         ('documents.inputs=["none.jsonl"]', "none.jsonl: no such file or folder"),
         ('kb.redirects=["none.sql.gz"]', "none.sql.gz: no such file or folder"),
+        ("kb.update=none", "none: stage 'kb' has not finished"),
+        ("link.gold_spans=examples/tiny/documents.jsonl", "documents.jsonl:1: not a gold document"),
+        (
+            "kb.wiki=dewiki",
+            "an export of enwiki, but the knowledge base holds the titles of dewiki",
+        ),
     ],
 )
 @pytest.mark.parametrize("flags", [(), ("--plan",)])
@@ -31,6 +44,55 @@ def test_what_a_later_stage_lacks_is_said_at_once(
     assert done.returncode != 0
     assert part in done.stderr
     assert not run.exists(), "no stage has begun"
+
+
+def test_a_device_that_is_not_there_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    run = tmp_path / "run"
+    done = in_process("run", *sample_arguments(run, "--plan", "--set", "importance.device=cuda"))
+    assert done.returncode != 0
+    assert "importance.device is cuda, but torch finds no GPU here" in done.stderr
+    # A stage that is not asked for needs no device.
+    flags = ("--plan", "--set", "importance.device=cuda", "--until", "stats")
+    assert in_process("run", *sample_arguments(run, *flags)).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [("cut", "not a readable Parquet file"), ("other column", "no column 'text' among body")],
+)
+def test_a_corpus_of_parquet_is_looked_into(tmp_path: Path, content: str, part: str) -> None:
+    corpus, run = tmp_path / "corpus.parquet", tmp_path / "run"
+    pq.write_table(pa.table({"body": ["Vela is a town."]}), corpus)
+    if content == "cut":
+        corpus.write_bytes(corpus.read_bytes()[:-20])
+    setting = f'documents.inputs=["{corpus}"]'
+    done = in_process("run", *sample_arguments(run, "--plan", "--set", setting))
+    assert done.returncode != 0
+    assert part in done.stderr
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("flags", [(), ("--plan",)])
+def test_a_folder_with_unseen_characters_is_refused(flags: tuple[str, ...]) -> None:
+    done = in_process("run", *sample_arguments(Path("run\0s"), *flags))
+    assert done.returncode != 0
+    assert "characters in its name that cannot be seen" in done.stderr
+
+
+def test_a_run_holds_its_folder_between_two_stages(tmp_path: Path) -> None:
+    config = load_config(str(SAMPLE / "pipeline.toml"), ())
+    run = tmp_path / "run"
+    stages = run_missing(replace(config, run=str(run)), RunnerSettings(), "documents")
+    assert next(stages) == ("kb", True)
+    # The system's lock is one of the process, so another process has to ask.
+    refused = program("documents", *sample_arguments(run))
+    assert refused.returncode == 1
+    assert "writes there; wait until it has ended" in refused.stderr
+    assert [name for name, _ in stages] == ["titles", "documents"]
+    assert not (run / LOCK_NAME).exists()
 
 
 def test_templates_of_statements_are_checked_at_once(tmp_path: Path) -> None:

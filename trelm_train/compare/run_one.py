@@ -108,7 +108,10 @@ def _fail(folder: Path, message: str) -> None:
 
 
 def _prepare_folder(task: Task) -> None:
-    """Make the folder; remove what a run of another fingerprint has left there."""
+    """Make the folder; remove what a run of another fingerprint has left there.
+
+    What no run has left ends the process with a message, and stays.
+    """
     folder = task.folder
     described = {
         "fingerprint": task.fingerprint, "role": task.run.role, "arm": task.run.arm,
@@ -116,6 +119,12 @@ def _prepare_folder(task: Task) -> None:
     }  # fmt: skip
 
     path = folder / TASK
+    if folder.is_dir() and not path.exists() and any(folder.iterdir()):
+        sys.stderr.write(
+            f"{folder}: holds files, and `compare` has made no run there; move them, or give "
+            "another --out folder\n"
+        )
+        sys.exit(1)
     # A checkpoint of other settings or shards must not be continued.
     if folder.exists() and _fingerprint_in(path) != task.fingerprint:
         shutil.rmtree(folder)

@@ -64,10 +64,11 @@ def _known_cost(comparison: Comparison, name: str) -> dict[str, Any] | None:
     """Return a measured cost if it is there, and that of these settings."""
     try:
         measured = json.loads(_timing_path(comparison, name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        is_right = measured["fingerprint"] == _timing_fingerprint(comparison, name)
+        return dict(measured["cost"]) if is_right else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        # Torn, or of somebody else's: it is measured again.
         return None
-    is_right = measured.get("fingerprint") == _timing_fingerprint(comparison, name)
-    return dict(measured["cost"]) if is_right else None
 
 
 def _time_arm(comparison: Comparison, name: str) -> dict[str, Any] | None:

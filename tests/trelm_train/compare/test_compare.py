@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import re
@@ -17,6 +18,7 @@ from tests.pausing import PATIENCE_S
 from tests.trelm_train import forked
 from tests.trelm_train.compare.conftest import TWO_ARMS, WriteExperiment, write_file
 from trelm_train.cli import cli
+from trelm_train.compare import timing
 from trelm_train.compare.compare import CompareRequest, compare
 from trelm_train.compare.execute import make_runs
 from trelm_train.compare.experiment import load_experiment
@@ -217,6 +219,37 @@ def test_a_run_that_was_stopped_goes_on_from_its_checkpoint(
     assert comparison.results[run.folder]["training"]["processor_s"] is None
     assert comparison.results[run.folder]["training"]["steps"] == 4
     assert (task.folder / "model").is_dir()
+
+
+def test_a_folder_that_no_run_has_made_is_left_alone(
+    write_experiment: WriteExperiment, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    experiment = load_experiment(write_experiment())
+    comparison = open_comparison(
+        experiment, tmp_path / "out", workers=1, keep_models=False, stop=Stop()
+    )
+    run = plan_run(experiment, {"mlm": Cost(step_s=1.0)}, experiment.arms[0], 0.001, (0, 1.0))
+    folder = comparison.task(run).folder
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").write_text("mine")
+    with contextlib.suppress(TrelmError):
+        make_runs(comparison, [run], "final")
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+    assert "failed: its process ended with 1" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"fingerprint": 1}', "{", "null"])
+def test_a_torn_timing_is_measured_again(
+    write_experiment: WriteExperiment, tmp_path: Path, content: str
+) -> None:
+    experiment = load_experiment(write_experiment())
+    comparison = open_comparison(
+        experiment, tmp_path / "out", workers=1, keep_models=False, stop=Stop()
+    )
+    path = timing._timing_path(comparison, "mlm")
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    assert timing._known_cost(comparison, "mlm") is None
 
 
 def test_a_run_that_fails_says_why(write_experiment: WriteExperiment, tmp_path: Path) -> None:
