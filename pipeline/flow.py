@@ -136,8 +136,8 @@ STAGES = (
         command="link",
         unit="the weights, if fitted; then ranges of documents, about `link.unit_mb` of text",
         # 2: long lines are cut where sentences end. 3: doubts about mentions; languages and nations
-        # by the words around; titles before persons.
-        algorithm=3,
+        # by the words around; titles before persons. 4: an adjective without a noun may be a language.
+        algorithm=4,
     ),
     Stage(
         name="stats",

@@ -33,12 +33,24 @@ CLAUSE = 60
 _SENTENCE_BEFORE = re.compile(r"[^.!?;\n]*\Z")
 _SENTENCE_AFTER = re.compile(r"[^.!?;\n]*")
 _WORD = re.compile(r"[a-z]+")
-# "(Swedish: ort)", "from Greek: νεῦρον".
+# "(Swedish: ort)", "from Greek: νεῦρον", "the Greek ἄβαξ".
 _TRANSLATED = re.compile(r":\s?\S")
+_NEXT_WORD = re.compile(r"\s([^\W\d_]+)")
+# Where the letters of the Latin script end.
+LATIN_END = 0x370
+# "the French and German troops": what follows the last of several says what all of them are.
+_ANOTHER = re.compile(r"(?:, (?:and |or )?| and | or |/)[A-Z][\w-]+")
+MAX_OTHERS = 6
+# After these an adjective that stands alone says who is meant, or where somebody is from.
+_BEING = frozenset(
+    "the be been being is are was were am became become becomes remain remained mostly mainly half ethnic "
+    "ethnically culturally originally".split()
+)
 # What is said, written or read, right after the language.
 _IN_LANGUAGE = frozenset(
-    "alphabet dialect dialects dub dubs dubbing grammar language languages lyrics script speaker "
-    "speakers subtitles term terms translation translations word words".split()
+    "adjective alphabet dialect dialects dub dubs dubbing grammar language languages lyrics name names "
+    "noun prefix root roots script speaker speakers speaking subtitles suffix term terms translation "
+    "translations verb verbs word words".split()
 )
 _ABOUT_LANGUAGE = frozenset(
     "language languages dialect dialects bilingual fluent fluently speak speaks spoke spoken speaking "
@@ -58,8 +70,8 @@ def reading_of(text: str, start: int, end: int, ner_type: str | None) -> str:
     """Say whether a mention that may be either is a NATION or a LANGUAGE; empty if nothing tells.
 
     A LANGUAGE is spoken of as one, as in "wrote in Russian", "Russian is spoken". Before a noun, as
-    in "Russian ballet dancer", and in all other places it is a NATION: "they were Russian". "Russian
-    film" may be in Russian, so nothing tells.
+    in "Russian ballet dancer", after "the" and after a form of "be", it is a NATION. Nothing
+    tells in "Russian film", which may be in Russian, nor where no noun follows: "and Russian (3 %)".
 
     Args:
         text: of the document.
@@ -69,23 +81,48 @@ def reading_of(text: str, start: int, end: int, ner_type: str | None) -> str:
     """
     if ner_type != NATIONALITY:
         return ""
-    match = _FOLLOWING.match(text, end)
-    following = match.group().replace("-", " ").lower().split()[:NUM_FOLLOWING] if match else []
-    # The words of the noun phrase that it begins: "film director" of "film director and".
-    phrase = list(itertools.takewhile(_is_of_phrase, following))
-    if _TRANSLATED.match(text, end) or (phrase and phrase[0] in _IN_LANGUAGE):
+    next_word = _NEXT_WORD.match(text, end)
+    if _TRANSLATED.match(text, end) or (next_word and ord(next_word.group(1)[0]) >= LATIN_END):
         return LANGUAGE_READING
+    phrase = _phrase_after(text, end)
     if phrase:
-        # The last one says what is meant.
-        return "" if phrase[-1] in _OF_LANGUAGE else NATION
+        return LANGUAGE_READING if phrase[0] in _IN_LANGUAGE else _reading_before(phrase)
 
     before = _SENTENCE_BEFORE.search(text, max(start - CLAUSE, 0), start)
     after = _SENTENCE_AFTER.match(text, end, end + CLAUSE)
     preceding = _WORD.findall(before.group().lower()) if before else []
-    if preceding and preceding[-1] == "in":
-        return LANGUAGE_READING
     around = {*preceding, *_WORD.findall(after.group().lower() if after else "")}
-    return LANGUAGE_READING if around & _ABOUT_LANGUAGE else NATION
+    if preceding[-1:] == ["in"] or around & _ABOUT_LANGUAGE:
+        return LANGUAGE_READING
+    if preceding and preceding[-1] in _BEING:
+        return NATION
+    # "the French and German troops": the noun after the last of several is that of all.
+    phrase = _phrase_after(text, _end_of_others(text, end))
+    return _reading_before(phrase) if phrase else ""
+
+
+def _phrase_after(text: str, end: int) -> list[str]:
+    """Return the words of the noun phrase that a nationality begins: "film director" of "film
+    director and".
+    """
+    match = _FOLLOWING.match(text, end)
+    following = match.group().replace("-", " ").lower().split()[:NUM_FOLLOWING] if match else []
+    return list(itertools.takewhile(_is_of_phrase, following))
+
+
+def _reading_before(phrase: Sequence[str]) -> str:
+    """Return what a nationality is before some words; the last one says what is meant."""
+    return "" if phrase[-1] in _OF_LANGUAGE else NATION
+
+
+def _end_of_others(text: str, end: int) -> int:
+    """Return where the last of several names ends that follow each other; `end` where there is one."""
+    for _ in range(MAX_OTHERS):
+        other = _ANOTHER.match(text, end)
+        if other is None:
+            break
+        end = other.end()
+    return end
 
 
 def _is_of_phrase(word: str) -> bool:

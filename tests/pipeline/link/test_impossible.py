@@ -16,12 +16,21 @@ from pipeline.link.impossible import LANGUAGE_READING, NATION, are_codes, misrea
         ("[Russian] ballet dancer", "NORP", NATION),
         ("[Russian]-born dancer", "NORP", NATION),
         ("[Russian], Polish and Czech athletes", "NORP", NATION),
-        ("[Russian] and Polish", "NORP", NATION),
-        ("[Russian]", "NORP", NATION),
+        ("[Russian] and Polish", "NORP", ""),
+        ("the [Russian] and Polish armies", "NORP", NATION),
+        ("Polish (3 %), [Russian] (2 %) and Urdu (1 %)", "NORP", ""),
+        (
+            "languages like Finnish, [Russian], Serbo-Croatian and Bulgarian",
+            "NORP",
+            LANGUAGE_READING,
+        ),
+        ("[Russian]", "NORP", ""),
         ("[Russian] comedy film of", "NORP", ""),  # may be in Russian
         ("a [Russian] film director and", "NORP", NATION),  # the last word says what is meant
         ("[Russian] television reported", "NORP", NATION),
-        ("[Russian] 1990 games", "NORP", NATION),
+        ("[Russian] 1990 games", "NORP", ""),
+        ("from the [Greek] ἄβαξ", "NORP", LANGUAGE_READING),  # letters of no Latin script
+        ("by its [Dutch] name", "NORP", LANGUAGE_READING),
         ("[Russian] ballet dancer", "LANGUAGE", ""),  # the recogniser says so
         ("[Russian] ballet dancer", None, ""),
         ("She wrote in [Russian].", "NORP", LANGUAGE_READING),
