@@ -28,6 +28,8 @@ from schemas.run_lock import LOCK_NAME, LockedError
 HEARTBEAT_S = 10.0
 LEFT_AFTER_S = 35.0
 _held: Counter[str] = Counter()
+# Those that this process holds, by their path.
+_locks: dict[str, _Lock] = {}
 _guard = threading.Lock()
 logger = logging.getLogger("trelm")
 
@@ -50,14 +52,30 @@ def hold(folder: str, program: str) -> Iterator[None]:
             return
         lock = _Lock(path=path, program=program)
         lock.version = _acquire(lock)
+        _locks[path] = lock
         try:
             with lock.beating():
                 yield
         finally:
+            del _locks[path]
             lock.release()
     finally:
         with _guard:
             _held[path] -= 1
+
+
+def refuse_if_lost(folder: str) -> None:
+    """Ask the bucket whether a folder is still held by this process. Two requests.
+
+    For what is published without a condition of its own, after the network may have been away.
+
+    Raises:
+        LockedError: another program has taken it over.
+    """
+    path = f"{folder.rstrip('/')}/{LOCK_NAME}"
+    lock = _locks.get(path)
+    if lock is not None and not lock.own_version():
+        raise _refusal(path, _owner(path))
 
 
 @dataclass(kw_only=True)

@@ -1,4 +1,4 @@
-"""Read and write objects in buckets (gs://, s3://, and what else fsspec knows), for both programs.
+"""Read and write objects in buckets, gs:// and s3://, for both programs.
 
 A bucket has no folders: a folder is what the names of objects begin with. It is there if anything is
 below it, and gone with the last object below it. An object appears whole when its writer is closed,
@@ -19,11 +19,15 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any, cast
 
 from schemas.errors import TrelmError
 
-MARK = "://"
+# The second is the variable that names the folder of copies (`bucket_cache`).
+MARK, CACHE = "://", "TRELM_CACHE"
+# A path of this machine, or an address in a bucket as text: a Path would lose one of its slashes.
+Location = Path | str
 # The extra of this package that brings the client of a kind of storage.
 EXTRAS = {"gs": "gcp", "gcs": "gcp", "s3": "aws", "s3a": "aws"}
 # What may go wrong between us and a bucket, beside OSError: by scheme, as module:name.
@@ -66,6 +70,11 @@ def is_bucket(path: str) -> bool:
     return MARK in path
 
 
+def location_of(path: str) -> Location:
+    """Return what a text names: a path of this machine, or an address in a bucket."""
+    return path if is_bucket(path) else Path(path)
+
+
 def file_system(path: str) -> Any:  # noqa: ANN401 - fsspec has no types
     """Return the client of a path's storage: the same in a process for all its paths.
 
@@ -73,6 +82,11 @@ def file_system(path: str) -> Any:  # noqa: ANN401 - fsspec has no types
         BucketError: no such kind of storage, or its client is not installed.
     """
     scheme = path.partition(MARK)[0]
+    if scheme not in EXTRAS:
+        raise BucketError(
+            f"{path}: {scheme}:// is no kind of storage that can be read and written here; gs:// and "
+            "s3:// are, and paths of this machine: mount it, or copy the files"
+        )
     # gcsfs would ask every bucket for its kind with a second client, which needs other credentials.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     # It writes a traceback for each request that it gives up; the error itself reaches the user.
@@ -82,15 +96,8 @@ def file_system(path: str) -> Any:  # noqa: ANN401 - fsspec has no types
 
         return fsspec.filesystem(scheme, use_listings_cache=False, **_OPTIONS.get(scheme, {}))
     except ImportError as error:
-        extra = EXTRAS.get(scheme)
-        remedy = f"pip install 'trelm[{extra}]'" if extra else f"install it ({error})"
         raise BucketError(
-            f"{path}: the client of {scheme}:// is not installed; {remedy}"
-        ) from error
-    except ValueError as error:
-        raise BucketError(
-            f"{path}: {scheme}:// is no kind of storage that can be read and written; give a local path, "
-            "gs://… or s3://…"
+            f"{path}: the client of {scheme}:// is not installed; pip install 'trelm[{EXTRAS[scheme]}]'"
         ) from error
     except _failures(scheme) as error:
         raise _plain(path, error, is_write=False) from error
@@ -141,8 +148,7 @@ def below(folder: str, *, deep: bool) -> list[ObjectEntry]:
 
 
 def _entry(path: str, info: Mapping[str, Any]) -> ObjectEntry:
-    # Without either, as in hdfs, the time of change must do.
-    version = info.get("generation") or info.get("ETag") or info.get("mtime") or ""
+    version = info.get("generation") or info.get("ETag") or ""
     return ObjectEntry(path=path, num_bytes=int(info["size"]), version=str(version).strip('"'))
 
 
@@ -257,15 +263,9 @@ def create(path: str, content: bytes) -> str:
 
 
 def replace(path: str, content: bytes, version: str) -> str:
-    """Write a small object if it still has a version; return the new one, or nothing.
-
-    Raises:
-        BucketError: the storage cannot do that.
-    """
+    """Write a small object if it still has a version; return the new one, or nothing."""
     scheme = path.partition(MARK)[0]
-    put = {"s3": _replace_s3, "s3a": _replace_s3, "gs": _replace_gs, "gcs": _replace_gs}.get(scheme)
-    if put is None:
-        raise BucketError(f"{path}: {scheme}:// cannot write under a condition; use gs:// or s3://")
+    put = _replace_s3 if EXTRAS.get(scheme) == "aws" else _replace_gs
     with _plainly(path, is_write=True):
         return put(file_system(path), path, content, version)
 
@@ -306,6 +306,18 @@ def _replace_gs(client: Any, path: str, content: bytes, version: str) -> str:  #
     return str(answer["generation"])
 
 
+def download(path: str, target: Path) -> None:
+    """Copy an object to a local file. One request."""
+    with _plainly(path):
+        file_system(path).get_file(path, str(target))
+
+
+def upload(source: Path, path: str) -> None:
+    """Copy a local file to an object, which appears whole. One request, more for a large file."""
+    with _plainly(path, is_write=True):
+        file_system(path).put_file(str(source), path)
+
+
 def move(source: str, target: str) -> None:
     """Give an object another name: a copy within the storage, then a removal."""
     with _plainly(target, is_write=True):
@@ -323,6 +335,14 @@ def remove(path: str) -> None:
             found = client.find(path)
             if found:
                 client.rm(found)
+
+
+def remove_objects(paths: list[str]) -> None:
+    """Remove some objects that are there, and nothing else."""
+    if paths:
+        # Another program may have been faster.
+        with _plainly(paths[0], is_write=True), contextlib.suppress(FileNotFoundError):
+            file_system(paths[0]).rm(paths)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 import click
 
+from schemas.buckets import CACHE, is_bucket
 from schemas.errors import TrelmError
 
 FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
@@ -67,12 +68,19 @@ class EchoHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line, unless a library has a handler of its own that writes it."""
+        if _is_of_beam(record) and not _invocation.is_verbose:
+            return
         logger: logging.Logger | None = logging.getLogger(record.name)
         while logger is not None and logger.parent is not None:
             if logger.handlers:
                 return
             logger = logger.parent
         click.echo(self.format(record), err=True)
+
+
+def _is_of_beam(record: logging.LogRecord) -> bool:
+    """Say whether Beam has logged past its own loggers: which optional packages it does not find."""
+    return record.name == "root" and "/apache_beam/" in record.pathname
 
 
 def set_up_logging(*, verbose: bool) -> None:
@@ -95,6 +103,42 @@ def set_up_logging(*, verbose: bool) -> None:
 def say_after_stop(text: str) -> None:
     """Set the text for a user whose command is stopped."""
     _invocation.after_stop = text
+
+
+class LocationParam(click.Path):
+    """Take a path of this machine, or an address in a bucket, which is given on as text."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:  # noqa: ANN401 - as that of click
+        """Return the address without a `/` at its end, or what `click.Path` makes of a path."""
+        if isinstance(value, str) and is_bucket(value):
+            return value.rstrip("/")
+        return super().convert(value, param, ctx)
+
+
+def _set_cache(_context: click.Context, _option: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        os.environ[CACHE] = str(value.absolute())
+
+
+def add_cache_option(command: click.Command) -> None:
+    """Give every command below a group the option --cache."""
+    if isinstance(command, click.Group):
+        for subcommand in command.commands.values():
+            add_cache_option(subcommand)
+        return
+    option = click.Option(
+        ["--cache"],
+        type=click.Path(path_type=Path, file_okay=False),
+        expose_value=False,
+        callback=_set_cache,
+        help=f"Folder for copies of what lies in buckets; {CACHE} names it too.",
+    )
+    command.params.append(option)
 
 
 def _remember_verbose(_context: click.Context, _option: click.Parameter, value: bool) -> None:  # noqa: FBT001

@@ -260,3 +260,30 @@ def test_ctrl_c_again_while_the_program_ends_changes_nothing() -> None:
         timeout=PATIENCE_S,
     )
     assert (done.returncode, done.stderr) == (130, "")
+
+
+WITHOUT_EXTRAS = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        names = ("apitools", "gcsfs", "s3fs", "google.cloud", "google.auth", "googleapiclient")
+        if any(name == missing or name.startswith(missing + ".") for missing in names):
+            raise ModuleNotFoundError(name=name)
+
+sys.meta_path.insert(0, Missing())
+from pipeline.start import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_an_environment_without_extras_is_quiet(tmp_path: Path) -> None:
+    """Beam warns through the root logger that it does not find what the extra gcp brings."""
+    arguments = ["kb", *sample_arguments(tmp_path / "run"), "--workers", "2"]
+    done = run_in(ROOT, sys.executable, "-c", WITHOUT_EXTRAS, *arguments)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if "kb: " not in line] == []
+    done = run_in(ROOT, sys.executable, "-c", WITHOUT_EXTRAS, "-v", *arguments, "--redo")
+    assert "apitools not found" in done.stderr, "with -v it is shown, so it is still there"

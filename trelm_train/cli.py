@@ -15,9 +15,12 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from schemas.buckets import Location
 from schemas.command_line import (
     HELP_SETTINGS,
+    LocationParam,
     Program,
+    add_cache_option,
     add_verbose_option,
     call,
     leave,
@@ -37,7 +40,10 @@ PROGRAM = Program(
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
-FILE_TO_WRITE = click.Path(path_type=Path, dir_okay=False)
+# The same, or an address in a bucket.
+LOCATION = LocationParam(path_type=Path, file_okay=False)
+FILE_LOCATION = LocationParam(path_type=Path, dir_okay=False, exists=True)
+FILE_TO_WRITE = LocationParam(path_type=Path, dir_okay=False)
 DEVICE_OPTION = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -57,7 +63,7 @@ def _run_options(command: Command) -> Command:
         (
             click.option(
                 "--shards",
-                type=FOLDER,
+                type=LOCATION,
                 required=True,
                 help="Folder of a finished `trelm-pipeline shards`.",
             ),
@@ -68,7 +74,7 @@ def _run_options(command: Command) -> Command:
             ),
             click.option(
                 "--out",
-                type=FOLDER,
+                type=LOCATION,
                 required=True,
                 help="New folder for checkpoints, metrics and the exported model.",
             ),
@@ -138,6 +144,8 @@ def run(resume_mode: str, **options: Any) -> None:  # noqa: ANN401
     Four GPUs, eight batches per step, started again by the batch system until it is done:
       torchrun --nproc-per-node 4 --no-python trelm-train run --shards runs/a/shards --model roberta-base \\
           --out runs/a/train --resume auto --set train.micro_batches=8
+    Everything in a bucket (docs/storage.md):
+      trelm-train run --shards s3://bucket/a/shards --model s3://bucket/bert --out s3://bucket/a/train
     """
     say_after_stop(CHECKPOINTS_KEPT)
     request = _request(options)
@@ -169,10 +177,10 @@ def _request(options: dict[str, Any]) -> Any:  # noqa: ANN401
 
 @cli.command()
 @click.option(
-    "--out", type=FOLDER, required=True, help="Folder of an interrupted `trelm-train run`."
+    "--out", type=LOCATION, required=True, help="Folder of an interrupted `trelm-train run`."
 )
-@click.option("--shards", type=FOLDER, help="New folder of the run's shards, if they have moved.")
-def resume(out: Path, shards: Path | None) -> None:
+@click.option("--shards", type=LOCATION, help="New folder of the run's shards, if they have moved.")
+def resume(out: Location, shards: Location | None) -> None:
     """Continue a run from its last checkpoint. The result is bit for bit that of a run that never stopped.
 
     \b
@@ -191,11 +199,11 @@ def resume(out: Path, shards: Path | None) -> None:
 @cli.command()
 @click.option(
     "--documents",
-    type=FOLDER,
+    type=LOCATION,
     required=True,
     help="Folder of a finished `trelm-pipeline documents`.",
 )
-@click.option("--out", type=FOLDER, required=True, help="Folder for the model.")
+@click.option("--out", type=LOCATION, required=True, help="Folder for the model.")
 @click.option(
     "--vocab-size",
     type=click.IntRange(min=1),
@@ -282,10 +290,10 @@ def init(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
 
 @cli.command()
 @click.option(
-    "--checkpoint", type=FOLDER, required=True, help="A folder OUT/checkpoints/step-… of a run."
+    "--checkpoint", type=LOCATION, required=True, help="A folder OUT/checkpoints/step-… of a run."
 )
-@click.option("--out", type=FOLDER, required=True, help="Folder for the model.")
-def export(checkpoint: Path, out: Path) -> None:
+@click.option("--out", type=LOCATION, required=True, help="Folder for the model.")
+def export(checkpoint: Location, out: Location) -> None:
     """Turn a checkpoint into a plain model folder. The memory bank lies beside the model.
 
     \b
@@ -310,7 +318,7 @@ def evaluate() -> None:
 @evaluate.command("mlm")
 @click.option("--model", required=True, help="Name or folder of a masked LM.")
 @click.option(
-    "--shards", type=FOLDER, required=True, help="Folder of a finished `trelm-pipeline shards`."
+    "--shards", type=LOCATION, required=True, help="Folder of a finished `trelm-pipeline shards`."
 )
 @click.option(
     "--sentences",
@@ -329,9 +337,9 @@ def evaluate() -> None:
 @JSON_OPTION
 def evaluate_mlm(
     model: str,
-    shards: Path,
+    shards: Location,
     sentences: int,
-    items_path: Path | None,
+    items_path: Location | None,
     device: str,
     as_json: bool,  # noqa: FBT001
 ) -> None:
@@ -356,19 +364,19 @@ def evaluate_mlm(
 @click.option("--model", required=True, help="Name or folder of a masked LM.")
 @click.option(
     "--probes",
-    type=FOLDER,
+    type=LOCATION,
     required=True,
     help="Folder with P….jsonl files (sub_label, obj_label).",
 )
 @click.option(
     "--relations",
-    type=FILE,
+    type=FILE_LOCATION,
     required=True,
     help="relations.jsonl: relation, template, label, type.",
 )
 @click.option(
     "--common-vocab",
-    type=FILE,
+    type=FILE_LOCATION,
     help="File with one word per line; answers are ranked among these words only.",
 )
 @click.option(
@@ -392,12 +400,12 @@ def evaluate_mlm(
 @click.option(
     "--run",
     "run_path",
-    type=FOLDER,
+    type=LOCATION,
     help="Run of trelm-pipeline whose statistics --items takes: frequencies, and stated facts.",
 )
 @click.option(
     "--shards",
-    type=FOLDER,
+    type=LOCATION,
     help="Folder of a finished `trelm-pipeline shards`, in place of --run: frequencies alone.",
 )
 @DEVICE_OPTION
@@ -406,9 +414,9 @@ def evaluate_lama(  # noqa: PLR0913
     model: str,
     device: str,
     uhn: str | None,
-    items_path: Path | None,
-    run_path: Path | None,
-    shards: Path | None,
+    items_path: Location | None,
+    run_path: Location | None,
+    shards: Location | None,
     as_json: bool,  # noqa: FBT001
     **options: Any,  # noqa: ANN401
 ) -> None:
@@ -422,11 +430,20 @@ def evaluate_lama(  # noqa: PLR0913
       trelm-train evaluate lama --model runs/a/train/model --probes probes/TREx \\
           --relations probes/relations.jsonl --items after.parquet --run runs/a
     """
+    from schemas.bucket_copies import local_file, local_folder
     from trelm_train.evaluate.lama import Options, readable
     from trelm_train.evaluate.lama_items import ItemsFile, probe
 
     items_file = ItemsFile(path=items_path, run=run_path, shards=shards)
-    result = probe(model, device, Options(uhn=uhn is not None, **options), items_file)
+    words = options["common_vocab"]
+    asked = Options(
+        probes=local_folder(options["probes"]),
+        relations=local_file(options["relations"]),
+        common_vocab=None if words is None else local_file(words),
+        uhn=uhn is not None,
+        limit=options["limit"],
+    )
+    result = probe(model, device, asked, items_file)
     _show(result, readable(result), as_json=as_json)
 
 
@@ -519,14 +536,14 @@ def inspect_plan(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
 @click.option(
     "--run",
     "run_path",
-    type=FOLDER,
+    type=LOCATION,
     required=True,
     help="The --out folder of a run, or an exported model.",
 )
 @click.option("--entity", required=True, help="QID or label of the entity.")
 @click.option("--top", type=int, default=10, show_default=True, help="Number of neighbours.")
 @JSON_OPTION
-def inspect_bank(run_path: Path, entity: str, top: int, as_json: bool) -> None:  # noqa: FBT001
+def inspect_bank(run_path: Location, entity: str, top: int, as_json: bool) -> None:  # noqa: FBT001
     """List the entities nearest to one entity. The cosine of their notes in the memory bank decides.
 
     \b
@@ -548,9 +565,9 @@ def inspect_bank(run_path: Path, entity: str, top: int, as_json: bool) -> None: 
 
 
 @inspect.command("path")
-@click.option("--run", "run_path", type=FOLDER, required=True, help="The --out folder of a run.")
+@click.option("--run", "run_path", type=LOCATION, required=True, help="The --out folder of a run.")
 @JSON_OPTION
-def inspect_path(run_path: Path, as_json: bool) -> None:  # noqa: FBT001
+def inspect_path(run_path: Location, as_json: bool) -> None:  # noqa: FBT001
     """Show the knowledge path. It lists how many neurons of each layer were trained, and the first of them.
 
     \b
@@ -577,6 +594,7 @@ def _show(result: dict[str, Any], text: str, *, as_json: bool) -> None:
     click.echo(json.dumps(result, allow_nan=False) if as_json else text)
 
 
+add_cache_option(cli)
 add_verbose_option(cli)
 
 

@@ -19,6 +19,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemas import buckets
+from schemas.bucket_copies import local_stage
+from schemas.buckets import Location
 from schemas.documents import DOCUMENTS
 from schemas.errors import ConfigError, TrelmError
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
@@ -50,8 +53,8 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 class InitRequest:
     """Hold what `trelm-train init` was asked for."""
 
-    documents: Path
-    out: Path
+    documents: Location
+    out: Location
     vocab_size: int = 8000
     layers: int = 4
     hidden: int = 128
@@ -72,9 +75,15 @@ def check_request(request: InitRequest) -> None:
     # The five special tokens and the letters of a small corpus need about as many.
     if request.vocab_size < 100:
         raise ConfigError(f"--vocab-size {request.vocab_size} must be at least 100")
-    holds = "a model" if (request.out / "config.json").exists() else occupant(request.out)
+    holds = _holds(request.out)
     if holds:
         raise ConfigError(f"{request.out}: holds {holds} already; give another --out")
+
+
+def _holds(out: Location) -> str:
+    if isinstance(out, Path):
+        return "a model" if (out / "config.json").exists() else occupant(out)
+    return "something" if buckets.below(out, deep=True) else ""
 
 
 def init(request: InitRequest) -> dict[str, Any]:
@@ -88,8 +97,9 @@ def init(request: InitRequest) -> dict[str, Any]:
     # It imports torch, which `--help` does without.
     from trelm_train.checkpoints.export import whole_model
 
-    manifest = read_manifest(request.documents, "documents", "trelm-pipeline documents")
-    files = table_files(request.documents, manifest, DOCUMENTS)
+    documents = local_stage(request.documents, tables=(DOCUMENTS.name,))
+    manifest = read_manifest(documents, "documents", "trelm-pipeline documents")
+    files = table_files(documents, manifest, DOCUMENTS)
     tokenizer = train_tokenizer(lambda: texts(files), request.vocab_size)
     if len(tokenizer) <= len(SPECIAL):
         raise TrelmError(f"{request.documents}: its documents hold no text; was the corpus empty?")

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import io
 import itertools
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,8 +11,8 @@ import numpy as np
 
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
-from pipeline.engine.local_listing import FileEntry
 from schemas.array_types import Array
+from schemas.bucket_cache import CopiedFile, copy_of
 from schemas.checksums import CHECKSUMS_NAME, damage_in
 
 
@@ -80,36 +76,24 @@ def refuse_damage(folder: str) -> None:
 def local_folder(folder: str) -> str:
     """Return a folder's path on this machine: its own, or that of a copy of a remote folder.
 
-    The copy is made once. Its name is a hash of the address and of what the folder holds, so all
-    processes of a machine share it, and none finds an older state of the folder.
+    The copy is made once per machine and compared with `checksums.json`, where the folder has one;
+    `schemas.bucket_cache` says where it lies and when it goes.
+
+    Raises:
+        StageError: there is no room for it, or it is damaged.
     """
     if files.is_local(folder):
         return folder
 
     entries = files.list_files(files.join(folder, "*"))
-    stamps = "\n".join([folder, *(entry.stamp for entry in entries)])
-    name = f"trelm-{hashlib.sha256(stamps.encode()).hexdigest()[:16]}"
-    target = Path(tempfile.gettempdir()) / name
-    # One process copies, the others wait for it. The lock ends with its process.
-    with target.with_name(f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.exists():
-            _copy(entries, target)
-    return str(target)
-
-
-def _copy(entries: Iterable[FileEntry], target: Path) -> None:
-    """Copy files into a folder, which appears whole."""
-    # Beside the target, since only a rename within one file system is atomic.
-    scratch = Path(tempfile.mkdtemp(prefix="trelm-copy-", dir=target.parent))
-    try:
-        for entry in entries:
-            copy_path = scratch / Path(entry.path).name
-            with files.open_read(entry.path) as source, copy_path.open("wb") as copy:
-                shutil.copyfileobj(source, copy, 1 << 22)
-        scratch.rename(target)
-    except BaseException as error:
-        shutil.rmtree(scratch, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise files.unwritable(str(target), error) from error
-        raise
+    copied = [
+        CopiedFile(
+            name=entry.path.rpartition("/")[2],
+            address=entry.path,
+            num_bytes=entry.num_bytes,
+            version=entry.version,
+        )
+        for entry in entries
+    ]
+    with files.told():
+        return str(copy_of(folder, copied))

@@ -27,11 +27,13 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.encoder.fine_tuning import padded
+from pipeline.encoder.model_copies import local_model
 from pipeline.encoder.sequences import Sequences
 from pipeline.encoder.tokenizer import NUM_SPECIAL, ModelKind, TextTokenizer, load_failure
 from pipeline.engine.errors import StageError
 from pipeline.engine.worker_threads import threads_of_a_worker
 from schemas.array_types import F32, I64, Ints
+from schemas.bucket_copies import POOLING_FILE
 from schemas.finite import not_finite
 from schemas.model_folder import weights_problem
 from schemas.processor import multiplies_bfloat16
@@ -42,8 +44,6 @@ KERNEL_CACHE_SETTING = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 WAIT_SETTING = ("OMP_WAIT_POLICY", "PASSIVE")
 
 DEFAULT_MAX_TOKENS = 512
-# Where sentence-transformers says how a vector is made of states.
-POOLING_FILE = "1_Pooling/config.json"
 
 NumberFormat = Literal["float32", "bfloat16"]
 # Gets the share of the tokens that are done.
@@ -331,7 +331,8 @@ def _load(
     from safetensors import SafetensorError
     from transformers.utils import logging
 
-    if Path(model).is_dir() and (problem := weights_problem(Path(model))):
+    folder = local_model(model)
+    if Path(folder).is_dir() and (problem := weights_problem(Path(folder))):
         raise StageError(load_failure(component, model, problem))
 
     # Transformers logs weights that the checkpoint lacks; the callers decide about them instead.
@@ -340,7 +341,7 @@ def _load(
     logging.set_verbosity_error()
     try:
         loaded, info = loader.from_pretrained(
-            model,
+            folder,
             dtype=torch.float32,
             output_loading_info=True,
             # No code of the model's own, and no pickle: both run what a stranger wrote.
@@ -381,7 +382,7 @@ def _pooling(model: str) -> str:
     from transformers.utils import cached_file
 
     path = cached_file(
-        model,
+        local_model(model),
         POOLING_FILE,
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,

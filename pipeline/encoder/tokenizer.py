@@ -20,10 +20,12 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.arrays.runs import offsets_of
+from pipeline.encoder.model_copies import local_model, model_files_of
 from pipeline.engine.errors import StageError
 from pipeline.engine.kept_listings import once
 from pipeline.engine.worker_threads import threads_of_a_worker
 from schemas.array_types import I64, U32, Array, Bools
+from schemas.buckets import is_bucket
 from schemas.checksums import CHECKSUMS_NAME, sealed_damage
 from schemas.listing import a_few
 from schemas.model_folder import CONFIG, longer_tokenizer, model_problem
@@ -126,7 +128,9 @@ class TextTokenizer:
         _set_tokenizer_threads()
         self.model = model
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                local_model(model), trust_remote_code=False
+            )
         except (OSError, ValueError) as error:
             raise StageError(load_failure("tokenizer", model, error)) from error
         if not getattr(self._tokenizer, "is_fast", False):
@@ -290,7 +294,7 @@ def _vocab_size(model: str) -> int | None:
     from transformers.utils import cached_file
 
     path = cached_file(
-        model,
+        local_model(model),
         CONFIG,
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
@@ -337,9 +341,10 @@ def load_failure(component: str, model: str, error: Exception | str) -> str:
 
 
 def check_model(model: str, kind: NeededKind = "masked", flag: str = "--model") -> None:
-    """Check, before any work, that a local folder holds a model of a kind.
+    """Check, before any work, that a folder holds a model of a kind.
 
-    Imports nothing. A model given by its name is not checked.
+    Imports nothing. A model given by its name is not checked; one in a bucket is copied to this
+    machine.
 
     Args:
         model: name or folder.
@@ -351,7 +356,7 @@ def check_model(model: str, kind: NeededKind = "masked", flag: str = "--model") 
             there, not in safetensors, or not those of its config.json; its tokenizer is too long;
             or it has checksums, as our own exports have, and a file does not fit them.
     """
-    folder = Path(model)
+    folder = Path(local_model(model))
     if not folder.is_dir():
         # A name on the hub is "model" or "owner/model"; all else is meant as a path.
         if model.startswith((".", "/", "~")) or model.count("/") > 1:
@@ -396,8 +401,12 @@ def _check_architecture(folder: Path) -> None:
 def model_stamp(model: str) -> str:
     """Return a text that differs between two versions of a model.
 
-    It is the model's name, or for a folder a hash of the names, sizes and times of its files.
+    It is the model's name, or for a folder a hash of the names, sizes and times of its files, in a
+    bucket of their versions.
     """
+    if is_bucket(model):
+        stamps = [(file.name, file.num_bytes, file.version) for file in model_files_of(model)]
+        return f"{model}:{hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]}"
     folder = Path(model)
     if not folder.is_dir():
         return model

@@ -20,6 +20,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 from apache_beam.runners.runner import create_runner
 
+from pipeline.engine.bucket_flags import honour_flags
 from pipeline.engine.errors import StageError, message_in
 from pipeline.engine.lost_workers import MESSAGE as LOST
 from pipeline.engine.lost_workers import LostWorkers
@@ -98,7 +99,9 @@ def beam_options(settings: RunnerSettings) -> PipelineOptions:
         if "--save_main_session" not in flags:
             # Our code is installed on the workers; pickling it would hide where it is missing.
             flags.append("--no_save_main_session")
-    return PipelineOptions(flags)
+    options = PipelineOptions(flags)
+    honour_flags(options)
+    return options
 
 
 def _refuse_unknown_runner(name: str) -> None:

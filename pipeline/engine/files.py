@@ -56,7 +56,7 @@ def join(folder: str, *parts: str) -> str:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def told() -> Iterator[None]:
     """Pass on what is wrong with a bucket, so that a worker's runner passes it on too.
 
     Raises:
@@ -75,7 +75,7 @@ def open_read(path: str) -> IO[bytes]:
         StageError: no such file, not readable, or a pipe or a device.
     """
     if not is_local(path):
-        with _told():
+        with told():
             return buckets.open_read(path)
     try:
         return open_regular(path)
@@ -115,7 +115,7 @@ def _cause(error: Exception) -> str:
 def read_bytes(path: str) -> bytes:
     """Read a whole small file."""
     if not is_local(path):
-        with _told():
+        with told():
             return buckets.read(path)
     with open_read(path) as file:
         return file.read()
@@ -127,7 +127,7 @@ def read_if_there(path: str) -> bytes | None:
     """
     if is_local(path):
         return read_bytes(path) if exists(path) else None
-    with _told():
+    with told():
         return once(("content", path), lambda: buckets.read_if_there(path))
 
 
@@ -160,7 +160,7 @@ def write_bytes(path: str, content: bytes) -> None:
     if is_local(path):
         write_stream(path, [content])
         return
-    with _told():
+    with told():
         buckets.write(path, content)
     forget_listings()
     record(path, len(content), hashlib.sha256(content).hexdigest())
@@ -216,7 +216,7 @@ def version_of(path: str) -> str:
     """Return what changes whenever an object is written; nothing where there is none, or no bucket."""
     if is_local(path):
         return ""
-    with _told():
+    with told():
         found = buckets.look(path)
         return found.version if found else ""
 
@@ -232,7 +232,7 @@ def write_if_unchanged(path: str, content: bytes, version: str) -> bool:
     if is_local(path):
         write_bytes(path, content)
         return True
-    with _told():
+    with told():
         write = (
             buckets.replace(path, content, version) if version else buckets.create(path, content)
         )
@@ -260,7 +260,7 @@ def exists(path: str) -> bool:
         with contextlib.suppress(ValueError, OSError):
             return Path(path).exists()
         return False
-    with _told():
+    with told():
         return buckets.exists(path)
 
 
@@ -310,7 +310,7 @@ def rename(source: str, target: str) -> None:
     if source == target:
         return
     if not is_local(target):
-        with _told():
+        with told():
             buckets.move(source, target)
         forget_listings()
         return
@@ -323,7 +323,7 @@ def rename(source: str, target: str) -> None:
 def remove(path: str) -> None:
     """Remove a file or a folder with all below it, if it is there."""
     if not is_local(path):
-        with _told():
+        with told():
             buckets.remove(path)
         forget_listings()
     elif Path(path).is_dir() and not Path(path).is_symlink():
@@ -340,7 +340,7 @@ def list_files(pattern: str) -> list[FileEntry]:
     """
     if is_local(pattern):
         return sorted(local_matches(pattern), key=lambda entry: entry.path)
-    with _told():
+    with told():
         found = once(("objects", pattern), lambda: tuple(_objects(pattern)))
     return [FileEntry(entry.path, entry.num_bytes, 0.0, version=entry.version) for entry in found]
 
@@ -458,7 +458,7 @@ class HashingSink:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        with _told():
+        with told():
             self._file = open_write(path) if is_local(path) else ObjectWriter(path)
         self._hash = hashlib.sha256()
         self.num_bytes = 0
@@ -475,7 +475,7 @@ class HashingSink:
             StageError: the disk is full.
         """
         try:
-            with _told():
+            with told():
                 self._file.write(content)
         except OSError as error:
             raise unwritable(self.path, error) from error
@@ -494,7 +494,7 @@ class HashingSink:
     def close(self) -> None:
         """Finish the file."""
         try:
-            with _told():
+            with told():
                 self._file.close()
         except OSError as error:
             raise unwritable(self.path, error) from error

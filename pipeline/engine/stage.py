@@ -39,6 +39,7 @@ from apache_beam.pvalue import AsSingleton
 
 from pipeline import __version__, flow
 from pipeline.engine import files
+from pipeline.engine.bucket_flags import honour_flags_of_worker
 from pipeline.engine.damage import first_damage
 from pipeline.engine.errors import StageError
 from pipeline.engine.progress import ProgressAddress
@@ -318,7 +319,8 @@ class ProcessUnit(beam.DoFn):  # type: ignore[misc]
         self._address = address
 
     def setup(self) -> None:
-        """End with the program, where this is a process of its own that the runner has started."""
+        """Take the flags for buckets; end with the program, where the runner has started this process."""
+        honour_flags_of_worker()
         if is_runners_worker():
             end_with_parent()
 

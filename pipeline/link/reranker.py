@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.encoder.model_copies import local_model
 from pipeline.encoder.sentence_encoder import SentenceEncoder
 from pipeline.encoder.sequences import COSINE_DECIMALS, Sequences, cosines, window
 from pipeline.encoder.tokenizer import NUM_SPECIAL, Encoding
@@ -71,7 +72,7 @@ class RerankerSettings:
         Raises:
             StageError: the file is none of ours.
         """
-        path = Path(model) / SETTINGS_FILE
+        path = Path(local_model(model)) / SETTINGS_FILE
         if not path.is_file():
             return cls()
         try:

@@ -39,8 +39,7 @@ def server(
 ) -> Iterator[BucketServer]:
     with connected(request.param) as running, pytest.MonkeyPatch.context() as patch:
         # Copies of what is mapped lie there.
-        patch.setattr("tempfile.tempdir", str(tmp_path_factory.mktemp("copies")))
-        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("copies")))
+        patch.setenv("TRELM_CACHE", str(tmp_path_factory.mktemp("copies")))
         yield running
 
 

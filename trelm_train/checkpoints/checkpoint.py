@@ -44,7 +44,10 @@ from schemas.checksums import (
 from schemas.durable import sync, write_durably
 from schemas.errors import ConfigError, TrelmError
 from schemas.finite import not_finite
+from trelm_train.checkpoints.uploads import Uploads
 
+# The folder of a run that holds them.
+CHECKPOINTS = "checkpoints"
 STATE_NAME = "state.json"
 BEST_NAME = "best.json"
 TENSORS = "tensors"
@@ -91,8 +94,11 @@ def _no_files(_folder: Path) -> None:
 class CheckpointWriter:
     """Write the checkpoints of a run, at most one at a time."""
 
-    def __init__(self, folder: Path, *, keep: int, background: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, keep: int, background: bool = False, uploads: Uploads | None = None
+    ) -> None:
         self.folder, self.keep, self.background = folder, keep, background
+        self._uploads = uploads
         self._pending: _Pending | None = None
 
     def save(
@@ -189,6 +195,9 @@ class CheckpointWriter:
             if pending.written is not None:
                 pending.written.result()
             _settle(pending, final)
+            # What was sent before is there by then, so it may be removed here.
+            if self._uploads is not None:
+                self._uploads.checkpoint_saved(final, self.keep)
             self._remove_old()
         except _FAULTS as error:
             if pending.partial.exists():
@@ -204,7 +213,19 @@ class CheckpointWriter:
         # By name and not by path: a run's folder may be moved.
         text = json.dumps({"checkpoint": name_of(step), "measure": measure, "value": value})
         write_durably(self.folder / BEST_NAME, text + "\n")
+        if self._uploads is not None:
+            self._uploads.best_marked(self.folder / BEST_NAME, self.keep)
         self._remove_old()
+
+    def close(self) -> None:
+        """Finish the checkpoint under way, and wait until it has been sent.
+
+        Raises:
+            TrelmError: it could not be.
+        """
+        self.finish()
+        if self._uploads is not None:
+            self._uploads.wait()
 
     def _remove_unfinished(self) -> None:
         """Remove what a killed process had written, or removed, by half."""
@@ -231,6 +252,12 @@ class CheckpointWriter:
 def name_of(step: int) -> str:
     """Return the name of a step's checkpoint folder."""
     return f"{_PREFIX}{step:08d}"
+
+
+def step_of_name(name: str) -> int:
+    """Return the step in the name of a checkpoint's folder; -1 where it is none."""
+    number = name.removeprefix(_PREFIX)
+    return int(number) if name == f"{_PREFIX}{number}" and number.isdecimal() else -1
 
 
 def _unwritable(final: Path, error: BaseException) -> TrelmError:

@@ -21,11 +21,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from schemas import buckets
+from schemas.bucket_cache import link_into, work_folder
+from schemas.bucket_copies import joined as join_location
+from schemas.bucket_copies import local_file, local_folder, local_model, send_folder
+from schemas.buckets import Location
 from schemas.checksums import seal
 from schemas.durable import partial_of, publish_folder
 from schemas.errors import ConfigError, TrelmError
 from schemas.run_lock import hold
-from trelm_train.checkpoints.checkpoint import load_checkpoint
+from trelm_train.checkpoints.checkpoint import CHECKPOINTS, load_checkpoint
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.model.masked_lm import MaskedLm, load_pretrained
 
@@ -98,23 +103,56 @@ def export_bank(saved: Path, entities: pa.Table, out: Path) -> None:
         ) from error
 
 
-def export_checkpoint(path: Path, out: Path) -> int:
+def export_checkpoint(path: Location, out: Location) -> int:
     """Turn a checkpoint of a run into a model folder, and return its step; needs no shards.
 
     Raises:
         ConfigError: not a checkpoint, or not in its run's folder; or `out` holds something.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if _is_taken(out):
         raise ConfigError(f"{out}: exists already; give a new or an empty folder as --out")
     with whole_model(out) as folder:
         return _export_to(folder, path)
 
 
-def _export_to(folder: Path, path: Path) -> int:
+def _is_taken(out: Location) -> bool:
+    if not isinstance(out, Path):
+        return bool(buckets.below(out, deep=True))
+    return out.exists() and (not out.is_dir() or any(out.iterdir()))
+
+
+@contextmanager
+def _local_run(path: Location) -> Iterator[tuple[Path, Path]]:
+    """Give the folder of a checkpoint and that of its run; of one in a bucket what export needs.
+
+    Raises:
+        ConfigError: there is none.
+        BucketError: it cannot be copied.
+    """
+    if isinstance(path, Path):
+        # OUT/checkpoints/step-… lies two levels below its run.
+        yield path, path.resolve().parent.parent
+        return
+    address = path.rstrip("/")
+    run = address.rpartition("/")[0].rpartition("/")[0]
+    with work_folder() as work:
+        checkpoint = work / CHECKPOINTS / address.rpartition("/")[2]
+        link_into(local_folder(address), checkpoint)
+        if buckets.exists(f"{run}/{INITIAL}/{CONFIG_FILE}"):
+            link_into(Path(local_model(f"{run}/{INITIAL}")), work / INITIAL)
+        if (checkpoint / BANK_FILE).is_file():
+            shutil.copyfile(local_file(f"{run}/{ENTITIES_FILE}"), work / ENTITIES_FILE)
+        yield checkpoint, work
+
+
+def _export_to(folder: Path, location: Location) -> int:
+    with _local_run(location) as (path, run):
+        return _export_from(path, run, folder)
+
+
+def _export_from(path: Path, run: Path, folder: Path) -> int:
     checkpoint = load_checkpoint(path, ("model",))
-    # OUT/checkpoints/step-… lies two levels below its run.
-    run = path.resolve().parent.parent
-    if not (run / INITIAL / "config.json").is_file():
+    if not (run / INITIAL / CONFIG_FILE).is_file():
         raise ConfigError(
             f"{path}: outside its run (no {INITIAL} model in {run}); give OUT/checkpoints/step-…"
         )
@@ -129,15 +167,22 @@ def _export_to(folder: Path, path: Path) -> int:
 
 
 @contextmanager
-def whole_model(out: Path) -> Iterator[Path]:
+def whole_model(out: Location) -> Iterator[Path]:
     """Give a folder for a model that gets its final name when the block has ended well.
 
-    It lies beside its final place. What a killed program left there is removed first.
+    It lies beside its final place. What a killed program left there is removed first. In a bucket
+    the files are sent then, `config.json` as the last one.
 
     Raises:
         LockedError: another program makes the same one.
         TrelmError: it cannot be written; nothing is left.
     """
+    if not isinstance(out, Path):
+        with work_folder() as folder:
+            yield folder
+            seal(folder, apart=[BANK_FOLDER])
+            send_folder(folder, out.rstrip("/"), last=CONFIG_FILE)
+        return
     place = partial_of(out.resolve())
     folder = place / "model"
     try:
@@ -159,16 +204,19 @@ def whole_model(out: Path) -> Iterator[Path]:
         ) from error
 
 
-def find_bank(run: Path) -> Path:
-    """Return the folder of the bank of a run or of an exported model.
+def find_bank(run: Location) -> Path:
+    """Return the folder of the bank of a run or of an exported model; from a bucket a copy.
 
     Raises:
         ConfigError: there is none.
     """
     # A run has it under its exported model, an exported model beside its weights.
-    for folder in (run / "model" / BANK_FOLDER, run / BANK_FOLDER):
-        if (folder / BANK_FILE).is_file():
+    for parts in (("model", BANK_FOLDER), (BANK_FOLDER,)):
+        folder = join_location(run, *parts)
+        if isinstance(folder, Path) and (folder / BANK_FILE).is_file():
             return folder
+        if not isinstance(folder, Path) and buckets.exists(f"{folder}/{BANK_FILE}"):
+            return local_folder(folder)
 
     raise ConfigError(
         f"{run}: no memory bank there; "

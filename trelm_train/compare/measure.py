@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from schemas.buckets import location_of
 from trelm_train.compare.experiment import Experiment, Settings
 from trelm_train.compare.plan import Cost
 from trelm_train.config import Config
@@ -148,7 +149,9 @@ def _open(settings: Settings, config: Config, folder: Path) -> _Timed:
     """Open a session, ready for its first step."""
     folder.mkdir(parents=True, exist_ok=True)
     session = prepare_run(
-        RunRequest(shards=Path(settings.shards), model=settings.model, out=folder, config=config)
+        RunRequest(
+            shards=location_of(settings.shards), model=settings.model, out=folder, config=config
+        )
     )
     inputs = stream_step_inputs(
         session.stream,

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from schemas.bucket_copies import local_model
+from schemas.buckets import location_of
 from schemas.settings import to_dict
 from trelm_train.compare.experiment import UNTRAINED, Arm, Experiment
 from trelm_train.config import OPERATIONAL, TRAINING_VERSION, Config
@@ -193,12 +195,12 @@ def inputs_of(experiment: Experiment) -> Inputs:
     for text in experiment.texts:
         questions.append([text.name, text.sentences, sha256_of(Path(text.path))])
 
-    model = Path(settings.model)
+    model = Path(local_model(settings.model))
     # Dropout and the like stand in the configuration, not in the weights.
     files = [*model.glob("*.safetensors"), model / "config.json"] if model.is_dir() else []
     model_files = sorted(path for path in files if path.is_file())
     return Inputs(
-        shards=open_shards(Path(settings.shards)).fingerprint,
+        shards=open_shards(location_of(settings.shards)).fingerprint,
         # A model of the hub is known by its name alone.
         model=digest([sha256_of(path) for path in model_files]) if model_files else settings.model,
         questions=digest(questions),

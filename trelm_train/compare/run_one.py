@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemas.buckets import location_of
 from schemas.command_line import set_up_logging
 from schemas.durable import partial_of, publish, write_durably
 from schemas.errors import TrelmError
@@ -196,8 +197,8 @@ def _make(task: Task) -> None:
 
 def _train(task: Task) -> dict[str, Any]:
     """Train, or go on; return what it took."""
-    from trelm_train.checkpoints.checkpoint import latest_checkpoint
-    from trelm_train.training.session import CHECKPOINTS, RunRequest
+    from trelm_train.checkpoints.checkpoint import CHECKPOINTS, latest_checkpoint
+    from trelm_train.training.session import RunRequest
     from trelm_train.training.train import run_or_resume
 
     settings, run, folder = task.experiment.experiment, task.run, task.folder
@@ -205,7 +206,7 @@ def _train(task: Task) -> dict[str, Any]:
 
     is_resumed = latest_checkpoint(folder / CHECKPOINTS) is not None
     request = RunRequest(
-        shards=Path(settings.shards),
+        shards=location_of(settings.shards),
         model=settings.model,
         out=folder,
         config=run.config,
@@ -233,7 +234,7 @@ def _measure(task: Task, model_name: str) -> tuple[dict[str, dict[str, float]], 
     experiment, settings = task.experiment, task.experiment.experiment
     # The untrained model has no settings; only the device is read.
     config = task.run.config or experiment.config(experiment.arm(settings.baseline))
-    shards = open_shards(Path(settings.shards))
+    shards = open_shards(location_of(settings.shards))
     model = load_pretrained(model_name, pick_device(config.train.device))
     vocabulary = check_tokenizer(model_name, model, shards)
     tokenizer = load_tokenizer(str(shards.tokenizer_path))

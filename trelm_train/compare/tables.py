@@ -8,13 +8,15 @@ Legend: S seeds, I items, B resamples, K budgets.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from schemas.array_types import F64, I64
+from schemas.bucket_copies import folder_of, local_file
+from schemas.bucket_copies import joined as join_location
+from schemas.buckets import location_of
 from schemas.manifest import MANIFEST_NAME, Manifest
 from trelm_train.compare.plan import FINAL, untrained_run
 from trelm_train.compare.run_one import ANSWERS
@@ -394,10 +396,10 @@ def importance_cost(comparison: Comparison) -> str:
     settings = comparison.experiment.experiment
     if settings.importance_seconds:
         return f"{settings.importance_seconds:,.0f} s, as the experiment's file says"
-    shards: Shards = open_shards(Path(settings.shards))
-    path = shards.path.parent / "importance" / MANIFEST_NAME
+    shards: Shards = open_shards(location_of(settings.shards))
+    path = join_location(folder_of(shards.path), "importance", MANIFEST_NAME)
     try:
-        manifest = Manifest.from_json(path.read_text(encoding="utf-8"), str(path))
+        manifest = Manifest.from_json(local_file(path).read_text(encoding="utf-8"), str(path))
     except (OSError, ValueError):
         return "not known: no stage importance lies beside the shards"
 

@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.array_types import I32, Array
+from schemas.bucket_copies import local_stage
+from schemas.buckets import Location
 from schemas.checksums import Checksum, first_damage
 from schemas.errors import ConfigError, TrelmError
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile
@@ -54,7 +56,8 @@ class Lists:
 class Shards:
     """Hold what is known of a checked shards folder."""
 
-    path: Path
+    # As it was given; the files lie on this machine.
+    path: Location
     row_groups: tuple[RowGroup, ...]
     knowledge_files: tuple[Path, ...]
     tokenizer_path: Path
@@ -157,13 +160,14 @@ def check_files(folder: Path, entries: Iterable[PartFile]) -> None:
         )
 
 
-def open_shards(folder: Path) -> Shards:
-    """Check a shards folder and list its files.
+def open_shards(location: Location) -> Shards:
+    """Check a shards folder and list its files; those of a bucket are copied to this machine once.
 
     Raises:
         ConfigError: this is not the folder of a finished `shards` stage.
         TrelmError: a file is missing, changed or of another version.
     """
+    folder = local_stage(location)
     manifest = read_manifest(folder, "shards", "trelm-pipeline shards")
     example_files = table_files(folder, manifest, EXAMPLES)
     knowledge_files = table_files(folder, manifest, KNOWLEDGE)
@@ -186,7 +190,7 @@ def open_shards(folder: Path) -> Shards:
         )
 
     return Shards(
-        path=folder,
+        path=location,
         row_groups=_row_groups(example_files),
         knowledge_files=tuple(knowledge_files),
         tokenizer_path=tokenizer_path,

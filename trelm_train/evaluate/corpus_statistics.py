@@ -16,6 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from schemas import buckets
+from schemas.bucket_copies import joined as join_location
+from schemas.bucket_copies import local_stage
+from schemas.buckets import Location
 from schemas.errors import ConfigError, TrelmError
 from schemas.ids import MAX_HOPS
 from schemas.kb import REDIRECTS
@@ -145,7 +149,7 @@ def _rows(paths: list[Path], names: tuple[str, ...], wanted: pc.Expression) -> l
     return list(zip(*(table[name].to_pylist() for name in names), strict=True))
 
 
-def statistics_of(run: Path | None, shards: Path | None) -> CorpusStatistics:
+def statistics_of(run: Location | None, shards: Location | None) -> CorpusStatistics:
     """Check the statistics of a run or of shards (one of them at most), before anything is asked.
 
     Raises:
@@ -156,21 +160,30 @@ def statistics_of(run: Path | None, shards: Path | None) -> CorpusStatistics:
         raise ConfigError("--run and --shards both name a corpus; give one of them")
 
     if run is not None:
-        folder = run / "stats"
+        folder = local_stage(
+            join_location(run, "stats"), tables=(ENTITY_FREQUENCY.name, FACT_SUPPORT.name)
+        )
         manifest = read_manifest(folder, "stats", "trelm-pipeline stats")
         return CorpusStatistics(
             entity_frequency=table_files(folder, manifest, ENTITY_FREQUENCY),
             fact_support=table_files(folder, manifest, FACT_SUPPORT),
-            redirects=_redirect_files(run / "kb"),
+            redirects=_redirect_files(join_location(run, "kb")),
         )
     if shards is not None:
-        manifest = read_manifest(shards, "shards", "trelm-pipeline shards")
-        return CorpusStatistics(knowledge=table_files(shards, manifest, KNOWLEDGE))
+        folder = local_stage(shards, tables=(KNOWLEDGE.name,))
+        manifest = read_manifest(folder, "shards", "trelm-pipeline shards")
+        return CorpusStatistics(knowledge=table_files(folder, manifest, KNOWLEDGE))
     return CorpusStatistics()
 
 
-def _redirect_files(folder: Path) -> list[Path] | None:
+def _redirect_files(location: Location) -> list[Path] | None:
     """Return the files of the run's redirects, or None where only its statistics were kept."""
-    if not (folder / MANIFEST_NAME).is_file():
+    if isinstance(location, Path):
+        if not (location / MANIFEST_NAME).is_file():
+            return None
+        folder = location
+    elif buckets.exists(f"{location}/{MANIFEST_NAME}"):
+        folder = local_stage(location, tables=(REDIRECTS.name,))
+    else:
         return None
     return table_files(folder, read_manifest(folder, "kb", "trelm-pipeline kb"), REDIRECTS)

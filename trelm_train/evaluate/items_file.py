@@ -9,13 +9,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemas import buckets
+from schemas.buckets import Location
 from schemas.durable import publish
 from schemas.errors import ConfigError, TrelmError
 from schemas.outputs import check_output
 from schemas.regular_files import is_special
 
 
-def check_items_path(path: Path | None, inputs: Iterable[Path] = ()) -> None:
+def check_items_path(path: Location | None, inputs: Iterable[Path] = ()) -> None:
     """Refuse a file without a folder, one that must not be written over, and what is no file.
 
     Args:
@@ -25,7 +27,8 @@ def check_items_path(path: Path | None, inputs: Iterable[Path] = ()) -> None:
     Raises:
         ConfigError: names the folder that is not there, or what would be lost.
     """
-    if path is None:
+    # A bucket has no folders that would have to be there.
+    if not isinstance(path, Path):
         return
     check_output(path, "--items", inputs)
     if not path.absolute().parent.is_dir():
@@ -34,8 +37,8 @@ def check_items_path(path: Path | None, inputs: Iterable[Path] = ()) -> None:
         raise ConfigError(f"--items {path}: a pipe or a device; give the name of a file")
 
 
-def write_items(rows: pa.Table, path: Path) -> None:
-    """Write rows in place of the file that may be there.
+def write_items(rows: pa.Table, path: Location) -> None:
+    """Write rows in place of the file, or the object, that may be there.
 
     A link stays, and the file that it leads to is written. A device or a named pipe is written to,
     never replaced.
@@ -43,6 +46,11 @@ def write_items(rows: pa.Table, path: Path) -> None:
     Raises:
         TrelmError: the file cannot be written; an earlier one is as it was.
     """
+    if not isinstance(path, Path):
+        content = pa.BufferOutputStream()
+        pq.write_table(rows, content, compression="zstd")
+        buckets.write(path, content.getvalue().to_pybytes())
+        return
     # A name of its own per process, in the same folder: the renaming is one act.
     target = path.resolve() if path.is_symlink() else path
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from schemas.buckets import Location
 from schemas.errors import ConfigError
 from schemas.probes import LAMA_ITEMS, NUM_ANSWERS
 from trelm_train.evaluate.answers import Answers
@@ -39,9 +39,9 @@ PID = re.compile(r"P([0-9]{1,9})")
 class ItemsFile:
     """Say where the rows go (None: nowhere), and which corpus counts how rare an entity is."""
 
-    path: Path | None = None
-    run: Path | None = None
-    shards: Path | None = None
+    path: Location | None = None
+    run: Location | None = None
+    shards: Location | None = None
 
 
 NO_ITEMS = ItemsFile()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from schemas.buckets import Location
 from schemas.probes import MLM_ITEMS
 from trelm_train.data.knowledge import Knowledge, load_knowledge
 from trelm_train.data.loader import Packing
@@ -23,11 +24,11 @@ from trelm_train.model.masked_lm import check_tokenizer, load_pretrained, pick_d
 
 def measure(
     model_name: str,
-    folder: Path,
+    folder: Location,
     device: str,
     *,
     max_sentences: int = 0,
-    items_path: Path | None = None,
+    items_path: Location | None = None,
 ) -> MlmReport:
     """Load a model, measure it on a shards folder, and write its answers where a file is named.
 
@@ -37,7 +38,7 @@ def measure(
         NotFiniteError: the model gives NaN or infinite logits.
     """
     # Whatever can be refused is refused before the model answers.
-    check_items_path(items_path, folder.rglob("*"))
+    check_items_path(items_path, folder.rglob("*") if isinstance(folder, Path) else ())
     shards = open_shards(folder)
     model = load_pretrained(model_name, pick_device(device))
     vocabulary = check_tokenizer(model_name, model, shards)

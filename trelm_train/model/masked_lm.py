@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from schemas.array_types import I64
+from schemas.bucket_copies import local_model
 from schemas.checksums import CHECKSUMS_NAME, sealed_damage
 from schemas.errors import ConfigError, TrelmError
 from schemas.finite import not_finite
@@ -177,7 +178,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def load_pretrained(name: str, device: torch.device) -> MaskedLm:
-    """Load a pretrained masked language model in float32.
+    """Load a pretrained masked language model in float32; one in a bucket is copied to this machine.
 
     Raises:
         ConfigError: no such model, another architecture, no trained masked-LM head, or weights
@@ -188,9 +189,10 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
 
     hf_logging.disable_progress_bar()
 
-    _check_folder(name)
+    folder = local_model(name)
+    _check_folder(folder)
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{name}: no such model here ({_first_line(error)}); give a folder or a model's name"
@@ -206,7 +208,7 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
     # block-diagonal mask as booleans.
     try:
         hf, info = AutoModelForMaskedLM.from_pretrained(
-            name,
+            folder,
             dtype=torch.float32,
             attn_implementation="sdpa",
             output_loading_info=True,
@@ -284,7 +286,9 @@ def load_tokenizer(folder: str, model: MaskedLm | None = None) -> Tokenizer:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
+            local_model(folder), trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{folder}: no tokenizer there ({_first_line(error)})") from error
     if model is not None:
@@ -331,7 +335,7 @@ def check_tokenizer(model_name: str, model: MaskedLm, shards: Shards) -> Vocabul
         )
 
     # The same file is the same tokenizer; files that differ may still hold the same vocabulary.
-    model_file = Path(model_name) / "tokenizer.json"
+    model_file = Path(local_model(model_name)) / "tokenizer.json"
     if not (model_file.is_file() and sha256_of(model_file) == shards.tokenizer_sha256):
         difference = _difference(
             load_tokenizer(model_name, model).get_vocab(), tokenizer.get_vocab()

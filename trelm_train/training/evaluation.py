@@ -12,15 +12,18 @@ import math
 from pathlib import Path
 from typing import Any
 
+from schemas.bucket_copies import local_file, local_folder
+from schemas.buckets import location_of
 from schemas.durable import write_durably
 from schemas.errors import ConfigError, TrelmError
+from trelm_train.checkpoints.checkpoint import CHECKPOINTS
 from trelm_train.config import EvaluationConfig
 from trelm_train.evaluate.finite import NotFiniteError
 from trelm_train.evaluate.lama import Options, Prober, ask_all, collect, score_answers
 from trelm_train.evaluate.mlm import evaluate_mlm
 from trelm_train.model.masked_lm import load_tokenizer
 from trelm_train.reporting.metrics import sound_lines, step_of
-from trelm_train.training.session import CHECKPOINTS, Session
+from trelm_train.training.session import Session
 
 EVALUATIONS = "evaluations.jsonl"
 LOWER_IS_BETTER = ("loss", "entity_loss")
@@ -68,7 +71,7 @@ class Evaluator:
         except NotFiniteError as error:
             raise TrelmError(
                 f"evaluation after step {self.session.step}: {error}; "
-                f"the checkpoints are in {self.session.request.out / CHECKPOINTS}"
+                f"the checkpoints are in {self.session.request.place_of(CHECKPOINTS)}"
             ) from error
 
     def _measures(self) -> dict[str, Any]:
@@ -116,10 +119,11 @@ class Evaluator:
 
 def lama_options(config: EvaluationConfig) -> Options:
     """Return the options of the LAMA probes that the configuration names."""
+    words = config.lama_common_vocab
     return Options(
-        probes=Path(config.lama_probes),
-        relations=Path(config.lama_relations),
-        common_vocab=Path(config.lama_common_vocab) if config.lama_common_vocab else None,
+        probes=local_folder(location_of(config.lama_probes)),
+        relations=local_file(location_of(config.lama_relations)),
+        common_vocab=local_file(location_of(words)) if words else None,
         limit=config.lama_limit,
     )
 

@@ -16,6 +16,10 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
+from schemas import buckets
+from schemas.bucket_copies import joined as join_location
+from schemas.bucket_copies import local_file
+from schemas.buckets import Location
 from schemas.checksums import sealed_damage
 from schemas.errors import ConfigError
 from schemas.ids import item_id, parse_item_id
@@ -41,7 +45,7 @@ class Neighbour:
     count: int
 
 
-def nearest(run: Path, entity: str, *, top: int) -> tuple[Neighbour, list[Neighbour]]:
+def nearest(run: Location, entity: str, *, top: int) -> tuple[Neighbour, list[Neighbour]]:
     """Find an entity (by id or label) and those whose notes are nearest by cosine.
 
     The written rows are read once, `PIECE` at a time.
@@ -50,14 +54,13 @@ def nearest(run: Path, entity: str, *, top: int) -> tuple[Neighbour, list[Neighb
         ConfigError: no bank, nothing in it about such an entity, or notes that are not finite.
     """
     folder = find_bank(run)
-    if damage := sealed_damage(folder, run):
+    if damage := sealed_damage(folder, run if isinstance(run, Path) else None):
         raise ConfigError(
             f"{folder}: damaged ({damage}); export it again: `trelm-train export --checkpoint …`"
         )
     check_bank(folder / BANK_FILE)
     # An exported model has no settings beside it; then the default weight mixes the notes.
-    config_path = run / CONFIG_NAME
-    config = load_config(config_path if config_path.is_file() else None)
+    config = load_config(_file_of(run, CONFIG_NAME))
 
     entities = pq.read_table(folder / ENTITIES_FILE)
     row = _row_of(entities, entity, folder)
@@ -87,6 +90,13 @@ def nearest(run: Path, entity: str, *, top: int) -> tuple[Neighbour, list[Neighb
     # No more neighbours than there are other rows.
     best = cosine_T.topk(max(0, min(top, len(cosine_T) - 1))).indices
     return itself, [neighbour(number) for number in best.tolist()]
+
+
+def _file_of(run: Location, name: str) -> Path | None:
+    """Return a file of a run, from a bucket a copy; None where there is none."""
+    path = join_location(run, name)
+    is_there = path.is_file() if isinstance(path, Path) else buckets.exists(path)
+    return local_file(path) if is_there else None
 
 
 def _cosines(note_T2H: NoteRows, row: int, num_rows: int, global_share: float) -> Tensor:
@@ -130,14 +140,14 @@ def _row_of(entities: pa.Table, entity: str, folder: Path) -> int:
     return int(rows[0])
 
 
-def knowledge_path(run: Path) -> dict[str, Any]:
+def knowledge_path(run: Location) -> dict[str, Any]:
     """Read the selected neurons of each layer.
 
     Raises:
         ConfigError: no finished run there, or its file is damaged.
     """
-    path = run / "routing.json"
-    if not path.is_file():
+    path = _file_of(run, "routing.json")
+    if path is None:
         raise ConfigError(
             f"{run}: no routing.json there; give the --out folder of a `trelm-train run`"
         )

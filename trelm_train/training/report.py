@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from trelm_train.checkpoints.checkpoint import list_checkpoints
+from trelm_train.checkpoints.checkpoint import CHECKPOINTS, list_checkpoints
 from trelm_train.checkpoints.export import INITIAL
 from trelm_train.config import ASK_MENTIONS, Config
 from trelm_train.reporting.metrics import peak_rss_mb
-from trelm_train.training.session import CHECKPOINTS, Session
+from trelm_train.training.session import Session
 
 # Timers that count as training.
 TRAINING = ("data", "injection", "forward_backward", "optimiser", "memory", "attribution")
@@ -65,7 +65,7 @@ def changed_share(session: Session) -> float:
     from safetensors import safe_open
 
     changed = total = 0
-    path = session.request.out / INITIAL / "model.safetensors"
+    path = session.request.folder / INITIAL / "model.safetensors"
     with safe_open(path, framework="pt") as initial:
         # Tied weights are saved under one name only.
         saved = set(initial.keys())
@@ -86,6 +86,7 @@ def summarise(session: Session, validation_after: dict[str, Any] | None) -> dict
     start, end = session.history.get("first", {}), session.history.get("last", {})
     components, history = session.components, session.history
     bank = components.bank
+    latest = list_checkpoints(session.request.folder / CHECKPOINTS)[-1]
 
     return {
         "steps": session.step,
@@ -115,8 +116,8 @@ def summarise(session: Session, validation_after: dict[str, Any] | None) -> dict
         "memory_share": seconds.get("memory", 0.0) / training if training else 0.0,
         "peak_rss_mb": peak_rss_mb(),
         "bank_rows_written": 0 if bank is None else int((bank.count_B > 0).sum()),
-        "model": str(session.request.out / "model"),
-        "checkpoint": str(list_checkpoints(session.request.out / CHECKPOINTS)[-1]),
+        "model": session.request.place_of("model"),
+        "checkpoint": session.request.place_of(f"{CHECKPOINTS}/{latest.name}"),
     }
 
 

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from schemas.bucket_cache import cache_folder
+from schemas.buckets import Location
 from schemas.errors import ConfigError
 from schemas.machine import free_disk, free_memory
 from trelm_train.config import MemoryConfig
@@ -125,8 +127,7 @@ def estimate_resources(session: Session, memory: MemoryConfig | None = None) -> 
     # Besides those of the settings: the best one, and one that is being written.
     num_checkpoints = session.request.config.train.keep_checkpoints + 2
     disk = checkpoint * num_checkpoints + 2 * FLOAT * num_weights + 2 * _bank_bytes(session)
-    folder = session.request.out
-    available_disk = free_disk(folder) + _size(folder)
+    available_disk = _available_disk(session.request.out)
 
     return ResourceEstimate(
         resident_mb=resident / MB,
@@ -141,6 +142,13 @@ def estimate_resources(session: Session, memory: MemoryConfig | None = None) -> 
         disk_mb=disk / MB,
         available_disk_mb=available_disk / MB,
     )
+
+
+def _available_disk(out: Location) -> int:
+    """Return the bytes for a run, which is written on this machine before it is sent to a bucket."""
+    if isinstance(out, Path):
+        return free_disk(out) + _size(out)
+    return free_disk(cache_folder())
 
 
 def _trained(session: Session) -> tuple[int, int]:
@@ -310,7 +318,7 @@ def check_estimate(estimate: ResourceEstimate, request: RunRequest) -> None:
         )
     if estimate.disk_mb > estimate.available_disk_mb:
         raise ConfigError(
-            f"{request.out}: this run would need about {estimate.disk_mb:,.0f} MB of disk, and "
+            f"{request.folder}: this run would need about {estimate.disk_mb:,.0f} MB of disk, and "
             f"{estimate.available_disk_mb:,.0f} MB are free there; lower train.keep_checkpoints, "
             "give another --out, or --set train.check_plan=false to try anyway"
         )

@@ -15,13 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from schemas.bucket_copies import joined as join_location
+from schemas.buckets import Location, location_of
 from schemas.checksums import HAS_CHECKSUMS, RUN_NAME, seal, sealed_damage
 from schemas.durable import write_durably
 from schemas.errors import ConfigError
 from schemas.listing import a_few
 from schemas.occupied import TRAINER, occupant
 from schemas.settings import is_written_here, to_dict, to_toml
+from trelm_train.checkpoints.bucket_run import BucketRun, RunFolder
 from trelm_train.checkpoints.checkpoint import (
+    CHECKPOINTS,
     Checkpoint,
     best_checkpoint,
     latest_checkpoint,
@@ -65,7 +69,6 @@ log = logging.getLogger(__name__)
 CONFIG_NAME = "config.toml"
 # What a run writes before its description; and what a new disk has.
 FIRST_FILES = (CONFIG_NAME, METRICS_NAME, INITIAL, ENTITIES_FILE, "lost+found")
-CHECKPOINTS = "checkpoints"
 # Those whose versions are written into `run.json`.
 PACKAGES = (
     "trelm", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "safetensors",
@@ -76,12 +79,25 @@ PACKAGES = (
 class RunRequest:
     """Hold what `trelm-train run` was asked for."""
 
-    shards: Path
+    # In a bucket or on this machine, as the model and the folder of the run.
+    shards: Location
     model: str
-    out: Path
+    out: Location
     config: Config
     # Names of files that the caller keeps in the folder of the run.
     beside: tuple[str, ...] = ()
+    # What sends the run to its bucket while `out` is its folder on this machine.
+    bucket: BucketRun | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of this machine in which the run is written."""
+        assert isinstance(self.out, Path), "a run in a bucket is opened first"
+        return self.out
+
+    def place_of(self, name: str) -> str:
+        """Return what the user calls a file of the run."""
+        return str(join_location(self.bucket.address if self.bucket else self.out, name))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -129,7 +145,10 @@ def check_out(request: RunRequest) -> None:
     Raises:
         ConfigError: it holds a run with a checkpoint or a model, or what is no run's.
     """
-    out = request.out
+    if request.bucket is not None:
+        request.bucket.check_new([*FIRST_FILES, *request.beside])
+        return
+    out = request.folder
     if (out / RUN_NAME).exists():
         if latest_checkpoint(out / CHECKPOINTS) is not None or (out / "model").exists():
             raise ConfigError(
@@ -173,36 +192,42 @@ def _lay_out(session: Session) -> None:
     """
     request, shards, model = session.request, session.shards, session.components.model
     try:
-        request.out.mkdir(parents=True, exist_ok=True)
-        write_durably(request.out / CONFIG_NAME, to_toml(request.config))
+        request.folder.mkdir(parents=True, exist_ok=True)
+        write_durably(request.folder / CONFIG_NAME, to_toml(request.config))
     except OSError as error:
         raise ConfigError(
             f"{request.out}: cannot write there ({error.strerror}); give another --out"
         ) from error
 
     # Metrics may be there of a run that ended before its first checkpoint.
-    (request.out / METRICS_NAME).unlink(missing_ok=True)
+    (request.folder / METRICS_NAME).unlink(missing_ok=True)
     # A copy of the initial model: `resume` and the share of changed weights need it, even if the
     # model of that name has changed.
-    initial = request.out / INITIAL
+    initial = request.folder / INITIAL
     # What a killed run has left there by half would be among the files that are listed.
     shutil.rmtree(initial, ignore_errors=True)
     export_model(model, shards.tokenizer_path, initial)
     # A changed byte would be another weight, and the run would go on with it.
     seal(initial)
     if session.components.bank is not None:
-        write_entities(entities_of(session.knowledge), request.out)
+        write_entities(entities_of(session.knowledge), request.folder)
 
     run = {
         # Absolute: `resume` may be called from another folder.
-        "shards": str(request.shards.resolve()),
+        "shards": _lasting(request.shards),
         "model": request.model,
         "fingerprint": shards.fingerprint,
         "versions": versions(),
         # Then a missing file of them is damage; older versions wrote none.
         HAS_CHECKSUMS: True,
     }
-    write_durably(request.out / RUN_NAME, json.dumps(run, indent=1) + "\n")
+    write_durably(request.folder / RUN_NAME, json.dumps(run, indent=1) + "\n")
+    if request.bucket is not None:
+        request.bucket.publish_start()
+
+
+def _lasting(location: Location) -> str:
+    return str(location.resolve() if isinstance(location, Path) else location)
 
 
 def versions() -> dict[str, str]:
@@ -218,7 +243,10 @@ def versions() -> dict[str, str]:
 
 
 def resume_run(
-    out: Path, checkpoint: Path | None, moved_shards: Path | None = None, ranks: Ranks = ALONE
+    place: RunFolder,
+    checkpoint: Path | None,
+    moved_shards: Location | None = None,
+    ranks: Ranks = ALONE,
 ) -> Session:
     """Build the session of a run where a checkpoint left it, or at its start without one.
 
@@ -227,6 +255,7 @@ def resume_run(
     Raises:
         ConfigError: no run there, or its shards have changed.
     """
+    out = place.folder
     if not (out / RUN_NAME).is_file():
         raise ConfigError(f"{out}: no run there; start one with `trelm-train run --out {out} …`")
 
@@ -235,8 +264,13 @@ def resume_run(
     best_checkpoint(out / CHECKPOINTS)
     # The settings of the run's folder, which a user may have edited.
     config = load_config(out / CONFIG_NAME)
-    shards_path = moved_shards or Path(run["shards"])
-    request = RunRequest(shards=shards_path, model=run["model"], out=out, config=config)
+    request = RunRequest(
+        shards=moved_shards or location_of(run["shards"]),
+        model=run["model"],
+        out=out,
+        config=config,
+        bucket=place.bucket,
+    )
     shards = open_shards(request.shards)
     if shards.fingerprint != run["fingerprint"]:
         raise ConfigError(
@@ -441,7 +475,7 @@ def _build_bank(request: RunRequest, model: MaskedLm, knowledge: Knowledge) -> M
         knowledge.num_bank_rows,
         model.hidden_size,
         config,
-        folder=request.out,
+        folder=request.folder if isinstance(request.out, Path) else None,
         device=model.device,
     )
 

@@ -20,13 +20,19 @@ from typing import Any
 
 import torch
 
+from schemas import bucket_lock, run_lock
+from schemas.buckets import Location
 from schemas.checksums import seal
 from schemas.durable import write_durably
 from schemas.errors import ConfigError, TrelmError
 from schemas.listing import a_few
-from schemas.run_lock import hold
 from schemas.settings import to_dict, to_toml
-from trelm_train.checkpoints.checkpoint import CheckpointWriter, latest_checkpoint
+from trelm_train.checkpoints.bucket_run import MODEL, RunFolder, opened
+from trelm_train.checkpoints.checkpoint import (
+    CHECKPOINTS,
+    CheckpointWriter,
+    latest_checkpoint,
+)
 from trelm_train.checkpoints.export import (
     BANK_FILE,
     BANK_FOLDER,
@@ -47,7 +53,6 @@ from trelm_train.training.evaluation import Evaluator, write_evaluation
 from trelm_train.training.report import describe, knowledge_path_of, summarise
 from trelm_train.training.resource_estimate import check_estimate, estimate_resources
 from trelm_train.training.session import (
-    CHECKPOINTS,
     CONFIG_NAME,
     RunRequest,
     Session,
@@ -68,7 +73,6 @@ log = logging.getLogger(__name__)
 MAX_SKIPPED = 10
 # Steps whose batches are ready before they are needed.
 AHEAD = 2
-MODEL = "model"
 PLAN_NAME = "plan.json"
 
 
@@ -90,17 +94,23 @@ class _Tools:
 
 def run(request: RunRequest, stop: Stop | None = None) -> dict[str, Any]:
     """Train from the beginning and return the summary."""
+    with opened(request.out) as place:
+        return _run_in(place, request, stop)
+
+
+def _run_in(place: RunFolder, request: RunRequest, stop: Stop | None) -> dict[str, Any]:
     with (
         _algorithms(request),
         joined(request.config.train.device) as ranks,
-        _sole_writer(request.out, ranks),
+        _sole_writer(place.location, ranks),
     ):
+        request = replace(request, out=place.folder, bucket=place.bucket)
         session = start_run(request, ranks)
         return _train(session, stop or Stop())
 
 
 @contextmanager
-def _sole_writer(out: Path, ranks: Ranks) -> Iterator[None]:
+def _sole_writer(out: Location, ranks: Ranks) -> Iterator[None]:
     """Hold a run's folder on the first rank, which is the one that writes.
 
     Raises:
@@ -112,7 +122,10 @@ def _sole_writer(out: Path, ranks: Ranks) -> Iterator[None]:
         return
     with ExitStack() as stack:
         try:
-            stack.enter_context(hold(out, "trelm-train"))
+            if isinstance(out, Path):
+                stack.enter_context(run_lock.hold(out, "trelm-train"))
+            else:
+                stack.enter_context(bucket_lock.hold(out, "trelm-train"))
         except OSError as error:
             raise ConfigError(
                 f"{out}: cannot write there ({error.strerror}); give another --out"
@@ -120,23 +133,41 @@ def _sole_writer(out: Path, ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def resume(out: Path, stop: Stop | None = None, moved_shards: Path | None = None) -> dict[str, Any]:
+def resume(
+    out: Location, stop: Stop | None = None, moved_shards: Location | None = None
+) -> dict[str, Any]:
     """Continue a run from its latest checkpoint and return the summary.
 
     A run without a checkpoint is continued from its start.
     """
-    checkpoint = latest_checkpoint(out / CHECKPOINTS)
+    with opened(out) as place:
+        if place.bucket is not None:
+            place.bucket.fetch_description()
+        return _resume_in(place, stop, moved_shards)
 
+
+def _resume_in(
+    place: RunFolder, stop: Stop | None, moved_shards: Location | None
+) -> dict[str, Any]:
     with ExitStack() as stack:
         # The device is needed before the session is there: it decides how the ranks talk.
-        ranks = stack.enter_context(joined(_device_of(out)))
-        stack.enter_context(_sole_writer(out, ranks))
-        session = resume_run(out, checkpoint, moved_shards, ranks)
+        ranks = stack.enter_context(joined(_device_of(place.folder)))
+        stack.enter_context(_sole_writer(place.location, ranks))
+        session = resume_run(place, _checkpoint_of(place, ranks), moved_shards, ranks)
         stack.enter_context(_algorithms(session.request))
         log.info(
-            "continuing %s at step %d of %d", out, session.step, session.request.config.train.steps
-        )
+            "continuing %s at step %d of %d",
+            place.location, session.step, session.request.config.train.steps,
+        )  # fmt: skip
         return _train(session, stop or Stop())
+
+
+def _checkpoint_of(place: RunFolder, ranks: Ranks) -> Path | None:
+    """Return the checkpoint from which a run goes on, or None: the same one on all ranks."""
+    if place.bucket is None:
+        return latest_checkpoint(place.folder / CHECKPOINTS)
+    # The first rank has the lock by now, so nobody adds one.
+    return place.bucket.fetch(ranks.highest(place.bucket.latest_step() if ranks.is_first else -1))
 
 
 def run_or_resume(request: RunRequest, stop: Stop | None = None) -> dict[str, Any]:
@@ -147,25 +178,34 @@ def run_or_resume(request: RunRequest, stop: Stop | None = None) -> dict[str, An
     Raises:
         ConfigError: the run there has other settings or another model.
     """
-    if latest_checkpoint(request.out / CHECKPOINTS) is None:
-        return run(request, stop)
+    with opened(request.out) as place:
+        if not _has_checkpoint(place):
+            return _run_in(place, request, stop)
 
-    old = load_config(request.out / CONFIG_NAME)
-    # What was chosen automatically when the run began stays.
-    request = replace(request, config=with_automatic_of(request.config, old))
-    changed = changed_settings(to_dict(old), to_dict(request.config))
-    started = read_run(request.out)
-    # The model is no setting, but it decides what is learned just the same.
-    changed += ["--model"] if started["model"] != request.model else []
-    if changed:
-        raise ConfigError(
-            f"{request.out}: holds a run with other settings ({a_few(changed, shown=8)}); "
-            "give the same ones, or another --out"
-        )
+        if place.bucket is not None:
+            place.bucket.fetch_description()
+        old = load_config(place.folder / CONFIG_NAME)
+        # What was chosen automatically when the run began stays.
+        request = replace(request, config=with_automatic_of(request.config, old))
+        changed = changed_settings(to_dict(old), to_dict(request.config))
+        started = read_run(place.folder)
+        # The model is no setting, but it decides what is learned just the same.
+        changed += ["--model"] if started["model"] != request.model else []
+        if changed:
+            raise ConfigError(
+                f"{request.out}: holds a run with other settings ({a_few(changed, shown=8)}); "
+                "give the same ones, or another --out"
+            )
 
-    # Settings that may differ count as they are in this request.
-    write_durably(request.out / CONFIG_NAME, to_toml(request.config))
-    return resume(request.out, stop, moved_shards=request.shards)
+        # Settings that may differ count as they are in this request.
+        write_durably(place.folder / CONFIG_NAME, to_toml(request.config))
+        return _resume_in(place, stop, request.shards)
+
+
+def _has_checkpoint(place: RunFolder) -> bool:
+    if place.bucket is not None:
+        return place.bucket.latest_step() >= 0
+    return latest_checkpoint(place.folder / CHECKPOINTS) is not None
 
 
 def _device_of(out: Path) -> str:
@@ -201,7 +241,7 @@ def _train(session: Session, stop: Stop) -> dict[str, Any]:
         estimate = estimate_resources(session)
         check_estimate(estimate, session.request)
         # Written before the first step: it explains a run that was killed for its memory.
-        _write_json(session.request.out / PLAN_NAME, estimate.to_dict())
+        _write_json(session.request.folder / PLAN_NAME, estimate.to_dict())
 
     with ExitStack() as stack:
         tools = _tools(session, stop, stack)
@@ -214,7 +254,7 @@ def _train(session: Session, stop: Stop) -> dict[str, Any]:
         stack.enter_context(stop.listening())
         _loop(session, tools)
         _save(session, tools)
-        tools.writer.finish()
+        tools.writer.close()
         if session.skipped and ranks.is_first:
             log.warning(
                 "the last %d steps were skipped; look at the losses before you use this model",
@@ -256,18 +296,19 @@ def _tools(session: Session, stop: Stop, stack: ExitStack) -> _Tools:
         loggers = make_loggers(config.train.loggers)
         # A logger that fails does so before the first step.
         for logger in loggers:
-            logger.start(request.out, to_dict(config), after_step=session.step)
+            logger.start(request.folder, to_dict(config), after_step=session.step)
         metrics = stack.enter_context(
-            closing(MetricLog(request.out, loggers, after_step=session.step))
+            closing(MetricLog(request.folder, loggers, after_step=session.step))
         )
 
     writer = CheckpointWriter(
-        request.out / CHECKPOINTS,
+        request.folder / CHECKPOINTS,
         keep=config.train.keep_checkpoints,
         background=config.train.async_checkpoint,
+        uploads=request.bucket,
     )
     show_line = stack.enter_context(progress(session.step, config.train.steps, silent=not is_first))
-    profile = Profile(config.train.profile if is_first else "", request.out)
+    profile = Profile(config.train.profile if is_first else "", request.folder)
     return _Tools(
         metrics=metrics,
         evaluator=Evaluator(session),
@@ -281,7 +322,7 @@ def _tools(session: Session, stop: Stop, stack: ExitStack) -> _Tools:
 
 def _finish(session: Session, validation: dict[str, Any] | None) -> dict[str, Any]:
     """Export the model and its bank, write the reports, and return the summary."""
-    folder = session.request.out
+    folder = session.request.folder
     export_model(session.components.model, session.shards.tokenizer_path, folder / MODEL)
 
     # The latest checkpoint was written after the last step: its bank is the final one.
@@ -295,6 +336,8 @@ def _finish(session: Session, validation: dict[str, Any] | None) -> dict[str, An
     _write_json(folder / "routing.json", knowledge_path_of(session))
     summary = summarise(session, validation)
     _write_json(folder / "summary.json", summary)
+    if session.request.bucket is not None:
+        session.request.bucket.publish_end()
     return summary
 
 
@@ -351,7 +394,7 @@ def _give_up(session: Session, tools: _Tools) -> None:
         TrelmError: in any case.
     """
     _save(session, tools)
-    tools.writer.finish()
+    tools.writer.close()
     raise TrelmError(
         f"step {session.step}: {MAX_SKIPPED} steps in a row were skipped, the last because: "
         f"{session.history['why_skipped']}; checkpoint saved; a resumed run would repeat these "
@@ -405,7 +448,7 @@ def _after_step(session: Session, tools: _Tools) -> None:
         _mark_best(session, tools)
 
     if signum:
-        tools.writer.finish()
+        tools.writer.close()
         raise InterruptedRun(
             signum,
             f"stopped after step {session.step} of {config.train.steps}, checkpoint saved; "
@@ -451,7 +494,7 @@ def _measure(session: Session, tools: _Tools) -> dict[str, Any]:
     if session.components.ranks.is_first:
         with session.components.timers.measure("validation"):
             measures = tools.evaluator.measure()
-        write_evaluation(session.request.out, session.step, measures)
+        write_evaluation(session.request.folder, session.step, measures)
         if tools.metrics is not None:
             values = {f"eval/{name}": value for name, value in measures.items()}
             numbers = {name: value for name, value in values.items() if value is not None}
@@ -476,7 +519,7 @@ def route(session: Session) -> None:
 
     session.history["routed_at"] = session.step
     if session.components.ranks.is_first:
-        _write_json(session.request.out / "routing.json", knowledge_path_of(session))
+        _write_json(session.request.folder / "routing.json", knowledge_path_of(session))
 
 
 def _save(session: Session, tools: _Tools) -> None:

@@ -7,12 +7,14 @@ a baseline that takes, of the items with exactly this name, the one that most tr
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import LinkConfig
+from pipeline.engine import files
 from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths
 from pipeline.index.entity_store import EntityStore
@@ -59,10 +61,10 @@ def gold_files(given: Sequence[str]) -> list[str]:
     """
     paths: list[str] = []
     for name in given:
-        if not Path(name).is_dir():
+        if _is_file(name):
             paths.append(name)
             continue
-        inside = sorted(str(path) for path in Path(name).glob(f"*{GOLD_SUFFIX}"))
+        inside = _gold_files_in(name)
         if not inside:
             raise StageError(
                 f"{name}: the folder has no file that ends in {GOLD_SUFFIX}; "
@@ -78,6 +80,20 @@ def gold_files(given: Sequence[str]) -> list[str]:
             "per name"
         )
     return paths
+
+
+def _is_file(path: str) -> bool:
+    if files.is_local(path):
+        return not Path(path).is_dir()
+    # In a bucket a folder has no object of its own name.
+    return bool(files.list_files(glob.escape(path)))
+
+
+def _gold_files_in(folder: str) -> list[str]:
+    if files.is_local(folder):
+        return sorted(str(path) for path in Path(folder).glob(f"*{GOLD_SUFFIX}"))
+    pattern = files.join(glob.escape(folder), f"*{GOLD_SUFFIX}")
+    return [entry.path for entry in files.list_files(pattern)]
 
 
 def title_of(path: str) -> str:

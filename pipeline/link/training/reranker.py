@@ -26,6 +26,7 @@ from pipeline.config import LinkConfig
 from pipeline.database.kb_lookups import redirects_of
 from pipeline.encoder.fine_tuning import FineTuning, RankingExample, fine_tune
 from pipeline.encoder.tokenizer import check_model
+from pipeline.engine import files
 from pipeline.engine.errors import StageError
 from pipeline.engine.sole_writer import sole_writer
 from pipeline.engine.tables import RunPaths
@@ -49,6 +50,8 @@ from pipeline.link.training.held_out import HeldOutIndex, links_by_fold
 from pipeline.link.training.link_gold import linked_documents
 from pipeline.link.weights import load_weights
 from schemas.array_types import F32, F64, I64, Bools
+from schemas.bucket_cache import work_folder
+from schemas.bucket_copies import send_folder
 from schemas.durable import partial_of, publish_folder
 from schemas.errors import ConfigError
 from schemas.run_lock import LOCK_NAME
@@ -128,22 +131,28 @@ def train_reranker(training: RerankerTraining, config: LinkConfig) -> dict[str, 
         StageError: the run has no links, or too few; no such model.
         LockedError: another program writes in the folder.
     """
-    _check_new(Path(training.out))
+    _check_new(training.out)
     check_model(training.model, "encoder", "--model")
     with sole_writer(training.out):
         # Another program may have filled it since.
-        _check_new(Path(training.out))
+        _check_new(training.out)
         return _train(training, config)
 
 
-def _check_new(out: Path) -> None:
+def _check_new(out: str) -> None:
     """Refuse a folder that holds anything; who holds it is told by its lock.
 
     Raises:
         ConfigError: it is there, or is a file.
     """
-    names = {path.name for path in out.iterdir()} - {LOCK_NAME} if out.is_dir() else {""}
-    if out.exists() and names:
+    if files.is_local(out):
+        folder = Path(out)
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+        is_taken = folder.exists() and bool(names - {LOCK_NAME})
+    else:
+        lock = files.join(out, LOCK_NAME)
+        is_taken = any(entry.path != lock for entry in files.list_files(files.join(out, "**")))
+    if is_taken:
         raise ConfigError(f"--out {out}: is there already; give another folder")
 
 
@@ -394,13 +403,20 @@ def _save(
     out: str, reranker: CandidateReranker, settings: RerankerSettings, report: Mapping[str, Any]
 ) -> None:
     """Write the folder, whole or not at all."""
+    content = {"is_trained": settings.is_trained, "weight": settings.weight, "report": report}
+    text = json.dumps(content, indent=1) + "\n"
+    if not files.is_local(out):
+        with files.told(), work_folder() as scratch:
+            reranker.reranker.encoder.save(str(scratch))
+            (scratch / SETTINGS_FILE).write_text(text)
+            send_folder(scratch, out.rstrip("/"), last=SETTINGS_FILE)
+        return
     scratch = partial_of(Path(out))
     # What a killed program left there is written again.
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     reranker.reranker.encoder.save(str(scratch))
-    content = {"is_trained": settings.is_trained, "weight": settings.weight, "report": report}
-    (scratch / SETTINGS_FILE).write_text(json.dumps(content, indent=1) + "\n")
+    (scratch / SETTINGS_FILE).write_text(text)
     publish_folder(scratch, Path(out), SETTINGS_FILE)
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from schemas.errors import ConfigError, TrelmError
 from tests.trelm_train import world
 from tests.trelm_train.conftest import request_for
+from trelm_train.checkpoints.bucket_run import RunFolder
 from trelm_train.checkpoints.checkpoint import list_checkpoints, load_checkpoint
 from trelm_train.checkpoints.export import (
     entities_of,
@@ -96,7 +97,7 @@ def test_a_damaged_beginning_is_refused(out: Path, tmp_path: Path, name: str, ha
     copy = Path(shutil.copytree(out, tmp_path / "out"))
     HARMS[harm](copy / "initial" / name)
     with pytest.raises(ConfigError, match=f"initial: damaged .*{name}.*restore this copy"):
-        resume_run(copy, None)
+        resume_run(RunFolder(folder=copy), None)
 
 
 def test_the_export_loads_with_no_key_missing_or_unexpected(out: Path) -> None:
