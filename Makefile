@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-fast check docs fuzz faults clean
+.PHONY: demo test test-fast check docs fuzz faults cluster-test image-test clean
 
 $(READY): pyproject.toml requirements/constraints.txt requirements/spacy-model.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,12 @@ fuzz: $(READY) ## N changed inputs for every reader (default 100,000)
 
 faults: $(READY) ## every fault of every stage, and N random kills (default 100)
 	TRELM_FAULTS=$(or $(N),100) $(PYTEST) -o log_cli=true --log-cli-level=INFO tests/faults
+
+cluster-test: $(READY) ## the sample on the clusters that the machine has; says which were skipped and why
+	$(BIN)/python -m pytest -rA -s --tb=short tests/test_clusters.py
+
+image-test: $(READY) ## what both images install, in new environments: minutes; prints their sizes
+	TRELM_IMAGES=1 $(BIN)/python -m pytest -rA -s --tb=short tests/test_image_installs.py
 
 docs: $(READY) ## write the generated reference again
 	$(BIN)/python docs/generate.py

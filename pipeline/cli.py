@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import click
 
+from pipeline.image_command import image_command
 from pipeline.score_command import score_command
 from pipeline.stage_commands import run_command, stage_commands
 from pipeline.synth_command import synth_command
@@ -78,7 +79,7 @@ def cli() -> None:
       trelm-pipeline link --run runs/kit --spacy-model en_core_web_trf
     Run that stage on a cluster (every Beam option passes through):
       trelm-pipeline link --run gs://bucket/run --runner=DataflowRunner \\
-          --project=… --region=… --temp_location=gs://…
+          --project=… --region=… --temp_location=gs://… --sdk_container_image=…
     """
 
 
@@ -412,6 +413,7 @@ def report_command(run_folder: str, out: str, gold: str, num_entities: int) -> N
     click.echo(f"{written.path}  {size(written.num_bytes)}")
 
 
+cli.add_command(image_command)
 add_verbose_option(cli)
 
 

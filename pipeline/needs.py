@@ -9,6 +9,7 @@ asked.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,8 @@ SHARES = {
     "importance": _Share(of_corpus=0.3, memory_gb=0.8),
     "shards": _Share(of_corpus=1.2, memory_gb=1.4),
 }
+# Gigabytes of a worker's machine that its system takes.
+SYSTEM_GB = 2
 # Of these stages a process holds the model that its settings name.
 MODEL_STAGES = ("importance",)
 
@@ -77,6 +80,14 @@ class Needs:
 
 def _amount(num_bytes: float) -> str:
     return f"{num_bytes / GB:,.1f} GB" if num_bytes >= GB else f"{num_bytes / 1e6:,.0f} MB"
+
+
+def worker_ram_gb(stage: str) -> int:
+    """Return the gigabytes of memory that a stage asks of a machine of a service.
+
+    Twice what a process takes at its peak, and the system's.
+    """
+    return SYSTEM_GB + math.ceil(2 * SHARES[stage].memory_gb)
 
 
 def needs_of(config: RunConfig, stages: Sequence[str], settings: RunnerSettings) -> Needs:

@@ -6,19 +6,20 @@ import contextlib
 import importlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline import flow
+from pipeline.cluster_paths import check_paths, paths_of
 from pipeline.config import RunConfig
 from pipeline.database.run_database import has_database, write_database
 from pipeline.documents.corpus import files_of
 from pipeline.documents.wiki_name import check_wiki
 from pipeline.encoder.sentence_encoder import check_device
 from pipeline.engine import files
-from pipeline.engine.beam_runner import RunnerSettings, refuse_local_paths, run_graph
+from pipeline.engine.beam_runner import RunnerSettings, beam_options, run_graph
 from pipeline.engine.errors import StageError
 from pipeline.engine.kept_listings import forget_listings
 from pipeline.engine.progress_text import Workload
@@ -33,8 +34,8 @@ from pipeline.engine.stage import (
 )
 from pipeline.engine.stage_folders import SCRATCH, remove_older
 from pipeline.engine.tables import CONFIG_NAME, RunPaths
-from pipeline.link.weights import fitted_in_words, load_weights, weights_file
-from pipeline.needs import check_needs, needs_of
+from pipeline.link.weights import fitted_in_words, load_weights
+from pipeline.needs import check_needs, needs_of, worker_ram_gb
 from pipeline.shards.statements import share_in_words
 from schemas.errors import ConfigError
 from schemas.occupied import PIPELINE, occupant
@@ -94,7 +95,7 @@ def planned(
 
     Nothing is written. A stage that reads one that would run would run too.
     """
-    check_paths(config, settings)
+    check_run(config, settings, [stage.name for stage in flow.stages_until(last)])
     check_stages(config, settings, last)
     paths, will_run = RunPaths(root=config.run), set()
     for stage in flow.stages_until(last):
@@ -126,6 +127,11 @@ def run_missing(
         last: the last stage.
         verify: whether every byte of what is there is compared with its checksum.
     """
+    if settings.is_left_alone:
+        raise ConfigError(
+            "run waits for each stage before the next one; without waiting give a single stage: "
+            "trelm-pipeline STAGE … --no_wait_until_finish"
+        )
     needed = tuple(name for name, reason in planned(config, settings, last) if reason)
     if needed:
         announce(config, settings, needed)
@@ -155,9 +161,23 @@ def run_command_stages(
     command: str, config: RunConfig, settings: RunnerSettings, *, redo: bool = False
 ) -> None:
     """Run the stages of one command, in order: `documents` runs `titles` first, where it is needed."""
-    for stage in flow.STAGES:
-        if stage.command == command and is_needed(stage, config):
+    stages = [stage for stage in flow.STAGES if stage.command == command]
+    # To see whether `titles` is needed, the corpus is looked at.
+    _refuse_local_paths(config, settings, [stage.name for stage in stages])
+    for stage in stages:
+        if is_needed(stage, config):
             run_stage(stage.name, config, settings, redo=redo)
+            if stage is not stages[-1] and _is_under_way(stage.name, config, settings):
+                logger.info(
+                    "%s: comes after %s; call again when its job has ended", command, stage.name
+                )
+                return
+
+
+def _is_under_way(name: str, config: RunConfig, settings: RunnerSettings) -> bool:
+    """Say whether a job that nobody waits for has yet to write a stage's output."""
+    paths = RunPaths(root=config.run)
+    return settings.is_left_alone and bool(why_needed(plan_stage(name, config), paths))
 
 
 def is_needed(stage: flow.Stage, config: RunConfig) -> bool:
@@ -182,7 +202,7 @@ def run_stage(
     Raises:
         StageError, ConfigError: what was wrong, where, what to do.
     """
-    check_paths(config, settings)
+    check_run(config, settings, [name])
     paths = RunPaths(root=config.run)
     plan = plan_stage(name, config)
     reason = why_needed(plan, paths, verify=verify)
@@ -240,18 +260,31 @@ def _run_planned(
 
     try:
         run_graph(
-            settings,
-            lambda pipeline, address: build_graph(pipeline, prepared, address),
+            on_machines(name, settings),
+            lambda pipeline, address: build_graph(
+                pipeline, prepared, address, is_one_per_core=settings.is_one_per_core
+            ),
             _workload_of(prepared),
         )
     finally:
         # The inputs of the next stage may have changed meanwhile.
         forget_listings()
-    if settings.is_dry:
+    if settings.is_dry or settings.is_left_alone:
         return False
     _end_stage(plan, paths)
     logger.info("%s: %s in %.1f s", name, rows_written(paths, name), time.monotonic() - started_s)
     return True
+
+
+def on_machines(stage: str, settings: RunnerSettings) -> RunnerSettings:
+    """Return settings that ask a service for the machines that a stage needs, unless they say which.
+
+    A stage is a job of its own: a hint for the whole job makes one kind of worker, one for a step two.
+    """
+    if not settings.is_dataflow or any("min_ram" in flag for flag in settings.beam_flags):
+        return settings
+    hint = f"--resource_hint=min_ram={worker_ram_gb(stage)}GB"
+    return replace(settings, beam_flags=(*settings.beam_flags, hint))
 
 
 def _forget_damaged(plan: StagePlan, paths: RunPaths, settings: RunnerSettings) -> None:
@@ -269,8 +302,13 @@ def _forget_damaged(plan: StagePlan, paths: RunPaths, settings: RunnerSettings) 
         files.remove(paths.manifest_path(plan.name))
 
 
-def check_paths(config: RunConfig, settings: RunnerSettings) -> None:
+def check_run(config: RunConfig, settings: RunnerSettings, stages: Sequence[str]) -> None:
     """Refuse a run's folder that cannot work, and local paths that a cluster could not read.
+
+    Args:
+        config: of the run.
+        settings: of the runner.
+        stages: whose paths count.
 
     Raises:
         ConfigError: says which path.
@@ -283,6 +321,8 @@ def check_paths(config: RunConfig, settings: RunnerSettings) -> None:
             f"--run {config.run!r}: a run's folder may not have characters in its name that cannot "
             "be seen; choose another name"
         )
+    _refuse_local_paths(config, settings, stages)
+
     # Lists of files are made with globs below the folder.
     if any(character in config.run for character in files.GLOB_CHARACTERS):
         raise ConfigError(
@@ -306,11 +346,17 @@ def check_paths(config: RunConfig, settings: RunnerSettings) -> None:
             "move it, or give another --run folder"
         )
 
-    link_files = [
-        path for path in (config.link.gold_spans, weights_file(config.link.weights)) if path
-    ]
-    inputs = [*config.kb.dumps, *config.documents.inputs, *link_files]
-    refuse_local_paths(settings, [config.run, *inputs])
+
+def _refuse_local_paths(config: RunConfig, settings: RunnerSettings, stages: Sequence[str]) -> None:
+    """Refuse paths of this machine that the workers of some stages could not read.
+
+    Raises:
+        ConfigError: says which, and how to copy them.
+    """
+    # A dry run rehearses on a local run: nothing is submitted.
+    if not settings.is_local and not settings.is_dry:
+        options = beam_options(settings).get_all_options()
+        check_paths(settings.runner, config.run, paths_of(stages, config), options)
 
 
 def _workload_of(prepared: PreparedStage) -> Workload:

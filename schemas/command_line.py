@@ -29,6 +29,8 @@ FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 GRACE_S = 5.0
 # Subcommands inherit both from their group.
 HELP_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+# What stands in the path of Beam's modules.
+BEAM = f"{os.sep}apache_beam{os.sep}"
 OWN_LOGGERS = ("trelm", "trelm_train")
 OWN_PACKAGES = ("pipeline", "trelm_train", "schemas")
 

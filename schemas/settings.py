@@ -18,6 +18,7 @@ import types
 import typing
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from schemas import buckets
 from schemas.errors import ConfigError
 from schemas.regular_files import NotAFileError, open_regular
 
@@ -37,14 +38,18 @@ def key(default: T, meaning: str) -> T:
 
 
 def load_toml(path: str) -> dict[str, Any]:
-    """Read a TOML file.
+    """Read a TOML file, here or in a bucket.
 
     Raises:
         ConfigError: no such file, or not TOML; names the file and line.
+        BucketError: a bucket cannot be read.
     """
     try:
-        with open_regular(path) as file:
-            values = tomllib.load(file)
+        if buckets.is_bucket(path):
+            values = tomllib.loads(buckets.read(path).decode())
+        else:
+            with open_regular(path) as file:
+                values = tomllib.load(file)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such configuration file; check the path") from error
     except NotAFileError as error:

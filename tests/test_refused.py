@@ -166,6 +166,8 @@ CASES: list[tuple[str, str, str, Arguments, str]] = [
     (PIPELINE, "evaluate", "over its gold", lambda world: ["--run", world.run, "--gold", world.gold, "--errors", world.gold], "is an input"),
     (PIPELINE, "report", "over its gold", lambda world: ["--run", world.run, "--gold", world.gold, "--out", world.gold], "is an input"),
     (PIPELINE, "link train", "over its gold", lambda world: ["--run", world.run, "--gold", world.gold, "--out", world.gold], "is an input"),
+    (PIPELINE, "image", "no registry", lambda world: ["--registry", "https://host/", "--source", Path.cwd()], "is no name of a registry"),
+    (PIPELINE, "image", "no checkout", lambda world: ["--registry", "host/folder", "--source", world.new], "has no Dockerfile"),
     (PIPELINE, "ask", "no run", lambda world: ["rarest", "--run", world.new], "holds no finished stage"),
     (PIPELINE, "ask", "no item", lambda world: ["entity", "Q999999", "--run", world.run, "--out", "new"], "Q999999"),
     (PIPELINE, "evaluate", "no run", lambda world: ["--run", world.new, "--gold", GOLD], "has not finished here"),

@@ -14,13 +14,28 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+from apache_beam.options.pipeline_options import (
+    GoogleCloudOptions,
+    PipelineOptions,
+    StandardOptions,
+    _BeamArgumentParser,
+)
+from apache_beam.portability.python_urns import SUBPROCESS_SDK
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import create_runner
 
+from pipeline.engine import local_worker
 from pipeline.engine.bucket_flags import honour_flags
+from pipeline.engine.cluster import (
+    DATAFLOW,
+    check_options,
+    check_places,
+    check_runner,
+    service_message,
+)
 from pipeline.engine.errors import StageError, message_in
 from pipeline.engine.lost_workers import MESSAGE as LOST
 from pipeline.engine.lost_workers import LostWorkers
@@ -33,7 +48,7 @@ from pipeline.engine.progress import (
 )
 from pipeline.engine.progress_text import Workload, final_line
 from pipeline.engine.worker_threads import LOCAL_WORKERS
-from schemas.command_line import Terminated
+from schemas.command_line import OWN_PACKAGES, Terminated
 from schemas.errors import ConfigError
 from schemas.machine import usable_cores
 
@@ -46,7 +61,6 @@ LOCAL_RUNNERS = {
     "fnapirunner",
 }
 IN_PROCESS = "FnApiRunner"
-REMOTE_SCHEMES = ("gs://", "s3://", "hdfs://")
 # What a worker says that lacks a package.
 MISSING_MODULE = re.compile(r"No module named '([\w.]+)'")
 logger = logging.getLogger("trelm")
@@ -69,6 +83,29 @@ class RunnerSettings:
     def is_local(self) -> bool:
         """Say whether the graph runs in this process and its children."""
         return self.runner.lower() in LOCAL_RUNNERS
+
+    @property
+    def is_dataflow(self) -> bool:
+        """Say whether the job goes to Dataflow."""
+        return self.runner.lower() == DATAFLOW
+
+    @property
+    def is_template(self) -> bool:
+        """Say whether the job is only described in a file, which a service starts by itself."""
+        return any(flag.startswith("--template_location") for flag in self.beam_flags)
+
+    @property
+    def is_left_alone(self) -> bool:
+        """Say whether nobody here waits for the job: it writes its manifest by itself."""
+        return self.is_template or (
+            not self.is_local and "--no_wait_until_finish" in self.beam_flags
+        )
+
+    @property
+    def is_one_per_core(self) -> bool:
+        """Say whether a worker's machine runs a process per core, as Dataflow does unless told."""
+        flags = " ".join(self.beam_flags)
+        return self.is_dataflow and "no_use_multiple_sdk_containers" not in flags
 
 
 class _StrictParser(_BeamArgumentParser):  # type: ignore[misc]
@@ -95,13 +132,23 @@ def beam_options(settings: RunnerSettings) -> PipelineOptions:
             os.environ[LOCAL_WORKERS] = str(workers)
             flags += ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"]
     else:
+        check_runner(settings.runner)
         _refuse_unknown_runner(settings.runner)
         if "--save_main_session" not in flags:
             # Our code is installed on the workers; pickling it would hide where it is missing.
             flags.append("--no_save_main_session")
+        if settings.is_dataflow and not _has(flags, "--sdk_location"):
+            # The image has Beam: nothing of it is staged.
+            flags.append("--sdk_location=container")
     options = PipelineOptions(flags)
+    check_options(settings.runner, options.get_all_options(), settings.workers)
     honour_flags(options)
     return options
+
+
+def _has(flags: Sequence[str], name: str) -> bool:
+    """Say whether a flag was given, in either of its forms."""
+    return any(flag == name or flag.startswith(f"{name}=") for flag in flags)
 
 
 def _refuse_unknown_runner(name: str) -> None:
@@ -136,24 +183,6 @@ def _refuse_unknown(flags: Sequence[str]) -> None:
         )
 
 
-def refuse_local_paths(settings: RunnerSettings, paths: Sequence[str]) -> None:
-    """Refuse paths on this machine's disk where a cluster would have to read them.
-
-    Raises:
-        ConfigError: a local path with a remote runner that has no workers here.
-    """
-    if settings.is_dry or settings.runner.lower() != "dataflowrunner":
-        # A dry run rehearses on a local run: nothing is submitted.
-        return
-
-    for path in paths:
-        if path and not path.startswith(REMOTE_SCHEMES):
-            raise ConfigError(
-                f"--runner={settings.runner} reads and writes shared storage, and {path!r} is a local path; "
-                "copy it to a bucket and give gs://…"
-            )
-
-
 def run_graph(
     settings: RunnerSettings,
     build: Callable[[beam.Pipeline, ProgressAddress | None], None],
@@ -178,10 +207,17 @@ def run_graph(
                 if lost.explains(error):
                     raise StageError(f"{work.stage}: {LOST}") from error
                 raise
-    elif settings.is_dry:
-        _rehearse(options, lambda pipeline: build(pipeline, None))
-        return
     else:
+        if settings.is_dataflow:
+            _name_job(options, work.stage)
+        if settings.is_dry:
+            _rehearse(options, lambda pipeline: build(pipeline, None))
+            return
+        if settings.is_dataflow:
+            check_places(options.get_all_options())
+        if settings.is_left_alone:
+            _submit(options, lambda pipeline: build(pipeline, None), work)
+            return
         result = _run(options, lambda pipeline: build(pipeline, None), work)
 
     if counts := counts_in(result):
@@ -201,18 +237,62 @@ def _rehearse(options: PipelineOptions, build: Callable[[beam.Pipeline], None]) 
     )
 
 
-def _run(
+def _name_job(options: PipelineOptions, stage: str) -> None:
+    """Call a job after its stage and the time, unless the user has named it."""
+    cloud = options.view_as(GoogleCloudOptions)
+    cloud.job_name = cloud.job_name or time.strftime(f"trelm-{stage}-%Y%m%d-%H%M%S", time.gmtime())
+
+
+def _submit(
     options: PipelineOptions, build: Callable[[beam.Pipeline], None], work: Workload
+) -> None:
+    """Submit a job, or write its description where a service looks for it, and do not wait."""
+    result = _run(options, build, work, waits=False)
+    place = options.view_as(GoogleCloudOptions).template_location
+    if place:
+        logger.info("%s: the job's description is in %s, for the service", work.stage, place)
+        return
+    # Of Dataflow; other runners have no such name for a job.
+    name = getattr(result, "job_id", lambda: "")()
+    logger.info(
+        "%s: job %s submitted; it writes its output by itself, and the next command finds it",
+        work.stage,
+        name,
+    )
+
+
+class LocalRunner(FnApiRunner):  # type: ignore[misc]
+    """Be Beam's local runner, whose worker processes are started by our own command."""
+
+    def run_via_runner_api(self, graph: Any, options: PipelineOptions) -> Any:  # noqa: ANN401
+        """Run a graph; where it names Beam's worker process, ours starts."""
+        for environment in graph.components.environments.values():
+            if environment.urn == SUBPROCESS_SDK:
+                environment.payload = local_worker.command_line().encode()
+        return super().run_via_runner_api(graph, options)
+
+
+def _run(
+    options: PipelineOptions,
+    build: Callable[[beam.Pipeline], None],
+    work: Workload,
+    *,
+    waits: bool = True,
 ) -> JobResult:
-    """Run a graph to its end and return Beam's result."""
-    pipeline = beam.Pipeline(options=options)
+    """Run a graph to its end, or only start it elsewhere, and return Beam's result."""
+    is_local = options.view_as(StandardOptions).runner == IN_PROCESS
+    pipeline = beam.Pipeline(runner=LocalRunner() if is_local else None, options=options)
+    result: Any = None
     try:
         build(pipeline)
         # On this machine `run` does all the work; elsewhere it only starts the job.
         result = pipeline.run()
+        if not waits:
+            return result
         with MetricsPoller(result, work):
             result.wait_until_finish()
     except KeyboardInterrupt:
+        _say_that_it_goes_on(result, options)
         raise
     except Exception as error:
         # What happened in a worker arrives as the text of a RuntimeError: look there for what it
@@ -224,14 +304,33 @@ def _run(
             raise KeyboardInterrupt from error
 
         missing = MISSING_MODULE.search(text)
+        if missing is not None and missing.group(1).partition(".")[0] in OWN_PACKAGES:
+            raise StageError(
+                f"{work.stage}: the workers lack this program ({missing.group(0)}); install the same version "
+                "where they start, or give an image that has it (`trelm-pipeline image --help`)"
+            ) from error
         if missing is not None:
             raise ModuleNotFoundError(missing.group(0), name=missing.group(1)) from error
-        message = message_in(text)
+        message = message_in(text) or service_message(error)
         if message is None:
             # No error for the user to act on, but a fault of the program: show all of it.
             raise
         raise StageError(message) from error
     return result
+
+
+def _say_that_it_goes_on(result: Any, options: PipelineOptions) -> None:  # noqa: ANN401
+    """Say how a job on Dataflow is stopped that goes on without this program."""
+    if result is None or options.view_as(StandardOptions).runner.lower() != DATAFLOW:
+        return
+    cloud = options.view_as(GoogleCloudOptions)
+    logger.warning(
+        "the job goes on without this program; "
+        "gcloud dataflow jobs cancel %s --project=%s --region=%s stops it",
+        result.job_id(),
+        cloud.project,
+        cloud.region,
+    )
 
 
 def _causes(error: BaseException) -> list[BaseException]:

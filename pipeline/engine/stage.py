@@ -27,6 +27,7 @@ import functools
 import hashlib
 import json
 import logging
+import os
 import shlex
 import sys
 from collections import Counter
@@ -54,7 +55,9 @@ from pipeline.engine.units import (
     finished_units,
     unit_path,
 )
+from pipeline.engine.worker_threads import LOCAL_WORKERS
 from schemas.listing import a_few
+from schemas.machine import usable_cores
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
 from schemas.outputs import UNITS
 from schemas.parent import end_with_parent
@@ -66,6 +69,8 @@ T = TypeVar("T", bound=Task)
 NOT_FINISHED = "it has not finished here"
 # Of the hash that names a version of a stage's output.
 FINGERPRINT_DIGITS = 16
+# What a worker process runs that a runner starts: ours, and Beam's own on other machines.
+WORKER_MODULES = ("pipeline.engine.local_worker", "apache_beam.runners.worker.sdk_worker_main")
 logger = logging.getLogger("trelm")
 
 
@@ -312,17 +317,23 @@ class ProcessUnit(beam.DoFn):  # type: ignore[misc]
         folder: str,
         worker: UnitWorker[Any],
         address: ProgressAddress | None,
+        *,
+        is_one_per_core: bool = False,
     ) -> None:
         self._stage = stage
         self._folder = folder
         self._worker = worker
         self._address = address
+        self._is_one_per_core = is_one_per_core
 
     def setup(self) -> None:
         """Take the flags for buckets; end with the program, where the runner has started this process."""
         honour_flags_of_worker()
         if is_runners_worker():
             end_with_parent()
+        if self._is_one_per_core:
+            # A library would else take all cores for each of the machine's processes.
+            os.environ.setdefault(LOCAL_WORKERS, str(usable_cores()))
 
     def process(self, unit: Unit, _done_before: int = 0) -> Iterator[UnitReport]:  # type: ignore[type-arg]
         """Process one unit; the side input is only there to be waited for."""
@@ -332,7 +343,7 @@ class ProcessUnit(beam.DoFn):  # type: ignore[misc]
 def is_runners_worker() -> bool:
     """Say whether this process is a worker that Beam's runner has started, not the program."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    return spec is not None and spec.name.startswith("apache_beam.runners.worker.")
+    return spec is not None and spec.name in WORKER_MODULES
 
 
 def write_unit(
@@ -356,9 +367,20 @@ def write_unit(
 
 
 def build_graph(
-    pipeline: beam.Pipeline, prepared: PreparedStage, address: ProgressAddress | None = None
+    pipeline: beam.Pipeline,
+    prepared: PreparedStage,
+    address: ProgressAddress | None = None,
+    *,
+    is_one_per_core: bool = False,
 ) -> None:
-    """Wire the phases of a stage, one after the other, and the step that writes its manifest."""
+    """Wire the phases of a stage, one after the other, and the step that writes its manifest.
+
+    Args:
+        pipeline: to which the steps are added.
+        prepared: the stage.
+        address: where units report their progress.
+        is_one_per_core: whether a worker's machine runs a process per core.
+    """
     plan = prepared.plan
     pending = {unit.index for unit in prepared.pending}
     all_reports: list[Any] = []
@@ -368,7 +390,9 @@ def build_graph(
 
     for phase, units in plan.numbered_phases:
         suffix = f" {phase.name}" if len(plan.phases) > 1 else ""
-        process = ProcessUnit(plan.name, prepared.data, phase.worker, address)
+        process = ProcessUnit(
+            plan.name, prepared.data, phase.worker, address, is_one_per_core=is_one_per_core
+        )
         pending_units = [unit for unit in units if unit.index in pending]
         reports = (
             pipeline

@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline.cli import PROGRAM, cli
 from pipeline.database.connection import open_run
 from pipeline.engine.tables import RunPaths
+from schemas import LINKS
 from schemas.command_line import call
 from tests.pausing import PATIENCE_S, Pause
 
@@ -75,3 +76,9 @@ def rows_of(run: Path, table: str) -> list[Row]:
     """All rows of a table, sorted."""
     with open_run(RunPaths(root=str(run))) as connection:
         return sorted(connection.sql(f'SELECT * FROM "{table}"').fetchall(), key=repr)
+
+
+def num_linked(links: list[Row]) -> int:
+    """Number of rows of `links` that lead to an item: `importance` has a row for each."""
+    column = [column.name for column in LINKS.columns].index("qid")
+    return sum(row[column] is not None for row in links)
