@@ -40,10 +40,11 @@ from benchmarks.harness import (
 )
 from pipeline.arrays.sections import map_sections
 from pipeline.config import load_config
-from pipeline.engine.stage import StagePlan, finish_stage, prepare, write_unit
+from pipeline.engine.finish import finish_stage
+from pipeline.engine.stage import StagePlan, prepare
 from pipeline.engine.tables import RunPaths
 from pipeline.engine.tasks import RowRange, Unit
-from pipeline.engine.units import UnitReport, UnitWorker
+from pipeline.engine.units import UnitReport, UnitWorker, write_unit
 from pipeline.index.alias_index import AliasIndex
 from pipeline.index.stage import plan
 from pipeline.link.candidates import fuzzy_candidates

@@ -18,10 +18,10 @@ from typing import Any
 from benchmarks.child import own_peak_rss_mb
 from benchmarks.dump_parse_limits import open_stdlib
 from pipeline.config import KbConfig
-from pipeline.engine.stage import PreparedStage, prepare, write_unit
+from pipeline.engine.stage import PreparedStage, prepare
 from pipeline.engine.tables import RunPaths
 from pipeline.engine.tasks import Unit
-from pipeline.engine.units import UnitReport, UnitWorker
+from pipeline.engine.units import UnitReport, UnitWorker, write_unit
 from pipeline.kb import stage as kb
 
 KIT_UNIT_MB = 0.0  # the stage's own choice

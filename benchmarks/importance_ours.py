@@ -23,9 +23,9 @@ from pipeline.config import ImportanceConfig
 from pipeline.encoder.sentence_encoder import SentenceEncoder
 from pipeline.encoder.sequences import Sequences
 from pipeline.encoder.tokenizer import NUM_SPECIAL
-from pipeline.engine.stage import write_unit
 from pipeline.engine.tables import RunPaths, read_table
 from pipeline.engine.tasks import RowRange, Unit
+from pipeline.engine.units import write_unit
 from pipeline.engine.worker_threads import LOCAL_WORKERS
 from pipeline.importance.stage import ImportanceWorker, _chunks
 from pipeline.link.linked_sentences import LinkedReader, linked_units

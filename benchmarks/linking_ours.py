@@ -15,10 +15,9 @@ from benchmarks.linking_clock import Clock, rss_mb
 from benchmarks.linking_steps import timed_steps
 from benchmarks.linking_tables import read_jsonl, read_links
 from pipeline.config import LinkConfig
-from pipeline.engine.stage import write_unit
 from pipeline.engine.tables import RunPaths, sized_row_ranges
 from pipeline.engine.tasks import Bucket, RowRange, Unit, number_units
-from pipeline.engine.units import UnitWriter
+from pipeline.engine.units import UnitWriter, write_unit
 from pipeline.index.extended_index import IndexFolders
 from pipeline.link.stage import LinkWorker
 from schemas import DOCUMENTS

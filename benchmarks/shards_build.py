@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import ShardsConfig
-from pipeline.engine.stage import StagePlan, write_unit
+from pipeline.engine.stage import StagePlan
 from pipeline.engine.tables import RunPaths
-from pipeline.engine.units import UnitReport
+from pipeline.engine.units import UnitReport, write_unit
 from pipeline.link.linked_sentences import LinkedReader, linked_units
 from pipeline.shards import stage as shards
 from schemas import EXAMPLES, KNOWLEDGE, REJECTS

@@ -18,9 +18,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from benchmarks.harness import ROOT
 from benchmarks.linking_data import command, kit_folder
-from pipeline.engine.stage import write_unit
 from pipeline.engine.tasks import Bucket, Unit
-from pipeline.engine.units import UnitWriter
+from pipeline.engine.units import UnitWriter, write_unit
 from schemas import EXAMPLES
 from schemas.table import list_of
 

@@ -21,17 +21,11 @@ from pipeline.encoder.sentence_encoder import check_device
 from pipeline.engine import files
 from pipeline.engine.beam_runner import RunnerSettings, beam_options, run_graph
 from pipeline.engine.errors import StageError
+from pipeline.engine.graph import build_graph
 from pipeline.engine.kept_listings import forget_listings
 from pipeline.engine.progress_text import Workload
 from pipeline.engine.sole_writer import sole_writer
-from pipeline.engine.stage import (
-    NOT_FINISHED,
-    PreparedStage,
-    StagePlan,
-    build_graph,
-    prepare,
-    why_needed,
-)
+from pipeline.engine.stage import NOT_FINISHED, PreparedStage, StagePlan, prepare, why_needed
 from pipeline.engine.stage_folders import SCRATCH, remove_older
 from pipeline.engine.tables import CONFIG_NAME, RunPaths
 from pipeline.link.weights import fitted_in_words, load_weights
@@ -233,15 +227,14 @@ def _settle(plan: StagePlan, paths: RunPaths) -> None:
     if has_database(paths) and not any(map(files.exists, left)):
         return
     with contextlib.suppress(LockedError), sole_writer(paths.root):
+        remove_older(paths.stage(plan.name), plan.data_folder)
         _end_stage(plan, paths)
 
 
 def _end_stage(plan: StagePlan, paths: RunPaths) -> None:
-    """Do what follows a stage's manifest; it may be done twice."""
-    folder = paths.stage(plan.name)
-    remove_older(folder, plan.data_folder)
+    """Do what the launcher does after a stage's manifest; it may be done twice."""
     write_database(paths)
-    files.remove(files.join(folder, plan.data_folder, SCRATCH))
+    files.remove(files.join(paths.stage(plan.name), plan.data_folder, SCRATCH))
 
 
 def _run_planned(

@@ -19,7 +19,7 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
@@ -44,6 +44,7 @@ DEFAULT_ROW_GROUP_ROWS = 65_536
 PAYLOAD_CHARACTERS = 500
 FLUSH_BYTES = 64 << 20
 logger = logging.getLogger("trelm")
+T = TypeVar("T", bound=Task)
 T_contra = TypeVar("T_contra", bound=Task, contravariant=True)
 
 
@@ -278,3 +279,23 @@ def finished_units(folder: str) -> dict[int, UnitReport]:
             continue
         reports[report.index] = report
     return reports
+
+
+def write_unit(
+    folder: str,
+    stage: str,
+    unit: Unit[T],
+    process: Callable[[Unit[T], UnitWriter], None],
+    address: ProgressAddress | None = None,
+) -> UnitReport:
+    """Write the rows of one unit, or nothing at all, and return its report."""
+    writer = UnitWriter(folder, stage, unit, address)
+
+    try:
+        with files.recording() as others:
+            process(unit, writer)
+        return writer.finish(others)
+    except BaseException:
+        # Also on Ctrl-C: no temporary file stays behind.
+        writer.abandon()
+        raise

@@ -28,11 +28,10 @@ from pipeline.engine import files
 from pipeline.engine.damage import first_damage
 from pipeline.engine.errors import StageError
 from pipeline.engine.sole_writer import sole_writer
-from pipeline.engine.stage import write_unit
 from pipeline.engine.stage_folders import own_data_folders
 from pipeline.engine.tables import ADDED, DATA_PREFIX, RunPaths, with_added
 from pipeline.engine.tasks import Bucket, Unit
-from pipeline.engine.units import UnitWriter, below
+from pipeline.engine.units import UnitWriter, below, write_unit
 from pipeline.index.added_file import AddedEntity, added_rows, read_added
 from pipeline.index.entity_store import EntityStore
 from schemas import ALIASES, ENTITIES, TRIPLES

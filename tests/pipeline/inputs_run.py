@@ -7,9 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.stage import StagePlan, finish_stage, prepare, write_unit
+from pipeline.engine.finish import finish_stage
+from pipeline.engine.stage import StagePlan, prepare
 from pipeline.engine.tables import RunPaths, read_batches
 from pipeline.engine.tasks import ByteRange
+from pipeline.engine.units import write_unit
 from schemas.manifest import Manifest
 from schemas.table import Table
 

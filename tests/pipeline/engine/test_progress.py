@@ -15,9 +15,10 @@ import pytest
 from pipeline.config import KbConfig, RunConfig
 from pipeline.engine import progress
 from pipeline.engine.beam_runner import RunnerSettings, beam_options
+from pipeline.engine.graph import build_graph
 from pipeline.engine.progress import MetricsPoller, ProgressReceiver, ProgressSender, counts_in
 from pipeline.engine.progress_text import Workload, duration, final_line, note, progress_line
-from pipeline.engine.stage import build_graph, prepare
+from pipeline.engine.stage import prepare
 from pipeline.engine.tables import RunPaths
 from pipeline.engine.tasks import ByteRange, Unit
 from pipeline.engine.units import UnitWriter

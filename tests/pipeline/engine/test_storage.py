@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.engine import files
 from pipeline.engine.errors import StageError, message_in
-from pipeline.engine.stage import check_counters
+from pipeline.engine.finish import check_counters
 from pipeline.engine.tables import (
     RunPaths,
     open_table,

@@ -23,10 +23,11 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from pipeline.config import ImportanceConfig
 from pipeline.encoder.sequences import window
-from pipeline.engine.stage import finish_stage, is_current, prepare, write_unit
+from pipeline.engine.finish import finish_stage
+from pipeline.engine.stage import is_current, prepare
 from pipeline.engine.tables import RunPaths
 from pipeline.engine.tasks import RowRange, Unit
-from pipeline.engine.units import UnitReport, UnitWriter
+from pipeline.engine.units import UnitReport, UnitWriter, write_unit
 from pipeline.importance import stage as importance
 from pipeline.link.linked_sentences import LinkedReader, LinkedUnit, join_linked, linked_units
 from schemas import IMPORTANCE, REJECTS

@@ -18,8 +18,10 @@ from pipeline.config import DocumentsConfig, IndexConfig, KbConfig
 from pipeline.documents import stage as documents
 from pipeline.documents import titles_stage as titles
 from pipeline.engine.errors import StageError
-from pipeline.engine.stage import StagePlan, finish_stage, prepare, write_unit
+from pipeline.engine.finish import finish_stage
+from pipeline.engine.stage import StagePlan, prepare
 from pipeline.engine.tables import RunPaths
+from pipeline.engine.units import write_unit
 from pipeline.index import stage as index
 from pipeline.index.alias_index import AliasIndex
 from pipeline.index.entity_spill import qid_bounds

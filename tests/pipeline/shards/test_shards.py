@@ -22,9 +22,11 @@ from benchmarks.shards_data import make_roberta
 from pipeline.config import ShardsConfig
 from pipeline.encoder.tokenizer import TextTokenizer
 from pipeline.engine.errors import StageError
-from pipeline.engine.stage import StagePlan, finish_stage, prepare, write_unit
+from pipeline.engine.finish import finish_stage
+from pipeline.engine.stage import StagePlan, prepare
 from pipeline.engine.tables import RunPaths
 from pipeline.engine.tasks import ListRange
+from pipeline.engine.units import write_unit
 from pipeline.shards import stage as shards
 from pipeline.shards.knowledge import KnowledgeBuilder
 from pipeline.shards.windows import document_hash, shuffle_keys

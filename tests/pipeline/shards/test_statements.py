@@ -16,8 +16,9 @@ import pytest
 from pipeline.config import ShardsConfig
 from pipeline.encoder.tokenizer import TextTokenizer
 from pipeline.engine.errors import StageError
-from pipeline.engine.stage import prepare, write_unit
+from pipeline.engine.stage import prepare
 from pipeline.engine.tables import RunPaths
+from pipeline.engine.units import write_unit
 from pipeline.run_stage import rows_written
 from pipeline.shards import stage as shards
 from pipeline.shards.knowledge_lookup import make_lookup

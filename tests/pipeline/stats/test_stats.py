@@ -325,7 +325,8 @@ def test_a_killed_count_goes_on(tmp_path: Path) -> None:
 
 def _half(plan: Any, paths: RunPaths) -> None:
     """The first phase and two units of the second."""
-    from pipeline.engine.stage import prepare, write_unit
+    from pipeline.engine.stage import prepare
+    from pipeline.engine.units import write_unit
 
     prepared = prepare(plan, paths)
     for phase, units in plan.numbered_phases[:2]:
