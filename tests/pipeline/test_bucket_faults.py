@@ -1,0 +1,46 @@
+"""The sample in a bucket whose server fails now and then: the same rows as in a local folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from schemas import buckets
+from tests.bucket_servers import connected
+from tests.fault_proxy import KINDS, fault_proxy
+from tests.pipeline.cases import program, sample_arguments
+from tests.pipeline.test_bucket_runs import rows_in
+
+pytestmark = [
+    pytest.mark.slow,
+    # Of aiohttp, about what gcsfs gives it.
+    pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning"),
+]
+ADDRESSES = {"s3": "AWS_ENDPOINT_URL", "gs": "STORAGE_EMULATOR_HOST"}
+TABLES = ("aliases", "entities", "properties", "triples", "anchors", "documents", "title_redirects")
+SHARE = 0.05
+
+
+@pytest.mark.parametrize(("scheme", "last"), [("s3", "index"), ("gs", "documents")])
+def test_failing_requests_change_no_row(
+    scheme: str, last: str, sample_run: Path, tmp_path: Path
+) -> None:
+    with connected(scheme) as server:
+        run = f"{server.root}/run"
+        with fault_proxy(server.environment[ADDRESSES[scheme]], share=SHARE, seed=5) as proxy:
+            environment = {
+                ADDRESSES[scheme]: proxy.address,
+                "TRELM_CACHE": str(tmp_path / "copies"),
+            }
+            arguments = ["--config", sample_arguments(Path("any"))[1], "--run", run]
+            done = program("run", *arguments, "--until", last, env={**os.environ, **environment})
+        assert done.returncode == 0, done.stderr
+        failed, passed = proxy.num_failed, proxy.num_passed.total()
+        assert set(failed) <= set(KINDS)
+        assert failed.total() > SHARE / 2 * passed
+        assert not buckets.exists(f"{run}/.lock")
+        assert rows_in(run, TABLES) == rows_in(str(sample_run), TABLES)
+        # A manifest whose answer was lost is asked for again, and is ours.
+        assert buckets.exists(f"{run}/{last}/manifest.json")
