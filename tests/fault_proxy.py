@@ -15,7 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -29,101 +29,114 @@ class FaultProxy:
     """A running proxy."""
 
     address: str
-    num_failed: Counter[str] = field(default_factory=Counter)
-    num_passed: Counter[str] = field(default_factory=Counter)
+    num_failed: Counter[str]
+    num_passed: Counter[str]
 
 
 @contextmanager
 def fault_proxy(server: str, *, share: float, seed: int) -> Iterator[FaultProxy]:
     """Run a proxy inside a `with` block; which requests fail is drawn from the seed, in their order."""
-    upstream = urlsplit(server)
-    num_failed: Counter[str] = Counter()
-    num_passed: Counter[str] = Counter()
-    draw, guard = random.Random(seed), threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def answer(self) -> None:
-            body = self._body()
-            with guard:
-                kind = draw.choice(KINDS) if draw.random() < share else ""
-                (num_failed if kind else num_passed)[kind or self.command] += 1
-            if kind in ("429", "503"):
-                self.send_response(int(kind))
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            if kind != "cut before":
-                status, headers, content = self._ask(body)
-            if kind:
-                # Both sides at once: the client sees a reset or an end where an answer should be.
-                self.close_connection = True
-                self.connection.shutdown(socket.SHUT_RDWR)
-                return
-            self.send_response(status)
-            for name, value in headers:
-                if name.lower() not in OWN_HEADERS:
-                    self.send_header(name, value)
-            length = next(
-                (value for name, value in headers if name.lower() == "content-length"), ""
-            )
-            is_head = self.command == "HEAD"
-            self.send_header("Content-Length", length if is_head and length else str(len(content)))
-            self.end_headers()
-            if not is_head:
-                self.wfile.write(content)
-
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = answer
-
-        def _body(self) -> bytes:
-            if self.headers.get("Expect", "").lower() == "100-continue":
-                self.send_response_only(100)
-                self.end_headers()
-            if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            pieces = []
-            while size := int(self.rfile.readline().split(b";")[0], 16):
-                pieces.append(self.rfile.read(size))
-                self.rfile.readline()
-            self.rfile.readline()
-            return b"".join(pieces)
-
-        def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-            connection = http.client.HTTPConnection(upstream.hostname or "", upstream.port)
-            headers = {
-                name: value
-                for name, value in self.headers.items()
-                if name.lower() not in OWN_HEADERS
-            }
-            headers["Content-Length"] = str(len(body))
-            headers.pop("Expect", None)
-            try:
-                connection.request(self.command, self.path, body, headers)
-                response = connection.getresponse()
-                return response.status, response.getheaders(), response.read()
-            finally:
-                connection.close()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: object) -> None:
-            pass
-
-    httpd = Server(("127.0.0.1", 0), Handler)
+    httpd = _Server(server, share, seed)
     thread = threading.Thread(target=httpd.serve_forever, daemon=True)
     thread.start()
     try:
         yield FaultProxy(
             address=f"http://127.0.0.1:{httpd.server_port}",
-            num_failed=num_failed,
-            num_passed=num_passed,
+            num_failed=httpd.num_failed,
+            num_passed=httpd.num_passed,
         )
     finally:
         httpd.shutdown()
         thread.join()
         httpd.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, upstream: str, share: float, seed: int) -> None:
+        self.upstream = urlsplit(upstream)
+        self.num_failed: Counter[str] = Counter()
+        self.num_passed: Counter[str] = Counter()
+        self._share, self._draw, self._guard = share, random.Random(seed), threading.Lock()
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    def fault(self, method: str) -> str:
+        """Draw how a request fails; empty if it passes."""
+        with self._guard:
+            kind = self._draw.choice(KINDS) if self._draw.random() < self._share else ""
+            (self.num_failed if kind else self.num_passed)[kind or method] += 1
+            return kind
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of a client that has gone."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def answer(self) -> None:
+        body = self._body()
+        kind = self.server.fault(self.command)
+        if kind in ("429", "503"):
+            self.send_response(int(kind))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        answered = None if kind == "cut before" else self._ask(body)
+        if kind or answered is None:
+            # Both sides at once: the client sees an end where an answer should be.
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self._pass_on(*answered)
+
+    def __getattr__(self, name: str) -> object:
+        """Answer every method alike: the base class looks for do_GET, do_PUT and so on."""
+        if name.startswith("do_"):
+            return self.answer
+        raise AttributeError(name)
+
+    def _pass_on(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+        self.send_response(status)
+        lengths = [value for name, value in headers if name.lower() == "content-length"]
+        for name, value in headers:
+            if name.lower() not in OWN_HEADERS:
+                self.send_header(name, value)
+        is_head = self.command == "HEAD"
+        self.send_header("Content-Length", lengths[0] if is_head and lengths else str(len(content)))
+        self.end_headers()
+        if not is_head:
+            self.wfile.write(content)
+
+    def _body(self) -> bytes:
+        if self.headers.get("Expect", "").lower() == "100-continue":
+            self.send_response_only(100)
+            self.end_headers()
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        pieces = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            pieces.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(pieces)
+
+    def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        upstream = self.server.upstream
+        connection = http.client.HTTPConnection(upstream.hostname or "", upstream.port)
+        headers = {
+            name: value for name, value in self.headers.items() if name.lower() not in OWN_HEADERS
+        }
+        headers["Content-Length"] = str(len(body))
+        headers.pop("Expect", None)
+        try:
+            connection.request(self.command, self.path, body, headers)
+            response = connection.getresponse()
+            return response.status, response.getheaders(), response.read()
+        finally:
+            connection.close()
+
+    def log_message(self, *_: object) -> None:
+        pass
