@@ -217,6 +217,17 @@ def test_a_package_that_a_worker_lacks_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def run_code(code: str) -> subprocess.CompletedProcess[str]:
+    """Run some code in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("program", ["pipeline", "trelm_train"])
 @pytest.mark.parametrize("times", [1, 2])
@@ -234,13 +245,7 @@ def test_ctrl_c_while_loading_shows_no_trace(program: str, times: int) -> None:
         "sys.meta_path.insert(0, Slow())\n"
         "start.main()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE_S,
-    )
+    done = run_code(code)
     assert (done.returncode, done.stderr) == (130, "interrupted; nothing was done\n")
 
 
@@ -252,13 +257,7 @@ def test_ctrl_c_again_while_the_program_ends_changes_nothing() -> None:
         "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
         "leave(INTERRUPTED)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE_S,
-    )
+    done = run_code(code)
     assert (done.returncode, done.stderr) == (130, "")
 
 
