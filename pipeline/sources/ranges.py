@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from typing import IO
 
 from pipeline.engine import files
+from pipeline.engine.kept_listings import once
 from pipeline.engine.tasks import ByteRange
 from pipeline.sources.chunks import SourceError, format_of
-from pipeline.sources.members import has_one_member
+from pipeline.sources.members import MemberFormat, has_one_member
 from pipeline.sources.opening import MEMBER_FORMATS, read_chunks
 
 # Where no second member starts within these bytes, there is none: Wikidata's members have about 70
@@ -36,8 +38,8 @@ def plan_ranges(path: str, unit_bytes: int) -> list[ByteRange]:
         name = format_of(path, file)
         if name in MEMBER_FORMATS and size > unit_bytes:
             kind = MEMBER_FORMATS[name]
-            if has_one_member(kind, file, min(size, MEMBER_SEARCH_BYTES)):
-                logger.info("%s: one %s: one reader; %s", path, kind.name, kind.one_member_advice)
+            # A launch plans twice: to look at all stages first, and to run each.
+            if once(("one member", path, size), lambda: _has_one_member(path, kind, file, size)):
                 return [ByteRange(path=path, start=0, end=size)]
 
     # Equal cuts instead of a small remainder: all units take about the same time.
@@ -46,6 +48,14 @@ def plan_ranges(path: str, unit_bytes: int) -> list[ByteRange]:
     return [
         ByteRange(path=path, start=low, end=high) for low, high in zip(cuts, cuts[1:], strict=False)
     ]
+
+
+def _has_one_member(path: str, kind: MemberFormat, file: IO[bytes], size: int) -> bool:
+    """Say, also to the user, whether a file can have only one reader."""
+    is_one = has_one_member(kind, file, min(size, MEMBER_SEARCH_BYTES))
+    if is_one:
+        logger.info("%s: one %s: one reader; %s", path, kind.name, kind.one_member_advice)
+    return is_one
 
 
 def peek(path: str, num_bytes: int = 4096, losses: list[SourceError] | None = None) -> bytes:
