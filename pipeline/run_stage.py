@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import logging
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from pipeline.engine.errors import StageError
 from pipeline.engine.graph import build_graph
 from pipeline.engine.kept_listings import forget_listings
 from pipeline.engine.progress_text import Workload
-from pipeline.engine.sole_writer import sole_writer
+from pipeline.engine.sole_writer import holds, sole_writer
 from pipeline.engine.stage import NOT_FINISHED, PreparedStage, StagePlan, prepare, why_needed
 from pipeline.engine.stage_folders import SCRATCH, remove_older
 from pipeline.engine.tables import CONFIG_NAME, RunPaths
@@ -36,6 +37,8 @@ from schemas.occupied import PIPELINE, occupant
 from schemas.run_lock import LOCK_NAME, LockedError
 from schemas.settings import is_written_here, to_toml
 
+# Kinds of characters that no name of a run's folder has: control characters, ends of lines.
+CONTROL = frozenset(("Cc", "Zl", "Zp"))
 logger = logging.getLogger("trelm")
 
 
@@ -55,7 +58,7 @@ def _section_of(stage: flow.Stage, config: RunConfig) -> Any:  # noqa: ANN401 - 
     return section
 
 
-def check_stages(config: RunConfig, settings: RunnerSettings, last: str) -> None:
+def check_stages(config: RunConfig, last: str) -> None:
     """Check what all stages up to one need from outside, so that nothing fails after hours for it.
 
     Raises:
@@ -73,9 +76,6 @@ def check_stages(config: RunConfig, settings: RunnerSettings, last: str) -> None
         for entry, kind in files_of(config.documents).items():
             if kind == "wiki-xml":
                 check_wiki(entry.path, config.kb.wiki)
-    # The machines of a cluster have other devices than this one.
-    if "importance" in names and settings.is_local:
-        check_device(config.importance.device)
 
 
 def planned(
@@ -90,7 +90,7 @@ def planned(
     Nothing is written. A stage that reads one that would run would run too.
     """
     check_run(config, settings, [stage.name for stage in flow.stages_until(last)])
-    check_stages(config, settings, last)
+    check_stages(config, last)
     paths, will_run = RunPaths(root=config.run), set()
     for stage in flow.stages_until(last):
         if not is_needed(stage, config):
@@ -102,6 +102,9 @@ def planned(
             reason = why_needed(plan_stage(stage.name, config), paths, verify=verify)
         if reason:
             will_run.add(stage.name)
+        # A finished stage needs no device, and the machines of a cluster have other ones.
+        if reason and stage.name == "importance" and settings.is_local:
+            check_device(config.importance.device, "importance.device")
         yield stage.name, reason
 
 
@@ -113,7 +116,7 @@ def run_missing(
     verify: bool = False,
 ) -> Iterator[tuple[str, bool]]:
     """Run every stage up to `last` that is missing, damaged or out of date; yield each name and
-    whether it ran.
+    whether it ran. The folder is held until the iterator is exhausted or closed.
 
     Args:
         config: of the run.
@@ -126,14 +129,18 @@ def run_missing(
             "run waits for each stage before the next one; without waiting give a single stage: "
             "trelm-pipeline STAGE … --no_wait_until_finish"
         )
-    needed = tuple(name for name, reason in planned(config, settings, last) if reason)
+    needed = tuple(
+        name for name, reason in planned(config, settings, last, verify=verify) if reason
+    )
     if needed:
         announce(config, settings, needed)
     # Held from the first stage to the last: another program must not come in between two of them.
     with sole_writer(config.run) if needed and not settings.is_dry else contextlib.nullcontext():
         for stage in flow.stages_until(last):
             if is_needed(stage, config):
-                yield stage.name, run_stage(stage.name, config, settings, verify=verify)
+                # What was whole a moment ago is not read again.
+                is_read = verify and stage.name in needed
+                yield stage.name, run_stage(stage.name, config, settings, verify=is_read)
 
 
 def announce(config: RunConfig, settings: RunnerSettings, stages: tuple[str, ...]) -> None:
@@ -223,7 +230,8 @@ def _settle(plan: StagePlan, paths: RunPaths) -> None:
     Not where another program is at work: it ends with the same.
     """
     scratch = files.join(paths.stage(plan.name), plan.data_folder, SCRATCH)
-    left = (scratch, files.join(paths.root, LOCK_NAME))
+    # A lock of this program is nothing that a killed one has left.
+    left = [scratch, *([] if holds(paths.root) else [files.join(paths.root, LOCK_NAME)])]
     if has_database(paths) and not any(map(files.exists, left)):
         return
     with contextlib.suppress(LockedError), sole_writer(paths.root):
@@ -309,10 +317,10 @@ def check_run(config: RunConfig, settings: RunnerSettings, stages: Sequence[str]
     if not config.run:
         raise ConfigError('no run folder; give --run FOLDER (or run = "…" in the configuration)')
 
-    if not config.run.isprintable():
+    if any(unicodedata.category(character) in CONTROL for character in config.run):
         raise ConfigError(
-            f"--run {config.run!r}: a run's folder may not have characters in its name that cannot "
-            "be seen; choose another name"
+            f"--run {config.run!r}: a run's folder may not have control characters or ends of lines in "
+            "its name; choose another name"
         )
     _refuse_local_paths(config, settings, stages)
 

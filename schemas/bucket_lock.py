@@ -64,6 +64,12 @@ def hold(folder: str, program: str) -> Iterator[None]:
             _held[path] -= 1
 
 
+def is_held(folder: str) -> bool:
+    """Say whether this process holds a folder."""
+    with _guard:
+        return _held[f"{folder.rstrip('/')}/{LOCK_NAME}"] > 0
+
+
 def refuse_if_lost(folder: str) -> None:
     """Ask the bucket whether a folder is still held by this process. Two requests.
 

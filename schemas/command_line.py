@@ -82,7 +82,7 @@ class EchoHandler(logging.Handler):
 
 def _is_of_beam(record: logging.LogRecord) -> bool:
     """Say whether Beam has logged past its own loggers: which optional packages it does not find."""
-    return record.name == "root" and "/apache_beam/" in record.pathname
+    return record.name == "root" and BEAM in record.pathname
 
 
 def set_up_logging(*, verbose: bool) -> None:
@@ -297,8 +297,9 @@ def leave(code: int) -> NoReturn:
     """
     is_stopped = code in (INTERRUPTED, TERMINATED)
     if is_stopped:
-        # A second Ctrl-C would end Python's own end with a trace, or with another exit code.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # A second signal would end Python's own end with a trace, or with another exit code.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         kill_children()
     sys.stdout.flush()
     sys.stderr.flush()

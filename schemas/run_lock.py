@@ -67,6 +67,12 @@ def hold(folder: Path, program: str) -> Iterator[None]:
         _remove_empty(made)
 
 
+def is_held(folder: Path) -> bool:
+    """Say whether this process holds a folder."""
+    with _guard:
+        return _held[str(folder.resolve())] > 0
+
+
 def _remove_empty(folders: list[Path]) -> None:
     """Remove folders that this program has made, the deepest first, as far as they are empty."""
     for folder in folders:

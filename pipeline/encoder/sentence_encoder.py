@@ -83,7 +83,7 @@ class SentenceEncoder:
         import torch
 
         self._torch = torch
-        check_device(device)
+        check_device(device, "importance.device")
         # Threads of one operation; ours take whole batches instead.
         torch.set_num_threads(1)
         self.device = (
@@ -248,8 +248,12 @@ def best_dtype(device: str) -> NumberFormat:
     return "bfloat16" if multiplies_bfloat16() else "float32"
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, setting: str) -> None:
     """Refuse a device that this machine does not have; only a GPU can be missing.
+
+    Args:
+        device: auto, cpu or cuda.
+        setting: that names it, for the error.
 
     Raises:
         StageError: says what to set.
@@ -260,7 +264,7 @@ def check_device(device: str) -> None:
 
     if not torch.cuda.is_available():
         raise StageError(
-            "importance.device is cuda, but torch finds no GPU here; set it to auto or cpu, or "
+            f"{setting} is cuda, but torch finds no GPU here; set it to auto or cpu, or "
             "install a build of torch for this machine's GPU and its driver"
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.engine import files
 from pipeline.engine.kept_listings import forget_listings
 from schemas import bucket_lock
-from schemas.run_lock import hold
+from schemas.run_lock import hold, is_held
 
 
 @contextlib.contextmanager
@@ -27,7 +27,14 @@ def sole_writer(folder: str) -> Iterator[None]:
             except OSError as error:
                 raise files.unwritable(folder, error) from error
         else:
+            was_held = holds(folder)
             stack.enter_context(bucket_lock.hold(folder, "trelm-pipeline"))
-            # Until now another program may have written there.
-            forget_listings()
+            if not was_held:
+                # Until now another program may have written there.
+                forget_listings()
         yield
+
+
+def holds(folder: str) -> bool:
+    """Say whether this program holds a folder already."""
+    return is_held(Path(folder)) if files.is_local(folder) else bucket_lock.is_held(folder)

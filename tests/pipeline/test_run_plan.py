@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import run_stage
 from pipeline.config import load_config
 from pipeline.engine.beam_runner import RunnerSettings
 from pipeline.run_stage import run_missing
@@ -54,7 +55,7 @@ def test_a_device_that_is_not_there_is_said_at_once(
     done = in_process("run", *sample_arguments(run, "--plan", "--set", "importance.device=cuda"))
     assert done.returncode != 0
     assert "importance.device is cuda, but torch finds no GPU here" in done.stderr
-    # A stage that is not asked for needs no device.
+    # A stage that is not asked for, or has finished, needs none.
     flags = ("--plan", "--set", "importance.device=cuda", "--until", "stats")
     assert in_process("run", *sample_arguments(run, *flags)).returncode == 0
 
@@ -76,10 +77,17 @@ def test_a_corpus_of_parquet_is_looked_into(tmp_path: Path, content: str, part: 
 
 
 @pytest.mark.parametrize("flags", [(), ("--plan",)])
-def test_a_folder_with_unseen_characters_is_refused(flags: tuple[str, ...]) -> None:
+def test_a_folder_with_control_characters_is_refused(flags: tuple[str, ...]) -> None:
     done = in_process("run", *sample_arguments(Path("run\0s"), *flags))
     assert done.returncode != 0
-    assert "characters in its name that cannot be seen" in done.stderr
+    assert "may not have control characters" in done.stderr
+
+
+def test_a_folder_may_have_any_other_character(tmp_path: Path) -> None:
+    run = tmp_path / "\u3000a\u00a0b é"
+    done = in_process("run", *sample_arguments(run, "--until", "kb"))
+    assert done.returncode == 0, done.stderr
+    assert (run / "kb" / "manifest.json").exists()
 
 
 def test_a_run_holds_its_folder_between_two_stages(tmp_path: Path) -> None:
@@ -89,10 +97,37 @@ def test_a_run_holds_its_folder_between_two_stages(tmp_path: Path) -> None:
     assert next(stages) == ("kb", True)
     # The system's lock is one of the process, so another process has to ask.
     refused = program("documents", *sample_arguments(run))
+    assert not (run / "kb" / "run.duckdb").exists()
     assert refused.returncode == 1
     assert "writes there; wait until it has ended" in refused.stderr
     assert [name for name, _ in stages] == ["titles", "documents"]
     assert not (run / LOCK_NAME).exists()
+
+
+def test_a_run_that_is_verified_holds_its_folder_too(sample_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(sample_run, tmp_path / "run"))
+    part = next((run / "kb").glob("data-*/entities/*.parquet"))
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    config = replace(load_config(str(SAMPLE / "pipeline.toml"), ()), run=str(run))
+    stages = run_missing(config, RunnerSettings(), "kb", verify=True)
+    assert next(stages) == ("kb", True)
+    assert (run / LOCK_NAME).exists()
+    stages.close()  # type: ignore[attr-defined]
+    assert not (run / LOCK_NAME).exists()
+
+
+def test_skipped_stages_of_a_run_write_nothing(
+    sample_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(sample_run, tmp_path / "run"))
+    (run / "stats" / "manifest.json").unlink()
+    written: list[str] = []
+    monkeypatch.setattr(run_stage, "write_database", lambda paths: written.append(paths.root))
+    done = in_process("run", *sample_arguments(run, "--until", "stats"))
+    assert done.returncode == 0, done.stderr
+    assert written == [str(run)], "by stats alone"
 
 
 def test_templates_of_statements_are_checked_at_once(tmp_path: Path) -> None:

@@ -120,7 +120,9 @@ def _prepare_folder(task: Task) -> None:
     }  # fmt: skip
 
     path = folder / TASK
-    if folder.is_dir() and not path.exists() and any(folder.iterdir()):
+    # A kill may leave the task half written.
+    others = set(folder.iterdir()) - {partial_of(path)} if folder.is_dir() else set()
+    if others and not path.exists():
         sys.stderr.write(
             f"{folder}: holds files, and `compare` has made no run there; move them, or give "
             "another --out folder\n"
@@ -128,7 +130,11 @@ def _prepare_folder(task: Task) -> None:
         sys.exit(1)
     # A checkpoint of other settings or shards must not be continued.
     if folder.exists() and _fingerprint_in(path) != task.fingerprint:
-        shutil.rmtree(folder)
+        # Another name first: a kill half way must not leave a folder without its task.
+        removed = folder.with_name(f".{folder.name}.removed")
+        shutil.rmtree(removed, ignore_errors=True)
+        folder.rename(removed)
+        shutil.rmtree(removed)
     folder.mkdir(parents=True, exist_ok=True)
     write_durably(path, json.dumps(described, indent=1) + "\n")
     # Of an earlier try: what stands there afterwards is this one's.

@@ -65,7 +65,8 @@ def _known_cost(comparison: Comparison, name: str) -> dict[str, Any] | None:
     try:
         measured = json.loads(_timing_path(comparison, name).read_text(encoding="utf-8"))
         is_right = measured["fingerprint"] == _timing_fingerprint(comparison, name)
-        return dict(measured["cost"]) if is_right else None
+        cost = dict(measured["cost"])
+        return cost if is_right and {"step_s", "ratio"} <= cost.keys() else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         # Torn, or of somebody else's: it is measured again.
         return None

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from schemas.durable import partial_of
 from schemas.errors import TrelmError
 from tests.pausing import PATIENCE_S
 from tests.trelm_train import forked
 from tests.trelm_train.compare.conftest import TWO_ARMS, WriteExperiment, write_file
 from trelm_train.cli import cli
-from trelm_train.compare import timing
+from trelm_train.compare import run_one, timing
 from trelm_train.compare.compare import CompareRequest, compare
 from trelm_train.compare.execute import make_runs
 from trelm_train.compare.experiment import load_experiment
@@ -222,7 +223,7 @@ def test_a_run_that_was_stopped_goes_on_from_its_checkpoint(
 
 
 def test_a_folder_that_no_run_has_made_is_left_alone(
-    write_experiment: WriteExperiment, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    write_experiment: WriteExperiment, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     experiment = load_experiment(write_experiment())
     comparison = open_comparison(
@@ -235,10 +236,47 @@ def test_a_folder_that_no_run_has_made_is_left_alone(
     with contextlib.suppress(TrelmError):
         make_runs(comparison, [run], "final")
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
-    assert "failed: its process ended with 1" in capfd.readouterr().err
+    assert "failed: its process ended with 1" in caplog.text
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"fingerprint": 1}', "{", "null"])
+def test_a_run_of_other_settings_is_removed_whole_or_not_at_all(
+    write_experiment: WriteExperiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = load_experiment(write_experiment())
+    comparison = open_comparison(
+        experiment, tmp_path / "out", workers=1, keep_models=False, stop=Stop()
+    )
+    run = plan_run(experiment, {"mlm": Cost(step_s=1.0)}, experiment.arms[0], 0.001, (0, 1.0))
+    task = comparison.task(run)
+    task.folder.mkdir(parents=True)
+    # Killed while the task was written, then a run of other settings, killed while it was removed.
+    partial_of(task.folder / TASK).write_text("{")
+    run_one._prepare_folder(task)
+    (task.folder / TASK).write_text('{"fingerprint": "another"}')
+    (task.folder / "metrics.jsonl").write_text("{}")
+
+    def killed(folder: Path, **_: object) -> None:
+        if folder.exists():
+            (folder / TASK).unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_one.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_one._prepare_folder(task)
+    run_one._prepare_folder(task)
+    assert [path.name for path in task.folder.iterdir()] == [TASK]
+    assert json.loads((task.folder / TASK).read_text())["fingerprint"] == task.fingerprint
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{}", '{"fingerprint": 1}', "{", "null"]
+    + [
+        f'{{"fingerprint": "RIGHT", "cost": {cost}}}'
+        for cost in ("{}", "[1]", "null", '{"step_s": 1}')
+    ],
+)
 def test_a_torn_timing_is_measured_again(
     write_experiment: WriteExperiment, tmp_path: Path, content: str
 ) -> None:
@@ -248,7 +286,7 @@ def test_a_torn_timing_is_measured_again(
     )
     path = timing._timing_path(comparison, "mlm")
     path.parent.mkdir(parents=True)
-    path.write_text(content)
+    path.write_text(content.replace("RIGHT", timing._timing_fingerprint(comparison, "mlm")))
     assert timing._known_cost(comparison, "mlm") is None
 
 
