@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from schemas.durable import write_durably
+from schemas.durable import is_partial, write_durably
 
 CHECKSUMS_NAME = "checksums.json"
 # The trainer's description of a run. With this key it, or the state of a checkpoint, says that
@@ -71,8 +71,11 @@ def checksums_text(checksums: Mapping[str, Checksum]) -> str:
 
 
 def checksums_of(folder: Path) -> dict[str, Checksum]:
-    """Return the checksums of all files of a local folder and of the folders below it."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Return the checksums of all files of a local folder and of the folders below it.
+
+    What a killed program has left half written is none of them: it goes with the next writing.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not is_partial(path))
     return {str(path.relative_to(folder).as_posix()): checksum_of(path) for path in paths}
 
 

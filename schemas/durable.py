@@ -87,6 +87,11 @@ def partial_of(target: Path) -> Path:
     return target.with_name(f".{target.name}.part")
 
 
+def is_partial(path: Path) -> bool:
+    """Say whether a file has such a temporary name."""
+    return path.name.startswith(".") and path.name.endswith(".part")
+
+
 def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)

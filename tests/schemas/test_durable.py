@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from schemas.checksums import damage_in, seal
 from schemas.durable import partial_of, publish, write_durably
 
 
@@ -106,3 +107,15 @@ def test_publishing_replaces(tmp_path: Path) -> None:
     publish(tmp_path / "a.part", tmp_path / "a")
     assert (tmp_path / "a").read_text() == "new"
     assert not (tmp_path / "a.part").exists()
+
+
+def test_a_seal_lists_nothing_that_a_killed_program_has_left(tmp_path: Path) -> None:
+    (tmp_path / "bank").mkdir()
+    (tmp_path / "bank" / "notes.bin").write_bytes(b"notes")
+    # Killed while it was sealed, and while a file was written.
+    partial_of(tmp_path / "bank" / "checksums.json").write_text("{")
+    partial_of(tmp_path / "bank" / "more.bin").write_bytes(b"mo")
+    seal(tmp_path / "bank")
+    assert damage_in(tmp_path / "bank") == ""
+    partial_of(tmp_path / "bank" / "more.bin").unlink()
+    assert damage_in(tmp_path / "bank") == "", "it does not miss what is gone"
