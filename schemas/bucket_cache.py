@@ -136,11 +136,9 @@ def copy_of(address: str, files: Sequence[CopiedFile]) -> Path:
                 _held[str(target)] = handle
                 break
             os.close(handle)
-            if not target.exists():
-                _make(target, address, files)
-            else:
-                num_looks += 1
-                _make_again(target, address, files, num_looks)
+            # Never waited for: who has just made it holds it as long as it lives.
+            num_looks += 1
+            _make_again(target, address, files, num_looks)
     return target
 
 
