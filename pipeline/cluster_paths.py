@@ -17,6 +17,7 @@ from pipeline.link.weights import weights_file
 from schemas import buckets
 from schemas.errors import ConfigError
 from schemas.listing import a_few
+from schemas.model_folder import is_meant_as_path
 
 # Settings of a stage that hold lists of paths.
 _LISTS = {
@@ -73,9 +74,7 @@ def _folder(name: str) -> str:
     """Return a model's folder; empty for a model that is given by its name."""
     if buckets.is_bucket(name):
         return name
-    # On the hub a name is "model" or "owner/model"; all else is meant as a path.
-    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).is_dir()
-    return name if is_path else ""
+    return name if is_meant_as_path(name) or Path(name).is_dir() else ""
 
 
 def check_paths(runner: str, run: str, paths: Iterable[GivenPath], options: Options) -> None:

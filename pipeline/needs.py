@@ -18,12 +18,12 @@ from pipeline.config import RunConfig
 from pipeline.engine import files
 from pipeline.engine.beam_runner import RunnerSettings
 from pipeline.engine.local_listing import FileEntry
+from schemas.amounts import GB, amount
 from schemas.errors import ConfigError
 from schemas.machine import free_disk, free_memory, usable_cores
 
 # What a byte of a compressed file decodes to, by the ending: of Wikidata's JSON, and of text.
 DECODED = {"gz": (8.0, 3.0), "zst": (9.0, 3.5), "bz2": (11.0, 3.6)}
-GB = 1e9
 # How far off an estimate may be.
 MARGIN = 2.0
 logger = logging.getLogger("trelm")
@@ -72,14 +72,10 @@ class Needs:
     def text(self) -> str:
         """Return the estimate in words."""
         return (
-            f"{', '.join(self.stages)}: need roughly {_amount(self.disk)} of disk "
-            f"({_amount(self.free_disk)} are free) and {_amount(self.memory)} of memory "
-            f"({_amount(self.free_memory)} are free)"
+            f"{', '.join(self.stages)}: need roughly {amount(self.disk)} of disk "
+            f"({amount(self.free_disk)} are free) and {amount(self.memory)} of memory "
+            f"({amount(self.free_memory)} are free)"
         )
-
-
-def _amount(num_bytes: float) -> str:
-    return f"{num_bytes / GB:,.1f} GB" if num_bytes >= GB else f"{num_bytes / 1e6:,.0f} MB"
 
 
 def worker_ram_gb(stage: str) -> int:

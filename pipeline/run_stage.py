@@ -64,14 +64,13 @@ def check_stages(config: RunConfig, last: str) -> None:
     Raises:
         StageError, ConfigError: what is wrong, where, what to do.
     """
-    names = flow.STAGE_NAMES[: flow.STAGE_NAMES.index(last) + 1]
-    for name in names:
-        stage = flow.stage_named(name)
+    stages = flow.stages_until(last)
+    for stage in stages:
         check = getattr(importlib.import_module(stage.module), "check", None)
         if check is not None:
             check(_section_of(stage, config))
 
-    if "titles" in names:
+    if flow.stage_named("titles") in stages:
         # The knowledge base of this run will hold the titles of the wiki that its settings name.
         for entry, kind in files_of(config.documents).items():
             if kind == "wiki-xml":
@@ -89,10 +88,11 @@ def planned(
 
     Nothing is written. A stage that reads one that would run would run too.
     """
-    check_run(config, settings, [stage.name for stage in flow.stages_until(last)])
+    stages = flow.stages_until(last)
+    check_run(config, settings, [stage.name for stage in stages])
     check_stages(config, last)
     paths, will_run = RunPaths(root=config.run), set()
-    for stage in flow.stages_until(last):
+    for stage in stages:
         if not is_needed(stage, config):
             continue
         first = next((name for name in stage.reads if name in will_run), "")

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from schemas import buckets
+from schemas.amounts import GB, amount
 from schemas.buckets import CACHE, BucketError
 from schemas.checksums import CHECKSUMS_NAME, Checksum, damage_in, damage_of
 
@@ -31,11 +32,10 @@ LIMIT = "TRELM_CACHE_GB"
 DEFAULT_LIMIT_GB = 200.0
 # A copy that nobody has used for so long is removed with the next one that is made.
 UNUSED_S = 30 * 24 * 3600.0
-GB = 1e9
 # A copy that takes a while, which is said.
 _LARGE = 100e6
 _THREADS = 4
-# How often, and after what pause, a changed copy is looked at again that others use.
+# How often, and after what pause, a copy is looked at again that others hold.
 _NUM_LOOKS, _PAUSE_S = 20, 0.5
 _LOCK, _PART, _WORK = ".lock", ".part", "work-"
 # Handles of the copies that this process uses: each holds its lock until the process ends.
@@ -136,20 +136,23 @@ def copy_of(address: str, files: Sequence[CopiedFile]) -> Path:
                 _held[str(target)] = handle
                 break
             os.close(handle)
-            # Never waited for: who has just made it holds it as long as it lives.
             num_looks += 1
-            _make_again(target, address, files, num_looks)
+            _make_unless_held(target, address, files, num_looks)
     return target
 
 
-def _make_again(target: Path, address: str, files: Sequence[CopiedFile], num_looks: int) -> None:
-    """Make a copy that somebody has cut or changed, unless programs use it.
+def _make_unless_held(
+    target: Path, address: str, files: Sequence[CopiedFile], num_looks: int
+) -> None:
+    """Make a copy that is not there, or was cut or changed, unless another program holds it.
+
+    That is not waited for: who has just made it holds it as long as it lives.
 
     Raises:
-        BucketError: they still do after some looks.
+        BucketError: it is still held after some looks, and not whole.
     """
     try:
-        _make(target, address, files, fcntl.LOCK_NB)
+        _make(target, address, files)
     except BlockingIOError as error:
         if num_looks > _NUM_LOOKS:
             raise BucketError(
@@ -212,14 +215,14 @@ def _is_whole(target: Path, files: Sequence[CopiedFile]) -> bool:
         return False
 
 
-def _make(target: Path, address: str, files: Sequence[CopiedFile], waits: int = 0) -> None:
+def _make(target: Path, address: str, files: Sequence[CopiedFile]) -> None:
     """Make a copy while nobody else does.
 
     Raises:
         BucketError: it cannot be made.
-        BlockingIOError: somebody uses or makes it, where `waits` is LOCK_NB.
+        BlockingIOError: somebody uses or makes it.
     """
-    handle = _lock(target, fcntl.LOCK_EX | waits)
+    handle = _lock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
         if _is_whole(target, files):
             return
@@ -232,7 +235,7 @@ def _make(target: Path, address: str, files: Sequence[CopiedFile], waits: int = 
         logger.log(
             logging.INFO if num_bytes >= _LARGE else logging.DEBUG,
             "%s: copying %s to %s (%s holds up to %s)",
-            address, _amount(num_bytes), target, CACHE, _amount(cache_limit()),
+            address, _in_words(num_bytes), target, CACHE, _in_words(cache_limit()),
         )  # fmt: skip
         try:
             _fetch(part, files)
@@ -297,8 +300,8 @@ def _make_room(target: Path, num_bytes: int, address: str) -> None:
     folder, limit = target.parent, cache_limit()
     if num_bytes > limit:
         raise BucketError(
-            f"{address}: its copy needs {_amount(num_bytes)}, but all copies in {folder} may have "
-            f"{_amount(limit)} together; give a larger {LIMIT}"
+            f"{address}: its copy needs {_in_words(num_bytes)}, but all copies in {folder} may have "
+            f"{_in_words(limit)} together; give a larger {LIMIT}"
         )
     oldest = sorted(
         (path.stat().st_mtime, path.name.removesuffix(_LOCK)) for path in folder.glob(f"*{_LOCK}")
@@ -314,12 +317,12 @@ def _make_room(target: Path, num_bytes: int, address: str) -> None:
     others = _total(folder)
     if others + num_bytes > limit:
         raise BucketError(
-            f"{address}: its copy needs {_amount(num_bytes)}, beside {_amount(others)} that running "
-            f"programs use in {folder}, where {_amount(limit)} are allowed; give a larger {LIMIT}"
+            f"{address}: its copy needs {_in_words(num_bytes)}, beside {_in_words(others)} that running "
+            f"programs use in {folder}, where {_in_words(limit)} are allowed; give a larger {LIMIT}"
         )
     if _free(folder) < num_bytes:
         raise BucketError(
-            f"{address}: its copy needs {_amount(num_bytes)}, but {_amount(_free(folder))} are free in "
+            f"{address}: its copy needs {_in_words(num_bytes)}, but {_in_words(_free(folder))} are free in "
             f"{folder}; free space, or name a folder on a larger disk with {CACHE}"
         )
 
@@ -384,5 +387,6 @@ def link_into(copy: Path, folder: Path) -> None:
             shutil.copyfile(path, target)
 
 
-def _amount(num_bytes: float) -> str:
-    return f"{num_bytes / GB:,.1f} GB" if num_bytes >= GB else f"{num_bytes / 1e6:,.1f} MB"
+def _in_words(num_bytes: float) -> str:
+    # Copies may be small, as in tests and of tokenizers.
+    return amount(num_bytes, mb_digits=1)

@@ -42,7 +42,7 @@ def hold(folder: str, program: str) -> Iterator[None]:
         LockedError: another program holds it.
         BucketError: the bucket cannot be written.
     """
-    path = f"{folder.rstrip('/')}/{LOCK_NAME}"
+    path = _path_of(folder)
     with _guard:
         _held[path] += 1
         is_first = _held[path] == 1
@@ -64,10 +64,14 @@ def hold(folder: str, program: str) -> Iterator[None]:
             _held[path] -= 1
 
 
+def _path_of(folder: str) -> str:
+    return f"{folder.rstrip('/')}/{LOCK_NAME}"
+
+
 def is_held(folder: str) -> bool:
     """Say whether this process holds a folder."""
     with _guard:
-        return _held[f"{folder.rstrip('/')}/{LOCK_NAME}"] > 0
+        return _held[_path_of(folder)] > 0
 
 
 def refuse_if_lost(folder: str) -> None:
@@ -78,7 +82,7 @@ def refuse_if_lost(folder: str) -> None:
     Raises:
         LockedError: another program has taken it over.
     """
-    path = f"{folder.rstrip('/')}/{LOCK_NAME}"
+    path = _path_of(folder)
     lock = _locks.get(path)
     if lock is not None and not lock.own_version():
         raise _refusal(path, _owner(path))

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from schemas.checksums import CHECKSUMS_NAME, sealed_damage
 from schemas.regular_files import open_regular
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
@@ -38,6 +39,28 @@ _SHAPES: dict[str, tuple[tuple[str, ...], ...]] = {
     ".mlp.Wo.weight": (("hidden_size",), ("intermediate_size",)),
 }
 Shapes = dict[str, tuple[int, ...]]
+
+
+def is_meant_as_path(model: str) -> bool:
+    """Say whether a model is named by a path: on the hub a name is "model" or "owner/model"."""
+    return model.startswith((".", "/", "~")) or model.count("/") > 1
+
+
+def sealed_problem(name: str, folder: Path, run: Path | None = None) -> str:
+    """Say what is wrong with a model by its checksums, and what to do; nothing where it has none.
+
+    Args:
+        name: what the user calls it.
+        folder: of its files.
+        run: the run that has exported it, where it lies in one.
+    """
+    damage = sealed_damage(folder, run)
+    if not damage:
+        return ""
+    return (
+        f"{name}: damaged ({damage}); copy or export the model again, or remove {CHECKSUMS_NAME} where "
+        "its files were changed on purpose"
+    )
 
 
 def model_problem(folder: Path, *, needs_weights: bool = True) -> str:

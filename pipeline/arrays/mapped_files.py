@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
 from schemas.array_types import Array
-from schemas.bucket_cache import CopiedFile, copy_of
+from schemas.bucket_cache import copy_of, folder_files
 from schemas.checksums import CHECKSUMS_NAME, damage_in
 
 
@@ -85,15 +85,5 @@ def local_folder(folder: str) -> str:
     if files.is_local(folder):
         return folder
 
-    entries = files.list_files(files.join(folder, "*"))
-    copied = [
-        CopiedFile(
-            name=entry.path.rpartition("/")[2],
-            address=entry.path,
-            num_bytes=entry.num_bytes,
-            version=entry.version,
-        )
-        for entry in entries
-    ]
     with files.told():
-        return str(copy_of(folder, copied))
+        return str(copy_of(folder, folder_files(folder, deep=False)))

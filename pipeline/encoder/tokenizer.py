@@ -26,9 +26,14 @@ from pipeline.engine.kept_listings import once
 from pipeline.engine.worker_threads import threads_of_a_worker
 from schemas.array_types import I64, U32, Array, Bools
 from schemas.buckets import is_bucket
-from schemas.checksums import CHECKSUMS_NAME, sealed_damage
 from schemas.listing import a_few
-from schemas.model_folder import CONFIG, longer_tokenizer, model_problem
+from schemas.model_folder import (
+    CONFIG,
+    is_meant_as_path,
+    longer_tokenizer,
+    model_problem,
+    sealed_problem,
+)
 
 TOKENIZER_FILE = "tokenizer.json"
 # One opens a sequence, one closes it.
@@ -358,8 +363,7 @@ def check_model(model: str, kind: NeededKind = "masked", flag: str = "--model") 
     """
     folder = Path(local_model(model))
     if not folder.is_dir():
-        # A name on the hub is "model" or "owner/model"; all else is meant as a path.
-        if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        if is_meant_as_path(model):
             raise StageError(f"{model}: no such model folder; check {flag}")
         return
 
@@ -367,16 +371,12 @@ def check_model(model: str, kind: NeededKind = "masked", flag: str = "--model") 
         raise StageError(f"{model}: no config.json in this folder, so it is no model; check {flag}")
     if kind != "encoder":
         _check_architecture(folder)
-    problem = model_problem(folder, needs_weights=kind != "tokenizer")
+    # Several stages ask about one model.
+    problem = model_problem(folder, needs_weights=kind != "tokenizer") or once(
+        ("model", model), lambda: sealed_problem(model, folder)
+    )
     if problem:
         raise StageError(problem)
-    # Several stages ask about one model.
-    damage = once(("model", model), lambda: sealed_damage(folder))
-    if damage:
-        raise StageError(
-            f"{model}: damaged ({damage}); copy or export the model again, or remove "
-            f"{CHECKSUMS_NAME} where its files were changed on purpose"
-        )
 
 
 def _check_architecture(folder: Path) -> None:

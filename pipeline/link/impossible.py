@@ -42,7 +42,7 @@ LATIN_END = 0x370
 _ANOTHER = re.compile(r"(?:, (?:and |or )?| and | or |/)[A-Z][\w-]+")
 MAX_OTHERS = 6
 # After these an adjective that stands alone says who is meant, or where somebody is from.
-_BEING = frozenset(
+_BEFORE_NATION = frozenset(
     "the be been being is are was were am became become becomes remain remained mostly mainly half ethnic "
     "ethnically culturally originally".split()
 )
@@ -94,7 +94,7 @@ def reading_of(text: str, start: int, end: int, ner_type: str | None) -> str:
     around = {*preceding, *_WORD.findall(after.group().lower() if after else "")}
     if preceding[-1:] == ["in"] or around & _ABOUT_LANGUAGE:
         return LANGUAGE_READING
-    if preceding and preceding[-1] in _BEING:
+    if preceding and preceding[-1] in _BEFORE_NATION:
         return NATION
     # "the French and German troops": the noun after the last of several is that of all.
     phrase = _phrase_after(text, _end_of_others(text, end))

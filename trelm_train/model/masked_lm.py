@@ -20,10 +20,9 @@ from torch import Tensor, nn
 
 from schemas.array_types import I64
 from schemas.bucket_copies import local_model
-from schemas.checksums import CHECKSUMS_NAME, sealed_damage
 from schemas.errors import ConfigError, TrelmError
 from schemas.finite import not_finite
-from schemas.model_folder import CONFIG, longer_tokenizer, model_problem
+from schemas.model_folder import CONFIG, longer_tokenizer, model_problem, sealed_problem
 from trelm_train.data.loader import Batch
 from trelm_train.data.masking import Vocabulary
 from trelm_train.data.shards import Shards, sha256_of
@@ -249,13 +248,9 @@ def _check_folder(name: str) -> None:
         raise ConfigError(problem)
     folder = Path(name)
     # A run has its models under these names.
-    if damage := sealed_damage(
-        folder, folder.parent if folder.name in ("model", "initial") else None
-    ):
-        raise ConfigError(
-            f"{name}: damaged ({damage}); copy or export the model again, or remove "
-            f"{CHECKSUMS_NAME} where its files were changed on purpose"
-        )
+    run = folder.parent if folder.name in ("model", "initial") else None
+    if problem := sealed_problem(name, folder, run):
+        raise ConfigError(problem)
 
 
 def check_weights(name: str, tensors: Mapping[str, Tensor]) -> None:

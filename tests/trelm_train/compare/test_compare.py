@@ -23,9 +23,9 @@ from trelm_train.compare import run_one, timing
 from trelm_train.compare.compare import CompareRequest, compare
 from trelm_train.compare.execute import make_runs
 from trelm_train.compare.experiment import load_experiment
-from trelm_train.compare.plan import Cost, plan_run
+from trelm_train.compare.plan import Cost, Run, plan_run
 from trelm_train.compare.run_one import TASK
-from trelm_train.compare.state import open_comparison
+from trelm_train.compare.state import Comparison, open_comparison
 from trelm_train.training.session import RunRequest
 from trelm_train.training.signals import InterruptedRun, Stop
 from trelm_train.training.train import run as train
@@ -190,21 +190,33 @@ class StopAfter(Stop):
         return signal.SIGTERM if self.left < 0 else 0
 
 
+def comparison_with_a_run(
+    write_experiment: WriteExperiment,
+    tmp_path: Path,
+    *,
+    keep_models: bool = False,
+    stop: Stop | None = None,
+) -> tuple[Comparison, Run]:
+    """The comparison of a small experiment, and a run of its first arm that was not made yet."""
+    experiment = load_experiment(write_experiment())
+    comparison = open_comparison(
+        experiment, tmp_path / "out", workers=1, keep_models=keep_models, stop=stop or Stop()
+    )
+    run = plan_run(experiment, {"mlm": Cost(step_s=1.0)}, experiment.arms[0], 0.001, (0, 1.0))
+    return comparison, run
+
+
 def test_a_run_that_was_stopped_goes_on_from_its_checkpoint(
     write_experiment: WriteExperiment, tmp_path: Path
 ) -> None:
-    experiment = load_experiment(write_experiment())
-    comparison = open_comparison(
-        experiment, tmp_path / "out", workers=1, keep_models=True, stop=Stop()
-    )
-    run = plan_run(experiment, {"mlm": Cost(step_s=1.0)}, experiment.arms[0], 0.001, (0, 1.0))
+    comparison, run = comparison_with_a_run(write_experiment, tmp_path, keep_models=True)
     task = comparison.task(run)
     assert run.config is not None
 
     # As a stopped worker leaves it.
     task.folder.mkdir(parents=True)
     (task.folder / TASK).write_text(json.dumps({"fingerprint": task.fingerprint}))
-    settings = experiment.experiment
+    settings = comparison.experiment.experiment
     request = RunRequest(
         shards=Path(settings.shards),
         model=settings.model,
@@ -225,11 +237,7 @@ def test_a_run_that_was_stopped_goes_on_from_its_checkpoint(
 def test_a_folder_that_no_run_has_made_is_left_alone(
     write_experiment: WriteExperiment, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    experiment = load_experiment(write_experiment())
-    comparison = open_comparison(
-        experiment, tmp_path / "out", workers=1, keep_models=False, stop=Stop()
-    )
-    run = plan_run(experiment, {"mlm": Cost(step_s=1.0)}, experiment.arms[0], 0.001, (0, 1.0))
+    comparison, run = comparison_with_a_run(write_experiment, tmp_path)
     folder = comparison.task(run).folder
     folder.mkdir(parents=True)
     (folder / "thesis.txt").write_text("mine")
@@ -242,11 +250,7 @@ def test_a_folder_that_no_run_has_made_is_left_alone(
 def test_a_run_of_other_settings_is_removed_whole_or_not_at_all(
     write_experiment: WriteExperiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experiment = load_experiment(write_experiment())
-    comparison = open_comparison(
-        experiment, tmp_path / "out", workers=1, keep_models=False, stop=Stop()
-    )
-    run = plan_run(experiment, {"mlm": Cost(step_s=1.0)}, experiment.arms[0], 0.001, (0, 1.0))
+    comparison, run = comparison_with_a_run(write_experiment, tmp_path)
     task = comparison.task(run)
     task.folder.mkdir(parents=True)
     # Killed while the task was written, then a run of other settings, killed while it was removed.
@@ -280,10 +284,7 @@ def test_a_run_of_other_settings_is_removed_whole_or_not_at_all(
 def test_a_torn_timing_is_measured_again(
     write_experiment: WriteExperiment, tmp_path: Path, content: str
 ) -> None:
-    experiment = load_experiment(write_experiment())
-    comparison = open_comparison(
-        experiment, tmp_path / "out", workers=1, keep_models=False, stop=Stop()
-    )
+    comparison, _ = comparison_with_a_run(write_experiment, tmp_path)
     path = timing._timing_path(comparison, "mlm")
     path.parent.mkdir(parents=True)
     path.write_text(content.replace("RIGHT", timing._timing_fingerprint(comparison, "mlm")))
@@ -311,12 +312,9 @@ def test_a_run_that_fails_says_why(write_experiment: WriteExperiment, tmp_path: 
 def test_a_signal_before_the_first_run_starts_none(
     write_experiment: WriteExperiment, tmp_path: Path
 ) -> None:
-    experiment, stop = load_experiment(write_experiment()), Stop()
+    stop = Stop()
     stop.signum = signal.SIGINT
-    comparison = open_comparison(
-        experiment, tmp_path / "out", workers=1, keep_models=False, stop=stop
-    )
-    run = plan_run(experiment, {"mlm": Cost(step_s=1.0)}, experiment.arms[0], 0.001, (0, 1.0))
+    comparison, run = comparison_with_a_run(write_experiment, tmp_path, stop=stop)
     with pytest.raises(InterruptedRun, match="stopped with 0 of 1 final runs done") as caught:
         make_runs(comparison, [run], "final")
     assert caught.value.exit_code == 130
