@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from schemas.checksums import seal
 from schemas.errors import ConfigError
 from schemas.manifest import Manifest, PartFile
 from tests.bucket_servers import BucketServer, connected
+from tests.pausing import PATIENCE_S
 
 MB = 1_000_000
 
@@ -105,6 +107,29 @@ def test_many_threads_make_one_copy(
         thread.join()
     assert len(downloads) == 1
     assert len(set(found)) == 1
+
+
+def test_a_copy_that_another_program_has_just_made_is_not_waited_for(
+    folder: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(folder)
+    make, handles, found = bucket_cache._make, [], []
+
+    def after_another(target: Path, address: str, files: Sequence[CopiedFile]) -> None:
+        """Nothing was there a moment ago; now another program has made it, and holds it."""
+        monkeypatch.setattr(bucket_cache, "_make", make)
+        make(target, address, files)
+        handles.append(bucket_cache._lock(target, fcntl.LOCK_SH))
+        make(target, address, files)
+
+    monkeypatch.setattr(bucket_cache, "_make", after_another)
+    files = folder_files(folder, deep=True)
+    thread = threading.Thread(target=lambda: found.append(copy_of(folder, files)), daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert len(found) == 1, "it waits for ever"
+    assert found[0].is_dir()
+    os.close(handles[0])
 
 
 def test_other_content_is_another_copy(folder: str, cache: Path) -> None:
