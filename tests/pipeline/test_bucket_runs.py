@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.arrays.mapped_files import local_folder
 from pipeline.database.connection import open_run
-from pipeline.engine import files, stage
+from pipeline.engine import files, finish
 from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths
 from tests.bucket_servers import BucketServer, connected, missing
@@ -154,7 +154,7 @@ def test_of_two_programs_one_publishes_a_stage(
     # A runner may end a stage twice: then the manifest that is there already is our own.
     other = finished if whose == "ours" else replace(finished, fingerprint="0123456789abcdef")
     content = other.to_json().encode()
-    monkeypatch.setattr(stage, "check_counters", lambda *_: files.write_bytes(path, content))
+    monkeypatch.setattr(finish, "check_counters", lambda *_: files.write_bytes(path, content))
 
     done = in_process("kb", "--config", sample_arguments(Path("any"))[1], "--run", address)
     assert files.read_bytes(path) == content
