@@ -1,0 +1,71 @@
+"""Do what `buckets` measures, in a process of its own: a stage, a training run, digests of rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.linking_data import command
+from pipeline.database.connection import open_run
+from pipeline.engine import files
+from pipeline.engine.tables import RunPaths
+from pipeline.flow import STAGES
+
+SETS = (
+    "train.log_every=50",
+    "train.checkpoint_every=100",
+    "train.loggers=[]",
+    "train.validate=false",
+)
+
+
+def stage(
+    out: Path,  # noqa: ARG001 - every variant gets one
+    name: str,
+    run: str,
+    config: str,
+    workers: int,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Run one command of the pipeline."""
+    flags = [
+        flag for key, value in settings.items() for flag in ("--set", f"{key}={json.dumps(value)}")
+    ]
+    command(
+        "-m", "pipeline.cli", name, "--config", config, "--run", run, "--workers", str(workers), *flags
+    )  # fmt: skip
+    return {}
+
+
+def digests(out: Path, run: str) -> dict[str, Any]:  # noqa: ARG001 - every variant gets one
+    """Return the number of rows of each table, and a hash of all of them in any order."""
+    paths = RunPaths(root=run)
+    tables = sorted({table.name for one in STAGES for table in one.writes})
+    found = {}
+    with open_run(paths) as connection:
+        there = {
+            name for (name,) in connection.sql("SELECT view_name FROM duckdb_views()").fetchall()
+        }
+        for table in (name for name in tables if name in there):
+            rows = connection.sql(
+                f'SELECT count(*), coalesce(sum(hash(t)::HUGEINT), 0)::VARCHAR FROM "{table}" AS t'
+            ).fetchall()
+            found[table] = list(rows[0])
+    return found
+
+
+def train(out: Path, shards: str, model: str, to: str, steps: int) -> dict[str, Any]:
+    """Train from prepared shards; return the speed by the run's own summary."""
+    address = f"{to}/{out.name}"
+    flags = [flag for one in (f"train.steps={steps}", *SETS) for flag in ("--set", one)]
+    command(
+        "-m", "trelm_train.cli", "run", "--shards", shards, "--model", model, "--out", address, *flags
+    )  # fmt: skip
+    summary = json.loads(files.read_bytes(f"{address}/summary.json"))
+    return {
+        "tokens_per_s": summary["tokens_per_s"],
+        "loss": summary["loss_last"],
+        "training_s": summary["training_s"],
+    }
