@@ -6,10 +6,12 @@ sentences, so that memory follows the piece, not the document.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib.metadata
 import importlib.util
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +22,10 @@ import numpy as np
 from pipeline.engine.errors import StageError
 from pipeline.index.words import EMPTY, ENDS, WordTable
 from pipeline.link.common_words import PARTS_OF_SPEECH, CommonWords
+from pipeline.link.fast_recogniser import FastPipeline
 from pipeline.link.mentions import NamedEntity
 from pipeline.link.probes import DocumentTokens
-from schemas.array_types import I64, U16, Array
+from schemas.array_types import I64, U16, U64, Array, Bools
 from schemas.listing import a_few
 
 BLANK = "blank:"
@@ -33,6 +36,8 @@ BATCH_TEXTS = 16
 MAX_NEW_WORDS = 100_000
 SENTENCE_PIPES = ("senter", "parser", "sentencizer")
 RECOGNISER_PIPES = ("ner", "entity_ruler", "span_ruler")
+# Attributes of a token: its word, and where it lies.
+COLUMNS = ("ORTH", "IDX", "LENGTH", "IS_SPACE")
 _NEWLINE = re.compile("\n")
 # A tokeniser takes quadratic time on text without white space, so pieces end after such a run.
 _LONG_RUN = re.compile(r"\S{500}")
@@ -164,6 +169,7 @@ class Annotator:
         self.has_recogniser = any(map(self._nlp.has_pipe, RECOGNISER_PIPES))
         self.common_words = _common_words(self._nlp)
         self._num_loaded_words = len(self._nlp.vocab)
+        self._fast = FastPipeline.of(self._nlp)
 
     def annotate(self, texts: Sequence[str]) -> list[Annotated]:
         """Annotate texts, in their order.
@@ -177,38 +183,66 @@ class Annotator:
             self._load()
             gc.collect()
 
-        # Pieces of all texts in one stream, so that spaCy's batches are full.
-        stream = (
-            (piece, (number, start, piece))
+        cut = [
+            (number, start, piece)
             for number, text in enumerate(texts)
             for start, piece in pieces(text)
-        )
+        ]
         pieces_of: list[list[_Piece]] = [[] for _ in texts]
-        for doc, (number, start, piece) in self._nlp.pipe(
-            stream, as_tuples=True, batch_size=BATCH_TEXTS
-        ):
-            pieces_of[number].append(self._collect(doc, piece, start))
+        for low in range(0, len(cut), BATCH_TEXTS):
+            batch = cut[low : low + BATCH_TEXTS]
+            read = self._read([piece for *_, piece in batch])
+            for (number, start, piece), one in zip(batch, read, strict=True):
+                pieces_of[number].append(self._collect(one, piece, start))
         return [_joined(pieces_of_text) for pieces_of_text in pieces_of]
 
-    def _collect(self, doc: Any, text: str, offset: int) -> _Piece:  # noqa: ANN401 - spaCy untyped
-        """Return what is used of spaCy's document of a piece.
+    def _read(self, texts: Sequence[str]) -> Iterator[_Read]:
+        """Read a batch of pieces, by spaCy or by its weights alone: the answers are the same."""
+        if self._fast is None:
+            for doc in self._nlp.pipe(texts, batch_size=BATCH_TEXTS):
+                columns = doc.to_array([*COLUMNS, "SENT_START"])
+                spans = [(span.start, span.end, span.label_) for span in doc.ents]
+                yield _Read(columns[:, :-1], columns[:, -1] == 1, spans)
+            return
+
+        wanted = [*COLUMNS, *self._fast.columns]
+        arrays = [self._nlp.make_doc(text).to_array(wanted) for text in texts]
+        sizes = [len(array) for array in arrays]
+        features = [array[:, len(COLUMNS) :] for array in arrays]
+        is_space = np.concatenate([array[:, COLUMNS.index("IS_SPACE")] for array in arrays]) > 0
+        opens, entities = self._fast.find(features, is_space)
+
+        found = list(
+            zip(entities.starts.tolist(), entities.ends.tolist(), entities.labels, strict=True)
+        )
+        low, next_entity = 0, 0
+        for array, size in zip(arrays, sizes, strict=True):
+            high, spans = low + size, []
+            while next_entity < len(found) and found[next_entity][0] < high:
+                start, end, label = found[next_entity]
+                spans.append((start - low, end - low, label))
+                next_entity += 1
+            yield _Read(array[:, : len(COLUMNS)], opens[low:high], spans)
+            low = high
+
+    def _collect(self, read: _Read, text: str, offset: int) -> _Piece:
+        """Return what is used of a piece of text.
 
         Args:
-            doc: spaCy's.
-            text: of the piece; `doc.text` would put it together again, word by word.
+            read: the piece's tokens, sentences and entities.
+            text: of the piece.
             offset: code point at which the piece starts.
         """
-        columns = doc.to_array(["ORTH", "IDX", "LENGTH", "IS_SPACE", "SENT_START"])
-        starts, lengths, is_space, opens = columns[:, 1:].astype(np.int64).T
+        starts, lengths, is_space = read.columns[:, 1:].astype(np.int64).T
         tokens = np.flatnonzero(is_space == 0)
 
         # Each distinct word is numbered once.
-        names, word_of_token = np.unique(columns[tokens, 0], return_inverse=True)
+        names, word_of_token = np.unique(read.columns[tokens, 0], return_inverse=True)
         numbers = self.table.numbers(names.tolist(), self._nlp.vocab.strings.__getitem__)
         words = np.array(numbers, np.int64)[word_of_token]
 
         sentences = (
-            np.cumsum(opens == 1)[tokens]
+            np.cumsum(read.opens)[tokens]
             if self._has_sentences
             else ruled_sentences(self.table.flags[words])
         )
@@ -216,19 +250,18 @@ class Annotator:
         newlines = np.fromiter((match.start() for match in _NEWLINE.finditer(text)), np.int64)
         sentences = sentences + np.searchsorted(newlines, starts[tokens])
 
+        ends = starts + lengths
         entities = [
             NamedEntity(
-                offset + entity.start_char,
-                offset + entity.end_char,
-                entity.label_,
+                offset + int(starts[start]),
+                offset + int(ends[end - 1]),
+                label,
                 # A full stop that ends a sentence is a token of its own.
-                has_stop=len(entity[-1]) > 1 and entity[-1].text.endswith("."),
+                has_stop=bool(lengths[end - 1] > 1) and text[ends[end - 1] - 1] == ".",
             )
-            for entity in doc.ents
+            for start, end, label in read.spans
         ]
-        return _Piece(
-            starts[tokens] + offset, (starts + lengths)[tokens] + offset, words, sentences, entities
-        )
+        return _Piece(starts[tokens] + offset, ends[tokens] + offset, words, sentences, entities)
 
 
 def ruled_sentences(flags: U16) -> I64:
@@ -244,6 +277,18 @@ def ruled_sentences(flags: U16) -> I64:
 
 
 @dataclass(frozen=True, slots=True)
+class _Read:
+    """Hold what was read of a piece of text."""
+
+    # Shape (tokens, COLUMNS).
+    columns: U64
+    # Which tokens open a sentence; meaningless without a component that finds sentences.
+    opens: Bools
+    # Tokens (half open) and label of each named entity.
+    spans: list[tuple[int, int, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class _Piece:
     """Hold the tokens of a piece of text. Offsets are those of the whole text."""
 
@@ -256,11 +301,39 @@ class _Piece:
     named: list[NamedEntity]
 
 
+@contextlib.contextmanager
+def _without_torch(model: str) -> Iterator[None]:
+    """Hide torch from spaCy's libraries while they are imported, unless the pipeline computes with it.
+
+    They import it wherever it is installed: 1.5 s and 200 MB in every process, for nothing.
+    """
+    if "torch" in sys.modules or "thinc" in sys.modules or _needs_torch(model):
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+
+
+def _needs_torch(model: str) -> bool:
+    """Say whether the configuration of a pipeline names anything of torch."""
+    if model.startswith(BLANK):
+        return False
+    found = importlib.util.find_spec(model) if model.isidentifier() else None
+    folders = [Path(model), *map(Path, (found and found.submodule_search_locations) or ())]
+    configs = [path for folder in folders for path in folder.glob("**/config.cfg")]
+    texts = [path.read_text(encoding="utf-8").lower() for path in configs]
+    return not texts or any("transformer" in text or "torch" in text for text in texts)
+
+
 def _load(model: str) -> Any:  # noqa: ANN401 - spaCy is not imported for type checks
     """Load a pipeline with only the components whose results are used."""
-    import spacy
-
     check_model(model)
+    with _without_torch(model):
+        import spacy
+
     if model.startswith(BLANK):
         nlp = spacy.blank(model.removeprefix(BLANK))
     else:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import spacy
@@ -12,6 +16,7 @@ from pipeline.config import LinkConfig
 from pipeline.index.words import SENTENCE_ENDS
 from pipeline.link import spacy_annotator as annotate
 from pipeline.link.spacy_annotator import Annotated, Annotator, ruled_sentences
+from tests.conftest import ROOT
 
 MODEL = LinkConfig().spacy_model
 TEXTS = [
@@ -240,3 +245,29 @@ def test_a_run_without_white_space_is_cut() -> None:
         *np.cumsum([len(piece) for _, piece in found])[:-1].tolist(),
     ]
     assert max(len(word) for _, piece in found for word in piece.split()) <= 500
+
+
+def test_spacy_alone_does_not_import_torch() -> None:
+    """In a new process, since this one has both."""
+    code = (
+        "import sys; from pipeline.link import spacy_annotator as annotate; "
+        "annotate._load('blank:en'); assert 'torch' not in sys.modules; import torch, spacy; "
+        "assert torch.ones(1).sum() == 1"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_pipeline_that_computes_with_torch_gets_it(tmp_path: Path) -> None:
+    for name, text, expected in (
+        ("cnn", '@architectures = "spacy.HashEmbedCNN.v2"', False),
+        ("trf", '@architectures = "spacy-curated-transformers.XlmrTransformer.v1"', True),
+        ("lstm", '@architectures = "spacy.TorchBiLSTMEncoder.v1"', True),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.cfg").write_text(text)
+        assert annotate._needs_torch(str(tmp_path / name)) == expected, name
+    assert annotate._needs_torch(str(tmp_path / "no-config")), "nothing is known of it"
+    assert not annotate._needs_torch("blank:en")
