@@ -2,11 +2,13 @@
 
 The model of a stage's time, on W workers that are alike:
 
-    seconds(W) = start + serial · units + (processor − serial) · units / W
+    seconds(W) = start + serial · units + (work − serial) · units / W
 
-`start` is what a command takes before its work; `serial` is what one worker does alone, because a
-phase has only one unit; `processor` is the processor time of a unit on all workers together. The
-benchmark compares the model with measured times at one and two workers.
+`work` is what a unit takes a worker, by the reports of the stage's own units of work, so what a
+command takes to start is not in it; `serial` is the part of it that one worker does alone, because
+a phase has only one unit; `start` is the rest of the command's time. Each is a growth: what grows
+with the data, over what the data grew by. The benchmark compares the model with measured times at
+one and two workers.
 """
 
 from __future__ import annotations
@@ -41,7 +43,10 @@ class Point:
     num_units: float
     workers: int
     seconds: float
+    # Of the command's processes, start-up included.
     cpu_seconds: float
+    # Of all units of work, whether side by side or not.
+    work_s: float
     # Of the largest process.
     rss_mb: float
     read_mb: float
@@ -54,11 +59,11 @@ class Point:
 class Cost:
     """Hold what a unit of a stage costs, beyond what does not depend on the size."""
 
-    # Seconds of processor time per unit, by the smallest and the largest size.
-    cpu_s: float
+    # Seconds of a worker's work per unit, by the smallest and the largest size.
+    work_s: float
     # The same between neighbouring sizes.
-    steps_cpu_s: tuple[float, ...]
-    # Seconds of processor time that a run takes without any units.
+    steps_s: tuple[float, ...]
+    # Seconds of processor time that the command takes besides, to start and to end.
     fixed_cpu_s: float
     serial_s: float
     start_s: float
@@ -71,12 +76,12 @@ class Cost:
     @property
     def flatness(self) -> float | None:
         """Return the cost of a unit in the last step over that in the first; None with two sizes."""
-        return self.steps_cpu_s[-1] / self.steps_cpu_s[0] if len(self.steps_cpu_s) > 1 else None
+        return self.steps_s[-1] / self.steps_s[0] if len(self.steps_s) > 1 else None
 
     def seconds(self, num_units: float, workers: int) -> float:
         """Return the wall time that the model expects."""
         serial_s = self.serial_s * num_units
-        shared_s = max(self.cpu_s * num_units - serial_s, 0.0)
+        shared_s = max(self.work_s * num_units - serial_s, 0.0)
         return self.start_s + serial_s + shared_s / workers
 
 
@@ -107,10 +112,15 @@ def point_of(
 
     return Point(
         size=size, num_units=num_units, workers=workers, seconds=median("seconds"),
-        cpu_seconds=median("cpu_seconds"), rss_mb=max(run["rss_mb"] for run in runs),
+        cpu_seconds=median("cpu_seconds"), work_s=statistics.median(map(work_seconds, runs)), rss_mb=max(run["rss_mb"] for run in runs),
         read_mb=median("read_mb"), written_mb=median("written_mb"), stored_mb=median("stored_mb"),
         serial_s=statistics.median(map(serial_seconds, runs)),
     )  # fmt: skip
+
+
+def work_seconds(run: Mapping[str, Any]) -> float:
+    """Return the seconds of all units of work."""
+    return float(sum(phase["seconds"] for phase in run["phases"]))
 
 
 def serial_seconds(run: Mapping[str, Any]) -> float:
@@ -141,12 +151,12 @@ def cost_of(points: Sequence[Point]) -> Cost:
         difference: float = getattr(large, name) - getattr(small, name)
         return difference / (large.num_units - small.num_units)
 
-    cpu_s, serial_s = slope("cpu_seconds"), max(slope("serial_s"), 0.0)
-    shared_s = max(cpu_s - serial_s, 0.0) * first.num_units / first.workers
+    work_s, serial_s = slope("work_s"), max(slope("serial_s"), 0.0)
+    shared_s = max(work_s - serial_s, 0.0) * first.num_units / first.workers
     return Cost(
-        cpu_s=cpu_s,
-        steps_cpu_s=tuple(slope("cpu_seconds", *step) for step in steps),
-        fixed_cpu_s=first.cpu_seconds - cpu_s * first.num_units,
+        work_s=work_s,
+        steps_s=tuple(slope("work_s", *step) for step in steps),
+        fixed_cpu_s=max(first.cpu_seconds - work_s * first.num_units, 0.0),
         serial_s=serial_s,
         start_s=max(first.seconds - serial_s * first.num_units - shared_s, 0.0),
         read_mb=slope("read_mb"),
@@ -163,7 +173,7 @@ def full_stage(
     hours = {number: cost.seconds(num_units, number) / HOUR_S for number in workers}
     return {
         "units": num_units,
-        "core_hours": cost.cpu_s * num_units / HOUR_S,
+        "core_hours": cost.work_s * num_units / HOUR_S,
         "alone_hours": cost.serial_s * num_units / HOUR_S,
         "hours": {str(number): value for number, value in hours.items()},
         "dollars": {str(number): prices.dollars(value, number) for number, value in hours.items()},

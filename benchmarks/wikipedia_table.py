@@ -17,7 +17,7 @@ USAGE = "usage: python -m benchmarks.wikipedia_table FILE"
 
 def unit_table(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield the rows of the table of unit costs."""
-    yield "| stage | unit | µs of processor time: 1 → 4, 4 → 16 | last / first | alone | s before and around | peak MB | expected / measured s at the largest size |"
+    yield "| stage | unit | µs of a worker, 1 → 4 and 4 → 16 | last / first | of it alone, µs | s before and around | peak MB | expected / measured s at the largest size |"
     yield "|---|---|---|---|---|---|---|---|"
     for fields in records:
         if "points" not in fields:

@@ -7,6 +7,7 @@ number of units, not of units × buckets, and no row crosses the runner's memory
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,9 @@ import pyarrow as pa
 from pipeline.engine import files
 from pipeline.engine.stage_folders import SPILL
 from schemas.array_types import Ints
+
+# Files of a bucket that are read side by side.
+PARALLEL_READS = 16
 
 
 def spill_folder(data: str) -> str:
@@ -72,12 +76,23 @@ def _empty_batch(schema: pa.Schema) -> pa.RecordBatch:
 
 def read_spill(data: str, kind: str, bucket: int) -> Iterator[pa.Table]:
     """Yield the rows of one bucket, a table per unit, in the order of the units."""
-    for entry in files.list_files(files.join(spill_folder(data), f"{kind}-*.arrow")):
+
+    def read(path: str) -> pa.Table:
         with (
-            files.open_read(entry.path) as source,
+            files.open_read(path) as source,
             pa.ipc.open_file(pa.PythonFile(source, mode="r")) as reader,
         ):
-            yield pa.Table.from_batches([reader.get_batch(bucket)])
+            return pa.Table.from_batches([reader.get_batch(bucket)])
+
+    folder = spill_folder(data)
+    paths = [entry.path for entry in files.list_files(files.join(folder, f"{kind}-*.arrow"))]
+    if files.is_local(folder):
+        yield from map(read, paths)
+        return
+    # Each file is a few requests, and nearly all of their time is waiting.
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
+        for low in range(0, len(paths), PARALLEL_READS):
+            yield from pool.map(read, paths[low : low + PARALLEL_READS])
 
 
 def concat_spill(data: str, kind: str, bucket: int, schema: pa.Schema) -> pa.Table:

@@ -13,19 +13,19 @@ from benchmarks.wikipedia_costs import Point, Prices, cost_of, full_stage, point
 from tests.conftest import ROOT
 
 
-def point(num_units: float, cpu_seconds: float, seconds: float, serial_s: float = 0.0) -> Point:
+def point(num_units: float, work_s: float, seconds: float, serial_s: float = 0.0) -> Point:
     return Point(
-        size=num_units, num_units=num_units, workers=2, seconds=seconds, cpu_seconds=cpu_seconds,
+        size=num_units, num_units=num_units, workers=2, seconds=seconds, cpu_seconds=work_s + 6, work_s=work_s,
         rss_mb=500, read_mb=2 * num_units, written_mb=3 * num_units, stored_mb=num_units, serial_s=serial_s,
     )  # fmt: skip
 
 
 def test_a_unit_costs_what_grows_with_the_units() -> None:
-    # 6 s of start-up, .5 s a unit, .1 s of it by one worker alone.
-    points = [point(n, 6 + 0.5 * n, 5 + 0.1 * n + 0.4 * n / 2, 0.1 * n) for n in (10, 40, 160)]
+    # .5 s a unit, .1 s of it by one worker alone; 5 s to start, 6 s of processor time.
+    points = [point(n, 0.5 * n, 5 + 0.1 * n + 0.4 * n / 2, 0.1 * n) for n in (10, 40, 160)]
     cost = cost_of(points)
-    assert cost.cpu_s == pytest.approx(0.5)
-    assert cost.steps_cpu_s == pytest.approx((0.5, 0.5))
+    assert cost.work_s == pytest.approx(0.5)
+    assert cost.steps_s == pytest.approx((0.5, 0.5))
     assert cost.flatness == pytest.approx(1.0)
     assert cost.fixed_cpu_s == pytest.approx(6.0)
     assert cost.serial_s == pytest.approx(0.1)
@@ -43,7 +43,7 @@ def test_a_cost_that_grows_is_not_flat() -> None:
 
 def test_one_size_counts_everything_as_the_units() -> None:
     cost = cost_of([point(10, 20, 12)])
-    assert (cost.cpu_s, cost.flatness, cost.fixed_cpu_s) == (2.0, None, 0.0)
+    assert (cost.work_s, cost.flatness, cost.fixed_cpu_s) == (2.0, None, 6.0)
 
 
 def test_sizes_that_do_not_grow_are_refused() -> None:
@@ -65,14 +65,15 @@ def test_the_full_run_and_its_price() -> None:
 
 def test_only_named_phases_are_one_workers_alone() -> None:
     phases = [
-        {"stage": "stats", "name": "facts", "longest_s": 3.0},
-        {"stage": "stats", "name": "stats", "longest_s": 50.0},
-        {"stage": "stats", "name": "entities", "longest_s": 2.0},
+        {"stage": "stats", "name": "facts", "longest_s": 3.0, "seconds": 3.0},
+        {"stage": "stats", "name": "stats", "longest_s": 50.0, "seconds": 90.0},
+        {"stage": "stats", "name": "entities", "longest_s": 2.0, "seconds": 2.0},
     ]
     run = {"phases": phases, "seconds": 9.0, "cpu_seconds": 9.0, "rss_mb": 1.0}
     assert serial_seconds(run) == 5.0
     io = {"read_mb": 1.0, "written_mb": 1.0, "stored_mb": 1.0}
-    assert point_of(1, 7, 2, [{**run, **io}, {**run, **io, "seconds": 11.0}]).seconds == 10.0
+    made = point_of(1, 7, 2, [{**run, **io}, {**run, **io, "seconds": 11.0}])
+    assert (made.seconds, made.work_s, made.serial_s) == (10.0, 95.0, 5.0)
 
 
 def test_copies_have_ids_titles_and_half_of_the_links_of_their_own() -> None:
