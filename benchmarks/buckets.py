@@ -102,7 +102,7 @@ def stages(setup: Setup) -> Iterator[dict[str, Any]]:
             "ours": sum(one.median_s for one in measured.values()), "limit": None,
             "seconds": {name: one.median_s for name, one in measured.items()},
             "cpu_seconds": {name: one.cpu_seconds[0] for name, one in measured.items()},
-            "requests": requests, "num_requests": sum(sum(one.values()) for one in requests.values()),
+            "requests": requests, "num_requests": sum(sum(requests[command].values()) for command in commands),
             "rows": {table: rows for table, (rows, _) in digests.items()}, "config": setup.config,
             "workers": setup.workers, "rss_mb": max(one.rss_mb for one in measured.values()), "runs": 1,
             **judged([none_wrong("tables_other_than_local", num_other)], quick=setup.quick),
@@ -134,7 +134,7 @@ def _digests(setup: Setup, run: str) -> dict[str, Any]:
 
 
 def training(setup: Setup) -> Iterator[dict[str, Any]]:
-    """Train from the shards in each place, in turns; compare tokens per second and the weights."""
+    """Train from the shards in each place, in turns; compare tokens per second and the last losses."""
     model = kit_folder() / SMALL_BERT
     made = setup.folder / "local" / "run" / "shards"
     if not (made / "manifest.json").exists():
@@ -160,6 +160,9 @@ def training(setup: Setup) -> Iterator[dict[str, Any]]:
                     pinned=False,
                 )
             )
+        for _, num_requests in roots.values():
+            num_requests.clear()
+        # Of all rounds together.
         by_name = measure(variants, setup.rounds, setup.folder)
         requests = {name: dict(num_requests) for name, (_, num_requests) in roots.items()}
     rates = {

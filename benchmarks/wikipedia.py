@@ -135,9 +135,20 @@ def stage_record(setup: Setup, name: str, unit: str, points: Sequence[Point]) ->
     cost = setup.costs[name] = cost_of(points)
     flatness = cost.flatness
     too_few = "--quick and two sizes measure no steps" if flatness is None else ""
+    largest = points[-1]
+    off = largest.seconds / cost.seconds(largest.num_units, largest.workers)
     aims = [
-        Aim(name="last_step_over_first", value=flatness, at_most=1 + FLAT_WITHIN, missing=too_few)
-    ]
+        # Below, too: a cost that falls is not known yet.
+        Aim(
+            name="last_step_over_first", value=flatness, at_least=1 / (1 + FLAT_WITHIN),
+            at_most=1 + FLAT_WITHIN, missing=too_few,
+        ),
+        Aim(
+            name="seconds_over_expected", value=off, at_least=1 / (1 + MODEL_WITHIN),
+            at_most=1 + MODEL_WITHIN,
+        ),
+        Aim(name="cheapest_step", value=min(cost.steps_s, default=cost.work_s), at_least=0.0),
+    ]  # fmt: skip
     return {
         "benchmark": NAME, "case": name, "unit": unit, "lower_is_better": True,
         "ours": cost.work_s, "limit": None, "steps": cost.steps_s, "fixed_cpu_s": cost.fixed_cpu_s,

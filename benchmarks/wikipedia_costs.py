@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 # Phases in which one worker does what grows with the data, while the others wait. Of `files` it is
@@ -77,6 +77,11 @@ class Cost:
     def flatness(self) -> float | None:
         """Return the cost of a unit in the last step over that in the first; None with two sizes."""
         return self.steps_s[-1] / self.steps_s[0] if len(self.steps_s) > 1 else None
+
+    @property
+    def dearest_s(self) -> float:
+        """Return the dearest step's seconds per unit: what the full data is reckoned by."""
+        return max(self.steps_s, default=self.work_s)
 
     def seconds(self, num_units: float, workers: int) -> float:
         """Return the wall time that the model expects."""
@@ -169,7 +174,8 @@ def cost_of(points: Sequence[Point]) -> Cost:
 def full_stage(
     cost: Cost, num_units: float, workers: Sequence[int], prices: Prices
 ) -> dict[str, Any]:
-    """Return what a stage of so many units takes on each number of workers."""
+    """Return what a stage of so many units takes on each number of workers, by its dearest step."""
+    cost = replace(cost, work_s=cost.dearest_s)
     hours = {number: cost.seconds(num_units, number) / HOUR_S for number in workers}
     return {
         "units": num_units,

@@ -8,9 +8,10 @@ Here the same weights give the same answers by other means:
 - outside of an entity a decision depends on the token alone, so all tokens are decided at once; only
   tokens behind a possible beginning are decided one after the other, all beginnings side by side.
 
-`FastPipeline.of` says which pipelines that serves: the architectures of spaCy's small models
+`FastPipeline.of` says which pipelines that serves: `senter` (where there is one) and then `ner`, as
+spaCy makes them, behind spaCy's own tokeniser, of the architectures of its small models
 (`MultiHashEmbed`, `MaxoutWindowEncoder`, `TransitionBasedParser` for entities, `Tagger` for
-sentences). Others are left to spaCy.
+sentences). All others are left to spaCy.
 
 Letters in the names of arrays: n tokens, m beginnings, w a vector's width.
 """
@@ -34,7 +35,22 @@ VARIANCE_FLOOR = np.float32(1e-8)
 EXTRACTED, EMBEDDED, MIXED = 0, 2, 3
 # Features of a state: the token, the first token of the open entity, the token before.
 NUM_FEATURES = 3
-TAG_OF_OPENING = 1
+# Labels of `senter`: inside, start.
+SENTENCE_LABELS = ("I", "S")
+# Attributes that the tokeniser alone decides; others may come from a component.
+OWN_ATTRIBUTES = (
+    "ORTH",
+    "LOWER",
+    "NORM",
+    "PREFIX",
+    "SUFFIX",
+    "SHAPE",
+    "SPACY",
+    "IS_SPACE",
+    "LENGTH",
+)
+SPACY_TOKENISER = "spacy.tokenizer.Tokenizer"
+FACTORIES = (["ner"], ["senter", "ner"])
 
 
 class UnsupportedError(ValueError):
@@ -47,6 +63,14 @@ def _only(model: Any, name: str) -> Any:  # noqa: ANN401 - thinc's models have n
     if len(found) != 1:
         raise UnsupportedError(f"{len(found)} layers are called {name}")
     return found[0]
+
+
+def _attribute_numbers() -> dict[str, int]:
+    """Return spaCy's attributes of tokens, name -> number."""
+    from spacy.attrs import IDS
+
+    numbers: dict[str, int] = IDS
+    return numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +136,11 @@ class TokenVectors:
             names[EXTRACTED] != "extract_features"
         ):
             raise UnsupportedError(f"words are embedded by {', '.join(names)}")
-        self.columns: tuple[int, ...] = tuple(embed.layers[EXTRACTED].attrs["columns"])
+        self.columns: tuple[int | str, ...] = tuple(embed.layers[EXTRACTED].attrs["columns"])
+        # A pipeline names them by words or by numbers.
+        numbers = _attribute_numbers()
+        if not set(self.columns) <= {*OWN_ATTRIBUTES, *(numbers[name] for name in OWN_ATTRIBUTES)}:
+            raise UnsupportedError("words are embedded by what a component finds")
         self._embed = embed.layers[EMBEDDED].layers[0]
         self._mix = embed.layers[MIXED].layers[0]
         # The chain of all of them is named after its parts, and has several.
@@ -195,6 +223,8 @@ class SentenceFinder:
     """Say which tokens open a sentence, as spaCy's `senter` does."""
 
     def __init__(self, senter: Any) -> None:  # noqa: ANN401 - spaCy's
+        if tuple(senter.labels) != SENTENCE_LABELS or senter.cfg.get("overwrite"):
+            raise UnsupportedError("sentences are found in another way")
         self.vectors = TokenVectors(senter.model.get_ref("tok2vec"))
         softmax = senter.model.get_ref("softmax")
         self._weights = np.ascontiguousarray(softmax.get_param("W").T, np.float32)
@@ -203,7 +233,7 @@ class SentenceFinder:
     def __call__(self, features: Sequence[U64]) -> Bools:
         """Return for each token whether it opens a sentence, shape (n,)."""
         scores = self.vectors(features) @ self._weights + self._bias
-        opens: Bools = scores.argmax(axis=1) == TAG_OF_OPENING
+        opens: Bools = scores.argmax(axis=1) == SENTENCE_LABELS.index("S")
         return opens
 
 
@@ -221,6 +251,8 @@ class EntityFinder:
 
     def __init__(self, ner: Any) -> None:  # noqa: ANN401 - spaCy's
         model = ner.model
+        if type(model.ops).__name__ != "NumpyOps":
+            raise UnsupportedError("the weights lie on another device")
         if ner.cfg["beam_width"] != 1 or ner.postprocesses or model.attrs["unseen_classes"]:
             raise UnsupportedError("the search for entities is no plain greedy one")
         tok2vec, _, linear = model.get_ref("tok2vec").layers
@@ -332,11 +364,16 @@ class FastPipeline:
     """Find sentences and entities of texts that spaCy's tokeniser has cut."""
 
     def __init__(self, nlp: Any) -> None:  # noqa: ANN401 - spaCy's
-        unknown = set(nlp.pipe_names) - {"senter", "ner"}
-        if unknown or not nlp.has_pipe("ner"):
-            raise UnsupportedError(f"the pipeline has {', '.join(nlp.pipe_names) or 'no parts'}")
-        self._sentences = SentenceFinder(nlp.get_pipe("senter")) if nlp.has_pipe("senter") else None
-        self._entities = EntityFinder(nlp.get_pipe("ner"))
+        # By what made them: a component may be called anything.
+        factories = [nlp.get_pipe_meta(name).factory for name in nlp.pipe_names]
+        if factories not in FACTORIES:
+            raise UnsupportedError(f"the pipeline has {', '.join(factories) or 'no parts'}")
+        made_by = f"{type(nlp.tokenizer).__module__}.{type(nlp.tokenizer).__name__}"
+        if made_by != SPACY_TOKENISER:
+            raise UnsupportedError(f"{made_by} may set more than words")
+        *before, ner = (nlp.get_pipe(name) for name in nlp.pipe_names)
+        self._sentences = SentenceFinder(before[0]) if before else None
+        self._entities = EntityFinder(ner)
         # Every worker process is a thread's worth of work; more threads here only wait for each other.
         self._products = ThreadpoolController().select(user_api="blas")
 
@@ -345,12 +382,12 @@ class FastPipeline:
         """Return one for a loaded pipeline, or None where spaCy has to be asked itself."""
         try:
             return cls(nlp)
-        except (UnsupportedError, KeyError, ValueError):
-            # A layer that it asked for is not there, or has another name.
+        except (UnsupportedError, AttributeError, IndexError, KeyError, TypeError, ValueError):
+            # A layer is not there, or is of another kind than its name says.
             return None
 
     @property
-    def columns(self) -> tuple[int, ...]:
+    def columns(self) -> tuple[int | str, ...]:
         """Return the attributes of tokens that both networks read, one after the other."""
         of_sentences = self._sentences.vectors.columns if self._sentences else ()
         return (*self._entities.vectors.columns, *of_sentences)

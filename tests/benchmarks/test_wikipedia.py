@@ -41,6 +41,13 @@ def test_a_cost_that_grows_is_not_flat() -> None:
     assert cost.flatness == pytest.approx(1.5)
 
 
+def test_the_full_data_is_reckoned_by_the_dearest_step() -> None:
+    cost = cost_of([point(1, 4, 1), point(4, 16, 3), point(16, 22, 12)])
+    assert cost.steps_s == pytest.approx((4, 0.5))
+    prices = Prices(core_hour=0.05, memory_gb_hour=0.01, memory_gb=5)
+    assert full_stage(cost, 3600, (2,), prices)["core_hours"] == pytest.approx(4)
+
+
 def test_one_size_counts_everything_as_the_units() -> None:
     cost = cost_of([point(10, 20, 12)])
     assert (cost.work_s, cost.flatness, cost.fixed_cpu_s) == (2.0, None, 6.0)

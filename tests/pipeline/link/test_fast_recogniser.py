@@ -201,7 +201,54 @@ def with_rules(nlp: Any) -> None:
     nlp.add_pipe("sentencizer")
 
 
-@pytest.mark.parametrize("change", [with_ruler, with_beam, without_ner, with_rules])
+def with_senter_last(nlp: Any) -> None:
+    """Then its sentences cut no entity."""
+    senter = nlp.get_pipe("senter")
+    nlp.remove_pipe("senter")
+    nlp.add_pipe("senter").cfg.update(senter.cfg)
+
+
+def with_a_ruler_called_ner(nlp: Any) -> None:
+    nlp.remove_pipe("ner")
+    nlp.add_pipe("entity_ruler", name="ner")
+
+
+def with_rules_called_senter(nlp: Any) -> None:
+    nlp.remove_pipe("senter")
+    nlp.add_pipe("sentencizer", name="senter", before="ner")
+
+
+def with_a_tagger_called_senter(nlp: Any) -> None:
+    nlp.remove_pipe("senter")
+    tagger = nlp.add_pipe("tagger", name="senter", before="ner")
+    for label in ("I", "S"):
+        tagger.add_label(label)
+
+
+def with_a_tokeniser_of_ones_own(nlp: Any) -> None:
+    cut = nlp.tokenizer
+    nlp.tokenizer = lambda text: cut(text)
+
+
+def with_overwriting_senter(nlp: Any) -> None:
+    nlp.get_pipe("senter").cfg["overwrite"] = True
+
+
+def with_words_by_sentence_starts(nlp: Any) -> None:
+    columns = next(
+        node for node in nlp.get_pipe("ner").model.walk() if node.name == "extract_features"
+    ).attrs["columns"]
+    columns[0] = "SENT_START"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_ruler, with_beam, without_ner, with_rules, with_senter_last, with_a_ruler_called_ner,
+        with_rules_called_senter, with_a_tagger_called_senter, with_a_tokeniser_of_ones_own,
+        with_overwriting_senter, with_words_by_sentence_starts,
+    ],
+)  # fmt: skip
 def test_other_pipelines_are_left_to_spacy(change: Callable[[Any], None]) -> None:
     nlp = random_pipeline(with_senter=True, seed=1)
     assert FastPipeline.of(nlp) is not None

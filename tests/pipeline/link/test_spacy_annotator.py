@@ -260,6 +260,38 @@ def test_spacy_alone_does_not_import_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_another_thread_imports_torch_meanwhile() -> None:
+    code = (
+        "import sys, threading; from pipeline.link import spacy_annotator as annotate\n"
+        "with annotate._without_torch('blank:en'):\n"
+        "    try:\n"
+        "        import torch; raise SystemExit('it is hidden from this thread')\n"
+        "    except ModuleNotFoundError: pass\n"
+        "    found = []\n"
+        "    other = threading.Thread(target=lambda: found.append(__import__('torch')))\n"
+        "    other.start(); other.join()\n"
+        "assert found and 'torch' in sys.modules\n"
+        "assert not [one for one in sys.meta_path if isinstance(one, annotate._NoTorch)]\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_pipeline_that_needs_torch_too_late_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.cfg").write_text('@architectures = "spacy.TorchBiLSTMEncoder.v1"')
+    code = (
+        "import sys; from pipeline.link import spacy_annotator as annotate\n"
+        "annotate._load('blank:en')\n"
+        "annotate._load(sys.argv[1])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False, cwd=ROOT
+    )  # fmt: skip
+    assert "load it in a process of its own" in done.stderr
+
+
 def test_a_pipeline_that_computes_with_torch_gets_it(tmp_path: Path) -> None:
     for name, text, expected in (
         ("cnn", '@architectures = "spacy.HashEmbedCNN.v2"', False),
