@@ -49,7 +49,8 @@ SHARES = {
     "index": _Share(of_dumps=0.3, at_least=17e6, memory_gb=0.7),
     "link": _Share(of_corpus=1.6, memory_gb=0.9),
     "stats": _Share(of_corpus=0.4, memory_gb=0.4),
-    "importance": _Share(of_corpus=0.3, memory_gb=0.8),
+    # With two workers; one alone takes half of it.
+    "importance": _Share(of_corpus=0.3, memory_gb=2.4),
     "shards": _Share(of_corpus=1.2, memory_gb=1.4),
 }
 # Gigabytes of a worker's machine that its system takes.
