@@ -15,6 +15,8 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
+import secrets
 import shutil
 import tempfile
 import time
@@ -38,6 +40,8 @@ _THREADS = 4
 # How often, and after what pause, a copy is looked at again that others hold.
 _NUM_LOOKS, _PAUSE_S = 20, 0.5
 _LOCK, _PART, _WORK = ".lock", ".part", "work-"
+# All names that are given here; whatever else lies in the folder is the user's, and stays.
+_NAME = re.compile(r"[0-9a-f]{24}-(?P<num_bytes>[0-9]+)|work-[0-9a-f]{24}", re.ASCII)
 # Handles of the copies that this process uses: each holds its lock until the process ends.
 _held: dict[str, int] = {}
 logger = logging.getLogger("trelm")
@@ -303,9 +307,8 @@ def _make_room(target: Path, num_bytes: int, address: str) -> None:
             f"{address}: its copy needs {_in_words(num_bytes)}, but all copies in {folder} may have "
             f"{_in_words(limit)} together; give a larger {LIMIT}"
         )
-    oldest = sorted(
-        (path.stat().st_mtime, path.name.removesuffix(_LOCK)) for path in folder.glob(f"*{_LOCK}")
-    )
+    locks = ((path, path.name.removesuffix(_LOCK)) for path in folder.glob(f"*{_LOCK}"))
+    oldest = sorted((path.stat().st_mtime, name) for path, name in locks if _NAME.fullmatch(name))
     now = time.time()
     for used_at, name in oldest:
         fits = _total(folder) + num_bytes <= limit and _free(folder) >= num_bytes
@@ -330,8 +333,8 @@ def _make_room(target: Path, num_bytes: int, address: str) -> None:
 def _total(folder: Path) -> int:
     """Return the bytes of all copies, those included that are being made: their names say it."""
     names = {path.name.removesuffix(_PART) for path in folder.iterdir() if path.is_dir()}
-    sizes = (name.rpartition("-")[2] for name in names if not name.startswith(_WORK))
-    return sum(int(size) for size in sizes if size.isdigit())
+    ours = (found for name in names if (found := _NAME.fullmatch(name)))
+    return sum(int(found["num_bytes"] or 0) for found in ours)
 
 
 def _free(folder: Path) -> int:
@@ -363,7 +366,8 @@ def work_folder() -> Iterator[Path]:
     folder = cache_folder()
     with _told(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=_WORK, dir=folder))
+        work = folder / f"{_WORK}{secrets.token_hex(12)}"
+        work.mkdir(mode=0o700)
         handle = _lock(work, fcntl.LOCK_EX)
     try:
         yield work

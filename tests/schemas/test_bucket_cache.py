@@ -195,13 +195,42 @@ def test_too_large_copies_are_refused_before_a_byte_is_copied(
 
 def test_what_killed_programs_left_is_removed(folder: str, cache: Path) -> None:
     cache.mkdir()
-    for name in ("work-abc", "0123-99.part"):
+    for name in (f"work-{'0a' * 12}", f"{'0a' * 12}-99.part"):
         (cache / name).mkdir()
         (cache / f"{name.removesuffix('.part')}.lock").touch()
     with work_folder() as work:
         copy = local_folder(put(folder))
         assert copies_in(cache) == {copy.name, work.name}
     assert copies_in(cache) == {copy.name}
+
+
+def test_what_others_keep_in_the_folder_stays(
+    folder: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user may name a folder of their own as the cache: with old locks, and what looks like sizes."""
+    names = (
+        "project",
+        "work-schedule",
+        "thesis-99999999",
+        "work-2024.part",
+        f"{'0a' * 12}-9-old",
+        f"{'0A' * 12}-9",
+        f"my{'0a' * 12}-9",
+    )
+    for name in names:
+        (cache / name).mkdir(parents=True)
+        (cache / name / "mine").touch()
+        lock = cache / f"{name.removesuffix('.part')}.lock"
+        lock.touch()
+        os.utime(lock, (0, 0))
+    before = {path.name for path in cache.iterdir()}
+    monkeypatch.setenv("TRELM_CACHE_GB", "0.00000001")
+    old = local_folder(put(f"{folder}/old"))
+    forget()
+    new = local_folder(put(f"{folder}/new"))
+    assert {path.name for path in cache.iterdir()} == before | {new.name, f"{new.name}.lock"}
+    assert not old.exists(), "ours makes room"
+    assert all((cache / name / "mine").exists() for name in names)
 
 
 def test_a_copy_that_was_cut_is_made_again(folder: str, cache: Path) -> None:
