@@ -21,14 +21,11 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from schemas import buckets
 from schemas.amounts import GB, amount
+from schemas.bucket_fetch import CopiedFile, ReplacedError, fetch, verify
 from schemas.buckets import CACHE, BucketError
-from schemas.checksums import CHECKSUMS_NAME, Checksum, damage_in, damage_of
 
 LIMIT = "TRELM_CACHE_GB"
 DEFAULT_LIMIT_GB = 200.0
@@ -36,30 +33,16 @@ DEFAULT_LIMIT_GB = 200.0
 UNUSED_S = 30 * 24 * 3600.0
 # A copy that takes a while, which is said.
 _LARGE = 100e6
-_THREADS = 4
 # How often, and after what pause, a copy is looked at again that others hold.
 _NUM_LOOKS, _PAUSE_S = 20, 0.5
+# How often objects are fetched that are replaced meanwhile.
+_NUM_FETCHES = 4
 _LOCK, _PART, _WORK = ".lock", ".part", "work-"
 # All names that are given here; whatever else lies in the folder is the user's, and stays.
 _NAME = re.compile(r"[0-9a-f]{24}-(?P<num_bytes>[0-9]+)|work-[0-9a-f]{24}", re.ASCII)
 # Handles of the copies that this process uses: each holds its lock until the process ends.
 _held: dict[str, int] = {}
 logger = logging.getLogger("trelm")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CopiedFile:
-    """Say what a file of a copy is made from."""
-
-    # In the copy, with `/` between its folders.
-    name: str
-    # In the bucket.
-    address: str
-    num_bytes: int
-    # Another one means other content: of the object, or its SHA-256.
-    version: str
-    # Nothing where nobody has said it.
-    sha256: str = ""
 
 
 def cache_folder() -> Path:
@@ -92,27 +75,6 @@ def cache_limit() -> float:
     return limit * GB
 
 
-def folder_files(address: str, *, deep: bool) -> list[CopiedFile]:
-    """List the objects of a folder as files of a copy. A request for a thousand.
-
-    Args:
-        address: the folder.
-        deep: whether those of the folders in it are listed too.
-    """
-    root = address.rstrip("/") + "/"
-    return [
-        CopiedFile(
-            name=entry.path.removeprefix(root),
-            address=entry.path,
-            num_bytes=entry.num_bytes,
-            version=entry.version,
-        )
-        for entry in buckets.below(address.rstrip("/"), deep=deep)
-        # Some tools write an empty object in the place of a folder.
-        if entry.path != root and not entry.path.endswith("/")
-    ]
-
-
 def copy_of(address: str, files: Sequence[CopiedFile]) -> Path:
     """Return the folder of a copy on this machine, made now or before; it stays while this process lives.
 
@@ -121,10 +83,30 @@ def copy_of(address: str, files: Sequence[CopiedFile]) -> Path:
         files: what the copy holds.
 
     Raises:
-        BucketError: too little room, a damaged file, or no way to the bucket.
+        BucketError: too little room, a damaged file, objects that change all the time, or no way to
+            the bucket.
     """
     for file in files:
         _check_name(file.name, address)
+    for _ in range(_NUM_FETCHES):
+        try:
+            return _copy_of(address, files)
+        except ReplacedError as error:
+            # Another version is another copy, of another name.
+            files = error.files
+    raise BucketError(
+        f"{address}: was written each of {_NUM_FETCHES} times that it was copied; wait until who writes "
+        "there has ended, and the same command goes on"
+    )
+
+
+def _copy_of(address: str, files: Sequence[CopiedFile]) -> Path:
+    """Return the folder of a copy of what was listed.
+
+    Raises:
+        BucketError: too little room, a damaged file, or no way to the bucket.
+        ReplacedError: an object was replaced while it was copied.
+    """
     lines = [address, *sorted(f"{file.name}\n{file.num_bytes} {file.version}" for file in files)]
     num_bytes = sum(file.num_bytes for file in files)
     name = f"{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:24]}-{num_bytes}"
@@ -224,6 +206,7 @@ def _make(target: Path, address: str, files: Sequence[CopiedFile]) -> None:
 
     Raises:
         BucketError: it cannot be made.
+        ReplacedError: an object was replaced while it was copied.
         BlockingIOError: somebody uses or makes it.
     """
     handle = _lock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -242,57 +225,13 @@ def _make(target: Path, address: str, files: Sequence[CopiedFile]) -> None:
             address, _in_words(num_bytes), target, CACHE, _in_words(cache_limit()),
         )  # fmt: skip
         try:
-            _fetch(part, files)
-            _verify(part, address)
+            fetch(part, files)
+            verify(part, address)
             part.rename(target)
         finally:
             shutil.rmtree(part, ignore_errors=True)
     finally:
         os.close(handle)
-
-
-def _fetch(part: Path, files: Sequence[CopiedFile]) -> None:
-    part.mkdir()
-    for file in files:
-        (part / file.name).parent.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        # The first failure ends it.
-        list(pool.map(lambda file: _fetch_file(file, part / file.name), files))
-
-
-def _fetch_file(file: CopiedFile, path: Path) -> None:
-    """Copy an object and compare it with what is known of it; once more where it differs.
-
-    Raises:
-        BucketError: it differs again.
-    """
-    # What a cut connection has left of an object is fetched again by most clients, not by all.
-    for _ in range(2):
-        buckets.download(file.address, path)
-        num_bytes = path.stat().st_size
-        if num_bytes != file.num_bytes:
-            damage = f"{num_bytes:,} bytes arrived of {file.num_bytes:,}"
-        elif file.sha256 and damage_of(path, Checksum(num_bytes, file.sha256)):
-            damage = "its checksum is another one than its manifest says"
-        else:
-            return
-    raise BucketError(
-        f"{file.address}: is damaged, or was written while it was copied ({damage}); copy it there "
-        "again, or make it again"
-    )
-
-
-def _verify(part: Path, address: str) -> None:
-    """Compare a copy with its `checksums.json`, before it gets its name.
-
-    Raises:
-        BucketError: names the object that differs.
-    """
-    if (part / CHECKSUMS_NAME).exists() and (damage := damage_in(part)):
-        raise BucketError(
-            f"{address}: is damaged ({damage.replace(str(part), address)}); copy the folder there "
-            f"again, or remove {CHECKSUMS_NAME} where its files were changed on purpose"
-        )
 
 
 def _make_room(target: Path, num_bytes: int, address: str) -> None:

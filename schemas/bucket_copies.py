@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from schemas import buckets
-from schemas.bucket_cache import CopiedFile, copy_of, folder_files
+from schemas.bucket_cache import copy_of
+from schemas.bucket_fetch import CopiedFile, folder_files
 from schemas.buckets import BucketError, Location, is_bucket
 from schemas.checksums import CHECKSUMS_NAME
 from schemas.errors import ConfigError

@@ -12,7 +12,8 @@ import numpy as np
 from pipeline.engine import files
 from pipeline.engine.errors import StageError
 from schemas.array_types import Array
-from schemas.bucket_cache import copy_of, folder_files
+from schemas.bucket_cache import copy_of
+from schemas.bucket_fetch import folder_files
 from schemas.checksums import CHECKSUMS_NAME, damage_in
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.engine.files import told
 from schemas import bucket_copies
-from schemas.bucket_cache import CopiedFile
+from schemas.bucket_fetch import CopiedFile
 
 
 def local_model(model: str) -> str:

@@ -16,14 +16,13 @@ import pytest
 
 from schemas import bucket_cache, buckets
 from schemas.bucket_cache import (
-    CopiedFile,
     cache_folder,
     copy_of,
-    folder_files,
     link_into,
     work_folder,
 )
 from schemas.bucket_copies import local_file, local_folder, local_stage, send_folder
+from schemas.bucket_fetch import CopiedFile, folder_files
 from schemas.buckets import BucketError
 from schemas.checksums import seal
 from schemas.errors import ConfigError
@@ -293,6 +292,72 @@ def test_an_object_written_while_it_is_copied_is_noticed(
     put(folder, 11)
     with pytest.raises(BucketError, match="11 bytes arrived of 10"):
         copy_of(folder, files)
+
+
+def replacing(monkeypatch: pytest.MonkeyPatch, *steps: tuple[str, bytes]) -> None:
+    """Write the next of some objects whenever one is about to be downloaded."""
+    download, left = buckets.download, list(steps)
+
+    def replaced_first(path: str, target: Path) -> None:
+        if left:
+            buckets.write(*left.pop(0))
+        download(path, target)
+
+    monkeypatch.setattr(buckets, "download", replaced_first)
+
+
+def test_what_is_replaced_while_it_is_copied_is_fetched_again(
+    folder: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        buckets.write(f"{folder}/{name}", b"first")
+    replacing(monkeypatch, (f"{folder}/b", b"other"))
+    copy = local_folder(folder)
+    assert (copy / "b").read_bytes() == b"other"
+    forget()
+    assert local_folder(folder) == copy, "it has the name of what it holds"
+    buckets.write(f"{folder}/b", b"first")
+    assert (local_folder(folder) / "b").read_bytes() == b"first", (
+        "an old version under its own name"
+    )
+
+
+def test_a_single_file_that_is_replaced_while_it_is_copied_is_fetched_again(
+    folder: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buckets.write(f"{folder}/file", b"first")
+    replacing(monkeypatch, (f"{folder}/file", b"other"))
+    copy = local_file(f"{folder}/file")
+    assert copy.read_bytes() == b"other"
+    forget()
+    assert local_file(f"{folder}/file") == copy
+
+
+def test_what_changes_all_the_time_is_refused(
+    folder: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buckets.write(f"{folder}/file", b"first")
+    replacing(monkeypatch, *((f"{folder}/file", f"{count:05}".encode()) for count in range(9)))
+    with pytest.raises(
+        BucketError, match=rf"{folder}: was written each of 4 times that it was cop"
+    ):
+        local_folder(folder)
+    assert copies_in(cache) == set()
+
+
+def test_what_is_removed_while_it_is_copied_is_named(
+    folder: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    download = buckets.download
+
+    def removed_after(path: str, target: Path) -> None:
+        download(path, target)
+        buckets.remove(path)
+
+    monkeypatch.setattr(buckets, "download", removed_after)
+    with pytest.raises(BucketError, match=rf"{folder}/file: was removed while it was copied"):
+        local_folder(put(folder))
+    assert copies_in(cache) == set()
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "", "a\0b"])

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from schemas import buckets
-from schemas.bucket_cache import copy_of, folder_files, link_into, work_folder
+from schemas.bucket_cache import copy_of, link_into, work_folder
 from schemas.bucket_copies import send_folder
+from schemas.bucket_fetch import folder_files
 from schemas.bucket_lock import refuse_if_lost
 from schemas.buckets import BucketError, Location
 from schemas.checksums import CHECKSUMS_NAME, RUN_NAME, unsealed
