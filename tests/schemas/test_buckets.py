@@ -55,6 +55,16 @@ def test_a_folder_is_what_names_begin_with(folder: str) -> None:
     assert not buckets.exists(folder), "gone with the last object below it"
 
 
+def test_an_object_goes_together_with_what_is_below_its_name(folder: str) -> None:
+    for name in ("a", "a/1", "a/b/2", "ab", "c"):
+        buckets.write(f"{folder}/{name}", b"any")
+    buckets.remove(f"{folder}/a")
+    assert names(folder, deep=True) == ["ab", "c"]
+    for alone in ("c", "absent"):
+        buckets.remove(f"{folder}/{alone}")
+        assert names(folder, deep=True) == ["ab"], "an object alone, and none at all"
+
+
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 def test_an_object_appears_whole_or_not_at_all(folder: str) -> None:
     path = f"{folder}/object"
