@@ -16,9 +16,9 @@ import socket
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from schemas import buckets
 from schemas.buckets import BucketError
@@ -27,9 +27,10 @@ from schemas.run_lock import LOCK_NAME, LockedError
 # How often the holder writes, and how long a lock is looked at before it counts as left behind.
 HEARTBEAT_S = 10.0
 LEFT_AFTER_S = 35.0
-_held: Counter[str] = Counter()
-# Those that this process holds, by their path.
-_locks: dict[str, _Lock] = {}
+# Which start of which system this is, and which of its spaces of process numbers.
+_BOOT_ID, _PID_SPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+# What this process holds or waits for, by the lock's path.
+_held: dict[str, _Holding] = {}
 _guard = threading.Lock()
 logger = logging.getLogger("trelm")
 
@@ -44,24 +45,31 @@ def hold(folder: str, program: str) -> Iterator[None]:
     """
     path = _path_of(folder)
     with _guard:
-        _held[path] += 1
-        is_first = _held[path] == 1
+        holding = _held.setdefault(path, _Holding())
+    # A second thread waits here for the answer that the first one gets, and asks itself after a refusal.
+    with holding.changing:
+        if holding.num_inside == 0:
+            holding.lock = holding.exits.enter_context(_locked(path, program))
+        holding.num_inside += 1
     try:
-        if not is_first:
-            yield
-            return
-        lock = _Lock(path=path, program=program)
-        lock.version = _acquire(lock)
-        _locks[path] = lock
-        try:
-            with lock.beating():
-                yield
-        finally:
-            del _locks[path]
-            lock.release()
+        yield
     finally:
-        with _guard:
-            _held[path] -= 1
+        with holding.changing:
+            holding.num_inside -= 1
+            if holding.num_inside == 0:
+                holding.lock = None
+                holding.exits.close()
+
+
+@contextlib.contextmanager
+def _locked(path: str, program: str) -> Iterator[_Lock]:
+    lock = _Lock(path=path, program=program)
+    lock.version = _acquire(lock)
+    try:
+        with lock.beating():
+            yield lock
+    finally:
+        lock.release()
 
 
 def _path_of(folder: str) -> str:
@@ -70,8 +78,13 @@ def _path_of(folder: str) -> str:
 
 def is_held(folder: str) -> bool:
     """Say whether this process holds a folder."""
+    return _lock_of(_path_of(folder)) is not None
+
+
+def _lock_of(path: str) -> _Lock | None:
     with _guard:
-        return _held[_path_of(folder)] > 0
+        holding = _held.get(path)
+    return holding.lock if holding is not None else None
 
 
 def refuse_if_lost(folder: str) -> None:
@@ -83,9 +96,20 @@ def refuse_if_lost(folder: str) -> None:
         LockedError: another program has taken it over.
     """
     path = _path_of(folder)
-    lock = _locks.get(path)
+    lock = _lock_of(path)
     if lock is not None and not lock.own_version():
         raise _refusal(path, _owner(path))
+
+
+@dataclass(kw_only=True)
+class _Holding:
+    """Count who in this process is inside of a folder's block: the last one out releases the lock."""
+
+    num_inside: int = 0
+    lock: _Lock | None = None
+    exits: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    # Held by who takes or releases the lock, or asks whether to.
+    changing: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass(kw_only=True)
@@ -102,8 +126,15 @@ class _Lock:
     def content(self) -> bytes:
         """Return who holds it, other bytes each time."""
         self.num_beats += 1
-        owner = {"program": self.program, "pid": os.getpid(), "host": socket.gethostname()}
-        return json.dumps({**owner, "mark": self.mark, "beat": self.num_beats}).encode()
+        owner = {
+            "program": self.program,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "place": _place(),
+            "mark": self.mark,
+            "beat": self.num_beats,
+        }
+        return json.dumps(owner).encode()
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:
@@ -174,10 +205,25 @@ def _acquire(lock: _Lock) -> str:
             return version
 
 
+def _place() -> str:
+    """Say among which processes this one has its number; nothing where the system does not tell it.
+
+    Containers and cloned machines may share a host name, and have other processes of the same number.
+    """
+    try:
+        return f"{_BOOT_ID.read_text().strip()} {_PID_SPACE.readlink()}"
+    except OSError:
+        return ""
+
+
 def _has_died_here(owner: dict[str, object]) -> bool:
-    """Say whether the holder was a process of this machine that is no more."""
-    pid = owner.get("pid")
-    if owner.get("host") != socket.gethostname() or not isinstance(pid, int):
+    """Say whether the holder was a process of this place that is no more.
+
+    What cannot be told, as of the locks of older versions, is a no: waiting will tell.
+    """
+    pid, place = owner.get("pid"), _place()
+    is_of_here = owner.get("host") == socket.gethostname() and owner.get("place") == place
+    if not place or not is_of_here or not isinstance(pid, int):
         return False
     try:
         os.kill(pid, 0)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -157,11 +160,137 @@ def test_one_program_at_a_time_holds_a_folder(folder: str, monkeypatch: pytest.M
     assert not buckets.exists(lock)
 
 
+# A holder of this host name, whose number no process has here.
+GONE = {"program": "p", "pid": 2**22 + 1, "host": socket.gethostname()}
+
+
+@contextlib.contextmanager
+def written_again(lock: str, owner: dict[str, object]) -> Iterator[None]:
+    """Let another program hold a lock inside a `with` block."""
+    buckets.write(lock, json.dumps(owner).encode())
+    stop = threading.Event()
+
+    def beat() -> None:
+        for count in itertools.count():
+            if stop.wait(0.05):
+                return
+            buckets.write(lock, json.dumps({**owner, "beat": count}).encode())
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("here", "owner"),
+    [
+        ("here", {"place": "there"}),  # a container or a cloned machine of the same name
+        ("here", {}),  # an older version wrote it
+        ("here", {"place": ""}),  # its system does not tell
+        ("", {"place": ""}),  # nor does this one
+    ],
+)
+def test_a_living_holder_among_other_processes_keeps_its_lock(
+    folder: str, monkeypatch: pytest.MonkeyPatch, here: str, owner: dict[str, object]
+) -> None:
+    monkeypatch.setattr(bucket_lock, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(bucket_lock, "_place", lambda: here)
+    lock = f"{folder}/.lock"
+    with written_again(lock, {**GONE, **owner}):
+        with (
+            pytest.raises(LockedError, match=rf"p \(process {GONE['pid']} on "),
+            hold(folder, "me"),
+        ):
+            pass
+        assert json.loads(buckets.read(lock))["program"] == "p"
+    buckets.remove(lock)
+
+
+def test_the_place_of_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boot, space = tmp_path / "boot_id", tmp_path / "pid"
+    monkeypatch.setattr(bucket_lock, "_BOOT_ID", boot)
+    monkeypatch.setattr(bucket_lock, "_PID_SPACE", space)
+    assert bucket_lock._place() == ""
+    boot.write_text("0123-4567\n")
+    assert bucket_lock._place() == "", "containers of one machine are not told apart by it"
+    space.symlink_to("pid:[4026531836]")
+    assert bucket_lock._place() == "0123-4567 pid:[4026531836]"
+
+
+def test_a_second_thread_waits_for_what_the_first_one_finds(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, is_left = threading.Event(), threading.Event()
+
+    def watch(*_: object) -> None:
+        watched.set()
+        assert is_left.wait(60)
+
+    monkeypatch.setattr(bucket_lock, "_watch", watch)
+    lock, holders = f"{folder}/.lock", []
+    buckets.write(lock, json.dumps({"program": "other", "pid": 1, "host": "elsewhere"}).encode())
+
+    def enter() -> None:
+        with hold(folder, "mine"):
+            holders.append(json.loads(buckets.read(lock))["program"])
+
+    threads = [threading.Thread(target=enter) for _ in range(2)]
+    threads[0].start()
+    assert watched.wait(60)
+    assert not bucket_lock.is_held(folder)
+    threads[1].start()
+    threads[1].join(0.5)
+    is_left.set()
+    for thread in threads:
+        thread.join()
+    assert holders == ["mine", "mine"], "none of them enters under another program's lock"
+    assert not buckets.exists(lock)
+
+
+def test_each_thread_is_refused_while_another_program_holds_the_folder(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket_lock, "HEARTBEAT_S", 0.05)
+    lock, refusals = f"{folder}/.lock", []
+
+    def enter() -> None:
+        with pytest.raises(LockedError), hold(folder, "mine"):
+            pass
+        refusals.append("refused")
+
+    with written_again(lock, {"program": "other", "pid": 1, "host": "elsewhere"}):
+        threads = [threading.Thread(target=enter) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert refusals == ["refused"] * 2
+    buckets.remove(lock)
+
+
+def test_the_last_one_out_releases_the_lock(folder: str) -> None:
+    """Threads need not leave in the order in which they came."""
+    first, second = hold(folder, "test"), hold(folder, "test")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert bucket_lock.is_held(folder)
+    assert buckets.exists(f"{folder}/.lock")
+    second.__exit__(None, None, None)
+    assert not bucket_lock.is_held(folder)
+    assert not buckets.exists(f"{folder}/.lock")
+
+
 def test_a_lock_that_was_left_behind_is_taken_over(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bucket_lock, "HEARTBEAT_S", 0.05)
     monkeypatch.setattr(bucket_lock, "LEFT_AFTER_S", 0.3)
+    monkeypatch.setattr(bucket_lock, "_place", lambda: "here")
     lock = f"{folder}/.lock"
     # Of another machine: only waiting can tell that it has died.
     buckets.write(lock, json.dumps({"program": "p", "pid": 1, "host": "elsewhere"}).encode())
@@ -170,8 +299,7 @@ def test_a_lock_that_was_left_behind_is_taken_over(
 
     # Of this machine, and its process is no more: nothing is waited for.
     monkeypatch.setattr(bucket_lock, "LEFT_AFTER_S", 1e9)
-    gone = {"program": "p", "pid": 2**22 + 1, "host": socket.gethostname()}
-    buckets.write(lock, json.dumps(gone).encode())
+    buckets.write(lock, json.dumps({**GONE, "place": "here"}).encode())
     with hold(folder, "test"):
         pass
     assert not buckets.exists(lock)
