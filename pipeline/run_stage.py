@@ -9,7 +9,6 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pipeline import flow
@@ -32,6 +31,7 @@ from pipeline.engine.tables import CONFIG_NAME, RunPaths
 from pipeline.link.weights import fitted_in_words, load_weights
 from pipeline.needs import check_needs, needs_of, worker_ram_gb
 from pipeline.shards.statements import share_in_words
+from schemas.buckets import location_of
 from schemas.errors import ConfigError
 from schemas.occupied import PIPELINE, occupant
 from schemas.run_lock import LOCK_NAME, LockedError
@@ -331,7 +331,7 @@ def check_run(config: RunConfig, settings: RunnerSettings, stages: Sequence[str]
             "in its name; choose another name"
         )
 
-    holds = occupant(Path(config.run)) if files.is_local(config.run) else ""
+    holds = occupant(location_of(config.run))
     if holds not in ("", PIPELINE):
         raise ConfigError(
             f"--run {config.run!r}: holds {holds}, which must not be mixed with a run of "

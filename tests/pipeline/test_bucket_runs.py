@@ -176,6 +176,34 @@ def test_a_copy_is_made_once_and_never_of_an_older_state(server: BucketServer) -
     assert [path.name for path in Path(first).iterdir()] == ["a"], "somebody may have it mapped"
 
 
+TRAINERS = b"[train]\nsteps = 1  # Steps of the optimiser.\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "holds"),
+    [
+        ("run.json", b"{}", "a run of trelm-train"),
+        # A trainer that was killed as it laid its run out.
+        ("config.toml", TRAINERS, "a run of trelm-train"),
+        ("checkpoints/step-00000001/state.json", b"{}", "a run of trelm-train"),
+        ("model.safetensors", b"", "a model"),
+        ("config.json", b'{"model_type": "bert"}', "a model"),
+    ],
+    ids=["run", "settings", "checkpoint", "weights", "model"],
+)
+def test_what_another_program_has_written_is_left_alone(
+    server: BucketServer, name: str, content: bytes, holds: str
+) -> None:
+    address = f"{server.root}/foreign/{name.replace('/', '-')}"
+    files.write_bytes(f"{address}/{name}", content)
+    done = in_process("kb", "--config", sample_arguments(Path("any"))[1], "--run", address)
+    assert done.returncode == 2, done.stderr
+    assert f"holds {holds}, which must not be mixed with a run of trelm-pipeline" in done.stderr
+    found = [entry.path for entry in files.list_files(f"{address}/**")]
+    assert found == [f"{address}/{name}"]
+    assert files.read_bytes(found[0]) == content
+
+
 def test_a_bucket_that_is_not_there_is_named(server: BucketServer) -> None:
     address = f"{server.scheme}://trelm-absent/run"
     done = in_process("kb", "--config", sample_arguments(Path("any"))[1], "--run", address)
