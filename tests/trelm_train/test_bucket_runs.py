@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 from collections.abc import Iterator
@@ -138,6 +139,45 @@ def test_what_is_no_run_is_left_alone(server: BucketServer, shards: str, model: 
     with pytest.raises(ConfigError, match=f"{address}: no run there; start one"):
         resume(address)
     assert names_in(address) == ["diary.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("config.toml", b"[mine]\nkey = 1\n", r"a config\.toml of your own, which is no run"),
+        # A run of the pipeline that was killed in its first stage.
+        ("config.toml", b"[kb]\nwiki = 'a'  # The wiki.\n", r"\(a run of trelm-pipeline\)"),
+        ("model.safetensors", b"", r"model\.safetensors \(a model\)"),
+    ],
+    ids=["own settings", "pipeline", "model"],
+)
+def test_what_a_local_run_refuses_is_refused(
+    *, server: BucketServer, shards: str, model: str, name: str, content: bytes, said: str
+) -> None:
+    address = f"{server.root}/refused/{hashlib.sha256(content).hexdigest()[:8]}"
+    buckets.write(f"{address}/{name}", content)
+    with pytest.raises(ConfigError, match=f"{address}: holds .*{said}"):
+        run(request_for(shards, model, address))
+    assert names_in(address) == [name]
+    assert buckets.read(f"{address}/{name}") == content
+
+
+def test_what_lies_in_the_place_of_the_initial_model_goes(
+    server: BucketServer, tmp_path: Path
+) -> None:
+    """A killed run may have left weights of another form, which would be loaded with the new ones."""
+    address, folder = f"{server.root}/runs/stale", tmp_path / "stale"
+    (folder / "initial").mkdir(parents=True)
+    new = {"run.json": b"{}", "initial/config.json": b"{}", "initial/model.safetensors": b"new"}
+    for name, content in new.items():
+        (folder / name).write_bytes(content)
+    for name in ("model.safetensors", "model.safetensors.index.json", "1_Pooling/config.json"):
+        buckets.write(f"{address}/initial/{name}", b"old")
+    bucket = BucketRun(address, folder)
+    bucket.check_new(["initial"], "config.toml")
+    bucket.publish_start()
+    bucket.close()
+    assert {name: buckets.read(f"{address}/{name}") for name in names_in(address)} == new
 
 
 UPLOADS, TRAIN = "schemas.buckets", "trelm_train.training.train"

@@ -3,7 +3,8 @@
 A run counts there with its `run.json`, a checkpoint with its `state.json`, a model with its
 `config.json`: each is sent after all that it stands for, so a kill at any moment leaves the last
 whole checkpoint. What was sent by half has no such mark, and its `checksums.json`, which was sent
-first, names what is removed later; nothing else is ever removed. Sending goes on in a thread beside
+first, names what is removed later; nothing else is ever removed, but what lies in a new run's
+`initial/`. Sending goes on in a thread beside
 the training, one checkpoint at a time.
 """
 
@@ -35,6 +36,7 @@ from trelm_train.checkpoints.checkpoint import (
     step_of_name,
 )
 from trelm_train.checkpoints.export import CONFIG_FILE, INITIAL
+from trelm_train.checkpoints.new_run import refuse_foreign
 
 MODEL = "model"
 # Folders that are sent by themselves, in an order of their own.
@@ -97,11 +99,12 @@ class BucketRun:
         # Names the best checkpoint that the bucket knows of.
         self._best = ""
 
-    def check_new(self, own: Sequence[str]) -> None:
+    def check_new(self, own: Sequence[str], settings: str) -> None:
         """Refuse a place in which a new run would overwrite something.
 
         Args:
             own: names of what a run has there before it has a description.
+            settings: name of the file of a run's settings.
 
         Raises:
             ConfigError: it holds a run with a checkpoint or a model, or what is no run's.
@@ -115,13 +118,9 @@ class BucketRun:
                     f"{self.address}`, or give another --out"
                 )
             return
-        tops = sorted({name.partition("/")[0] for name in names})
-        foreign = [name for name in tops if name not in own and not name.startswith(".")]
-        if foreign:
-            raise ConfigError(
-                f"{self.address}: holds {', '.join(foreign[:3])}, which is no run of trelm-train; give "
-                "a new or an empty folder as --out"
-            )
+        tops = {name.partition("/")[0] for name in names}
+        content = buckets.read(f"{self.address}/{settings}") if settings in names else b""
+        refuse_foreign(self.address, tops, own, (settings, content.decode(errors="replace")))
 
     def latest_step(self) -> int:
         """Return the step of the newest whole checkpoint; -1 where there is none. One request."""
@@ -175,8 +174,21 @@ class BucketRun:
         Raises:
             BucketError: it cannot be sent.
         """
+        _patiently(self._clear_initial)
         _patiently(lambda: self._send_folder(self.folder / INITIAL))
         _patiently(lambda: self._send_changed(last=RUN_NAME))
+
+    def _clear_initial(self) -> None:
+        """Remove what a run that was killed, or somebody else, has left among the initial model.
+
+        It would be loaded with the model, as a local folder of that name is made anew.
+        """
+        folder = f"{self.address}/{INITIAL}"
+        local = self.folder / INITIAL
+        left = [entry.path for entry in buckets.below(folder, deep=True)]
+        buckets.remove_objects(
+            [path for path in left if not (local / path.removeprefix(f"{folder}/")).is_file()]
+        )
 
     def checkpoint_saved(self, folder: Path, keep: int) -> None:
         """Send a checkpoint in the background, then remove older ones than the newest `keep`.

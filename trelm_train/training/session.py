@@ -21,8 +21,7 @@ from schemas.checksums import HAS_CHECKSUMS, RUN_NAME, seal, sealed_damage
 from schemas.durable import write_durably
 from schemas.errors import ConfigError
 from schemas.listing import a_few
-from schemas.occupied import TRAINER, occupant
-from schemas.settings import is_written_here, to_dict, to_toml
+from schemas.settings import to_dict, to_toml
 from trelm_train.checkpoints.bucket_run import BucketRun, RunFolder
 from trelm_train.checkpoints.checkpoint import (
     CHECKPOINTS,
@@ -40,6 +39,7 @@ from trelm_train.checkpoints.export import (
     load_weights,
     write_entities,
 )
+from trelm_train.checkpoints.new_run import refuse_foreign
 from trelm_train.cka.loss import Cka
 from trelm_train.cka.plan import CkaPlanner
 from trelm_train.cka.tail_decoder import TailDecoder
@@ -146,7 +146,7 @@ def check_out(request: RunRequest) -> None:
         ConfigError: it holds a run with a checkpoint or a model, or what is no run's.
     """
     if request.bucket is not None:
-        request.bucket.check_new([*FIRST_FILES, *request.beside])
+        request.bucket.check_new([*FIRST_FILES, *request.beside], CONFIG_NAME)
         return
     out = request.folder
     if (out / RUN_NAME).exists():
@@ -159,18 +159,10 @@ def check_out(request: RunRequest) -> None:
 
     # A run that was stopped while its folder was laid out has these, and no description.
     own = {*FIRST_FILES, *request.beside}
-    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    foreign = [name for name in names if name not in own and not name.startswith(".")]
+    names = [path.name for path in out.iterdir()] if out.is_dir() else []
     config = out / CONFIG_NAME
-    if config.is_file() and not is_written_here(config.read_text("utf-8", errors="replace")):
-        foreign.insert(0, f"a {CONFIG_NAME} of your own")
-    holds = occupant(out)
-    kind = f" ({holds})" if holds not in ("", TRAINER) else ""
-    if foreign or kind:
-        raise ConfigError(
-            f"{out}: holds {', '.join(foreign[:3] or names[:3])}{kind}, which is no run of trelm-train; "
-            "give a new or an empty folder as --out"
-        )
+    text = config.read_text("utf-8", errors="replace") if config.is_file() else ""
+    refuse_foreign(out, names, own, (CONFIG_NAME, text))
 
 
 def prepare_run(request: RunRequest, ranks: Ranks = ALONE) -> Session:
