@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from pipeline.config import RunConfig
 from pipeline.engine import files
@@ -168,22 +168,60 @@ def _copies(local: Sequence[GivenPath], root: str) -> list[str]:
 
 
 def _places(paths: Sequence[str], root: str) -> dict[str, str]:
-    """Return where each path is copied: under its last name, or its whole one where two share it."""
-    names = {path: path.rstrip("/").rpartition("/")[2] for path in paths}
-    shared = {name for name, count in Counter(names.values()).items() if count > 1}
-    for path, name in names.items():
-        if name in shared:
-            names[path] = path.strip("/.~").replace("/", "-")
-    return {path: f"{root}/inputs/{name}" for path, name in names.items()}
+    """Return where each path is copied, under its own name.
+
+    Where two copies could meet, each has a folder of its own: two of a name would be one object, and
+    a pattern would match the copies of others too.
+    """
+    names = {path: _below(path) if _is_pattern(path) else _last_name(path) for path in paths}
+    has_pattern = any(map(_is_pattern, names))
+    are_alike = len(set(names.values())) < len(names)
+    # A pattern of folders would match what other commands have copied there before.
+    is_deep = has_pattern and any("/" in name or "**" in name for name in names.values())
+    is_apart = are_alike or is_deep or (has_pattern and len(names) > 1)
+    return {
+        path: f"{root}/inputs/{number}/{name}" if is_apart else f"{root}/inputs/{name}"
+        for number, (path, name) in enumerate(names.items(), start=1)
+    }
+
+
+def _is_pattern(path: str) -> bool:
+    # A path that exists is meant literally, as where inputs are read.
+    return any(character in path for character in files.GLOB_CHARACTERS) and not Path(path).exists()
+
+
+def _last_name(path: str) -> str:
+    """Return the last name of a path; of `.` and `..` that of the folder they mean."""
+    name = path.rstrip("/").rpartition("/")[2]
+    return name if name.strip(".") else Path(path).resolve().name
+
+
+def _folder_before(pattern: str) -> str:
+    """Return the folder before the first name with a wildcard, as the pattern spells it."""
+    literal = cast(re.Match[str], files.LITERAL.match(pattern))[0]
+    return literal[: literal.rfind("/") + 1]
+
+
+def _below(pattern: str) -> str:
+    """Return a pattern's part from its first name with a wildcard on."""
+    return pattern[len(_folder_before(pattern)) :]
 
 
 def _copy(path: str, place: str) -> str:
     """Return the command that copies a path; a pattern's files go into a folder."""
     if Path(path).is_dir():
-        return f"gcloud storage rsync --recursive {shlex.quote(path)} {place}"
-    if any(character in path for character in files.GLOB_CHARACTERS):
-        place = f"{place.rpartition('/')[0]}/"
-    return f"gcloud storage cp {shlex.quote(path)} {place}"
+        return f"gcloud storage rsync --recursive {shlex.quote(path)} {shlex.quote(place)}"
+    if not _is_pattern(path):
+        return f"gcloud storage cp {shlex.quote(path)} {shlex.quote(place)}"
+    folder, below = _folder_before(path), _below(path)
+    target = place.removesuffix(below)
+    if "/" not in below and "**" not in below:
+        return f"gcloud storage cp {shlex.quote(path)} {shlex.quote(target)}"
+    if folder == "/":
+        return f"move what {path} names below a folder of its own, and give that folder's pattern"
+    # Copied one by one, files of a name in different folders would become one object.
+    source = shlex.quote(folder.rstrip("/") or ".")
+    return f"gcloud storage rsync --recursive {source} {shlex.quote(target.rstrip('/'))}"
 
 
 def _install_spacy(path: str) -> str:
