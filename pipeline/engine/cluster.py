@@ -226,13 +226,29 @@ def _check_environment(runner: str, options: Options) -> None:
                 "--environment_config=localhost:50000"
             )
         if config:
-            _check_endpoint("environment_config", config.removeprefix("http://"))
+            _check_endpoint("environment_config", _pool_of(config).removeprefix("http://"))
     elif kind == "PROCESS" and not any("process_command=" in option for option in given):
         _check_process(config)
     elif kind not in ("PROCESS", "LOOPBACK"):
         raise ConfigError(
             f"--environment_type={kind}: no such kind; give EXTERNAL, PROCESS, DOCKER or LOOPBACK"
         )
+
+
+def _pool_of(config: str) -> str:
+    """Return the address of a worker pool, which Beam takes as it is or as the `url` of JSON."""
+    if not config.strip().startswith("{"):
+        return config
+    try:
+        url = json.loads(config)["url"]
+    except (ValueError, KeyError):
+        url = None
+    if not url or not isinstance(url, str):
+        raise ConfigError(
+            f"--environment_config={config}: names no worker pool; give "
+            """--environment_config='{"url": "localhost:50000"}', or the address alone"""
+        )
+    return url
 
 
 def _check_process(config: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.engine.cluster import check_options
 from tests.pipeline.cases import SAMPLE, in_process, program
 
 USAGE = 2
@@ -113,6 +114,10 @@ WRONG = (
           ("lacks this program", "--environment_type=DOCKER --environment_config=REGISTRY/trelm-pipeline:"), base="flink"),
     Wrong("no worker pool", {"--environment_config": None}, ("no worker pool", "worker_pool_main --service_port=50000"), base="flink"),
     Wrong("worker pool's address", {"--environment_config": "localhost"}, ("--environment_config=localhost:50000",), base="flink"),
+    Wrong("worker pool's address in JSON", {"--environment_config": '{"url": "localhost"}'},
+          ("--environment_config=localhost: is no HOST:PORT; give --environment_config=localhost:50000",), base="flink"),
+    Wrong("no worker pool in JSON", {"--environment_config": '{"uri": "localhost:50000"}'},
+          ("names no worker pool", """--environment_config='{"url": "localhost:50000"}'"""), base="flink"),
     Wrong("no command of a process", {"--environment_type": "PROCESS", "--environment_config": "/boot"},
           ("""--environment_config='{"command": "/opt/apache/beam/boot"}'""",), base="flink"),
     Wrong("command without a path", {"--environment_type": "PROCESS", "--environment_config": '{"command": "boot"}'},
@@ -147,6 +152,20 @@ def test_a_wrong_set_up_is_refused_with_what_mends_it(
     for part in wrong.said:
         assert part.replace("{here}", str(tmp_path)) in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["model"], "nothing is written"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"url": "localhost:50000"}',
+        ' {"url": "http://pool:50000", "params": {"a": "b"}} ',
+        "pool:1",
+    ],
+)
+def test_the_forms_of_a_pools_address_that_beam_takes(config: str) -> None:
+    """Here a set-up is right, so nothing but its options is looked at."""
+    options = {"environment_type": "EXTERNAL", "environment_config": config}
+    check_options("FlinkRunner", {"flink_master": "flink:8081", **options})
 
 
 def test_without_the_extra_the_install_command_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
