@@ -33,6 +33,12 @@ IMAGE_COMMAND = "trelm-pipeline image --registry REGISTRY"
 IMAGE = f"REGISTRY/trelm-pipeline:{__version__}"
 # Beam's own images: they have Beam and Python, and nothing of ours.
 _STOCK_IMAGE = re.compile(r"(?:^|/)(?:apache/)?beam_python[\d.]+_sdk(?:[:@]|$)")
+# Others that `trelm-pipeline image` builds, none of which can work for a stage.
+_OTHER_IMAGE = re.compile(r"(?:^|/)trelm-(flex|train)(?=[:@]|$)")
+_FAULTS = {
+    "flex": "is the image of the Flex template, which starts a launcher and no worker",
+    "train": "is the trainer's image, which lacks Beam",
+}
 _BUCKET = re.compile(r"gs://[a-z0-9][-_a-z0-9.]+[a-z0-9](?:/.*)?")
 _JOB_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _PROJECT = re.compile(r"[a-z][-a-z0-9:.]+[a-z0-9]")
@@ -178,6 +184,19 @@ def _check_image(runner: str, options: Options) -> None:
         raise ConfigError(
             f"--sdk_container_image={image}: is Beam's own image, which lacks this program; {remedy}"
         )
+    _refuse_other_image("sdk_container_image", image)
+
+
+def _refuse_other_image(option: str, image: str) -> None:
+    """Refuse an image of ours that is made for something else than a stage's workers."""
+    found = _OTHER_IMAGE.search(image)
+    if found:
+        # Images of one checkout differ by this name alone; a digest is of one of them.
+        right = f"{image[: found.start(1)]}pipeline{image[found.end(1) :].partition('@')[0]}"
+        raise ConfigError(
+            f"--{option}={image}: {_FAULTS[found[1]]}; give the pipeline's image, --{option}={right} "
+            f"(`{IMAGE_COMMAND}` prints the commands that build and push it)"
+        )
 
 
 def _check_portable(runner: str, options: Options) -> None:
@@ -218,6 +237,7 @@ def _check_environment(runner: str, options: Options) -> None:
                 "worker pool on each machine), or --environment_type=DOCKER "
                 f"--environment_config={IMAGE} (`{IMAGE_COMMAND}` builds it)"
             )
+        _refuse_other_image("environment_config" if config else "sdk_container_image", image)
     elif kind == "EXTERNAL":
         if not config and not any("external_service_address=" in option for option in given):
             raise ConfigError(

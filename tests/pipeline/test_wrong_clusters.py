@@ -64,6 +64,10 @@ WRONG = (
           ("no image", "trelm-pipeline image --registry REGISTRY", "--sdk_container_image=REGISTRY/trelm-pipeline:")),
     Wrong("Beam's own image", {"--sdk_container_image": "apache/beam_python3.11_sdk:2.77.0"},
           ("Beam's own image, which lacks this program", "trelm-pipeline image")),
+    Wrong("image of the Flex template", {"--sdk_container_image": "registry.example/a/trelm-flex:1"},
+          ("starts a launcher and no worker", "--sdk_container_image=registry.example/a/trelm-pipeline:1 ")),
+    Wrong("trainer's image", {"--sdk_container_image": "trelm-train@sha256:0a"},
+          ("is the trainer's image, which lacks Beam", "--sdk_container_image=trelm-pipeline ")),
     Wrong("job's name", {"--job_name": "Link_2026"}, ("--job_name=Link_2026", "give --job_name=link-2026")),
     Wrong("more workers than allowed", {"--num_workers": "8", "--max_num_workers": "4"}, ("give --max_num_workers=8",)),
     Wrong("local processes", {"--workers": "4"}, ("--workers 4 counts processes of this machine", "--max_num_workers=N")),
@@ -112,6 +116,8 @@ WRONG = (
           ("lacks this program", "--environment_type=EXTERNAL --environment_config=localhost:50000"), base="flink"),
     Wrong("Beam's image, named", {"--environment_type": "DOCKER", "--environment_config": "apache/beam_python3.11_sdk:2.77.0"},
           ("lacks this program", "--environment_type=DOCKER --environment_config=REGISTRY/trelm-pipeline:"), base="flink"),
+    Wrong("trainer's image on a cluster", {"--environment_type": "DOCKER", "--environment_config": "localhost:5000/trelm-train:1"},
+          ("which lacks Beam", "--environment_config=localhost:5000/trelm-pipeline:1 "), base="flink"),
     Wrong("no worker pool", {"--environment_config": None}, ("no worker pool", "worker_pool_main --service_port=50000"), base="flink"),
     Wrong("worker pool's address", {"--environment_config": "localhost"}, ("--environment_config=localhost:50000",), base="flink"),
     Wrong("worker pool's address in JSON", {"--environment_config": '{"url": "localhost"}'},
@@ -152,6 +158,14 @@ def test_a_wrong_set_up_is_refused_with_what_mends_it(
     for part in wrong.said:
         assert part.replace("{here}", str(tmp_path)) in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["model"], "nothing is written"
+
+
+@pytest.mark.parametrize(
+    "image", ["r.example/trelm-pipeline:1", "trelm-train/own:1", "my-trelm-flex"]
+)
+def test_an_image_that_only_sounds_like_another_is_taken(image: str) -> None:
+    options = {"environment_type": "DOCKER", "environment_config": image}
+    check_options("FlinkRunner", {"flink_master": "flink:8081", **options})
 
 
 @pytest.mark.parametrize(
