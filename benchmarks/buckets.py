@@ -38,7 +38,7 @@ from tests.bucket_servers import bucket_server
 NAME = "buckets"
 PACKAGES = ("trelm", "apache-beam", "gcsfs", "s3fs", "moto", "gcp-storage-emulator")
 SAMPLE = "examples/tiny/pipeline.toml"
-STEPS, QUICK_STEPS = 300, 20
+STEPS, QUICK_STEPS = 60, 20
 PLACES = ("local", "s3", "gs")
 
 

@@ -14,8 +14,8 @@ from pipeline.engine.tables import RunPaths
 from pipeline.flow import STAGES
 
 SETS = (
-    "train.log_every=50",
-    "train.checkpoint_every=100",
+    "train.log_every=20",
+    "train.checkpoint_every=30",
     "train.loggers=[]",
     "train.validate=false",
 )
