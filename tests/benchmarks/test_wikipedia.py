@@ -103,7 +103,7 @@ def test_a_stage_and_the_full_run_are_printed(
     """By the stage that needs no data kit; `--quick` runs them all."""
     monkeypatch.chdir(ROOT)
     setup = wikipedia.Setup(
-        folder=tmp_path, base=wikipedia.QUICK_BASE, sizes=(1, 2), rounds=1, quick=True, workers=1
+        folder=tmp_path, base=wikipedia.QUICK_BASE, sizes=(1, 16), rounds=1, quick=True, workers=1
     )
     setup.per_token["stats"] = 0.1
     for fields in (*wikipedia.counts(setup), *wikipedia.full(setup)):

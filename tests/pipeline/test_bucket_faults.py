@@ -35,7 +35,14 @@ def test_failing_requests_change_no_row(
                 "TRELM_CACHE": str(tmp_path / "copies"),
             }
             arguments = ["--config", sample_arguments(Path("any"))[1], "--run", run]
-            done = program("run", *arguments, "--until", last, env={**os.environ, **environment})
+            # The emulator of gs:// forgets an upload whose answer was cut, and says 404 to the client that
+            # asks again: then the same command goes on, as it does after any error.
+            for _ in range(3 if scheme == "gs" else 1):
+                done = program(
+                    "run", *arguments, "--until", last, env={**os.environ, **environment}
+                )
+                if done.returncode == 0:
+                    break
         assert done.returncode == 0, done.stderr
         failed, passed = proxy.num_failed, proxy.num_passed.total()
         assert set(failed) <= set(KINDS)
