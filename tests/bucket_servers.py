@@ -9,7 +9,10 @@ with bucket_server("s3") as server:
 from __future__ import annotations
 
 import importlib.util
+import io
+import json
 import logging
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +22,7 @@ from functools import partial
 from http import HTTPStatus
 from http.server import HTTPServer
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -115,15 +119,44 @@ def _s3(num_requests: Counter[str]) -> Any:
 
 def _gs(num_requests: Counter[str]) -> Any:
     from gcp_storage_emulator.handlers import buckets
-    from gcp_storage_emulator.server import RequestHandler
-    from gcp_storage_emulator.storage import Storage
 
     logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
-    storage = Storage(use_memory_fs=True)
+    storage = _remembering_storage()
     buckets.create_bucket(BUCKET, storage)
 
+    class Server(HTTPServer):
+        """Say nothing where a program that was killed does not wait for its answer."""
+
+        def handle_error(self, *_: object) -> None:
+            pass
+
+    return Server(("127.0.0.1", 0), partial(_gs_handler(storage, num_requests), storage))
+
+
+def _remembering_storage() -> Any:
+    from gcp_storage_emulator.storage import Storage
+
+    class Remembering(Storage):  # type: ignore[misc]
+        """Know which uploads in parts have ended, and what they became: the emulator forgets them at once."""
+
+        def __init__(self) -> None:
+            super().__init__(use_memory_fs=True)
+            self.ended: dict[str, str] = {}
+
+        def delete_resumable_file_obj(self, file_id: str) -> None:
+            self.ended[file_id] = self.resumable[file_id]["name"]
+            super().delete_resumable_file_obj(file_id)
+
+    return Remembering()
+
+
+def _gs_handler(storage: Any, num_requests: Counter[str]) -> type[Any]:
+    from gcp_storage_emulator.server import RequestHandler
+
     class Handler(RequestHandler):
-        """Count requests, and refuse a write whose condition does not hold: the emulator knows none."""
+        """Do what the emulator does not: count requests, refuse a write whose condition does not hold, and say
+        again what an upload has become to a client that has lost the answer.
+        """
 
         def parse_request(self) -> bool:
             is_whole = super().parse_request()
@@ -132,48 +165,50 @@ def _gs(num_requests: Counter[str]) -> Any:
             return is_whole
 
         def do_POST(self) -> None:
-            wanted, name = self._wanted()
+            wanted, name = _wanted(self)
             if wanted and name is not None and _generation(storage, name) != wanted:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                self.send_response(HTTPStatus.PRECONDITION_FAILED)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                _answer(self, HTTPStatus.PRECONDITION_FAILED)
                 return
             super().do_POST()
+
+        def do_PUT(self) -> None:
+            upload = parse_qs(urlsplit(self.path).query).get("upload_id", [""])[0]
+            if upload not in storage.ended:
+                super().do_PUT()
+                return
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            written = storage.get_file_obj(BUCKET, storage.ended[upload])
+            _answer(self, HTTPStatus.OK, json.dumps(written).encode())
 
         def do_DELETE(self) -> None:
             if "upload_id=" in self.path:
                 # An upload in parts is given up; the emulator cannot, and forgets it with the process.
-                self.send_response(499)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                _answer(self, 499)
                 return
             super().do_DELETE()
 
-        def _wanted(self) -> tuple[str, str | None]:
-            """The generation under whose condition an object is written, and its name."""
-            import io
-            import json
-            import re
-            from urllib.parse import parse_qs, urlsplit
+    return Handler
 
-            query = parse_qs(urlsplit(self.path).query)
-            wanted = query.get("ifGenerationMatch", [""])[0]
-            if not wanted or "name" in query:
-                return wanted, query.get("name", [""])[0]
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            self.rfile = io.BufferedReader(io.BytesIO(body))
-            described = re.search(rb"\{.*?\}\n?--", body, re.DOTALL)
-            assert described, body[:300]
-            return wanted, json.loads(described[0].rstrip(b"-\n"))["name"]
 
-    class Server(HTTPServer):
-        """Say nothing where a program that was killed does not wait for its answer."""
+def _answer(handler: Any, status: int, content: bytes = b"") -> None:
+    handler.send_response(status)
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    handler.wfile.write(content)
 
-        def handle_error(self, *_: object) -> None:
-            pass
 
-    return Server(("127.0.0.1", 0), partial(Handler, storage))
+def _wanted(handler: Any) -> tuple[str, str | None]:
+    """The generation under whose condition an object is written, and its name."""
+    query = parse_qs(urlsplit(handler.path).query)
+    wanted = query.get("ifGenerationMatch", [""])[0]
+    if not wanted or "name" in query:
+        return wanted, query.get("name", [""])[0]
+    body = handler.rfile.read(int(handler.headers["Content-Length"]))
+    handler.rfile = io.BufferedReader(io.BytesIO(body))
+    described = re.search(rb"\{.*?\}\n?--", body, re.DOTALL)
+    assert described, body[:300]
+    return wanted, json.loads(described[0].rstrip(b"-\n"))["name"]
 
 
 def _generation(storage: Any, name: str) -> str:
