@@ -9,6 +9,7 @@ out: one JSON object per place and case. Costs about 6 minutes on two cores.
 from __future__ import annotations
 
 import os
+import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -40,6 +41,8 @@ PACKAGES = ("trelm", "apache-beam", "gcsfs", "s3fs", "moto", "gcp-storage-emulat
 SAMPLE = "examples/tiny/pipeline.toml"
 STEPS, QUICK_STEPS = 60, 20
 PLACES = ("local", "s3", "gs")
+# One command may run two stages.
+COMMANDS = tuple(dict.fromkeys(stage.command for stage in STAGES))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +83,10 @@ def _set_variable(name: str, value: str | None) -> None:
 def stages(setup: Setup) -> Iterator[dict[str, Any]]:
     """Run every stage in each place; compare all rows with those of the local run."""
     local_digests: dict[str, Any] = {}
-    commands = dict.fromkeys(stage.command for stage in STAGES)
     for place in setup.places:
         with place_named(setup, place) as (root, num_requests):
             measured, requests = {}, {}
-            for command in commands:
+            for command in COMMANDS:
                 num_requests.clear()
                 measured[command] = _stage(setup, command, f"{root}/run")
                 requests[command] = dict(num_requests)
@@ -102,7 +104,7 @@ def stages(setup: Setup) -> Iterator[dict[str, Any]]:
             "ours": sum(one.median_s for one in measured.values()), "limit": None,
             "seconds": {name: one.median_s for name, one in measured.items()},
             "cpu_seconds": {name: one.cpu_seconds[0] for name, one in measured.items()},
-            "requests": requests, "num_requests": sum(sum(requests[command].values()) for command in commands),
+            "requests": requests, "num_requests": sum(sum(requests[command].values()) for command in COMMANDS),
             "rows": {table: rows for table, (rows, _) in digests.items()}, "config": setup.config,
             "workers": setup.workers, "rss_mb": max(one.rss_mb for one in measured.values()), "runs": 1,
             **judged([none_wrong("tables_other_than_local", num_other)], quick=setup.quick),
@@ -138,7 +140,7 @@ def training(setup: Setup) -> Iterator[dict[str, Any]]:
     model = kit_folder() / SMALL_BERT
     made = setup.folder / "local" / "run" / "shards"
     if not (made / "manifest.json").exists():
-        for command in dict.fromkeys(stage.command for stage in STAGES):
+        for command in COMMANDS:
             _stage(setup, command, str(made.parent))
     with ExitStack() as stack:
         roots = {name: stack.enter_context(place_named(setup, name)) for name in setup.places}
@@ -166,9 +168,7 @@ def training(setup: Setup) -> Iterator[dict[str, Any]]:
         by_name = measure(variants, setup.rounds, setup.folder)
         requests = {name: dict(num_requests) for name, (_, num_requests) in roots.items()}
     rates = {
-        name: sorted(result["tokens_per_s"] for result in measured.results)[
-            len(measured.results) // 2
-        ]
+        name: statistics.median(result["tokens_per_s"] for result in measured.results)
         for name, measured in by_name.items()
     }
     losses = {name: measured.results[0]["loss"] for name, measured in by_name.items()}

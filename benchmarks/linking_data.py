@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,13 @@ def command(*arguments: str) -> str:
     if done.returncode != 0:
         raise VariantError(f"{' '.join(arguments)} failed:\n{done.stderr[-4000:]}")
     return done.stdout
+
+
+def set_flags(settings: Mapping[str, Any]) -> list[str]:
+    """Return the flags that set these keys."""
+    return [
+        flag for key, value in settings.items() for flag in ("--set", f"{key}={json.dumps(value)}")
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,10 +196,7 @@ def settings(made: Path, kit: Path) -> list[str]:
         "documents.inputs": inputs,
         "index.anchors": False,
     }
-    flags = [
-        flag for key, value in changed.items() for flag in ("--set", f"{key}={json.dumps(value)}")
-    ]
-    return ["--config", str(GOLD_CONFIG), *flags]
+    return ["--config", str(GOLD_CONFIG), *set_flags(changed)]
 
 
 def link_gold(made: Prepared, names: Sequence[str]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class FullData:
         return self.entities * (1 + self.aliases + self.triples)
 
 
-# List prices of batch jobs on Dataflow in us-central1, as read in November 2026, in dollars.
+# List prices of batch jobs on Dataflow in us-central1, in dollars, as known in November 2026; they change.
 PRICES = Prices(core_hour=0.056, memory_gb_hour=0.003557, memory_gb=3.75)
 
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.generated_dump import Dump, kit_dumps, make_dump, read_templates
 from benchmarks.harness import ROOT
-from benchmarks.linking_data import ARTICLES, command, kit_folder
+from benchmarks.linking_data import ARTICLES, command, kit_folder, set_flags
 from benchmarks.linking_tables import read_documents
 from pipeline.engine.tables import RunPaths
 from schemas import ENTITIES
@@ -33,7 +33,6 @@ PAGE_ID = re.compile(rb"<id>(\d+)</id>")
 LINK = re.compile(rb"\[\[([^\]|:#<>&]+)(\|[^\]|<>&]*)?\]\]")
 FIRST_PAGE_ID = 100_000_000
 COMPRESSION = 9
-KB_CONFIG = "examples/kit-both.toml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +60,7 @@ def knowledge_base(folder: Path) -> Path:
         str(prepared / "subset-A-typed.json.gz"),
         str(kit_folder() / "wikidata/assembled-subset-C.json.gz"),
     ]
-    command("-m", "pipeline.cli", "kb", "--run", str(run), "--set", f"kb.dumps={json.dumps(dumps)}")
+    command("-m", "pipeline.cli", "kb", "--run", str(run), *set_flags({"kb.dumps": dumps}))
     return run
 
 

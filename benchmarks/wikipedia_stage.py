@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from benchmarks.linking_data import command
 from pipeline.config import load_config
+from pipeline.engine.tables import RunPaths
 from pipeline.engine.units import UnitReport
 from pipeline.flow import STAGES
 from pipeline.run_stage import plan_stage
@@ -61,17 +61,12 @@ def run(
     )  # fmt: skip
     after = _io_mb()
     stages = [stage.name for stage in STAGES if stage.command == name]
-    manifests = {stage: _manifest(folder, stage) for stage in stages}
+    manifests = [RunPaths(root=root).finished(stage) for stage in stages]
     return {
         "read_mb": after["rchar"] - before["rchar"],
         "written_mb": after["wchar"] - before["wchar"],
-        "stored_mb": sum(map(_stored_mb, manifests.values())),
-        "rows": {
-            table: entry["rows"]
-            for manifest in manifests.values()
-            for table, entry in manifest["tables"].items()
-        },
-        "counters": {stage: manifest["counters"] for stage, manifest in manifests.items()},
+        "stored_mb": sum(part.num_bytes for one in manifests for part in one.files) / MEGABYTE,
+        "rows": {name: table.rows for one in manifests for name, table in one.tables.items()},
         "phases": [vars(phase) for stage in stages for phase in phases_of(stage, root, settings)],
     }
 
@@ -95,17 +90,6 @@ def phases_of(stage: str, root: str, settings: Sequence[str]) -> list[Phase]:
         )
         for phase, units in plan_stage(stage, config).numbered_phases
     ]
-
-
-def _manifest(folder: Path, stage: str) -> dict[str, Any]:
-    path = folder / stage / "manifest.json"
-    manifest: dict[str, Any] = json.loads(path.read_text())
-    return manifest
-
-
-def _stored_mb(manifest: dict[str, Any]) -> float:
-    parts = [part for table in manifest["tables"].values() for part in table["files"]]
-    return sum(part["num_bytes"] for part in (*parts, *manifest["artefacts"])) / MEGABYTE
 
 
 def _io_mb() -> dict[str, float]:

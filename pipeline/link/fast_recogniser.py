@@ -65,14 +65,6 @@ def _only(model: Any, name: str) -> Any:  # noqa: ANN401 - thinc's models have n
     return found[0]
 
 
-def _attribute_numbers() -> dict[str, int]:
-    """Return spaCy's attributes of tokens, name -> number."""
-    from spacy.attrs import IDS
-
-    numbers: dict[str, int] = IDS
-    return numbers
-
-
 @dataclass(frozen=True, slots=True)
 class _WindowLayer:
     """Hold one convolution: a window of vectors to a vector, by a maximum of pieces, normalised."""
@@ -130,6 +122,8 @@ class TokenVectors:
     """Turn tokens into the vectors of a convolutional tok2vec."""
 
     def __init__(self, tok2vec: Any) -> None:  # noqa: ANN401 - thinc's
+        from spacy.attrs import IDS
+
         embed, encode = tok2vec.get_ref("embed"), tok2vec.get_ref("encode")
         names = [layer.name for layer in embed.layers]
         if len(names) != len(("extract", "ragged", "embed", "mix", "list")) or (
@@ -138,8 +132,7 @@ class TokenVectors:
             raise UnsupportedError(f"words are embedded by {', '.join(names)}")
         self.columns: tuple[int | str, ...] = tuple(embed.layers[EXTRACTED].attrs["columns"])
         # A pipeline names them by words or by numbers.
-        numbers = _attribute_numbers()
-        if not set(self.columns) <= {*OWN_ATTRIBUTES, *(numbers[name] for name in OWN_ATTRIBUTES)}:
+        if not set(self.columns) <= {*OWN_ATTRIBUTES, *map(IDS.get, OWN_ATTRIBUTES)}:
             raise UnsupportedError("words are embedded by what a component finds")
         self._embed = embed.layers[EMBEDDED].layers[0]
         self._mix = embed.layers[MIXED].layers[0]
