@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,7 +20,9 @@ import numpy as np
 
 from benchmarks.linking_clock import Clock
 from pipeline.config import ImportanceConfig
-from pipeline.encoder.sentence_encoder import SentenceEncoder
+from pipeline.encoder.flat_forward import FlatBatch, FlatForward
+from pipeline.encoder.library_forward import LibraryForward
+from pipeline.encoder.sentence_encoder import SentenceEncoder, _load_encoder
 from pipeline.encoder.sequences import Sequences
 from pipeline.encoder.tokenizer import NUM_SPECIAL
 from pipeline.engine.tables import RunPaths, read_table
@@ -31,7 +33,11 @@ from pipeline.importance.stage import ImportanceWorker, _chunks
 from pipeline.link.linked_sentences import LinkedReader, linked_units
 from schemas import IMPORTANCE, REJECTS
 
-BUDGETS = (1024, 2048, 4096, 8192)  # tokens of a batch, tried for the encoder alone
+# Of the encoder alone, tried: tokens of a batch, and what a batch holds.
+BUDGETS = (1024, 2048, 4096, 8192)
+FORMS = ("one length", "padded", "flat")
+# A forward pass, and what it gets: one after the other.
+Work = tuple[Callable[[Any], None], list[Any]]
 WARM = np.arange(1000, 1030)
 
 
@@ -135,29 +141,28 @@ def encoder_alone(out: Path, run: str, model: str, dtype: str, *, tune: bool) ->
     """Run forward passes over the stage's sequences, each different one once: batched before, as
     tensors, nothing read from them.
 
-    How they are batched (padded or of one length, and how large) and whether threads share an
-    operation or take batches is tried on a quarter of them first.
+    How they are batched (of one length, padded, or flat as ours; and how large) and whether threads
+    share an operation or take batches is tried on a quarter of them first.
     """
     worker = _open(run, model, dtype, 0)
-    encoder = worker.encoder
-    sequences = _sequences(worker)
+    sequences, alone = _sequences(worker), EncoderAlone(worker.encoder)
     ways = [
-        (budget, padded, pooled)
+        (budget, form, pooled)
         for budget in BUDGETS
-        for padded in (False, True)
+        for form in FORMS
         for pooled in (False, True)
+        # One thread has nothing to share.
+        if worker.encoder.num_threads > 1 or not pooled
     ]
-    if encoder.num_threads == 1:
-        ways = [way for way in ways if not way[2]]
     part = sequences.take(np.arange(0, len(sequences), 4))
     best = (
-        min(ways, key=lambda way: _pass(encoder, part, *way)["seconds"])
+        min(ways, key=lambda way: alone.run(part, *way)["seconds"])
         if tune
-        else (4096, False, False)
+        else (4096, "flat", False)
     )
-    taken = _pass(encoder, sequences, *best)
+    taken = alone.run(sequences, *best)
     tokens = int(len(sequences.ids) + NUM_SPECIAL * len(sequences))
-    way = dict(zip(("budget", "padded", "pooled"), best, strict=True))
+    way = dict(zip(("budget", "form", "pooled"), best, strict=True))
     return {**taken, "sequences": len(sequences), "tokens": tokens, "way": way}
 
 
@@ -177,29 +182,60 @@ def _sequences(worker: ImportanceWorker) -> Sequences:
     return Sequences.of([row for row in rows if len(row)])
 
 
-def _pass(
-    encoder: SentenceEncoder,
-    sequences: Sequences,
-    budget: int,
-    padded: bool,  # noqa: FBT001
-    pooled: bool,  # noqa: FBT001
-) -> dict[str, Any]:
-    """Time one pass over all sequences."""
-    import torch
+class EncoderAlone:
+    """Run forward passes: the library's over batches of one length or padded ones, and the flat one."""
 
-    tensors = list(_tensors(encoder, sequences, budget, padded))
-    threads = encoder.num_threads if pooled else 1
-    torch.set_num_threads(1 if pooled else encoder.num_threads)
+    def __init__(self, encoder: SentenceEncoder) -> None:
+        """Load the model again: the encoder keeps its weights in another form."""
+        import torch
 
-    def forward(batch: tuple[Any, Any]) -> None:
-        with torch.inference_mode(), encoder._number_format():
-            encoder._model(input_ids=batch[0], attention_mask=batch[1])
+        self._encoder, self._frame = encoder, encoder.tokenizer.frame
+        model = _load_encoder(encoder.model)
+        if encoder.dtype == "bfloat16":
+            for module in model.modules():
+                if isinstance(module, torch.nn.Linear):
+                    module.to(torch.bfloat16)
+        self._library = LibraryForward(
+            model, self._frame, "cpu", encoder.dtype == "bfloat16", "words"
+        )
 
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(forward, tensors[:threads]))
-        clock = Clock()
-        list(pool.map(forward, tensors))
-        return clock.taken()
+    def run(self, sequences: Sequences, budget: int, form: str, pooled: bool) -> dict[str, Any]:  # noqa: FBT001
+        """Time one pass over all sequences; batches are made before."""
+        import torch
+
+        threads = self._encoder.num_threads if pooled else 1
+        torch.set_num_threads(1 if pooled else self._encoder.num_threads)
+        forward, batches = (self._flat if form == "flat" else self._by_library)(
+            sequences, budget, form
+        )
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(forward, batches[:threads]))
+            clock = Clock()
+            list(pool.map(forward, batches))
+            return clock.taken()
+
+    def _flat(self, sequences: Sequences, budget: int, form: str) -> Work:  # noqa: ARG002
+        import torch
+
+        flat = self._encoder._forward
+        assert isinstance(flat, FlatForward)
+        rows = flat._num_rows(budget)
+
+        def forward(batch: FlatBatch) -> None:
+            with torch.inference_mode(), flat._workspace(rows) as space:
+                flat._run(batch, space)
+
+        batches = flat.batches(sequences, budget)
+        return forward, [FlatBatch.of(sequences.take(batch), self._frame) for batch in batches]
+
+    def _by_library(self, sequences: Sequences, budget: int, form: str) -> Work:
+        import torch
+
+        def forward(batch: tuple[Any, Any]) -> None:
+            with torch.inference_mode(), self._library.number_format():
+                self._library.model(input_ids=batch[0], attention_mask=batch[1])
+
+        return forward, list(_tensors(self._encoder, sequences, budget, form == "padded"))
 
 
 def _tensors(

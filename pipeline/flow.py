@@ -160,6 +160,8 @@ STAGES = (
         ),
         reads=("documents", "link"),
         writes=(IMPORTANCE,),
+        # 2: all products of one shape, which gives other last digits.
+        algorithm=2,
         section="importance",
         module="pipeline.importance.stage",
         command="importance",

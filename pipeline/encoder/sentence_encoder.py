@@ -1,8 +1,8 @@
 """Turn token ids into sentence vectors (numpy) with a frozen encoder. Imports torch, lazily.
 
 A sentence's vector is the mean of the last layer over its tokens, without the special ones. Costs
-one forward pass per distinct sequence, in batches of one length (`encoder.sequences`): nothing is
-padded, so a vector of two tokens or more is the same in any batch.
+one forward pass per distinct sequence. Nothing is padded. On a processor (`flat_forward`) a vector is
+the same in any batch; elsewhere (`library_forward`) one of two tokens or more is.
 
 Threads take a batch each and share the model. Torch's own threads, which share an operation, wait
 for each other actively: where other programs use the machine, a forward pass took ten times as
@@ -11,7 +11,7 @@ long.
 In bfloat16 the matrix products, and the values between two of them, are bfloat16; the residual
 stream, its layer norms and the mean stay float32.
 
-Legend: N sequences, B sequences of a batch, n their length, d the width of the model.
+Legend: N sequences, d the width of the model.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from pipeline.encoder.fine_tuning import padded
+from pipeline.encoder.flat_forward import FlatForward
+from pipeline.encoder.library_forward import LibraryForward, Pooling
 from pipeline.encoder.model_copies import local_model
 from pipeline.encoder.sequences import Sequences
-from pipeline.encoder.tokenizer import NUM_SPECIAL, ModelKind, TextTokenizer, load_failure
+from pipeline.encoder.tokenizer import ModelKind, TextTokenizer, load_failure
 from pipeline.engine.errors import StageError
 from pipeline.engine.worker_threads import threads_of_a_worker
 from schemas.array_types import F32, I64, Ints
@@ -96,18 +98,33 @@ class SentenceEncoder:
         self._frame = self.tokenizer.frame
         self._pooling = _pooling(model) if kind == "encoder" else "words"
         load = _load_any_encoder if kind == "encoder" else _load_encoder
-        self._model: Any = load(model).to(self.device)
-        self.tokenizer.refuse_if_longer(int(self._model.get_input_embeddings().num_embeddings))
+        loaded = load(model).to(self.device)
+        self.tokenizer.refuse_if_longer(int(loaded.get_input_embeddings().num_embeddings))
+
+        self._config = loaded.config
+        # None where the flat pass has taken over the weights.
+        self._model: Any = None
+        number_format = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+        self._forward: FlatForward | LibraryForward
+        # An encoder that may learn, and gets few texts at a time, keeps the library's pass.
+        if kind == "masked" and self.device == "cpu" and FlatForward.can_run(loaded.config):
+            self._forward = FlatForward(loaded, self._frame, number_format)
+            return
+
+        self._model = loaded
         if dtype == "bfloat16":
             # Convert once here: autocast would otherwise do it in every forward pass.
-            for module in self._model.modules():
+            for module in loaded.modules():
                 if isinstance(module, torch.nn.Linear):
-                    module.to(torch.bfloat16)
+                    module.to(number_format)
+        self._forward = LibraryForward(
+            loaded, self._frame, self.device, dtype == "bfloat16", self._pooling
+        )
 
     @property
     def max_tokens(self) -> int:
         """Return how many positions the model has, special tokens included."""
-        config = self._model.config
+        config = self._config
         # Models with relative positions have no limit of their own.
         limit = int(getattr(config, "max_position_embeddings", 0) or DEFAULT_MAX_TOKENS)
         if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
@@ -175,11 +192,10 @@ class SentenceEncoder:
         # Equal sequences share a forward pass.
         rows, number_of_sequence = sequences.distinct()
         distinct = sequences.take(rows)
-        vectors = np.zeros((len(distinct), int(self._model.config.hidden_size)), np.float32)
+        vectors = np.zeros((len(distinct), int(self._config.hidden_size)), np.float32)
 
         tokens_done, num_tokens = 0, len(distinct.ids)
-        batches = list(distinct.batches(batch_tokens, NUM_SPECIAL))
-        for batch, means in self._encode_in_threads(distinct, batches):
+        for batch, means in self._encode_in_threads(distinct, batch_tokens):
             # The cosine of a NaN is taken for that of a zero vector: no meaning is left.
             if not np.isfinite(means).all():
                 raise StageError(
@@ -187,51 +203,26 @@ class SentenceEncoder:
                     "float32 if this is bfloat16, or another model"
                 )
             vectors[batch] = means
-            tokens_done += len(batch) * int(distinct.lengths[batch[0]])
+            tokens_done += int(distinct.lengths[batch].sum())
             if progress is not None:
                 progress(tokens_done / num_tokens)
         return vectors[number_of_sequence]
 
     def _encode_in_threads(
-        self, sequences: Sequences, batches: list[I64]
+        self, sequences: Sequences, batch_tokens: int
     ) -> Iterator[tuple[I64, F32]]:
         """Yield each batch with its means, in the order in which they are done."""
-        pool = ThreadPoolExecutor(self.num_threads)
+        pool, forward = ThreadPoolExecutor(self.num_threads), self._forward
         try:
             running = {
-                pool.submit(self._means, sequences.matrix(batch)): batch for batch in batches
+                pool.submit(forward.means, sequences, batch, batch_tokens): batch
+                for batch in forward.batches(sequences, batch_tokens)
             }
             for future in as_completed(running):
                 yield running.pop(future), future.result()
         finally:
             # After an error the batches that wait are not worth computing.
             pool.shutdown(cancel_futures=True)
-
-    def _means(self, ids_Bn: Ints) -> F32:
-        """Return the vector of each row from the states of the last layer, shape (B, d)."""
-        torch = self._torch
-        opening, closing = self._frame
-        framed = np.empty((len(ids_Bn), ids_Bn.shape[1] + NUM_SPECIAL), np.int64)
-        framed[:, 0], framed[:, 1:-1], framed[:, -1] = opening, ids_Bn, closing
-
-        # Both contexts hold for this thread only, so each thread enters them.
-        with torch.inference_mode(), self._number_format():
-            states = self._model(
-                input_ids=torch.from_numpy(framed).to(self.device)
-            ).last_hidden_state
-            match self._pooling:
-                case "cls":
-                    vectors = states[:, 0]
-                case "mean":
-                    vectors = states.float().mean(1)
-                case _:
-                    vectors = states[:, 1:-1].float().mean(1)
-            return np.asarray(vectors.float().cpu().numpy())
-
-    def _number_format(self) -> contextlib.AbstractContextManager[object]:
-        if self.dtype == "float32":
-            return contextlib.nullcontext()
-        return self._torch.autocast(self.device, self._torch.bfloat16)
 
 
 def best_dtype(device: str) -> NumberFormat:
@@ -374,7 +365,7 @@ def _check_finite(model: str, weights: Iterable[tuple[str, Any]]) -> None:
         )
 
 
-def _pooling(model: str) -> str:
+def _pooling(model: str) -> Pooling:
     """Return how a model makes a vector of its states: mean or cls of all tokens, or words.
 
     Read from 1_Pooling/config.json, in which sentence-transformers keeps it. A model without this
@@ -405,4 +396,4 @@ def _pooling(model: str) -> str:
             f"{model}: its vectors are {' and '.join(sorted(modes))} of the states "
             f"({path}); use a model with mean or cls"
         )
-    return modes.pop()
+    return cast(Pooling, modes.pop())

@@ -83,6 +83,13 @@ class Sequences:
         )
         return np.unique(numbers, return_index=True)[1], numbers
 
+    def longest_first(self) -> I64:
+        """Return the rows that are not empty, the longest first."""
+        lengths = self.lengths
+        order = np.argsort(-lengths, kind="stable")
+        # Empty rows are at the end of the order.
+        return order[: int(np.count_nonzero(lengths))]
+
     def batches(self, budget: int, extra: int) -> Iterator[I64]:
         """Yield rows of one length each, the longest first; every row that is not empty once.
 
@@ -90,11 +97,7 @@ class Sequences:
             budget: tokens of a batch, but at least one row goes into each.
             extra: tokens that each sequence gets in addition: the special ones.
         """
-        lengths = self.lengths
-        order = np.argsort(-lengths, kind="stable")
-        # Empty rows are at the end of the order.
-        order = order[: int(np.count_nonzero(lengths))]
-
+        lengths, order = self.lengths, self.longest_first()
         length_changes = np.flatnonzero(np.diff(lengths[order])) + 1
         for rows in np.split(order, length_changes):
             if len(rows):

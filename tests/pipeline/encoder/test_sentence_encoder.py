@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM
 
 from pipeline.encoder import tokenizer as tokenizers
+from pipeline.encoder.flat_forward import FlatForward
 from pipeline.encoder.sentence_encoder import SentenceEncoder, best_dtype
 from pipeline.encoder.sequences import Sequences, cosines
 from pipeline.engine.errors import StageError
@@ -98,13 +99,13 @@ def test_equal_sequences_are_encoded_once(
     rows = sequences(5)
     twice = rows.take(np.array([0, 1, 2, 3, 4, 2, 0]))
     encoder, sizes = SentenceEncoder(str(models["bert"]), "cpu", 1), []
-    means = encoder._means
+    means = encoder._forward.means
 
-    def counted(ids: np.ndarray) -> np.ndarray:
-        sizes.append(len(ids))
-        return means(ids)
+    def counted(rows: Sequences, batch: np.ndarray, budget: int) -> np.ndarray:
+        sizes.append(len(batch))
+        return means(rows, batch, budget)
 
-    monkeypatch.setattr(encoder, "_means", counted)
+    monkeypatch.setattr(encoder._forward, "means", counted)
     found = encoder.encode(twice, 256)
     assert sum(sizes) == 5
     assert np.array_equal(found[[0, 2]], found[[6, 5]])
@@ -120,7 +121,8 @@ def test_empty_sequences_have_a_zero_vector(models: dict[str, Path]) -> None:
 
 def test_progress_comes_to_the_end(models: dict[str, Path]) -> None:
     shares: list[float] = []
-    SentenceEncoder(str(models["bert"]), "cpu", 2).encode(sequences(), 64, shares.append)
+    rows = sequences(600)
+    SentenceEncoder(str(models["bert"]), "cpu", 2).encode(rows, 64, shares.append)
     assert shares == sorted(shares)
     assert len(shares) > 10
     assert shares[-1] == 1
@@ -131,19 +133,19 @@ def test_an_error_ends_the_threads(
 ) -> None:
     encoder, calls = SentenceEncoder(str(models["bert"]), "cpu", 2), []
 
-    def broken(ids: np.ndarray) -> np.ndarray:
-        calls.append(ids)
+    def broken(rows: Sequences, batch: np.ndarray, budget: int) -> np.ndarray:
+        calls.append(batch)
         time.sleep(0.01)  # or all are done before the first error is seen
         raise MemoryError("no room")
 
-    monkeypatch.setattr(encoder, "_means", broken)
-    before = threading.active_count()
+    monkeypatch.setattr(encoder._forward, "means", broken)
+    rows, before = sequences(2000), threading.active_count()
     with pytest.raises(MemoryError, match="no room"):
         encoder.encode(sequences(), 16)
     assert threading.active_count() <= before, (
         "threads of earlier tests may end meanwhile, ours must"
     )
-    assert len(calls) < len(list(sequences().batches(16, 2)))
+    assert len(calls) < len(list(encoder._forward.batches(rows, 16)))
 
 
 def test_positions(models: dict[str, Path]) -> None:
@@ -219,9 +221,9 @@ def test_weights_that_are_not_finite_are_refused(
 def test_vectors_that_are_not_finite_are_an_error(models: dict[str, Path]) -> None:
     """The cosine of a NaN is 0, so its mention would be the most important of all."""
     encoder = SentenceEncoder(str(models["bert"]), "cpu", 1)
+    assert isinstance(encoder._forward, FlatForward)
     with torch.no_grad():
-        next(encoder._model.parameters())[9] = 3e38
-        encoder._model.encoder.layer[-1].output.LayerNorm.weight[0] = torch.inf
+        encoder._forward._layers[-1].norm.weight[0] = torch.inf
     with pytest.raises(
         StageError, match=f"{models['bert']}: gives NaN or infinite vectors in float32"
     ):
