@@ -78,7 +78,8 @@ class FlatForward:
         """
         self._frame, self._dtype = frame, dtype
         self._embeddings = _Embeddings.of(model)
-        self._layers = [_Layer.of(layer, dtype) for layer in model.encoder.layer]
+        activation = str(model.config.hidden_act)
+        self._layers = [_Layer.of(layer, activation, dtype) for layer in model.encoder.layer]
         self._widths = int(model.config.hidden_size), int(model.config.intermediate_size)
         self._longest = len(self._embeddings.places)
         self._free: SimpleQueue[_Workspace] = SimpleQueue()
@@ -252,10 +253,12 @@ class _Layer:
     outer: tuple[Any, Any]
     norm: Any
     num_heads: int
+    # The usual one, which torch puts in place.
+    is_gelu: bool
     activation: Any
 
     @classmethod
-    def of(cls, layer: Any, dtype: Any) -> _Layer:  # noqa: ANN401 - a layer of a model
+    def of(cls, layer: Any, activation: str, dtype: Any) -> _Layer:  # noqa: ANN401 - a layer of a model
         attention = layer.attention.self
         return cls(
             attention_in=_joined([attention.query, attention.key, attention.value], dtype),
@@ -265,15 +268,15 @@ class _Layer:
             outer=_joined([layer.output.dense], dtype),
             norm=layer.output.LayerNorm,
             num_heads=int(attention.num_attention_heads),
+            is_gelu=activation == "gelu",
             activation=layer.intermediate.intermediate_act_fn,
         )
 
     def activate(self, values: Any) -> None:  # noqa: ANN401 - a tensor
         """Put the activation of each value in its place."""
         from torch import ops
-        from transformers.activations import GELUActivation
 
-        if isinstance(self.activation, GELUActivation):
+        if self.is_gelu:
             ops.aten.gelu_(values)
         else:
             values.copy_(self.activation(values))
