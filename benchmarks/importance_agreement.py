@@ -14,7 +14,8 @@ from scipy.stats import spearmanr
 
 from benchmarks.harness import ratio
 from pipeline.engine.tables import RunPaths, read_table
-from pipeline.shards.policies import DISTANCE_DECIMALS, PolicyLimits, default_r_freq, policy_bits
+from pipeline.shards.policies import DISTANCE_DECIMALS, PolicyLimits, policy_bits
+from pipeline.stats.rare_entities import default_r_freq
 from schemas import LINKS
 from schemas.array_types import Bools
 from schemas.shards import POLICY_BITS

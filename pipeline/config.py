@@ -333,10 +333,24 @@ class ImportanceConfig:
         "the same format for a whole run",
     )
     num_threads: int = key(0, "Number of torch threads per process; 0 stands for cores / processes")
+    mentions: Literal["all", "needed"] = key(
+        "all",
+        "Mentions that are scored: all, or needed: those of sentences with a rare entity and of the "
+        "random sample, which serves every policy but importance",
+    )
+    sample: int = key(
+        20_000,
+        "Number of mentions, about, in the random sample of sentences that gives the corpus median",
+    )
+    r_freq: float | None = key(
+        None,
+        "Number of mentions below which an entity is rare, where only the needed mentions are "
+        "scored; none stands for shards.r_freq",
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        at_least(self, max_tokens=8, batch_tokens=8, num_threads=0)
+        at_least(self, max_tokens=8, batch_tokens=8, num_threads=0, sample=1, r_freq=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -51,11 +51,23 @@ def plan_stage(name: str, config: RunConfig) -> StagePlan:
 
 
 def _section_of(stage: flow.Stage, config: RunConfig) -> Any:  # noqa: ANN401 - each has its own type
-    """Return the settings of a stage; shards are made for the model of importance, unless told."""
+    """Return the settings of a stage; some stand for those of another stage, unless told.
+
+    Shards are made for the model of importance; importance takes for rare what is rare in shards.
+    """
     section: Any = getattr(config, stage.section)
     if stage.name == "shards":
         section = replace(section, model=section.model or config.importance.model)
+    if stage.name == "importance" and section.r_freq is None:
+        section = replace(section, r_freq=config.shards.r_freq)
     return section
+
+
+def _read_by(stage: flow.Stage, config: RunConfig) -> tuple[str, ...]:
+    """Return the stages that a stage reads with these settings."""
+    if stage.name == "importance" and config.importance.mentions == "needed":
+        return (*stage.reads, "stats")
+    return stage.reads
 
 
 def check_stages(config: RunConfig, last: str) -> None:
@@ -95,7 +107,7 @@ def planned(
     for stage in stages:
         if not is_needed(stage, config):
             continue
-        first = next((name for name in stage.reads if name in will_run), "")
+        first = next((name for name in _read_by(stage, config) if name in will_run), "")
         if first:
             reason = f"{first} runs"
         else:

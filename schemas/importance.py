@@ -8,7 +8,7 @@ from schemas.table import Column, Table
 
 IMPORTANCE = Table(
     name="importance",
-    version=2,
+    version=3,
     row="linked mention",
     key=("doc_id", "start", "end"),
     columns=(
@@ -24,5 +24,10 @@ IMPORTANCE = Table(
             ),
         ),
         Column(name="si", type=pa.float32(), meaning="semantic importance, 1 / max(cosine, 1e-4)"),
+        Column(
+            name="is_sampled",
+            type=pa.bool_(),
+            meaning="whether its sentence is in the random sample, from which the corpus median comes",
+        ),
     ),
 )

@@ -1,4 +1,4 @@
-"""Measure the semantic importance of every linked mention: stage `importance`.
+"""Measure the semantic importance of linked mentions: stage `importance`.
 
 The stage only maps units, one per unit of `link`. Each original sentence is encoded once; its
 variants, one per entity, beside those of all sentences of a chunk, which is most often the unit.
@@ -26,11 +26,13 @@ from pipeline.engine.stage import Phase, StagePlan
 from pipeline.engine.tables import RunPaths
 from pipeline.engine.tasks import RowRange, Unit
 from pipeline.engine.units import UnitWriter
+from pipeline.importance.needed import ChosenSentences
 from pipeline.importance.semantic_importance import semantic_importance
 from pipeline.importance.variants import MentionTokens, Variants, plan_variants
 from pipeline.link.linked_sentences import LinkedReader, LinkedUnit, linked_units
-from schemas import IMPORTANCE
-from schemas.array_types import F32, I64
+from pipeline.stats.rare_entities import rare_below, rare_items
+from schemas import IMPORTANCE, LINKS
+from schemas.array_types import F32, I64, Bools
 from schemas.settings import to_dict
 
 # About this many tokens are encoded at once: 100 MB of vectors for a model of 768.
@@ -48,10 +50,15 @@ class ImportanceWorker:
     paths: RunPaths
     # Its number format is a real one: not auto.
     config: ImportanceConfig
+    # Share of all sentences in the random sample.
+    sample_share: float = 1.0
     _encoder: OpenedOnce[SentenceEncoder] = field(
         default_factory=OpenedOnce, compare=False, repr=False
     )
     _reader: OpenedOnce[LinkedReader] = field(default_factory=OpenedOnce, compare=False, repr=False)
+    _chosen: OpenedOnce[ChosenSentences] = field(
+        default_factory=OpenedOnce, compare=False, repr=False
+    )
 
     @property
     def encoder(self) -> SentenceEncoder:
@@ -69,16 +76,34 @@ class ImportanceWorker:
         out.count("skipped_outside_sentence", linked.num_outside)
         out.count("skipped_overlapping", linked.num_overlapping)
 
+        chosen = self._chosen.get(self._choose)
+        is_sampled_S = chosen.sampled(linked)
+        is_scored_M = chosen.scored(linked, is_sampled_S)
+        num_left_out = int(np.count_nonzero(~is_scored_M))
+        if num_left_out:
+            linked = linked.with_mentions(is_scored_M)
+            out.count("rows_in", num_left_out)
+            out.count("skipped_not_needed", num_left_out)
+
         progress = _MentionProgress(unit.size, len(linked.sentence), out)
         for chunk in _chunks(linked, self.config.max_tokens):
             out.count("rows_in", chunk.stop - chunk.start)
-            out.write(IMPORTANCE, self._score(linked, chunk, progress, out))
+            scored, cosine = self._score(linked, chunk, progress, out)
+            out.write(IMPORTANCE, _rows(linked, scored, cosine, is_sampled_S))
         progress.report(len(linked.sentence))
+
+    def _choose(self) -> ChosenSentences:
+        """Return the choice of sentences, for which the rare entities may have to be read."""
+        rare = None
+        if self.config.mentions == "needed":
+            assert self.config.r_freq is not None
+            rare = rare_items(self.paths, self.config.r_freq)
+        return ChosenSentences(self.sample_share, rare)
 
     def _score(
         self, linked: LinkedUnit, chunk: slice, progress: _MentionProgress, out: UnitWriter
-    ) -> pa.Table:
-        """Return the rows of a range of mentions; reject those without a token."""
+    ) -> tuple[I64, F32]:
+        """Return the mentions of a range that have a score, and their cosines; reject the others."""
         plan = self._plan(linked, chunk)
         size = chunk.stop - chunk.start
         vectors = self.encoder.encode(
@@ -96,7 +121,7 @@ class ImportanceWorker:
             out.reject(key, "no token of the mention", text)
         out.count("rows_out", len(scored))
         out.count("sequences", len(plan.sequences))
-        return _rows(linked, scored, scores[plan.pairs[has_score]])
+        return scored, scores[plan.pairs[has_score]]
 
     def _plan(self, linked: LinkedUnit, chunk: slice) -> Variants:
         """Return the sequences that score a range of mentions."""
@@ -157,15 +182,20 @@ def _keys_and_texts(linked: LinkedUnit, mentions: I64) -> Iterator[tuple[str, st
         yield f"{doc_id}:{start}-{end}", text
 
 
-def _rows(linked: LinkedUnit, mentions: I64, cosine: F32) -> pa.Table:
-    """Return the rows of mentions with their cosines, shapes (n,)."""
+def _rows(linked: LinkedUnit, mentions: I64, cosine: F32, is_sampled: Bools) -> pa.Table:
+    """Return the rows of mentions with their cosines, shapes (n,).
+
+    `is_sampled` is of the unit's sentences.
+    """
+    sentences = linked.sentence[mentions]
     return IMPORTANCE.from_columns(
         {
-            "doc_id": linked.doc_ids.take(pa.array(linked.document[linked.sentence[mentions]])),
+            "doc_id": linked.doc_ids.take(pa.array(linked.document[sentences])),
             "start": linked.mention_start[mentions],
             "end": linked.mention_end[mentions],
             "cosine": cosine,
             "si": semantic_importance(cosine),
+            "is_sampled": is_sampled[sentences],
         }
     )
 
@@ -200,20 +230,29 @@ def plan(config: ImportanceConfig, paths: RunPaths) -> StagePlan:
     """Plan one unit per unit of `link`; a local model is checked before any unit starts.
 
     Raises:
-        StageError: `link` is missing or out of date, or the model cannot be used.
+        StageError: `link` is missing or out of date, so is `stats` where only needed mentions are
+            scored, or the model cannot be used.
     """
     check(config)
     link = paths.require("link")
     # The units of `link` are balanced by text, which decides the time here too.
     tasks = [unit.task for unit in linked_units(paths)]
 
+    inputs = {"link": link.fingerprint, "model": model_stamp(config.model)}
+    r_freq = None
+    if config.mentions == "needed":
+        inputs["stats"] = paths.require("stats").fingerprint
+        r_freq = rare_below(paths, config.r_freq)
+
     # Resolved once, here: machines with other hardware must not give other cosines.
-    resolved = dataclasses.replace(config, dtype=_number_format(config, paths))
-    worker = ImportanceWorker(paths=paths, config=resolved)
+    resolved = dataclasses.replace(config, dtype=_number_format(config, paths), r_freq=r_freq)
+    # Mentions without an item count too: their number is known before any file is read.
+    sample_share = min(config.sample / max(link.tables[LINKS.name].rows, 1), 1.0)
+    worker = ImportanceWorker(paths=paths, config=resolved, sample_share=sample_share)
     return StagePlan(
         name="importance",
         tables=(IMPORTANCE,),
         phases=(Phase(name="importance", tasks=tasks, worker=worker),),
-        inputs={"link": link.fingerprint, "model": model_stamp(config.model)},
+        inputs=inputs,
         config=to_dict(resolved),
     )

@@ -9,7 +9,7 @@ Legend: D documents, S sentences, M linked mentions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from pipeline.engine.errors import StageError
 from pipeline.engine.tables import RunPaths, open_table, read_table, sized_row_ranges
 from pipeline.engine.tasks import RowRange, Unit, number_units
 from schemas import DOCUMENTS, IMPORTANCE, LINKS, SENTENCES, Table
-from schemas.array_types import F32, I64, U32
+from schemas.array_types import F32, I64, U32, Bools
 
 # Bits of a key for the length of a mention; longer mentions count as of the longest length.
 LENGTH_BITS = 20
@@ -65,6 +65,17 @@ class LinkedUnit:
         ranges = zip(*(column.tolist() for column in columns), strict=True)
         texts = self.texts
         return [texts[document][start:end] for document, start, end in ranges]
+
+    def with_mentions(self, is_kept: Bools) -> LinkedUnit:
+        """Return the unit with some of its mentions, shape (M,); sentences stay as they are."""
+        return replace(
+            self,
+            sentence=self.sentence[is_kept],
+            mention_start=self.mention_start[is_kept],
+            mention_end=self.mention_end[is_kept],
+            qid=self.qid[is_kept],
+            confidence=self.confidence[is_kept],
+        )
 
     def keys(self, documents: I64, starts: I64, ends: I64) -> I64:
         """Return a number per mention, in the order of documents and starts.

@@ -83,7 +83,10 @@ def collect(
 
     # The tables that `weigh` leaves behind are read by later queries: it must come before them.
     tail = data.tail_summary(connection)
-    changes = data.weigh(connection) if is_current["importance"] else data.no_weights(connection)
+    changes = data.no_weights(connection)
+    if is_current["importance"]:
+        mentions = manifests["importance"].config.get("mentions")
+        changes = data.weigh(connection, only_sample=mentions == "needed")
 
     # Targets can be counted only where the shards were made with the default policy.
     targets = None

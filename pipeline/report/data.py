@@ -81,8 +81,18 @@ class Changes:
     @property
     def mean_si(self) -> float:
         """Return the mean semantic importance, 1 / max(cosine, 1e-4)."""
-        si = 1 / np.maximum(1 - self.values * CHANGE_UNIT, 1e-4)
-        return float(np.average(si, weights=self.counts))
+        return float(np.average(self._si, weights=self.counts))
+
+    @property
+    def mean_si_margin(self) -> float:
+        """Return half the width of the 95 % interval of the mean, where the mentions are a sample."""
+        deviation = np.sqrt(np.average((self._si - self.mean_si) ** 2, weights=self.counts))
+        return float(1.96 * deviation / np.sqrt(self.counts.sum()))
+
+    @property
+    def _si(self) -> F64:
+        si: F64 = 1 / np.maximum(1 - self.values * CHANGE_UNIT, 1e-4)
+        return si
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,15 +189,22 @@ def rank_points(connection: duckdb.DuckDBPyConnection, num_entities: int) -> lis
     return [RankPoint(*row) for row in result.fetchall()]
 
 
-def weigh(connection: duckdb.DuckDBPyConnection) -> dict[str, Changes]:
+def weigh(
+    connection: duckdb.DuckDBPyConnection, *, only_sample: bool = False
+) -> dict[str, Changes]:
     """Return the changes by band.
 
     The tables `changes` and `entity_si` are left in the connection: later queries read them.
+
+    Args:
+        connection: a run.
+        only_sample: whether the bands count the random sample alone, as they must where the other
+            mentions were scored for the sake of rare entities.
     """
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE changes AS
         SELECT l.qid, CAST(round((1 - i.cosine::DOUBLE) / {CHANGE_UNIT}) AS INTEGER) AS change,
-            count(*) AS n
+            i.is_sampled, count(*) AS n
         FROM importance i JOIN links l USING (doc_id, start, "end")
         WHERE l.qid IS NOT NULL GROUP BY ALL
     """)
@@ -197,11 +214,13 @@ def weigh(connection: duckdb.DuckDBPyConnection) -> dict[str, Changes]:
         FROM changes GROUP BY qid
     """)
     # A cosine a little above 1, from rounding, counts as no change.
-    rows = connection.execute("""
+    query = """
         SELECT f.band, greatest(c.change, 0), CAST(sum(c.n) AS BIGINT)
         FROM changes c JOIN entity_frequency f USING (qid)
+        WHERE c.is_sampled OR NOT $only_sample
         GROUP BY ALL ORDER BY ALL
-    """).fetchall()
+    """
+    rows = connection.execute(query, {"only_sample": only_sample}).fetchall()
 
     changes_by_band: dict[str, Changes] = {}
     for band in BANDS:

@@ -173,12 +173,18 @@ def importance(content: ReportContent) -> Markup:
         "lies, the more its entities matter to their sentences."
     )
 
+    is_sample = content.manifests["importance"].config.get("mentions") == "needed"
+    if is_sample:
+        text += (
+            " Only the mentions that injection needs were scored; these figures are of a random "
+            "sample of sentences, with the 95% interval of the mean."
+        )
     rows = [
         (
             chip(band),
             number(int(changes.counts.sum())),
             *(f"{changes.quantile(share):.4f}" for share in QUANTILES),
-            f"{changes.mean_si:.4f}",
+            f"{changes.mean_si:.4f}" + (f" ± {changes.mean_si_margin:.4f}" if is_sample else ""),
         )
         for band, changes in content.changes.items()
     ]

@@ -20,10 +20,11 @@ from pipeline.config import ShardsConfig
 from pipeline.database.connection import add_triples, add_view, connect
 from pipeline.encoder.tokenizer import TextTokenizer
 from pipeline.engine.errors import StageError
-from pipeline.engine.tables import RunPaths, read_table
+from pipeline.engine.tables import RunPaths
 from pipeline.shards.knowledge_lookup import KnowledgeLookup, make_lookup
-from pipeline.shards.policies import PolicyLimits, default_r_freq, median_of_counts
+from pipeline.shards.policies import PolicyLimits, median_of_counts
 from pipeline.shards.statement_rows import FACT_SCHEMA
+from pipeline.stats.rare_entities import rare_below
 from schemas import (
     DOCUMENTS,
     ENTITIES,
@@ -32,7 +33,6 @@ from schemas import (
     IMPORTANCE,
     KNOWLEDGE,
     PROPERTIES,
-    TAIL_SUMMARY,
 )
 from schemas.array_types import I64, U32, Array, Ints
 from schemas.shards import ENTITY, RELATION, STATEMENT_PREFIX
@@ -155,9 +155,11 @@ WITH edges AS (SELECT DISTINCT * FROM (
         UNION ALL SELECT entity, least($bound, count(*)) FROM reached GROUP BY entity)
 SELECT e.row, c.reach::UINTEGER AS reach FROM counted c JOIN entity_rows e ON e.id = c.entity
 """
-# Rounded as the policies round distances, so that their median is one of them.
+# Rounded as the policies round distances, so that their median is one of them. Of the sample alone:
+# it is there whether all mentions are scored or only those that injection needs.
 DISTANCES = """
-SELECT round(1 - cosine::DOUBLE, 4) AS distance, count(*) AS num FROM importance GROUP BY ALL
+SELECT round(1 - cosine::DOUBLE, 4) AS distance, count(*) AS num FROM importance
+WHERE is_sampled GROUP BY ALL
 """
 
 
@@ -255,11 +257,7 @@ class KnowledgeBuilder:
 
     def _r_freq(self) -> float:
         """Return the number of mentions below which an entity is rare."""
-        if self._config.r_freq is not None:
-            return self._config.r_freq
-        # Without a setting the limit follows from the corpus.
-        summary = read_table(self._paths.files("stats", TAIL_SUMMARY), TAIL_SUMMARY).to_pylist()[0]
-        return default_r_freq(summary["num_linked"], summary["num_entities"])
+        return rare_below(self._paths, self._config.r_freq)
 
     def _batch(self, low: int, high: int) -> pa.Table:
         """Return the rows low to high of `knowledge`."""

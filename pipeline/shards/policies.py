@@ -15,7 +15,6 @@ import numpy as np
 from schemas.array_types import F64, I64, U16, Bools, Floats, Ints
 from schemas.shards import POLICY_BITS
 
-MIN_R_FREQ = 3.0
 # Distances are rounded: batching changes the last bits of a cosine, and must not change a choice.
 DISTANCE_DECIMALS = 4
 
@@ -26,18 +25,10 @@ class PolicyLimits:
 
     # An entity with fewer mentions is long-tail.
     r_freq: float
-    # The corpus median of 1 - cosine.
+    # The corpus median of 1 - cosine: that of a random sample of sentences.
     median_distance: float
     klt_r_min: int
     klt_r_max: int
-
-
-def default_r_freq(num_linked: int, num_entities: int) -> float:
-    """Return max(3, mean mentions per entity).
-
-    With the mean alone, only entities with one mention would pass on a small corpus.
-    """
-    return max(MIN_R_FREQ, num_linked / max(num_entities, 1))
 
 
 def median_of_counts(values: Floats, counts: Ints) -> float:

@@ -14,8 +14,10 @@ trainer needs nothing else of the pipeline.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -44,8 +46,11 @@ from pipeline.shards.row_columns import KEY, KEYED_SCHEMA
 from pipeline.shards.statement_text import StatementTemplates
 from pipeline.shards.statements import StatementsWorker, save_facts, statement_templates
 from pipeline.shards.windows import bucket_of
+from pipeline.stats.rare_entities import rare_below
 from schemas import DOCUMENTS, EXAMPLES, KNOWLEDGE, SENTENCES
 from schemas.settings import to_dict
+
+logger = logging.getLogger("trelm")
 
 # Names in the folder that the phases leave behind.
 LOOKUP_FOLDER, ROWS_KIND = "lookup", "rows"
@@ -203,6 +208,7 @@ def plan(config: ShardsConfig, paths: RunPaths) -> StagePlan:
         ConfigError: a row of the file of templates is no template.
     """
     check(config)
+    config = _with_scored_policies(config, paths)
     inputs = {
         stage: paths.require(stage).fingerprint for stage in ("kb", "link", "stats", "importance")
     }
@@ -246,6 +252,33 @@ def plan(config: ShardsConfig, paths: RunPaths) -> StagePlan:
         measure="",
         noun="sentences",
     )
+
+
+def _with_scored_policies(config: ShardsConfig, paths: RunPaths) -> ShardsConfig:
+    """Leave out the policy that compares mentions which `importance` did not score.
+
+    Raises:
+        StageError: `importance` took fewer entities for rare than this stage does.
+    """
+    scored = paths.require("importance").config
+    if scored.get("mentions") != "needed":
+        return config
+
+    r_freq, scored_below = rare_below(paths, config.r_freq), float(scored["r_freq"])
+    if r_freq > scored_below:
+        raise StageError(
+            f"shards.r_freq is {r_freq:g}, but `importance` scored the sentences of entities below "
+            f"{scored_below:g} mentions alone; lower shards.r_freq, or run `trelm-pipeline importance "
+            f"--set importance.r_freq={r_freq:g}`"
+        )
+    if "importance" not in config.policies:
+        return config
+    logger.warning(
+        "shards: without bits for the policy importance, which compares all mentions; `importance` "
+        "scored those that the other policies need (importance.mentions = needed)"
+    )
+    policies = tuple(policy for policy in config.policies if policy != "importance")
+    return dataclasses.replace(config, policies=policies or ("none",))
 
 
 def _statements_phase(

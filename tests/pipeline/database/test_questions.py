@@ -46,7 +46,7 @@ def scored_run(sample_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     run = tmp_path_factory.mktemp("scored") / "run"
     shutil.copytree(sample_run, run)
     rows = [
-        (row[0], row[1], row[2], cosine_of(row[7]), 1.0)
+        (row[0], row[1], row[2], cosine_of(row[7]), 1.0, True)
         for row in rows_of(run, "links")
         if row[7] is not None
     ]

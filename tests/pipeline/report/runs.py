@@ -67,7 +67,7 @@ def add_importance(run: Path) -> None:
     rows = []
     for key in keys:
         change = round(10.0 ** (zlib.crc32(repr(key).encode()) % 4500 / 1000 - 4.4), 4)
-        rows.append((*key, 1 - change, 1 / max(1 - change, 1e-4)))
+        rows.append((*key, 1 - change, 1 / max(1 - change, 1e-4), True))
     manifest = Manifest(
         stage="importance", fingerprint="1", code_version="0", tables={}, inputs={"link": fingerprint(run, "link")},
         config={"model": "/models/tiny"}, created="2026-01-02T03:04:05+00:00",

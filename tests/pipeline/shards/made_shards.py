@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 from pipeline.config import ShardsConfig
 from pipeline.engine.tables import RunPaths
 from pipeline.shards import stage as shards
-from pipeline.shards.policies import PolicyLimits, default_r_freq
+from pipeline.shards.policies import PolicyLimits
+from pipeline.stats.rare_entities import default_r_freq
 from schemas import ENTITIES, TAIL_SUMMARY
 from schemas.manifest import Manifest
 from schemas.shards import EXAMPLES

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.arrays.runs import first_of_overlapping
-from pipeline.shards.policies import PolicyLimits, default_r_freq, median_of_counts, policy_bits
+from pipeline.shards.policies import PolicyLimits, median_of_counts, policy_bits
 from pipeline.shards.windows import (
     bucket_of,
     document_hash,
@@ -16,6 +16,7 @@ from pipeline.shards.windows import (
     shuffle_keys,
     window_bounds,
 )
+from pipeline.stats.rare_entities import default_r_freq
 from schemas.shards import POLICY_BITS
 from tests.pipeline.shards import naive_shards
 
