@@ -29,6 +29,8 @@ _LOST = (
     "connection closed",
     "connection reset",
 )
+# Set to 1, it connects a single rank too: what one GPU can show of the messages between GPUs.
+CONNECT_ONE = "TRELM_CONNECT_ONE_RANK"
 # A rank may wait for the evaluation or the checkpoint of another one.
 TIMEOUT = timedelta(minutes=30)
 
@@ -40,6 +42,13 @@ class Ranks:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    # Whether a single rank sends its messages all the same, to itself.
+    talks_to_itself: bool = False
+
+    @property
+    def is_alone(self) -> bool:
+        """Say whether there is nobody to talk to."""
+        return self.size == 1 and not self.talks_to_itself
 
     @property
     def is_first(self) -> bool:
@@ -48,7 +57,7 @@ class Ranks:
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Sum each number over all ranks, in float64."""
-        if self.size == 1:
+        if self.is_alone:
             return list(values)
 
         # On the processor: gloo serves it also where gradients go through nccl.
@@ -58,7 +67,7 @@ class Ranks:
 
     def highest(self, value: int) -> int:
         """Return the largest of the ranks' numbers: a signal that any of them got."""
-        if self.size == 1:
+        if self.is_alone:
             return value
 
         largest = torch.tensor([value], dtype=torch.int64)
@@ -70,7 +79,7 @@ class Ranks:
 
         A tensor without a gradient on every rank is left without one.
         """
-        if self.size == 1 or not tensors:
+        if self.is_alone or not tensors:
             return
 
         # A rank whose sentences had no target may lack gradients that others have: it joins with
@@ -96,7 +105,7 @@ class Ranks:
 
     def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
         """Sum each tensor over all ranks, in place."""
-        if self.size > 1:
+        if not self.is_alone:
             for tensor in tensors:
                 dist.all_reduce(tensor)
 
@@ -105,7 +114,7 @@ class Ranks:
 
         Ranks may have different numbers of rows.
         """
-        if self.size == 1:
+        if self.is_alone:
             return rows
 
         # torch gathers tensors of one shape only: pad to the longest, and cut afterwards.
@@ -123,7 +132,7 @@ class Ranks:
 
     def wait(self) -> None:
         """Wait until every rank is here."""
-        if self.size > 1:
+        if not self.is_alone:
             dist.barrier()
 
 
@@ -134,20 +143,24 @@ ALONE = Ranks()
 def joined(device: str) -> Iterator[Ranks]:
     """Connect the ranks that `torchrun` started, inside a `with` block.
 
-    Without `torchrun` this process is alone.
+    Without `torchrun` this process is alone. So is a single rank, unless TRELM_CONNECT_ONE_RANK is 1.
 
     Raises:
         ConfigError: the variables of `torchrun` make no sense.
         TrelmError: another rank has ended.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    talks_to_itself = size == 1 and os.environ.get(CONNECT_ONE) == "1"
+    if size == 1 and not talks_to_itself:
         yield ALONE
         return
 
     try:
         ranks = Ranks(
-            rank=int(os.environ["RANK"]), size=size, local_rank=int(os.environ["LOCAL_RANK"])
+            rank=int(os.environ["RANK"]),
+            size=size,
+            local_rank=int(os.environ["LOCAL_RANK"]),
+            talks_to_itself=talks_to_itself,
         )
     except (KeyError, ValueError) as error:
         raise ConfigError(

@@ -18,7 +18,7 @@ from tests.pausing import PATIENCE_S, Pause
 from tests.trelm_train import forked
 from tests.trelm_train.conftest import SMALL, request_for
 from trelm_train.checkpoints.checkpoint import latest_checkpoint, load_checkpoint
-from trelm_train.ranks import Ranks, joined
+from trelm_train.ranks import CONNECT_ONE, Ranks, joined
 from trelm_train.training.session import prepare_run
 from trelm_train.training.train import resume, run
 
@@ -125,6 +125,32 @@ def test_ranks_train_as_one(
     assert "training loss" in printed[0]
     assert not any(printed[1:])  # the first rank alone speaks
     assert_same_run(alone, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_single_rank_can_talk_to_itself(
+    alone: Path, shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
+    """What a machine with one GPU can show of the messages."""
+    words = arguments(shards_path, model_path, tmp_path / "out")
+    assert_ended(start(1, words, tmp_path, {CONNECT_ONE: "1"}), 0, tmp_path)
+    assert_same_run(alone, tmp_path / "out")
+
+
+def test_a_single_rank_is_alone_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in variables_of_ranks(1)[0].items():
+        monkeypatch.setenv(name, value)
+    with joined("cpu") as ranks:
+        assert ranks.is_alone
+        assert not torch.distributed.is_initialized()
+    monkeypatch.setenv(CONNECT_ONE, "1")
+    with joined("cpu") as ranks:
+        assert not ranks.is_alone
+        assert torch.distributed.is_initialized()
+        weight = torch.nn.Parameter(torch.zeros(2))
+        weight.grad = torch.tensor([1.0, 2.0])
+        ranks.sum_gradients([weight])
+        assert weight.grad.tolist() == [1.0, 2.0]
 
 
 @pytest.mark.slow
