@@ -38,6 +38,10 @@ class VariantError(RuntimeError):
     """Say that a variant's process failed or measured nothing; carry the end of its output."""
 
 
+class TooSlowError(VariantError):
+    """Say that a variant's process was ended because it took longer than its limit."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """Name one way to do a case's work."""
@@ -178,11 +182,11 @@ def measure(variants: Sequence[Variant], rounds: int, scratch: Path) -> dict[str
     return by_name
 
 
-def run_once(variant: Variant, scratch: Path) -> dict[str, Any]:
+def run_once(variant: Variant, scratch: Path, limit_s: float | None = None) -> dict[str, Any]:
     """Run a variant in a fresh process; on an interruption end the process and its children.
 
     Raises:
-        VariantError: the process failed, or measured no time.
+        VariantError: the process failed, measured no time, or took longer than its limit.
     """
     with tempfile.TemporaryDirectory(dir=scratch, prefix="answer-") as folder:
         path = Path(folder) / "answer.json"
@@ -204,7 +208,12 @@ def run_once(variant: Variant, scratch: Path) -> dict[str, Any]:
             start_new_session=True,
         )  # fmt: skip
         try:
-            output, _ = process.communicate(json.dumps(request))
+            output, _ = process.communicate(json.dumps(request), timeout=limit_s)
+        except subprocess.TimeoutExpired as late:
+            _end_group(process)
+            raise TooSlowError(
+                f"{variant.name} ({variant.target}) took more than {limit_s:.0f} s"
+            ) from late
         except BaseException:
             _end_group(process)
             raise
@@ -226,6 +235,10 @@ def _end_group(process: subprocess.Popen[str]) -> None:
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=GRACE_S)
+    # Not read to their ends: what the process has started may hold them open.
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
 
 
 def record(

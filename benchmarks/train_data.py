@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import ROOT
-from benchmarks.linking_data import command
-from benchmarks.shards_data import finished_run, tokenizer_folders
 
 SHAPES = {
+    "tiny": (64, 2),
     "mini": (256, 4),
     "base": (768, 12),
 }  # hidden size, layers; heads of 64, FFN four times as wide
@@ -23,6 +22,10 @@ def kit_shards(folder: Path, family: str = "bert", *, quick: bool = False) -> st
     """Make or find shards of the kit's articles and extracts (with `quick`: of the sample) for one
     family's tokenizer.
     """
+    # They load Beam, which models and rows do without.
+    from benchmarks.linking_data import command
+    from benchmarks.shards_data import finished_run, tokenizer_folders
+
     made = folder / f"shards-{family}"
     if not (made / "run" / "shards" / "manifest.json").exists():
         run = Path(finished_run(folder, quick=quick))
@@ -41,9 +44,13 @@ def kit_shards(folder: Path, family: str = "bert", *, quick: bool = False) -> st
     return str(made / "run" / "shards")
 
 
-def random_model(folder: Path, shape: str, shards: str, *, dropout: float) -> str:
+def random_model(
+    folder: Path, shape: str, shards: str, *, dropout: float, spread: float = 0.02
+) -> str:
     """Make or find an untrained BERT of a shape with the vocabulary of the shards; return its
     folder.
+
+    `spread` is the standard deviation of its weights.
     """
     import torch
     from transformers import BertConfig, BertForMaskedLM
@@ -52,7 +59,7 @@ def random_model(folder: Path, shape: str, shards: str, *, dropout: float) -> st
     from trelm_train.data.shards import open_shards
     from trelm_train.model.masked_lm import MaskedLm, load_tokenizer
 
-    made = folder / f"model-{shape}-{dropout:g}"
+    made = folder / f"model-{shape}-{dropout:g}-{spread:g}"
     if not (made / "model.safetensors").exists():
         opened = open_shards(Path(shards))
         hidden, layers = SHAPES[shape]
@@ -64,6 +71,7 @@ def random_model(folder: Path, shape: str, shards: str, *, dropout: float) -> st
                 num_hidden_layers=layers,
                 num_attention_heads=hidden // 64,
                 intermediate_size=4 * hidden,
+                initializer_range=spread,
                 hidden_dropout_prob=dropout,
                 attention_probs_dropout_prob=dropout,
             )

@@ -103,40 +103,37 @@ def warm_up_texts(facts: list[tuple[str, str, str]], repeats: int, seed: int) ->
     return texts
 
 
-def make_model(
-    folder: Path, texts: list[str], tokenizer: Any, *, steps: int, layers: int = 2, hidden: int = 64
-) -> Path:
-    """A small BERT that has read the warm-up texts, masked, again and again."""
-    import torch
-    from transformers import BertConfig, BertForMaskedLM
+@dataclass(frozen=True, kw_only=True)
+class WarmUp:
+    """How a model is made that has read the warm-up texts."""
 
-    torch.manual_seed(5)
-    sizes = {
-        "hidden_size": hidden,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 2,
-        "intermediate_size": 4 * hidden,
-    }
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        max_position_embeddings=64,
-        pad_token_id=tokenizer.pad_token_id,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        initializer_range=0.1,
-        **sizes,
-    )
-    model = BertForMaskedLM(config)
+    steps: int
+    layers: int = 2
+    hidden: int = 64
+    heads: int = 2
+    rate: float = 5e-3
+    spread: float = 0.1
+    device: str = "cpu"
+    # Layers that add little at first: twelve of them learn nothing in hundreds of steps otherwise.
+    damped: bool = False
+
+
+def make_model(folder: Path, texts: list[str], tokenizer: Any, warm_up: WarmUp) -> Path:
+    """A BERT that has read the warm-up texts, masked, again and again."""
+    import torch
+
+    model = new_model(tokenizer, warm_up).to(warm_up.device)
     encoded = tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
     ids, seen = encoded["input_ids"], encoded["attention_mask"]
     answers = torch.tensor(
         [tokenizer.convert_tokens_to_ids(a) for group in OBJECTS.values() for a in group]
     )
-    optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=warm_up.rate)
     generator = torch.Generator().manual_seed(0)
+    steps = warm_up.steps
     for step in range(steps):
         for group in optimiser.param_groups:
-            group["lr"] = 5e-3 * min(1, (step + 1) / 20) * (1 - step / steps)
+            group["lr"] = warm_up.rate * min(1, (step + 1) / 20) * (1 - step / steps)
         rows = torch.randint(len(ids), (96,), generator=generator)
         batch, mask = ids[rows], seen[rows]
         chosen = (torch.rand(batch.shape, generator=generator) < 0.15) & (batch > 4)
@@ -145,13 +142,45 @@ def make_model(
         )
         labels = torch.where(chosen, batch, -100)
         masked = torch.where(chosen, tokenizer.mask_token_id, batch)
-        loss = model(input_ids=masked, attention_mask=mask, labels=labels).loss
+        loss = model(
+            input_ids=masked.to(warm_up.device), attention_mask=mask.to(warm_up.device),
+            labels=labels.to(warm_up.device),
+        ).loss  # fmt: skip
         optimiser.zero_grad()
         torch.autograd.backward(loss)
+        if warm_up.damped:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-    model.save_pretrained(folder)
+    model.cpu().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def new_model(tokenizer: Any, warm_up: WarmUp) -> Any:
+    """An untrained BERT without dropout."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM
+
+    torch.manual_seed(5)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=64,
+        pad_token_id=tokenizer.pad_token_id,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=warm_up.spread,
+        hidden_size=warm_up.hidden,
+        num_hidden_layers=warm_up.layers,
+        num_attention_heads=warm_up.heads,
+        intermediate_size=4 * warm_up.hidden,
+    )
+    model = BertForMaskedLM(config)
+    if warm_up.damped:
+        with torch.no_grad():
+            for layer in model.bert.encoder.layer:
+                layer.attention.output.dense.weight.mul_(0.1)
+                layer.output.dense.weight.mul_(0.1)
+    return model
 
 
 def write_controlled(

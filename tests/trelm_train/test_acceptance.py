@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.trelm_train import controlled
-from tests.trelm_train.controlled import Controlled
+from tests.trelm_train.controlled import Controlled, WarmUp
 from trelm_train.config import load_config
 from trelm_train.evaluate.lama import Options
 from trelm_train.evaluate.lama_items import probe
@@ -50,7 +50,7 @@ def test_the_defaults_teach_rare_facts_twice_as_well_as_plain_masked_lm(tmp_path
     rare = controlled.made_facts(names[KNOWN:], 2)
     texts = controlled.warm_up_texts(known, 1, 0)
     tokenizer = controlled.word_tokenizer([*texts, *names, *controlled.RELATIONS])
-    model = controlled.make_model(tmp_path / "start", texts, tokenizer, steps=WARM_UP_STEPS)
+    model = controlled.make_model(tmp_path / "start", texts, tokenizer, WarmUp(steps=WARM_UP_STEPS))
     corpus = controlled.write_controlled(tmp_path / "rare", tokenizer, rare, texts[: len(rare)], 0)
     earlier = controlled.write_controlled(tmp_path / "known", tokenizer, known, texts[:10], 0)
 
