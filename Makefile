@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-fast check docs fuzz faults cluster-test image-test clean
+.PHONY: demo test test-fast check docs fuzz faults cluster-test image-test gpu-check clean
 
 $(READY): pyproject.toml requirements/constraints.txt requirements/spacy-model.txt
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +40,9 @@ cluster-test: $(READY) ## the sample on the clusters that the machine has; says 
 
 image-test: $(READY) ## what both images install, in new environments: minutes; prints their sizes
 	TRELM_IMAGES=1 $(BIN)/python -m pytest -rA -s --tb=short tests/test_image_installs.py
+
+gpu-check: $(READY) ## every path that needs a GPU, within 12 minutes; writes gpu-check.json
+	$(BIN)/python -m benchmarks.gpu_check
 
 docs: $(READY) ## write the generated reference again
 	$(BIN)/python docs/generate.py

@@ -160,7 +160,7 @@ def programs() -> list[str]:
 
 def test_all_programs_are_known() -> None:
     assert set(programs()) == {
-        "alias_index", "buckets", "dump_parse", "importance", "linking", "loader", "memory_bank", "routing",
+        "alias_index", "buckets", "dump_parse", "gpu_check", "importance", "linking", "loader", "memory_bank", "routing",
         "shards", "statistics", "train_throughput", "wikipedia",
     }  # fmt: skip
 
