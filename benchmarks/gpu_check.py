@@ -96,7 +96,7 @@ def run_checks(checks: Sequence[Check], report: Report, run: Run, minutes: float
             report.add({"check": check.name, "ok": None, "why": reason, "seconds": 0.0})
             continue
         record = run_check(check, run, left_s)
-        if check.judge is not None and record["ok"] is not None:
+        if check.judge is not None and record["ok"]:
             record |= check.judge(record, report.records)
         report.add(record)
         if check.is_first and not record["ok"]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -175,7 +174,8 @@ def beside_ours(
 ) -> dict[str, Any]:
     """Return our tokens/s over those of a record, and our share of what the device multiplies.
 
-    Our faster way has to reach `least` times the record's best; without a speed of ours it does not.
+    Our faster way has to reach `least` times the record's best. Nothing is judged where there is no
+    speed of ours, or where the record has failed anyway.
     """
     speed = next((one for one in earlier if one["check"] == "speed"), {})
     ours, theirs = speed.get("tokens_per_s", {}), record.get("tokens_per_s", {})
@@ -185,8 +185,10 @@ def beside_ours(
             for way, rate in ours.items()
         }
     }
-    best = max(ours.values(), default=0.0) / max(theirs.values(), default=math.inf)
-    if best < least:
+    if not ours:
+        found["why"] = "speed did not run: there is nothing to put beside it"
+    elif theirs and max(ours.values()) < least * max(theirs.values()):
+        best = max(ours.values()) / max(theirs.values())
         found |= {"ok": False, "why": f"ours_over_it: {best:.3g}, wanted at least {least:g}"}
     if "flops_per_token" in record:
         peak = record["peak_tflops"] * 1e12

@@ -57,16 +57,22 @@ def environment(out: Path, device: str) -> dict[str, Any]:  # noqa: ARG001 - all
     about = torch.cuda.get_device_properties(0)
     return verdict(
         # TF32 would make float32 a coarser format than the tolerances are for.
-        [at_most("tf32_is_on", int(torch.backends.cuda.matmul.allow_tf32), 0)],
+        [at_most("tf32_is_on", int(figures["float32_products"] != "highest"), 0)],
         name=about.name,
         compute_capability=f"{about.major}.{about.minor}",
         memory_mb=about.total_memory / MB,
         processors=about.multi_processor_count,
         multiplies_bfloat16=torch.cuda.is_bf16_supported(including_emulation=False),
-        nccl=".".join(map(str, torch.cuda.nccl.version())),
+        nccl=_nccl(),
         driver=_driver(),
         **figures,
     )
+
+
+def _nccl() -> str:
+    if not torch.distributed.is_nccl_available():
+        return "not in this build of torch"
+    return ".".join(map(str, torch.cuda.nccl.version()))
 
 
 def _driver() -> str:
