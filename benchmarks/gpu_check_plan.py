@@ -100,7 +100,7 @@ SIZES = {
         speed={"shape": "base", "vocabulary": 30_522, "sentences": 20_000, "batch_tokens": 32_768},
         timed_steps=20,
         trainer_rows=[128, 512, 1024],
-        mentions=1_000,
+        mentions=400,
         facts={
             "shape": "base", "subjects": [60, 120], "warm_up": {"steps": 400, "rate": 2e-4, "spread": 0.03},
             "steps": 120, "must_learn": True,
