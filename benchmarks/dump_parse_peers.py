@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from isal import igzip
 
 from benchmarks.dump_parse_limits import open_stdlib
-from pipeline.kb.entity_rows import INSTANCE_OF, INVERSE_PROPERTY, META_CLASSES, NOT_WIKIPEDIA
+from pipeline.kb.entity_rows import INSTANCE_OF, INVERSE_PROPERTY, META_CLASSES
 from pipeline.kb.names import NAME_PROPERTIES
+from pipeline.kb.sites import NOT_WIKIPEDIA
 from pipeline.kb.terms import MAX_SURFACE_CHARACTERS, clean
 from schemas import ALIASES, ENTITIES, PROPERTIES, TRIPLES
 from schemas.table import Table

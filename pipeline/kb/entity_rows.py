@@ -11,12 +11,13 @@ other records are left to stage `kb`, which unites all occurrences afterwards.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pyarrow as pa
@@ -33,10 +34,14 @@ from pipeline.kb.model import (
     entity_decoder,
 )
 from pipeline.kb.names import statement_names
+from pipeline.kb.sites import WIKIPEDIAS
 from pipeline.kb.terms import first_name, label_languages, page_title, surfaces, terms_in
 from schemas import ALIASES, ENTITIES, PROPERTIES, STATEMENTS, TRIPLES
 from schemas.ids import FIRST_OWN
 from schemas.table import Table
+
+if TYPE_CHECKING:
+    from pipeline.kb.entity_scanner import EntityScanner, Scanned, TripleColumns
 
 INSTANCE_OF, INVERSE_PROPERTY = 31, 1696
 # Classes of pages about pages: disambiguation, category, template, list, module, project page,
@@ -48,35 +53,6 @@ META_CLASSES = frozenset(
 # Scholarly article, review article, academic journal article, preprint, conference paper, retracted
 # paper.
 SCHOLARLY_CLASSES = frozenset((13442814, 7318358, 18918145, 580922, 23927052, 45182324))
-# Sites whose names end in "wiki" and that are no Wikipedia.
-NOT_WIKIPEDIA = frozenset(
-    (
-        "commonswiki",
-        "specieswiki",
-        "metawiki",
-        "wikidatawiki",
-        "mediawikiwiki",
-        "sourceswiki",
-        "incubatorwiki",
-        "outreachwiki",
-        "wikimaniawiki",
-        "foundationwiki",
-        "wikifunctionswiki",
-        "testwiki",
-        "betawikiversitywiki",
-    )
-)
-
-
-class _Wikipedias(dict[str, int]):
-    """Give 1 for the name of a Wikipedia, else 0; each name is examined once."""
-
-    def __missing__(self, site: str) -> int:
-        self[site] = int(site.endswith("wiki") and site not in NOT_WIKIPEDIA)
-        return self[site]
-
-
-WIKIPEDIAS = _Wikipedias()
 SKIPPED_KINDS = {"L": "skipped_lexeme", "M": "skipped_mediainfo", "E": "skipped_entity_schema"}
 # What may stand before and after an entity on its line.
 AROUND_ENTITY = b" \t\r\n,[]\xef\xbb\xbf"
@@ -120,7 +96,10 @@ class KbBuilder:
     """Collect the rows of many entities."""
 
     def __init__(
-        self, rules: KbRules, is_unchanged: Callable[[int, int], bool] | None = None
+        self,
+        rules: KbRules,
+        is_unchanged: Callable[[int, int], bool] | None = None,
+        scanner: EntityScanner | None = None,
     ) -> None:
         """Start without rows.
 
@@ -128,7 +107,11 @@ class KbBuilder:
             rules: what is kept.
             is_unchanged: says whether an item (QID) has the revision that an older output holds.
                 Such an item gets no rows, and its QID goes to `unchanged`.
+            scanner: reads entities of the usual form faster than the decoder; not together with
+                `rules.statements`, of which it keeps nothing.
         """
+        assert scanner is None or not rules.statements
+        self._scanner = scanner
         self._rules = rules
         self._is_unchanged = is_unchanged
         self.unchanged: list[int] = []
@@ -149,7 +132,11 @@ class KbBuilder:
         tables = [ENTITIES, ALIASES, PROPERTIES, TRIPLES]
         if rules.statements:
             tables.append(STATEMENTS)
-        self._buffers = {table.name: RowBuffer(table) for table in tables}
+        self._buffers: dict[str, RowBuffer | TripleColumns] = {
+            table.name: RowBuffer(table) for table in tables
+        }
+        if scanner is not None:
+            self._buffers[TRIPLES.name] = scanner.triples
         self._seen: set[tuple[str, int]] = set()
 
     def take(self) -> Iterator[tuple[Table, pa.Table]]:
@@ -207,7 +194,7 @@ class KbBuilder:
         try:
             if self._is_unchanged is not None and (qid := self._unchanged_item(record)):
                 return self._keep_unchanged(qid)
-            entity = self._decode(record)
+            entity, scanned = self._read(record)
         except UNREADABLE as error:
             return _reject(error, record)
 
@@ -224,11 +211,11 @@ class KbBuilder:
             return RecordOutcome(counter="skipped_repeated")
         self._seen.add(parsed)
 
-        claims = claims_in(entity.claims)
         if letter == "P":
-            self._add_property(number, entity, claims)
+            # The scan keeps items only.
+            self._add_property(number, self._decode(record) if scanned else entity)
             return KEPT
-        return self._add_item(number, entity, claims)
+        return self._add_item(number, entity, scanned)
 
     def _unchanged_item(self, record: bytes) -> int:
         """Return the QID of an item that has not changed; 0 for any other record."""
@@ -248,6 +235,15 @@ class KbBuilder:
         self.counts["items_with_revision"] += 1
         return KEPT
 
+    def _read(self, record: bytes) -> tuple[Entity[Any, Any, Any], Scanned | None]:
+        """Return an entity; with what the scan found in it, if its form was the usual one."""
+        scanned = self._scanner.scan(record) if self._scanner is not None else None
+        if scanned is not None:
+            # What is wrong with names, the decoder tells of the whole record.
+            with contextlib.suppress(*UNREADABLE):
+                return self._decoder.decode(scanned.short), scanned
+        return self._decode(record), None
+
     def _decode(self, record: bytes) -> Entity[Any, Any, Any]:
         """Decode an entity; a value of unknown shape needs the lenient decoder."""
         try:
@@ -255,24 +251,34 @@ class KbBuilder:
         except msgspec.ValidationError:
             return self._lenient.decode(record)
 
-    def _add_property(self, pid: int, entity: Entity[Any, Any, Any], claims: Claims) -> None:
+    def _add_property(self, pid: int, entity: Entity[Any, Any, Any]) -> None:
         """Add the row of a property."""
+        claims = claims_in(entity.claims)
         _, inverse = best_targets(claims.get(f"P{INVERSE_PROPERTY}", []), "P")
         label = first_name(terms_in(entity.labels))
         description = first_name(terms_in(entity.descriptions))
         self._buffers[PROPERTIES.name].append((pid, label, description, entity.datatype, inverse))
 
-    def _add_item(self, qid: int, entity: Entity[Any, Any, Any], claims: Claims) -> RecordOutcome:
+    def _add_item(
+        self, qid: int, entity: Entity[Any, Any, Any], scanned: Scanned | None
+    ) -> RecordOutcome:
         """Add the rows of an item, unless it is a scholarly article that the rules exclude."""
-        num_statements, targets = item_claims(claims, self.counts)
-        # Properties come in the dump's order: P31 may stand anywhere among them.
-        instance_of = next((values for pid, _, values in targets if pid == INSTANCE_OF), [])
+        claims = claims_in(entity.claims)
+        sitelinks = entity.sitelinks if isinstance(entity.sitelinks, dict) else {}
+        targets: list[tuple[int, str, list[int]]] = []
+        if scanned is not None:
+            _, num_statements, instance_of, num_wikipedias, num_sitelinks, _ = scanned
+            scanned.count_oddities(self.counts)
+        else:
+            num_statements, targets = item_claims(claims, self.counts)
+            # Properties come in the dump's order: P31 may stand anywhere among them.
+            instance_of = next((values for pid, _, values in targets if pid == INSTANCE_OF), [])
+            num_wikipedias = sum(map(WIKIPEDIAS.__getitem__, sitelinks))
+            num_sitelinks = len(sitelinks)
         if self._rules.exclude_scholarly and not SCHOLARLY_CLASSES.isdisjoint(instance_of):
             self.excluded.append(qid)
             return RecordOutcome(counter="skipped_scholarly")
 
-        labels = terms_in(entity.labels)
-        sitelinks = entity.sitelinks if isinstance(entity.sitelinks, dict) else {}
         title = page_title(sitelinks.get(self._rules.wiki))
         # The column is a signed 64-bit number.
         has_revision = entity.lastrevid and 0 < entity.lastrevid <= MAX_REVISION
@@ -280,11 +286,11 @@ class KbBuilder:
         self._buffers[ENTITIES.name].append(
             (
                 qid,
-                first_name(labels),
+                first_name(terms_in(entity.labels)),
                 first_name(terms_in(entity.descriptions)),
                 title or None,
-                sum(map(WIKIPEDIAS.__getitem__, sitelinks)),
-                len(sitelinks),
+                num_wikipedias,
+                num_sitelinks,
                 num_statements,
                 instance_of,
                 not META_CLASSES.isdisjoint(instance_of),
@@ -292,15 +298,22 @@ class KbBuilder:
             )
         )
         self._add_aliases(qid, title, entity, claims)
-        add_triple = self._buffers[TRIPLES.name].append
-        for pid, rank, values in targets:
-            for target in values:
-                add_triple((qid, pid, target, rank))
+        if scanned is not None and self._scanner is not None:
+            self._scanner.keep_triples(qid)
+        else:
+            self._add_triples(qid, targets)
         if revision is not None:
             self.counts["items_with_revision"] += 1
         if self._rules.statements:
             self._add_statements(qid, claims)
         return KEPT
+
+    def _add_triples(self, qid: int, targets: list[tuple[int, str, list[int]]]) -> None:
+        """Add the items that an item's claims name."""
+        add_triple = self._buffers[TRIPLES.name].append
+        for pid, rank, values in targets:
+            for target in values:
+                add_triple((qid, pid, target, rank))
 
     def _add_aliases(
         self, qid: int, title: str, entity: Entity[Any, Any, Any], claims: Claims

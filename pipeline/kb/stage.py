@@ -27,6 +27,7 @@ from pipeline.engine.tables import RunPaths
 from pipeline.engine.tasks import Bucket, ByteRange, Unit
 from pipeline.engine.units import UnitReport, UnitWriter
 from pipeline.kb.entity_rows import NOT_JSON, KbBuilder, KbRules, RecordOutcome
+from pipeline.kb.fast import SMALLEST_DUMPS, open_scanner
 from pipeline.kb.indented import is_indented, read_indented
 from pipeline.kb.repeats import EXCLUDED, UNCHANGED, RepeatsWorker, leave_ids, leave_repeated
 from pipeline.kb.revisions import Revisions
@@ -89,6 +90,8 @@ class KbWorker:
     page_dumps: dict[str, str]
     # Files that are one indented document, not a record a line.
     indented: frozenset[str] = frozenset()
+    # Whether the dumps are long enough for the scanner of entities.
+    is_long: bool = False
     _revisions: OpenedOnce[Revisions] = field(default_factory=OpenedOnce, compare=False, repr=False)
 
     def process(self, unit: Unit[ByteRange], out: UnitWriter) -> None:
@@ -111,7 +114,8 @@ class KbWorker:
             revisions = self._revisions.get(lambda: open_revisions(out.folder))
             is_unchanged = revisions.is_unchanged
 
-        builder = KbBuilder(rules, is_unchanged)
+        scanner = open_scanner(rules) if self.is_long else None
+        builder = KbBuilder(rules, is_unchanged, scanner)
         progress = RangeProgress(unit.task, out)
         on_loss = loss_handler(out, skip_corrupt=config.skip_corrupt)
         num_bytes = 0
@@ -259,7 +263,8 @@ def plan(config: KbConfig, paths: RunPaths) -> StagePlan:
     )
     no_update = UpdatePlan(before=(), then=(), inputs={})
     update = plan_update(config, paths) if config.update else no_update
-    worker = KbWorker(config=config, page_dumps=page_dumps, indented=indented)
+    is_long = sum(map(files.size_of, dumps)) >= SMALLEST_DUMPS
+    worker = KbWorker(config=config, page_dumps=page_dumps, indented=indented, is_long=is_long)
     parse = Phase(name="kb", tasks=tasks, worker=worker)
     return StagePlan(
         name="kb",
