@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import random
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,13 @@ ODD = {
     "a property twice": (b'"P279"', b'"P31"'),
     "a site twice": (b'"dewiki":', b'"enwiki":'),
     "a long site twice": (b'"enwikiquote":', b'"commonswiki":'),
+    "claims twice": (b'"sitelinks":{', b'"claims":{},"sitelinks":{'),
+    "sitelinks twice": (b'"lastrevid"', b'"sitelinks":{"frwiki":{"title":"x"}},"lastrevid"'),
+    "a rank twice": (b'"rank":"deprecated"', b'"rank":"deprecated","rank":"normal"'),
+    "a snak twice": (b'"rank":"deprecated"', b'"mainsnak":{"datatype":"x"},"rank":"deprecated"'),
+    "a number twice": (b'"numeric-id":5,', b'"numeric-id":6,"numeric-id":5,'),
+    "a type of snak twice": (b'"snaktype":"value"', b'"snaktype":"novalue","snaktype":"value"'),
+    "a value twice": (b'"type":"wikibase-entityid"', b'"value":"x","type":"wikibase-entityid"'),
     "a section twice": (b'"aliases"', b'"labels"'),
     "a type with an escape": (b'"type":"wikibase-entityid"', b'"type":"wikibase\\u002dentityid"'),
     "another type": (b'"type":"wikibase-entityid"', b'"type":"string"'),
@@ -100,6 +108,7 @@ ODD = {
     "a comma in a list": (b"true,null]", b"true,null,]"),
     "half a pair": (b"pas voulu", b"\\ud83d"),
     "the wrong half": (b"pas voulu", b"\\ude00\\ud83d"),
+    "two wrong halves": (b"pas voulu", b"\\ude00\\ude00"),
     "an unknown escape": (b"pas voulu", b"\\x41"),
     "a short escape": (b"pas voulu", b"\\u12g4"),
     "a control character": (b"pas voulu", b"a\tb"),
@@ -193,6 +202,17 @@ def test_what_no_scanner_keeps(rules: KbRules) -> None:
 
 def test_without_numba_there_is_no_scanner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fast.importlib.util, "find_spec", lambda name: None)
+    assert fast.open_scanner(RULES) is None
+
+
+def test_without_a_folder_for_numbas_cache_there_is_no_scanner(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from numba.core.caching import CacheImpl
+
+    monkeypatch.setattr(CacheImpl, "_locator_classes", [])
+    for name in ("pipeline.kb.entity_scanner", "pipeline.kb.scan_entity"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     assert fast.open_scanner(RULES) is None
 
 
