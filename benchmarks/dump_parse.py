@@ -52,6 +52,7 @@ KIT_FILES = (
     "assembled-subset-A.json.gz",
 )
 OURS = "benchmarks.dump_parse_ours:process_units"
+SCAN = "benchmarks.dump_parse_ours:process_units_by_scan"
 POOL = "benchmarks.dump_parse_ours:process_units_in_pool"
 KIT = "benchmarks.dump_parse_ours:kit_files"
 COMMAND = "benchmarks.dump_parse_command:run_command"
@@ -200,6 +201,21 @@ def with_statements(setup: Setup, suffix: str) -> Iterator[dict[str, Any]]:
     }
 
 
+def by_scan(setup: Setup) -> Iterator[dict[str, Any]]:
+    """Measure ours by the decoder and by the scanner of entities, on one core."""
+    full = setup.dump(".gz")
+    arguments = {"path": full.path, "unit_mb": DEFAULT_UNIT_MB}
+    scan = Variant(name="scan", target=SCAN, arguments=arguments, work=full.raw_mb, needs="numba")
+    by_name = setup.measure([ours(full, DEFAULT_UNIT_MB), scan])
+    yield {
+        **record(NAME, "gz_scan", UNIT, by_name, None),
+        "cpu_ratio_to_peers": _cpu_ratios(by_name),
+        "raw_mb": full.raw_mb,
+        **judged([], quick=setup.quick),
+        **skipped([scan]),
+    }
+
+
 def in_processes(setup: Setup, suffix: str) -> Iterator[dict[str, Any]]:
     """Measure ours in one and in two processes outside Beam, and the ratio of the two."""
     full = setup.dump(suffix)
@@ -337,6 +353,7 @@ CASES: dict[str, Callable[[Setup], Iterator[dict[str, Any]]]] = {
     "bz2": functools.partial(compared, suffix=".bz2"),
     "gz_statements": functools.partial(with_statements, suffix=".gz"),
     "bz2_statements": functools.partial(with_statements, suffix=".bz2"),
+    "gz_scan": by_scan,
     "gz_processes": functools.partial(in_processes, suffix=".gz"),
     "bz2_processes": functools.partial(in_processes, suffix=".bz2"),
     "runner": in_runner,

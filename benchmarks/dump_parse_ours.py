@@ -11,6 +11,7 @@ import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,20 @@ def process_units(
 ) -> dict[str, Any]:
     """Plan the stage and run its units one after the other."""
     prepared = _prepared(out, path, unit_mb, options)
+    reports = _run(prepared)
+    return {"counters": _counters(reports), "units": len(reports)}
+
+
+def process_units_by_scan(out: Path, path: str, unit_mb: float) -> dict[str, Any]:
+    """Run the units with the scanner of entities, whatever the size of the dump."""
+    prepared = _prepared(out, path, unit_mb)
+    phases = tuple(
+        replace(phase, worker=replace(phase.worker, is_long=True))
+        if isinstance(phase.worker, kb.KbWorker)
+        else phase
+        for phase in prepared.plan.phases
+    )
+    prepared = replace(prepared, plan=replace(prepared.plan, phases=phases))
     reports = _run(prepared)
     return {"counters": _counters(reports), "units": len(reports)}
 
