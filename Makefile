@@ -10,7 +10,7 @@ PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 $(READY): pyproject.toml requirements/constraints.txt requirements/spacy-model.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements/constraints.txt "torch==2.13.0"
-	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e ".[pipeline,gcp,aws,train,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e ".[pipeline,fast,gcp,aws,train,dev]"
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/spacy-model.txt
 	touch $(READY)
 
