@@ -104,22 +104,28 @@ class SentenceEncoder:
         self._config = loaded.config
         # None where the flat pass has taken over the weights.
         self._model: Any = None
-        number_format = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-        self._forward: FlatForward | LibraryForward
+        self._forward = self._forward_pass(loaded, kind)
+
+    def _forward_pass(
+        self,
+        loaded: Any,  # noqa: ANN401 - torch is not imported for type checks
+        kind: ModelKind,
+    ) -> FlatForward | LibraryForward:
+        """Return the forward pass, its weights in the number format of products."""
+        torch = self._torch
+        is_half = self.dtype == "bfloat16"
+        number_format = torch.bfloat16 if is_half else torch.float32
         # An encoder that may learn, and gets few texts at a time, keeps the library's pass.
         if kind == "masked" and self.device == "cpu" and FlatForward.can_run(loaded.config):
-            self._forward = FlatForward(loaded, self._frame, number_format)
-            return
+            return FlatForward(loaded, self._frame, number_format)
 
         self._model = loaded
-        if dtype == "bfloat16":
+        if is_half:
             # Convert once here: autocast would otherwise do it in every forward pass.
             for module in loaded.modules():
                 if isinstance(module, torch.nn.Linear):
                     module.to(number_format)
-        self._forward = LibraryForward(
-            loaded, self._frame, self.device, dtype == "bfloat16", self._pooling
-        )
+        return LibraryForward(loaded, self._frame, self.device, is_half, self._pooling)
 
     @property
     def max_tokens(self) -> int:

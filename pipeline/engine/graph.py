@@ -1,20 +1,21 @@
 """Wire a stage's phases as a Beam graph, and process its units.
 
 A phase is `Create(units) | Reshuffle | ParDo(ProcessUnit)`; the reports of all phases go to
-`ToList | Finish`. Only reports cross the runner's memory. The graph writes the manifest, not the
+`Finish` as side inputs. Only reports cross the runner's memory. The graph writes the manifest, not the
 driver: a launcher need not wait for the job.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.pvalue import AsSingleton
+from apache_beam.pvalue import AsIter
 
 from pipeline.engine.bucket_flags import honour_flags_of_worker
 from pipeline.engine.finish import finish_stage
@@ -57,8 +58,10 @@ class ProcessUnit(beam.DoFn):  # type: ignore[misc]
             # A library would else take all cores for each of the machine's processes.
             os.environ.setdefault(LOCAL_WORKERS, str(usable_cores()))
 
-    def process(self, unit: Unit, _done_before: int = 0) -> Iterator[UnitReport]:  # type: ignore[type-arg]
-        """Process one unit; the side input is only there to be waited for."""
+    def process(
+        self, unit: Unit[Any], _reports_before: Iterable[UnitReport] = ()
+    ) -> Iterator[UnitReport]:
+        """Process one unit; the side input is there to be waited for, and never read."""
         yield write_unit(self._folder, self._stage, unit, self._worker.process, self._address)
 
 
@@ -86,9 +89,8 @@ def build_graph(
     plan = prepared.plan
     pending = {unit.index for unit in prepared.pending}
     all_reports: list[Any] = []
-    # The number of units done is known when a phase has ended: as a side input it holds the next
-    # phase back.
-    barrier: tuple[AsSingleton, ...] = ()
+    # A phase's reports are all there when it has ended: as a side input they hold the next one back.
+    barrier: tuple[AsIter, ...] = ()
 
     for phase, units in plan.numbered_phases:
         suffix = f" {phase.name}" if len(plan.phases) > 1 else ""
@@ -104,17 +106,18 @@ def build_graph(
             | f"Process {phase.name}" >> beam.ParDo(process, *barrier).with_output_types(UnitReport)
         )
         all_reports.append(reports)
-        if phase is not plan.phases[-1]:
-            num_done = reports | f"Done{suffix}" >> beam.combiners.Count.Globally()
-            barrier = (AsSingleton(num_done),)
+        barrier = (AsIter(reports),)
 
-    merged = (
-        all_reports[0]
-        if len(all_reports) == 1
-        else tuple(all_reports) | "All reports" >> beam.Flatten()
-    )
     (
-        merged
-        | "Reports" >> beam.combiners.ToList()
-        | "Finish" >> beam.Map(functools.partial(finish_stage, prepared)).with_output_types(str)
+        pipeline
+        | "Once" >> beam.Create([None], reshuffle=False)
+        | "Finish"
+        >> beam.Map(
+            functools.partial(_finish, prepared), *(AsIter(reports) for reports in all_reports)
+        ).with_output_types(str)
     )
+
+
+def _finish(prepared: PreparedStage, _once: None, *reports: Iterable[UnitReport]) -> str:
+    """Write the manifest from the reports of all phases; return its path."""
+    return finish_stage(prepared, [*itertools.chain.from_iterable(reports)])

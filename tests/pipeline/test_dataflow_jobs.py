@@ -137,12 +137,11 @@ def test_the_graph_of_a_stage(jobs: dict[str, Job], stage: str) -> None:
     names = [
         f"{step} {phase}" if len(phases) > 1 or step == "Process" else step
         for phase in phases
-        for step in ("Units", "Spread", "Process", "Done")
-    ][:-1]
-    names += ["All reports"] if len(phases) > 1 else []
+        for step in ("Units", "Spread", "Process")
+    ]
     assert [transforms[name].unique_name for name in root.subtransforms] == [
         *names,
-        "Reports",
+        "Once",
         "Finish",
     ]
     assert not any(step.spec.urn == "beam:transform:external" for step in transforms.values())
