@@ -124,17 +124,6 @@ class _ListColumns:
     slice_B: list[slice]
 
 
-def keep_freed_memory() -> None:
-    """Have the allocator keep the memory of freed arrays.
-
-    glibc gives arrays of 128 kB and more back to the system as soon as they are freed; making their
-    pages again was 10 to 14 % of the time of assembling. Once an array of up to 32 MB was freed,
-    glibc keeps the memory of all smaller ones. Elsewhere nothing happens.
-    """
-    # 24 MB: above the threshold of glibc, which rises to the size of an array that is freed.
-    np.empty(3 << 20, np.int64)
-
-
 def assemble(sentences: Sentences, rows: list[list[int]], position: Position, pad_id: int) -> Batch:
     """Assemble one batch from rows of sentence numbers."""
     sizes = np.asarray([len(row) for row in rows], np.int64)

@@ -23,8 +23,9 @@ import numpy as np
 
 from schemas.array_types import I64
 from schemas.errors import ConfigError, TrelmError
+from schemas.freed_memory import keep_freed_memory
 from trelm_train.data.arrays import order_by_bits, random_bits
-from trelm_train.data.batches import Batch, Position, assemble, assemble_plan, keep_freed_memory
+from trelm_train.data.batches import Batch, Position, assemble, assemble_plan
 from trelm_train.data.packing import (
     WINDOW_ROWS,
     Packing,
