@@ -33,8 +33,9 @@ class _Drop(torch.autograd.Function):
         bits = torch.empty(-(-x.numel() // PER_DRAW), dtype=torch.int64).random_(-(2**63), None)
 
         # Seen as 16-bit numbers the bits are evenly spread from -LEVELS / 2 up.
-        keep = bits.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - LEVELS // 2
-        keep_bytes = keep.view(torch.uint8)
+        draws = bits.view(torch.int16)[: x.numel()].view(x.shape)
+        # In place, as numbers: a comparison that makes booleans takes three times as long.
+        keep_bytes = draws.ge_(dropped - LEVELS // 2).to(torch.uint8)
         ctx.save_for_backward(keep_bytes)
         ctx.scale = LEVELS / (LEVELS - dropped)
         return torch.mul(x, keep_bytes).mul_(ctx.scale)

@@ -22,6 +22,7 @@ from schemas.array_types import I64, Bools
 from trelm_train.data.batches import Batch
 from trelm_train.model.dropout import drop
 from trelm_train.model.families import Family, Packed
+from trelm_train.model.precision import working_dtype
 
 # Legend: R packed rows, S tokens per row, N = R·S tokens, Q rows that are read, H hidden size,
 # h heads, D size of a head.
@@ -75,7 +76,7 @@ def encode_reads(
     family: Family, packed: Packed, read: ReadPositions, attention: Attention
 ) -> Tensor:
     """Compute last hidden states in training mode, as R x S x H; zeros where nothing is read."""
-    hidden_NH = family.embed(packed).flatten(0, 1)
+    hidden_NH = _between_products(family, family.embed(packed).flatten(0, 1))
     top = len(family.layers) - 1
     for layer in range(top):
         mixed_NH = _mixed(family, layer, packed, hidden_NH, attention)
@@ -95,6 +96,19 @@ def encode_reads(
         states_NH = states_NH.index_copy(0, read.noted, noted_QH.to(states_NH.dtype))
 
     return states_NH.view(*packed.input_ids_RS.shape, -1)
+
+
+def _between_products(family: Family, hidden_NH: Tensor) -> Tensor:
+    """Return the states that enter the first layer, in the number format of the products.
+
+    Everything between two products then has this format too: sums, dropout and the results of
+    LayerNorm, which computes in float32. Otherwise each product casts its input, and each gradient is
+    cast back. Where states are summed from layer to layer without a LayerNorm, they stay in float32.
+    """
+    # On GPUs LayerNorm returns float32 in any case.
+    if hidden_NH.device.type != "cpu" or not family.normalises_sums:
+        return hidden_NH
+    return hidden_NH.to(working_dtype(hidden_NH))
 
 
 def _top_layer(family: Family, mixed_NH: Tensor, hidden_NH: Tensor, rows: Tensor) -> Tensor:
@@ -135,10 +149,17 @@ def _mixed(
     else:
         # On processors the library's dropout is slow (see `dropout`), so the steps are spelt out.
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
-        weights = torch.softmax(scores.masked_fill(~mask_R1SS, -torch.inf), -1)
+        # A sum, since its backward pass does nothing: weights of 0 have no gradient.
+        weights = torch.softmax(scores.add_(_barrier(mask_R1SS, scores.dtype)), -1)
         mixed = drop(weights, attention.dropout) @ v
 
     return mixed.transpose(1, 2).reshape(rows * tokens, -1)
+
+
+def _barrier(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return 0 where a token is seen, and minus infinity where it is not."""
+    # The logarithm of 1 and 0. As bytes: filling by a mask of booleans takes five times as long.
+    return mask.view(torch.uint8).to(dtype).log_()
 
 
 def sentence_attention(

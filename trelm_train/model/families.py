@@ -63,6 +63,8 @@ class Family(ABC):
 
     # What comes before a word in the middle of a sentence.
     word_prefix = ""
+    # Whether LayerNorm follows each sum of states, so that roundings do not add up over layers.
+    normalises_sums = False
 
     def __init__(self, hf: Any) -> None:  # noqa: ANN401 - a model of transformers, which is untyped
         self.hf, self.config = hf, hf.config
@@ -90,8 +92,18 @@ class Family(ABC):
         """Compute input embeddings after LayerNorm, as R x S x H."""
 
     @abstractmethod
+    def head_states(self, hidden_MH: Tensor) -> Tensor:
+        """Apply the prediction head up to its last linear map, as M x H."""
+
+    @property
+    @abstractmethod
+    def decoder(self) -> nn.Linear:
+        """Return the last linear map of the prediction head."""
+
     def logits(self, hidden_MH: Tensor) -> Tensor:
         """Apply the prediction head, as M x V."""
+        logits_MV: Tensor = self.decoder(self.head_states(hidden_MH))
+        return logits_MV
 
     @abstractmethod
     def ffn(self, layer: int) -> Ffn:
@@ -169,6 +181,8 @@ class Family(ABC):
 class Bert(Family):
     """Reach the pieces of BERT, with LayerNorm after each block."""
 
+    normalises_sums = True
+
     @property
     def layers(self) -> list[Any]:
         """Return the encoder layers, lowest first."""
@@ -192,10 +206,16 @@ class Bert(Family):
         )
         return embedded_RSH
 
-    def logits(self, hidden_MH: Tensor) -> Tensor:
-        """Apply the prediction head, as M x V."""
-        logits_MV: Tensor = self.hf.cls(hidden_MH)
-        return logits_MV
+    def head_states(self, hidden_MH: Tensor) -> Tensor:
+        """Apply the prediction head up to its last linear map, as M x H."""
+        states_MH: Tensor = self.hf.cls.predictions.transform(hidden_MH)
+        return states_MH
+
+    @property
+    def decoder(self) -> nn.Linear:
+        """Return the last linear map of the prediction head."""
+        linear: nn.Linear = self.hf.cls.predictions.decoder
+        return linear
 
     def ffn(self, layer: int) -> Ffn:
         """Return `intermediate.dense` and `output.dense`."""
@@ -245,10 +265,17 @@ class Roberta(Bert):
         """Return one past the padding id: positions up to it are reserved."""
         return int(self.config.pad_token_id) + 1
 
-    def logits(self, hidden_MH: Tensor) -> Tensor:
-        """Apply the prediction head, as M x V."""
-        logits_MV: Tensor = self.hf.lm_head(hidden_MH)
-        return logits_MV
+    def head_states(self, hidden_MH: Tensor) -> Tensor:
+        """Apply the prediction head up to its last linear map, as M x H."""
+        head = self.hf.lm_head
+        states_MH: Tensor = head.layer_norm(F.gelu(head.dense(hidden_MH)))
+        return states_MH
+
+    @property
+    def decoder(self) -> nn.Linear:
+        """Return the last linear map of the prediction head."""
+        linear: nn.Linear = self.hf.lm_head.decoder
+        return linear
 
 
 class ModernBert(Family):
@@ -282,10 +309,16 @@ class ModernBert(Family):
         embedded_RSH: Tensor = self.base.embeddings(input_ids=packed.input_ids_RS)
         return embedded_RSH
 
-    def logits(self, hidden_MH: Tensor) -> Tensor:
-        """Apply the prediction head, as M x V."""
-        logits_MV: Tensor = self.hf.decoder(self.hf.head(hidden_MH))
-        return logits_MV
+    def head_states(self, hidden_MH: Tensor) -> Tensor:
+        """Apply the prediction head up to its last linear map, as M x H."""
+        states_MH: Tensor = self.hf.head(hidden_MH)
+        return states_MH
+
+    @property
+    def decoder(self) -> nn.Linear:
+        """Return the last linear map of the prediction head."""
+        linear: nn.Linear = self.hf.decoder
+        return linear
 
     def ffn(self, layer: int) -> Ffn:
         """Return `mlp.Wi` (its lower half is activated, its upper half gates) and `mlp.Wo`."""

@@ -28,8 +28,9 @@ from trelm_train.data.masking import Vocabulary
 from trelm_train.data.shards import Shards, sha256_of
 from trelm_train.data.spellings import spellings_of
 from trelm_train.model.families import FAMILIES, Packed
+from trelm_train.model.precision import working_dtype
 from trelm_train.model.protocols import Tokenizer
-from trelm_train.model.token_log_probability import gold_log_probabilities
+from trelm_train.model.token_log_probability import gold_log_probabilities, head_log_probabilities
 
 # Legend: R packed rows, S tokens per packed row, H hidden size, M predicted positions,
 # V vocabulary.
@@ -158,6 +159,11 @@ def mlm_loss_sum(model: MaskedLm, hidden_RSH: Tensor, target_M: Tensor, gold_M: 
 def mlm_losses(model: MaskedLm, hidden_RSH: Tensor, target_M: Tensor, gold_M: Tensor) -> Tensor:
     """Compute the cross-entropy at each target, as M."""
     hidden_MH = hidden_RSH.reshape(-1, model.hidden_size)[target_M]
+    decoder, dtype = model.family.decoder, working_dtype(hidden_MH)
+    # A bias can be switched off in ModernBERT.
+    if dtype == torch.bfloat16 and decoder.bias is not None:
+        states_MH = model.family.head_states(hidden_MH)
+        return -head_log_probabilities(states_MH, decoder.weight, decoder.bias, gold_M)
     return -gold_log_probabilities(model.logits(hidden_MH).float(), gold_M)
 
 

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from schemas.processor import multiplies_bfloat16
 
@@ -31,3 +32,9 @@ def products(dtype: torch.dtype, device: torch.device) -> AbstractContextManager
     """Open a `with` block whose matrix products are in `dtype`."""
     # Autocast to float32 would cost time and change nothing.
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def working_dtype(x: Tensor) -> torch.dtype:
+    """Return the number format of a linear map of `x`: autocast's where it is on."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trelm_train.model.precision import working_dtype
 from trelm_train.model.protocols import RoutedContext
 
 # Legend: T tokens, K selected neurons, J rows of W_in that they own, H hidden size, I inner size.
@@ -97,12 +98,6 @@ class RoutedOut(torch.autograd.Function):
         grad_bias = flat_TH.float().sum(0) if ctx.needs_input_grad[2] else None
         # float32: several backward passes add up in these gradients.
         return grad_v, None, grad_bias, None, (selected_TK.T @ flat_TH).float()
-
-
-def working_dtype(x: Tensor) -> torch.dtype:
-    """Return the number format of a linear map of `x`: autocast's where it is on."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def routed_in(

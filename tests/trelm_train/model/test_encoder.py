@@ -132,3 +132,29 @@ def test_attention_dropout_is_drawn(any_model: MaskedLm, batch: Batch) -> None:
     ]
     assert not torch.equal(states[0], states[1])
     assert not torch.equal(states[1], states[2])
+
+
+def test_states_in_bfloat16(any_model: MaskedLm, batch: Batch) -> None:
+    """States have the format of the products where LayerNorm follows each sum; all stay near."""
+    everywhere = np.ones(batch.input_ids_RS.size, np.bool_)
+    read = read_positions(everywhere, everywhere, any_model.device)
+    packed, attention = any_model.pack(batch), Attention(dropout=0.0)
+    exact = encode_reads(any_model.family, packed, read, attention)
+    with torch.autocast("cpu", torch.bfloat16):
+        near = encode_reads(any_model.family, packed, read, attention)
+
+    is_narrow = near.dtype == torch.bfloat16
+    assert is_narrow == any_model.family.normalises_sums
+    assert (near.float() - exact).norm() < 0.02 * exact.norm()
+
+
+def test_dropped_attention_sees_its_own_sentence_only(any_model: MaskedLm, batch: Batch) -> None:
+    """With a probability too small to drop anything, it is the library's attention."""
+    everywhere = np.ones(batch.input_ids_RS.size, np.bool_)
+    read = read_positions(everywhere, everywhere, any_model.device)
+    packed = any_model.pack(batch)
+    wanted, found = (
+        encode_reads(any_model.family, packed, read, Attention(dropout=probability))
+        for probability in (0.0, 1e-9)
+    )
+    assert torch.allclose(found, wanted, atol=1e-5)
