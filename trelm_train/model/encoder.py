@@ -22,7 +22,7 @@ from schemas.array_types import I64, Bools
 from trelm_train.data.batches import Batch
 from trelm_train.model.dropout import drop
 from trelm_train.model.families import Family, Packed
-from trelm_train.model.precision import working_dtype
+from trelm_train.model.precision import rows_to_add, working_dtype
 
 # Legend: R packed rows, S tokens per row, N = R·S tokens, Q rows that are read, H hidden size,
 # h heads, D size of a head.
@@ -114,8 +114,15 @@ def _between_products(family: Family, hidden_NH: Tensor) -> Tensor:
 def _top_layer(family: Family, mixed_NH: Tensor, hidden_NH: Tensor, rows: Tensor) -> Tensor:
     """Compute the last layer after its attention, for some rows."""
     top = len(family.layers) - 1
-    attended_QH = family.join(top, mixed_NH.index_select(0, rows), hidden_NH.index_select(0, rows))
-    return family.finish(family.from_neurons(top, family.neurons(top, attended_QH), attended_QH))
+    # The first row stands in for those that are added; they get no gradient.
+    filled = F.pad(rows, (0, rows_to_add(rows, working_dtype(mixed_NH))))
+    attended_QH = family.join(
+        top, mixed_NH.index_select(0, filled), hidden_NH.index_select(0, filled)
+    )
+    states_QH = family.finish(
+        family.from_neurons(top, family.neurons(top, attended_QH), attended_QH)
+    )
+    return states_QH[: len(rows)]
 
 
 def _mixed(

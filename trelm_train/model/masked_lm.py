@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -28,7 +29,7 @@ from trelm_train.data.masking import Vocabulary
 from trelm_train.data.shards import Shards, sha256_of
 from trelm_train.data.spellings import spellings_of
 from trelm_train.model.families import FAMILIES, Packed
-from trelm_train.model.precision import working_dtype
+from trelm_train.model.precision import rows_to_add, working_dtype
 from trelm_train.model.protocols import Tokenizer
 from trelm_train.model.token_log_probability import gold_log_probabilities, head_log_probabilities
 
@@ -162,8 +163,12 @@ def mlm_losses(model: MaskedLm, hidden_RSH: Tensor, target_M: Tensor, gold_M: Te
     decoder, dtype = model.family.decoder, working_dtype(hidden_MH)
     # A bias can be switched off in ModernBERT.
     if dtype == torch.bfloat16 and decoder.bias is not None:
-        states_MH = model.family.head_states(hidden_MH)
-        return -head_log_probabilities(states_MH, decoder.weight, decoder.bias, gold_M)
+        num_added = rows_to_add(gold_M, dtype)
+        states_MH = model.family.head_states(F.pad(hidden_MH, (0, 0, 0, num_added)))
+        log_p_M = head_log_probabilities(
+            states_MH, decoder.weight, decoder.bias, F.pad(gold_M, (0, num_added))
+        )
+        return -log_p_M[: len(gold_M)]
     return -gold_log_probabilities(model.logits(hidden_MH).float(), gold_M)
 
 
