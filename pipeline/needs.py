@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.config import RunConfig
@@ -39,20 +39,25 @@ class _Share:
     # Bytes besides.
     at_least: float = 0.0
     memory_gb: float
+    # Seconds of one core per decoded megabyte: of the dumps, and of the corpus (docs/scale.md).
+    s_per_dump_mb: float = 0.0
+    s_per_corpus_mb: float = 0.0
 
 
 SHARES = {
-    "kb": _Share(of_dumps=0.08, memory_gb=0.5),
-    "titles": _Share(of_dumps=0.01, memory_gb=0.4),
-    "documents": _Share(of_corpus=0.5, memory_gb=0.4),
+    "kb": _Share(of_dumps=0.08, memory_gb=0.5, s_per_dump_mb=0.007),
+    "titles": _Share(of_dumps=0.01, memory_gb=0.4, s_per_corpus_mb=0.05),
+    "documents": _Share(of_corpus=0.5, memory_gb=0.4, s_per_corpus_mb=0.8),
     # Tables of a fixed size come to what follows the names.
-    "index": _Share(of_dumps=0.3, at_least=17e6, memory_gb=0.7),
-    "link": _Share(of_corpus=1.6, memory_gb=0.9),
-    "stats": _Share(of_corpus=0.4, memory_gb=0.4),
-    # With two workers; one alone takes half of it.
-    "importance": _Share(of_corpus=0.3, memory_gb=2.4),
-    "shards": _Share(of_corpus=1.2, memory_gb=1.4),
+    "index": _Share(of_dumps=0.3, at_least=17e6, memory_gb=0.7, s_per_dump_mb=0.003),
+    "link": _Share(of_corpus=1.6, memory_gb=0.9, s_per_corpus_mb=5.0),
+    "stats": _Share(of_corpus=0.4, memory_gb=0.4, s_per_corpus_mb=0.05),
+    # With the kit's small model; one of base size takes 60 times as long.
+    "importance": _Share(of_corpus=0.3, memory_gb=1.0, s_per_corpus_mb=2.0),
+    "shards": _Share(of_corpus=1.2, memory_gb=1.4, s_per_corpus_mb=0.8),
 }
+# A worker process takes this long to start, its imports included, of one core.
+START_S = 4.0
 # Gigabytes of a worker's machine that its system takes.
 SYSTEM_GB = 2
 # Of these stages a process holds the model that its settings name.
@@ -108,6 +113,24 @@ def needs_of(config: RunConfig, stages: Sequence[str], settings: RunnerSettings)
         memory=memory * num_workers,
         free_memory=free_memory(),
     )
+
+
+def suited_workers(stage: str, config: RunConfig, settings: RunnerSettings) -> RunnerSettings:
+    """Return settings with one local worker, where `--workers 0` leaves the number to us and work is little.
+
+    One worker is this process itself, which has nothing to start; two or more are processes of their
+    own, which import everything again.
+
+    Raises:
+        StageError: an input is not there.
+    """
+    if not settings.is_local or settings.workers != 0:
+        return settings
+    share = SHARES[stage]
+    dumps = _decoded(files.find(config.kb.dumps), is_dump=True)
+    corpus = _decoded(files.find(config.documents.inputs), is_dump=False)
+    core_s = (share.s_per_dump_mb * dumps + share.s_per_corpus_mb * corpus) / 1e6
+    return replace(settings, workers=1) if core_s < 2 * START_S else settings
 
 
 def _decoded(entries: Iterable[FileEntry], *, is_dump: bool) -> float:

@@ -29,7 +29,7 @@ from pipeline.engine.stage import NOT_FINISHED, PreparedStage, StagePlan, prepar
 from pipeline.engine.stage_folders import SCRATCH, remove_older
 from pipeline.engine.tables import CONFIG_NAME, RunPaths
 from pipeline.link.weights import fitted_in_words, load_weights
-from pipeline.needs import check_needs, needs_of, worker_ram_gb
+from pipeline.needs import check_needs, needs_of, suited_workers, worker_ram_gb
 from pipeline.shards.statements import share_in_words
 from schemas.buckets import location_of
 from schemas.errors import ConfigError
@@ -273,7 +273,7 @@ def _run_planned(
 
     try:
         run_graph(
-            on_machines(name, settings),
+            on_machines(name, suited_workers(name, config, settings)),
             lambda pipeline, address: build_graph(
                 pipeline, prepared, address, is_one_per_core=settings.is_one_per_core
             ),

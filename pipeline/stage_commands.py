@@ -64,7 +64,7 @@ OPTIONS = (
         type=int,
         default=1,
         show_default=True,
-        help="Number of local processes; 0 means one per core.",
+        help="Number of local processes; 0 means one per core, or one alone for a stage with little work.",
     ),
     click.option("--redo", is_flag=True, help="Run even if the stage's output is up to date."),
     click.argument("beam_flags", nargs=-1, type=click.UNPROCESSED, metavar="[BEAM OPTIONS]"),

@@ -13,7 +13,7 @@ import pytest
 from pipeline import flow, needs
 from pipeline.config import RunConfig, load_config
 from pipeline.engine.beam_runner import RunnerSettings
-from pipeline.needs import SHARES, Needs, check_needs, needs_of
+from pipeline.needs import SHARES, Needs, check_needs, needs_of, suited_workers
 from schemas.errors import ConfigError
 from tests.pipeline import tiny_model
 from tests.pipeline.cases import in_process, sample_arguments
@@ -81,6 +81,30 @@ def test_memory_is_that_of_the_largest_stage_and_all_workers(
     assert needs_of(with_model, ["importance"], HERE).memory == pytest.approx(
         needs_of(config, ["importance"], HERE).memory + 2 * weights
     )
+
+
+def test_little_work_gets_one_worker(tmp_path: Path) -> None:
+    """Only where the number is left to the program, on this machine."""
+    config = config_of(tmp_path)
+    open_number = RunnerSettings(workers=0)
+    for stage in flow.STAGE_NAMES:
+        assert suited_workers(stage, config, open_number).workers == 1
+    for settings in (RunnerSettings(workers=3), RunnerSettings(workers=0, runner="DataflowRunner")):
+        assert suited_workers("link", config, settings) == settings
+
+    # A sparse file: 40 MB of text, 2.4 GB of JSON.
+    with (tmp_path / "c.txt").open("r+b") as file:
+        file.truncate(40_000_000)
+    needing = {
+        stage
+        for stage in flow.STAGE_NAMES
+        if suited_workers(stage, config, open_number).workers == 0
+    }
+    assert needing == {"documents", "link", "importance", "shards"}
+    with (tmp_path / "d.json").open("r+b") as file:
+        file.truncate(2_400_000_000)
+    assert suited_workers("kb", config, open_number).workers == 0
+    assert suited_workers("index", config, open_number).workers == 1
 
 
 ENOUGH = Needs(stages=("kb", "link"), disk=3e9, free_disk=4e9, memory=2e9, free_memory=5e8 * 8)
