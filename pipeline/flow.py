@@ -5,7 +5,7 @@ corpus, kb ──▶ titles ──▶ documents            titles: only where th
 kb, titles, documents ──▶ index
 documents, index ──▶ link
 link, kb ──▶ stats
-documents, link ──▶ importance
+documents, link ──▶ importance   (and stats, where importance.mentions is needed)
 documents, link, importance, stats, kb ──▶ shards ──▶ trelm-train
 
 `STAGES` is the one place where this stands. The command line, `run`, `sql`, the sections
@@ -160,7 +160,8 @@ STAGES = (
         ),
         reads=("documents", "link"),
         writes=(IMPORTANCE,),
-        # 2: all products of one shape, which gives other last digits.
+        # 2: all products of one shape, which gives other last digits; the sample that gives the
+        # corpus median.
         algorithm=2,
         section="importance",
         module="pipeline.importance.stage",

@@ -150,7 +150,9 @@ def joined(device: str) -> Iterator[Ranks]:
         TrelmError: another rank has ended.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    talks_to_itself = size == 1 and os.environ.get(CONNECT_ONE) == "1"
+    # Without `torchrun` there is nothing to connect by.
+    is_started = "RANK" in os.environ
+    talks_to_itself = is_started and size == 1 and os.environ.get(CONNECT_ONE) == "1"
     if size == 1 and not talks_to_itself:
         yield ALONE
         return

@@ -6,9 +6,14 @@ import os
 import sys
 from typing import NoReturn
 
+from schemas.parent import end_with_parent
+
 
 def main() -> NoReturn:
     """Load the program and run it."""
+    # A killed `torchrun` leaves its ranks, also one that is still being loaded.
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent()
     try:
         from trelm_train.cli import main as run
     except KeyboardInterrupt:

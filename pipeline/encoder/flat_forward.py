@@ -11,7 +11,8 @@ takes those of one length at a time. Everything else takes all rows at once. So
 - What a row gives does not depend on the other rows, to the last bit.
 
 The library's own forward pass (transformers) is the same arithmetic, one batch of one shape after
-the other; it stays in use on graphics cards.
+the other, but for padding tokens within a text, which RoBERTa's gives another place; the tokenizer makes
+none of a text. It stays in use on graphics cards.
 
 Legend: R rows, T tokens of a batch (at most R), B sequences of one length n, d the width of the
 model, h its heads.

@@ -23,7 +23,7 @@ from schemas import TRIPLES
 MAX_RECORD_BYTES = 4 << 20
 # Behind the JSON, so that reading in vectors meets an end.
 PADDING = bytes(64)
-# No statement is shorter, so a batch has room for all triples of an entity.
+# No statement that gives a triple is shorter, so a batch has room for all triples of an entity.
 SMALLEST_STATEMENT_BYTES = 32
 FIRST_ROOM_WORDS = 1 << 16
 RANKS = ("normal", "preferred")

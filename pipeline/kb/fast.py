@@ -7,6 +7,7 @@ scan saves 2.2 ms per MB of JSON. Each of the workers that begin together compil
 from __future__ import annotations
 
 import importlib.util
+import logging
 from typing import TYPE_CHECKING
 
 from pipeline.kb.terms import label_languages
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from pipeline.kb.entity_rows import KbRules
     from pipeline.kb.entity_scanner import EntityScanner
 
+logger = logging.getLogger("trelm")
+
+SMALLEST_RECORD = b'{"id":"Q1"}'
 # Names of languages and wikis that the scanner can compare.
 MAX_NAME_BYTES = 63
 # Stored bytes of the dumps of a run: smaller ones would end before a scanner that must be compiled
@@ -26,16 +30,23 @@ def open_scanner(rules: KbRules) -> EntityScanner | None:
     """Return a scanner; None where numba is missing, or the rules need what no scan keeps."""
     if rules.statements or importlib.util.find_spec("numba") is None:
         return None
-    try:
-        from pipeline.kb.entity_scanner import EntityScanner
-    # What numba raises where no folder takes its cache: then each process would compile.
-    except RuntimeError as error:
-        if "cannot cache" not in str(error):
-            raise
-        return None
-
     languages = label_languages(rules.languages)
     # Longer names than any that Wikidata has are left to the decoder.
     if max(len(name.encode()) for name in (*languages, rules.wiki)) > MAX_NAME_BYTES:
         return None
-    return EntityScanner(languages, rules.wiki)
+    try:
+        from pipeline.kb.entity_scanner import EntityScanner
+
+        scanner = EntityScanner(languages, rules.wiki)
+        # Compiles, or reads what was compiled.
+        scanner.scan(SMALLEST_RECORD)
+    # A numba that refuses this numpy, a cache that is damaged or cannot be written: the decoder reads
+    # dumps without it.
+    except Exception as error:  # noqa: BLE001 - whatever a package that nobody needs may raise
+        logger.warning(
+            "kb: reads dumps without compiled code (%s: %s); it makes the same rows, slower",
+            type(error).__name__,
+            str(error).strip().partition("\n")[0],
+        )
+        return None
+    return scanner

@@ -56,6 +56,7 @@ from pipeline.kb.scan_workspace import (
     put_code,
     put_member,
 )
+from schemas.ids import FIRST_OWN
 
 
 @inlined
@@ -227,8 +228,8 @@ def _entry(sources: int) -> Any:  # noqa: ANN401 - numba's own type
 
 
 def _checksum() -> int:
-    """Return a checksum of the sources that are compiled."""
-    checksum = 0
+    """Return a checksum of what is compiled: sources, and the one constant from elsewhere."""
+    checksum = FIRST_OWN
     for name in ("scan_json", "scan_workspace", "scan_claims", "scan_entity"):
         checksum = zlib.crc32(Path(__file__).with_name(f"{name}.py").read_bytes(), checksum)
     return checksum

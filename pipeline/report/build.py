@@ -19,6 +19,7 @@ from pipeline.link.evaluation.evaluate import evaluate_run
 from pipeline.report import data, entities
 from pipeline.report.facts import Calibration, ReportContent
 from pipeline.report.page import page
+from schemas import BY_NAME
 from schemas.errors import ConfigError
 from schemas.outputs import check_output
 
@@ -118,12 +119,16 @@ def collect(
 
 
 def _is_current(paths: RunPaths, stage: str) -> bool:
-    """Say whether a stage has run on what the stages before it hold now."""
+    """Say whether a stage has run on what the stages before it hold now, into tables of today's form."""
     try:
-        paths.require(stage)
+        manifest = paths.require(stage)
     except StageError:
         return False
-    return True
+    return all(
+        listed.version == BY_NAME[name].version
+        for name, listed in manifest.tables.items()
+        if name in BY_NAME
+    )
 
 
 def _config(paths: RunPaths) -> str:

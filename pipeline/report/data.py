@@ -71,6 +71,9 @@ class Changes:
 
     values: I64
     counts: I64
+    # Half the width of the 95 % interval of `mean_si`, where the mentions are those of a sample of
+    # sentences; None where it is no sample, or of one sentence.
+    margin: float | None = None
 
     def quantile(self, share: float) -> float:
         """Return the least 1 - cosine with at least that share of mentions at or below it."""
@@ -82,12 +85,6 @@ class Changes:
     def mean_si(self) -> float:
         """Return the mean semantic importance, 1 / max(cosine, 1e-4)."""
         return float(np.average(self._si, weights=self.counts))
-
-    @property
-    def mean_si_margin(self) -> float:
-        """Return half the width of the 95 % interval of the mean, where the mentions are a sample."""
-        deviation = np.sqrt(np.average((self._si - self.mean_si) ** 2, weights=self.counts))
-        return float(1.96 * deviation / np.sqrt(self.counts.sum()))
 
     @property
     def _si(self) -> F64:
@@ -222,13 +219,42 @@ def weigh(
     """
     rows = connection.execute(query, {"only_sample": only_sample}).fetchall()
 
+    margins = _margins(connection) if only_sample else {}
     changes_by_band: dict[str, Changes] = {}
     for band in BANDS:
         band_rows = [row[1:] for row in rows if row[0] == band]
         if band_rows:
             values, counts = np.array(band_rows, np.int64).T
-            changes_by_band[band] = Changes(values, counts)
+            changes_by_band[band] = Changes(values, counts, margins.get(band))
     return changes_by_band
+
+
+def _margins(connection: duckdb.DuckDBPyConnection) -> dict[str, float]:
+    """Return half the width of the 95 % interval of each band's mean SI.
+
+    Sentences were drawn, and the scores of a sentence are alike: so the deviations are summed per
+    sentence (a ratio of two sums).
+    """
+    rows = connection.execute("""
+        WITH sampled AS (
+            SELECT i.doc_id, i.start, f.band, 1 / greatest(i.cosine::DOUBLE, 1e-4) AS si
+            FROM importance i JOIN links l USING (doc_id, start, "end")
+            JOIN entity_frequency f ON f.qid = l.qid
+            WHERE i.is_sampled),
+        placed AS (
+            SELECT p.*, s.start AS sentence FROM sampled p
+            ASOF JOIN sentences s ON p.doc_id = s.doc_id AND p.start >= s.start),
+        summed AS (
+            SELECT band, count(*) AS num, sum(si) AS total FROM placed
+            GROUP BY band, doc_id, sentence),
+        means AS (
+            SELECT band, sum(total) / sum(num) AS mean, sum(num) AS mentions, count(*) AS sentences
+            FROM summed GROUP BY band)
+        SELECT band, sqrt(sum((total - mean * num) ** 2) * sentences / (sentences - 1)) / mentions
+        FROM summed JOIN means USING (band) WHERE sentences > 1
+        GROUP BY band, mean, mentions, sentences
+    """).fetchall()
+    return {band: 1.96 * deviation for band, deviation in rows}
 
 
 def no_weights(connection: duckdb.DuckDBPyConnection) -> dict[str, Changes]:

@@ -162,6 +162,9 @@ def _band_row(band: Band, num_entities: int, num_mentions: int) -> tuple[object,
 def importance(content: ReportContent) -> Markup:
     """Return semantic importance by band."""
     if not content.changes:
+        # The stage may have run, and have scored nothing that counts here.
+        if "importance" in content.manifests and "importance" not in content.outdated:
+            return para("No mention of a linked entity was scored in the sample of sentences.")
         return missing(content, "importance", "Semantic importance")
 
     # The setting may be a path: its last folder names the model.
@@ -184,7 +187,8 @@ def importance(content: ReportContent) -> Markup:
             chip(band),
             number(int(changes.counts.sum())),
             *(f"{changes.quantile(share):.4f}" for share in QUANTILES),
-            f"{changes.mean_si:.4f}" + (f" ± {changes.mean_si_margin:.4f}" if is_sample else ""),
+            f"{changes.mean_si:.4f}"
+            + (f" ± {changes.margin:.4f}" if changes.margin is not None else ""),
         )
         for band, changes in content.changes.items()
     ]

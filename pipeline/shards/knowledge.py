@@ -206,8 +206,17 @@ class KnowledgeBuilder:
         return make_lookup(linked["id"], linked["num_mentions"], reach, self._facts)
 
     def limits(self) -> PolicyLimits:
-        """Return the limits of the policies for the whole corpus."""
+        """Return the limits of the policies for the whole corpus.
+
+        Raises:
+            StageError: mentions were scored, and none of them is in the sample.
+        """
         distances = self._fetch(DISTANCES)
+        if not len(distances["num"]) and self._count("importance"):
+            raise StageError(
+                "importance: no scored mention is in the random sample, which gives the median that "
+                "policies compare with; set importance.sample higher (20000 is usual)"
+            )
         return PolicyLimits(
             r_freq=self._r_freq(),
             median_distance=round(median_of_counts(distances["distance"], distances["num"]), 4),

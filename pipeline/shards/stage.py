@@ -267,9 +267,9 @@ def _with_scored_policies(config: ShardsConfig, paths: RunPaths) -> ShardsConfig
     r_freq, scored_below = rare_below(paths, config.r_freq), float(scored["r_freq"])
     if r_freq > scored_below:
         raise StageError(
-            f"shards.r_freq is {r_freq:g}, but `importance` scored the sentences of entities below "
-            f"{scored_below:g} mentions alone; lower shards.r_freq, or run `trelm-pipeline importance "
-            f"--set importance.r_freq={r_freq:g}`"
+            f"shards.r_freq is {r_freq}, but `importance` scored the sentences of entities below "
+            f"{scored_below} mentions alone; lower shards.r_freq, or run `trelm-pipeline importance "
+            f"--set importance.mentions=needed --set importance.r_freq={r_freq}`"
         )
     if "importance" not in config.policies:
         return config

@@ -139,6 +139,14 @@ def test_a_single_rank_can_talk_to_itself(
     assert_same_run(alone, tmp_path / "out")
 
 
+def test_without_torchrun_there_is_nothing_to_connect_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in variables_of_ranks(1)[0]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(CONNECT_ONE, "1")
+    with joined("cpu") as ranks:
+        assert ranks.is_alone
+
+
 def test_a_single_rank_is_alone_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in variables_of_ranks(1)[0].items():
         monkeypatch.setenv(name, value)

@@ -117,7 +117,7 @@ def estimate_resources(session: Session, memory: MemoryConfig | None = None) -> 
     lasting = resident + copies + moments + bank_memory
 
     # What ranks sum is one tensor, a copy of all gradients.
-    flat = gradients if session.components.ranks.size > 1 else 0
+    flat = 0 if session.components.ranks.is_alone else gradients
     passing = activations * PASSING_LAYERS / _recorded_layers(session) + _attribution_bytes(session)
     # The allocator keeps the freed memory of a step for the next one.
     stays = lasting + gradients + flat + activations + passing

@@ -48,9 +48,8 @@ def run(base: Path, tmp_path: Path) -> RunPaths:
 
 
 def scored(paths: RunPaths, model: Path, mentions: str, **settings: Any) -> Manifest:
-    config = ImportanceConfig(
-        model=str(model), dtype="float32", mentions=mentions, sample=SAMPLE, **settings
-    )  # type: ignore[arg-type]
+    values = {"dtype": "float32", "mentions": mentions, "sample": SAMPLE, **settings}
+    config = ImportanceConfig(model=str(model), **values)
     return run_plan(importance.plan(config, paths), paths)
 
 
@@ -183,8 +182,10 @@ def test_rare_entities(run: RunPaths) -> None:
 
 def test_more_rare_entities_in_shards_are_refused(run: RunPaths, model: Path) -> None:
     scored(run, model, "needed", r_freq=2.0)
-    with pytest.raises(StageError, match=r"below 2 mentions alone; .*--set importance.r_freq=3"):
-        shards.plan(ShardsConfig(model=str(model), r_freq=3.0), run)
+    # No digit is lost: whoever follows the advice has done enough.
+    advice = r"below 2\.0 mentions .*--set importance.mentions=needed --set importance.r_freq=3\.787313938376156`"
+    with pytest.raises(StageError, match=advice):
+        shards.plan(ShardsConfig(model=str(model), r_freq=3.787313938376156), run)
     with pytest.raises(StageError, match=r"lower shards\.r_freq"):
         shards.plan(ShardsConfig(model=str(model)), run)
     assert shards.plan(ShardsConfig(model=str(model), r_freq=1.5), run)
@@ -197,6 +198,14 @@ def test_the_policy_that_compares_all_mentions_is_left_out(
     plan = shards.plan(ShardsConfig(model=str(model), r_freq=2.0, policies=("importance",)), run)
     assert plan.config["policies"] == ["none"]
     assert "importance.mentions = needed" in caplog.text
+
+
+def test_a_sample_without_any_mention_is_refused(run: RunPaths, model: Path) -> None:
+    """A median of nothing would be 0, and every mention important."""
+    scored(run, model, "all", sample=1)
+    assert not any(row["is_sampled"] for row in rows_of(run, "importance", IMPORTANCE))
+    with pytest.raises(StageError, match="set importance.sample higher"):
+        sharded(run, model)
 
 
 def test_needed_asks_for_statistics(run: RunPaths, model: Path) -> None:

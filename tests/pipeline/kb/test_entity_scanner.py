@@ -205,6 +205,24 @@ def test_without_numba_there_is_no_scanner(monkeypatch: pytest.MonkeyPatch) -> N
     assert fast.open_scanner(RULES) is None
 
 
+@pytest.mark.parametrize(
+    "error",
+    [ImportError("Numba needs NumPy 2.3 or less"), OSError(28, "No space left"), EOFError()],
+)
+def test_a_numba_that_does_not_work_leaves_the_dump_to_the_decoder(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says so, and a broken cache does not end the stage."""
+    from pipeline.kb import entity_scanner
+
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(entity_scanner, "scan_entity", broken)
+    assert fast.open_scanner(RULES) is None
+    assert f"without compiled code ({type(error).__name__}" in caplog.text
+
+
 def test_without_a_folder_for_numbas_cache_there_is_no_scanner(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

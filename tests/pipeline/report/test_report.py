@@ -191,6 +191,48 @@ def test_stage_that_is_out_of_date_is_not_shown(full: Report, tmp_path: Path) ->
     assert "The choice of targets is out of date" in text
 
 
+def test_tables_of_another_form_are_out_of_date(full: Report, tmp_path: Path) -> None:
+    """As after an update of this program."""
+    run = tmp_path / "run"
+    shutil.copytree(full.run, run)
+    change_manifest(
+        run / "importance", lambda values: values["tables"]["importance"].update(version=2)
+    )
+    assert "Semantic importance is out of date" in Path(write_report(str(run)).path).read_text()
+
+
+def test_figures_of_a_sample_have_an_interval(full: Report, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(full.run, run)
+    change_manifest(run / "importance", lambda values: values["config"].update(mentions="needed"))
+    text = Path(write_report(str(run)).path).read_text()
+    assert "of a random sample of sentences, with the 95% interval" in text
+    assert " ± " in text
+
+
+def test_the_interval_sums_deviations_per_sentence(full: Report) -> None:
+    with open_run(RunPaths(root=str(full.run))) as connection:
+        changes = data.weigh(connection, only_sample=True)
+        rows = connection.sql("""
+            SELECT band, doc_id, (SELECT max(s.start) FROM sentences s
+                WHERE s.doc_id = i.doc_id AND s.start <= i.start), si
+            FROM importance i JOIN links USING (doc_id, start, "end")
+            JOIN entity_frequency USING (qid)
+        """).fetchall()
+    for band, found in changes.items():
+        by_sentence: dict[tuple[str, int], list[float]] = {}
+        for name, doc_id, sentence, si in rows:
+            if name == band:
+                by_sentence.setdefault((doc_id, sentence), []).append(si)
+        scores = list(by_sentence.values())
+        mean = np.mean([si for sentence in scores for si in sentence])
+        deviations = [sum(si - mean for si in sentence) for sentence in scores]
+        count = sum(map(len, scores))
+        wanted = 1.96 * np.std(deviations, ddof=1) * np.sqrt(len(scores)) / count
+        # The mean of deviations is 0, so their standard deviation is that about the ratio.
+        assert found.margin == pytest.approx(wanted, rel=1e-3)
+
+
 def test_run_in_which_nothing_is_linked(sample_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(sample_run, run)
