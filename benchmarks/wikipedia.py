@@ -245,7 +245,7 @@ def corpus_settings(path: str, spacy_model: str) -> list[str]:
         # A small corpus: finer units keep two processes busy.
         "documents.unit_mb=0.25",
         "link.unit_mb=0.25",
-        # Fitting weights grows with a corpus up to 50,000 links, which is no cost of a token.
+        # Fitting weights grows with a corpus up to 20,000 links, which is no cost of a token.
         "link.weights=trained",
     ]
     return [*settings, f"link.spacy_model={json.dumps(spacy_model)}"] if spacy_model else settings
