@@ -7,7 +7,9 @@ bfloat16 is several times slower, so `auto` asks the processor.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from schemas.processor import multiplies_bfloat16
 
 # A product of bfloat16 on a processor has a multiple of this many rows.
 ROWS_OF_A_PRODUCT = 64
+_is_exact: ContextVar[bool] = ContextVar("is_exact", default=False)
 
 
 def number_format(name: str, device: torch.device) -> torch.dtype:
@@ -43,6 +46,16 @@ def working_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
+@contextmanager
+def exact_rows() -> Iterator[None]:
+    """Add no rows inside a `with` block: where what few rows take is extrapolated to many."""
+    token = _is_exact.set(True)
+    try:
+        yield
+    finally:
+        _is_exact.reset(token)
+
+
 def rows_to_add(rows: Tensor, dtype: torch.dtype) -> int:
     """Return how many rows to add to these, so that products of few shapes follow.
 
@@ -50,6 +63,6 @@ def rows_to_add(rows: Tensor, dtype: torch.dtype) -> int:
     vocabulary's gradient, where the product took 10. Numbers that follow from a draw differ at every
     step. Nothing is added in float32 or where there is no row.
     """
-    if dtype != torch.bfloat16 or rows.device.type != "cpu":
+    if _is_exact.get() or dtype != torch.bfloat16 or rows.device.type != "cpu":
         return 0
     return -len(rows) % ROWS_OF_A_PRODUCT

@@ -28,7 +28,7 @@ from trelm_train.config import MemoryConfig
 from trelm_train.data.loader import Position, assemble, sentences_from_lists
 from trelm_train.memory.bank_store import note_bytes, pick_storage, ranks_here
 from trelm_train.model.encoder import Attention, encode_reads, read_positions
-from trelm_train.model.precision import products
+from trelm_train.model.precision import exact_rows, products
 from trelm_train.reporting.metrics import rss_mb
 from trelm_train.routing.probes import CHUNK_TOKENS
 from trelm_train.routing.router import Router
@@ -263,6 +263,7 @@ def _kept_bytes(session: Session, rows: int, width: int) -> int:
         _routed(session),
         counted_activations(counts),
         products(components.dtype, components.model.device),
+        exact_rows(),
     ):
         encode_reads(components.model.family, components.model.pack(batch), read, attention)
     return counts[0]
