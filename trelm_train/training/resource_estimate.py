@@ -11,6 +11,7 @@ compared with what the machine has.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +29,7 @@ from trelm_train.config import MemoryConfig
 from trelm_train.data.loader import Position, assemble, sentences_from_lists
 from trelm_train.memory.bank_store import note_bytes, pick_storage, ranks_here
 from trelm_train.model.encoder import Attention, encode_reads, read_positions
-from trelm_train.model.precision import exact_rows, products
+from trelm_train.model.precision import exact_rows, products, rows_to_add
 from trelm_train.reporting.metrics import rss_mb
 from trelm_train.routing.probes import CHUNK_TOKENS
 from trelm_train.routing.router import Router
@@ -199,12 +200,25 @@ def _batch_bytes(session: Session) -> tuple[float, float]:
     rows = max(1, train.batch_tokens // width)
 
     # The difference between two rows and one is the cost of each further row.
-    one_row, two_rows = (_kept_bytes(session, count, width) for count in (1, 2))
-    activations = one_row + (two_rows - one_row) * (rows - 1)
+    with exact_rows():
+        one_row, two_rows = (_kept_bytes(session, count, width) for count in (1, 2))
+    activations: float = one_row + (two_rows - one_row) * (rows - 1)
+    # Rows that are added, so that products have few shapes: what one takes, and how many there are.
+    num_added, num_added_to_one = (_num_added(session, count * width) for count in (rows, 1))
+    if num_added_to_one:
+        filled = _kept_bytes(session, 1, width)
+        activations += (filled - one_row) * num_added / num_added_to_one
 
     logit_rows = _logit_share(session) * rows * width
     head = LOGIT_COPIES * FLOAT * logit_rows * components.model.config.vocab_size
     return float(activations), head
+
+
+def _num_added(session: Session, num_tokens: int) -> int:
+    """Return how many rows are added to those of so many tokens that are learned."""
+    components, share = session.components, session.request.config.masking.probability
+    learned = torch.empty(math.ceil(share * num_tokens), device=components.model.device)
+    return rows_to_add(learned, components.dtype)
 
 
 def _logit_share(session: Session) -> float:
@@ -263,7 +277,6 @@ def _kept_bytes(session: Session, rows: int, width: int) -> int:
         _routed(session),
         counted_activations(counts),
         products(components.dtype, components.model.device),
-        exact_rows(),
     ):
         encode_reads(components.model.family, components.model.pack(batch), read, attention)
     return counts[0]
