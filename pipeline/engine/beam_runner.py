@@ -127,9 +127,10 @@ def beam_options(settings: RunnerSettings) -> PipelineOptions:
     runner = IN_PROCESS if settings.is_local else settings.runner
     flags.append(f"--runner={runner}")
     if settings.is_local:
+        workers = settings.workers or usable_cores()
+        # Also for one: the stage before may have had more.
+        os.environ[LOCAL_WORKERS] = str(workers)
         if settings.workers != 1:
-            workers = settings.workers or usable_cores()
-            os.environ[LOCAL_WORKERS] = str(workers)
             flags += ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"]
     else:
         check_runner(settings.runner)
