@@ -98,8 +98,7 @@ def needs_of(config: RunConfig, stages: Sequence[str], settings: RunnerSettings)
     Raises:
         StageError: an input is not there.
     """
-    dumps = _decoded(files.find(config.kb.dumps), is_dump=True)
-    corpus = _decoded(files.find(config.documents.inputs), is_dump=False)
+    dumps, corpus = _decoded_inputs(config)
     shares = [SHARES[name] for name in stages]
     disk = sum(
         share.at_least + share.of_dumps * dumps + share.of_corpus * corpus for share in shares
@@ -127,10 +126,17 @@ def suited_workers(stage: str, config: RunConfig, settings: RunnerSettings) -> R
     if not settings.is_local or settings.workers != 0:
         return settings
     share = SHARES[stage]
-    dumps = _decoded(files.find(config.kb.dumps), is_dump=True)
-    corpus = _decoded(files.find(config.documents.inputs), is_dump=False)
+    dumps, corpus = _decoded_inputs(config)
     core_s = (share.s_per_dump_mb * dumps + share.s_per_corpus_mb * corpus) / 1e6
     return replace(settings, workers=1) if core_s < 2 * START_S else settings
+
+
+def _decoded_inputs(config: RunConfig) -> tuple[float, float]:
+    """Return about how many bytes the dumps decode to, and the corpus."""
+    return (
+        _decoded(files.find(config.kb.dumps), is_dump=True),
+        _decoded(files.find(config.documents.inputs), is_dump=False),
+    )
 
 
 def _decoded(entries: Iterable[FileEntry], *, is_dump: bool) -> float:

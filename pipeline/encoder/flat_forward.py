@@ -64,6 +64,14 @@ class FlatBatch:
         groups = list(zip(counts.tolist(), (-values).tolist(), strict=True))
         return cls(ids, spread(np.zeros_like(lengths), lengths), groups)
 
+    def parts(self) -> Iterator[tuple[slice, int, int]]:
+        """Yield the rows of each group, with its number of sequences and their length."""
+        start = 0
+        for count, length in self.groups:
+            stop = start + count * length
+            yield slice(start, stop), count, length
+            start = stop
+
 
 class FlatForward:
     """Run a frozen encoder. Threads may share it: each takes a workspace of its own."""
@@ -115,11 +123,10 @@ class FlatForward:
         tokens = FlatBatch.of(sequences.take(batch), self._frame)
         with torch.inference_mode(), self._workspace(self._num_rows(budget)) as space:
             states = self._run(tokens, space)
-            means, start = [], 0
-            for count, length in tokens.groups:
-                states_Bnd = states[start : start + count * length].view(count, length, -1)
-                means.append(states_Bnd[:, 1:-1].mean(1))
-                start += count * length
+            means = [
+                states[rows].view(count, length, -1)[:, 1:-1].mean(1)
+                for rows, count, length in tokens.parts()
+            ]
             return np.asarray(torch.cat(means).numpy())
 
     def _num_rows(self, budget: int) -> int:
@@ -161,9 +168,7 @@ class FlatForward:
         """Write what attention makes of queries, keys and values; each sequence sees itself only."""
         from torch.nn.functional import scaled_dot_product_attention
 
-        start = 0
-        for count, length in batch.groups:
-            rows = slice(start, start + count * length)
+        for rows, count, length in batch.parts():
             queries, keys, values = (
                 space.joined[rows].view(count, length, 3, num_heads, -1).permute(2, 0, 3, 1, 4)
             )
@@ -171,7 +176,6 @@ class FlatForward:
             space.attended[rows].view(count, length, num_heads, -1).copy_(
                 found_Bhnd.transpose(1, 2)
             )
-            start = rows.stop
 
 
 class _Workspace:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from functools import cache
 from typing import TYPE_CHECKING
 
 from pipeline.kb.terms import label_languages
@@ -34,19 +35,29 @@ def open_scanner(rules: KbRules) -> EntityScanner | None:
     # Longer names than any that Wikidata has are left to the decoder.
     if max(len(name.encode()) for name in (*languages, rules.wiki)) > MAX_NAME_BYTES:
         return None
+    if not _works():
+        return None
+    from pipeline.kb.entity_scanner import EntityScanner
+
+    return EntityScanner(languages, rules.wiki)
+
+
+@cache
+def _works() -> bool:
+    """Try a scanner, which compiles it or reads what was compiled; once per process, and so is said why not.
+
+    A numba that refuses this numpy, or a cache that is damaged or cannot be written, leaves dumps to the
+    decoder.
+    """
     try:
         from pipeline.kb.entity_scanner import EntityScanner
 
-        scanner = EntityScanner(languages, rules.wiki)
-        # Compiles, or reads what was compiled.
-        scanner.scan(SMALLEST_RECORD)
-    # A numba that refuses this numpy, a cache that is damaged or cannot be written: the decoder reads
-    # dumps without it.
+        EntityScanner(("en",), "enwiki").scan(SMALLEST_RECORD)
     except Exception as error:  # noqa: BLE001 - whatever a package that nobody needs may raise
         logger.warning(
             "kb: reads dumps without compiled code (%s: %s); it makes the same rows, slower",
             type(error).__name__,
             str(error).strip().partition("\n")[0],
         )
-        return None
-    return scanner
+        return False
+    return True

@@ -7,6 +7,7 @@ import gzip
 import json
 import random
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,15 @@ def test_without_numba_there_is_no_scanner(monkeypatch: pytest.MonkeyPatch) -> N
     assert fast.open_scanner(RULES) is None
 
 
+@pytest.fixture
+def untried() -> Iterator[None]:
+    """A process that has not tried a scanner yet, before and after the test."""
+    fast._works.cache_clear()
+    yield
+    fast._works.cache_clear()
+
+
+@pytest.mark.usefixtures("untried")
 @pytest.mark.parametrize(
     "error",
     [ImportError("Numba needs NumPy 2.3 or less"), OSError(28, "No space left"), EOFError()],
@@ -221,8 +231,12 @@ def test_a_numba_that_does_not_work_leaves_the_dump_to_the_decoder(
     monkeypatch.setattr(entity_scanner, "scan_entity", broken)
     assert fast.open_scanner(RULES) is None
     assert f"without compiled code ({type(error).__name__}" in caplog.text
+    # Every unit asks.
+    assert fast.open_scanner(RULES) is None
+    assert caplog.text.count("without compiled code") == 1
 
 
+@pytest.mark.usefixtures("untried")
 def test_without_a_folder_for_numbas_cache_there_is_no_scanner(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -9,7 +9,9 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,30 +184,30 @@ def test_same_run_same_page(full: Report, tmp_path: Path) -> None:
     )
 
 
-def test_stage_that_is_out_of_date_is_not_shown(full: Report, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def page_after(full: Report, folder: Path, change: Callable[[dict[str, Any]], object]) -> str:
+    """The page of a copy of the run, in which the manifest of `importance` is another one."""
+    run = folder / "run"
     shutil.copytree(full.run, run)
-    change_manifest(run / "importance", lambda values: values["inputs"].update(link="older"))
-    text = Path(write_report(str(run)).path).read_text()
+    change_manifest(run / "importance", change)
+    return Path(write_report(str(run)).path).read_text()
+
+
+def test_stage_that_is_out_of_date_is_not_shown(full: Report, tmp_path: Path) -> None:
+    text = page_after(full, tmp_path, lambda values: values["inputs"].update(link="older"))
     assert "Semantic importance is out of date" in text
     assert "The choice of targets is out of date" in text
 
 
 def test_tables_of_another_form_are_out_of_date(full: Report, tmp_path: Path) -> None:
     """As after an update of this program."""
-    run = tmp_path / "run"
-    shutil.copytree(full.run, run)
-    change_manifest(
-        run / "importance", lambda values: values["tables"]["importance"].update(version=2)
+    text = page_after(
+        full, tmp_path, lambda values: values["tables"]["importance"].update(version=2)
     )
-    assert "Semantic importance is out of date" in Path(write_report(str(run)).path).read_text()
+    assert "Semantic importance is out of date" in text
 
 
 def test_figures_of_a_sample_have_an_interval(full: Report, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(full.run, run)
-    change_manifest(run / "importance", lambda values: values["config"].update(mentions="needed"))
-    text = Path(write_report(str(run)).path).read_text()
+    text = page_after(full, tmp_path, lambda values: values["config"].update(mentions="needed"))
     assert "of a random sample of sentences, with the 95% interval" in text
     assert " ± " in text
 
