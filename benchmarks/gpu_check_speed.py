@@ -7,39 +7,33 @@ is not judged here: `gpu_check` puts the figures of several processes side by si
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import linear
 
 from benchmarks.child import own_peak_rss_mb
 from benchmarks.gpu_check_data import made_model, made_shards, sentence_ids
 from benchmarks.gpu_check_runs import COMMON, described
 from benchmarks.gpu_check_verdict import at_least, at_most, between, verdict
 from benchmarks.train_data import SHAPES
+from benchmarks.train_limit import StepProducts, seconds_per_call, step_flops
 from benchmarks.train_ours import PLAIN, throughput
 from trelm_train.config import load_config
-from trelm_train.model.encoder import sentence_attention
 from trelm_train.model.masked_lm import load_pretrained
 from trelm_train.training.session import RunRequest
 from trelm_train.training.train import PLAN_NAME, run
 
 MB = 1e6
-# Of the tokens, those that the head is asked at.
-TARGETS = 0.15
 # Planned over measured memory. Wide: on a GPU it has never been measured.
 PLAN_BOUNDS = (0.7, 1.5)
 # Of cosines to those of the processor in float32.
 MOST_APART = {"float32": 1e-4, "bfloat16": 3e-2}
-WARM_PASSES = 2
 
 
 def environment(out: Path, device: str) -> dict[str, Any]:  # noqa: ARG001 - all checks get a folder
@@ -158,15 +152,15 @@ def limit(out: Path, device: str, steps: int, sizes: Mapping[str, Any]) -> dict[
     hidden, layers = SHAPES[sizes["shape"]]
     lengths = _lengths(sizes)
     tokens = int(lengths.sum())
-    work = _Products(hidden, layers, sizes["vocabulary"], lengths, device)
+    work = StepProducts(hidden, layers, sizes["vocabulary"], lengths, device)
     seconds = {
-        "with_attention": _seconds(work.with_attention, steps, device),
-        "products": _seconds(work.products, steps, device),
+        "with_attention": seconds_per_call(work.with_attention, steps, device),
+        "products": seconds_per_call(work.products, steps, device),
     }
     flops = step_flops(hidden, layers, sizes["vocabulary"], lengths)
     side = 8192 if device == "cuda" else 256
     square = torch.ones(side, side, dtype=torch.bfloat16, device=device)
-    peak = 2 * side**3 / _seconds(lambda: square @ square, steps, device)
+    peak = 2 * side**3 / seconds_per_call(lambda: square @ square, steps, device)
     return verdict(
         [at_least(name, value, 1e-9) for name, value in seconds.items()],
         tokens_per_s={name: tokens / value for name, value in seconds.items()},
@@ -181,85 +175,6 @@ def _lengths(sizes: Mapping[str, Any]) -> np.ndarray:
     words = sentence_ids(sizes["vocabulary"], sizes["sentences"])
     lengths = np.asarray([len(one) + 2 for one in words])
     return lengths[np.cumsum(lengths) <= sizes["batch_tokens"]]
-
-
-def step_flops(hidden: int, layers: int, vocabulary: int, lengths: np.ndarray) -> float:
-    """Count the multiplications and additions of a step: forward, and twice that backward.
-
-    A layer has 12 h² weights; attention takes 4 n h per token of a sentence of n tokens; the head is
-    asked at 15 % of the tokens.
-    """
-    tokens = float(lengths.sum())
-    attention = 4.0 * hidden * float((lengths.astype(np.float64) ** 2).sum())
-    head = TARGETS * tokens * 2 * (hidden * hidden + hidden * vocabulary)
-    return 3 * (layers * (tokens * 24 * hidden * hidden + attention) + head)
-
-
-class _Products:
-    """Hold weights and one batch of states."""
-
-    def __init__(
-        self, hidden: int, layers: int, vocabulary: int, lengths: np.ndarray, device: str
-    ) -> None:
-        def weight(rows: int, columns: int) -> Tensor:
-            # Each product keeps the size of what it gets, so nothing overflows.
-            made = torch.randn(rows, columns, device=device, dtype=torch.bfloat16)
-            return (made / math.sqrt(columns)).requires_grad_()
-
-        shapes = [
-            (3 * hidden, hidden),
-            (hidden, hidden),
-            (4 * hidden, hidden),
-            (hidden, 4 * hidden),
-        ]
-        self.layers = [[weight(*shape) for shape in shapes] for _ in range(layers)]
-        self.head = [weight(hidden, hidden), weight(vocabulary, hidden)]
-        self.heads = hidden // 64
-        tokens = int(lengths.sum())
-        self.states = torch.randn(tokens, hidden, device=device, dtype=torch.bfloat16)
-        self.targets = torch.arange(0, tokens, round(1 / TARGETS), device=device)
-        borders = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        self.borders, self.longest = torch.from_numpy(borders).to(device), int(lengths.max())
-
-    def with_attention(self) -> None:
-        """Run one step."""
-        self._step(self._attention)
-
-    def products(self) -> None:
-        """Run one step without attention: its output is taken to be the values."""
-        self._step(lambda _q, _k, v: v)
-
-    def _attention(self, *qkv: Tensor) -> Tensor:
-        split = (flat.view(len(flat), self.heads, -1) for flat in qkv)
-        return sentence_attention(*split, self.borders, self.longest).flatten(1)
-
-    def _step(self, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-        states = self.states
-        for qkv, out, up, down in self.layers:
-            mixed = attend(*linear(states, qkv).chunk(3, dim=1))
-            states = linear(linear(linear(mixed, out), up), down)
-        transform, decoder = self.head
-        logits = linear(linear(states[self.targets], transform), decoder)
-        torch.autograd.backward(logits, torch.ones_like(logits))
-        for weight in [*self.head, *(one for layer in self.layers for one in layer)]:
-            weight.grad = None
-
-
-def _seconds(step: Callable[[], object], steps: int, device: str) -> float:
-    """Return the seconds of one step: the mean of some, after two that warm up."""
-    for _ in range(WARM_PASSES):
-        step()
-    _wait(device)
-    start = time.perf_counter()
-    for _ in range(steps):
-        step()
-    _wait(device)
-    return (time.perf_counter() - start) / steps
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def memory(out: Path, device: str, steps: int, sizes: Mapping[str, Any]) -> dict[str, Any]:

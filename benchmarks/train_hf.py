@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from benchmarks.train_data import training_rows
+from schemas.freed_memory import keep_freed_memory
 from trelm_train.config import load_config
 from trelm_train.data.arrays import expand
 from trelm_train.data.loader import BatchStream, Packing, Position
@@ -97,6 +98,8 @@ def arguments(out: Path, steps: int, batch_size: int, **more: Any) -> TrainingAr
 
 def trainer(out: Path, **request: Any) -> dict[str, Any]:
     """Take a number of steps; return seconds and tokens of those after the first two."""
+    if request.get("keep_memory"):
+        keep_freed_memory()
     torch.set_num_threads(request["threads"])
     model = AutoModelForMaskedLM.from_pretrained(request["model"], dtype=torch.float32)
     tokenizer = load_tokenizer(request["model"])

@@ -45,6 +45,8 @@ BATCH_TOKENS, WIDTH = 4096, 128
 DEFAULT_ROWS, WIDE_ROWS, LARGE_ROWS = 8, BATCH_TOKENS // WIDTH, BATCH_TOKENS // 28
 PACKAGES = ("trelm", "torch", "transformers", "accelerate", "numpy", "pyarrow")
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
+# The variant that only multiplies.
+LIMIT = "products"
 
 # Times the tokens/s of the Trainer's default.
 DEFAULT_AIMS = {"mini": 10.0, "base": 4.0}
@@ -130,7 +132,23 @@ def throughput_variants(setup: Setup, shape: str) -> list[Variant]:
     ]
     if setup.quick:
         return variants
+    hidden, layers = SHAPES[shape]
     variants += [
+        Variant(
+            name=LIMIT,
+            target="benchmarks.train_limit:products",
+            arguments={
+                **common,
+                "steps": steps,
+                "tokens": BATCH_TOKENS,
+                "bf16": setup.precision == BFLOAT16,
+                "hidden": hidden,
+                "layers": layers,
+            },
+        ),
+        # Ours keeps freed memory for the next arrays; so may the Trainer.
+        add("hf_32_grouped_kept", rows=WIDE_ROWS, grouped=True, keep_memory=True),
+        add("hf_146_grouped_kept", rows=LARGE_ROWS, grouped=True, keep_memory=True),
         add("hf_146", rows=LARGE_ROWS, steps=max(1, steps // 3)),
         add("hf_146_grouped", rows=LARGE_ROWS, grouped=True),
     ]
@@ -151,6 +169,7 @@ def throughput(setup: Setup, shape: str) -> Iterator[dict[str, Any]]:
         tokens = float(measured.results[0]["tokens"])
         measured.variant = replace(measured.variant, work=tokens)
 
+    products = by_name.pop(LIMIT, None)
     rates = {name: measured.rate for name, measured in by_name.items()}
     cpu_rates = {name: measured.cpu_rate for name, measured in by_name.items()}
     reasons = skipped(variants).get("skipped", {})
@@ -161,8 +180,9 @@ def throughput(setup: Setup, shape: str) -> Iterator[dict[str, Any]]:
     )  # fmt: skip
     result = by_name["ours"].results[-1]
     yield {
-        **record(NAME, shape, "tokens/s", by_name, None),
+        **record(NAME, shape, "tokens/s", by_name, products.rate if products else None),
         "precision": setup.precision,
+        "cpu_ratio_to_limit": ratio(cpu_rates["ours"], products.cpu_rate if products else None),
         "cpu_ratio_to_peers": {
             name: cpu_rates["ours"] / rate for name, rate in cpu_rates.items() if name != "ours"
         },
