@@ -59,6 +59,7 @@ OPERATIONAL = {
     "memory.ram_share",
     "memory.folder",
     "evaluation",
+    "card",
 }
 
 
@@ -365,6 +366,18 @@ class RoutingConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CardConfig:
+    """Configure the card of the exported model: what only a person knows."""
+
+    name: str = key("", "Name of the model, as its card gives it")
+    license: str = key(
+        "", "Licence of the exported model, as hubs name it (apache-2.0, cc-by-sa-4.0)"
+    )
+    language: str = key("", "Language of the text, as hubs name it (en)")
+    text: str = key("", "What the text is, and its licence, in words")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """Hold everything that decides a run, besides its paths."""
 
@@ -376,6 +389,7 @@ class Config:
     cka: CkaConfig = field(default_factory=CkaConfig)
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    card: CardConfig = field(default_factory=CardConfig)
 
 
 # Settings that have another name now: the nearest name in their section means something else.

@@ -26,11 +26,14 @@ from schemas.bucket_cache import link_into, work_folder
 from schemas.bucket_copies import joined as join_location
 from schemas.bucket_copies import local_file, local_folder, local_model, send_folder
 from schemas.buckets import Location
-from schemas.checksums import seal
+from schemas.checksums import RUN_NAME, seal
 from schemas.durable import partial_of, publish_folder
 from schemas.errors import ConfigError, TrelmError
 from schemas.run_lock import hold
-from trelm_train.checkpoints.checkpoint import CHECKPOINTS, load_checkpoint
+from trelm_train.checkpoints.checkpoint import CHECKPOINTS, Checkpoint, load_checkpoint
+from trelm_train.checkpoints.description import CONFIG_NAME, read_run
+from trelm_train.checkpoints.model_card import CARD, TrainedModel, write_card
+from trelm_train.config import load_config
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.model.masked_lm import MaskedLm, load_pretrained
 
@@ -140,6 +143,8 @@ def _local_run(path: Location) -> Iterator[tuple[Path, Path]]:
         link_into(local_folder(address), checkpoint)
         if buckets.exists(f"{run}/{INITIAL}/{CONFIG_FILE}"):
             link_into(Path(local_model(f"{run}/{INITIAL}")), work / INITIAL)
+            for name in (RUN_NAME, CONFIG_NAME):
+                shutil.copyfile(local_file(f"{run}/{name}"), work / name)
         if (checkpoint / BANK_FILE).is_file():
             shutil.copyfile(local_file(f"{run}/{ENTITIES_FILE}"), work / ENTITIES_FILE)
         yield checkpoint, work
@@ -163,7 +168,29 @@ def _export_from(path: Path, run: Path, folder: Path) -> int:
     export_model(model, run / INITIAL, folder)
     if (path / BANK_FILE).is_file():
         export_bank(path / BANK_FILE, pq.read_table(run / ENTITIES_FILE), folder)
+    write_card(folder, _described(checkpoint, run, has_bank=(path / BANK_FILE).is_file()))
     return int(checkpoint.state["step"])
+
+
+def _described(checkpoint: Checkpoint, run: Path, *, has_bank: bool) -> TrainedModel:
+    """Return what the card of an exported checkpoint says.
+
+    Raises:
+        ConfigError: the run's description is damaged.
+    """
+    state = checkpoint.state
+    history = state["history"]
+    return TrainedModel(
+        run=read_run(run),
+        config=load_config(run / CONFIG_NAME),
+        step=int(state["step"]),
+        tokens=int(state["tokens"]),
+        before=history.get("validation_before") or {},
+        # Only the end of a run is measured on the whole split.
+        after={},
+        has_bank=has_bank,
+        summary={},
+    )
 
 
 @contextmanager
@@ -180,7 +207,7 @@ def whole_model(out: Location) -> Iterator[Path]:
     if not isinstance(out, Path):
         with work_folder() as folder:
             yield folder
-            seal(folder, apart=[BANK_FOLDER])
+            seal(folder, apart=[BANK_FOLDER, CARD])
             send_folder(folder, out.rstrip("/"), last=CONFIG_FILE)
         return
     place = partial_of(out.resolve())
@@ -191,7 +218,7 @@ def whole_model(out: Location) -> Iterator[Path]:
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
                 yield folder
-                seal(folder, apart=[BANK_FOLDER])
+                seal(folder, apart=[BANK_FOLDER, CARD])
                 publish_folder(folder, out, last=CONFIG_FILE)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -23,11 +23,11 @@ from schemas.buckets import Location
 from schemas.checksums import sealed_damage
 from schemas.errors import ConfigError
 from schemas.ids import item_id, parse_item_id
+from trelm_train.checkpoints.description import CONFIG_NAME
 from trelm_train.checkpoints.export import BANK_FILE, ENTITIES_FILE, find_bank
 from trelm_train.config import load_config
 from trelm_train.memory.bank_file import check_bank
 from trelm_train.memory.memory_bank import NoteRows
-from trelm_train.training.session import CONFIG_NAME
 
 # Legend: T written rows, n rows of a piece, H hidden size; the 2 are the local and the global note.
 

@@ -30,6 +30,7 @@ from trelm_train.checkpoints.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
 )
+from trelm_train.checkpoints.description import CONFIG_NAME, read_run
 from trelm_train.checkpoints.export import (
     BANK_FILE,
     ENTITIES_FILE,
@@ -66,7 +67,6 @@ from trelm_train.training.step import Components
 from trelm_train.training.step_inputs import BatchPreparer
 
 log = logging.getLogger(__name__)
-CONFIG_NAME = "config.toml"
 # What a run writes before its description; and what a new disk has.
 FIRST_FILES = (CONFIG_NAME, METRICS_NAME, INITIAL, ENTITIES_FILE, "lost+found")
 # Those whose versions are written into `run.json`.
@@ -209,6 +209,12 @@ def _lay_out(session: Session) -> None:
         "shards": _lasting(request.shards),
         "model": request.model,
         "fingerprint": shards.fingerprint,
+        "data": {
+            "tokenizer_sha256": shards.tokenizer_sha256,
+            # Of both splits, as the footers count them.
+            "sentences": sum(group.num_rows for group in shards.row_groups),
+            "knowledge_rows": len(session.knowledge),
+        },
         "versions": versions(),
         # Then a missing file of them is damage; older versions wrote none.
         HAS_CHECKSUMS: True,
@@ -275,22 +281,6 @@ def resume_run(
     if checkpoint is not None:
         restore(session, load_checkpoint(checkpoint))
     return session
-
-
-def read_run(out: Path) -> dict[str, Any]:
-    """Return what a run's folder says about its beginning.
-
-    Raises:
-        ConfigError: the file is damaged.
-    """
-    path = out / RUN_NAME
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-        return {**run, **{name: run[name] for name in ("shards", "model", "fingerprint")}}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{path}: damaged ({error}); restore it from a copy, or start a new run in another folder"
-        ) from error
 
 
 def _load_initial(out: Path, run: dict[str, Any], config: Config) -> MaskedLm:

@@ -33,6 +33,7 @@ from trelm_train.checkpoints.checkpoint import (
     CheckpointWriter,
     latest_checkpoint,
 )
+from trelm_train.checkpoints.description import CONFIG_NAME, read_run
 from trelm_train.checkpoints.export import (
     BANK_FILE,
     BANK_FOLDER,
@@ -40,6 +41,7 @@ from trelm_train.checkpoints.export import (
     export_bank,
     export_model,
 )
+from trelm_train.checkpoints.model_card import CARD, TrainedModel, write_card
 from trelm_train.config import Config, load_config, with_automatic_of
 from trelm_train.data.prefetch import prefetch
 from trelm_train.ranks import Ranks, joined
@@ -53,11 +55,9 @@ from trelm_train.training.evaluation import Evaluator, write_evaluation
 from trelm_train.training.report import describe, knowledge_path_of, summarise
 from trelm_train.training.resource_estimate import check_estimate, estimate_resources
 from trelm_train.training.session import (
-    CONFIG_NAME,
     RunRequest,
     Session,
     changed_settings,
-    read_run,
     resume_run,
     start_run,
     state_of,
@@ -331,14 +331,29 @@ def _finish(session: Session, validation: dict[str, Any] | None) -> dict[str, An
         assert checkpoint is not None
         export_bank(checkpoint / BANK_FILE, entities_of(session.knowledge), folder / MODEL)
 
-    # The model's files; those of the bank have checksums of their own.
-    seal(folder / MODEL, apart=[BANK_FOLDER])
-    _write_json(folder / "routing.json", knowledge_path_of(session))
     summary = summarise(session, validation)
+    write_card(folder / MODEL, _described(session, summary))
+    # The model's files; those of the bank have checksums of their own.
+    seal(folder / MODEL, apart=[BANK_FOLDER, CARD])
+    _write_json(folder / "routing.json", knowledge_path_of(session))
     _write_json(folder / "summary.json", summary)
     if session.request.bucket is not None:
         session.request.bucket.publish_end()
     return summary
+
+
+def _described(session: Session, summary: dict[str, Any]) -> TrainedModel:
+    """Return what the model's card says."""
+    return TrainedModel(
+        run=read_run(session.request.folder),
+        config=session.request.config,
+        step=session.step,
+        tokens=session.tokens,
+        before=summary["validation_before"] or {},
+        after=summary["validation_after"] or {},
+        has_bank=session.components.bank is not None,
+        summary=summary,
+    )
 
 
 def _loop(session: Session, tools: _Tools) -> None:
