@@ -285,6 +285,18 @@ def sql_command(run_folder: str, kind: str, out: str, query: str) -> None:
     is_flag=True,
     help="Print the question's SQL, to change it and run it with `sql`.",
 )
+@click.option(
+    "--items",
+    metavar="FILE",
+    default="",
+    help="Answers of a model, for `learned`: what `trelm-train evaluate lama --items` wrote.",
+)
+@click.option(
+    "--before",
+    metavar="FILE",
+    default="",
+    help="The same of the model before training; facts that it knew are left out.",
+)
 @FORMAT_OPTION
 @OUT_OPTION
 @click.argument("name", default="", metavar="[QUESTION]")
@@ -294,6 +306,8 @@ def ask_command(  # noqa: PLR0913 - an option each
     rows: int,
     list_only: bool,  # noqa: FBT001
     show_sql: bool,  # noqa: FBT001
+    items: str,
+    before: str,
     kind: str,
     out: str,
     name: str,
@@ -308,6 +322,7 @@ def ask_command(  # noqa: PLR0913 - an option each
     trelm-pipeline ask rarest --run runs/a
     trelm-pipeline ask entity Q937 --run runs/a
     trelm-pipeline ask tail human --run runs/a --rows 50 --format csv --out tail.csv
+    trelm-pipeline ask learned --run runs/a --items after.parquet --before before.parquet
     Give the SQL to your own DuckDB in the run's folder (run.duckdb holds the views):
       trelm-pipeline ask unsupported --run runs/a --show-sql | (cd runs/a && duckdb run.duckdb)
     """
@@ -323,7 +338,19 @@ def ask_command(  # noqa: PLR0913 - an option each
     question = find_question(name, item)
     if not run_folder:
         raise ConfigError("no run folder; give --run FOLDER, the folder of a finished run")
-    ask(run_folder, question, item, rows, Output(kind=kind, out=out, show_sql=show_sql))
+    output = Output(kind=kind, out=out, show_sql=show_sql)
+    if bool(items) != question.takes_items or (before and not items):
+        raise ConfigError(
+            f"`ask {name}` needs --items FILE, the rows of `trelm-train evaluate lama --items`"
+            if question.takes_items
+            else f"`ask {name}` takes no --items or --before; leave them out"
+        )
+    if question.takes_items:
+        from pipeline.learned.answer import AskedModel, ask_learned
+
+        ask_learned(run_folder, question, AskedModel(items=items, before=before), rows, output)
+        return
+    ask(run_folder, question, item, rows, output)
 
 
 @cli.command("evaluate")
@@ -393,9 +420,36 @@ def evaluate_command(
     show_default=True,
     help="Number of entities that the search box knows, the most frequent ones.",
 )
-def report_command(run_folder: str, out: str, gold: str, num_entities: int) -> None:
+@click.option(
+    "--training",
+    "runs",
+    metavar="FOLDER",
+    multiple=True,
+    help="The --out folder of a `trelm-train run`; several stand side by side.",
+)
+@click.option(
+    "--items",
+    metavar="FILE",
+    multiple=True,
+    help="Answers of a model, which `trelm-train evaluate lama --items` wrote; several, too.",
+)
+@click.option(
+    "--before",
+    metavar="FILE",
+    default="",
+    help="Answers before training: facts known then are left out of the section on learned ones.",
+)
+def report_command(  # noqa: PLR0913 - an option each
+    run_folder: str,
+    out: str,
+    gold: str,
+    num_entities: int,
+    runs: tuple[str, ...],
+    items: tuple[str, ...],
+    before: str,
+) -> None:
     """Write one HTML page about the run. It shows the tail, bands, importance, links, entities,
-    rejects and configuration.
+    rejects and configuration, and with --training and --items what came of training.
 
     \b
     The page is a single file, works offline and loads nothing; docs/report.md says what it shows.
@@ -404,12 +458,15 @@ def report_command(run_folder: str, out: str, gold: str, num_entities: int) -> N
     \b
     trelm-pipeline report --run runs/a
     trelm-pipeline report --run runs/a --gold gold.jsonl --out report.html
+    trelm-pipeline report --run runs/a --training runs/a/train --items after.parquet
     """
     say_after_stop(NOTHING_WRITTEN)
     from pipeline.report.build import write_report
     from pipeline.report.markup import size
+    from pipeline.report.training import TrainingSources
 
-    written = write_report(run_folder, out, gold, num_entities)
+    sources = TrainingSources(runs=runs, items=items, before=before)
+    written = write_report(run_folder, out, gold, num_entities, sources)
     click.echo(f"{written.path}  {size(written.num_bytes)}")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import duckdb
@@ -60,20 +62,15 @@ def run_query(run_folder: str, query: str, kind: str, out: str) -> None:
         _answer(connection, query or LISTING, {}, kind, out)
 
 
-def ask(run_folder: str, question: Question, argument: str, rows: int, output: Output) -> None:
-    """Answer a named question, or show its SQL.
-
-    Args:
-        run_folder: the run.
-        question: the question.
-        argument: the item that the question is about; empty for a question about none.
-        rows: the most rows of the answer.
-        output: how to give it.
+@contextmanager
+def opened_for(
+    run_folder: str, question: Question, output: Output
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a run that has all that a question needs, once its output has been checked.
 
     Raises:
         ConfigError: an unknown output kind, or Parquet to the terminal.
-        StageError: a table is missing (names the stage), the item is not in the run, or the folder
-            holds no run.
+        StageError: a table is missing (names the stage), or the folder holds no run.
     """
     _check(output.kind, output.out)
     paths = RunPaths(root=run_folder)
@@ -92,13 +89,31 @@ def ask(run_folder: str, question: Question, argument: str, rows: int, output: O
                 f"{run_folder}: `ask {question.name}` needs {missing[0]!r}; "
                 f"run `trelm-pipeline {stage} --run {run_folder}` first"
             )
+        yield connection
 
+
+def ask(run_folder: str, question: Question, argument: str, rows: int, output: Output) -> None:
+    """Answer a named question, or show its SQL.
+
+    Args:
+        run_folder: the run.
+        question: the question.
+        argument: the item that the question is about; empty for a question about none.
+        rows: the most rows of the answer.
+        output: how to give it.
+
+    Raises:
+        ConfigError: an unknown output kind, or Parquet to the terminal.
+        StageError: a table is missing (names the stage), the item is not in the run, or the folder
+            holds no run.
+    """
+    with opened_for(run_folder, question, output) as connection:
         # DuckDB refuses parameters that a query does not use.
         values = {"rows": rows} if "$rows" in question.sql else {}
         if question.about:
             values["item"] = find_item(connection, argument)
         if output.show_sql:
-            _put((shown(question, values) + "\n").encode(), output.out)
+            put_text(shown(question, values), output.out)
         else:
             _answer(connection, question.sql, values, output.kind, output.out)
 
@@ -139,13 +154,29 @@ def _answer(
 
         # DuckDB draws the table itself, without fetching more rows than it shows.
         if kind == "table" and out == "-":
-            width = shutil.get_terminal_size((160, 24)).columns
-            relation.show(max_width=width, max_rows=MAX_SHOWN)
+            relation.show(max_width=_width(), max_rows=MAX_SHOWN)
             return
         rows = relation.to_arrow_table()
     except duckdb.Error as error:
         raise StageError(f"the query failed: {error}") from error
     _write(rows, kind, out)
+
+
+def give_rows(connection: duckdb.DuckDBPyConnection, rows: pa.Table, output: Output) -> None:
+    """Give rows as `ask` gives those of a query."""
+    if output.kind == "table" and output.out == "-":
+        connection.from_arrow(rows).show(max_width=_width(), max_rows=MAX_SHOWN)
+    else:
+        _write(rows, output.kind, output.out)
+
+
+def _width() -> int:
+    return shutil.get_terminal_size((160, 24)).columns
+
+
+def put_text(text: str, out: str) -> None:
+    """Write a text and an end of line, to the terminal or to a file."""
+    _put((text + "\n").encode(), out)
 
 
 def _write(rows: pa.Table, kind: str, out: str) -> None:

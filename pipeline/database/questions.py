@@ -28,6 +28,8 @@ class Question:
     sql: str
     # The argument that it takes, such as an item; empty for none.
     about: str = ""
+    # It is about the answers of a model, the file of --items; then it is more than its SQL.
+    takes_items: bool = False
 
 
 # Facts of the knowledge base per entity, as their subject or object.
@@ -44,6 +46,10 @@ distances AS (
     FROM importance i
     JOIN links l ON l.doc_id = i.doc_id AND l.start = i.start AND l."end" = i."end"
     GROUP BY l.qid)"""
+
+LEARNED_NEEDS = (
+    "entity_frequency", "surface_frequency", "fact_support", "importance", "links", "facts", "redirects",
+)  # fmt: skip
 
 QUESTIONS = (
     Question(
@@ -260,6 +266,21 @@ FROM entity_frequency f JOIN entities e USING (qid) LEFT JOIN facts_of o USING (
 WHERE f.band = 'tail' AND list_contains(e.instance_of, $item)
 ORDER BY f.num_mentions, num_facts DESC, 1 LIMIT $rows
 """,
+    ),
+    # Their features come from SQL (`pipeline.learned`), their answer from a model fitted to them.
+    Question(
+        name="learned",
+        meaning="what tells the facts that a model knows from others (--items): AUC by feature",
+        needs=LEARNED_NEEDS,
+        sql="",
+        takes_items=True,
+    ),
+    Question(
+        name="learned-facts",
+        meaning="the facts that a model was asked (--items), most surprising first",
+        needs=LEARNED_NEEDS,
+        sql="",
+        takes_items=True,
     ),
 )
 BY_NAME = {question.name: question for question in QUESTIONS}

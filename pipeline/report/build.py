@@ -19,6 +19,7 @@ from pipeline.link.evaluation.evaluate import evaluate_run
 from pipeline.report import data, entities
 from pipeline.report.facts import Calibration, ReportContent
 from pipeline.report.page import page
+from pipeline.report.training import NO_TRAINING, Training, TrainingSources, read_training
 from schemas import BY_NAME
 from schemas.errors import ConfigError
 from schemas.outputs import check_output
@@ -33,7 +34,11 @@ class WrittenReport:
 
 
 def write_report(
-    run_folder: str, out: str = "", gold: str = "", num_entities: int = 20_000
+    run_folder: str,
+    out: str = "",
+    gold: str = "",
+    num_entities: int = 20_000,
+    sources: TrainingSources = NO_TRAINING,
 ) -> WrittenReport:
     """Make the report of a run and write it, by default to `report.html` in the run's folder.
 
@@ -42,18 +47,20 @@ def write_report(
         out: the file to write.
         gold: gold links, for calibration; empty = none.
         num_entities: how many of the most frequent entities the search box knows.
+        sources: what the page shows of training.
 
     Raises:
         StageError: a stage is missing or out of date (names the command), or the file cannot be
             written.
-        ConfigError: `out` is a folder or a named pipe.
+        ConfigError: `out` is a folder or a named pipe, or a source of training is not what it
+            should be.
     """
     paths = RunPaths(root=run_folder)
     target = out or files.join(run_folder, "report.html")
     if Path(target).is_dir():
         example = files.join(target, "report.html")
         raise ConfigError(f"--out {target}: a folder; name a file, for example {example}")
-    check_output(target, "--out", [gold])
+    check_output(target, "--out", [gold, *sources.items, sources.before])
     files.refuse_named_pipe(target, "--out")
     # Everything else that the page shows can be missing, but not the counts.
     paths.require("stats")
@@ -61,7 +68,10 @@ def write_report(
     # Gold is compared first: a wrong gold file should stop before the slow queries.
     scores = evaluate_run(run_folder, gold) if gold else None
     with open_run(paths) as connection:
-        content = collect(connection, paths, Calibration(gold, scores) if scores else None)
+        # Small, and given by hand: what is wrong with it is said before the slow queries.
+        training = read_training(connection, sources)
+        calibration = Calibration(gold, scores) if scores else None
+        content = collect(connection, paths, calibration, training)
         search_columns = entities.searchable(connection, num_entities)
 
     html = page(content, search_columns).encode()
@@ -70,7 +80,10 @@ def write_report(
 
 
 def collect(
-    connection: duckdb.DuckDBPyConnection, paths: RunPaths, calibration: Calibration | None
+    connection: duckdb.DuckDBPyConnection,
+    paths: RunPaths,
+    calibration: Calibration | None,
+    training: Training,
 ) -> ReportContent:
     """Collect everything that the page shows, as small rows."""
     # A stage that has not run has no manifest.
@@ -115,6 +128,7 @@ def collect(
         top=entities.top_entities(connection),
         sample=entities.tail_sample(connection),
         calibration=calibration,
+        training=training,
     )
 
 

@@ -18,6 +18,8 @@ from schemas.stats import BANDS
 NUM_TOP = 25
 # The most surfaces, companions and facts that are shown of an entity.
 PER_ENTITY = 3
+# Sentences of an entity that its card quotes, and the characters on either side of the mention.
+QUOTES, QUOTE_SIDE = 2, 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,8 @@ def searchable(connection: duckdb.DuckDBPyConnection, limit: int) -> dict[str, A
 
     A list per entity holds its values one after the other. `surfaces`: text, count, text, count, …;
     `near`: index of the other entity in these columns, shared sentences, …; `facts`: index of the
-    property, 1 where this entity is the subject, index of the other entity, shared documents, …
+    property, 1 where this entity is the subject, index of the other entity, shared documents, …;
+    `quotes`: text before a mention, the mention, text after it, …
 
     Args:
         connection: a run.
@@ -126,6 +129,7 @@ def searchable(connection: duckdb.DuckDBPyConnection, limit: int) -> dict[str, A
     columns["near"] = _grouped(_companions(connection), len(rows))
     columns["properties"], facts = _facts(connection)
     columns["facts"] = _grouped(facts, len(rows))
+    columns["quotes"] = _grouped(_quotes(connection), len(rows))
     return columns
 
 
@@ -151,6 +155,33 @@ def _surfaces(connection: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
         ) <= {PER_ENTITY}
         ORDER BY l.place, s.num_mentions DESC, s.surface
     """).fetchall()
+
+
+def _quotes(connection: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
+    """Return rows of index, text before, mention and text after: the first sentences of each entity.
+
+    Costs one pass over the texts of the documents.
+    """
+    return connection.execute(
+        """
+        WITH chosen AS (
+            SELECT l.place, k.doc_id, k.start, k."end", k.sentence_start
+            FROM links k JOIN listed l ON l.qid = k.qid
+            QUALIFY row_number() OVER (PARTITION BY k.qid ORDER BY k.doc_id, k.start) <= $quotes
+        ), cut AS (
+            SELECT c.place, c.doc_id, c.start,
+                d.text[c.sentence_start + 1:c.start] AS before, d.text[c.start + 1:c."end"] AS mention,
+                d.text[c."end" + 1:s."end"] AS after
+            FROM chosen c JOIN documents d USING (doc_id)
+            JOIN sentences s ON s.doc_id = c.doc_id AND s.start = c.sentence_start
+        )
+        SELECT place,
+            CASE WHEN length(before) > $side THEN '…' || right(before, $side) ELSE before END, mention,
+            CASE WHEN length(after) > $side THEN left(after, $side) || '…' ELSE after END
+        FROM cut ORDER BY place, doc_id, start
+        """,
+        {"quotes": QUOTES, "side": QUOTE_SIDE},
+    ).fetchall()
 
 
 def _companions(connection: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:

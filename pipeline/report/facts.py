@@ -16,6 +16,7 @@ from pipeline.report.data import (
     RejectGroup,
 )
 from pipeline.report.entities import EntityRow
+from pipeline.report.training import Training
 from schemas.manifest import Manifest
 
 
@@ -55,3 +56,4 @@ class ReportContent:
     top: list[EntityRow]
     sample: list[EntityRow]
     calibration: Calibration | None
+    training: Training

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from pipeline.report import link_sections, run_sections, tail_sections
+from pipeline.report import link_sections, run_sections, tail_sections, training_sections
 from pipeline.report.facts import ReportContent
 from pipeline.report.markup import Markup, data_block, interval, number, percent, tag
 
@@ -33,6 +33,8 @@ class Section:
     name: str
     heading: str
     body: Callable[[ReportContent], Markup]
+    # Sections on training appear only where something of it was given.
+    is_shown: Callable[[ReportContent], bool] = lambda _: True
 
 
 SECTIONS = (
@@ -43,9 +45,21 @@ SECTIONS = (
     Section("detectors", "Detectors", "What found the mentions", link_sections.detectors),
     Section("nil", "NIL", "Mentions without an item", link_sections.nil),
     Section("entities", "Entities", "Top and tail entities", run_sections.entities),
+    Section(
+        "training", "Training", "Training runs", training_sections.training,
+        lambda content: bool(content.training.runs),
+    ),
+    Section(
+        "probes", "Probes", "What models answer", training_sections.probes,
+        lambda content: bool(content.training.answers),
+    ),
+    Section(
+        "learned", "Learned", "Which facts are known", training_sections.learned,
+        lambda content: content.training.learned is not None,
+    ),
     Section("rejects", "Rejects", "Rejects by reason", run_sections.rejects),
     Section("run", "Run", "The run", run_sections.run),
-)
+)  # fmt: skip
 
 
 def page(content: ReportContent, search_columns: dict[str, Any]) -> str:
@@ -82,7 +96,7 @@ def page(content: ReportContent, search_columns: dict[str, Any]) -> str:
         "body",
         tag("a", "Skip to content", href="#main", class_="skip"),
         _bar(),
-        tag("div", _navigation(), _main(content, name, search_columns), class_="layout"),
+        tag("div", _navigation(content), _main(content, name, search_columns), class_="layout"),
         tag("div", id="tip", aria_hidden="true", hidden="hidden"),
         # The script reads the data when it starts, so they stand before it.
         data_block("entities-data", search_columns),
@@ -108,12 +122,16 @@ def _bar() -> Markup:
     return tag("header", brand, button, class_="bar-top")
 
 
-def _navigation() -> Markup:
+def _shown(content: ReportContent) -> list[Section]:
+    return [section for section in SECTIONS if section.is_shown(content)]
+
+
+def _navigation(content: ReportContent) -> Markup:
     """Return the list of links to the sections."""
     links = [
         ("summary", "Summary"),
         ("find", "Find an entity"),
-        *((section.anchor, section.name) for section in SECTIONS),
+        *((section.anchor, section.name) for section in _shown(content)),
     ]
     items = (tag("li", tag("a", text, href=f"#{anchor}")) for anchor, text in links)
     return tag("nav", tag("ul", *items), aria_label="Sections")
@@ -123,7 +141,7 @@ def _main(content: ReportContent, name: str, search_columns: dict[str, Any]) -> 
     """Return everything beside the navigation."""
     # Each section follows the same pattern, so the navigation and the tests can rely on it.
     sections = []
-    for section in SECTIONS:
+    for section in _shown(content):
         title_id = f"{section.anchor}-title"
         heading = tag("h2", section.heading, id=title_id)
         body = section.body(content)

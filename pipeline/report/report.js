@@ -79,6 +79,31 @@
   }, { rootMargin: "-20% 0px -70% 0px" });
   for (const id of links.keys()) watcher.observe(byId(id));
 
+  /* Tables as CSV: numbers without thousands separators; a text that a spreadsheet would compute is quoted by '. */
+  const textOf = (cell) => {
+    const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT), pieces = [];
+    while (walker.nextNode()) pieces.push(walker.currentNode.data.trim());
+    return pieces.filter((piece) => piece).join(" ");
+  };
+  const csvCell = (cell) => {
+    const text = textOf(cell);
+    if (cell.tagName === "TD" && cell.classList.contains("n")) return text.replace(/,(?=\d{3})/g, "").replace(/−/g, "-").replace(/^–$/, "");
+    const safe = /^[=+\-@\t]/.test(text) ? `'${text}` : text;
+    return /[",\n\r]/.test(safe) ? `"${safe.replace(/"/g, '""')}"` : safe;
+  };
+  for (const box of document.querySelectorAll(".scroll:has(table)")) {
+    const name = textOf(box.querySelector("caption"));
+    const save = make("button", { type: "button", class: "button csv", "aria-label": `Download as CSV: ${name}` }, "CSV");
+    save.addEventListener("click", () => {
+      const lines = [...box.querySelectorAll("tr")].map((row) => [...row.cells].map(csvCell).join(","));
+      /* The mark in front tells spreadsheets that it is UTF-8. */
+      const address = URL.createObjectURL(new Blob([`\ufeff${lines.join("\r\n")}\r\n`], { type: "text/csv" }));
+      make("a", { href: address, download: `${name.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "")}.csv` }).click();
+      setTimeout(() => URL.revokeObjectURL(address), 1000);
+    });
+    box.after(save);
+  }
+
   /* Search */
   const data = JSON.parse(byId("entities-data").textContent);
   const query = byId("query"), results = byId("results"), found = byId("found"), card = byId("card");
@@ -199,6 +224,8 @@
       listOf("In a sentence with", pairs(data.near[place], 2).map(([other, count]) => make("li", {}, go(other), ` ${number(count)}×`))),
       listOf("Facts in the text", pairs(data.facts[place], 4).map(factOf(place))),
     ];
+    const quotes = listOf("Sentences", pairs(data.quotes[place], 3).map(([before, mention, after]) =>
+      make("li", {}, make("q", {}, before, make("b", {}, mention), after))));
     const id = idOf(data.qid[place]);
     const source = data.qid[place] >= FIRST_OWN ? `${id}, added to this run`
       : make("a", { href: `https://www.wikidata.org/wiki/${id}`, rel: "noopener noreferrer" }, `${id} on Wikidata`);
@@ -208,6 +235,7 @@
       make("p", { class: "meta" }, make("span", { class: `chip ${band}` }, band), " ", make("bdi", {}, data.description[place]), " ", source),
       make("dl", {}, ...values.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)))),
       make("div", { class: "facts" }, ...lists),
+      quotes,
     ));
     close();
     query.value = nameOf(place);

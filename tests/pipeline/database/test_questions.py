@@ -17,12 +17,12 @@ import pytest
 
 from pipeline.database.connection import open_run
 from pipeline.database.questions import QUESTIONS
-from pipeline.database.run_database import write_database
 from pipeline.engine.tables import RunPaths
 from schemas import BY_NAME
 from schemas.checksums import sealed
 from tests.manifests import list_again
 from tests.pipeline.cases import in_process, rows_of
+from tests.pipeline.scored_run import cosine_of, scored_copy
 
 ARGUMENTS = {"item": "Q90", "type": "Q515"}
 
@@ -39,28 +39,14 @@ def answered(run: Path, *arguments: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def scored_run(sample_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample with an importance of every linked mention: its cosine follows from the item."""
-    from benchmarks.made_run import write_stage
-    from schemas import IMPORTANCE
-
-    run = tmp_path_factory.mktemp("scored") / "run"
-    shutil.copytree(sample_run, run)
-    rows = [
-        (row[0], row[1], row[2], cosine_of(row[7]), 1.0, True)
-        for row in rows_of(run, "links")
-        if row[7] is not None
-    ]
-    write_stage(run, "importance", {"importance": (IMPORTANCE, [IMPORTANCE.from_rows(rows)])})
-    write_database(RunPaths(root=str(run)))
-    return run
+    return scored_copy(sample_run, tmp_path_factory.mktemp("scored"))
 
 
-def cosine_of(qid: object) -> float:
-    assert isinstance(qid, int)
-    return 1 - (qid % 97 + 1) / 1000
-
-
-@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.name)
+@pytest.mark.parametrize(
+    "question",
+    [one for one in QUESTIONS if not one.takes_items],
+    ids=lambda question: question.name,
+)
 def test_every_question_answers_and_its_sql_gives_the_same(scored_run: Path, question: Any) -> None:
     argument = [ARGUMENTS[question.about]] if question.about else []
     rows = answered(scored_run, question.name, *argument, "--rows", "7")

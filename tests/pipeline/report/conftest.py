@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.report.build import write_report
+from pipeline.report.training import TrainingSources
 from tests.pipeline.cases import GOLD
 from tests.pipeline.report import browser as chromium
 from tests.pipeline.report import runs
@@ -32,15 +33,25 @@ class Report:
 
 @pytest.fixture(scope="session")
 def full(sample_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
-    """Everything there is to show: importance, shards, gold, rejects, and an entity whose name is
-    markup.
+    """Everything there is to show: importance, shards, gold, rejects, two training runs, answers of
+    two models, and an entity whose name is markup.
     """
-    run = tmp_path_factory.mktemp("report") / "full"
+    folder = tmp_path_factory.mktemp("report")
+    run = folder / "full"
     shutil.copytree(sample_run, run)
     runs.add_importance(run)
     runs.add_shards(run)
     qid = runs.make_hostile(run)
-    return Report(run, Path(write_report(str(run), gold=str(GOLD)).path), qid)
+    before = runs.add_answers(run, folder / "before.parquet", "b", wrong_every=2)
+    after = runs.add_answers(run, folder / "after.parquet", "a")
+    trained = (
+        runs.add_training(folder, "facts", [4.0, 3.0, 2.5, 2.0]),
+        runs.add_training(folder, runs.HOSTILE_NAME, [4.0, 3.5, 3.25]),
+    )
+    sources = TrainingSources(
+        runs=tuple(map(str, trained)), items=(str(before), str(after)), before=""
+    )
+    return Report(run, Path(write_report(str(run), gold=str(GOLD), sources=sources).path), qid)
 
 
 @pytest.fixture(scope="session")

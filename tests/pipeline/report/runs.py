@@ -5,6 +5,7 @@ that try to break out.
 from __future__ import annotations
 
 import dataclasses
+import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,11 +18,14 @@ from pipeline.engine.tables import RunPaths
 from schemas import ENTITIES, EXAMPLES, IMPORTANCE, KNOWLEDGE, REJECTS, SURFACE_FREQUENCY, Table
 from schemas.checksums import checksum_of
 from schemas.manifest import MANIFEST_NAME, Manifest, PartFile, TableFiles
+from schemas.probes import LAMA_ITEMS
 from schemas.shards import ENTITY, POLICIES, POLICY_BITS
 from tests.manifests import list_again
 
 HOSTILE = '</script><img src=x onerror="window.broken=1">\'&\u2028é'
 HOSTILE_TEXT = '"><script>window.broken=2</script>'
+# A folder may be called so.
+HOSTILE_NAME = "<img src=x onerror='window.broken=4'>"
 HOSTILE_REASON = "<b onclick='window.broken=3'>bad</b>"
 
 
@@ -151,3 +155,49 @@ def make_hostile(run: Path) -> int:
         dataclasses.replace(documents, tables=tables).to_json()
     )
     return qid
+
+
+def add_training(folder: Path, name: str, losses: list[float]) -> Path:
+    """What a trainer leaves: a logged interval per loss, the last line torn, and a summary."""
+    made = folder / name
+    made.mkdir(parents=True)
+    rows = [
+        {"step": 10 * at, "mlm_loss": loss, "fact_loss": loss + 1 if at % 2 else 0.0}
+        for at, loss in enumerate(losses, 1)
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (made / "metrics.jsonl").write_text(text + '{"step": 10000, "mlm_lo')
+    evaluation = {"step": 10 * len(losses), "loss": losses[-1] - 0.25, "accuracy": None}
+    (made / "evaluations.jsonl").write_text(json.dumps(evaluation) + "\n")
+    measured = {"loss": losses[0], "entity_loss": 5.5, "cka_score": None}
+    summary = {
+        "steps": 10 * len(losses), "tokens": 123_456, "training_s": 7.5, "weights_updated_share": 0.25,
+        "validation_before": measured, "validation_after": {**measured, "entity_loss": 4.25},
+    }  # fmt: skip
+    (made / "summary.json").write_text(json.dumps(summary))
+    return made
+
+
+def add_answers(run: Path, path: Path, model: str, *, wrong_every: int = 0) -> Path:
+    """Answers to every fact of a run: what the corpus states is known, but for every n-th fact."""
+    facts = ask(
+        run,
+        "SELECT DISTINCT f.subject, f.predicate, f.object, u.subject IS NOT NULL, s.band FROM facts f "
+        "LEFT JOIN fact_support u USING (subject, predicate, object) "
+        "LEFT JOIN entity_frequency s ON s.qid = f.subject ORDER BY ALL",
+    )
+    known = [
+        is_stated and not (wrong_every and at % wrong_every == 0)
+        for at, (*_, is_stated, _band) in enumerate(facts)
+    ]
+    columns: dict[str, list] = {name: [None] * len(facts) for name in LAMA_ITEMS.column_names}
+    columns |= {
+        "model": [model] * len(facts), "relation": [f"P{fact[1]}" for fact in facts],
+        "template": ["[X] [Y]"] * len(facts), "sub_label": [f"s{fact[0]}" for fact in facts],
+        "obj_label": [f"o{fact[2]}" for fact in facts], "sub_qid": [fact[0] for fact in facts],
+        "obj_qid": [fact[2] for fact in facts], "sub_band": [fact[4] for fact in facts],
+        "rank": [1 if one else 3 for one in known], "p_gold": [0.5] * len(facts), "answers": [[]] * len(facts),
+        "p_answers": [[]] * len(facts),
+    }  # fmt: skip
+    pq.write_table(LAMA_ITEMS.from_columns(columns), path)
+    return path

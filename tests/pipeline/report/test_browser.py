@@ -4,6 +4,8 @@ that it loads nothing.
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,8 @@ from tests.pipeline.report.conftest import Report
 pytestmark = pytest.mark.slow
 
 SECTIONS = (
-    "summary", "find", "rank", "bands", "importance", "confidence", "detectors", "nil", "entities", "rejects", "run",
+    "summary", "find", "rank", "bands", "importance", "confidence", "detectors", "nil", "entities", "training", "probes",
+    "learned", "rejects", "run",
 )  # fmt: skip
 LISTED = "return [...document.querySelectorAll('#results:not([hidden]) li .what > bdi')].map((one) => one.textContent)"
 OPENED = "return document.querySelector('#card article')?.dataset.qid ?? null"
@@ -111,6 +114,7 @@ def test_charts_and_tables_are_drawn(page: Browser) -> None:
     )
     assert [title for title, *_ in charts] == [
         "Mentions of an entity by its rank", "Semantic importance by band", "Mentions by confidence", "Accuracy by confidence",
+        "Losses by step",
     ]  # fmt: skip
     for title, marks, role, height in charts:
         assert marks >= 3, title
@@ -251,6 +255,121 @@ def test_a_name_that_is_markup_stays_a_name(page: Browser, full: Report) -> None
     assert runs.HOSTILE_TEXT in cells
     assert page.run("return document.querySelectorAll('img').length") == 0
     assert page.run("return window.broken ?? null") is None
+
+
+def test_two_runs_stand_side_by_side(page: Browser) -> None:
+    drawn = page.run(
+        "return [...document.querySelectorAll('#training .chart.wide > g[class]')].map((one) => [one.getAttribute('class'),"
+        " one.querySelectorAll('circle.mark').length, one.querySelectorAll('polygon.mark').length,"
+        " one.querySelectorAll('path.line').length])"
+    )
+    assert drawn == [["head", 4, 1, 2], ["tail", 3, 1, 2]], (
+        "a colour, dots, a diamond, two lines each"
+    )
+    legend = page.run(
+        "return [...document.querySelectorAll('#training .legend span')].map((one) => one.textContent)"
+    )
+    assert legend == ["facts", runs.HOSTILE_NAME]
+    ends = page.run(
+        "return [...document.querySelectorAll('#training > .scroll tbody tr')]"
+        ".map((row) => [...row.cells].map((one) => one.textContent))"
+    )
+    measured = ["4.000", "4.000", "5.500", "4.250", "–", "–"]
+    assert ends[0] == ["facts", "40", "123,456", "7.5", "25.0%", *measured]
+    assert ends[1][:2] == [runs.HOSTILE_NAME, "30"]
+
+
+def test_answers_are_counted_by_band_and_relation(page: Browser, full: Report) -> None:
+    tables = page.run(
+        "return Object.fromEntries([...document.querySelectorAll('#probes table')].map((one) => [one.caption.textContent,"
+        " [...one.tBodies[0].rows].map((row) => [...row.cells].map((cell) => cell.innerText.replace(/\\s+/g, ' ')))]))"
+    )
+    num_facts, num_stated = runs.ask(
+        full.run,
+        "SELECT count(*), count(u.subject) FROM (SELECT DISTINCT * FROM facts) "
+        "LEFT JOIN (SELECT DISTINCT subject, predicate, object FROM fact_support) u USING (subject, predicate, object)",
+    )[0]
+    before, after = tables["Answers of the models"]
+    assert (before[0], after[0]) == ("before.parquet", "after.parquet")
+    assert after[1] == f"{num_facts:,}"
+    assert after[3] == f"{100 * num_stated / num_facts:.1f}%"
+    assert before[3] < after[3]
+    bands = tables["P@1 by band of the subject"]
+    assert [row[0] for row in bands] == ["head", "torso", "tail", "never linked"]
+    assert bands[-1][2].endswith(" 0.0%"), "what is never linked is never stated"
+    relations = {row[0]: row[2].split()[0] for row in tables["P@1 by relation"]}
+    counted = runs.ask(
+        full.run, "SELECT pid(predicate), count(*) FROM (SELECT DISTINCT * FROM facts) GROUP BY 1"
+    )
+    assert relations == {name: f"{count:,}" for name, count in counted}
+
+
+def test_support_tells_what_is_known(page: Browser) -> None:
+    rows = page.run(
+        "return [...document.querySelectorAll('#learned tbody tr')].map((row) => [...row.cells].map((one) => one.innerText))"
+    )
+    assert rows[0][0] == "support"
+    assert float(rows[0][2].split("%")[0]) > 90
+    assert "relation" in [row[0] for row in rows]
+
+
+def test_tables_can_be_saved_as_csv(page: Browser) -> None:
+    page.run(
+        "window.saved = []; const make = URL.createObjectURL;"
+        "URL.createObjectURL = (blob) => { window.saved.push(blob); return make.call(URL, blob); };"
+        "HTMLAnchorElement.prototype.click = function () { window.named = this.download; };"
+    )
+    boxes, buttons = page.run(
+        "return [document.querySelectorAll('.scroll table').length, document.querySelectorAll('button.csv').length]"
+    )
+    assert boxes == buttons > 10
+    texts = {}
+    for section in ("bands", "entities", "probes"):
+        page.run(f"document.querySelector('#{section} button.csv').click()")
+        name = page.run("return window.named")
+        text = page.driver.execute_async_script("window.saved.at(-1).text().then(arguments[0])")
+        texts[name] = list(csv.reader(io.StringIO(text, newline="")))
+    assert sorted(texts) == [
+        "answers-of-the-models.csv",
+        "bands-in-figures.csv",
+        "most-frequent-entities.csv",
+    ]
+
+    heads, *rows = texts["most-frequent-entities.csv"]
+    assert heads[:4] == ["Entity", "Description", "Band", "Mentions"]
+    assert rows[0][:2] == [runs.HOSTILE, runs.HOSTILE_TEXT], "quotes and commas stay"
+    assert int(rows[0][3]) > 1
+    assert [row[0] for row in texts["bands-in-figures.csv"][1:]] == ["head", "torso", "tail"]
+
+
+def test_what_a_spreadsheet_would_compute_is_text(page: Browser) -> None:
+    page.run(
+        "window.saved = []; const make = URL.createObjectURL;"
+        "URL.createObjectURL = (blob) => { window.saved.push(blob); return make.call(URL, blob); };"
+        "HTMLAnchorElement.prototype.click = () => {};"
+        "const row = document.querySelector('#entities tbody tr');"
+        "row.cells[0].textContent = '=1+1'; row.cells[1].textContent = '-A'; row.cells[3].textContent = '−1,234,567';"
+        "document.querySelector('#entities button.csv').click();"
+    )
+    text = page.driver.execute_async_script("window.saved.at(-1).text().then(arguments[0])")
+    assert text.splitlines()[1].split(",")[:4] == ["'=1+1", "'-A", "head", "-1234567"]
+
+
+def test_card_quotes_sentences(page: Browser, full: Report) -> None:
+    qid, text, start, end = runs.ask(
+        full.run,
+        'SELECT qid, d.text, l.start, l."end" FROM links l JOIN documents d USING (doc_id) WHERE qid IS NOT NULL '
+        f"AND qid <> {full.hostile_qid} ORDER BY doc_id, start LIMIT 1",
+    )[0]
+    look_for(page, f"Q{qid}")
+    page.press(ENTER)
+    quoted = page.run(
+        "return [...document.querySelectorAll('#card q')].map((one) => [one.querySelector('b').textContent, one.textContent])"
+    )
+    assert 1 <= len(quoted) <= 2
+    mention, sentence = quoted[0]
+    assert mention == text[start:end]
+    assert sentence.strip("…") in text
 
 
 def test_hover_says_the_values(page: Browser) -> None:
