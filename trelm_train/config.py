@@ -374,7 +374,7 @@ class CardConfig:
         "", "Licence of the exported model, as hubs name it (apache-2.0, cc-by-sa-4.0)"
     )
     language: str = key("", "Language of the text, as hubs name it (en)")
-    text: str = key("", "What the text is, and its licence, in words")
+    text: str = key("", "Description of the text and of its licence, in words")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
