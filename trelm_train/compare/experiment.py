@@ -16,6 +16,7 @@ from typing import Literal
 
 from schemas.errors import ConfigError
 from schemas.settings import build, key, load_toml, with_overrides
+from trelm_train.compare.published import published_table
 from trelm_train.config import Config, load_config
 from trelm_train.evaluate.lama import read_jsonl
 
@@ -69,6 +70,9 @@ class Settings:
     timing_rounds: int = key(5, "Rounds in which an arm and the baseline take turns to be timed")
     timing_steps: int = key(4, "Steps of each of the two in a round")
     resamples: int = key(1000, "Resamples of the bootstrap")
+    published: str = key(
+        "", "Name of a published table that stands below the results; empty for none"
+    )
     importance_seconds: float = key(
         0.0, "Seconds that semantic importance took offline; 0 asks the shards' run"
     )
@@ -121,6 +125,9 @@ class Arm:
     name: str = key("", "Name of the arm, which becomes a folder")
     set: tuple[str, ...] = key((), "Settings of this arm, as SECTION.KEY=VALUE")
     rates: tuple[float, ...] = key((), "Learning rates to try; empty takes the experiment's")
+    shards: str = key(
+        "", "Folder of other shards that this arm trains on; empty takes the experiment's"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +142,11 @@ class Experiment:
     def arm(self, name: str) -> Arm:
         """Return the arm of a name."""
         return next(arm for arm in self.arms if arm.name == name)
+
+    def shards_of(self, name: str) -> str:
+        """Return the shards that an arm trains on; measured are those of the experiment."""
+        own = next((arm.shards for arm in self.arms if arm.name == name), "")
+        return own or self.experiment.shards
 
     def rates_of(self, arm: Arm) -> tuple[float, ...]:
         """Return the rates that an arm tries."""
@@ -195,6 +207,7 @@ def _check_settings(settings: Settings) -> None:
         if getattr(settings, name) < 1:
             raise ConfigError(f"experiment.{name} must be 1 or more")
     _check_seeds(settings)
+    published_table(settings.published)
 
 
 def _check_differ(name: str, values: Sequence[float]) -> None:

@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from schemas.buckets import location_of
-from trelm_train.compare.experiment import Experiment, Settings
+from trelm_train.compare.experiment import Experiment
 from trelm_train.compare.plan import Cost
 from trelm_train.config import Config
 from trelm_train.training.session import RunRequest, Session, prepare_run
@@ -140,17 +140,21 @@ def _open_phases(experiment: Experiment, name: str, folder: Path) -> list[_Phase
     steps = WARM_UP_STEPS + settings.timing_rounds * settings.timing_steps + 3
     config = _in_memory(experiment.config(experiment.arm(name), steps=steps))
     return [
-        _Phase(share, _open(settings, of_phase, folder / f"{number}"))
+        _Phase(share, _open(experiment, name, of_phase, folder / f"{number}"))
         for number, (share, of_phase) in enumerate(phases_of(config))
     ]
 
 
-def _open(settings: Settings, config: Config, folder: Path) -> _Timed:
-    """Open a session, ready for its first step."""
+def _open(experiment: Experiment, name: str, config: Config, folder: Path) -> _Timed:
+    """Open a session of an arm, ready for its first step."""
+    settings = experiment.experiment
     folder.mkdir(parents=True, exist_ok=True)
     session = prepare_run(
         RunRequest(
-            shards=location_of(settings.shards), model=settings.model, out=folder, config=config
+            shards=location_of(experiment.shards_of(name)),
+            model=settings.model,
+            out=folder,
+            config=config,
         )
     )
     inputs = stream_step_inputs(

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from trelm_train.compare.charts import curve_chart, legend
 from trelm_train.compare.markup import Markup, joined, table, tag
 from trelm_train.compare.plan import nearest, untrained_run
+from trelm_train.compare.published import NOT_COMPARABLE, published_table
 from trelm_train.compare.run_one import RESULT
 from trelm_train.compare.summary import (
     DASH,
@@ -65,6 +66,7 @@ def page(tables: Tables) -> str:
         _resources_section(tables),
         _rates_section(tables),
         _runs_section(tables),
+        _published_section(tables.comparison.experiment.experiment.published),
         footer,
     )
     return f"<!doctype html>\n{tag('html', head, tag('body', main), lang='en')}\n"
@@ -289,6 +291,20 @@ def _is_taken(run: dict[str, Any], tables: Tables) -> bool:
     return any(
         rate == run["rate"] and nearest(budget, tuning_budgets) == run["budget"]
         for budget, rate in rate_of_budget.items()
+    )
+
+
+def _published_section(name: str) -> Markup | None:
+    """Return the published table that the experiment names."""
+    published = published_table(name)
+    if published is None:
+        return None
+    return tag(
+        "section",
+        tag("h2", f"Published: {published.title}"),
+        tag("p", f"{NOT_COMPARABLE} {published.source}. {published.note}"),
+        table(published.title, published.columns, published.rows),
+        id="published",
     )
 
 

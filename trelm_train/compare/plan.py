@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from schemas.bucket_copies import local_model
 from schemas.buckets import location_of
+from schemas.errors import ConfigError
 from schemas.settings import to_dict
 from trelm_train.compare.experiment import UNTRAINED, Arm, Experiment
 from trelm_train.config import OPERATIONAL, TRAINING_VERSION, Config
-from trelm_train.data.shards import open_shards, sha256_of
+from trelm_train.data.shards import Shards, open_shards, sha256_of
 
 # Raised when the same inputs give other measures.
 # 2: the loss near rare entities.
@@ -158,11 +160,23 @@ class Inputs:
     shards: str
     model: str
     questions: str
+    # Of arms that train on shards of their own.
+    arm_shards: Mapping[str, str] = field(default_factory=dict)
 
-    def fingerprint(self, config: Config | None) -> str:
-        """Return the fingerprint of a run with these settings; what changes nothing is left out."""
+    def shards_of(self, arm: str) -> str:
+        """Return the fingerprint of the shards that an arm trains on."""
+        return self.arm_shards.get(arm, self.shards)
+
+    def fingerprint(self, config: Config | None, arm: str = "") -> str:
+        """Return the fingerprint of an arm's run with these settings.
+
+        What changes nothing is left out.
+        """
         learned = learned_settings(config) if config else {}
-        return digest([asdict(self), learned, MEASURES_VERSION, TRAINING_VERSION])
+        inputs = {"shards": self.shards, "model": self.model, "questions": self.questions}
+        if self.shards_of(arm) != self.shards:
+            inputs["arm_shards"] = self.shards_of(arm)
+        return digest([inputs, learned, MEASURES_VERSION, TRAINING_VERSION])
 
 
 def learned_settings(config: Config) -> dict[str, Any]:
@@ -201,10 +215,31 @@ def inputs_of(experiment: Experiment) -> Inputs:
     model_files = sorted(path for path in files if path.is_file())
     return Inputs(
         shards=open_shards(location_of(settings.shards)).fingerprint,
+        arm_shards={
+            arm.name: _checked_shards(experiment, arm).fingerprint
+            for arm in experiment.arms
+            if arm.shards
+        },
         # A model of the hub is known by its name alone.
         model=digest([sha256_of(path) for path in model_files]) if model_files else settings.model,
         questions=digest(questions),
     )
+
+
+def _checked_shards(experiment: Experiment, arm: Arm) -> Shards:
+    """Open an arm's own shards.
+
+    Raises:
+        ConfigError: they are not there, or made for another tokenizer than the experiment's.
+    """
+    own = open_shards(location_of(arm.shards))
+    whole = open_shards(location_of(experiment.experiment.shards))
+    if own.tokenizer_sha256 != whole.tokenizer_sha256:
+        raise ConfigError(
+            f"arm {arm.name!r}: {arm.shards} was made with another tokenizer than "
+            f"{experiment.experiment.shards}; make it for the same model"
+        )
+    return own
 
 
 def digest(value: Any) -> str:  # noqa: ANN401 - anything that JSON holds

@@ -212,7 +212,7 @@ def _train(task: Task) -> dict[str, Any]:
 
     is_resumed = latest_checkpoint(folder / CHECKPOINTS) is not None
     request = RunRequest(
-        shards=location_of(settings.shards),
+        shards=location_of(task.experiment.shards_of(run.arm)),
         model=settings.model,
         out=folder,
         config=run.config,

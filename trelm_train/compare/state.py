@@ -46,7 +46,7 @@ class Comparison:
             experiment=self.experiment,
             run=run,
             root=self.root,
-            fingerprint=self.inputs.fingerprint(run.config),
+            fingerprint=self.inputs.fingerprint(run.config, run.arm),
             keep_models=self.keep_models,
         )
 

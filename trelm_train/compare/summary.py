@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from trelm_train.compare.published import NOT_COMPARABLE, published_table
 from trelm_train.compare.run_one import RESULT
 from trelm_train.compare.statistics import Estimate
 from trelm_train.compare.tables import RESOURCES, Measure, MeasureTable, Tables, TimeToQuality
@@ -109,7 +110,19 @@ def markdown(tables: Tables) -> str:
     for table in tables.measures:
         lines += _measure_lines(tables, table)
     lines += ["## What the runs took", "", *_resource_lines(tables)]
+    lines += _published_lines(experiment.published)
     return "\n".join(lines) + "\n"
+
+
+def _published_lines(name: str) -> list[str]:
+    """Return the published table that the experiment names."""
+    published = published_table(name)
+    if published is None:
+        return []
+    return [
+        f"## Published: {published.title}", "", f"{NOT_COMPARABLE} {published.source}. {published.note}", "",
+        *_table(published.columns, published.rows),
+    ]  # fmt: skip
 
 
 def method_lines(tables: Tables) -> list[str]:

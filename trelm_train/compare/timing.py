@@ -57,7 +57,10 @@ def _timing_fingerprint(comparison: Comparison, name: str) -> str:
     experiment, inputs = comparison.experiment, comparison.inputs
     names = (name, experiment.experiment.baseline)
     settings = [learned_settings(experiment.config(experiment.arm(item))) for item in names]
-    return digest([settings, inputs.shards, inputs.model, TIMING_VERSION, TRAINING_VERSION])
+    # As it was before arms had shards of their own.
+    of_arms = [inputs.shards_of(item) for item in names]
+    shards = inputs.shards if set(of_arms) == {inputs.shards} else of_arms
+    return digest([settings, shards, inputs.model, TIMING_VERSION, TRAINING_VERSION])
 
 
 def _known_cost(comparison: Comparison, name: str) -> dict[str, Any] | None:

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import shutil
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from schemas.errors import ConfigError
+from tests.manifests import change_manifest, list_again
 from tests.trelm_train.compare.conftest import PLAIN, WriteExperiment
 from trelm_train.compare.execute import rank_rates
 from trelm_train.compare.experiment import load_experiment
 from trelm_train.compare.measure import _Timed, measure_cost, phases_of, scaled
 from trelm_train.compare.plan import Cost, Inputs, final_runs, inputs_of, nearest, tuning_runs
+from trelm_train.compare.published import published_tables
 from trelm_train.config import load_config
+from trelm_train.data.shards import sha256_of
 
 BASE = Cost(step_s=1.0, step_flops=10.0)
 REFUSED = pytest.raises(ConfigError, match="both ask about")
@@ -127,6 +132,57 @@ def test_a_fingerprint_is_of_all_that_is_learned(
     # How often it is saved changes nothing.
     saved = replace(config, train=replace(config.train, checkpoint_every=7))
     assert inputs.fingerprint(saved) == whole
+
+
+def test_an_arm_may_train_on_other_shards(
+    write_experiment: WriteExperiment, shards_path: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(shards_path, tmp_path / "other"))
+    part = next(other.rglob("examples-*.parquet"))
+    pq.write_table(pq.read_table(part), part, compression="none")
+    list_again(other)
+    path = write_experiment()
+    before = inputs_of(load_experiment(path))
+    text = path.read_text().replace(
+        'name = "random+10%"', f'name = "random+10%"\nshards = "{other}"'
+    )
+    path.write_text(text)
+    experiment = load_experiment(path)
+    inputs = inputs_of(experiment)
+
+    assert experiment.shards_of("mlm") == str(shards_path)
+    assert experiment.shards_of("random+10%") == str(other)
+    # Runs of the other arms need not be made again.
+    config = experiment.config(experiment.arms[0])
+    assert inputs.fingerprint(config, "mlm") == before.fingerprint(config, "mlm")
+    assert inputs.fingerprint(config, "random+10%") != before.fingerprint(config, "random+10%")
+
+
+def test_shards_of_another_tokenizer_are_refused(
+    write_experiment: WriteExperiment, shards_path: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(shards_path, tmp_path / "other"))
+    (tokenizer,) = other.rglob("tokenizer.json")
+    tokenizer.write_text(tokenizer.read_text() + "\n")
+    list_again(other)
+    digest = sha256_of(tokenizer)
+    change_manifest(other, lambda values: values["extra"].update(tokenizer_sha256=digest))
+    path = write_experiment()
+    path.write_text(path.read_text().replace('name = "mlm"', f'name = "mlm"\nshards = "{other}"'))
+    with pytest.raises(ConfigError, match="arm 'mlm'.*another tokenizer"):
+        inputs_of(load_experiment(path))
+
+
+def test_published_tables_have_as_many_cells_as_columns(write_experiment: WriteExperiment) -> None:
+    tables = published_tables()
+    assert {"talk-lama", "talk-typing", "talk-relation", "talk-acceleration"} <= tables.keys()
+    for table in tables.values():
+        assert {len(row) for row in table.rows} == {len(table.columns)}
+    lama = tables["talk-lama"]
+    best = dict(zip(lama.columns, lama.rows[0], strict=True))
+    assert (best["probes"], best["TRELM"], best["TRELM-BERT"]) == ("T-REx", "33.0", "36.8")
+    with pytest.raises(ConfigError, match="'talk' is no table; there are talk-lama"):
+        load_experiment(write_experiment(published="talk"))
 
 
 def test_inputs_notice_a_changed_probe(write_experiment: WriteExperiment) -> None:

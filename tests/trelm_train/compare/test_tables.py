@@ -174,6 +174,18 @@ def test_the_summary_reads_well(tables: Tables) -> None:
     assert "Untrained model: 10.0." in text
 
 
+def test_a_published_table_stands_below_the_results(comparison: Comparison) -> None:
+    settings = replace(comparison.experiment.experiment, published="talk-typing")
+    comparison.experiment = replace(comparison.experiment, experiment=settings)
+    text = markdown(make_tables(comparison))
+    assert "## Published: Open Entity, micro F1 in per cent" in text
+    assert "| 73.6 | 75.4 | 75.6 |" in text
+    assert "no bar for the runs above" in text
+    html = write_pages(comparison).read_text()
+    assert 'id="published"' in html
+    assert "78.0 ± 1.2" in html
+
+
 def test_the_page_escapes_every_text(comparison: Comparison) -> None:
     comparison.failed_arms["evil"] = "<script>alert('1')</script> & more"
     html = write_pages(comparison).read_text()

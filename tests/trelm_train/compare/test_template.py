@@ -27,13 +27,25 @@ ARMS = {
         "weak-memory",
     ],
     "from_scratch": ["mlm", "notes", "triples", "notes+triples"],
+    "acceleration": ["mlm", "default", "mlm+memory", "talk"],
+    "policies": [
+        "mlm", "all", "asked-all", "asked-high-frequency", "asked-low-frequency", "asked-importance",
+        "asked-long-tail-important", "asked-klt",
+    ],
+    "ablation": [
+        "mlm", "facts", "facts+contrast", "facts+injection", "facts+injection+memory", "facts+upper", "facts+ig", "facts+random",
+    ],
+    "robustness": ["mlm", "clean", "links-10", "links-30", "facts-10", "facts-30", "mlm-facts-30"],
     "real": ["default", "mlm", "salient-spans", "talk"],
 }  # fmt: skip
+# Files that choose no rates.
+GIVEN_RATES = ("from_scratch", "injection", "policies", "ablation", "robustness")
 
 
 @pytest.mark.parametrize("name", ARMS)
 def test_the_files_are_right(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRELM_SYNTH", str(tmp_path))
+    monkeypatch.setenv("TRELM_NOISY", str(tmp_path / "noisy"))
     monkeypatch.setenv("TRELM_MODEL", "bert-base-uncased")
     monkeypatch.setenv("TRELM_TEXT", str(tmp_path / "general.txt"))
     probes = tmp_path / "probes"
@@ -53,9 +65,9 @@ def test_the_files_are_right(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert {path.stem for path in (ROOT / "experiments").glob("*.toml")} == set(ARMS)
     assert [arm.name for arm in experiment.arms] == ARMS[name]
     # Nothing that chooses a rate is tested: the file would be refused.
-    if name in ("from_scratch", "injection"):
-        # One rate for all, so nothing is chosen.
-        assert len(experiment.experiment.rates) == 1
+    if name in GIVEN_RATES:
+        # One rate for an arm, so nothing is chosen.
+        assert all(len(experiment.rates_of(arm)) == 1 for arm in experiment.arms)
         return
     chosen, *tested = experiment.probes
     assert chosen.role == "validation"
