@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))
 RUN = "demo/run"
 GOLD = "examples/tiny/gold.jsonl"
 LOOKED_FOR = "chopin"
+TRAINING_SECTIONS = ["training", "probes", "learned"]
 DESKTOP_WIDTH, PHONE_WIDTH = 1280, 390
 PICTURES = (
     ("report.png", DESKTOP_WIDTH, "light"),
@@ -25,9 +26,15 @@ PICTURES = (
 def main() -> None:
     """Write the report of the demo's run, and its pictures."""
     from pipeline.report.build import write_report
+    from pipeline.report.training import TrainingSources
     from tests.pipeline.report.browser import ENTER, browser
 
-    written = write_report(RUN, gold=GOLD)
+    sources = TrainingSources(
+        runs=("demo/train",),
+        items=("demo/before.parquet", "demo/after.parquet"),
+        before="demo/before.parquet",
+    )
+    written = write_report(RUN, gold=GOLD, sources=sources)
     with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as page:
         for name, width, scheme in PICTURES:
             page.open(Path(written.path).absolute(), (width, 900), scheme)
@@ -41,6 +48,19 @@ def main() -> None:
                 )
             )
             page.picture(Path(__file__).parent / name, width, height)
+
+        page.open(Path(written.path).absolute(), (DESKTOP_WIDTH, 900), "light")
+        # The sections on training alone: everything else is taken off the page.
+        page.run(
+            "for (const one of document.querySelectorAll('main > *, .bar-top'))"
+            " if (!arguments[0].includes(one.id)) one.remove()",
+            TRAINING_SECTIONS,
+        )
+        page.settle()
+        height = round(
+            page.run("return document.querySelector('main').getBoundingClientRect().bottom")
+        )
+        page.picture(Path(__file__).parent / "report-training.png", DESKTOP_WIDTH, height)
 
 
 if __name__ == "__main__":

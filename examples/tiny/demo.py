@@ -20,6 +20,8 @@ HERE = Path("examples/tiny")
 RUN = "demo/run"
 PRETRAINED = "demo/pretrained"
 TRAINED = "demo/train"
+# Answers of the model before and after training.
+BEFORE, AFTER = "demo/before.parquet", "demo/after.parquet"
 CONFIG = str(HERE / "pipeline.toml")
 PROBES = [
     "--probes",
@@ -61,11 +63,10 @@ def query(sql: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in subprocess.check_output(command, text=True).splitlines()]
 
 
-def probe(model: str) -> dict[str, Any]:
-    """LAMA-format probes of a model."""
-    found: dict[str, Any] = json.loads(
-        run("trelm-train", "evaluate", "lama", "--model", model, *PROBES, capture=True)
-    )
+def probe(model: str, items: str) -> dict[str, Any]:
+    """LAMA-format probes of a model; every answer goes to a file."""
+    command = ("evaluate", "lama", "--model", model, *PROBES, "--items", items, "--run", RUN)
+    found: dict[str, Any] = json.loads(run("trelm-train", *command, capture=True))
     return found
 
 
@@ -91,13 +92,17 @@ def main() -> None:
             capture=True,
         )
     )
-    before = probe(PRETRAINED)
+    before = probe(PRETRAINED, BEFORE)
     if not (Path(TRAINED) / "summary.json").exists():
         run(
             "trelm-train", "run", "--shards", f"{RUN}/shards", "--model", PRETRAINED, "--out", TRAINED,
             "--config", str(HERE / "train.toml"),
         )  # fmt: skip
-    after = probe(f"{TRAINED}/model")
+    after = probe(f"{TRAINED}/model", AFTER)
+    run(
+        "trelm-pipeline", "report", "--run", RUN, "--gold", str(HERE / "gold.jsonl"), "--training", TRAINED,
+        "--items", BEFORE, "--items", AFTER, "--before", BEFORE,
+    )  # fmt: skip
     summary = json.loads((Path(TRAINED) / "summary.json").read_text())
     report(links, before, after, summary, time.monotonic() - started_s)
 
@@ -136,6 +141,7 @@ def report(
         say(f"  {name:22} {value}")
     say(f"""
   tables                 {RUN}/*/   (trelm-pipeline sql --run {RUN})
+  report                 {RUN}/report.html   (open it in a browser)
   model                  {TRAINED}/model   (AutoModelForMaskedLM.from_pretrained)
 
 Next: the loss above is of a toy model on a toy corpus. With your own dump and corpus:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +218,12 @@ def _number(row: dict[str, Any], name: str) -> float | None:
     return float(value) if isinstance(value, int | float) and np.isfinite(value) else None
 
 
+def _relation_names(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """Return "place of birth (P19)" by "P19", for relations that the knowledge base knows."""
+    rows = connection.execute("SELECT pid, label FROM properties WHERE label <> ''").fetchall()
+    return {f"P{pid}": f"{label} (P{pid})" for pid, label in rows}
+
+
 def _answers(connection: duckdb.DuckDBPyConnection, path: str, name: str) -> ModelAnswers:
     """Read the answers of one model.
 
@@ -236,8 +242,11 @@ def _answers(connection: duckdb.DuckDBPyConnection, path: str, name: str) -> Mod
         return [Group(*row) for row in rows]
 
     try:
+        names = _relation_names(connection)
         by_band = {group.name: group for group in groups(f"coalesce(sub_band, '{NEVER_LINKED}')")}
-        relations = groups("relation")
+        relations = [
+            replace(group, name=names.get(group.name, group.name)) for group in groups("relation")
+        ]
     except duckdb.Error as error:
         raise StageError(f"{path}: the query failed: {error}") from error
     if not relations:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.learned.answer import LearnedFacts, features_table
 from pipeline.report.facts import ReportContent
-from pipeline.report.markup import Markup, interval, joined, number, percent, table, tag
+from pipeline.report.markup import Markup, bar, interval, joined, number, percent, table, tag
 from pipeline.report.parts import figure, legend, note, para, share_cell
 from pipeline.report.training import Group, ModelAnswers, TrainedRun
 from pipeline.report.training_charts import COLOURS, loss_plot
@@ -127,7 +127,7 @@ def learned(content: ReportContent) -> Markup:
         (
             row["feature"],
             row["meaning"],
-            share_cell(row["auc"], "linked"),
+            _auc_cell(row["auc"]),
             interval(row["low"], row["high"]),
             number(row["lost_without"], 3),
             number(row["weight"], 2),
@@ -135,3 +135,9 @@ def learned(content: ReportContent) -> Markup:
         for row in features
     ]
     return joined([para(*text), table("What tells known facts from others: AUC", heads, rows)])
+
+
+def _auc_cell(auc: float) -> Markup:
+    """Return an AUC as number and bar."""
+    value = tag("span", number(auc, 2), class_="share-number")
+    return tag("span", value, bar(auc, "linked"), class_="share")
