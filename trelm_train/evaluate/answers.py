@@ -3,6 +3,8 @@
 A tie counts against the model: the rank is 1 + the number of better candidates + the number of
 others with an equal logit. A model that knows nothing and gives every candidate the same logit is
 therefore last, not first. Numbers that are not finite are an error.
+
+A filtered rank (Bordes et al. 2013) leaves the other right answers out of the candidates.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from trelm_train.model.masked_lm import MaskedLm
 BATCH = Packing(max_tokens=128, batch_tokens=4096, limit=512)
 
 # Legend: R packed rows, S tokens per packed row, H hidden size, M questions, V vocabulary,
-# C candidates, K best answers.
+# C candidates, K best answers, O other right answers of all questions.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +35,8 @@ class Cloze:
     ids: list[int]
     mask_position: int
     gold: int
+    # Candidates that are right as well; the gold token is none of them.
+    others: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +45,9 @@ class Answers:
 
     # Of the gold token among the candidates, from 1.
     rank_M: I64
+    # The same without the questions' other right answers.
+    filtered_rank_M: I64
+    others: list[tuple[int, ...]]
     # Probabilities are those of the whole vocabulary.
     p_gold_M: F32
     # The best candidates, best first; equal ones by id.
@@ -57,6 +64,18 @@ def ranks_of(logits_MC: Tensor, gold_M1: Tensor) -> Tensor:
     return (logits_MC >= gold_M1).sum(1)
 
 
+def num_not_worse(logits_MV: Tensor, gold_M1: Tensor, others: list[tuple[int, ...]]) -> Tensor:
+    """Count the other right answers that are better than the gold token or equal to it, as M."""
+    question_O = [row for row, tokens in enumerate(others) for _ in tokens]
+    token_O = [token for tokens in others for token in tokens]
+    counts_M = torch.zeros(len(others), dtype=torch.int64, device=logits_MV.device)
+    if not token_O:
+        return counts_M
+    rows_O = torch.tensor(question_O, device=logits_MV.device)
+    is_O = logits_MV[rows_O, torch.tensor(token_O, device=logits_MV.device)] >= gold_M1[rows_O, 0]
+    return counts_M.index_add(0, rows_O, is_O.long())
+
+
 def ask(
     model: MaskedLm, pad_id: int, candidates: I64, questions: Sequence[Cloze], num_top: int = 0
 ) -> Answers:
@@ -71,6 +90,8 @@ def ask(
     num_top = min(num_top, len(candidates))
     answers = Answers(
         rank_M=np.zeros(len(questions), np.int64),
+        filtered_rank_M=np.zeros(len(questions), np.int64),
+        others=[question.others for question in questions],
         p_gold_M=np.zeros(len(questions), np.float32),
         top_id_MK=np.zeros((len(questions), num_top), np.int64),
         top_p_MK=np.zeros((len(questions), num_top), np.float32),
@@ -107,7 +128,12 @@ def _put(
     gold_M1 = logits_MV.gather(1, gold_M[:, None])
     # Over the whole vocabulary: a probability must not grow because candidates were left out.
     normaliser_M1 = logits_MV.logsumexp(1, keepdim=True)
-    answers.rank_M[number_M] = ranks_of(logits_MC, gold_M1).cpu().numpy()
+    rank_M = ranks_of(logits_MC, gold_M1)
+    others = [answers.others[number] for number in number_M.tolist()]
+    answers.rank_M[number_M] = rank_M.cpu().numpy()
+    answers.filtered_rank_M[number_M] = (
+        (rank_M - num_not_worse(logits_MV, gold_M1, others)).cpu().numpy()
+    )
     answers.p_gold_M[number_M] = (gold_M1 - normaliser_M1).exp()[:, 0].cpu().numpy()
 
     num_top = answers.top_id_MK.shape[1]
