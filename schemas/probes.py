@@ -15,7 +15,7 @@ NUM_ANSWERS = 5
 
 _NO_QID = "the probe's row names no QID"
 _NO_STATISTICS = "no QID, or neither --run nor --shards was given"
-_NO_FACTS = "a QID is missing, the relation is no PID, or --run was not given"
+_NO_FACTS = "a QID is missing, the relation is none of Wikidata's, or --run was not given"
 
 
 def _of_entity(side: str, noun: str) -> tuple[Column, ...]:
@@ -50,13 +50,17 @@ def _of_lama_entity(side: str, noun: str) -> tuple[Column, ...]:
 
 LAMA_ITEMS = Table(
     name="lama_items",
-    version=1,
+    version=2,
     row="question of a LAMA probe that was asked",
-    key=("model", "relation", "sub_label", "obj_label"),
+    key=("model", "relation", "template", "sub_label", "obj_label"),
     columns=(
         Column(name="model", type=pa.string(), meaning="name or folder of the model"),
         Column(name="relation", type=pa.string(), meaning="relation, P36 or a name"),
-        Column(name="template", type=pa.string(), meaning="its text, with [X] and [Y]"),
+        Column(
+            name="template",
+            type=pa.string(),
+            meaning="its text, with [X] and [Y]; the row's own sentence where it has no template",
+        ),
         Column(
             name="uuid",
             type=pa.string(),
@@ -90,6 +94,11 @@ LAMA_ITEMS = Table(
             name="rank",
             type=pa.uint32(),
             meaning="place of the right answer among the candidates, from 1; ties count against it",
+        ),
+        Column(
+            name="filtered_rank",
+            type=pa.uint32(),
+            meaning="the same without the other objects that the probes name for the subject",
         ),
         Column(
             name="p_gold",

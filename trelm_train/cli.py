@@ -366,13 +366,12 @@ def evaluate_mlm(
     "--probes",
     type=LOCATION,
     required=True,
-    help="Folder with P….jsonl files (sub_label, obj_label).",
+    help="Folder of LAMA, or of one of its corpora: P….jsonl, Google_RE, Squad, ConceptNet.",
 )
 @click.option(
     "--relations",
     type=FILE_LOCATION,
-    required=True,
-    help="relations.jsonl: relation, template, label, type.",
+    help="relations.jsonl: relation, template, label, type. Default: the file beside or above the probes.",
 )
 @click.option(
     "--common-vocab",
@@ -381,8 +380,14 @@ def evaluate_mlm(
 )
 @click.option(
     "--uhn",
-    type=click.Choice(["string"]),
-    help="string drops items whose object is part of the subject.",
+    metavar="string|MODEL",
+    help="string drops items whose object is part of the subject; the name or folder of a masked LM "
+    "(published: bert-base-cased) also those that it answers from the name alone.",
+)
+@click.option(
+    "--multi-token",
+    type=click.Choice(["all-masks", "left-to-right"]),
+    help="Rank objects of several tokens too, among the objects of their relation, beside LAMA's protocol.",
 )
 @click.option(
     "--limit",
@@ -401,7 +406,7 @@ def evaluate_mlm(
     "--run",
     "run_path",
     type=LOCATION,
-    help="Run of trelm-pipeline whose statistics --items takes: frequencies, and stated facts.",
+    help="Run of trelm-pipeline that groups the scores: by frequency of the entities, by stated fact.",
 )
 @click.option(
     "--shards",
@@ -410,10 +415,9 @@ def evaluate_mlm(
 )
 @DEVICE_OPTION
 @JSON_OPTION
-def evaluate_lama(  # noqa: PLR0913
+def evaluate_lama(
     model: str,
     device: str,
-    uhn: str | None,
     items_path: Location | None,
     run_path: Location | None,
     shards: Location | None,
@@ -426,21 +430,28 @@ def evaluate_lama(  # noqa: PLR0913
     Example:
       trelm-train evaluate lama --model runs/a/train/model --probes probes/TREx \\
           --relations probes/relations.jsonl --common-vocab common_vocab_cased.txt
-    With a row per question, to compare rare entities with frequent ones:
-      trelm-train evaluate lama --model runs/a/train/model --probes probes/TREx \\
-          --relations probes/relations.jsonl --items after.parquet --run runs/a
+    Rare entities and stated facts apart, and a row per question:
+      trelm-train evaluate lama --model runs/a/train/model --probes probes/TREx --run runs/a \\
+          --items after.parquet
+    Without what the names give away:
+      trelm-train evaluate lama --model runs/a/train/model --probes probes/TREx --uhn bert-base-cased
     """
     from schemas.bucket_copies import local_file, local_folder
     from trelm_train.evaluate.lama import Options, readable
     from trelm_train.evaluate.lama_items import ItemsFile, probe
 
+    def local(path: Location | None) -> Path | None:
+        return None if path is None else local_file(path)
+
     items_file = ItemsFile(path=items_path, run=run_path, shards=shards)
-    words = options["common_vocab"]
     asked = Options(
         probes=local_folder(options["probes"]),
-        relations=local_file(options["relations"]),
-        common_vocab=None if words is None else local_file(words),
-        uhn=uhn is not None,
+        # A copy of a bucket's folder has another name.
+        name=str(options["probes"]).rstrip("/").rpartition("/")[2],
+        relations=local(options["relations"]),
+        common_vocab=local(options["common_vocab"]),
+        uhn=options["uhn"] or "",
+        multi_token=options["multi_token"] or "",
         limit=options["limit"],
     )
     result = probe(model, device, asked, items_file)

@@ -32,7 +32,9 @@ from pipeline.templates.template_file import OWN, read_templates
 from schemas.errors import TrelmError
 from schemas.manifest import Manifest
 from trelm_train.config import load_config as load_trainer_config
-from trelm_train.evaluate.lama import qid_of, read_jsonl, skip_reason
+from trelm_train.evaluate.lama_files import read_jsonl
+from trelm_train.evaluate.lama_rows import right_objects, row_of, sentence_reason, skip_reason
+from trelm_train.evaluate.lama_uhn import read_named
 
 TEXT = "{{Infobox|a=1}}'''Paris''' is [[France|French]]s{{snd}}<ref>r</ref> in {{lang|fr|la [[Seine]]}}.\n== H ==\n* x\n"
 ENTITY = {
@@ -74,7 +76,9 @@ ADDED = (
 LAMA = (
     b'{"sub_label": "Ada", "obj_label": "Paris", "sub_uri": "Q7", "judgments": [{"judgment": "yes"}]}\n'
     b'{"sub_label": "Bob", "obj_label": "Rome"}\n'
+    b'{"masked_sentences": ["Ada is in [MASK] ."], "obj_label": "Paris", "id": 5}\n'
 )
+NAMED = b'{"named": {"city": {"Ada": [5, 7, 9], "Bob": []}, "language": {"Ada": [1]}}}'
 SETTINGS = (
     b'run = "r"\n[kb]\ndumps = ["a"]\nlanguages = ["de"]\n[link]\ntop_k = 5\nmin_confidence = 0.5\n'
 )
@@ -154,9 +158,14 @@ def kinds(path: Path) -> str:
 def probes(path: Path) -> Counter[str]:
     pairs: set[tuple[str, str]] = set()
     rows = read_jsonl(path)
-    return Counter(
-        f"{skip_reason(row, pairs, uhn=True)} {qid_of(row.get('sub_uri'))}" for row in rows
-    )
+    found = Counter(f"{len(objects)} right" for objects in right_objects(rows).values())
+    for row in rows:
+        for template, reason in (
+            ("[X] is [Y]", skip_reason(row, pairs, uhn=True, uncased=True)),
+            (None, sentence_reason(row)),
+        ):
+            found[reason or str(row_of(template, row).sub_qid)] += 1
+    return found
 
 
 def redirects(path: Path) -> int:
@@ -183,6 +192,7 @@ READERS = (
     Reader(name="added", content=ADDED, read=lambda path: read_added(str(path))),
     Reader(name="templates", content=OWN.read_bytes()[:600].rpartition(b"\n")[0], read=lambda path: read_templates(str(path))),
     Reader(name="lama", content=LAMA, read=probes),
+    Reader(name="names", content=NAMED, read=read_named, ending=".json"),
     Reader(name="settings", content=SETTINGS, read=lambda path: load_config(str(path)), ending=".toml"),
     Reader(name="trainer-settings", content=TRAINER_SETTINGS, read=lambda path: load_trainer_config(path, []), ending=".toml"),
     Reader(name="weights", content=load_weights(TRAINED).to_json().encode(), read=lambda path: load_weights(str(path)), ending=".json"),

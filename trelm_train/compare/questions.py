@@ -127,7 +127,8 @@ def _items_of(
         # Before the limit: every part has its own first items.
         if not probes.asks(_subject(row)):
             continue
-        item = skip_reason(row, pairs, uhn=False) or prober.item(template, row)
+        reason = skip_reason(row, pairs, uhn=False, uncased=prober.is_uncased)
+        item = reason or prober.item(template, row)
         if not isinstance(item, str):
             counted.append((row, item))
     return counted

@@ -2,56 +2,82 @@
 
 An item counts only if its object is one token of the model (after a space, in RoBERTa) and in the
 common vocabulary; pairs are de-duplicated; candidates are ranked at the mask over the vocabulary
-subset, ties against the model (`answers`). The score is the unweighted mean over relations.
+subset, ties against the model (`answers`). The score is the unweighted mean over relations
+(`lama_report`). UHN drops items whose answer can be read off the name (`lama_uhn`). Objects of
+several tokens have a protocol of their own (`lama_multi_token`).
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from schemas.array_types import I64
-from schemas.bounded_lines import bounded_lines
-from schemas.errors import ConfigError
-from schemas.regular_files import open_regular
-from trelm_train.evaluate.answers import Answers, Cloze, ask
+from trelm_train.evaluate.answers import Answers, ask
+from trelm_train.evaluate.lama_files import ProbeFile, ProbeFiles, find_files, has_mark, read_jsonl
+from trelm_train.evaluate.lama_multi_token import ask_multi_token
+from trelm_train.evaluate.lama_report import (
+    Labels,
+    filtered_means,
+    grouped,
+    means,
+    readable,
+    scores,
+)
+from trelm_train.evaluate.lama_rows import (
+    ANSWER,
+    ProbeRow,
+    qid_of,
+    right_objects,
+    row_of,
+    sentence_reason,
+    skip_reason,
+)
+from trelm_train.evaluate.lama_uhn import NOUN_OF, NameCloze, name_cloze_of, uhn_label
+from trelm_train.evaluate.prober import Item, Prober
 from trelm_train.model.masked_lm import MaskedLm
 from trelm_train.model.protocols import Tokenizer
 
-# An id that fits the columns of QIDs; a longer one is not Wikidata's.
-QID = re.compile(r"Q([0-9]{1,9})")
+# What others take from here, wherever it is written.
+__all__ = [
+    "Item",
+    "Options",
+    "Prober",
+    "Questions",
+    "ask_all",
+    "collect",
+    "evaluate_lama",
+    "qid_of",
+    "read_jsonl",
+    "readable",
+    "score_answers",
+    "scores",
+    "skip_reason",
+]
+MARKED = "files_with_byte_order_mark"
+# Rows whose names are asked about together.
+NAMES_AT_ONCE = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """Say where the probes are and which of them count."""
+    """Say where the probes are, which of them count, and what is asked besides."""
 
     probes: Path
-    relations: Path
+    # What the folder is called; empty: by its own name.
+    name: str = ""
+    # None: what lies beside the probes, where a template is needed.
+    relations: Path | None = None
     common_vocab: Path | None = None
-    # Drop items whose object is part of the subject (string match only).
-    uhn: bool = False
+    # Empty, "string", or the masked LM of the name cloze: which items UHN drops.
+    uhn: str = ""
     # Items per relation; 0: all.
     limit: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Item:
-    """Hold one question, and what its row says of it."""
-
-    cloze: Cloze
-    sub_label: str
-    obj_label: str
-    # As numbers, Q42 as 42; None where the row names none, as in Google-RE.
-    sub_qid: int | None = None
-    obj_qid: int | None = None
-    uuid: str | None = None
+    # Empty, "all-masks" or "left-to-right".
+    multi_token: str = ""
 
 
 @dataclass(slots=True)
@@ -59,225 +85,125 @@ class Questions:
     """Hold items by relation, and what was left out."""
 
     items: dict[str, list[Item]] = field(default_factory=dict)
+    # Rows that count before their object is tokenised, for objects of several tokens.
+    rows: dict[str, list[ProbeRow]] = field(default_factory=dict)
+    # All objects of each relation, and those that are right for each of its subjects.
+    objects: dict[str, list[str]] = field(default_factory=dict)
+    right: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     # Reason → rows that do not count for it.
     excluded: Counter[str] = field(default_factory=Counter)
-    # Relations without a file.
-    missing: list[str] = field(default_factory=list)
-    # 1-1, N-1 or N-M, by relation.
-    types: dict[str, str] = field(default_factory=dict)
-    templates: dict[str, str] = field(default_factory=dict)
+    # What a reader should know, and how often.
+    notes: Counter[str] = field(default_factory=Counter)
+    found: ProbeFiles = field(default_factory=ProbeFiles)
+
+    @property
+    def files(self) -> dict[str, ProbeFile]:
+        """Return the file of each relation."""
+        return {file.relation: file for file in self.found.files}
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a JSON-lines file.
-
-    Raises:
-        ConfigError: the file cannot be read, or a line is not a JSON object; names the line.
-    """
-    try:
-        with open_regular(path) as file:
-            return [
-                _row(line, f"{path}:{number}") for number, line in bounded_lines(file, str(path))
-            ]
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot read it ({error.strerror}); check the path and its permissions"
-        ) from error
-
-
-def _row(line: bytes, position: str) -> dict[str, Any]:
-    """Return the row of one line; `position` is file and line, for errors.
-
-    Raises:
-        ConfigError: it is no JSON object.
-    """
-    try:
-        row = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{position}: not UTF-8 text ({error.reason} at byte {error.start} of the line); "
-            "is it compressed?"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"{position}: not JSON ({error}); write one JSON object per line"
-        ) from error
-    if not isinstance(row, dict):
-        raise ConfigError(f"{position}: not a JSON object; write one JSON object per line")
-    return row
-
-
-class Prober:
-    """Hold a model, its tokenizer and the vocabulary subset that answers are ranked over.
-
-    Raises:
-        ConfigError: the common vocabulary cannot be read, or holds no token of the model.
-    """
-
-    def __init__(self, model: MaskedLm, tokenizer: Tokenizer, common_vocab: Path | None) -> None:
-        self.model, self.tokenizer = model, tokenizer
-        ids = self._all_ids() if common_vocab is None else self._ids_of_words(common_vocab)
-        self.candidates: I64 = np.unique(np.asarray(ids, np.int64))
-        if not len(self.candidates):
-            raise ConfigError(
-                f"{common_vocab}: no word in it is a single token of this model; give another list"
-            )
-
-    def _all_ids(self) -> list[int]:
-        """Return all ids of the vocabulary that are not special."""
-        # Mask and padding tokens are no answers.
-        special = set(self.tokenizer.all_special_ids)
-        # Some models have more rows than their tokenizer has tokens, others fewer.
-        size = min(len(self.tokenizer), self.model.config.vocab_size)
-        return [number for number in range(size) if number not in special]
-
-    def _ids_of_words(self, common_vocab: Path) -> list[int]:
-        """Return the ids of the words in a file that are one token.
-
-        Raises:
-            ConfigError: the file cannot be read.
-        """
-        try:
-            with open_regular(common_vocab) as file:
-                lines = bounded_lines(file, str(common_vocab))
-                words = [line.decode().rstrip("\r\n") for _, line in lines]
-        except OSError as error:
-            raise ConfigError(
-                f"{common_vocab}: cannot read it ({error.strerror}); check the path and its permissions"
-            ) from error
-        except UnicodeDecodeError as error:
-            raise ConfigError(
-                f"{common_vocab}: not UTF-8 text ({error.reason}); is it compressed?"
-            ) from error
-
-        ids = [self.single_token(word) for word in words]
-        return [token for token in ids if token is not None]
-
-    def single_token(self, word: str) -> int | None:
-        """Return the id of a word that is one token of the vocabulary in running text, or None."""
-        # RoBERTa has different tokens for a word at the start of a text and inside of it.
-        text = self.model.family.word_prefix + word
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        is_single = len(ids) == 1 and ids[0] != self.tokenizer.unk_token_id
-        return int(ids[0]) if is_single else None
-
-    def item(self, template: str, row: dict[str, Any]) -> Item | str:
-        """Turn a row into a question, or return the reason why it does not count."""
-        gold = self.single_token(str(row["obj_label"]))
-        if gold is None:
-            return "object_not_one_token"
-        # An object outside the ranked vocabulary could never be found.
-        if gold not in self.candidates:
-            return "object_not_in_common_vocab"
-
-        # The subject first: one that holds "[Y]" gives two masks, and is refused below.
-        text = template.replace("[X]", str(row["sub_label"]))
-        text = text.replace("[Y]", self.tokenizer.mask_token)
-        ids = self.tokenizer(text)["input_ids"]
-        # A template without [Y], or with the mask token in the subject.
-        if ids.count(self.tokenizer.mask_token_id) != 1:
-            return "not_one_mask"
-        if len(ids) > self.model.max_tokens:
-            return "too_long"
-
-        mask_position = ids.index(self.tokenizer.mask_token_id)
-        return Item(
-            cloze=Cloze(ids=ids, mask_position=mask_position, gold=gold),
-            sub_label=str(row["sub_label"]),
-            obj_label=str(row["obj_label"]),
-            sub_qid=qid_of(row.get("sub_uri")),
-            obj_qid=qid_of(row.get("obj_uri")),
-            uuid=str(row["uuid"]) if row.get("uuid") is not None else None,
-        )
-
-
-def qid_of(value: object) -> int | None:
-    """Return the number of a QID such as "Q42", or None where this is none."""
-    match = QID.fullmatch(str(value))
-    return int(match[1]) if match else None
-
-
-def skip_reason(row: dict[str, Any], pairs: set[tuple[str, str]], *, uhn: bool) -> str:
-    """Return the reason why a row does not count, or an empty text, before it is tokenised.
-
-    `pairs` holds the (subject, object) pairs of earlier rows; the pair of this row is added.
-    """
-    if "sub_label" not in row or "obj_label" not in row:
-        return "no_label"
-
-    # Google-RE: several people have judged each row. As in LAMA's own filter, whatever is not "yes"
-    # ("no", "skip", nothing, what is no judgment at all) counts as a no.
-    given = row.get("judgments", [])
-    judgments = [
-        judgment.get("judgment") if isinstance(judgment, dict) else None
-        for judgment in (given if isinstance(given, list) else [given])
-    ]
-    num_yes = judgments.count("yes")
-    if len(judgments) - num_yes > num_yes:
-        return "judged_wrong"
-
-    pair = (str(row["sub_label"]), str(row["obj_label"]))
-    if pair in pairs:
-        return "duplicate"
-    pairs.add(pair)
-
-    # The name gives the answer away, as in (Apple Watch, Apple).
-    if uhn and pair[1].casefold() in pair[0].casefold():
-        return "uhn_string"
-    return ""
-
-
-def collect(prober: Prober, options: Options) -> Questions:
+def collect(prober: Prober, options: Options, names: NameCloze | None = None) -> Questions:
     """Read every question that counts, by relation; relations without a file are named.
+
+    `names` drops items whose name gives the object away.
 
     Raises:
         ConfigError: a file is unreadable, or no relation has a file.
+        NotFiniteError: the model of the name cloze gives NaN or infinite logits.
     """
-    questions = Questions()
-    for relation in read_jsonl(options.relations):
-        if not {"relation", "template"} <= relation.keys():
-            raise ConfigError(
-                f"{options.relations}: a row without 'relation' or 'template': {relation}"
-            )
-
-        name = str(relation["relation"])
-        path = options.probes / f"{name}.jsonl"
-        if not path.is_file():
-            questions.missing.append(name)
-            continue
-        questions.types[name] = str(relation.get("type", ""))
-        questions.templates[name] = str(relation["template"])
-        questions.items[name] = _items_of(prober, path, relation["template"], options, questions)
-
-    if not questions.items:
-        raise ConfigError(
-            f"{options.probes}: no file P….jsonl for any relation of {options.relations}"
-        )
+    questions = Questions(found=find_files(options.probes, options.relations, options.name))
+    questions.notes.update(prober.notes)
+    if questions.found.relations is not None:
+        questions.notes[MARKED] += has_mark(questions.found.relations)
+    collector = _Collector(prober=prober, options=options, names=names, questions=questions)
+    for file in questions.found.files:
+        collector.add(file)
     return questions
 
 
-def _items_of(
-    prober: Prober, path: Path, template: str, options: Options, questions: Questions
-) -> list[Item]:
-    """Read the items of one relation; count what is left out in `questions`.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Collector:
+    """Read the items of one relation after the other."""
 
-    Raises:
-        ConfigError: the file is unreadable.
-    """
-    items: list[Item] = []
-    pairs: set[tuple[str, str]] = set()
+    prober: Prober
+    options: Options
+    names: NameCloze | None
+    questions: Questions
 
-    for row in read_jsonl(path):
-        # The limit counts items that are asked: the same ones at every evaluation.
-        if options.limit and len(items) >= options.limit:
-            break
-        item = skip_reason(row, pairs, uhn=options.uhn) or prober.item(template, row)
-        if isinstance(item, str):
-            questions.excluded[item] += 1
-        else:
-            items.append(item)
+    def add(self, file: ProbeFile) -> None:
+        """Add the items of a relation; count what is left out.
 
-    return items
+        Raises:
+            ConfigError: the file is unreadable.
+        """
+        questions, limit = self.questions, self.options.limit
+        questions.notes[MARKED] += has_mark(file.path)
+        read = read_jsonl(file.path)
+        right = right_objects(read)
+        objects = [label for of_subject in right.values() for label in of_subject]
+        if file.template is None:
+            # Who is asked about in a sentence that stands alone is not known.
+            right = {}
+            objects = [str(row["obj_label"]) for row in read if not sentence_reason(row)]
+        rows, items = list[ProbeRow](), list[Item]()
+        questions.rows[file.relation], questions.items[file.relation] = rows, items
+        questions.objects[file.relation] = list(dict.fromkeys(objects))
+        questions.right[file.relation] = right
+
+        for row in self._not_named(file, self._counting(file, read)):
+            # The limit counts items that are asked: the same ones at every evaluation.
+            if limit and len(items) >= limit:
+                break
+            if not limit or len(rows) < limit:
+                rows.append(row)
+            item = self.prober.question(row, right.get(row.subject, ()))
+            if isinstance(item, str):
+                questions.excluded[item] += 1
+            else:
+                items.append(item)
+        self._note(items)
+
+    def _counting(self, file: ProbeFile, read: list[dict[str, Any]]) -> Iterator[ProbeRow]:
+        """Yield the rows of a file that count before a model is asked; count the others."""
+        pairs: set[tuple[str, str]] = set()
+        uhn, uncased = bool(self.options.uhn), self.prober.is_uncased
+        for row in read:
+            reason = (
+                sentence_reason(row)
+                if file.template is None
+                else skip_reason(row, pairs, uhn=uhn, uncased=uncased)
+            )
+            if reason:
+                self.questions.excluded[reason] += 1
+            else:
+                yield row_of(file.template, row)
+
+    def _not_named(self, file: ProbeFile, rows: Iterator[ProbeRow]) -> Iterator[ProbeRow]:
+        """Yield the rows whose object the model of the name cloze does not name; count the others."""
+        if self.names is None or file.relation not in NOUN_OF:
+            yield from rows
+            return
+        while some := list(islice(rows, NAMES_AT_ONCE)):
+            self.names.prepare(file.relation, some)
+            for row in some:
+                if self.names.gives_away(file.relation, row):
+                    self.questions.excluded["uhn_name"] += 1
+                else:
+                    yield row
+
+    def _note(self, items: list[Item]) -> None:
+        """Count what a reader of the scores should know."""
+        notes = self.questions.notes
+        notes["sentences_asked_at_the_first_of_several_masks"] += sum(
+            item.row.sentence.count(ANSWER) > 1 for item in items
+        )
+        pairs = [
+            (item.row.sub_label.lower(), item.row.obj_label.lower())
+            for item in items
+            if not item.row.has_own_sentence
+        ]
+        # A model that lower-cases has none: they are the same question to it, and excluded.
+        notes["items_that_differ_from_another_in_case_alone"] += len(pairs) - len(set(pairs))
 
 
 def ask_all(prober: Prober, questions: Questions, *, num_top: int = 0) -> dict[str, Answers]:
@@ -294,19 +220,10 @@ def ask_all(prober: Prober, questions: Questions, *, num_top: int = 0) -> dict[s
     }
 
 
-def scores(rank_M: I64) -> dict[str, float]:
-    """Compute P@1, P@10 and mean reciprocal rank of at least one rank."""
-    return {
-        "p_at_1": float((rank_M <= 1).mean()),
-        "p_at_10": float((rank_M <= 10).mean()),
-        "mrr": float((1 / rank_M).mean()),
-    }
-
-
 def evaluate_lama(model: MaskedLm, tokenizer: Tokenizer, options: Options) -> dict[str, Any]:
     """Score a model on LAMA probes.
 
-    The result has macro and micro scores, scores per relation, what was excluded and which
+    The result has macro and micro scores, scores per relation and group, what was excluded and which
     relations have no file.
 
     Raises:
@@ -314,76 +231,75 @@ def evaluate_lama(model: MaskedLm, tokenizer: Tokenizer, options: Options) -> di
         NotFiniteError: the model gives NaN or infinite logits.
     """
     prober = Prober(model, tokenizer, options.common_vocab)
-    questions = collect(prober, options)
-    return score_answers(prober, questions, ask_all(prober, questions)) | {"uhn": uhn_of(options)}
+    questions = collect(prober, options, name_cloze_of(options.uhn, model.device))
+    result = score_answers(prober, questions, ask_all(prober, questions))
+    return result | options_of(prober, questions, options)
 
 
-def uhn_of(options: Options) -> str:
-    """Say which part of UHN was applied."""
-    return "string match only" if options.uhn else "off"
+def options_of(prober: Prober, questions: Questions, options: Options) -> dict[str, Any]:
+    """Return what options add to a result: which UHN it is, and the other protocol's scores.
+
+    Raises:
+        NotFiniteError: the model gives NaN or infinite logits.
+    """
+    added: dict[str, Any] = {
+        "uhn": uhn_label(options.uhn),
+        # UHN is defined for questions about a named subject.
+        "relations_without_uhn": [
+            file.relation for file in questions.found.files if options.uhn and file.template is None
+        ],
+    }
+    if options.multi_token:
+        added["multi_token"] = ask_multi_token(
+            prober, questions.rows, questions.objects, questions.right, options.multi_token
+        )
+    return added
 
 
 def score_answers(
-    prober: Prober, questions: Questions, answers: dict[str, Answers]
+    prober: Prober,
+    questions: Questions,
+    answers: dict[str, Answers],
+    labels: Mapping[str, Labels] | None = None,
 ) -> dict[str, Any]:
-    """Score the answers of one model to collected questions."""
-    per_relation = {
-        name: {
-            "n": len(of_relation.rank_M),
-            "type": questions.types[name],
-            **scores(of_relation.rank_M),
-        }
-        for name, of_relation in answers.items()
+    """Score the answers of one model to collected questions.
+
+    Args:
+        prober: who asked.
+        questions: what was asked.
+        answers: by relation.
+        labels: groups of items beside those by type: name of the grouping, then labels by relation.
+    """
+    files, ranks = questions.files, {name: one.rank_M for name, one in answers.items()}
+    whole = means(ranks)
+    others = {name: [len(tokens) for tokens in one.others] for name, one in answers.items()}
+    by_type = {
+        name: [files[name].type or "not said"] * len(rank_M) for name, rank_M in ranks.items()
     }
-    # The empty array is for probes without any item.
-    all_ranks = np.concatenate(
-        [np.zeros(0, np.int64), *(of_relation.rank_M for of_relation in answers.values())]
-    )
-
-    # Macro: relations count alike, however many items they have. Micro: items count alike.
-    macro: dict[str, float] | None = None
-    if len(all_ranks):
-        macro = {
-            name: float(np.mean([row[name] for row in per_relation.values()]))
-            for name in ("p_at_1", "p_at_10", "mrr")
-        }
-
+    corpora = list(dict.fromkeys(file.corpus for file in files.values()))
     return {
-        "macro": macro,
-        "micro": scores(all_ranks) if len(all_ranks) else None,
-        "num_items": len(all_ranks),
-        "num_relations": len(per_relation),
-        "relations": per_relation,
-        "relations_without_items": sorted(set(questions.items) - set(per_relation)),
-        "missing_relations": questions.missing,
+        **whole,
+        "filtered": filtered_means(
+            {name: one.filtered_rank_M for name, one in answers.items()}, others
+        ),
+        "relations": {
+            name: {"n": len(rank_M), "type": files[name].type, **scores(rank_M)}
+            for name, rank_M in ranks.items()
+        },
+        # Published scores are of one corpus each.
+        "corpora": {
+            corpus: means({name: ranks[name] for name in ranks if files[name].corpus == corpus})
+            for corpus in (corpora if len(corpora) > 1 else ())
+        },
+        "groups": {
+            title: grouped(ranks, of_title)
+            for title, of_title in {"type": by_type, **(labels or {})}.items()
+        },
+        "relations_without_items": sorted(set(questions.items) - set(ranks)),
+        "missing_relations": questions.found.missing_relations,
+        "missing_corpora": questions.found.missing_corpora,
+        "files_without_template": questions.found.without_template,
         "excluded": dict(sorted(questions.excluded.items())),
+        "notes": {name: count for name, count in sorted(questions.notes.items()) if count},
         "candidates": len(prober.candidates),
     }
-
-
-def readable(result: dict[str, Any]) -> str:
-    """Return the result as a few lines of text."""
-    lines = [_score_line(name, row["n"], row) for name, row in result["relations"].items()]
-    for name in ("macro", "micro"):
-        if result[name]:
-            lines.append(_score_line(name, result["num_items"], result[name]))
-    lines.append(f"ranked over {result['candidates']} tokens; UHN: {result['uhn']}")
-
-    if result["excluded"]:
-        reasons = [f"{count} {reason}" for reason, count in result["excluded"].items()]
-        lines.append("excluded: " + ", ".join(reasons))
-    for title, key in (
-        ("without a probe file", "missing_relations"),
-        ("without an item", "relations_without_items"),
-    ):
-        if result[key]:
-            lines.append(f"relations {title}: {', '.join(result[key])}")
-
-    return "\n".join(lines)
-
-
-def _score_line(name: str, num_items: int, row: dict[str, Any]) -> str:
-    return (
-        f"{name:8} n {num_items:5}  P@1 {row['p_at_1']:.3f}  P@10 {row['p_at_10']:.3f}  "
-        f"MRR {row['mrr']:.3f}"
-    )

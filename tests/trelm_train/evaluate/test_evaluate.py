@@ -118,7 +118,7 @@ def test_lama_counts_and_names_what_it_leaves_out(
         probes=probes,
         relations=probes / "relations.jsonl",
         common_vocab=probes / "common.txt",
-        uhn=True,
+        uhn="string",
     )
     result = evaluate_lama(model, tokenizer, options)
     single = len(tokenizer("Zenda", add_special_tokens=False)["input_ids"]) == 1

@@ -23,7 +23,7 @@ from tests.trelm_train.evaluate.statistics_run import write_run
 from trelm_train.cli import cli
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.evaluate.items_file import write_items
-from trelm_train.evaluate.lama import Options
+from trelm_train.evaluate.lama import Options, readable
 from trelm_train.evaluate.lama_items import ItemsFile, probe
 from trelm_train.evaluate.mlm_items import measure
 from trelm_train.model.masked_lm import MaskedLm
@@ -112,6 +112,83 @@ def test_lama_rows_against_a_naive_recount(
     assert not list(tmp_path.glob(".*"))
 
 
+def test_scores_by_band_and_by_stated_fact(
+    model_path: Path, lama: Options, run: Path, shards_path: Path, tmp_path: Path
+) -> None:
+    """The groups of the report are those of the rows, and need no rows."""
+    path = tmp_path / "items.parquet"
+    probe(str(model_path), "cpu", lama, ItemsFile(path=path, run=run))
+    reciprocal = {row["uuid"] or row["relation"]: 1 / row["rank"] for row in rows_of(path)}
+    result = probe(str(model_path), "cpu", lama, ItemsFile(run=run))
+    groups = {
+        title: {
+            name: (group["num_items"], group["num_relations"], group["micro"]["mrr"])
+            for name, group in of_title.items()
+        }
+        for title, of_title in result["groups"].items()
+    }
+    a, b, joseph, rudolf = (reciprocal[key] for key in ("a", "b", "P2", "place_of_birth"))
+    assert groups.pop("type").keys() == {"not said"}
+    expected = {
+        "subject": {
+            "tail": (1, 1, a), "head": (1, 1, b), "never linked": (1, 1, joseph), "no QID": (1, 1, rudolf),
+        },
+        "object": {
+            "head": (2, 2, (a + joseph) / 2), "never linked": (1, 1, b), "no QID": (1, 1, rudolf),
+        },
+        "fact": {
+            "stated": (1, 1, a), "not stated": (2, 2, (b + joseph) / 2), "no triple": (1, 1, rudolf),
+        },
+    }  # fmt: skip
+    # From frequent to unknown.
+    assert list(groups["subject"]) == ["head", "tail", "never linked", "no QID"]
+    assert list(groups["fact"]) == ["stated", "not stated", "no triple"]
+    for title, of_title in expected.items():
+        assert sorted(groups[title]) == sorted(of_title)
+        for name, values in of_title.items():
+            assert groups[title][name] == pytest.approx(values)
+    assert re.search(r"^object never linked +n +1 in +1 relations", readable(result), re.M)
+
+    # Shards do not say what is stated; without a corpus nothing is known.
+    result = probe(str(model_path), "cpu", lama, ItemsFile(shards=shards_path))
+    assert result["groups"].keys() == {"type", "subject", "object"}
+    assert probe(str(model_path), "cpu", lama)["groups"].keys() == {"type"}
+
+
+def test_google_re_has_ids_of_its_own(
+    model_path: Path, lama: Options, run: Path, tmp_path: Path
+) -> None:
+    row = {"sub_label": "Flavia", "sub_w": "Q1", "obj_label": "town", "obj_w": "Q2"}
+    (lama.probes / "place_of_birth.jsonl").write_text(json.dumps(row) + "\n")
+    path = tmp_path / "items.parquet"
+    probe(str(model_path), "cpu", lama, ItemsFile(path=path, run=run))
+    asked = rows_of(path)[-1]
+    assert (asked["sub_qid"], asked["sub_band"], asked["obj_band"]) == (1, "tail", "head")
+    # Its relation is Wikidata's P19, and the run states another one.
+    assert asked["is_stated"] is False
+
+
+def test_rows_of_sentences_and_of_several_right_answers(
+    model_path: Path, lama: Options, tmp_path: Path
+) -> None:
+    rows = [{"sub_label": "Joseph", "obj_label": label} for label in ("town", "king", "house")]
+    (lama.probes / "P2.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sentence = {"masked_sentences": ["The [MASK] of Zenda ."], "obj_label": "king", "id": 7}
+    (lama.probes / "test.jsonl").write_text(json.dumps(sentence) + "\n")
+    path = tmp_path / "items.parquet"
+    result = probe(str(model_path), "cpu", lama, ItemsFile(path=path))
+    asked = rows_of(path)
+    of_joseph = [row for row in asked if row["sub_label"] == "Joseph"]
+    # Others that stand before an answer are those of lower rank.
+    for row in of_joseph:
+        before = sum(other["rank"] < row["rank"] for other in of_joseph)
+        assert row["filtered_rank"] == row["rank"] - before
+    assert result["filtered"]["num_items_with_other_answers"] == 3
+    assert (asked[-1]["template"], asked[-1]["sub_label"], asked[-1]["uuid"]) == (
+        "The [Y] of Zenda .", "", "7",
+    )  # fmt: skip
+
+
 def test_without_a_corpus_rarity_is_null(model_path: Path, lama: Options, tmp_path: Path) -> None:
     path = tmp_path / "items.parquet"
     probe(str(model_path), "cpu", lama, ItemsFile(path=path))
@@ -183,8 +260,6 @@ def test_the_command_writes_items(
 
 
 def test_what_items_need(model_path: Path, lama: Options, run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="serves --items alone"):
-        probe(str(model_path), "cpu", lama, ItemsFile(run=run))
     with pytest.raises(ConfigError, match="no folder .*nowhere; make it first"):
         probe(str(model_path), "cpu", lama, ItemsFile(path=tmp_path / "nowhere" / "x.parquet"))
 
