@@ -205,6 +205,7 @@ CASES: list[tuple[str, str, str, Arguments, str]] = [
     (TRAINER, "evaluate lama", "broken model", lambda world: ["--model", world.broken, "--probes", world.run, "--relations", SENTENCES, "--items", "new.parquet"], "copy both"),
     (TRAINER, "evaluate lama", "no probes", lambda world: ["--model", world.model, "--probes", world.new], "no such folder"),
     (TRAINER, "evaluate lama", "no model for UHN", lambda world: ["--model", world.model, "--probes", world.run, "--uhn", "./none"], "no such folder"),
+    (TRAINER, "evaluate common-vocab", "over a model", lambda world: ["--model", world.model, "--out", world.model / "config.json"], "a file of a model"),
     (TRAINER, "compare", "no experiment", lambda world: ["--config", "none.toml", "--out", world.new], "none.toml"),
     (TRAINER, "compare", "no experiment to plan", lambda world: ["--config", "none.toml", "--out", world.new, "--plan"], "none.toml"),
     (TRAINER, "inspect plan", "no shards", lambda world: ["--shards", world.run, "--model", world.model, "--out", world.new], "shards"),

@@ -458,6 +458,55 @@ def evaluate_lama(
     _show(result, readable(result), as_json=as_json)
 
 
+@evaluate.command("common-vocab")
+@click.option(
+    "--model",
+    "models",
+    required=True,
+    multiple=True,
+    help="Name or folder of a masked LM; give one for each.",
+)
+@click.option(
+    "--words",
+    type=FILE,
+    help="File with one word per line to choose from. Default: the models' vocabularies.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File for the words, one a line, sorted. Default: print them.",
+)
+@JSON_OPTION
+def evaluate_common_vocab(
+    models: tuple[str, ...],
+    words: Path | None,
+    out: Path | None,
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """List the words that are one token of every model. `evaluate lama` then ranks all over the same.
+
+    \b
+    Example:
+      trelm-train evaluate common-vocab --model bert-base-cased --model runs/a/train/model \\
+          --out common.txt
+    """
+    from trelm_train.evaluate.common_vocab import make_common_vocab
+
+    vocab = make_common_vocab(models, words, out)
+    result = vocab.to_dict()
+    if out is None:
+        _show(result | {"words": list(vocab.words)}, "\n".join(vocab.words), as_json=as_json)
+        return
+    lines = [f"{out}: {len(vocab.words)} words that are one token of every model"]
+    lines += [f"  of {name}: {count}" for name, count in vocab.num_of_model.items()]
+    if vocab.num_case_duplicates:
+        lines.append(
+            f"  {vocab.num_case_duplicates} differ from another one in case alone: one candidate to "
+            + ", ".join(vocab.uncased_models)
+        )
+    _show(result, "\n".join(lines), as_json=as_json)
+
+
 @cli.command()
 @click.option(
     "--config",
