@@ -47,6 +47,7 @@ def write_answers(path: Path, asked: Sequence[Asked], model: str = "m") -> Path:
         "sub_qid": [subject for subject, _, _, _ in asked],
         "obj_qid": [object_ for _, _, object_, _ in asked],
         "rank": [rank for _, _, _, rank in asked],
+        "filtered_rank": [rank for _, _, _, rank in asked],
         "p_gold": [0.5] * len(asked),
         "answers": [[]] * len(asked),
         "p_answers": [[]] * len(asked),

@@ -196,7 +196,7 @@ def add_answers(run: Path, path: Path, model: str, *, wrong_every: int = 0) -> P
         "template": ["[X] [Y]"] * len(facts), "sub_label": [f"s{fact[0]}" for fact in facts],
         "obj_label": [f"o{fact[2]}" for fact in facts], "sub_qid": [fact[0] for fact in facts],
         "obj_qid": [fact[2] for fact in facts], "sub_band": [fact[4] for fact in facts],
-        "rank": [1 if one else 3 for one in known], "p_gold": [0.5] * len(facts), "answers": [[]] * len(facts),
+        "rank": [1 if one else 3 for one in known], "filtered_rank": [1] * len(facts), "p_gold": [0.5] * len(facts), "answers": [[]] * len(facts),
         "p_answers": [[]] * len(facts),
     }  # fmt: skip
     pq.write_table(LAMA_ITEMS.from_columns(columns), path)
