@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from trelm_train.config import load_config
+from trelm_train.data import loader
 from trelm_train.data.prefetch import prefetch
 from trelm_train.training.session import RunRequest, Session, start_run
 from trelm_train.training.step import StepResult, train_step
@@ -61,6 +62,9 @@ def steps_of(session: Session, count: int) -> list[tuple[float, float, StepResul
 
 def throughput(out: Path, **request: Any) -> dict[str, Any]:
     """Take a number of steps; return seconds and tokens of those after the first two."""
+    if not request.get("keep_memory", True):
+        # What a run does by itself, left out for once.
+        loader.keep_freed_memory = lambda: False
     torch.set_num_threads(request["threads"])
     session = start(out, request)
     ends = steps_of(session, request["steps"] + WARM_STEPS)

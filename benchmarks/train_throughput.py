@@ -101,7 +101,14 @@ def _hf(
     )
 
 
-def _ours(name: str, common: dict[str, Any], steps: int, precision: str, *sets: str) -> Variant:
+def _ours(
+    name: str,
+    common: dict[str, Any],
+    steps: int,
+    precision: str,
+    *sets: str,
+    keep_memory: bool = True,
+) -> Variant:
     base = (
         f"train.batch_tokens={BATCH_TOKENS}", f"train.max_tokens={WIDTH}", "train.steps=100000",
         f"train.precision={precision}",
@@ -109,7 +116,7 @@ def _ours(name: str, common: dict[str, Any], steps: int, precision: str, *sets: 
     return Variant(
         name=name,
         target="benchmarks.train_ours:throughput",
-        arguments={**common, "steps": steps, "sets": [*base, *sets]},
+        arguments={**common, "steps": steps, "sets": [*base, *sets], "keep_memory": keep_memory},
     )
 
 
@@ -146,6 +153,7 @@ def throughput_variants(setup: Setup, shape: str) -> list[Variant]:
                 "layers": layers,
             },
         ),
+        _ours("ours_not_kept", common, steps, setup.precision, *PLAIN, keep_memory=False),
         # Ours keeps freed memory for the next arrays; so may the Trainer.
         add("hf_32_grouped_kept", rows=WIDE_ROWS, grouped=True, keep_memory=True),
     ]
