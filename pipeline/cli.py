@@ -288,13 +288,14 @@ def sql_command(run_folder: str, kind: str, out: str, query: str) -> None:
 @click.option(
     "--items",
     metavar="FILE",
-    default="",
-    help="Answers of a model, for `learned`: what `trelm-train evaluate lama --items` wrote.",
+    multiple=True,
+    help="Answers of one model, for `learned`: what `trelm-train evaluate lama --items` wrote; "
+    "several files count together.",
 )
 @click.option(
     "--before",
     metavar="FILE",
-    default="",
+    multiple=True,
     help="The same of the model before training; facts that it knew are left out.",
 )
 @FORMAT_OPTION
@@ -306,8 +307,8 @@ def ask_command(  # noqa: PLR0913 - an option each
     rows: int,
     list_only: bool,  # noqa: FBT001
     show_sql: bool,  # noqa: FBT001
-    items: str,
-    before: str,
+    items: tuple[str, ...],
+    before: tuple[str, ...],
     kind: str,
     out: str,
     name: str,

@@ -34,9 +34,10 @@ FEWEST = 20
 class AskedModel:
     """Name what `trelm-train evaluate lama --items` wrote about a model, trained and untrained."""
 
-    items: str
+    # Each fact counts as often as it stands in the files.
+    items: tuple[str, ...]
     # Facts that the model knew before are left out; empty for none.
-    before: str = ""
+    before: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,8 +68,10 @@ def ask_learned(
     """
     with opened_for(run_folder, question, output) as connection:
         if output.show_sql:
-            path = asked.items.replace("'", "''")
-            put_text(FEATURES_SQL.strip().replace("$items", f"'{path}'") + ";", output.out)
+            quoted = ("'" + path.replace("'", "''") + "'" for path in asked.items)
+            put_text(
+                FEATURES_SQL.strip().replace("$items", f"[{', '.join(quoted)}]") + ";", output.out
+            )
             return
         learned = learned_facts(connection, asked)
         table = (
@@ -105,7 +108,7 @@ def learned_facts(connection: duckdb.DuckDBPyConnection, asked: AskedModel) -> L
     num_known = int(facts.is_known.sum())
     if min(num_known, len(facts.relation) - num_known) < FEWEST:
         raise StageError(
-            f"{asked.items}: {len(facts.relation)} facts whose relation and items have ids, "
+            f"{', '.join(asked.items)}: {len(facts.relation)} facts whose relation and items have ids, "
             f"{num_known} of them known; at least {FEWEST} known and {FEWEST} not known are needed "
             "to tell them apart; ask more facts, with sub_uri and obj_uri"
         )

@@ -7,7 +7,7 @@ the statistics; memory is DuckDB's, and the facts that were asked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -17,6 +17,7 @@ from pipeline.engine.errors import StageError
 from schemas.array_types import F64, I64, Bools
 from schemas.errors import ConfigError
 from schemas.ids import MAX_HOPS
+from schemas.listing import a_few
 from schemas.probes import LAMA_ITEMS
 from schemas.table import SchemaError
 
@@ -123,37 +124,41 @@ class AskedFacts:
         return list(zip(self.relation, self.subject_label, self.object_label, strict=True))
 
 
-def check_items(connection: duckdb.DuckDBPyConnection, path: str) -> None:
-    """Refuse a file that is not what `evaluate lama --items` writes.
+def check_items(connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> None:
+    """Refuse files that are not what `evaluate lama --items` writes, and those of several models.
 
     Raises:
         ConfigError: names the file and what is wrong.
     """
     import pyarrow.parquet as pq
 
-    try:
-        LAMA_ITEMS.check(pq.read_schema(path), path)
-        (num_models,) = connection.execute(
-            "SELECT count(DISTINCT model) FROM read_parquet($items)", {"items": path}
-        ).fetchall()[0]
-    except (SchemaError, OSError, ValueError, duckdb.Error) as error:
+    query = "SELECT DISTINCT model FROM read_parquet($items)"
+    models: set[str] = set()
+    for path in paths:
+        try:
+            LAMA_ITEMS.check(pq.read_schema(path), path)
+            models |= {model for (model,) in connection.execute(query, {"items": path}).fetchall()}
+        except (SchemaError, OSError, ValueError, duckdb.Error) as error:
+            raise ConfigError(
+                f"--items {path}: not the rows of `trelm-train evaluate lama --items` ({error})"
+            ) from error
+    if len(models) > 1:
         raise ConfigError(
-            f"--items {path}: not the rows of `trelm-train evaluate lama --items` ({error})"
-        ) from error
-    if num_models > 1:
-        raise ConfigError(f"--items {path}: has {num_models} models; give the answers of one")
+            f"--items {', '.join(paths)}: has {len(models)} models ({a_few(sorted(models))}); "
+            "give the answers of one"
+        )
 
 
-def facts_of(connection: duckdb.DuckDBPyConnection, path: str) -> AskedFacts:
+def facts_of(connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> AskedFacts:
     """Return the asked facts that have ids, with their features.
 
     Raises:
-        ConfigError: the file is not what is needed.
+        ConfigError: a file is not what is needed.
         StageError: the query fails.
     """
-    check_items(connection, path)
+    check_items(connection, paths)
     try:
-        rows = connection.sql(FEATURES_SQL, params={"items": path}).to_arrow_table()
+        rows = connection.sql(FEATURES_SQL, params={"items": list(paths)}).to_arrow_table()
     except duckdb.Error as error:
         raise StageError(f"the query failed: {error}") from error
     names = [column for columns, _ in FEATURES.values() for column in columns]

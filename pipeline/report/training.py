@@ -126,8 +126,10 @@ def _learned(
 ) -> LearnedFacts | str | None:
     if not sources.items:
         return None
+    before = (sources.before,) if sources.before else ()
+    asked = AskedModel(items=(sources.items[-1],), before=before)
     try:
-        return learned_facts(connection, AskedModel(items=sources.items[-1], before=sources.before))
+        return learned_facts(connection, asked)
     except StageError as error:
         # The rest of the page stands without it: a table is missing, or there are too few facts.
         return error.message
@@ -231,7 +233,7 @@ def _answers(connection: duckdb.DuckDBPyConnection, path: str, name: str) -> Mod
         ConfigError: the file is not what is needed.
         StageError: the query fails.
     """
-    check_items(connection, path)
+    check_items(connection, [path])
     query = """
         SELECT {group}, count(*), avg((rank = 1)::DOUBLE) FROM read_parquet($items)
         GROUP BY 1 ORDER BY 1

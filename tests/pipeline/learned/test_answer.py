@@ -74,7 +74,7 @@ def test_features_are_those_of_the_run(scored_run: Path, tmp_path: Path) -> None
     subject, predicate, object_, sentences, documents = next(row for row in support if row[3])[:5]
     path = write_answers(tmp_path / "items.parquet", [(subject, predicate, object_, 1)])  # type: ignore[list-item]
     with open_run(RunPaths(root=str(scored_run))) as connection:
-        facts = facts_of(connection, str(path))
+        facts = facts_of(connection, [str(path)])
     columns = {name: float(values[0]) for name, values in facts.columns.items()}
 
     links = [row for row in rows_of(scored_run, "links") if row[7] == subject]
@@ -101,7 +101,7 @@ def test_an_id_from_before_a_merge_is_followed(scored_run: Path, tmp_path: Path)
     with open_run(RunPaths(root=str(run))) as connection:
         connection.execute("CREATE OR REPLACE TEMP VIEW redirects AS SELECT * FROM (VALUES "
                            f"('Q4000001', 'Q4000002'), ('Q4000002', 'Q{subject}')) t(source, target)")  # fmt: skip
-        facts = facts_of(connection, str(path))
+        facts = facts_of(connection, [str(path)])
     assert facts.subject.tolist() == [subject]
     assert facts.columns["support_documents"][0] > 0
 
@@ -109,7 +109,7 @@ def test_an_id_from_before_a_merge_is_followed(scored_run: Path, tmp_path: Path)
 def test_an_item_that_nothing_links_has_no_confidence(scored_run: Path, tmp_path: Path) -> None:
     path = write_answers(tmp_path / "items.parquet", [(4_000_001, 31, 4_000_002, 1)])
     with open_run(RunPaths(root=str(scored_run))) as connection:
-        columns = facts_of(connection, str(path)).columns
+        columns = facts_of(connection, [str(path)]).columns
     assert columns["subject_mentions"][0] == columns["support_sentences"][0] == 0
     assert math.isnan(columns["subject_confidence"][0])
     assert math.isnan(columns["subject_importance"][0])
@@ -143,6 +143,14 @@ def test_facts_come_most_surprising_first(scored_run: Path, tmp_path: Path) -> N
     wrong = [abs(row["is_known"] - row["p_known"]) for row in rows]
     assert wrong == sorted(wrong, reverse=True)
     assert f"Q{asked[odd][0]}" in [row["subject"] for row in rows if row["is_known"]]
+
+
+def test_several_files_count_together(scored_run: Path, tmp_path: Path) -> None:
+    asked = asked_of(scored_run)
+    first = write_answers(tmp_path / "a.parquet", asked[::2])
+    second = write_answers(tmp_path / "b.parquet", asked[1::2])
+    whole = found(scored_run, "learned", "--items", str(first), "--items", str(second))[0]
+    assert whole["meaning"].startswith(f"{len(asked)} facts, ")
 
 
 def test_what_was_known_before_is_left_out(scored_run: Path, tmp_path: Path) -> None:
