@@ -68,22 +68,30 @@ def parts_of(subjects: I64) -> I64:
     return np.asarray([part_of[qid] for qid in subjects.tolist()], np.int64)
 
 
-def auc_of(scores: F64, is_known: Bools) -> float:
-    """Return the chance that a known fact scores above an unknown one, a tie counting half.
+def auc_of(scores: F64, is_known: Bools, parts: I64) -> float:
+    """Return the chance that a known fact scores above an unknown one of its part, a tie counting
+    half.
 
-    NaN where all facts are known, or none (Hanley and McNeil 1982).
+    Each part has a model of its own. Across parts, a score also says how many facts of the *other*
+    parts are known: without any feature that would give less than a half. NaN where no part has both
+    kinds (Hanley and McNeil 1982).
     """
-    num_known = int(is_known.sum())
-    num_unknown = len(is_known) - num_known
-    if not (num_known and num_unknown):
-        return float("nan")
-    ranks = rankdata(scores)
-    total = float(ranks[is_known].sum())
-    return (total - num_known * (num_known + 1) / 2) / (num_known * num_unknown)
+    won = num_pairs = 0.0
+    for part in np.unique(parts):
+        is_here = parts == part
+        known = is_known[is_here]
+        num_known = int(known.sum())
+        pairs = num_known * (len(known) - num_known)
+        if pairs:
+            ranks = rankdata(scores[is_here])
+            won += float(ranks[known].sum()) - num_known * (num_known + 1) / 2
+            num_pairs += pairs
+    return won / num_pairs if num_pairs else float("nan")
 
 
 def interval_of(scores: F64, is_known: Bools, subjects: I64) -> Interval:
     """Return the AUC with its interval: whole subjects are drawn again, not facts."""
+    parts = parts_of(subjects)
     random = np.random.default_rng(SEED)
     _, number = np.unique(subjects, return_inverse=True)
     order = np.argsort(number, kind="stable")
@@ -92,11 +100,11 @@ def interval_of(scores: F64, is_known: Bools, subjects: I64) -> Interval:
     for _ in range(NUM_RESAMPLES):
         chosen = random.integers(len(rows_of), size=len(rows_of))
         rows = np.concatenate([rows_of[subject] for subject in chosen])
-        drawn.append(auc_of(scores[rows], is_known[rows]))
+        drawn.append(auc_of(scores[rows], is_known[rows], parts[rows]))
     # A draw without any known fact says nothing.
     usable = np.asarray(drawn)[~np.isnan(drawn)]
     low, high = np.percentile(usable, (LOW, HIGH)) if len(usable) else (np.nan, np.nan)
-    return Interval(auc_of(scores, is_known), float(low), float(high))
+    return Interval(auc_of(scores, is_known, parts), float(low), float(high))
 
 
 def predict(features: Mapping[str, F64], is_known: Bools, subjects: I64) -> Prediction:
@@ -120,7 +128,7 @@ def predict(features: Mapping[str, F64], is_known: Bools, subjects: I64) -> Pred
     first = 0
     for name in names:
         width = features[name].shape[1]
-        without = auc_of(held_out([other for other in names if other != name]), is_known)
+        without = auc_of(held_out([other for other in names if other != name]), is_known, parts)
         strengths.append(
             Strength(
                 name=name,

@@ -10,12 +10,16 @@ from pipeline.learned.prediction import auc_of, interval_of, parts_of, predict
 from schemas.array_types import F64, Bools
 
 
-def slow_auc(scores: list[float], is_known: list[bool]) -> float:
-    """Compare every known fact with every unknown one."""
-    known = [score for score, one in zip(scores, is_known, strict=True) if one]
-    unknown = [score for score, one in zip(scores, is_known, strict=True) if not one]
-    won = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a in known for b in unknown)
-    return won / (len(known) * len(unknown))
+def slow_auc(scores: list[float], is_known: list[bool], parts: list[int]) -> float:
+    """Compare every known fact with every unknown one of its part."""
+    facts = list(zip(scores, is_known, parts, strict=True))
+    pairs = [
+        (one, other)
+        for one, one_known, one_part in facts
+        for other, other_known, other_part in facts
+        if one_known and not other_known and one_part == other_part
+    ]
+    return sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs) / len(pairs)
 
 
 def test_auc_is_the_share_of_pairs_in_the_right_order() -> None:
@@ -25,12 +29,20 @@ def test_auc_is_the_share_of_pairs_in_the_right_order() -> None:
         scores = random.integers(0, random.integers(2, 9), 12).astype(float)
         is_known = random.random(12) < 0.4
         is_known[:2] = True, False
-        expected = slow_auc(scores.tolist(), is_known.tolist())
-        assert auc_of(scores, is_known) == pytest.approx(expected, abs=1e-12)
+        parts = random.integers(0, 2, 12)
+        parts[:2] = 0
+        expected = slow_auc(scores.tolist(), is_known.tolist(), parts.tolist())
+        assert auc_of(scores, is_known, parts) == pytest.approx(expected, abs=1e-12)
 
 
 def test_auc_of_one_kind_says_nothing() -> None:
-    assert np.isnan(auc_of(np.arange(3.0), np.ones(3, np.bool_)))
+    assert np.isnan(auc_of(np.arange(3.0), np.ones(3, np.bool_), np.zeros(3, np.int64)))
+
+
+def test_a_feature_that_is_always_the_same_says_nothing() -> None:
+    _, is_known, subjects = made()
+    found = predict({"same": np.ones((len(subjects), 1))}, is_known, subjects)
+    assert found.auc.value == 0.5
 
 
 def newton(x: F64, y: Bools) -> F64:
@@ -89,7 +101,8 @@ def test_a_subject_is_never_predicted_by_its_own_facts() -> None:
     is_known = np.repeat(random.random(200) < 0.5, 5)
     columns = np.eye(200)[subjects - 1]
     found = predict({"subject": columns}, is_known, subjects)
-    assert auc_of(prediction._fit(columns, is_known).apply(columns), is_known) == 1
+    seen = prediction._fit(columns, is_known).apply(columns)
+    assert auc_of(seen, is_known, parts_of(subjects)) == 1
     assert found.auc.value == pytest.approx(0.5, abs=0.08)
     assert len({(s, p) for s, p in zip(subjects, parts_of(subjects), strict=True)}) == 200
 
