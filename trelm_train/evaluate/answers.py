@@ -9,7 +9,7 @@ A filtered rank (Bordes et al. 2013) leaves the other right answers out of the c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,6 +97,23 @@ def ask(
         top_p_MK=np.zeros((len(questions), num_top), np.float32),
     )
 
+    def put(number_M: I64, logits_MV: Tensor) -> None:
+        golds = [questions[number].gold for number in number_M.tolist()]
+        gold_M = torch.tensor(golds, device=logits_MV.device)
+        _put(answers, number_M, logits_MV, gold_M, candidates)
+
+    pass_logits(model, pad_id, questions, put)
+    return answers
+
+
+def pass_logits(
+    model: MaskedLm, pad_id: int, questions: Sequence[Cloze], take: Callable[[I64, Tensor], None]
+) -> None:
+    """Call `take` with the logits at the masks, batch by batch: numbers of questions, and M x V.
+
+    Raises:
+        NotFiniteError: the model gives NaN or infinite logits.
+    """
     sentences = sentences_from_lists({"ids": [question.ids for question in questions]})
 
     with model.evaluating(), torch.no_grad():
@@ -106,17 +123,12 @@ def ask(
 
             # A batch has its questions in another order: `number_M` says which ones.
             number_M = batch.key_N
-            of_batch = [questions[number] for number in number_M.tolist()]
-            mask_positions = np.asarray([question.mask_position for question in of_batch])
-            position_M = torch.from_numpy(batch.start_N + mask_positions)
+            mask_positions = [questions[number].mask_position for number in number_M.tolist()]
+            position_M = torch.from_numpy(batch.start_N + np.asarray(mask_positions))
             hidden_MH = hidden_RSH.reshape(-1, model.hidden_size)[position_M]
             logits_MV = model.logits(hidden_MH).float()
             check_finite(model, logits_MV, "the probes")
-
-            gold_M = torch.tensor([question.gold for question in of_batch], device=model.device)
-            _put(answers, number_M, logits_MV, gold_M, candidates)
-
-    return answers
+            take(number_M, logits_MV)
 
 
 def _put(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 log = logging.getLogger(__name__)
+# Between two lines of a count, where no terminal is.
+SELDOM_S = 20.0
 # Shows a step's number and a line.
 Show = Callable[[int, str], None]
 
@@ -28,6 +31,37 @@ def progress(done: int, steps: int, *, silent: bool) -> AbstractContextManager[S
     # Standard output is for results.
     console = Console(stderr=True)
     return bar(console, done, steps) if console.is_terminal else _lines(steps)
+
+
+@contextmanager
+def counting(total: int, noun: str) -> Iterator[Callable[[int], None]]:
+    """Open a `with` block around a function that shows how many of some things are done.
+
+    A bar on a terminal; elsewhere a line, but seldom.
+    """
+    from rich.console import Console
+
+    # Standard output is for results.
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Seldom(total, noun)
+        return
+    with bar(console, 0, total) as show:
+        show(0, noun)
+        yield lambda done: show(done, noun)
+
+
+class _Seldom:
+    """Log how many things are done, where some time has passed since the last line."""
+
+    def __init__(self, total: int, noun: str) -> None:
+        self.total, self.noun, self.shown_at = total, noun, monotonic()
+
+    def __call__(self, done: int) -> None:
+        now = monotonic()
+        if now - self.shown_at >= SELDOM_S:
+            self.shown_at = now
+            log.info("%d of %d %s", done, self.total, self.noun)
 
 
 def line_of(means: dict[str, float], speed: dict[str, float]) -> str:
