@@ -6,7 +6,6 @@ Nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -18,13 +17,22 @@ import click
 from schemas.buckets import Location
 from schemas.command_line import (
     HELP_SETTINGS,
-    LocationParam,
     Program,
     add_cache_option,
     add_verbose_option,
     call,
     leave,
     say_after_stop,
+)
+from trelm_train.command_options import (
+    DEVICE_OPTION,
+    FILE,
+    FILE_LOCATION,
+    FILE_TO_WRITE,
+    FOLDER,
+    JSON_OPTION,
+    LOCATION,
+    show,
 )
 
 CHECKPOINTS_KEPT = (
@@ -37,22 +45,6 @@ PROGRAM = Program(
     # Batch systems send SIGTERM, or SIGUSR1 some time before.
     stop_signals=(signal.SIGTERM, signal.SIGUSR1),
 )
-
-FOLDER = click.Path(path_type=Path, file_okay=False)
-FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
-# The same, or an address in a bucket.
-LOCATION = LocationParam(path_type=Path, file_okay=False)
-FILE_LOCATION = LocationParam(path_type=Path, dir_okay=False, exists=True)
-FILE_TO_WRITE = LocationParam(path_type=Path, dir_okay=False)
-DEVICE_OPTION = click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Device that computes.",
-)
-JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -280,7 +272,7 @@ def init(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
         if result["loss_last"] is None
         else f", loss {result['loss_first']:.3f} -> {result['loss_last']:.3f}"
     )
-    _show(
+    show(
         result,
         f"{result['model']}: {result['vocabulary']} tokens, {result['sentences']} sentences, "
         f"{steps} steps{losses}",
@@ -318,14 +310,25 @@ def evaluate() -> None:
 @evaluate.command("mlm")
 @click.option("--model", required=True, help="Name or folder of a masked LM.")
 @click.option(
-    "--shards", type=LOCATION, required=True, help="Folder of a finished `trelm-pipeline shards`."
+    "--shards", type=LOCATION, help="Folder of a finished `trelm-pipeline shards`; or give --text."
+)
+@click.option(
+    "--text",
+    "text_path",
+    type=FILE_LOCATION,
+    help="Any UTF-8 text; its loss is measured on fixed masks too.",
+)
+@click.option(
+    "--against",
+    metavar="MODEL",
+    help="The model that --model started from: what has been forgotten of --text.",
 )
 @click.option(
     "--sentences",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Number of sentences, from the first; 0 takes all.",
+    help="Number of sentences of the shards, and of pieces of the text, from the first; 0 takes all.",
 )
 @click.option(
     "--items",
@@ -335,29 +338,19 @@ def evaluate() -> None:
 )
 @DEVICE_OPTION
 @JSON_OPTION
-def evaluate_mlm(
-    model: str,
-    shards: Location,
-    sentences: int,
-    items_path: Location | None,
-    device: str,
-    as_json: bool,  # noqa: FBT001
-) -> None:
+def evaluate_mlm(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     """Measure the masked-LM loss and the knowledge score. The masks of the validation split are fixed.
 
     \b
     Example:
       trelm-train evaluate mlm --model runs/a/train/model --shards runs/a/shards --json
+    What the model has forgotten of a text, since it was bert-base-uncased:
+      trelm-train evaluate mlm --model runs/a/train/model --text general.txt --against bert-base-uncased
     """
-    from trelm_train.evaluate.mlm_items import measure
+    from trelm_train.evaluate.mlm_command import MlmRequest, measure_all
 
-    report = measure(model, shards, device, max_sentences=sentences, items_path=items_path)
-    result = report.to_dict()
-    lines = [
-        f"{name:18} {value:.4f}" if isinstance(value, float) else f"{name:18} {value}"
-        for name, value in result.items()
-    ]
-    _show(result, "\n".join(lines), as_json=as_json)
+    result, text = measure_all(MlmRequest(**options))
+    show(result, text, as_json=as_json)
 
 
 @evaluate.command("lama")
@@ -455,7 +448,7 @@ def evaluate_lama(
         limit=options["limit"],
     )
     result = probe(model, device, asked, items_file)
-    _show(result, readable(result), as_json=as_json)
+    show(result, readable(result), as_json=as_json)
 
 
 @evaluate.command("common-vocab")
@@ -495,7 +488,7 @@ def evaluate_common_vocab(
     vocab = make_common_vocab(models, words, out)
     result = vocab.to_dict()
     if out is None:
-        _show(result | {"words": list(vocab.words)}, "\n".join(vocab.words), as_json=as_json)
+        show(result | {"words": list(vocab.words)}, "\n".join(vocab.words), as_json=as_json)
         return
     lines = [f"{out}: {len(vocab.words)} words that are one token of every model"]
     lines += [f"  of {name}: {count}" for name, count in vocab.num_of_model.items()]
@@ -504,7 +497,7 @@ def evaluate_common_vocab(
             f"  {vocab.num_case_duplicates} differ from another one in case alone: one candidate to "
             + ", ".join(vocab.uncased_models)
         )
-    _show(result, "\n".join(lines), as_json=as_json)
+    show(result, "\n".join(lines), as_json=as_json)
 
 
 @cli.command()
@@ -589,7 +582,7 @@ def inspect_plan(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     from trelm_train.training.resource_estimate import estimate_request, readable_estimate
 
     plan = estimate_request(request)
-    _show(plan.to_dict(), readable_estimate(plan), as_json=as_json)
+    show(plan.to_dict(), readable_estimate(plan), as_json=as_json)
 
 
 @inspect.command("bank")
@@ -621,7 +614,7 @@ def inspect_bank(run_path: Location, entity: str, top: int, as_json: bool) -> No
     ]
 
     result = {"entity": asdict(center), "nearest": [asdict(item) for item in neighbours]}
-    _show(result, "\n".join(lines), as_json=as_json)
+    show(result, "\n".join(lines), as_json=as_json)
 
 
 @inspect.command("path")
@@ -646,12 +639,7 @@ def inspect_path(run_path: Location, as_json: bool) -> None:  # noqa: FBT001
         lines.append(
             f"layer {layer:2}  {len(neurons):5} of {path['inner_size']}  {bar:40}  {shown}"
         )
-    _show(path, "\n".join(lines), as_json=as_json)
-
-
-def _show(result: dict[str, Any], text: str, *, as_json: bool) -> None:
-    # NaN is no JSON; a measure that has no value is null.
-    click.echo(json.dumps(result, allow_nan=False) if as_json else text)
+    show(path, "\n".join(lines), as_json=as_json)
 
 
 add_cache_option(cli)

@@ -19,9 +19,9 @@ from schemas.errors import ConfigError, TrelmError
 from schemas.model_folder import model_problem
 from schemas.regular_files import is_named_pipe, open_regular
 from schemas.settings import load_toml
-from trelm_train.compare.questions import read_text
 from trelm_train.evaluate.items_file import check_items_path
 from trelm_train.evaluate.lama import read_jsonl
+from trelm_train.evaluate.text_loss import read_text
 
 pytestmark = pytest.mark.timeout(60)
 

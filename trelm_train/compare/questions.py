@@ -1,8 +1,7 @@
 """Ask a plain model the questions of an experiment, and keep every answer.
 
 Probes: the rank and the log-probability of the object at the mask, item by item, with the subject
-that the bootstrap draws by. Texts: masked-LM loss on fixed masks, 80/10/10, the same for every
-model of one tokenizer.
+that the bootstrap draws by. Texts: masked-LM loss on fixed masks (`evaluate.text_loss`).
 """
 
 from __future__ import annotations
@@ -13,28 +12,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-import torch.nn.functional as F
 
-from schemas.bounded_lines import bounded_lines
 from schemas.errors import ConfigError
-from schemas.regular_files import open_regular
 from trelm_train.compare.experiment import ProbeSet, TextSet
-from trelm_train.config import MaskingConfig
-from trelm_train.data.loader import Packing, Position, assemble, plan_batches, sentences_from_lists
-from trelm_train.data.masking import mask_batch
 from trelm_train.evaluate.answers import ask
-from trelm_train.evaluate.finite import check_finite
 from trelm_train.evaluate.lama import Item, Prober, read_jsonl, skip_reason
-from trelm_train.evaluate.mlm import MASK_SEED
-from trelm_train.model.masked_lm import MaskedLm, vocabulary_of
+from trelm_train.evaluate.text_loss import answer_text, read_pieces
+from trelm_train.model.masked_lm import MaskedLm
 from trelm_train.model.protocols import Tokenizer
 
-# Legend: M masked tokens, V vocabulary, R rows, S tokens per row, H hidden size, N sentences.
-
-MAX_TOKENS = 128
 SMALLEST = 1e-30
-BATCH_TOKENS = 4096
 
 
 @dataclass(slots=True)
@@ -141,64 +128,6 @@ def text_loss(model: MaskedLm, tokenizer: Tokenizer, text: TextSet) -> dict[str,
         ConfigError: the file is unreadable, or nothing in it is masked.
         NotFiniteError: the model gives NaN or infinite logits.
     """
-    # Room for the opening and the closing special token.
-    room = min(MAX_TOKENS, model.max_tokens) - 2
-    ids, words = _pieces(tokenizer, read_text(Path(text.path)), room, text.sentences)
-    sentences = sentences_from_lists({"ids": ids, "words": words})
-    vocabulary = vocabulary_of(tokenizer, model.config.vocab_size)
-    packing = Packing(max_tokens=room + 2, batch_tokens=BATCH_TOKENS, limit=model.max_tokens)
-    total, num_masked = 0.0, 0
-
-    with model.evaluating(), torch.no_grad():
-        for rows in plan_batches(sentences.ids.lengths(np.arange(len(ids))), packing):
-            batch = assemble(sentences, rows, Position(), vocabulary.pad_id)
-            masked = mask_batch(batch, MaskingConfig(), vocabulary, seed=MASK_SEED, epoch=0)
-            hidden_RSH = model.encode(model.pack(batch, masked.input_ids_RS))
-            target_M = torch.from_numpy(masked.target_M).to(model.device)
-            logits_MV = model.logits(hidden_RSH.reshape(-1, model.hidden_size)[target_M]).float()
-            check_finite(model, logits_MV, f"the text {text.name!r}")
-            gold_M = torch.from_numpy(masked.gold_M).to(model.device)
-            # Double precision: a long sum of small numbers would lose digits.
-            total += float(F.cross_entropy(logits_MV, gold_M, reduction="none").double().sum())
-            num_masked += len(gold_M)
-
-    if not num_masked:
-        raise ConfigError(f"texts {text.name!r}: {text.path} is too short, no token was masked")
-    return {"loss": total / num_masked, "num_masked": float(num_masked)}
-
-
-def read_text(path: Path) -> list[str]:
-    """Return the lines of a text that are not empty.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    try:
-        with open_regular(path) as file:
-            return [line.decode().rstrip("\r\n") for _, line in bounded_lines(file, str(path))]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot read it as UTF-8 text ({error}); check it") from error
-
-
-def _pieces(
-    tokenizer: Tokenizer, lines: list[str], room: int, limit: int
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Cut lines into pieces of at most `room` tokens; return their ids and where words start."""
-    ids: list[list[int]] = []
-    words: list[list[int]] = []
-    for encoding in tokenizer(lines, add_special_tokens=False).encodings if lines else ():
-        for start in range(0, len(encoding.ids), room):
-            if limit and len(ids) >= limit:
-                return ids, words
-            piece = encoding.ids[start : start + room]
-            of_word = encoding.word_ids[start : start + room]
-
-            # One more for the opening special token.
-            starts = [
-                place + 1
-                for place in range(len(piece))
-                if place == 0 or of_word[place] != of_word[place - 1]
-            ]
-            ids.append([tokenizer.cls_token_id, *piece, tokenizer.sep_token_id])
-            words.append(starts)
-    return ids, words
+    pieces = read_pieces(Path(text.path), tokenizer, model.max_tokens, text.sentences)
+    answers = answer_text(model, tokenizer, pieces, f"the text {text.name!r}")
+    return {"loss": float(answers.loss_M.mean()), "num_masked": float(len(answers.loss_M))}

@@ -27,6 +27,7 @@ from trelm_train.data.masking import MaskedBatch, Vocabulary, mask_batch
 from trelm_train.data.shards import Shards
 from trelm_train.evaluate.answers import ranks_of
 from trelm_train.evaluate.finite import check_finite
+from trelm_train.evaluate.mlm_bands import GroupTotals
 from trelm_train.facts.plan import named_elsewhere
 from trelm_train.memory.memory_bank import note_window
 from trelm_train.model.masked_lm import MaskedLm
@@ -98,6 +99,8 @@ class MlmTotals:
     max_sentences: int = 0
     # One per fact, where they are wanted.
     answers: list[FactAnswer] | None = None
+    # The masked tokens by the band of their entity, where that is wanted.
+    groups: GroupTotals | None = None
     sentences: int = 0
     masked: int = 0
     loss: float = 0.0
@@ -215,12 +218,16 @@ def _add_loss(
     sums.masked += len(gold_M)
     sums.loss += float(loss_M.sum())
     # Right only where no other token has as high a logit: `argmax` would take the first of equals.
-    sums.right += int((ranks_of(logits_MV, logits_MV.gather(1, gold_M[:, None])) == 1).sum())
+    is_right_M = ranks_of(logits_MV, logits_MV.gather(1, gold_M[:, None])) == 1
+    sums.right += int(is_right_M.sum())
     sums.entity_masked += int(is_entity_M.sum())
     sums.entity_loss += float(loss_M[is_entity_M].sum())
-    is_near_M = torch.from_numpy(near_rare(batch, knowledge)[masked.target_M])
+    is_near_rare = near_rare(batch, knowledge)
+    is_near_M = torch.from_numpy(is_near_rare[masked.target_M])
     sums.near_rare_masked += int(is_near_M.sum())
     sums.near_rare_loss += float(loss_M[is_near_M].sum())
+    if sums.groups is not None:
+        sums.groups.add(batch, is_near_rare, masked.target_M, loss_M.numpy(), is_right_M.numpy())
 
 
 def _add_facts(

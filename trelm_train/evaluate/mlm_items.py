@@ -1,11 +1,13 @@
 """Measure a model on a shards folder, and write what it answered to each fact there.
 
-Goes in: a model, and shards. Comes out: the measures of `mlm`, and one Parquet file of the table
-`mlm_items`. Costs what `mlm` costs; the rows are in memory until they are written.
+Goes in: a model, and shards. Comes out: the measures of `mlm`, the same by the bands of the
+entities, and one Parquet file of the table `mlm_items`. Costs what `mlm` costs; a row per fact is in
+memory.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,28 @@ from trelm_train.data.shards import Shards, open_shards
 from trelm_train.evaluate.corpus_statistics import CorpusStatistics
 from trelm_train.evaluate.items_file import check_items_path, write_items
 from trelm_train.evaluate.mlm import FactAnswer, MlmReport, MlmTotals, add_split, report_of
+from trelm_train.evaluate.mlm_bands import GroupTotals, facts_by_band, read_bands
 from trelm_train.model.masked_lm import check_tokenizer, load_pretrained, pick_device
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MlmMeasures:
+    """Hold the measures of a model, and the same by band (`mlm_bands`)."""
+
+    report: MlmReport
+    # By group of the masked tokens: n, loss, accuracy.
+    masked_by_group: dict[str, dict[str, Any]]
+    # By band of the head and of the tail: n, cka_score.
+    facts_by_head: dict[str, dict[str, Any]]
+    facts_by_tail: dict[str, dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON: the report's, and three more."""
+        return self.report.to_dict() | {
+            "masked_by_group": self.masked_by_group,
+            "facts_by_head": self.facts_by_head,
+            "facts_by_tail": self.facts_by_tail,
+        }
 
 
 def measure(
@@ -29,7 +52,7 @@ def measure(
     *,
     max_sentences: int = 0,
     items_path: Location | None = None,
-) -> MlmReport:
+) -> MlmMeasures:
     """Load a model, measure it on a shards folder, and write its answers where a file is named.
 
     Raises:
@@ -47,11 +70,40 @@ def measure(
     )
     knowledge = load_knowledge(shards)
 
-    sums = MlmTotals(max_sentences=max_sentences, answers=None if items_path is None else [])
+    bands = read_bands(shards)
+    groups, answers = GroupTotals(bands), list[FactAnswer]()
+    sums = MlmTotals(max_sentences=max_sentences, answers=answers, groups=groups)
     add_split(sums, model, vocabulary, shards, knowledge, packing)
     if items_path is not None:
-        write_items(mlm_rows(model_name, sums.answers or [], knowledge, shards), items_path)
-    return report_of(sums)
+        write_items(mlm_rows(model_name, answers, knowledge, shards), items_path)
+    return MlmMeasures(
+        report=report_of(sums),
+        masked_by_group=groups.to_dict(),
+        facts_by_head=facts_by_band(bands, ((one.head, one.score) for one in answers)),
+        facts_by_tail=facts_by_band(bands, ((one.tail, one.score) for one in answers)),
+    )
+
+
+def readable(measures: MlmMeasures) -> str:
+    """Return the measures as lines of text."""
+    lines = [f"{name:20} {_number(value)}" for name, value in measures.report.to_dict().items()]
+    lines.append("masked tokens, by the band of their entity or where they stand:")
+    lines += [
+        f"  {name:18} n {row['n']:6}  loss {_number(row['loss'])}  "
+        f"accuracy {_number(row['accuracy'])}"
+        for name, row in measures.masked_by_group.items()
+    ]
+    for end, rows in (("head", measures.facts_by_head), ("tail", measures.facts_by_tail)):
+        lines.append(f"facts, by the band of their {end} entity:")
+        lines += [
+            f"  {name:18} n {row['n']:6}  cka_score {_number(row['cka_score'])}"
+            for name, row in rows.items()
+        ]
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def mlm_rows(

@@ -343,7 +343,7 @@ def check_tokenizer(model_name: str, model: MaskedLm, shards: Shards) -> Vocabul
     # The same file is the same tokenizer; files that differ may still hold the same vocabulary.
     model_file = Path(local_model(model_name)) / "tokenizer.json"
     if not (model_file.is_file() and sha256_of(model_file) == shards.tokenizer_sha256):
-        difference = _difference(
+        difference = vocabulary_difference(
             load_tokenizer(model_name, model).get_vocab(), tokenizer.get_vocab()
         )
         if difference:
@@ -356,13 +356,17 @@ def check_tokenizer(model_name: str, model: MaskedLm, shards: Shards) -> Vocabul
     return vocabulary_of(tokenizer, model.config.vocab_size)
 
 
-def _difference(of_model: dict[str, int], of_shards: dict[str, int]) -> str:
-    """Describe the first difference of two vocabularies; empty if there is none."""
-    if of_model == of_shards:
+def vocabulary_difference(
+    of_model: dict[str, int], other: dict[str, int], where: str = "in the shards"
+) -> str:
+    """Describe the first difference of two vocabularies, the other one being `where`; empty if there
+    is none.
+    """
+    if of_model == other:
         return ""
 
     # In the order of ids, so that the message names the lowest difference.
-    for token, number in sorted(of_shards.items(), key=lambda item: item[1]):
+    for token, number in sorted(other.items(), key=lambda item: item[1]):
         if of_model.get(token) != number:
-            return f"token {token!r} has id {of_model.get(token)}, in the shards {number}"
-    return f"{len(of_model)} tokens, in the shards {len(of_shards)}"
+            return f"token {token!r} has id {of_model.get(token)}, {where} {number}"
+    return f"{len(of_model)} tokens, {where} {len(other)}"

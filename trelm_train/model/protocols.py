@@ -21,8 +21,13 @@ class Tokenizer(Protocol):
     sep_token_id: int
     all_special_ids: list[int]
 
-    def __call__(self, text: str | Sequence[str], *, add_special_tokens: bool = True) -> Any:  # noqa: ANN401
-        """Encode one text or several; the result has `input_ids`, and `encodings` with offsets."""
+    def __call__(
+        self, text: str | Sequence[str], *, add_special_tokens: bool = True, verbose: bool = True
+    ) -> Any:  # noqa: ANN401
+        """Encode one text or several; the result has `input_ids`, and `encodings` with offsets.
+
+        `verbose` warns of a text that is longer than the model takes.
+        """
 
     def __len__(self) -> int:
         """Return the number of tokens, added ones included."""

@@ -25,8 +25,8 @@ from schemas import REJECTS, bounded_lines
 from schemas.errors import TrelmError
 from tests.pipeline.cases import ROOT, SAMPLE, in_process
 from tests.pipeline.inputs_run import rows_of, run_plan
-from trelm_train.compare.questions import read_text
 from trelm_train.evaluate.lama import read_jsonl
+from trelm_train.evaluate.text_loss import read_text
 
 LIMIT = 3000
 REASON = f"the line is longer than {LIMIT / (1 << 20):g} MB"

@@ -157,8 +157,8 @@ def test_a_broken_model_is_refused_by_the_commands(
 
 
 def test_json_never_holds_nan() -> None:
-    from trelm_train.cli import _show
+    from trelm_train.command_options import show
 
     with pytest.raises(ValueError, match="not JSON compliant"):
-        _show({"loss": math.nan}, "", as_json=True)
+        show({"loss": math.nan}, "", as_json=True)
     assert json.dumps(None) == "null"

@@ -14,6 +14,7 @@ from schemas.errors import ConfigError
 from tests.broken_models import BROKEN, break_model
 from tests.trelm_train.conftest import request_for
 from trelm_train.checkpoints.export import export_checkpoint, load_weights
+from trelm_train.evaluate.forgetting import TextRequest, measure_text
 from trelm_train.evaluate.lama import Options
 from trelm_train.evaluate.lama_items import probe
 from trelm_train.evaluate.mlm_items import measure
@@ -52,6 +53,7 @@ def test_a_broken_model_is_refused_at_each_door(
         lambda: estimate_request(request_for(shards_path, folder, out)),
         lambda: probe(str(folder), "cpu", probes),
         lambda: measure(str(folder), shards_path, device="cpu"),
+        lambda: measure_text(str(folder), TextRequest(path=tmp_path), "cpu"),
         lambda: resume(begun),
         lambda: export_checkpoint(checkpoint, out),
     )
