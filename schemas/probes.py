@@ -152,3 +152,44 @@ MLM_ITEMS = Table(
         ),
     ),
 )
+
+
+def _of_answered(place: str, score: str, answer: str) -> tuple[Column, ...]:
+    """Declare the columns of a question whose candidates are the answers of its relation alone."""
+    return (
+        Column(name="model", type=pa.string(), meaning="name or folder of the model"),
+        Column(name="relation", type=pa.string(), meaning="relation, such as P36"),
+        Column(name="template", type=pa.string(), meaning="its text, with [X] and [Y]"),
+        Column(name="sub_label", type=pa.string(), meaning="label of the subject"),
+        Column(name="sub_qid", type=pa.uint32(), meaning="QID of the subject", null_means=_NO_QID),
+        Column(name="obj_label", type=pa.string(), meaning="label of the right answer"),
+        Column(
+            name="obj_qid", type=pa.uint32(), meaning="QID of the right answer", null_means=_NO_QID
+        ),
+        Column(
+            name="rank",
+            type=pa.uint32(),
+            meaning=f"place of the right answer among {place}, from 1; ties count against it",
+        ),
+        Column(name="score", type=pa.float64(), meaning=score),
+        Column(name="is_right", type=pa.bool_(), meaning="whether the rank is 1"),
+        Column(
+            name="answer",
+            type=pa.string(),
+            meaning=answer,
+            null_means="two or more are equally good",
+        ),
+    )
+
+
+PARAPHRASE_ITEMS = Table(
+    name="paraphrase_items",
+    version=1,
+    row="fact that was asked by one pattern of its relation",
+    key=("model", "relation", "template", "sub_label", "obj_label"),
+    columns=_of_answered(
+        "the objects of its relation",
+        "log-probability of the right answer at the mask, over the whole vocabulary",
+        "the best candidate, as one token reads",
+    ),
+)

@@ -34,6 +34,7 @@ from trelm_train.command_options import (
     LOCATION,
     show,
 )
+from trelm_train.probe_commands import PROBE_COMMANDS
 
 CHECKPOINTS_KEPT = (
     "a checkpoint that was saved is kept; `trelm-train resume --out FOLDER` goes on from it"
@@ -642,6 +643,8 @@ def inspect_path(run_path: Location, as_json: bool) -> None:  # noqa: FBT001
     show(path, "\n".join(lines), as_json=as_json)
 
 
+for command in PROBE_COMMANDS:
+    evaluate.add_command(command)
 add_cache_option(cli)
 add_verbose_option(cli)
 

@@ -35,6 +35,7 @@ from trelm_train.config import load_config as load_trainer_config
 from trelm_train.evaluate.lama_files import read_jsonl
 from trelm_train.evaluate.lama_rows import right_objects, row_of, sentence_reason, skip_reason
 from trelm_train.evaluate.lama_uhn import read_named
+from trelm_train.evaluate.paraphrases import read_patterns
 
 TEXT = "{{Infobox|a=1}}'''Paris''' is [[France|French]]s{{snd}}<ref>r</ref> in {{lang|fr|la [[Seine]]}}.\n== H ==\n* x\n"
 ENTITY = {
@@ -78,6 +79,7 @@ LAMA = (
     b'{"sub_label": "Bob", "obj_label": "Rome"}\n'
     b'{"masked_sentences": ["Ada is in [MASK] ."], "obj_label": "Paris", "id": 5}\n'
 )
+PATTERNS = b'{"pattern": "[X] is in [Y]."}\n{"pattern": "In [Y] lies [X]", "lemma": "lie"}\n'
 NAMED = b'{"named": {"city": {"Ada": [5, 7, 9], "Bob": []}, "language": {"Ada": [1]}}}'
 SETTINGS = (
     b'run = "r"\n[kb]\ndumps = ["a"]\nlanguages = ["de"]\n[link]\ntop_k = 5\nmin_confidence = 0.5\n'
@@ -192,6 +194,7 @@ READERS = (
     Reader(name="added", content=ADDED, read=lambda path: read_added(str(path))),
     Reader(name="templates", content=OWN.read_bytes()[:600].rpartition(b"\n")[0], read=lambda path: read_templates(str(path))),
     Reader(name="lama", content=LAMA, read=probes),
+    Reader(name="patterns", content=PATTERNS, read=read_patterns),
     Reader(name="names", content=NAMED, read=read_named, ending=".json"),
     Reader(name="settings", content=SETTINGS, read=lambda path: load_config(str(path)), ending=".toml"),
     Reader(name="trainer-settings", content=TRAINER_SETTINGS, read=lambda path: load_trainer_config(path, []), ending=".toml"),

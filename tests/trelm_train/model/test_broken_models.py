@@ -14,10 +14,12 @@ from schemas.errors import ConfigError
 from tests.broken_models import BROKEN, break_model
 from tests.trelm_train.conftest import request_for
 from trelm_train.checkpoints.export import export_checkpoint, load_weights
+from trelm_train.evaluate import paraphrase_items
 from trelm_train.evaluate.forgetting import TextRequest, measure_text
 from trelm_train.evaluate.lama import Options
 from trelm_train.evaluate.lama_items import probe
 from trelm_train.evaluate.mlm_items import measure
+from trelm_train.evaluate.paraphrases import ParaphraseOptions
 from trelm_train.model import masked_lm
 from trelm_train.model.masked_lm import MaskedLm, load_pretrained, load_tokenizer
 from trelm_train.training.resource_estimate import estimate_request
@@ -47,11 +49,13 @@ def test_a_broken_model_is_refused_at_each_door(
     checkpoint = next((begun / "checkpoints").glob("step-*"))
     before = {path: path.stat().st_mtime_ns for path in begun.rglob("*") if path.is_file()}
     probes = Options(probes=tmp_path, relations=tmp_path)
+    in_other_words = ParaphraseOptions(probes=tmp_path, patterns=tmp_path)
     doors: tuple[Callable[[], object], ...] = (
         lambda: load_pretrained(str(folder), CPU),
         lambda: run(request_for(shards_path, folder, out)),
         lambda: estimate_request(request_for(shards_path, folder, out)),
         lambda: probe(str(folder), "cpu", probes),
+        lambda: paraphrase_items.probe(str(folder), "cpu", in_other_words),
         lambda: measure(str(folder), shards_path, device="cpu"),
         lambda: measure_text(str(folder), TextRequest(path=tmp_path), "cpu"),
         lambda: resume(begun),
