@@ -193,3 +193,15 @@ PARAPHRASE_ITEMS = Table(
         "the best candidate, as one token reads",
     ),
 )
+
+BEAR_ITEMS = Table(
+    name="bear_items",
+    version=1,
+    row="instance of a BEAR probe that was asked by one template of its relation",
+    key=("model", "relation", "template", "sub_qid", "sub_label", "obj_label"),
+    columns=_of_answered(
+        "the answers of its relation",
+        "pseudo-log-likelihood of the sentence with the right answer",
+        "the best answer",
+    ),
+)

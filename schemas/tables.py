@@ -6,7 +6,7 @@ from schemas.documents import ANCHORS, DOCUMENTS
 from schemas.importance import IMPORTANCE
 from schemas.kb import ALIASES, ENTITIES, PROPERTIES, REDIRECTS, STATEMENTS, TRIPLES
 from schemas.link import LINKS, SENTENCES
-from schemas.probes import LAMA_ITEMS, MLM_ITEMS, PARAPHRASE_ITEMS
+from schemas.probes import BEAR_ITEMS, LAMA_ITEMS, MLM_ITEMS, PARAPHRASE_ITEMS
 from schemas.rejects import REJECTS
 from schemas.shards import EXAMPLES, KNOWLEDGE
 from schemas.stats import (
@@ -41,12 +41,13 @@ TABLES: tuple[Table, ...] = (
     REJECTS,
 )
 # Written by `trelm-train evaluate`, to a file that the user names: no stage of a run has them.
-PROBE_TABLES: tuple[Table, ...] = (LAMA_ITEMS, MLM_ITEMS, PARAPHRASE_ITEMS)
+PROBE_TABLES: tuple[Table, ...] = (LAMA_ITEMS, MLM_ITEMS, PARAPHRASE_ITEMS, BEAR_ITEMS)
 BY_NAME: dict[str, Table] = {table.name: table for table in TABLES}
 
 __all__ = [
     "ALIASES",
     "ANCHORS",
+    "BEAR_ITEMS",
     "BY_NAME",
     "COOCCURRENCE",
     "DOCUMENTS",

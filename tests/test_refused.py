@@ -212,6 +212,8 @@ CASES: list[tuple[str, str, str, Arguments, str]] = [
     (TRAINER, "evaluate paraphrases", "no probes", lambda world: ["--model", world.model, "--probes", world.new, "--patterns", world.run], "no such folder"),
     (TRAINER, "evaluate paraphrases", "over its probes", lambda world: ["--model", world.model, "--probes", world.gold.parent, "--patterns", world.run, "--items", world.gold], "is an input"),
     (TRAINER, "evaluate paraphrases", "broken model", lambda world: ["--model", world.broken, "--probes", world.run, "--patterns", world.run, "--items", "new.parquet"], "copy both"),
+    (TRAINER, "evaluate bear", "no probe", lambda world: ["--model", world.model, "--probes", world.run, "--items", "new.parquet"], "metadata_relations.json"),
+    (TRAINER, "evaluate bear", "over its probe", lambda world: ["--model", world.model, "--probes", world.gold.parent, "--items", world.gold], "is an input"),
     (TRAINER, "compare", "no experiment", lambda world: ["--config", "none.toml", "--out", world.new], "none.toml"),
     (TRAINER, "compare", "no experiment to plan", lambda world: ["--config", "none.toml", "--out", world.new, "--plan"], "none.toml"),
     (TRAINER, "inspect plan", "no shards", lambda world: ["--shards", world.run, "--model", world.model, "--out", world.new], "shards"),

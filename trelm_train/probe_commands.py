@@ -1,4 +1,5 @@
-"""Make the commands of `trelm-train evaluate` for probes in the files of other projects: ParaRel.
+"""Make the commands of `trelm-train evaluate` for probes in the files of other projects: ParaRel and
+BEAR.
 
 Nothing heavy is imported before a command runs.
 """
@@ -73,4 +74,48 @@ def paraphrases(  # noqa: PLR0913
     show(result, readable(result), as_json=as_json)
 
 
-PROBE_COMMANDS = (paraphrases,)
+@click.command("bear")
+@click.option("--model", required=True, help="Name or folder of a masked LM.")
+@click.option(
+    "--probes",
+    type=LOCATION,
+    required=True,
+    help="Folder with metadata_relations.json and P….jsonl files of instances.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Number of instances per relation; 0 asks all.",
+)
+@click.option(
+    "--items",
+    "items_path",
+    type=FILE_TO_WRITE,
+    help="Parquet file for one row per instance and template: rank, best answer.",
+)
+@DEVICE_OPTION
+@JSON_OPTION
+def bear(
+    model: str,
+    device: str,
+    probes: Location,
+    limit: int,
+    items_path: Location | None,
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Put every answer into a statement, and take the likeliest. Print how often that is the true one.
+
+    \b
+    Example:
+      trelm-train evaluate bear --model runs/a/train/model --probes BEAR
+    """
+    from schemas.bucket_copies import local_folder
+    from trelm_train.evaluate.bear import probe, readable
+
+    result = probe(model, device, local_folder(probes), limit=limit, items_path=items_path)
+    show(result, readable(result), as_json=as_json)
+
+
+PROBE_COMMANDS = (paraphrases, bear)

@@ -32,6 +32,7 @@ from pipeline.templates.template_file import OWN, read_templates
 from schemas.errors import TrelmError
 from schemas.manifest import Manifest
 from trelm_train.config import load_config as load_trainer_config
+from trelm_train.evaluate.bear_data import METADATA, read_bear
 from trelm_train.evaluate.lama_files import read_jsonl
 from trelm_train.evaluate.lama_rows import right_objects, row_of, sentence_reason, skip_reason
 from trelm_train.evaluate.lama_uhn import read_named
@@ -80,6 +81,19 @@ LAMA = (
     b'{"masked_sentences": ["Ada is in [MASK] ."], "obj_label": "Paris", "id": 5}\n'
 )
 PATTERNS = b'{"pattern": "[X] is in [Y]."}\n{"pattern": "In [Y] lies [X]", "lemma": "lie"}\n'
+BEAR_METADATA = json.dumps(
+    {
+        "P30": {
+            "templates": ["[X] is in [Y].", "[Y] has [X]."],
+            "answer_space_labels": ["Asia", "Europe"],
+            "answer_space_ids": ["Q48", "Q46"],
+        }
+    }
+).encode()
+BEAR_ROWS = (
+    b'{"sub_id": "Q1", "sub_label": "Ada", "obj_id": "Q46", "obj_label": "Europe", "answer_idx": 1}\n'
+    b'{"sub_id": "Q2", "sub_label": "Bob", "obj_id": "Q48", "obj_label": "Asia", "answer_idx": 0}\n'
+)
 NAMED = b'{"named": {"city": {"Ada": [5, 7, 9], "Bob": []}, "language": {"Ada": [1]}}}'
 SETTINGS = (
     b'run = "r"\n[kb]\ndumps = ["a"]\nlanguages = ["de"]\n[link]\ntop_k = 5\nmin_confidence = 0.5\n'
@@ -170,6 +184,14 @@ def probes(path: Path) -> Counter[str]:
     return found
 
 
+def bear(metadata: bytes, rows: bytes, folder: Path) -> int:
+    """A probe in a folder of its own."""
+    folder.mkdir(exist_ok=True)
+    (folder / METADATA).write_bytes(metadata)
+    (folder / "P30.jsonl").write_bytes(rows)
+    return sum(relation.num_statements for relation in read_bear(folder).relations)
+
+
 def redirects(path: Path) -> int:
     rows = SqlRows("redirect", REDIRECT_COLUMNS)
     return sum(len(list(rows.feed(line))) for line in lines(path))
@@ -195,6 +217,8 @@ READERS = (
     Reader(name="templates", content=OWN.read_bytes()[:600].rpartition(b"\n")[0], read=lambda path: read_templates(str(path))),
     Reader(name="lama", content=LAMA, read=probes),
     Reader(name="patterns", content=PATTERNS, read=read_patterns),
+    Reader(name="bear", content=BEAR_METADATA, read=lambda path: bear(path.read_bytes(), BEAR_ROWS, path.parent / "bear")),
+    Reader(name="bear-rows", content=BEAR_ROWS, read=lambda path: bear(BEAR_METADATA, path.read_bytes(), path.parent / "bear")),
     Reader(name="names", content=NAMED, read=read_named, ending=".json"),
     Reader(name="settings", content=SETTINGS, read=lambda path: load_config(str(path)), ending=".toml"),
     Reader(name="trainer-settings", content=TRAINER_SETTINGS, read=lambda path: load_trainer_config(path, []), ending=".toml"),

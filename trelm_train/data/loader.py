@@ -40,6 +40,7 @@ from trelm_train.data.sentences import (
     read_outline,
     read_rows,
     read_sentences,
+    sentences_from_ids,
     sentences_from_lists,
 )
 from trelm_train.data.shards import RowGroup, Shards
@@ -298,5 +299,5 @@ def split_batches(shards: Shards, packing: Packing, split: str, pad_id: int) -> 
 __all__ = [
     "WINDOW_ROWS", "Batch", "BatchStream", "LoaderState", "Packing", "Position", "Sentences",
     "assemble", "check_lengths", "in_steps", "pack", "plan_batches", "read_sentences",
-    "sentences_from_lists", "share", "split_batches", "windows_of",
+    "sentences_from_ids", "sentences_from_lists", "share", "split_batches", "windows_of",
 ]  # fmt: skip

@@ -188,6 +188,16 @@ def sentences_from_lists(lists: dict[str, list[list[int]]]) -> Sentences:
     )
 
 
+def sentences_from_ids(ids: Ragged) -> Sentences:
+    """Build sentences from their token ids alone: without words, spans and facts."""
+    empty = from_lengths(np.zeros(0, np.int64), np.zeros(len(ids), np.int64))
+    return Sentences(
+        key_N=np.arange(len(ids), dtype=np.int64),
+        is_statement_N=np.zeros(len(ids), np.bool_),
+        **{name: ids if name == "ids" else empty for name in COLUMNS},
+    )
+
+
 def _keys(groups: Sequence[RowGroup]) -> I64:
     """Return the key of every row of the groups, in file order."""
     ordered = in_file_order(groups)
