@@ -37,6 +37,8 @@ from trelm_train.evaluate.lama_files import read_jsonl
 from trelm_train.evaluate.lama_rows import right_objects, row_of, sentence_reason, skip_reason
 from trelm_train.evaluate.lama_uhn import read_named
 from trelm_train.evaluate.paraphrases import read_patterns
+from trelm_train.finetune.relation_file import read_relations
+from trelm_train.finetune.typing_file import read_typing
 
 TEXT = "{{Infobox|a=1}}'''Paris''' is [[France|French]]s{{snd}}<ref>r</ref> in {{lang|fr|la [[Seine]]}}.\n== H ==\n* x\n"
 ENTITY = {
@@ -95,6 +97,19 @@ BEAR_ROWS = (
     b'{"sub_id": "Q2", "sub_label": "Bob", "obj_id": "Q48", "obj_label": "Asia", "answer_idx": 0}\n'
 )
 NAMED = b'{"named": {"city": {"Ada": [5, 7, 9], "Bob": []}, "language": {"Ada": [1]}}}'
+TYPING = b'[{"sent": "Ada left Rome .", "start": 0, "end": 3, "labels": ["person", "poet"], "ents": []}]\n'
+TACRED = (
+    b'{"token": ["Ada", "left", "Rome"], "subj_start": 0, "subj_end": 0, "obj_start": 2, "obj_end": 2, '
+    b'"subj_type": "PERSON", "obj_type": "CITY", "relation": "left"}\n'
+) * 2
+SEMEVAL = (
+    b'1\t"The <e1>rain</e1> fell on <e2>Rome</e2>."\nCause-Effect(e1,e2)\nComment: none\n\n'
+    b'2\t"The <e2>king</e2> met <e1>Ada</e1>."\nOther\nComment:\n'
+)
+FEWREL = (
+    b'{"P17": [{"tokens": ["Rome", "in", "Italy"], "h": ["rome", "Q1", [[0]]], "t": ["italy", "Q2", [[2]]]}], '
+    b'"P26": [{"tokens": ["Ada", "met", "Bob"], "h": ["bob", "Q3", [[2]]], "t": ["ada", "Q4", [[0]]]}]}'
+)
 SETTINGS = (
     b'run = "r"\n[kb]\ndumps = ["a"]\nlanguages = ["de"]\n[link]\ntop_k = 5\nmin_confidence = 0.5\n'
 )
@@ -220,6 +235,11 @@ READERS = (
     Reader(name="bear", content=BEAR_METADATA, read=lambda path: bear(path.read_bytes(), BEAR_ROWS, path.parent / "bear")),
     Reader(name="bear-rows", content=BEAR_ROWS, read=lambda path: bear(BEAR_METADATA, path.read_bytes(), path.parent / "bear")),
     Reader(name="names", content=NAMED, read=read_named, ending=".json"),
+    Reader(name="typing", content=TYPING, read=read_typing),
+    Reader(name="typing-gz", content=gzip.compress(TYPING, mtime=0), read=lambda path: read_typing(path).examples, is_sealed=True),
+    Reader(name="tacred", content=TACRED, read=read_relations),
+    Reader(name="semeval", content=SEMEVAL, read=read_relations),
+    Reader(name="fewrel", content=FEWREL, read=read_relations),
     Reader(name="settings", content=SETTINGS, read=lambda path: load_config(str(path)), ending=".toml"),
     Reader(name="trainer-settings", content=TRAINER_SETTINGS, read=lambda path: load_trainer_config(path, []), ending=".toml"),
     Reader(name="weights", content=load_weights(TRAINED).to_json().encode(), read=lambda path: load_weights(str(path)), ending=".json"),
