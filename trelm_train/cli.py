@@ -34,6 +34,7 @@ from trelm_train.command_options import (
     LOCATION,
     show,
 )
+from trelm_train.finetune_commands import evaluate_relation, evaluate_typing
 from trelm_train.probe_commands import PROBE_COMMANDS
 
 CHECKPOINTS_KEPT = (
@@ -643,7 +644,7 @@ def inspect_path(run_path: Location, as_json: bool) -> None:  # noqa: FBT001
     show(path, "\n".join(lines), as_json=as_json)
 
 
-for command in PROBE_COMMANDS:
+for command in (*PROBE_COMMANDS, evaluate_typing, evaluate_relation):
     evaluate.add_command(command)
 add_cache_option(cli)
 add_verbose_option(cli)

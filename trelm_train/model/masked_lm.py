@@ -200,12 +200,12 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
     hf_logging.disable_progress_bar()
 
     folder = local_model(name)
-    _check_folder(folder)
+    check_folder(folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{name}: no such model here ({_first_line(error)}); give a folder or a model's name"
+            f"{name}: no such model here ({first_line(error)}); give a folder or a model's name"
         ) from error
 
     if config.model_type not in FAMILIES or getattr(config, "is_decoder", False):
@@ -229,7 +229,7 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         # A RuntimeError: sizes that differ between its settings and its weights.
         raise ConfigError(
-            f"{name}: cannot load its weights ({_first_line(error)}); copy the model again, or give "
+            f"{name}: cannot load its weights ({first_line(error)}); copy the model again, or give "
             "another one"
         ) from error
 
@@ -246,7 +246,7 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
     return MaskedLm(hf, device, name)
 
 
-def _check_folder(name: str) -> None:
+def check_folder(name: str) -> None:
     """Refuse a folder that is not there, holds no whole model, or is damaged.
 
     Raises:
@@ -278,7 +278,7 @@ def check_weights(name: str, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of an error message, or the name of its type."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
@@ -296,7 +296,7 @@ def load_tokenizer(folder: str, model: MaskedLm | None = None) -> Tokenizer:
             local_model(folder), trust_remote_code=False
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{folder}: no tokenizer there ({_first_line(error)})") from error
+        raise ConfigError(f"{folder}: no tokenizer there ({first_line(error)})") from error
     if model is not None:
         problem = longer_tokenizer(folder, len(tokenizer), model.config.vocab_size)
         if problem:
