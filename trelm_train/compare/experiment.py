@@ -119,6 +119,33 @@ class TextSet:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TaskSet:
+    """Name labelled rows that every model is fine-tuned on: section `[[tasks]]`."""
+
+    name: str = key("", "Name of the task in tables")
+    kind: Literal["typing", "relation"] = key("typing", "Kind of the task: typing or relation")
+    data: str = key("", "Path of one file that a hash of the sentence splits 80/10/10")
+    train: str = key("", "Path of the rows to train on, in place of data")
+    dev: str = key("", "Path of development rows, which nothing is chosen by; may be empty")
+    test: str = key("", "Path of the rows that are scored")
+    rate: float = key(5e-5, "Peak learning rate of the fine-tuning")
+    epochs: int = key(3, "Number of epochs of the fine-tuning")
+    batch: int = key(32, "Number of rows per step")
+    length: int = key(128, "Most tokens of a row")
+    limit: int = key(0, "Number of rows of each part; 0 takes all")
+    seeds: tuple[int, ...] = key((0,), "Seeds of the fine-tuning, for each model")
+    pool: Literal["cls", "entities"] = key("cls", "State that is classified: cls or entities")
+    markers: Literal["plain", "typed"] = key("plain", "Markers of subject and object, for relation")
+    negative: str = key("", "Label of no relation; empty finds it by its name")
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Return the paths that are given, by their names."""
+        given = {name: str(getattr(self, name)) for name in ("data", "train", "dev", "test")}
+        return {name: path for name, path in given.items() if path}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Arm:
     """Name one way to train: section `[[arms]]`."""
 
@@ -138,6 +165,7 @@ class Experiment:
     arms: tuple[Arm, ...]
     probes: tuple[ProbeSet, ...] = ()
     texts: tuple[TextSet, ...] = ()
+    tasks: tuple[TaskSet, ...] = ()
 
     def arm(self, name: str) -> Arm:
         """Return the arm of a name."""
@@ -232,6 +260,7 @@ def _check_names(experiment: Experiment) -> None:
         "arms": [arm.name for arm in experiment.arms],
         "probes": [probes.name for probes in experiment.probes],
         "texts": [text.name for text in experiment.texts],
+        "tasks": [task.name for task in experiment.tasks],
     }
     for group, names in groups.items():
         for name in names:
@@ -294,8 +323,12 @@ def _subjects(probes: ProbeSet) -> set[tuple[str, str]]:
 
 def _check_questions(experiment: Experiment) -> None:
     """Refuse missing texts, and rates that nothing can choose between."""
-    if not experiment.test_probes:
-        raise ConfigError("no [[probes]] of role 'test'; add one, it measures quality")
+    if not experiment.test_probes and not experiment.tasks:
+        raise ConfigError(
+            "no [[probes]] of role 'test' and no [[tasks]]; add one, it measures quality"
+        )
+    for task in experiment.tasks:
+        _check_task(task)
     for text in experiment.texts:
         if not Path(text.path).is_file():
             raise ConfigError(f"texts {text.name!r}: {text.path} is not there; correct the path")
@@ -317,6 +350,19 @@ def _check_questions(experiment: Experiment) -> None:
             f"arm {undecided[0]!r} has several rates, but no [[probes]] have role 'validation'; "
             "add some, or give one rate: a rate must not be chosen by what it is tested on"
         )
+
+
+def _check_task(task: TaskSet) -> None:
+    if set(task.files) - {"dev"} not in ({"data"}, {"train", "test"}):
+        raise ConfigError(f"tasks {task.name!r}: give data, or train and test")
+    for path in task.files.values():
+        if not Path(path).is_file():
+            raise ConfigError(f"tasks {task.name!r}: {path} is not there; correct the path")
+    for name in ("rate", "epochs", "batch", "length"):
+        if getattr(task, name) <= 0:
+            raise ConfigError(f"tasks {task.name!r}: {name} must be above 0")
+    if not task.seeds:
+        raise ConfigError(f"tasks {task.name!r}: seeds is empty; give one at least")
 
 
 def _check_arm(experiment: Experiment, arm: Arm) -> None:

@@ -20,6 +20,7 @@ from trelm_train.compare.run_one import RESULT
 from trelm_train.compare.summary import (
     DASH,
     RESOURCE_TITLES,
+    chance_text,
     crossing_interval_text,
     crossing_text,
     interval_text,
@@ -134,7 +135,8 @@ def _untrained(measure_table: MeasureTable) -> Markup | None:
     if measure_table.untrained is None:
         return None
     text = value_text(measure_table.untrained, measure_table.measure)
-    return tag("p", "Untrained model: ", sourced(text, [untrained_run().folder]))
+    figure = sourced(text, [untrained_run().folder])
+    return tag("p", "Untrained model: ", figure, ".", chance_text(measure_table))
 
 
 def _budget_heads(tables: Tables, first: str) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +208,11 @@ def inputs_of(experiment: Experiment) -> Inputs:
         )
     for text in experiment.texts:
         questions.append([text.name, text.sentences, sha256_of(Path(text.path))])
+
+    for task in experiment.tasks:
+        content = [(name, sha256_of(Path(path))) for name, path in task.files.items()]
+        how = {name: value for name, value in asdict(task).items() if name not in task.files}
+        questions.append(["task", how, content])
 
     model = Path(local_model(settings.model))
     # Dropout and the like stand in the configuration, not in the weights.

@@ -28,6 +28,7 @@ from trelm_train.compare.experiment import Experiment
 from trelm_train.compare.plan import Run
 from trelm_train.compare.processes import become_job
 from trelm_train.compare.questions import ask_probes, text_loss
+from trelm_train.compare.tasks import task_scores
 from trelm_train.data.knowledge import load_knowledge
 from trelm_train.data.loader import Packing
 from trelm_train.data.shards import open_shards
@@ -42,8 +43,16 @@ from trelm_train.model.masked_lm import (
 RESULT, ANSWERS, FAILURE, TASK, LOG = (
     "result.json", "answers.parquet", "failure.txt", "task.json", "log.txt",
 )  # fmt: skip
+TASKS = "tasks"
 # What a run leaves that no table needs.
-BULKY = ("checkpoints", "initial", "model")
+BULKY = ("checkpoints", "initial", "model", TASKS)
+NO_ANSWERS = pa.table(
+    {
+        "probes": pa.array([], pa.string()),
+        "subject": pa.array([], pa.string()),
+        "rank": pa.array([], pa.int64()),
+    }
+)
 # Measures of `evaluate mlm` that a result keeps.
 VALIDATION = ("loss", "entity_loss", "near_rare_loss", "accuracy", "cka_score")
 
@@ -254,6 +263,11 @@ def _measure(task: Task, model_name: str) -> tuple[dict[str, dict[str, float]], 
     for text in experiment.texts:
         measures[f"text/{text.name}"] = text_loss(model, tokenizer, text)
 
+    for task_set in experiment.tasks:
+        measures[f"tasks/{task_set.name}"] = task_scores(
+            task_set, model_name, task.folder / TASKS / task_set.name, config.train.device
+        )
+
     if settings.validation_sentences:
         # Fixed, so that arms with other batches see the same questions.
         packing = Packing(
@@ -271,4 +285,5 @@ def _measure(task: Task, model_name: str) -> tuple[dict[str, dict[str, float]], 
         )
         validation = {name: report[name] for name in VALIDATION if report[name] is not None}
         measures["validation"] = validation
-    return measures, pa.concat_tables(tables)
+    # Without probes the file has no row, but is there.
+    return measures, pa.concat_tables(tables) if tables else NO_ANSWERS

@@ -101,6 +101,13 @@ def unit(measure: Measure) -> str:
     return f"{measure.title} (%)" if measure.is_share else measure.title
 
 
+def chance_text(table: MeasureTable) -> str:
+    """Return what a constant answer gets, as a sentence; empty where there is none."""
+    if table.chance is None:
+        return ""
+    return f" The best constant answer: {value_text(table.chance, table.measure)}."
+
+
 def markdown(tables: Tables) -> str:
     """Return the summary."""
     experiment = tables.comparison.experiment.experiment
@@ -175,7 +182,7 @@ def _measure_lines(tables: Tables, table: MeasureTable) -> list[str]:
     """Return the tables of a measure: curves, differences at the full budget, time to quality."""
     measure, settings = table.measure, tables.comparison.experiment.experiment
     lines = [f"## {unit(measure)}", ""]
-    lines += [f"Untrained model: {value_text(table.untrained, measure)}.", ""]
+    lines += [f"Untrained model: {value_text(table.untrained, measure)}.{chance_text(table)}", ""]
     rows = []
     for arm in tables.arm_names:
         cells: list[str] = [arm]

@@ -83,6 +83,8 @@ class MeasureTable:
 
     measure: Measure
     untrained: float | None
+    # What the best constant answer gets, of a task.
+    chance: float | None = None
     # Why there is no time to quality; empty where there is one.
     note: str = ""
     curves: dict[tuple[str, float], Figure] = field(default_factory=dict)
@@ -206,6 +208,12 @@ def measures_of(comparison: Comparison) -> list[Measure]:
         for probes in experiment.test_probes
     ]  # fmt: skip
 
+    measures += [
+        Measure(group=f"tasks/{task.name}", name="score", title=f"F1 of {task.kind}, {task.name}",
+                rises=True, is_share=True)
+        for task in experiment.tasks
+    ]  # fmt: skip
+
     if experiment.experiment.validation_sentences:
         measures += [
             Measure(group="validation", name=name, title=title, rises=False, is_share=False)
@@ -262,6 +270,7 @@ def _measure_table(values: Values, measure: Measure, tables: Tables) -> MeasureT
     table = MeasureTable(
         measure=measure,
         untrained=untrained["measures"].get(measure.group, {}).get(measure.name),
+        chance=untrained["measures"].get(measure.group, {}).get("chance"),
     )
     for key in values.results:
         seeds = values.seeds(key)

@@ -9,7 +9,14 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.trelm_train.compare.conftest import write_probes
-from trelm_train.compare.experiment import Arm, ProbeSet, Settings, TextSet, load_experiment
+from trelm_train.compare.experiment import (
+    Arm,
+    ProbeSet,
+    Settings,
+    TaskSet,
+    TextSet,
+    load_experiment,
+)
 
 ARMS = {
     "controlled": [
@@ -76,8 +83,10 @@ def test_the_files_are_right(name: str, tmp_path: Path, monkeypatch: pytest.Monk
         assert probes.folder != chosen.folder
 
 
-@pytest.mark.parametrize("section", [Settings, ProbeSet, TextSet, Arm])
-def test_the_docs_name_every_key(section: type[Settings | ProbeSet | TextSet | Arm]) -> None:
+@pytest.mark.parametrize("section", [Settings, ProbeSet, TextSet, TaskSet, Arm])
+def test_the_docs_name_every_key(
+    section: type[Settings | ProbeSet | TextSet | TaskSet | Arm],
+) -> None:
     page = (ROOT / "docs" / "compare.md").read_text()
     for field in dataclasses.fields(section):
         assert f"`{field.name}`" in page, f"docs/compare.md does not explain {field.name}"
