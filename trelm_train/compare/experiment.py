@@ -18,7 +18,7 @@ from schemas.errors import ConfigError
 from schemas.settings import build, key, load_toml, with_overrides
 from trelm_train.compare.published import published_table
 from trelm_train.config import Config, load_config
-from trelm_train.evaluate.lama import read_jsonl
+from trelm_train.evaluate.lama_files import ProbeFile, ProbeFiles, find_files, read_jsonl
 
 # The name of the run that measures the model before any training.
 UNTRAINED = "untrained"
@@ -89,6 +89,10 @@ class ProbeSet:
     role: Literal["test", "validation"] = key(
         "test", "test reports it, validation chooses rates by it"
     )
+    uhn: str = key(
+        "",
+        "Filter of names that tell the answer: string, or a masked LM to ask; empty for none",
+    )
     limit: int = key(0, "Items per relation; 0 asks all")
     subjects: tuple[float, ...] = key(
         (0.0, 1.0),
@@ -104,9 +108,23 @@ class ProbeSet:
         return low <= hashed < high
 
     @property
-    def relations_path(self) -> Path:
-        """Return the path of the relations' templates."""
-        return Path(self.relations) if self.relations else Path(self.folder) / "relations.jsonl"
+    def files(self) -> list[ProbeFile]:
+        """Return the files of the folder, in any of LAMA's forms.
+
+        Raises:
+            ConfigError: a file is unreadable, or there is none.
+        """
+        return self.found.files
+
+    @property
+    def found(self) -> ProbeFiles:
+        """Return the files of the folder, and the file of their templates.
+
+        Raises:
+            ConfigError: a file is unreadable, or there is none.
+        """
+        relations = Path(self.relations) if self.relations else None
+        return find_files(Path(self.folder), relations)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -290,9 +308,13 @@ def _check_probes(experiment: Experiment) -> None:
             raise ConfigError(
                 f"probes {probes.name!r}: subjects = {list(ends)} must be two ends, such as [0, 0.3]"
             )
-        for path in (Path(probes.folder), probes.relations_path):
-            if not path.exists():
+        for path in (probes.folder, probes.relations):
+            if path and not Path(path).exists():
                 raise ConfigError(f"probes {probes.name!r}: {path} is not there; correct the path")
+        try:
+            _ = probes.files
+        except ConfigError as error:
+            raise ConfigError(f"probes {probes.name!r}: {error}") from error
         if probes.common_vocab and not Path(probes.common_vocab).is_file():
             raise ConfigError(f"probes {probes.name!r}: {probes.common_vocab} is not there")
 
@@ -314,9 +336,7 @@ def _shared_subject(one: ProbeSet, other: ProbeSet) -> str:
 
 def _subjects(probes: ProbeSet) -> set[tuple[str, str]]:
     """Return id (may be empty) and name of the subjects that a set asks about."""
-    rows = [
-        row for path in sorted(Path(probes.folder).glob("P*.jsonl")) for row in read_jsonl(path)
-    ]
+    rows = [row for file in probes.files for row in read_jsonl(file.path)]
     subjects = {(str(row.get("sub_uri") or ""), str(row.get("sub_label", ""))) for row in rows}
     return {(qid, label) for qid, label in subjects if probes.asks(qid or label)}
 

@@ -198,11 +198,16 @@ def inputs_of(experiment: Experiment) -> Inputs:
     settings = experiment.experiment
     questions: list[Any] = [settings.validation_sentences]
     for probes in experiment.probes:
-        files = [probes.relations_path, *sorted(Path(probes.folder).glob("*.jsonl"))]
+        found = probes.found
+        files = [] if found.relations is None else [found.relations]
+        files += sorted(Path(probes.folder).glob("*.jsonl"))
+        # In folders below it.
+        files += sorted({file.path for file in found.files} - set(files))
         if probes.common_vocab:
             files.append(Path(probes.common_vocab))
         # Its role decides what is done with the measures, not what they are.
-        asked_items = (probes.limit, *probes.subjects)
+        asked_items: tuple[Any, ...] = (probes.limit, *probes.subjects)
+        asked_items += (probes.uhn,) if probes.uhn else ()
         questions.append(
             [probes.name, asked_items, [(path.name, sha256_of(path)) for path in files]]
         )

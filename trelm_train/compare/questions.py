@@ -16,7 +16,10 @@ import pyarrow as pa
 from schemas.errors import ConfigError
 from trelm_train.compare.experiment import ProbeSet, TextSet
 from trelm_train.evaluate.answers import ask
-from trelm_train.evaluate.lama import Item, Prober, read_jsonl, skip_reason
+from trelm_train.evaluate.lama_files import ProbeFile, read_jsonl
+from trelm_train.evaluate.lama_rows import row_of, sentence_reason, skip_reason
+from trelm_train.evaluate.lama_uhn import NameCloze, name_cloze_of
+from trelm_train.evaluate.prober import Item, Prober
 from trelm_train.evaluate.text_loss import answer_text, read_pieces
 from trelm_train.model.masked_lm import MaskedLm
 from trelm_train.model.protocols import Tokenizer
@@ -72,13 +75,10 @@ def ask_probes(model: MaskedLm, tokenizer: Tokenizer, probes: ProbeSet) -> Answe
     prober = Prober(model, tokenizer, common)
     answers, items = Answers(), []
 
-    for relation in read_jsonl(probes.relations_path):
-        name = str(relation.get("relation", ""))
-        path = Path(probes.folder) / f"{name}.jsonl"
-        if not path.is_file():
-            continue
-        for row, item in _items_of(prober, path, str(relation.get("template", "")), probes):
-            answers.relation.append(name)
+    names = name_cloze_of(probes.uhn, model.device)
+    for file in probes.files:
+        for row, item in _items_of(prober, file, probes, names):
+            answers.relation.append(file.relation)
             answers.subject.append(_subject(row))
             answers.object.append(str(row["obj_label"]))
             items.append(item)
@@ -102,20 +102,31 @@ def _subject(row: dict[str, Any]) -> str:
 
 
 def _items_of(
-    prober: Prober, path: Path, template: str, probes: ProbeSet
+    prober: Prober, file: ProbeFile, probes: ProbeSet, names: NameCloze | None
 ) -> list[tuple[dict[str, Any], Item]]:
     """Return the rows of a relation that count, with their questions."""
     # LAMA's own rule: of equal questions in a relation the first counts.
     pairs: set[tuple[str, str]] = set()
     counted: list[tuple[dict[str, Any], Item]] = []
-    for row in read_jsonl(path):
+    rows = read_jsonl(file.path)
+    if names is not None:
+        # All at once; what was asked before is known.
+        named = [row for row in rows if not skip_reason(row, set(), uhn=False)]
+        names.prepare(file.relation, [row_of(file.template, row) for row in named])
+    for row in rows:
         if probes.limit and len(counted) >= probes.limit:
             break
         # Before the limit: every part has its own first items.
         if not probes.asks(_subject(row)):
             continue
-        reason = skip_reason(row, pairs, uhn=False, uncased=prober.is_uncased)
-        item = reason or prober.item(template, row)
+        reason = (
+            sentence_reason(row)
+            if file.template is None
+            else skip_reason(row, pairs, uhn=bool(probes.uhn), uncased=prober.is_uncased)
+        )
+        item = reason or prober.item(file.template, row)
+        if names is not None and not isinstance(item, str):
+            item = "uhn_name" if names.gives_away(file.relation, item.row) else item
         if not isinstance(item, str):
             counted.append((row, item))
     return counted

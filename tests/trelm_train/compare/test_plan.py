@@ -189,7 +189,7 @@ def test_inputs_notice_a_changed_probe(write_experiment: WriteExperiment) -> Non
     experiment = load_experiment(write_experiment())
     before = inputs_of(experiment)
     assert inputs_of(experiment) == before
-    probe = experiment.probes[0].relations_path.parent / "P1.jsonl"
+    probe = Path(experiment.probes[0].folder) / "P1.jsonl"
     probe.write_text(probe.read_text() + '{"sub_label": "x", "obj_label": "y"}\n')
     assert inputs_of(experiment) != before
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from schemas.errors import ConfigError
+from tests.trelm_train import world
 from tests.trelm_train.compare.conftest import write_probes
 from tests.trelm_train.evaluate.broken import logits_by, with_one
 from trelm_train.compare.experiment import ProbeSet, TextSet
@@ -26,7 +28,7 @@ def test_probes_are_scored_as_evaluate_lama_scores_them(
     model: MaskedLm, tokenizer: Any, probes: ProbeSet
 ) -> None:
     answers = ask_probes(model, tokenizer, probes)
-    options = Options(probes=Path(probes.folder), relations=probes.relations_path)
+    options = Options(probes=Path(probes.folder), relations=probes.found.relations)
     wanted = evaluate_lama(model, tokenizer, options)
     measures = answers.measures()
     assert measures["num_items"] == wanted["num_items"] > 5
@@ -36,6 +38,51 @@ def test_probes_are_scored_as_evaluate_lama_scores_them(
     assert all(log_p < 0 for log_p in answers.log_p)
     # The best rank has the highest probability among the candidates.
     assert answers.subject[0].startswith("Q")
+
+
+@pytest.mark.parametrize("uhn", ["string", "MODEL"])
+def test_uhn_leaves_out_what_evaluate_lama_leaves_out(
+    model: MaskedLm,
+    tokenizer: Any,
+    model_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    uhn: str,
+) -> None:
+    monkeypatch.setenv("TRELM_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "lama"
+    # Relations of persons are those that the name cloze asks; one name holds its answer.
+    write_probes(folder)
+    for old, new in (("P1", "P19"), ("P2", "P36")):
+        (folder / f"{old}.jsonl").rename(folder / f"{new}.jsonl")
+        text = (folder / "relations.jsonl").read_text()
+        (folder / "relations.jsonl").write_text(text.replace(f'"{old}"', f'"{new}"'))
+    rows = (folder / "P36.jsonl").read_text().splitlines()
+    first = json.loads(rows[0])
+    rows[0] = json.dumps({**first, "sub_label": f"Old {first['obj_label']}"})
+    (folder / "P36.jsonl").write_text("\n".join(rows) + "\n")
+
+    wanted_uhn = str(model_path) if uhn == "MODEL" else uhn
+    found = ask_probes(model, tokenizer, ProbeSet(name="held", folder=str(folder), uhn=wanted_uhn))
+    wanted = evaluate_lama(model, tokenizer, Options(probes=folder, relations=None, uhn=wanted_uhn))
+    everything = ask_probes(model, tokenizer, ProbeSet(name="held", folder=str(folder)))
+    assert len(found.rank) == wanted["num_items"] < len(everything.rank)
+    assert found.measures()["mrr"] == pytest.approx(wanted["micro"]["mrr"])
+
+
+def test_google_re_is_found_by_its_published_names(
+    model: MaskedLm, tokenizer: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data" / "Google_RE"
+    folder.mkdir(parents=True)
+    rows = [{"sub_label": head, "obj_label": tail, "judgments": [{"judgment": "yes"}]}
+            for head, stated, tail in world.facts() if stated == world.LIVES]  # fmt: skip
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "place_of_birth_test.jsonl").write_text(text)
+    found = ask_probes(model, tokenizer, ProbeSet(name="google", folder=str(folder.parent)))
+    assert set(found.relation) == {"place_of_birth"}
+    # Objects of one token count.
+    assert len(found.rank) == sum(" " not in row["obj_label"] for row in rows) > 0
 
 
 def test_a_limit_counts_items_of_a_relation(

@@ -43,10 +43,20 @@ ARMS = {
         "mlm", "facts", "facts+contrast", "facts+injection", "facts+injection+memory", "facts+upper", "facts+ig", "facts+random",
     ],
     "robustness": ["mlm", "clean", "links-10", "links-30", "facts-10", "facts-30", "mlm-facts-30"],
+    **{name: ["default", "mlm", "talk"] for name in ("lama", "typing", "relation")},
     "real": ["default", "mlm", "salient-spans", "talk"],
 }  # fmt: skip
 # Files that choose no rates.
-GIVEN_RATES = ("from_scratch", "injection", "policies", "ablation", "robustness")
+GIVEN_RATES = (
+    "from_scratch",
+    "injection",
+    "policies",
+    "ablation",
+    "robustness",
+    "lama",
+    "typing",
+    "relation",
+)
 
 
 @pytest.mark.parametrize("name", ARMS)
@@ -63,6 +73,13 @@ def test_the_files_are_right(name: str, tmp_path: Path, monkeypatch: pytest.Monk
             write_probes(probes / "test" / group / kind)
     for group in ("stated-other", "stated-rare", "unstated", "pararel-stated", "pararel-other"):
         write_probes(probes / group)
+    (tmp_path / "rows.json").write_text("[]")
+    for rows in ("TYPING", "RELATION_TRAIN", "RELATION_TEST"):
+        monkeypatch.setenv(f"TRELM_{rows}", str(tmp_path / "rows.json"))
+    monkeypatch.setenv("TRELM_LAMA", str(probes / "unstated"))
+    monkeypatch.setenv("TRELM_LAMA_RELATIONS", str(probes / "unstated" / "relations.jsonl"))
+    monkeypatch.setenv("TRELM_WORDS", str(probes / "answers.txt"))
+    monkeypatch.setenv("TRELM_UHN", "string")
     monkeypatch.setenv("TRELM_RUN", str(tmp_path / "run"))
     monkeypatch.setenv("TRELM_PROBES", str(probes))
     (probes / "answers.txt").write_text("Bern\n")
