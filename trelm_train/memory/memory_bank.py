@@ -250,7 +250,7 @@ class MemoryBank:
 
 def _group_means(value_O2H: Tensor, order_O: I64, first_U: I64) -> Tensor:
     """Average each run of `order_O` that starts at `first_U`, added in that order, as U x 2 x H."""
-    flat_OX = value_O2H.reshape(len(value_O2H), -1)
+    flat_OX = value_O2H.flatten(1)
     order, offsets = (
         torch.from_numpy(numbers).to(flat_OX.device) for numbers in (order_O, first_U)
     )
@@ -298,5 +298,5 @@ def take_notes(batch: Batch, hidden_RSH: Tensor, bank_row_P: I64, width: int) ->
         sentence_O=batch.key_N[sentence],
         epoch_O=np.full(len(span_O), batch.position.epoch, np.int64),
         start_O=span_start - batch.start_N[sentence],
-        value_O2H=value_XH.view(2, len(span_O), -1).transpose(0, 1).contiguous(),
+        value_O2H=value_XH.view(2, len(span_O), value_XH.shape[1]).transpose(0, 1).contiguous(),
     )

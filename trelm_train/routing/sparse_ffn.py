@@ -84,8 +84,9 @@ class LayerRows:
         for name, moment in self.moments.items():
             # J = rows per neuron x K; everything else has one row per neuron.
             per_neuron = self.ffn.rows_per_neuron if name.endswith(("J", "JH")) else 1
-            new = moment.view(per_neuron, len(self.index_K), -1)
-            past = old.moments[name].view(per_neuron, len(old.index_K), -1)
+            new = moment.view(per_neuron, len(self.index_K), *moment.shape[1:])
+            old_moment = old.moments[name]
+            past = old_moment.view(per_neuron, len(old.index_K), *old_moment.shape[1:])
             new[:, stays_K] = past[:, old_position_K[stays_K]]
 
     def forward_in(self, x_H: Tensor) -> Tensor:

@@ -188,6 +188,16 @@ def test_notes_are_true_means(batch: Batch) -> None:
         assert float(taken.value_O2H[number, 1, 0]) == pytest.approx(mention, rel=1e-6)
 
 
+def test_a_batch_may_name_nobody_with_a_row(batch: Batch) -> None:
+    hidden = torch.randn(*batch.input_ids_RS.shape, H)
+    nobody = np.full(len(batch.span_entity_P), -1)
+    taken = take_notes(batch, hidden, nobody, 2)
+    assert taken.value_O2H.shape == (0, 2, H)
+    memory = bank()
+    memory.write(taken)
+    assert not memory.count_B.any()
+
+
 def test_range_means() -> None:
     states = torch.tensor([[1.0], [3.0], [8.0]])
     assert range_means(states, np.asarray([0, 2]), np.asarray([2, 3])).tolist() == [[2.0], [8.0]]
