@@ -58,7 +58,9 @@ class Cka(nn.Module):
         """Compute q for each fact and each of its relations, as G x R x H."""
         head_GH = range_means(states_TH, plan.head_start_G, plan.head_end_G)
         relation_XH = self.initial.vectors(plan.relation_GR.reshape(-1))
-        relation_GRH = relation_XH.view(*plan.relation_GR.shape, relation_XH.shape[-1]).to(head_GH.device)
+        relation_GRH = relation_XH.view(*plan.relation_GR.shape, relation_XH.shape[-1]).to(
+            head_GH.device
+        )
 
         # W_q [head ; relation] is the sum of both halves; the half of the head is computed once for
         # all relations of a fact.
