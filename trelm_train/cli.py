@@ -439,10 +439,11 @@ def evaluate_lama(
         return None if path is None else local_file(path)
 
     items_file = ItemsFile(path=items_path, run=run_path, shards=shards)
+    probes: Location = options["probes"]
     asked = Options(
-        probes=local_folder(options["probes"]),
+        probes=local_folder(probes),
         # A copy of a bucket's folder has another name.
-        name=str(options["probes"]).rstrip("/").rpartition("/")[2],
+        name="" if isinstance(probes, Path) else str(probes).rstrip("/").rpartition("/")[2],
         relations=local(options["relations"]),
         common_vocab=local(options["common_vocab"]),
         uhn=options["uhn"] or "",

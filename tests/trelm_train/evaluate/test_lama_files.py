@@ -253,7 +253,9 @@ def test_right_objects_are_those_of_sound_rows() -> None:
     assert right_objects(rows) == {"Q1": ["Rome", "Bern"], "Q2": ["Oslo"], "Bob": ["Rome", "Bob"]}
 
 
-def test_the_command_needs_no_relations_where_nothing_does(root: Path, tmp_path: Path) -> None:
+def test_the_command_needs_no_relations_where_nothing_does(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tokenizer = tokenizer_of(WORDS)
     known_bert(tokenizer, TABLE).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
@@ -275,3 +277,7 @@ def test_the_command_needs_no_relations_where_nothing_does(root: Path, tmp_path:
     result = json.loads(shown.stdout)
     assert result["relations_without_uhn"] == ["Squad"]
     assert result["uhn"] == "string match only"
+    # A folder has its own name, wherever the command is run.
+    monkeypatch.chdir(root / "Squad")
+    shown = CliRunner().invoke(cli, [*command, ".", "--json"], catch_exceptions=False)
+    assert list(json.loads(shown.stdout)["relations"]) == ["Squad"]
