@@ -134,7 +134,9 @@ def evaluate_relations(
     train = splits.parts["train"]
     if is_typed:
         _check_types(train)
-    negative = negative_class(label_counts(train), negative)
+    # Of all parts: it stays the negative class where no training row has it.
+    labels = {label for rows in splits.parts.values() for label in label_counts(rows)}
+    negative = negative_class(labels, negative)
     without = "over all rows: there is no negative class"
     protocol = RELATION_PROTOCOL.format(
         types=" that name their types" if is_typed else "",

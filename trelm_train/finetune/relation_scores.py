@@ -78,7 +78,7 @@ def negative_class(labels: Iterable[str], given: str | None) -> str | None:
     """Return the negative class of some labels; None where there is none.
 
     Args:
-        labels: of the training rows.
+        labels: of the rows of all parts.
         given: by the user; None finds it by its name.
 
     Raises:
@@ -96,7 +96,7 @@ def negative_class(labels: Iterable[str], given: str | None) -> str | None:
 
     if given not in known:
         hint = f"; give --negative {named[0]!r}" if named else ", nor any other negative class"
-        raise ConfigError(f"--negative {given!r}: no training row has this label{hint}")
+        raise ConfigError(f"--negative {given!r}: no row has this label{hint}")
     others = [name for name in named if name != given]
     if others:
         raise ConfigError(

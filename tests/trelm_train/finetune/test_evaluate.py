@@ -135,6 +135,23 @@ def test_labels_that_train_lacks_are_named_and_missed(
     assert "no training row has, all missed: ghost" in readable(result)
 
 
+def test_a_negative_class_that_train_lacks_is_still_none(
+    model_path: Path, tmp_path: Path, relation_files: dict[str, Path]
+) -> None:
+    rows = [row for row in relation_rows(60, 5) if row["relation"] != "no_relation"]
+    files = relation_files | {"train": write_list(tmp_path / "related.json", rows)}
+    result = evaluate_relations(request(model_path, files, tmp_path / "out", SHORT))
+    assert result["negative"] == "no_relation"
+    assert "no_relation" not in result["classes"]
+    # Recall is that of the rows with a relation.
+    gold = [row["relation"] for row in json.loads(relation_files["test"].read_text())]
+    num_related = sum(relation != "no_relation" for relation in gold)
+    assert result["test"]["mean"]["micro_recall"] == pytest.approx(
+        result["test"]["mean"]["accuracy"] * len(gold) / num_related
+    )
+    assert result["chance"]["best constant answer"]["answer"] != ["no_relation"]
+
+
 def test_rows_without_labels_are_trained_and_scored(
     model_path: Path, tmp_path: Path, typing_files: dict[str, Path]
 ) -> None:

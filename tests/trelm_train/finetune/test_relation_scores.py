@@ -156,7 +156,7 @@ def test_the_negative_class(labels: list[str], given: str | None, found: str | N
         (
             ["a", "no_relation"],
             "NA",
-            "no training row has this label; give --negative 'no_relation'",
+            "no row has this label; give --negative 'no_relation'",
         ),
         (["a", "b"], "no_relation", "nor any other negative class"),
         (["a", "NA"], "a", "would then count as a relation"),  # the true one would be scored
