@@ -29,7 +29,12 @@ from schemas.regular_files import open_regular
 from trelm_train.evaluate.answers import Cloze, ask
 from trelm_train.evaluate.lama_rows import ProbeRow
 from trelm_train.evaluate.prober import Prober
-from trelm_train.model.masked_lm import MaskedLm, load_pretrained, load_tokenizer
+from trelm_train.model.masked_lm import (
+    MaskedLm,
+    configuration_of,
+    load_pretrained,
+    load_tokenizer,
+)
 from trelm_train.model.protocols import Tokenizer
 
 # The value of --uhn that needs no model.
@@ -192,6 +197,6 @@ def fingerprint_of(model: MaskedLm, tokenizer: Tokenizer) -> str:
         digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
     vocabulary = sorted(tokenizer.get_vocab().items())
     sample = list(tokenizer(SAMPLE)["input_ids"])
-    form = (TEMPLATE, NUM_BEST, model.config.model_type, model.config.num_attention_heads)
+    form = (TEMPLATE, NUM_BEST, configuration_of(model.config))
     digest.update(json.dumps([vocabulary, sample, form]).encode())
     return digest.hexdigest()[:32]

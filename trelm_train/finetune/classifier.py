@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from schemas.bucket_copies import local_model
 from schemas.errors import ConfigError
 from schemas.model_folder import longer_tokenizer
-from trelm_train.model.masked_lm import check_folder, check_weights, first_line, load_tokenizer
+from trelm_train.model.masked_lm import (
+    check_folder,
+    check_weights,
+    configuration_of,
+    first_line,
+    load_tokenizer,
+)
 from trelm_train.model.protocols import Tokenizer
 
 # Legend: R rows, S tokens per row, H hidden size, P marked spans, C classes.
@@ -39,6 +45,7 @@ class Encoder:
         if getattr(hf, "pooler", None) is not None:
             hf.pooler = None
         self.weights_sha256 = _sha256(hf)
+        self.configuration_sha256 = hashlib.sha256(configuration_of(hf.config).encode()).hexdigest()
 
     @property
     def pad_id(self) -> int:

@@ -85,6 +85,8 @@ class _Prepared:
         return {
             "protocol": f"{PROTOCOL_VERSION}: {self.protocol}",
             "model": data.encoder.weights_sha256,
+            # Of the same weights, dropout or the number of heads may differ.
+            "configuration": data.encoder.configuration_sha256,
             **{part: _sha256(data.encoded[part], data.examples[part]) for part in PARTS},
             **self.recipe(),
         }
@@ -229,7 +231,9 @@ def _sha256(encoded: Sequence[Encoded], examples: Sequence[Example]) -> str:
     digest = hashlib.sha256()
     for row, example in zip(encoded, examples, strict=True):
         digest.update(row.ids.tobytes())
-        digest.update(json.dumps([row.marks, example.labels]).encode())
+        # Types name markers, whose embeddings begin as those of the words.
+        types = [span.type for span in example.spans]
+        digest.update(json.dumps([row.marks, example.labels, types]).encode())
     return digest.hexdigest()
 
 

@@ -50,7 +50,8 @@ class Setting:
     def name(self) -> str:
         """Return a name for files and lines."""
         length = f"{self.steps}-steps" if self.steps else f"{self.epochs}-epochs"
-        return f"rate-{self.rate:g}-{length}"
+        # All digits: two rates never share a file.
+        return f"rate-{self.rate!r}-{length}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ between the families stands in `families`.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,6 +38,10 @@ from trelm_train.model.token_log_probability import gold_log_probabilities, head
 # V vocabulary.
 
 log = logging.getLogger(__name__)
+# Where a model lies, who wrote it, and what is done with its states say nothing about them.
+_NO_CONFIGURATION = frozenset(
+    ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+)
 
 
 class MaskedLm:
@@ -302,6 +307,14 @@ def load_tokenizer(folder: str, model: MaskedLm | None = None) -> Tokenizer:
         if problem:
             raise ConfigError(problem)
     return tokenizer
+
+
+def configuration_of(config: Any) -> str:  # noqa: ANN401 - a configuration of transformers
+    """Return what else decides a model's answers beside its weights, as a text to be hashed."""
+    values = {
+        name: value for name, value in config.to_dict().items() if name not in _NO_CONFIGURATION
+    }
+    return json.dumps(values, sort_keys=True, default=str)
 
 
 def vocabulary_of(tokenizer: Tokenizer, size: int) -> Vocabulary:

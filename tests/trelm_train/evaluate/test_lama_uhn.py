@@ -213,6 +213,10 @@ def test_fingerprints_tell_models_apart() -> None:
     prints = [fingerprint_of(known_model(tok, table), tok) for table, tok in models]
     assert prints[0] == prints[1]
     assert len(set(prints)) == 3
+    # The same weights answer otherwise with another function between them.
+    changed = known_model(tokenizer, TABLE)
+    changed.config.hidden_act = "relu"
+    assert fingerprint_of(changed, tokenizer) not in prints
 
 
 def test_labels() -> None:

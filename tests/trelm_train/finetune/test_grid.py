@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,6 +113,39 @@ def test_other_data_models_or_protocols_are_refused(
     for name, other in others.items():
         with pytest.raises(ConfigError, match=f"results of another .*{name}.*give a new folder"):
             evaluate_relations(other)
+
+
+def test_the_same_weights_with_another_configuration_are_refused(
+    asked: Request, model_path: Path, tmp_path: Path
+) -> None:
+    small = replace(asked, grid=Grid(settings=(SLOW,), seeds=(0,)))
+    evaluate_relations(small)
+    other = tmp_path / "other"
+    shutil.copytree(model_path, other)
+    values = json.loads((other / "config.json").read_text())
+    # Said in other words, or by another version, it is the same model.
+    (other / "config.json").write_text(json.dumps(values | {"transformers_version": "1.0"}))
+    evaluate_relations(replace(small, model=str(other)))
+    (other / "config.json").write_text(json.dumps(values | {"hidden_dropout_prob": 0.5}))
+    with pytest.raises(ConfigError, match="results of another configuration"):
+        evaluate_relations(replace(small, model=str(other)))
+
+
+def test_other_types_are_other_markers(asked: Request, relation_files: dict[str, Path]) -> None:
+    small = replace(asked, grid=Grid(settings=(SLOW,), seeds=(0,)))
+    evaluate_relations(small, is_typed=True)
+    rows = json.loads(relation_files["train"].read_text())
+    named = [row | {"obj_type": f"{row['obj_type']}S"} for row in rows]
+    files = relation_files | {"train": write_list(asked.out.with_name("named.json"), named)}
+    with pytest.raises(ConfigError, match="results of another .*train"):
+        evaluate_relations(replace(small, files=files), is_typed=True)
+
+
+def test_rates_that_differ_have_cells_of_their_own() -> None:
+    rates = (3e-5, 3.0000001e-5, 0.001, 2)
+    names = [Setting(rate=rate, epochs=1).name for rate in rates]
+    assert len(set(names)) == len(rates)
+    assert names[0] == "rate-3e-05-1-epochs"
 
 
 def test_a_folder_with_something_else_is_refused(asked: Request, model_path: Path) -> None:
