@@ -133,6 +133,7 @@ def load_encoder(name: str) -> Encoder:
 
 def _config_of(name: str, folder: str) -> Any:  # noqa: ANN401 - a configuration of transformers
     from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -140,7 +141,12 @@ def _config_of(name: str, folder: str) -> Any:  # noqa: ANN401 - a configuration
         raise ConfigError(
             f"{name}: no such model here ({first_line(error)}); give a folder or a model's name"
         ) from error
-    if getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False):
+    # GPT-2's own configuration does not say that it is a decoder.
+    is_encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    has_decoder = getattr(config, "is_decoder", False) or getattr(
+        config, "is_encoder_decoder", False
+    )
+    if has_decoder or not is_encoder:
         raise ConfigError(
             f"{name}: a {config.model_type!r} model is no encoder; use BERT or RoBERTa"
         )

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertLMHeadModel, BertModel
+from transformers import BertConfig, BertLMHeadModel, BertModel, GPT2Config, GPT2Model
 
 from schemas.errors import ConfigError
 from tests.trelm_train import world
@@ -98,6 +98,9 @@ def test_wrong_models_are_refused(tokenizer: Any, model: MaskedLm, tmp_path: Pat
     decoder = save(BertLMHeadModel(config), tokenizer, tmp_path / "decoder")
     with pytest.raises(ConfigError, match="is no encoder"):
         load_encoder(decoder)
+    gpt = GPT2Config(vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=2, n_positions=64)
+    with pytest.raises(ConfigError, match="'gpt2' model is no encoder"):
+        load_encoder(save(GPT2Model(gpt), tokenizer, tmp_path / "gpt"))
 
     with torch.no_grad():
         model.layers[0].output.dense.weight[0, 0] = float("nan")
