@@ -6,6 +6,7 @@ Nothing heavy is imported before a command runs.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from trelm_train.finetune.evaluate import Request
 
 Command = TypeVar("Command", bound=Callable[..., None])
+# torch takes no larger one.
+MAX_SEED = (1 << 63) - 1
 FINISHED_KEPT = "what was finished is kept; the same command goes on"
 
 
@@ -156,7 +159,7 @@ def _request(presets: dict[str, Preset], options: dict[str, Any]) -> Request:
     """Turn options into what the evaluation asks for.
 
     Raises:
-        ConfigError: epochs and steps at once.
+        ConfigError: epochs and steps at once, a rate that is not finite, or too large a seed.
     """
     from schemas.bucket_copies import local_file
     from trelm_train.finetune.evaluate import Request
@@ -169,6 +172,11 @@ def _request(presets: dict[str, Preset], options: dict[str, Any]) -> Request:
         raise ConfigError("--epochs and --steps: give one of them")
     if not epochs and not steps:
         epochs, steps = ((), (preset.steps,)) if preset.steps else ((preset.epochs,), ())
+    # No range refuses NaN: every comparison with it is false.
+    if not all(math.isfinite(rate) for rate in options["rates"]):
+        raise ConfigError("--rate: must be a finite number, such as 3e-5")
+    if max(options["seeds"]) > MAX_SEED:
+        raise ConfigError(f"--seed {max(options['seeds'])}: give {MAX_SEED} or less")
     lengths = [{"epochs": count} for count in epochs] + [{"steps": count} for count in steps]
     settings = [
         Setting(rate=rate, **length)

@@ -96,6 +96,9 @@ def test_relation_by_command_in_one_file(model_path: Path, tmp_path: Path) -> No
         (("--epochs", 1, "--steps", 1), "--epochs and --steps: give one of them"),
         (("--negative", "NA"), "give --negative 'no_relation'"),
         (("--length", 500), "reads 64 tokens at most"),
+        (("--rate", "nan"), "--rate: must be a finite number"),
+        (("--rate", "inf"), "--rate: must be a finite number"),
+        (("--seed", 1 << 63), "9223372036854775807 or less"),
     ],
 )
 def test_wrong_options_are_refused(
