@@ -282,8 +282,12 @@ def readable(result: dict[str, Any]) -> str:
         f"{cut['rows_with_a_span_cut']} in a span; a cut at the end would have spoilt "
         f"{cut['rows_that_a_cut_at_the_end_would_spoil']}"
     )
-    if result["test_labels_that_train_lacks"]:
-        names = ", ".join(result["test_labels_that_train_lacks"])
+    # The negative class is never missed.
+    lacking = [
+        label for label in result["test_labels_that_train_lacks"] if label != result.get("negative")
+    ]
+    if lacking:
+        names = ", ".join(lacking)
         lines.append(f"{'test':6} labels that no training row has, all missed: {names}")
     for row in result["grid"]:
         mean, std = (row["dev"][key].get(result["metric"]) for key in ("mean", "std"))

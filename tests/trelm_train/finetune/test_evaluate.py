@@ -150,6 +150,7 @@ def test_a_negative_class_that_train_lacks_is_still_none(
         result["test"]["mean"]["accuracy"] * len(gold) / num_related
     )
     assert result["chance"]["best constant answer"]["answer"] != ["no_relation"]
+    assert "all missed" not in readable(result)
 
 
 def test_rows_without_labels_are_trained_and_scored(
