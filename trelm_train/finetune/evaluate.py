@@ -135,7 +135,8 @@ def evaluate_relations(
     splits = _read(request, read_relations)
     train = splits.parts["train"]
     if is_typed:
-        _check_types(train)
+        # All rows of the file: a few of them, as --limit leaves, say little of types.
+        _check_types((splits.files.get("data") or splits.files["train"]).examples)
     # Of all parts: it stays the negative class where no training row has it.
     labels = {label for rows in splits.parts.values() for label in label_counts(rows)}
     negative = negative_class(labels, negative)
@@ -161,17 +162,17 @@ def _state(recipe: Recipe) -> str:
     return "the states at the markers before them" if recipe.reads_marks else "the state of [CLS]"
 
 
-def _check_types(train: Sequence[Example]) -> None:
+def _check_types(rows: Sequence[Example]) -> None:
     """Refuse typed markers where there are no types, or where they tell the relation.
 
     Raises:
         ConfigError: says which.
     """
-    if not any(span.type for example in train for span in example.spans):
+    if not any(span.type for example in rows for span in example.spans):
         raise ConfigError("--markers typed: the rows have no types; give --markers plain")
-    if types_give_labels_away(train):
+    if types_give_labels_away(rows):
         raise ConfigError(
-            "--markers typed: the types alone tell the relation of nearly every training row, so the "
+            "--markers typed: the types alone tell the relation of nearly every row, so the "
             "markers would tell the answer (they are roles, not types of entities); give "
             "--markers plain"
         )

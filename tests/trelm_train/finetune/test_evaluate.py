@@ -180,6 +180,9 @@ def test_types_in_markers(
     roles = changed("roles.json", subj_type="role in {relation}")
     with pytest.raises(ConfigError, match="types alone tell the relation"):
         evaluate_relations(request(model_path, roles, tmp_path / "b", SHORT), is_typed=True)
+    few = replace(request(model_path, roles, tmp_path / "b", SHORT), limit=4)
+    with pytest.raises(ConfigError, match="types alone tell the relation"):
+        evaluate_relations(few, is_typed=True)
     bare = changed("bare.json", subj_type="", obj_type="")
     with pytest.raises(ConfigError, match="the rows have no types"):
         evaluate_relations(request(model_path, bare, tmp_path / "b", SHORT), is_typed=True)

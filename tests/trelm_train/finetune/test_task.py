@@ -51,3 +51,8 @@ def test_types_that_tell_the_relation_are_noticed() -> None:
     assert not types_give_labels_away(entities)
     # One pair of types for all rows tells nothing.
     assert not types_give_labels_away([example("r1"), example("r1")])
+    # Nor do types that no other row has, or a label that nearly all rows have.
+    own = [example(f"r{number}", types=("PERSON", f"T{number}")) for number in range(20)]
+    assert not types_give_labels_away(own)
+    rare = [example("NA", types=("PERSON", place)) for place in ("CITY", "TITLE")] * 50
+    assert not types_give_labels_away([*rare, example("r1", types=("PERSON", "CITY"))])
