@@ -12,6 +12,7 @@ template, and the names of what is missing. These layouts are known:
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,7 +149,7 @@ def find_files(probes: Path, relations: Path | None, name: str = "") -> ProbeFil
         found.missing_corpora = [corpus for corpus in CORPORA if corpus not in folders]
     # Files that lie beside such folders are not passed over.
     if not folders or _pid_files(probes):
-        folders[name or probes.absolute().name] = probes
+        folders[name or in_full(probes).name] = probes
 
     # Where nothing needs a template, its relations would only be named as missing.
     if relations is None and any(_pid_files(folder) for folder in folders.values()):
@@ -166,8 +167,14 @@ def find_files(probes: Path, relations: Path | None, name: str = "") -> ProbeFil
     return found
 
 
+def in_full(folder: Path) -> Path:
+    """Return a folder's path without "." and "..", so that its name and the one above it are known."""
+    # Links stay: one may be called Squad where what it leads to is not.
+    return Path(os.path.abspath(folder))  # noqa: PTH100 - `absolute` keeps ".."
+
+
 def _relations_beside(probes: Path) -> Path | None:
-    for folder in (probes, probes.absolute().parent):
+    for folder in (probes, in_full(probes).parent):
         if (folder / RELATIONS_NAME).is_file():
             return folder / RELATIONS_NAME
     return None

@@ -28,7 +28,7 @@ from trelm_train.evaluate.lama import (
     options_of,
     score_answers,
 )
-from trelm_train.evaluate.lama_files import RELATIONS_NAME
+from trelm_train.evaluate.lama_files import RELATIONS_NAME, in_full
 from trelm_train.evaluate.lama_report import Labels
 from trelm_train.evaluate.lama_rows import ProbeRow
 from trelm_train.evaluate.lama_uhn import name_cloze_of
@@ -63,7 +63,7 @@ def probe(
         NotFiniteError: the model gives NaN or infinite logits.
     """
     # Whatever can be refused is refused before the model answers.
-    relations = options.relations or options.probes.absolute().parent / RELATIONS_NAME
+    relations = options.relations or in_full(options.probes).parent / RELATIONS_NAME
     inputs = [relations, options.common_vocab, *options.probes.rglob("*")]
     check_items_path(items_file.path, [path for path in inputs if path is not None])
     statistics = statistics_of(items_file.run, items_file.shards)

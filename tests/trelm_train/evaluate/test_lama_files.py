@@ -281,3 +281,17 @@ def test_the_command_needs_no_relations_where_nothing_does(
     monkeypatch.chdir(root / "Squad")
     shown = CliRunner().invoke(cli, [*command, ".", "--json"], catch_exceptions=False)
     assert list(json.loads(shown.stdout)["relations"]) == ["Squad"]
+
+
+def test_a_folder_above_is_found_by_its_name_too(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = root / "Squad" / "notes"
+    inner.mkdir()
+    monkeypatch.chdir(inner)
+    assert [file.relation for file in find_files(Path(".."), None).files] == ["Squad"]
+    inner = root / "TREx" / "notes"
+    inner.mkdir()
+    monkeypatch.chdir(inner)
+    found = find_files(Path(".."), None)
+    assert found.relations == root / "relations.jsonl"
