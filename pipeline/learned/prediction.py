@@ -25,6 +25,8 @@ NUM_PARTS = 5
 PENALTY = 1.0
 NUM_RESAMPLES = 1000
 SEED = 19
+# Spreads below this part of the mean are rounding: the feature is always the same.
+ROUNDING = 1e-12
 # Two-sided, 95 %.
 LOW, HIGH = 2.5, 97.5
 
@@ -182,7 +184,7 @@ def _fit(columns: F64, is_known: Bools) -> _Logistic:
     mean = known.sum(axis=0) / np.maximum(counted, 1)
     spread = np.where(np.isnan(columns), 0.0, (known - mean) ** 2).sum(axis=0)
     scale = np.sqrt(spread / np.maximum(counted, 1))
-    scale = np.where(scale > 0, scale, 1.0)
+    scale = np.where(scale > ROUNDING * np.abs(mean), scale, 1.0)
     x, y = _standardised(columns, mean, scale), is_known.astype(np.float64)
 
     def loss_and_gradient(values: F64) -> tuple[float, F64]:

@@ -45,6 +45,15 @@ def test_a_feature_that_is_always_the_same_says_nothing() -> None:
     assert found.auc.value == 0.5
 
 
+def test_a_spread_that_is_rounding_is_none() -> None:
+    """The mean of many .9 is not exactly .9; a fact with another value is no extreme for that."""
+    _, is_known, subjects = made()
+    columns = np.full((len(subjects), 1), 0.9)
+    columns[parts_of(subjects) == 0] = 0.8
+    found = predict({"confidence": columns}, is_known, subjects)
+    assert 0.05 < found.p_known.min() <= found.p_known.max() < 0.95
+
+
 def newton(x: F64, y: Bools) -> F64:
     """Fit the same model another way: Newton's steps with the Hessian. The last weight is the bias."""
     x = (x - x.mean(0)) / x.std(0)
