@@ -8,6 +8,7 @@ passed over.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ METRICS, EVALUATIONS, SUMMARY = "metrics.jsonl", "evaluations.jsonl", "summary.j
 # Points of a curve on the page.
 MAX_POINTS = 200
 MAX_RUNS = 4
+# A higher number is damage: no run takes as many steps.
+MAX_STEP = 10**12
 NEVER_LINKED = "never linked"
 
 
@@ -156,13 +159,13 @@ def _trained_run(folder: Path, name: str) -> TrainedRun:
             f"--training {folder}: no {METRICS} there; give the --out folder of `trelm-train run`"
         )
     points = [
-        LossPoint(row["step"], _number(row, "mlm_loss"), _number(row, "fact_loss") or None)
+        LossPoint(row["step"], number_of(row, "mlm_loss"), number_of(row, "fact_loss") or None)
         for row in _rows(folder / METRICS)
     ]
     evaluations = [
         (row["step"], loss)
         for row in (_rows(folder / EVALUATIONS) if (folder / EVALUATIONS).is_file() else [])
-        if (loss := _number(row, "loss")) is not None
+        if (loss := number_of(row, "loss")) is not None
     ]
     summary_path = folder / SUMMARY
     # A run that goes on has none.
@@ -202,7 +205,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             f"{path}: cannot read it ({error.strerror}); check its permissions"
         ) from error
     return sorted(
-        (row for row in rows if row is not None and isinstance(row.get("step"), int)),
+        (
+            row
+            for row in rows
+            if row is not None and isinstance(row.get("step"), int) and row["step"] <= MAX_STEP
+        ),
         key=lambda row: int(row["step"]),
     )
 
@@ -215,9 +222,14 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def _number(row: dict[str, Any], name: str) -> float | None:
+def number_of(row: dict[str, Any], name: str) -> float | None:
+    """Return a number of a row; None where it has none, or one that is not finite."""
     value = row.get(name)
-    return float(value) if isinstance(value, int | float) and np.isfinite(value) else None
+    try:
+        found = float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def _relation_names(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:

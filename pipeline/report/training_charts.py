@@ -19,7 +19,10 @@ DIAMOND = 5.0
 
 def loss_plot(runs: Sequence[TrainedRun]) -> Chart:
     """Return the chart of losses by step, a colour per run."""
-    last_step = max((point.step for run in runs for point in run.points), default=1)
+    # A run that goes on may have been evaluated after its last logged interval.
+    every_step = [point.step for run in runs for point in run.points]
+    every_step += [step for run in runs for step, _ in run.evaluations]
+    last_step = max(every_step, default=1)
     losses = [
         loss
         for run in runs

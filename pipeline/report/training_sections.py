@@ -9,7 +9,7 @@ from pipeline.learned.answer import LearnedFacts, features_table
 from pipeline.report.facts import ReportContent
 from pipeline.report.markup import Markup, bar, interval, joined, number, percent, table, tag
 from pipeline.report.parts import figure, legend, note, para, share_cell
-from pipeline.report.training import Group, ModelAnswers, TrainedRun
+from pipeline.report.training import Group, ModelAnswers, TrainedRun, number_of
 from pipeline.report.training_charts import COLOURS, loss_plot
 
 # Relations of a table, those with most questions.
@@ -45,17 +45,18 @@ def _ends(runs: Sequence[TrainedRun]) -> Markup:
 
 
 def _end(summary: dict[str, Any]) -> tuple[str, ...]:
-    before, after = (summary.get(f"validation_{when}") or {} for when in ("before", "after"))
+    found = (summary.get(f"validation_{when}") for when in ("before", "after"))
+    before, after = (measured if isinstance(measured, dict) else {} for measured in found)
     measures = (
-        number(measured.get(name), 3)
+        number(number_of(measured, name), 3)
         for name in ("loss", "entity_loss", "cka_score")
         for measured in (before, after)
     )
     return (
-        number(summary.get("steps")),
-        number(summary.get("tokens")),
-        number(summary.get("training_s"), 1),
-        percent(summary.get("weights_updated_share")),
+        number(number_of(summary, "steps")),
+        number(number_of(summary, "tokens")),
+        number(number_of(summary, "training_s"), 1),
+        percent(number_of(summary, "weights_updated_share")),
         *measures,
     )
 

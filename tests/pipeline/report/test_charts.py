@@ -16,6 +16,8 @@ from pipeline.report.data import CHANGE_UNIT, Band, Changes, Confidences, RankPo
 from pipeline.report.link_charts import confidence_plot, reliability_plot
 from pipeline.report.svg import Chart, Scale, frames, log_ticks, short, steps
 from pipeline.report.tail_charts import EDGES, _binned, change_plot, fitted, rank_plot
+from pipeline.report.training import LossPoint, TrainedRun
+from pipeline.report.training_charts import loss_plot
 
 TAIL = {
     "power_law_exponent": 2.0, "power_law_exponent_low": 1.8, "power_law_exponent_high": 2.2, "power_law_x_min": 5,
@@ -183,3 +185,15 @@ def test_frames_differ_in_kind_and_width() -> None:
     wide, narrow = frames(400, 300, top=5)
     assert (wide.kind, narrow.kind, wide.top, narrow.top) == ("wide", "narrow", 5, 5)
     assert narrow.width < 390 < wide.width
+
+
+@pytest.mark.parametrize("points", [[], [LossPoint(50, 3.0, None)]])
+def test_evaluations_after_the_last_logged_step_are_inside(points: list[LossPoint]) -> None:
+    run = TrainedRun(name="a", points=points, evaluations=[(20, 2.5), (90, 2.0)], summary={})
+    for drawing in drawings(loss_plot([run])):
+        width = float(drawing.get("viewBox", "").split()[2])
+        diamonds = [one.get("points", "") for one in drawing.iter() if one.tag.endswith("polygon")]
+        assert len(diamonds) == 2
+        assert all(
+            float(corner.split(",")[0]) <= width for one in diamonds for corner in one.split()
+        )
