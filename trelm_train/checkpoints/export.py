@@ -8,6 +8,7 @@ ascending order of the row.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,6 +38,7 @@ from trelm_train.config import load_config
 from trelm_train.data.knowledge import Knowledge
 from trelm_train.model.masked_lm import MaskedLm, load_pretrained
 
+log = logging.getLogger(__name__)
 # The folder of a run with the model it started from.
 INITIAL = "initial"
 BANK_FOLDER = "bank"
@@ -168,7 +170,11 @@ def _export_from(path: Path, run: Path, folder: Path) -> int:
     export_model(model, run / INITIAL, folder)
     if (path / BANK_FILE).is_file():
         export_bank(path / BANK_FILE, pq.read_table(run / ENTITIES_FILE), folder)
-    write_card(folder, _described(checkpoint, run, has_bank=(path / BANK_FILE).is_file()))
+    try:
+        write_card(folder, _described(checkpoint, run, has_bank=(path / BANK_FILE).is_file()))
+    except ConfigError as error:
+        # Settings of an older version, say: the model is whole without its card.
+        log.warning("the model gets no card (%s): %s", CARD, error)
     return int(checkpoint.state["step"])
 
 
@@ -176,7 +182,7 @@ def _described(checkpoint: Checkpoint, run: Path, *, has_bank: bool) -> TrainedM
     """Return what the card of an exported checkpoint says.
 
     Raises:
-        ConfigError: the run's description is damaged.
+        ConfigError: the run's description is damaged, or its settings are of another version.
     """
     state = checkpoint.state
     history = state["history"]

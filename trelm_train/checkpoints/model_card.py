@@ -31,7 +31,7 @@ MEASURES = {
 USE = """```python
 from transformers import pipeline
 
-fill = pipeline("fill-mask", model="{name}")
+fill = pipeline("fill-mask", model={name})
 fill(f"Lausanne lies in {{fill.tokenizer.mask_token}}.")
 ```"""
 
@@ -63,13 +63,13 @@ def write_card(folder: Path, trained: TrainedModel) -> None:
 
 def card_of(trained: TrainedModel) -> str:
     """Return the card of a model as Markdown, with the header that hubs read."""
-    name = trained.config.card.name or "model"
+    name = _line(trained.config.card.name) or "model"
     parts = [
         f"---\n{_header(trained)}\n---",
         f"# {name}",
         _about(trained),
         "## Use",
-        USE.format(name=name),
+        USE.format(name=json.dumps(name, ensure_ascii=False)),
         "## Data",
         _data(trained.run),
         "## Objective",
@@ -90,8 +90,10 @@ def _header(trained: TrainedModel) -> str:
     from huggingface_hub import ModelCardData
 
     card, base = trained.config.card, str(trained.run["model"])
-    # A path of this machine would be a dead link.
-    is_hub_name = not (buckets.is_bucket(base) or is_meant_as_path(base) or Path(base).exists())
+    # A path of this machine would be a dead link; "folder/name" may be one, too. Runs of older
+    # versions do not say.
+    is_folder = trained.run.get("data", {}).get("is_model_folder", Path(base).exists())
+    is_hub_name = not (buckets.is_bucket(base) or is_meant_as_path(base) or is_folder)
     data = ModelCardData(
         base_model=base if is_hub_name else None,
         language=card.language or None,
@@ -198,7 +200,17 @@ def _licences(card: CardConfig, base: str) -> str:
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join(f"| {' | '.join(map(_cell, cells))} |" for cells in lines)
+
+
+def _cell(text: str) -> str:
+    """Return a text that stays in its cell."""
+    return _line(text).replace("|", "\\|")
+
+
+def _line(text: str) -> str:
+    """Return a text without ends of lines."""
+    return " ".join(text.split())
 
 
 def _number(value: float | None) -> str:

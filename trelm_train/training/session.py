@@ -214,6 +214,8 @@ def _lay_out(session: Session) -> None:
             # Of both splits, as the footers count them.
             "sentences": sum(group.num_rows for group in shards.row_groups),
             "knowledge_rows": len(session.knowledge),
+            # Whether the model's name is a folder here: elsewhere nobody could tell.
+            "is_model_folder": Path(request.model).exists(),
         },
         "versions": versions(),
         # Then a missing file of them is damage; older versions wrote none.

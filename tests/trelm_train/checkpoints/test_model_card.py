@@ -1,6 +1,7 @@
 """The card of an exported model says what the run did, and is read by the hub's own library."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,42 @@ def test_checkpoint_has_a_card_without_figures_of_the_end(out: Path, tmp_path: P
     text = (tmp_path / "model" / "README.md").read_text()
     assert "2 steps" in text
     assert rows(text)["masked-LM loss, nats per masked token"][1] == "not stated"
+
+
+def test_a_folder_that_looks_like_a_hub_name_is_no_link_from_elsewhere(
+    shards_path: Path, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(model_path, tmp_path / "demo" / "pretrained")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    request = request_for(shards_path, model_path, tmp_path / "out", *SETS)
+    run(replace(request, model="demo/pretrained"))
+    monkeypatch.chdir(elsewhere)
+    export_checkpoint(tmp_path / "out" / "checkpoints" / "step-00000002", elsewhere / "model")
+    for folder in (tmp_path / "out" / "model", elsewhere / "model"):
+        assert ModelCard.load(folder / "README.md").data.base_model is None
+
+
+def test_settings_of_another_version_cost_the_card_alone(
+    out: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = shutil.copytree(out, tmp_path / "out")
+    text = (copy / "config.toml").read_text()
+    (copy / "config.toml").write_text(text.replace("[cka]", "[cka]\nfact_share = 0.5"))
+    export_checkpoint(copy / "checkpoints" / "step-00000002", tmp_path / "model")
+    assert not (tmp_path / "model" / "README.md").exists()
+    assert "the model gets no card" in caplog.text
+    load_pretrained(str(tmp_path / "model"), torch.device("cpu"))
+
+
+def test_words_stay_in_their_place() -> None:
+    sets = ('card.name=A "b"\n# c', "card.text=a | b\n\n# d", "card.license=x: y\n---\nz")
+    card = card_of(trained(config=load_config(None, sets)))
+    assert '\n# A "b" # c\n' in card
+    assert 'model="A \\"b\\" # c")' in card
+    assert "| text | a \\| b # d |" in card
+    assert "| this model | x: y --- z |" in card
 
 
 def test_an_edited_card_is_no_damage(out: Path) -> None:
