@@ -19,6 +19,7 @@ from schemas.settings import build, key, load_toml, with_overrides
 from trelm_train.compare.published import published_table
 from trelm_train.config import Config, load_config
 from trelm_train.evaluate.lama_files import ProbeFile, ProbeFiles, find_files, read_jsonl
+from trelm_train.evaluate.lama_rows import drawn_by
 
 # The name of the run that measures the model before any training.
 UNTRAINED = "untrained"
@@ -335,10 +336,22 @@ def _shared_subject(one: ProbeSet, other: ProbeSet) -> str:
 
 
 def _subjects(probes: ProbeSet) -> set[tuple[str, str]]:
-    """Return id (may be empty) and name of the subjects that a set asks about."""
-    rows = [row for file in probes.files for row in read_jsonl(file.path)]
-    subjects = {(str(row.get("sub_uri") or ""), str(row.get("sub_label", ""))) for row in rows}
-    return {(qid, label) for qid, label in subjects if probes.asks(qid or label)}
+    """Return id (may be empty) and name of the subjects that a set asks about.
+
+    A row with a sentence of its own has that for a name.
+    """
+    subjects = set()
+    for file in probes.files:
+        for row in read_jsonl(file.path):
+            subject = drawn_by(file.template, row)
+            # A row without a subject or a sentence is asked nothing.
+            if not subject or not probes.asks(subject):
+                continue
+            has_own_sentence = file.template is None
+            qid = "" if has_own_sentence else row.get("sub_uri") or row.get("sub_w") or ""
+            label = subject if has_own_sentence else row.get("sub_label", "")
+            subjects.add((str(qid), str(label)))
+    return subjects
 
 
 def _check_questions(experiment: Experiment) -> None:

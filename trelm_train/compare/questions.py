@@ -17,7 +17,7 @@ from schemas.errors import ConfigError
 from trelm_train.compare.experiment import ProbeSet, TextSet
 from trelm_train.evaluate.answers import ask
 from trelm_train.evaluate.lama_files import ProbeFile, read_jsonl
-from trelm_train.evaluate.lama_rows import row_of, sentence_reason, skip_reason
+from trelm_train.evaluate.lama_rows import drawn_by, row_of, sentence_reason, skip_reason
 from trelm_train.evaluate.lama_uhn import NameCloze, name_cloze_of
 from trelm_train.evaluate.prober import Item, Prober
 from trelm_train.evaluate.text_loss import answer_text, read_pieces
@@ -79,7 +79,7 @@ def ask_probes(model: MaskedLm, tokenizer: Tokenizer, probes: ProbeSet) -> Answe
     for file in probes.files:
         for row, item in _items_of(prober, file, probes, names):
             answers.relation.append(file.relation)
-            answers.subject.append(_subject(row))
+            answers.subject.append(drawn_by(file.template, row))
             answers.object.append(str(row["obj_label"]))
             items.append(item)
 
@@ -94,11 +94,6 @@ def ask_probes(model: MaskedLm, tokenizer: Tokenizer, probes: ProbeSet) -> Answe
     # A probability may be too small for its number format.
     answers.log_p = np.log(np.maximum(asked.p_gold_M, SMALLEST)).tolist()
     return answers
-
-
-def _subject(row: dict[str, Any]) -> str:
-    """Return the id of a row's subject; its name where LAMA's file has no id."""
-    return str(row.get("sub_uri") or row.get("sub_label", ""))
 
 
 def _items_of(
@@ -117,7 +112,7 @@ def _items_of(
         if probes.limit and len(counted) >= probes.limit:
             break
         # Before the limit: every part has its own first items.
-        if not probes.asks(_subject(row)):
+        if not probes.asks(drawn_by(file.template, row)):
             continue
         reason = (
             sentence_reason(row)

@@ -79,6 +79,15 @@ def subject_of(row: dict[str, Any]) -> str:
     return str(row.get("sub_uri") or row.get("sub_w") or row.get("sub_label") or "")
 
 
+def drawn_by(template: str | None, row: dict[str, Any]) -> str:
+    """Return what rows stand or fall together by: their subject.
+
+    Rows with a sentence of their own name none (ConceptNet) or all the same (SQuAD): of them it is
+    the sentence.
+    """
+    return subject_of(row) if template is not None else " ".join(_sentences(row))
+
+
 def skip_reason(
     row: dict[str, Any], pairs: set[tuple[str, str]], *, uhn: bool, uncased: bool = False
 ) -> str:

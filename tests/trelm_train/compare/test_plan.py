@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -262,6 +263,20 @@ def test_a_rate_is_not_chosen_by_what_it_is_tested_on(
     text = text.replace('name = "held"', f'name = "held"\nsubjects = {part}')
     path.write_text(text.replace('name = "chosen-by"', f'name = "chosen-by"\nsubjects = {other}'))
     with expected:
+        load_experiment(path)
+
+
+def test_rows_without_a_subject_do_not_choose_and_test_either(
+    write_experiment: WriteExperiment, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data" / "ConceptNet"
+    folder.mkdir(parents=True)
+    (folder / "test.jsonl").write_text(
+        '{"masked_sentences": ["Kings are [MASK] ."], "obj_label": "old"}\n{"obj_label": "old"}\n'
+    )
+    path = write_experiment(rates=[0.1, 0.2])
+    path.write_text(re.sub(r'folder = ".*"', f'folder = "{folder.parent}"', path.read_text()))
+    with REFUSED:
         load_experiment(path)
 
 

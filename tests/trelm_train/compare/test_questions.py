@@ -85,6 +85,27 @@ def test_google_re_is_found_by_its_published_names(
     assert len(found.rank) == sum(" " not in row["obj_label"] for row in rows) > 0
 
 
+def test_rows_with_their_own_sentence_are_drawn_and_parted_by_it(
+    model: MaskedLm, tokenizer: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data" / "Squad"
+    folder.mkdir(parents=True)
+    # SQuAD's rows all have the same subject, ConceptNet's have none.
+    rows = [{"masked_sentences": [f"{head} lives in [MASK] ."], "obj_label": tail, "sub_label": "Squad"}
+            for head, stated, tail in world.facts() if stated == world.LIVES and " " not in tail]  # fmt: skip
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "test.jsonl").write_text(text)
+
+    def asked(*ends: float) -> list[str]:
+        probes = ProbeSet(name="squad", folder=str(folder.parent), subjects=ends)
+        return ask_probes(model, tokenizer, probes).subject
+
+    sentences = {row["masked_sentences"][0] for row in rows}
+    assert set(asked(0, 1)) == sentences
+    assert set(asked(0, 0.5)) | set(asked(0.5, 1)) == sentences
+    assert not set(asked(0, 0.5)) & set(asked(0.5, 1))
+
+
 def test_a_limit_counts_items_of_a_relation(
     model: MaskedLm, tokenizer: Any, probes: ProbeSet
 ) -> None:
