@@ -14,6 +14,7 @@ import duckdb
 import numpy as np
 
 from pipeline.engine.errors import StageError
+from schemas import buckets
 from schemas.array_types import F64, I64, Bools
 from schemas.errors import ConfigError
 from schemas.ids import MAX_HOPS
@@ -135,6 +136,11 @@ def check_items(connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> 
     query = "SELECT DISTINCT model FROM read_parquet($items)"
     models: set[str] = set()
     for path in paths:
+        # Arrow would ask the bucket in its own way, and wait for minutes where there is no network.
+        if buckets.is_bucket(path):
+            raise ConfigError(
+                f"--items {path}: lies in a bucket; copy the file to this machine first"
+            )
         try:
             LAMA_ITEMS.check(pq.read_schema(path), path)
             models |= {model for (model,) in connection.execute(query, {"items": path}).fetchall()}

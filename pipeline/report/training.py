@@ -20,6 +20,7 @@ import numpy as np
 from pipeline.engine.errors import StageError
 from pipeline.learned.answer import AskedModel, LearnedFacts, learned_facts
 from pipeline.learned.fact_features import check_items
+from schemas import buckets
 from schemas.bounded_lines import bounded_lines
 from schemas.errors import ConfigError
 from schemas.regular_files import open_regular
@@ -115,6 +116,11 @@ def read_training(connection: duckdb.DuckDBPyConnection, sources: TrainingSource
     if sources.before and not sources.items:
         raise ConfigError("--before says what a model knew before; give --items FILE too")
 
+    for folder in filter(buckets.is_bucket, sources.runs):
+        raise ConfigError(
+            f"--training {folder}: lies in a bucket; copy {METRICS}, {EVALUATIONS} and {SUMMARY} "
+            "into a folder here first"
+        )
     names = _short_names(sources.runs)
     runs = [_trained_run(Path(run), name) for run, name in zip(sources.runs, names, strict=True)]
     names = _short_names(sources.items)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import pytest
 
-from pipeline.report.training import LossPoint, _trained_run
+from pipeline.report.training import LossPoint, TrainingSources, _trained_run, read_training
 from pipeline.report.training_sections import _ends
+from schemas.errors import ConfigError
 
 HUGE = "1" + "0" * 400
 
@@ -27,3 +29,11 @@ def test_what_is_no_number_is_left_out(tmp_path: Path, value: str) -> None:
     assert "nan" not in cells
     assert "inf" not in cells
     assert cells.count("–") == 10
+
+
+@pytest.mark.parametrize(
+    "sources", [TrainingSources(runs=("gs://b/run",)), TrainingSources(items=("s3://b/a.parquet",))]
+)
+def test_a_bucket_is_refused_at_once(sources: TrainingSources) -> None:
+    with pytest.raises(ConfigError, match="lies in a bucket; copy"):
+        read_training(duckdb.connect(), sources)
