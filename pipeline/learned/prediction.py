@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
-from scipy.stats import rankdata
 
 from pipeline.arrays.hashing import hash64
 from schemas.array_types import F64, I64, Bools
@@ -70,43 +69,60 @@ def parts_of(subjects: I64) -> I64:
     return np.asarray([part_of[qid] for qid in subjects.tolist()], np.int64)
 
 
-def auc_of(scores: F64, is_known: Bools, parts: I64) -> float:
-    """Return the chance that a known fact scores above an unknown one of its part, a tie counting
-    half.
+class PartedAuc:
+    """Compute AUCs of the same scores, with facts counted several times or not at all.
 
-    Each part has a model of its own. Across parts, a score also says how many facts of the *other*
-    parts are known: without any feature that would give less than a half. NaN where no part has both
-    kinds (Hanley and McNeil 1982).
+    An AUC is the chance that a known fact scores above an unknown one of its part, a tie counting half
+    (Hanley and McNeil 1982). Each part has a model of its own: across parts, a score also says how
+    many facts of the *other* parts are known, which would give less than a half without any feature.
     """
-    won = num_pairs = 0.0
-    for part in np.unique(parts):
-        is_here = parts == part
-        known = is_known[is_here]
-        num_known = int(known.sum())
-        pairs = num_known * (len(known) - num_known)
-        if pairs:
-            ranks = rankdata(scores[is_here])
-            won += float(ranks[known].sum()) - num_known * (num_known + 1) / 2
-            num_pairs += pairs
-    return won / num_pairs if num_pairs else float("nan")
+
+    def __init__(self, scores: F64, is_known: Bools, parts: I64) -> None:
+        # Sorted once: facts of one part and score are a group.
+        self.order = np.lexsort((scores, parts))
+        self.is_known = is_known[self.order]
+        part, score = parts[self.order], scores[self.order]
+        is_first = np.append(True, (part[1:] != part[:-1]) | (score[1:] != score[:-1]))
+        self.group = np.cumsum(is_first) - 1
+        self.group_part = part[is_first]
+        # The first group of each group's part.
+        self.start = np.searchsorted(self.group_part, self.group_part)
+
+    def of(self, times: F64) -> float:
+        """Return the AUC where each fact counts so many times; NaN where no part has both kinds.
+
+        `times` has shape (n,).
+        """
+        counted = times[self.order]
+        known = np.bincount(self.group, counted * self.is_known)
+        unknown = np.bincount(self.group, counted * ~self.is_known)
+        below = np.cumsum(unknown) - unknown
+        below -= below[self.start]
+        of_part = np.bincount(self.group_part, known), np.bincount(self.group_part, unknown)
+        num_pairs = float(of_part[0] @ of_part[1])
+        return float(known @ (below + unknown / 2)) / num_pairs if num_pairs else float("nan")
+
+
+def auc_of(scores: F64, is_known: Bools, parts: I64) -> float:
+    """Return the AUC of facts that count once each; see `PartedAuc`."""
+    return PartedAuc(scores, is_known, parts).of(np.ones(len(scores)))
 
 
 def interval_of(scores: F64, is_known: Bools, subjects: I64) -> Interval:
     """Return the AUC with its interval: whole subjects are drawn again, not facts."""
-    parts = parts_of(subjects)
+    auc = PartedAuc(scores, is_known, parts_of(subjects))
     random = np.random.default_rng(SEED)
     _, number = np.unique(subjects, return_inverse=True)
-    order = np.argsort(number, kind="stable")
-    rows_of = np.split(order, np.cumsum(np.bincount(number))[:-1])
+    num_subjects = int(number.max()) + 1
     drawn = []
     for _ in range(NUM_RESAMPLES):
-        chosen = random.integers(len(rows_of), size=len(rows_of))
-        rows = np.concatenate([rows_of[subject] for subject in chosen])
-        drawn.append(auc_of(scores[rows], is_known[rows], parts[rows]))
+        chosen = random.integers(num_subjects, size=num_subjects)
+        times = np.bincount(chosen, minlength=num_subjects).astype(np.float64)
+        drawn.append(auc.of(times[number]))
     # A draw without any known fact says nothing.
     usable = np.asarray(drawn)[~np.isnan(drawn)]
     low, high = np.percentile(usable, (LOW, HIGH)) if len(usable) else (np.nan, np.nan)
-    return Interval(auc_of(scores, is_known, parts), float(low), float(high))
+    return Interval(auc.of(np.ones(len(scores))), float(low), float(high))
 
 
 def predict(features: Mapping[str, F64], is_known: Bools, subjects: I64) -> Prediction:

@@ -35,6 +35,16 @@ def test_auc_is_the_share_of_pairs_in_the_right_order() -> None:
         assert auc_of(scores, is_known, parts) == pytest.approx(expected, abs=1e-12)
 
 
+def test_a_fact_may_count_several_times_or_not_at_all() -> None:
+    random = np.random.default_rng(9)
+    scores, is_known = random.integers(0, 5, 60).astype(float), random.random(60) < 0.4
+    parts, times = random.integers(0, 3, 60), random.integers(0, 4, 60)
+    again = np.repeat(np.arange(60), times)
+    expected = slow_auc(scores[again].tolist(), is_known[again].tolist(), parts[again].tolist())
+    found = prediction.PartedAuc(scores, is_known, parts).of(times.astype(float))
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
 def test_auc_of_one_kind_says_nothing() -> None:
     assert np.isnan(auc_of(np.arange(3.0), np.ones(3, np.bool_), np.zeros(3, np.int64)))
 
