@@ -309,6 +309,7 @@ def warm_up(warmup: TrainConfig, scratch: Path) -> dict[str, Any]:
 
     The trained model is in `run/model`.
     """
+    from trelm_train.checkpoints.model_card import CARD
     from trelm_train.training.session import RunRequest
     from trelm_train.training.train import run
 
@@ -322,4 +323,7 @@ def warm_up(warmup: TrainConfig, scratch: Path) -> dict[str, Any]:
         routing=RoutingConfig(policy="full"),
     )
     shards, model = scratch / "shards", scratch / "untrained"
-    return run(RunRequest(shards=shards, model=str(model), out=scratch / "run", config=config))
+    summary = run(RunRequest(shards=shards, model=str(model), out=scratch / "run", config=config))
+    # It would call a folder that is removed the model's start.
+    (scratch / "run" / "model" / CARD).unlink()
+    return summary

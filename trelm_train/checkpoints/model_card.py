@@ -182,9 +182,9 @@ def _figures(trained: TrainedModel) -> str:
     if not summary:
         return measured
     return (
-        f"{measured}\n\nTraining took {summary['training_s']:,.0f} s "
-        f"({summary['tokens_per_s']:,.0f} tokens/s). {summary['weights_updated_share']:.1%} of the "
-        f"weights changed, of {summary['num_weights']:,}."
+        # No seconds: the same run gives the same card, however often it was stopped.
+        f"{measured}\n\n{summary['weights_updated_share']:.1%} of the {summary['num_weights']:,} "
+        "weights changed."
     )
 
 
