@@ -16,10 +16,11 @@ import pyarrow as pa
 from schemas.errors import ConfigError
 from trelm_train.compare.experiment import ProbeSet, TextSet
 from trelm_train.evaluate.answers import ask
-from trelm_train.evaluate.lama_files import ProbeFile, read_jsonl
-from trelm_train.evaluate.lama_rows import drawn_by, row_of, sentence_reason, skip_reason
-from trelm_train.evaluate.lama_uhn import NameCloze, name_cloze_of
-from trelm_train.evaluate.prober import Item, Prober
+from trelm_train.evaluate.lama import Options, collect
+from trelm_train.evaluate.lama_files import ProbeFile
+from trelm_train.evaluate.lama_rows import drawn_by
+from trelm_train.evaluate.lama_uhn import name_cloze_of
+from trelm_train.evaluate.prober import Prober
 from trelm_train.evaluate.text_loss import answer_text, read_pieces
 from trelm_train.model.masked_lm import MaskedLm
 from trelm_train.model.protocols import Tokenizer
@@ -73,15 +74,24 @@ def ask_probes(model: MaskedLm, tokenizer: Tokenizer, probes: ProbeSet) -> Answe
     """
     common = Path(probes.common_vocab) if probes.common_vocab else None
     prober = Prober(model, tokenizer, common)
-    answers, items = Answers(), []
+    options = Options(
+        probes=Path(probes.folder),
+        relations=Path(probes.relations) if probes.relations else None,
+        uhn=probes.uhn,
+        limit=probes.limit,
+    )
+
+    def is_of_part(file: ProbeFile, row: dict[str, Any]) -> bool:
+        return probes.asks(drawn_by(file.template, row))
 
     names = name_cloze_of(probes.uhn, model.device)
-    for file in probes.files:
-        for row, item in _items_of(prober, file, probes, names):
-            answers.relation.append(file.relation)
-            answers.subject.append(drawn_by(file.template, row))
-            answers.object.append(str(row["obj_label"]))
-            items.append(item)
+    questions = collect(prober, options, names, is_of_part)
+    answers, items = Answers(), []
+    for relation, of_relation in questions.items.items():
+        answers.relation += [relation] * len(of_relation)
+        items += of_relation
+    answers.subject = [item.row.drawn_by for item in items]
+    answers.object = [item.row.obj_label for item in items]
 
     if not items:
         raise ConfigError(
@@ -94,37 +104,6 @@ def ask_probes(model: MaskedLm, tokenizer: Tokenizer, probes: ProbeSet) -> Answe
     # A probability may be too small for its number format.
     answers.log_p = np.log(np.maximum(asked.p_gold_M, SMALLEST)).tolist()
     return answers
-
-
-def _items_of(
-    prober: Prober, file: ProbeFile, probes: ProbeSet, names: NameCloze | None
-) -> list[tuple[dict[str, Any], Item]]:
-    """Return the rows of a relation that count, with their questions."""
-    # LAMA's own rule: of equal questions in a relation the first counts.
-    pairs: set[tuple[str, str]] = set()
-    counted: list[tuple[dict[str, Any], Item]] = []
-    rows = read_jsonl(file.path)
-    if names is not None:
-        # All at once; what was asked before is known.
-        named = [row for row in rows if not skip_reason(row, set(), uhn=False)]
-        names.prepare(file.relation, [row_of(file.template, row) for row in named])
-    for row in rows:
-        if probes.limit and len(counted) >= probes.limit:
-            break
-        # Before the limit: every part has its own first items.
-        if not probes.asks(drawn_by(file.template, row)):
-            continue
-        reason = (
-            sentence_reason(row)
-            if file.template is None
-            else skip_reason(row, pairs, uhn=bool(probes.uhn), uncased=prober.is_uncased)
-        )
-        item = reason or prober.item(file.template, row)
-        if names is not None and not isinstance(item, str):
-            item = "uhn_name" if names.gives_away(file.relation, item.row) else item
-        if not isinstance(item, str):
-            counted.append((row, item))
-    return counted
 
 
 def text_loss(model: MaskedLm, tokenizer: Tokenizer, text: TextSet) -> dict[str, float]:

@@ -10,7 +10,7 @@ several tokens have a protocol of their own (`lama_multi_token`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -102,10 +102,23 @@ class Questions:
         return {file.relation: file for file in self.found.files}
 
 
-def collect(prober: Prober, options: Options, names: NameCloze | None = None) -> Questions:
+# Says whether a row of a file is read at all.
+KeepRow = Callable[[ProbeFile, dict[str, Any]], bool]
+
+
+def collect(
+    prober: Prober,
+    options: Options,
+    names: NameCloze | None = None,
+    keep: KeepRow = lambda _file, _row: True,
+) -> Questions:
     """Read every question that counts, by relation; relations without a file are named.
 
-    `names` drops items whose name gives the object away.
+    Args:
+        prober: of the model that is asked.
+        options: which probes, and which items of them.
+        names: drops items whose name gives the object away.
+        keep: leaves out rows before they are counted or limited.
 
     Raises:
         ConfigError: a file is unreadable, or no relation has a file.
@@ -115,7 +128,9 @@ def collect(prober: Prober, options: Options, names: NameCloze | None = None) ->
     questions.notes.update(prober.notes)
     if questions.found.relations is not None:
         questions.notes[MARKED] += has_mark(questions.found.relations)
-    collector = _Collector(prober=prober, options=options, names=names, questions=questions)
+    collector = _Collector(
+        prober=prober, options=options, names=names, keep=keep, questions=questions
+    )
     for file in questions.found.files:
         collector.add(file)
     return questions
@@ -128,6 +143,7 @@ class _Collector:
     prober: Prober
     options: Options
     names: NameCloze | None
+    keep: KeepRow
     questions: Questions
 
     def add(self, file: ProbeFile) -> None:
@@ -150,7 +166,8 @@ class _Collector:
         questions.objects[file.relation] = list(dict.fromkeys(objects))
         questions.right[file.relation] = right
 
-        for row in self._not_named(file, self._counting(file, read)):
+        kept = [row for row in read if self.keep(file, row)]
+        for row in self._not_named(file, self._counting(file, kept)):
             # The limit counts items that are asked: the same ones at every evaluation.
             if limit and len(items) >= limit:
                 break

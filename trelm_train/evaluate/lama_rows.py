@@ -30,6 +30,8 @@ class ProbeRow:
     has_own_sentence: bool
     # The subject's id, or its name where the row has none: what tells subjects apart.
     subject: str
+    # What rows stand or fall together by, see `drawn_by`.
+    drawn_by: str
     sub_label: str
     obj_label: str
     # As numbers, Q42 as 42; None where the row names none.
@@ -66,6 +68,7 @@ def row_of(template: str | None, row: dict[str, Any]) -> ProbeRow:
         template=shown,
         has_own_sentence=template is None,
         subject=subject_of(row),
+        drawn_by=drawn_by(template, row),
         sub_label=sub_label,
         obj_label=str(row["obj_label"]),
         sub_qid=qid_of(sub_id),
