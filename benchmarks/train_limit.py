@@ -36,17 +36,11 @@ def products(out: Path, **request: Any) -> dict[str, Any]:  # noqa: ARG001 - eve
         request["hidden"], request["layers"], len(load_tokenizer(request["model"])), lengths, "cpu",
         torch.bfloat16 if request["bf16"] else torch.float32,
     )  # fmt: skip
-    for _ in range(WARM_PASSES):
-        work.products()
-    wall, cpu = time.perf_counter(), time.process_time()
-    for _ in range(request["steps"]):
-        work.products()
+    steps = request["steps"]
+    wall, cpu = _timed(work.products, steps, "cpu")
     return {
-        "seconds": time.perf_counter() - wall,
-        "cpu_seconds": time.process_time() - cpu,
-        "tokens": int(lengths.sum()) * request["steps"],
-        "steps": request["steps"],
-    }
+        "seconds": wall, "cpu_seconds": cpu, "tokens": int(lengths.sum()) * steps, "steps": steps,
+    }  # fmt: skip
 
 
 def step_flops(hidden: int, layers: int, vocabulary: int, lengths: np.ndarray) -> float:
@@ -119,14 +113,19 @@ class StepProducts:
 
 def seconds_per_call(step: Callable[[], object], steps: int, device: str) -> float:
     """Return the seconds of one step: the mean of some, after two that warm up."""
+    return _timed(step, steps, device)[0] / steps
+
+
+def _timed(step: Callable[[], object], steps: int, device: str) -> tuple[float, float]:
+    """Return the wall clock and the processor time of some steps, after two that warm up."""
     for _ in range(WARM_PASSES):
         step()
     _wait(device)
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(steps):
         step()
     _wait(device)
-    return (time.perf_counter() - start) / steps
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def _wait(device: str) -> None:

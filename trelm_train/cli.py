@@ -32,6 +32,7 @@ from trelm_train.command_options import (
     FOLDER,
     JSON_OPTION,
     LOCATION,
+    MODEL_OPTION,
     show,
 )
 from trelm_train.finetune_commands import evaluate_relation, evaluate_typing
@@ -310,7 +311,7 @@ def evaluate() -> None:
 
 
 @evaluate.command("mlm")
-@click.option("--model", required=True, help="Name or folder of a masked LM.")
+@MODEL_OPTION
 @click.option(
     "--shards", type=LOCATION, help="Folder of a finished `trelm-pipeline shards`; or give --text."
 )
@@ -356,7 +357,7 @@ def evaluate_mlm(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
 
 
 @evaluate.command("lama")
-@click.option("--model", required=True, help="Name or folder of a masked LM.")
+@MODEL_OPTION
 @click.option(
     "--probes",
     type=LOCATION,

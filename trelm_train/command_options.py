@@ -19,6 +19,7 @@ FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 LOCATION = LocationParam(path_type=Path, file_okay=False)
 FILE_LOCATION = LocationParam(path_type=Path, dir_okay=False, exists=True)
 FILE_TO_WRITE = LocationParam(path_type=Path, dir_okay=False)
+MODEL_OPTION = click.option("--model", required=True, help="Name or folder of a masked LM.")
 DEVICE_OPTION = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),

@@ -14,12 +14,13 @@ from trelm_train.command_options import (
     FILE_TO_WRITE,
     JSON_OPTION,
     LOCATION,
+    MODEL_OPTION,
     show,
 )
 
 
 @click.command("paraphrases")
-@click.option("--model", required=True, help="Name or folder of a masked LM.")
+@MODEL_OPTION
 @click.option(
     "--probes",
     type=LOCATION,
@@ -75,7 +76,7 @@ def paraphrases(  # noqa: PLR0913
 
 
 @click.command("bear")
-@click.option("--model", required=True, help="Name or folder of a masked LM.")
+@MODEL_OPTION
 @click.option(
     "--probes",
     type=LOCATION,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -80,16 +80,20 @@ def opened_for(
             paths.require(stage)
 
     with open_run(paths) as connection:
-        views = {name for (name,) in connection.sql(LISTING).fetchall()}
         # A table that the run lacks would give an error of SQL that names no command.
-        missing = [name for name in question.needs if name not in views]
+        missing = missing_table(connection, question.needs)
         if missing:
-            stage = stage_of(missing[0])
             raise StageError(
-                f"{run_folder}: `ask {question.name}` needs {missing[0]!r}; "
-                f"run `trelm-pipeline {stage} --run {run_folder}` first"
+                f"{run_folder}: `ask {question.name}` needs {missing!r}; "
+                f"run `trelm-pipeline {stage_of(missing)} --run {run_folder}` first"
             )
         yield connection
+
+
+def missing_table(connection: duckdb.DuckDBPyConnection, needs: Sequence[str]) -> str:
+    """Return the first of some tables and views that a run lacks; empty where all are there."""
+    views = {name for (name,) in connection.sql(LISTING).fetchall()}
+    return next((name for name in needs if name not in views), "")
 
 
 def ask(run_folder: str, question: Question, argument: str, rows: int, output: Output) -> None:

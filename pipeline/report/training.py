@@ -17,7 +17,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from pipeline.database.answers import LISTING, stage_of
+from pipeline.database.answers import missing_table, stage_of
 from pipeline.database.questions import LEARNED_NEEDS
 from pipeline.engine.errors import StageError
 from pipeline.learned.answer import AskedModel, LearnedFacts, learned_facts
@@ -139,10 +139,9 @@ def _learned(
         return None
     before = (sources.before,) if sources.before else ()
     asked = AskedModel(items=(sources.items[-1],), before=before)
-    views = {name for (name,) in connection.sql(LISTING).fetchall()}
-    missing = [name for name in LEARNED_NEEDS if name not in views]
+    missing = missing_table(connection, LEARNED_NEEDS)
     if missing:
-        return f"it needs {missing[0]!r}, which `trelm-pipeline {stage_of(missing[0])}` makes"
+        return f"it needs {missing!r}, which `trelm-pipeline {stage_of(missing)}` makes"
     try:
         return learned_facts(connection, asked)
     except StageError as error:

@@ -17,6 +17,7 @@ from schemas.durable import write_durably
 from schemas.model_folder import is_meant_as_path
 from schemas.settings import to_dict
 from trelm_train.config import ASK_MENTIONS, OPERATIONAL, CardConfig, Config
+from trelm_train.reporting.markdown import markdown_table, one_line
 
 CARD = "README.md"
 NOT_STATED = "not stated"
@@ -63,7 +64,7 @@ def write_card(folder: Path, trained: TrainedModel) -> None:
 
 def card_of(trained: TrainedModel) -> str:
     """Return the card of a model as Markdown, with the header that hubs read."""
-    name = _line(trained.config.card.name) or "model"
+    name = one_line(trained.config.card.name) or "model"
     parts = [
         f"---\n{_header(trained)}\n---",
         f"# {name}",
@@ -199,18 +200,7 @@ def _licences(card: CardConfig, base: str) -> str:
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join(f"| {' | '.join(map(_cell, cells))} |" for cells in lines)
-
-
-def _cell(text: str) -> str:
-    """Return a text that stays in its cell."""
-    return _line(text).replace("|", "\\|")
-
-
-def _line(text: str) -> str:
-    """Return a text without ends of lines."""
-    return " ".join(text.split())
+    return "\n".join(markdown_table(head, rows))
 
 
 def _number(value: float | None) -> str:

@@ -11,6 +11,7 @@ from trelm_train.compare.published import NOT_COMPARABLE, published_table
 from trelm_train.compare.run_one import RESULT
 from trelm_train.compare.statistics import Estimate
 from trelm_train.compare.tables import RESOURCES, Measure, MeasureTable, Tables, TimeToQuality
+from trelm_train.reporting.markdown import markdown_table
 
 COLUMNS = ("role", "arm", "rate", "seed", "budget", "group", "measure", "value", "file")
 RESOURCE_TITLES = {
@@ -170,12 +171,8 @@ def _how_rates_came(tables: Tables) -> str:
     )
 
 
-def _row(cells: Sequence[object]) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
-
-
 def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    return [_row(heads), "|" + "---|" * len(heads), *(_row(row) for row in rows), ""]
+    return [*markdown_table(heads, rows), ""]
 
 
 def _measure_lines(tables: Tables, table: MeasureTable) -> list[str]:

@@ -69,6 +69,11 @@ class Shards:
     # Tokens of the longest sentence by the statistics of the files; 0 where they have none.
     longest: int = 0
 
+    @property
+    def num_sentences(self) -> int:
+        """Return the rows of `examples` of both splits, as the footers count them."""
+        return sum(group.num_rows for group in self.row_groups)
+
     def check_policy(self, policy: str, *, setting: str) -> None:
         """Refuse a policy without bits in these shards: it would choose no mention.
 

@@ -34,6 +34,7 @@ from trelm_train.model.masked_lm import (
     configuration_of,
     load_pretrained,
     load_tokenizer,
+    weights_sha256,
 )
 from trelm_train.model.protocols import Tokenizer
 
@@ -192,9 +193,7 @@ def name_cloze_of(uhn: str, device: torch.device) -> NameCloze | None:
 def fingerprint_of(model: MaskedLm, tokenizer: Tokenizer) -> str:
     """Return a hash of whatever decides the answers: weights, vocabulary, the questions' form."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.hf.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
+    digest.update(weights_sha256(model.hf).encode())
     vocabulary = sorted(tokenizer.get_vocab().items())
     sample = list(tokenizer(SAMPLE)["input_ids"])
     form = (TEMPLATE, NUM_BEST, configuration_of(model.config))

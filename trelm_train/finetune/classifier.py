@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from schemas.bucket_copies import local_model
@@ -21,8 +20,10 @@ from trelm_train.model.masked_lm import (
     check_folder,
     check_weights,
     configuration_of,
-    first_line,
     load_tokenizer,
+    read_configuration,
+    read_model,
+    weights_sha256,
 )
 from trelm_train.model.protocols import Tokenizer
 
@@ -44,7 +45,7 @@ class Encoder:
         # Its pooler would be random.
         if getattr(hf, "pooler", None) is not None:
             hf.pooler = None
-        self.weights_sha256 = _sha256(hf)
+        self.weights_sha256 = weights_sha256(hf)
         self.configuration_sha256 = hashlib.sha256(configuration_of(hf.config).encode()).hexdigest()
 
     @property
@@ -100,6 +101,7 @@ def load_encoder(name: str) -> Encoder:
         ConfigError: no such model, a decoder, weights that are missing, pickled or not finite, or a
             tokenizer that does not fit.
     """
+    from transformers import AutoModel
     from transformers.utils import logging as hf_logging
 
     hf_logging.disable_progress_bar()
@@ -110,7 +112,7 @@ def load_encoder(name: str) -> Encoder:
     # Heads that are not read, and the pooler, would be reported; what matters is checked below.
     hf_logging.set_verbosity_error()
     try:
-        hf, info = _weights_of(name, folder)
+        hf, info = read_model(AutoModel, name, folder)
     finally:
         hf_logging.set_verbosity(verbosity)
 
@@ -132,15 +134,9 @@ def load_encoder(name: str) -> Encoder:
 
 
 def _config_of(name: str, folder: str) -> Any:  # noqa: ANN401 - a configuration of transformers
-    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{name}: no such model here ({first_line(error)}); give a folder or a model's name"
-        ) from error
+    config = read_configuration(name, folder)
     # GPT-2's own configuration does not say that it is a decoder.
     is_encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     has_decoder = getattr(config, "is_decoder", False) or getattr(
@@ -151,35 +147,6 @@ def _config_of(name: str, folder: str) -> Any:  # noqa: ANN401 - a configuration
             f"{name}: a {config.model_type!r} model is no encoder; use BERT or RoBERTa"
         )
     return config
-
-
-def _weights_of(name: str, folder: str) -> tuple[Any, dict[str, Any]]:
-    from transformers import AutoModel
-
-    try:
-        hf, info = AutoModel.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            output_loading_info=True,
-            # No code of the model's, and no pickle: both run what a stranger wrote.
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ConfigError(
-            f"{name}: cannot load its weights ({first_line(error)}); copy the model again, or give "
-            "another one"
-        ) from error
-    return hf, info
-
-
-def _sha256(hf: nn.Module) -> str:
-    """Return a hash of all weights, by their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(hf.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 class SpanClassifier(nn.Module):

@@ -8,6 +8,7 @@ between the families stands in `families`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -199,45 +201,22 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
         ConfigError: no such model, another architecture, no trained masked-LM head, or weights
             that are not finite.
     """
-    from transformers import AutoConfig, AutoModelForMaskedLM
+    from transformers import AutoModelForMaskedLM
     from transformers.utils import logging as hf_logging
 
     hf_logging.disable_progress_bar()
 
     folder = local_model(name)
     check_folder(folder)
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{name}: no such model here ({first_line(error)}); give a folder or a model's name"
-        ) from error
-
+    config = read_configuration(name, folder)
     if config.model_type not in FAMILIES or getattr(config, "is_decoder", False):
         raise ConfigError(
             f"{name}: a {config.model_type!r} model is not a masked LM that this program trains; "
             "use BERT, RoBERTa or ModernBERT"
         )
 
-    # float32 in spite of the checkpoint's format: these are the master weights. "sdpa" takes the
-    # block-diagonal mask as booleans.
-    try:
-        hf, info = AutoModelForMaskedLM.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            attn_implementation="sdpa",
-            output_loading_info=True,
-            # No code of the model's, and no pickle: both run what a stranger wrote.
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        # A RuntimeError: sizes that differ between its settings and its weights.
-        raise ConfigError(
-            f"{name}: cannot load its weights ({first_line(error)}); copy the model again, or give "
-            "another one"
-        ) from error
-
+    # "sdpa" takes the block-diagonal mask as booleans.
+    hf, info = read_model(AutoModelForMaskedLM, name, folder, attn_implementation="sdpa")
     # A checkpoint without a trained head would get a random one, without any error.
     missing = sorted(
         key for key in info["missing_keys"] if not key.endswith(("position_ids", "decoder.bias"))
@@ -249,6 +228,48 @@ def load_pretrained(name: str, device: torch.device) -> MaskedLm:
         )
     check_weights(name, hf.state_dict())
     return MaskedLm(hf, device, name)
+
+
+def read_configuration(name: str, folder: str) -> Any:  # noqa: ANN401 - of transformers
+    """Read the configuration of a model.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{name}: no such model here ({first_line(error)}); give a folder or a model's name"
+        ) from error
+
+
+def read_model(loader: Any, name: str, folder: str, **options: Any) -> tuple[Any, dict[str, Any]]:  # noqa: ANN401
+    """Load a model by a class of transformers in float32, with what its checkpoint lacks.
+
+    Raises:
+        ConfigError: its weights cannot be loaded.
+    """
+    # float32 in spite of the checkpoint's format: these are the master weights.
+    try:
+        hf, info = loader.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            output_loading_info=True,
+            # No code of the model's, and no pickle: both run what a stranger wrote.
+            trust_remote_code=False,
+            use_safetensors=True,
+            **options,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        # A RuntimeError: sizes that differ between its settings and its weights.
+        raise ConfigError(
+            f"{name}: cannot load its weights ({first_line(error)}); copy the model again, or give "
+            "another one"
+        ) from error
+    return hf, info
 
 
 def check_folder(name: str) -> None:
@@ -307,6 +328,15 @@ def load_tokenizer(folder: str, model: MaskedLm | None = None) -> Tokenizer:
         if problem:
             raise ConfigError(problem)
     return tokenizer
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Return a hash of names, sizes, formats and values of all weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
+    return digest.hexdigest()
 
 
 def configuration_of(config: Any) -> str:  # noqa: ANN401 - a configuration of transformers

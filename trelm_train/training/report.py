@@ -20,13 +20,11 @@ def describe(session: Session) -> str:
     """Describe what is about to be trained, in one line."""
     config, components = session.request.config, session.components
     rows = 0 if components.bank is None else len(components.bank.count_B)
-    # Of both splits, as the footers count them.
-    sentences = sum(group.num_rows for group in session.shards.row_groups)
     contrast = config.cka.form if config.cka.enabled else "off"
     injection = config.injection.policy if components.injector is not None else "none"
 
     return (
-        f"{sentences:,} sentences, {len(session.knowledge):,} knowledge rows; "
+        f"{session.shards.num_sentences:,} sentences, {len(session.knowledge):,} knowledge rows; "
         f"asked {'mentions' if config.facts.ask == ASK_MENTIONS else 'facts'} "
         f"{config.facts.policy if config.facts.enabled else 'none'}, "
         f"injection {injection}, {rows:,} memory rows, CKA {contrast}, "

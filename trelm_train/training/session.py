@@ -211,8 +211,7 @@ def _lay_out(session: Session) -> None:
         "fingerprint": shards.fingerprint,
         "data": {
             "tokenizer_sha256": shards.tokenizer_sha256,
-            # Of both splits, as the footers count them.
-            "sentences": sum(group.num_rows for group in shards.row_groups),
+            "sentences": shards.num_sentences,
             "knowledge_rows": len(session.knowledge),
             # Whether the model's name is a folder here: elsewhere nobody could tell.
             "is_model_folder": Path(request.model).exists(),
