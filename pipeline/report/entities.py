@@ -20,6 +20,8 @@ NUM_TOP = 25
 PER_ENTITY = 3
 # Sentences of an entity that its card quotes, and the characters on either side of the mention.
 QUOTES, QUOTE_SIDE = 2, 80
+# Documents whose texts are in memory together.
+TEXTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,28 +162,46 @@ def _surfaces(connection: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
 def _quotes(connection: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
     """Return rows of index, text before, mention and text after: the first sentences of each entity.
 
-    Costs one pass over the texts of the documents.
+    Costs one pass over the texts of the documents. A text is cut here: DuckDB's joins would copy the
+    whole of it for every mention.
     """
-    return connection.execute(
+    connection.execute(
         """
-        WITH chosen AS (
-            SELECT l.place, k.doc_id, k.start, k."end", k.sentence_start
-            FROM links k JOIN listed l ON l.qid = k.qid
-            QUALIFY row_number() OVER (PARTITION BY k.qid ORDER BY k.doc_id, k.start) <= $quotes
-        ), cut AS (
-            SELECT c.place, c.doc_id, c.start,
-                d.text[c.sentence_start + 1:c.start] AS before, d.text[c.start + 1:c."end"] AS mention,
-                d.text[c."end" + 1:s."end"] AS after
-            FROM chosen c JOIN documents d USING (doc_id)
-            JOIN sentences s ON s.doc_id = c.doc_id AND s.start = c.sentence_start
-        )
-        SELECT place,
-            CASE WHEN length(before) > $side THEN '…' || right(before, $side) ELSE before END, mention,
-            CASE WHEN length(after) > $side THEN left(after, $side) || '…' ELSE after END
-        FROM cut ORDER BY place, doc_id, start
+        CREATE OR REPLACE TEMP TABLE quoted AS
+        SELECT l.place, k.doc_id, k.start, k."end", k.sentence_start, s."end" AS sentence_end
+        FROM (
+            SELECT qid, doc_id, start, "end", sentence_start FROM links SEMI JOIN listed USING (qid)
+            QUALIFY row_number() OVER (PARTITION BY qid ORDER BY doc_id, start) <= $quotes
+        ) k
+        JOIN listed l USING (qid)
+        JOIN sentences s ON s.doc_id = k.doc_id AND s.start = k.sentence_start
         """,
-        {"quotes": QUOTES, "side": QUOTE_SIDE},
-    ).fetchall()
+        {"quotes": QUOTES},
+    )
+    mentions: dict[str, list[tuple[int, ...]]] = {}
+    for doc_id, *mention in connection.execute(
+        'SELECT doc_id, place, start, "end", sentence_start, sentence_end FROM quoted'
+    ).fetchall():
+        mentions.setdefault(doc_id, []).append(tuple(mention))
+
+    quotes = []
+    texts = connection.sql("SELECT doc_id, text FROM documents SEMI JOIN quoted USING (doc_id)")
+    # Some documents at a time: all texts may be more than the memory.
+    for batch in texts.to_arrow_reader(TEXTS_AT_ONCE):
+        for doc_id, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            for place, start, end, sentence_start, sentence_end in mentions[doc_id]:
+                before = _cut_start(text[sentence_start:start])
+                after = _cut_end(text[end:sentence_end])
+                quotes.append(((place, doc_id, start), (place, before, text[start:end], after)))
+    return [quote for _, quote in sorted(quotes)]
+
+
+def _cut_start(text: str) -> str:
+    return f"…{text[-QUOTE_SIDE:]}" if len(text) > QUOTE_SIDE else text
+
+
+def _cut_end(text: str) -> str:
+    return f"{text[:QUOTE_SIDE]}…" if len(text) > QUOTE_SIDE else text
 
 
 def _companions(connection: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:

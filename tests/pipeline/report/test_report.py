@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.database.connection import open_run
@@ -22,9 +24,9 @@ from pipeline.engine.tables import RunPaths
 from pipeline.report import data, entities
 from pipeline.report.build import write_report
 from pipeline.report.tail_sections import fit_in_words
-from schemas import TAIL_SUMMARY
+from schemas import DOCUMENTS, TAIL_SUMMARY
 from schemas.errors import ConfigError
-from tests.manifests import change_manifest
+from tests.manifests import change_manifest, list_again
 from tests.pipeline.cases import in_process, program
 from tests.pipeline.report import runs
 from tests.pipeline.report.conftest import Report
@@ -316,3 +318,33 @@ def test_wrong_places(full: Report, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StageError, match="cannot be written"):
         write_report(str(full.run), str(tmp_path / "file" / "report.html"))
+
+
+def test_a_long_text_is_not_copied_for_every_mention(sample_run: Path, tmp_path: Path) -> None:
+    """With copies the texts would need more memory than a connection has."""
+    run = Path(shutil.copytree(sample_run, tmp_path / "run"))
+    ((doc_id, num_quotes),) = runs.ask(
+        run,
+        "SELECT doc_id, count(*) AS quotes FROM (SELECT doc_id FROM links WHERE qid IS NOT NULL QUALIFY "
+        f"row_number() OVER (PARTITION BY qid ORDER BY doc_id, start) <= {entities.QUOTES}) "
+        "GROUP BY doc_id ORDER BY quotes DESC, doc_id LIMIT 1",
+    )
+    padding = " Rain fell." * (1_600_000_000 // num_quotes // 11)
+    for path in RunPaths(root=str(run)).files("documents", DOCUMENTS):
+        rows = pq.read_table(path)
+        texts = [
+            text + padding if found == doc_id else text
+            for found, text in zip(
+                rows["doc_id"].to_pylist(), rows["text"].to_pylist(), strict=True
+            )
+        ]
+        place = rows.schema.get_field_index("text")
+        pq.write_table(rows.set_column(place, rows.schema.field(place), pa.array(texts)), path)
+    list_again(run / "documents")
+
+    with open_run(RunPaths(root=str(run))) as connection:
+        data.no_weights(connection)
+        columns = entities.searchable(connection, 1000)
+    quotes = [column[1] for column in columns["quotes"] if column]
+    assert len(quotes) > num_quotes
+    assert all(0 < len(quote) < 100 for quote in quotes)
