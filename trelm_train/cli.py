@@ -528,7 +528,8 @@ def evaluate_common_vocab(
     "sets",
     multiple=True,
     metavar="SECTION.KEY=VALUE",
-    help="Change a setting of the file, such as experiment.seeds=[0]; may be repeated.",
+    help="Change a setting of the file, such as experiment.seeds=[0] or arms.talk.rates=[1e-3]; may be "
+    "repeated.",
 )
 @click.option("--keep-models", is_flag=True, help="Keep the model of every run.")
 @click.option(
@@ -544,6 +545,7 @@ def compare(plan_only: bool, more_configs: tuple[Path, ...], **options: Any) -> 
     Examples:
       trelm-train compare --config experiments/controlled.toml --out comparisons --plan
       trelm-train compare --config experiments/*.toml --out comparisons --workers 4
+      trelm-train compare --config experiments/relation.toml --out comparisons --set tasks.relation.epochs=3
     """
     configs = (*options.pop("configs"), *more_configs)
     if not configs:

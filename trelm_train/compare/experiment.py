@@ -1,7 +1,8 @@
-"""Read an experiment file: what is compared, on which shards, by which questions.
+"""Check an experiment: what is compared, on which shards, by which questions.
 
-A TOML file goes in: `[experiment]`, and lists of `[[probes]]`, `[[texts]]` and `[[arms]]`. Comes
-out: frozen dataclasses, checked before any work; every arm's settings are known to be right.
+The values of a file go in (`experiment_file`): `[experiment]`, and lists such as `[[probes]]` and
+`[[arms]]`. Comes out: frozen dataclasses, checked before any work; every arm's settings are known to
+be right.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from schemas.errors import ConfigError
-from schemas.settings import build, key, load_toml, with_overrides
+from schemas.settings import build, key
+from trelm_train.compare.experiment_file import read_experiment_file
 from trelm_train.compare.published import published_table
 from trelm_train.config import Config, load_config
 from trelm_train.evaluate.lama_files import ProbeFile, ProbeFiles, find_files, read_jsonl
@@ -138,6 +140,16 @@ class TextSet:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ParaphraseSet:
+    """Name facts that are asked in several ways, as in ParaRel: section `[[paraphrases]]`."""
+
+    name: str = key("", "Name of the facts in tables")
+    folder: str = key("", "Folder with P….jsonl files of facts")
+    patterns: str = key("", "Folder with P….jsonl files of patterns; the first one is the base")
+    limit: int = key(0, "Facts per relation; 0 asks all")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TaskSet:
     """Name labelled rows that every model is fine-tuned on: section `[[tasks]]`."""
 
@@ -184,6 +196,7 @@ class Experiment:
     arms: tuple[Arm, ...]
     probes: tuple[ProbeSet, ...] = ()
     texts: tuple[TextSet, ...] = ()
+    paraphrases: tuple[ParaphraseSet, ...] = ()
     tasks: tuple[TaskSet, ...] = ()
 
     def arm(self, name: str) -> Arm:
@@ -219,12 +232,12 @@ class Experiment:
 
 
 def load_experiment(path: Path, sets: Sequence[str] = ()) -> Experiment:
-    """Read and check an experiment file, with `experiment.KEY=VALUE` settings applied to it.
+    """Read and check an experiment file, with settings such as `experiment.steps=80` applied to it.
 
     Raises:
         ConfigError: unreadable, an unknown key, a path that is not there, settings that are wrong.
     """
-    experiment = build(Experiment, with_overrides(load_toml(str(path)), sets), str(path))
+    experiment = build(Experiment, read_experiment_file(path, sets), str(path))
     try:
         _check_settings(experiment.experiment)
         _check_names(experiment)
@@ -279,6 +292,7 @@ def _check_names(experiment: Experiment) -> None:
         "arms": [arm.name for arm in experiment.arms],
         "probes": [probes.name for probes in experiment.probes],
         "texts": [text.name for text in experiment.texts],
+        "paraphrases": [facts.name for facts in experiment.paraphrases],
         "tasks": [task.name for task in experiment.tasks],
     }
     for group, names in groups.items():
@@ -356,12 +370,15 @@ def _subjects(probes: ProbeSet) -> set[tuple[str, str]]:
 
 def _check_questions(experiment: Experiment) -> None:
     """Refuse missing texts, and rates that nothing can choose between."""
-    if not experiment.test_probes and not experiment.tasks:
+    if not (experiment.test_probes or experiment.paraphrases or experiment.tasks):
         raise ConfigError(
-            "no [[probes]] of role 'test' and no [[tasks]]; add one, it measures quality"
+            "no [[probes]] of role 'test', no [[paraphrases]] and no [[tasks]]; add one, it measures "
+            "quality"
         )
     for task in experiment.tasks:
         _check_task(task)
+    for facts in experiment.paraphrases:
+        _check_paraphrases(facts)
     for text in experiment.texts:
         if not Path(text.path).is_file():
             raise ConfigError(f"texts {text.name!r}: {text.path} is not there; correct the path")
@@ -383,6 +400,14 @@ def _check_questions(experiment: Experiment) -> None:
             f"arm {undecided[0]!r} has several rates, but no [[probes]] have role 'validation'; "
             "add some, or give one rate: a rate must not be chosen by what it is tested on"
         )
+
+
+def _check_paraphrases(facts: ParaphraseSet) -> None:
+    for name, folder in (("folder", facts.folder), ("patterns", facts.patterns)):
+        if not folder or not Path(folder).is_dir():
+            raise ConfigError(
+                f"paraphrases {facts.name!r}: {name} = {folder!r} is no folder; correct the path"
+            )
 
 
 def _check_task(task: TaskSet) -> None:

@@ -207,22 +207,26 @@ def inputs_of(experiment: Experiment) -> Inputs:
             files.append(Path(probes.common_vocab))
         # Its role decides what is done with the measures, not what they are.
         asked_items: tuple[Any, ...] = (probes.limit, *probes.subjects)
-        asked_items += (probes.uhn,) if probes.uhn else ()
+        asked_items += (_known_by(probes.uhn),) if probes.uhn else ()
         questions.append(
             [probes.name, asked_items, [(path.name, sha256_of(path)) for path in files]]
         )
     for text in experiment.texts:
         questions.append([text.name, text.sentences, sha256_of(Path(text.path))])
 
+    for facts in experiment.paraphrases:
+        files = [
+            path
+            for folder in (facts.folder, facts.patterns)
+            for path in sorted(Path(folder).glob("P*.jsonl"))
+        ]
+        content = [(path.name, sha256_of(path)) for path in files]
+        questions.append(["paraphrases", facts.name, facts.limit, content])
     for task in experiment.tasks:
         content = [(name, sha256_of(Path(path))) for name, path in task.files.items()]
         how = {name: value for name, value in asdict(task).items() if name not in task.files}
         questions.append(["task", how, content])
 
-    model = Path(local_model(settings.model))
-    # Dropout and the like stand in the configuration, not in the weights.
-    files = [*model.glob("*.safetensors"), model / "config.json"] if model.is_dir() else []
-    model_files = sorted(path for path in files if path.is_file())
     return Inputs(
         shards=open_shards(location_of(settings.shards)).fingerprint,
         arm_shards={
@@ -230,10 +234,18 @@ def inputs_of(experiment: Experiment) -> Inputs:
             for arm in experiment.arms
             if arm.shards
         },
-        # A model of the hub is known by its name alone.
-        model=digest([sha256_of(path) for path in model_files]) if model_files else settings.model,
+        model=_known_by(settings.model),
         questions=digest(questions),
     )
+
+
+def _known_by(model: str) -> str:
+    """Return the hash of a model's files; a model of the hub is known by its name alone."""
+    folder = Path(local_model(model))
+    # Dropout and the like stand in the configuration, not in the weights.
+    files = [*folder.glob("*.safetensors"), folder / "config.json"] if folder.is_dir() else []
+    model_files = sorted(path for path in files if path.is_file())
+    return digest([sha256_of(path) for path in model_files]) if model_files else model
 
 
 def _checked_shards(experiment: Experiment, arm: Arm) -> Shards:

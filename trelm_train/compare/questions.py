@@ -1,7 +1,8 @@
 """Ask a plain model the questions of an experiment, and keep every answer.
 
 Probes: the rank and the log-probability of the object at the mask, item by item, with the subject
-that the bootstrap draws by. Texts: masked-LM loss on fixed masks (`evaluate.text_loss`).
+that the bootstrap draws by. Paraphrases: rates over relations (`evaluate.paraphrases`). Texts:
+masked-LM loss on fixed masks (`evaluate.text_loss`).
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.errors import ConfigError
-from trelm_train.compare.experiment import ProbeSet, TextSet
+from trelm_train.compare.experiment import ParaphraseSet, ProbeSet, TextSet
 from trelm_train.evaluate.answers import ask
 from trelm_train.evaluate.lama import Options, collect
 from trelm_train.evaluate.lama_files import ProbeFile
 from trelm_train.evaluate.lama_rows import drawn_by
 from trelm_train.evaluate.lama_uhn import name_cloze_of
+from trelm_train.evaluate.paraphrases import ParaphraseOptions, ask_all, result_of
+from trelm_train.evaluate.paraphrases import collect as collect_paraphrases
 from trelm_train.evaluate.prober import Prober
 from trelm_train.evaluate.text_loss import answer_text, read_pieces
 from trelm_train.model.masked_lm import MaskedLm
@@ -104,6 +107,30 @@ def ask_probes(model: MaskedLm, tokenizer: Tokenizer, probes: ProbeSet) -> Answe
     # A probability may be too small for its number format.
     answers.log_p = np.log(np.maximum(asked.p_gold_M, SMALLEST)).tolist()
     return answers
+
+
+def ask_paraphrases(
+    model: MaskedLm, tokenizer: Tokenizer, facts: ParaphraseSet
+) -> dict[str, float]:
+    """Ask every fact in several ways; return the rates as means over relations.
+
+    Raises:
+        ConfigError: a file is unreadable or wrong, or no fact can be asked.
+        NotFiniteError: the model gives NaN or infinite logits.
+    """
+    options = ParaphraseOptions(
+        probes=Path(facts.folder), patterns=Path(facts.patterns), limit=facts.limit
+    )
+    prober = Prober(model, tokenizer, None)
+    read = collect_paraphrases(prober, options)
+    result = result_of(read, ask_all(prober, read))
+    if not result["macro"]:
+        raise ConfigError(
+            f"paraphrases {facts.name!r}: no fact of {facts.folder} has an object that is one token of "
+            "this model; check the folders"
+        )
+    rates = {name: rate for name, rate in result["macro"].items() if rate is not None}
+    return {**rates, "num_items": float(result["num_items"])}
 
 
 def text_loss(model: MaskedLm, tokenizer: Tokenizer, text: TextSet) -> dict[str, float]:

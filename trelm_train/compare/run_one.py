@@ -27,7 +27,7 @@ from schemas.errors import TrelmError
 from trelm_train.compare.experiment import Experiment
 from trelm_train.compare.plan import Run
 from trelm_train.compare.processes import become_job
-from trelm_train.compare.questions import ask_probes, text_loss
+from trelm_train.compare.questions import ask_paraphrases, ask_probes, text_loss
 from trelm_train.compare.tasks import task_scores
 from trelm_train.data.knowledge import load_knowledge
 from trelm_train.data.loader import Packing
@@ -245,7 +245,7 @@ def _train(task: Task) -> dict[str, Any]:
 
 
 def _measure(task: Task, model_name: str) -> tuple[dict[str, dict[str, float]], pa.Table]:
-    """Ask a model everything; return measures by `probes/NAME`, `text/NAME` and `validation`."""
+    """Ask a model everything; return measures by `probes/NAME`, `text/NAME` and the like."""
     experiment, settings = task.experiment, task.experiment.experiment
     # The untrained model has no settings; only the device is read.
     config = task.run.config or experiment.config(experiment.arm(settings.baseline))
@@ -260,6 +260,8 @@ def _measure(task: Task, model_name: str) -> tuple[dict[str, dict[str, float]], 
         answers = ask_probes(model, tokenizer, probes)
         measures[f"probes/{probes.name}"] = answers.measures()
         tables.append(answers.table(probes.name))
+    for facts in experiment.paraphrases:
+        measures[f"paraphrases/{facts.name}"] = ask_paraphrases(model, tokenizer, facts)
     for text in experiment.texts:
         measures[f"text/{text.name}"] = text_loss(model, tokenizer, text)
 

@@ -33,19 +33,27 @@ from trelm_train.compare.statistics import (
 from trelm_train.data.shards import Shards, open_shards
 
 RESOURCES = ("training_s", "processor_s", "steps", "flops")
+# Name, title, and what the best constant answer gets; it agrees with itself always.
+PARAPHRASE_MEASURES = (
+    ("accuracy_mean", "Right answers over all patterns", "majority"),
+    ("consistent_accuracy", "Facts that all patterns have right", ""),
+    ("consistency", "Pairs of patterns with one answer", ""),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measure:
     """Name a measure of quality; probes have items, the others one value per run."""
 
-    # As in `result.json`: probes/NAME, text/NAME or validation.
+    # As in `result.json`: probes/NAME, paraphrases/NAME, tasks/NAME, text/NAME or validation.
     group: str
     name: str
     title: str
     rises: bool
     # Whether it is a share, shown in per cent.
     is_share: bool
+    # Of its group, what the best constant answer gets; empty where it says nothing.
+    chance: str = ""
 
     @property
     def has_items(self) -> bool:
@@ -209,8 +217,15 @@ def measures_of(comparison: Comparison) -> list[Measure]:
     ]  # fmt: skip
 
     measures += [
+        Measure(group=f"paraphrases/{facts.name}", name=name, title=f"{title}, {facts.name}",
+                rises=True, is_share=True, chance=chance)
+        for facts in experiment.paraphrases
+        for name, title, chance in PARAPHRASE_MEASURES
+    ]  # fmt: skip
+
+    measures += [
         Measure(group=f"tasks/{task.name}", name="score", title=f"F1 of {task.kind}, {task.name}",
-                rises=True, is_share=True)
+                rises=True, is_share=True, chance="chance")
         for task in experiment.tasks
     ]  # fmt: skip
 
@@ -270,7 +285,7 @@ def _measure_table(values: Values, measure: Measure, tables: Tables) -> MeasureT
     table = MeasureTable(
         measure=measure,
         untrained=untrained["measures"].get(measure.group, {}).get(measure.name),
-        chance=untrained["measures"].get(measure.group, {}).get("chance"),
+        chance=untrained["measures"].get(measure.group, {}).get(measure.chance),
     )
     for key in values.results:
         seeds = values.seeds(key)

@@ -244,6 +244,21 @@ def test_rates_need_validation_probes(write_experiment: WriteExperiment) -> None
         load_experiment(path)
 
 
+def test_the_model_that_uhn_asks_is_known_by_its_files(
+    write_experiment: WriteExperiment, model_path: Path, tmp_path: Path
+) -> None:
+    asked = tmp_path / "names"
+    asked.mkdir()
+    for path in model_path.iterdir():
+        if path.is_file():
+            (asked / path.name).write_bytes(path.read_bytes())
+    experiment = load_experiment(write_experiment(), [f"probes.held.uhn={asked}"])
+    before = inputs_of(experiment)
+    config = asked / "config.json"
+    config.write_text(config.read_text() + " ")
+    assert inputs_of(experiment) != before
+
+
 @pytest.mark.parametrize(
     ("part", "other", "expected"),
     [

@@ -11,6 +11,7 @@ from tests.conftest import ROOT
 from tests.trelm_train.compare.conftest import write_probes
 from trelm_train.compare.experiment import (
     Arm,
+    ParaphraseSet,
     ProbeSet,
     Settings,
     TaskSet,
@@ -43,7 +44,7 @@ ARMS = {
         "mlm", "facts", "facts+contrast", "facts+injection", "facts+injection+memory", "facts+upper", "facts+ig", "facts+random",
     ],
     "robustness": ["mlm", "clean", "links-10", "links-30", "facts-10", "facts-30", "mlm-facts-30"],
-    **{name: ["default", "mlm", "talk"] for name in ("lama", "typing", "relation")},
+    **{name: ["default", "mlm", "talk"] for name in ("lama", "paraphrases", "typing", "relation")},
     "real": ["default", "mlm", "salient-spans", "talk"],
 }  # fmt: skip
 # Files that choose no rates.
@@ -54,13 +55,20 @@ GIVEN_RATES = (
     "ablation",
     "robustness",
     "lama",
+    "paraphrases",
     "typing",
     "relation",
 )
+# The tables that are there for larger models, too.
+TABLES = (
+    "acceleration", "policies", "ablation", "robustness", "lama", "paraphrases", "typing", "relation",
+)  # fmt: skip
+LARGER = ("six-layers", "base")
 
 
-@pytest.mark.parametrize("name", ARMS)
-def test_the_files_are_right(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set every variable that a file names, to small files where it names one."""
     monkeypatch.setenv("TRELM_SYNTH", str(tmp_path))
     monkeypatch.setenv("TRELM_NOISY", str(tmp_path / "noisy"))
     monkeypatch.setenv("TRELM_MODEL", "bert-base-uncased")
@@ -76,6 +84,8 @@ def test_the_files_are_right(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "rows.json").write_text("[]")
     for rows in ("TYPING", "RELATION_TRAIN", "RELATION_TEST"):
         monkeypatch.setenv(f"TRELM_{rows}", str(tmp_path / "rows.json"))
+    monkeypatch.setenv("TRELM_PARAREL", str(probes / "unstated"))
+    monkeypatch.setenv("TRELM_PATTERNS", str(tmp_path))
     monkeypatch.setenv("TRELM_LAMA", str(probes / "unstated"))
     monkeypatch.setenv("TRELM_LAMA_RELATIONS", str(probes / "unstated" / "relations.jsonl"))
     monkeypatch.setenv("TRELM_WORDS", str(probes / "answers.txt"))
@@ -85,6 +95,10 @@ def test_the_files_are_right(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     (probes / "answers.txt").write_text("Bern\n")
     (tmp_path / "general.txt").write_text("Rain fell .")
 
+
+@pytest.mark.usefixtures("paths")
+@pytest.mark.parametrize("name", ARMS)
+def test_the_files_are_right(name: str) -> None:
     experiment = load_experiment(ROOT / "experiments" / f"{name}.toml")
     assert {path.stem for path in (ROOT / "experiments").glob("*.toml")} == set(ARMS)
     assert [arm.name for arm in experiment.arms] == ARMS[name]
@@ -100,9 +114,39 @@ def test_the_files_are_right(name: str, tmp_path: Path, monkeypatch: pytest.Monk
         assert probes.folder != chosen.folder
 
 
-@pytest.mark.parametrize("section", [Settings, ProbeSet, TextSet, TaskSet, Arm])
+@pytest.mark.usefixtures("paths")
+@pytest.mark.parametrize("folder", LARGER)
+@pytest.mark.parametrize("name", TABLES)
+def test_larger_models_have_the_same_arms_and_questions(
+    name: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Open Entity comes in three files.
+    if (name, folder) == ("typing", "base"):
+        for part in ("train", "dev", "test"):
+            (tmp_path / f"{part}.json").write_text("[]")
+        monkeypatch.setenv("TRELM_TYPING", str(tmp_path))
+    else:
+        # Of the small one, for which it is a file in any case.
+        monkeypatch.setenv("TRELM_TYPING", str(tmp_path / "rows.json"))
+    larger = load_experiment(ROOT / "experiments" / folder / f"{name}.toml")
+    monkeypatch.setenv("TRELM_TYPING", str(tmp_path / "rows.json"))
+    small = load_experiment(ROOT / "experiments" / f"{name}.toml")
+
+    assert {path.stem for path in (ROOT / "experiments" / folder).glob("*")} == set(TABLES)
+    assert larger.experiment.name == f"{name}-{folder}"
+    assert [(arm.name, arm.set, arm.shards) for arm in larger.arms] == [
+        (arm.name, arm.set, arm.shards) for arm in small.arms
+    ]
+    assert (larger.probes, larger.texts, larger.paraphrases) == (
+        small.probes, small.texts, small.paraphrases,
+    )  # fmt: skip
+    assert [task.name for task in larger.tasks] == [task.name for task in small.tasks]
+    assert larger.experiment.steps != small.experiment.steps
+
+
+@pytest.mark.parametrize("section", [Settings, ProbeSet, ParaphraseSet, TextSet, TaskSet, Arm])
 def test_the_docs_name_every_key(
-    section: type[Settings | ProbeSet | TextSet | TaskSet | Arm],
+    section: type[Settings | ProbeSet | ParaphraseSet | TextSet | TaskSet | Arm],
 ) -> None:
     page = (ROOT / "docs" / "compare.md").read_text()
     for field in dataclasses.fields(section):
