@@ -46,8 +46,9 @@ class LearnedFacts:
 
     facts: AskedFacts
     prediction: Prediction
-    # Facts that the model knew before; they are left out.
-    num_known_before: int
+    # Facts that the model knew before, or was not asked then; they are left out.
+    num_known_before: int = 0
+    num_not_asked_before: int = 0
 
 
 def ask_learned(
@@ -93,24 +94,23 @@ def learned_facts(connection: duckdb.DuckDBPyConnection, asked: AskedModel) -> L
         ConfigError: a file is not what is needed.
         StageError: there are too few facts with ids, known ones, or unknown ones.
     """
-    facts, num_known_before = facts_of(connection, asked.items), 0
+    facts, num_known_before, num_not_asked_before = facts_of(connection, asked.items), 0, 0
     if asked.before:
         earlier = facts_of(connection, asked.before)
-        known = {
-            question
-            for question, is_known in zip(earlier.questions, earlier.is_known, strict=True)
-            if is_known
-        }
-        is_new = np.asarray([question not in known for question in facts.questions], np.bool_)
-        num_known_before = int((~is_new).sum())
-        facts = facts.only(is_new)
+        answered = dict(zip(earlier.questions, earlier.is_known.tolist(), strict=True))
+        num_not_asked_before = sum(question not in answered for question in facts.questions)
+        num_known_before = sum(answered.get(question, False) for question in facts.questions)
+        # Only what was asked before, and not known then, can have been learned.
+        is_new = [not answered.get(question, True) for question in facts.questions]
+        facts = facts.only(np.asarray(is_new, np.bool_))
 
     num_known = int(facts.is_known.sum())
     if min(num_known, len(facts.relation) - num_known) < FEWEST:
         raise StageError(
             f"{', '.join(asked.items)}: {len(facts.relation)} facts whose relation and items have ids, "
-            f"{num_known} of them known; at least {FEWEST} known and {FEWEST} not known are needed "
-            "to tell them apart; ask more facts, with sub_uri and obj_uri"
+            f"{num_known} of them known{_left_out(num_known_before, num_not_asked_before)}; at least "
+            f"{FEWEST} known and {FEWEST} not known are needed to tell them apart; ask more facts, with "
+            "sub_uri and obj_uri, and the same ones before"
         )
     features = {
         name: np.stack([facts.columns[column] for column in columns], axis=1)
@@ -121,7 +121,18 @@ def learned_facts(connection: duckdb.DuckDBPyConnection, asked: AskedModel) -> L
         facts=facts,
         prediction=predict(features, facts.is_known, facts.subject),
         num_known_before=num_known_before,
+        num_not_asked_before=num_not_asked_before,
     )
+
+
+def _left_out(num_known_before: int, num_not_asked_before: int) -> str:
+    """Say how many facts were left out, and why; empty where none was."""
+    parts = ""
+    if num_known_before:
+        parts += f", {num_known_before} known before left out"
+    if num_not_asked_before:
+        parts += f", {num_not_asked_before} not asked before left out"
+    return parts
 
 
 def _one_column_each(relations: list[str]) -> F64:
@@ -136,8 +147,7 @@ def features_table(learned: LearnedFacts) -> pa.Table:
     meanings = {name: meaning for name, (_, meaning) in FEATURES.items()}
     meanings[RELATION] = RELATION_MEANING
     summary = f"{len(facts.relation)} facts, {int(facts.is_known.sum())} known"
-    if learned.num_known_before:
-        summary += f", {learned.num_known_before} known before left out"
+    summary += _left_out(learned.num_known_before, learned.num_not_asked_before)
     whole = prediction.auc
     rows: list[tuple[str | float | None, ...]] = [
         (ALL, whole.value, whole.low, whole.high, None, None, summary)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from schemas.array_types import F64, I64
+from schemas.array_types import F64, I64, Bools
 from schemas.buckets import Location
 from schemas.errors import ConfigError
 from schemas.probes import BEAR_ITEMS
@@ -51,13 +51,32 @@ class BearScores:
     score_PIA: F64
     # Number of the right answer.
     answer_I: I64
+    # Number of the first answer that gives a statement of the same tokens; None where all differ.
+    first_PIA: I64 | None = None
+
+    @property
+    def is_first_PIA(self) -> Bools:
+        """Say which answers count: of those that an uncased model reads alike, the first."""
+        if self.first_PIA is None:
+            return np.ones(self.score_PIA.shape, np.bool_)
+        counts: Bools = self.first_PIA == np.arange(self.score_PIA.shape[2])
+        return counts
+
+    @property
+    def right_PI1(self) -> I64:
+        """Return the number of the right answer, or of the first one that reads the same."""
+        num_templates, num_instances, _ = self.score_PIA.shape
+        right_PI1 = np.broadcast_to(self.answer_I[:, None], (num_templates, num_instances, 1))
+        if self.first_PIA is None:
+            return right_PI1
+        return np.take_along_axis(self.first_PIA, right_PI1, 2)
 
     @property
     def rank_PI(self) -> I64:
         """Rank the right answers, from 1; ties count against the model."""
-        right_PI1 = np.take_along_axis(self.score_PIA, self.answer_I[None, :, None], 2)
+        right_PI1 = np.take_along_axis(self.score_PIA, self.right_PI1, 2)
         # The right answer is not worse than itself: it is the 1.
-        ranks: I64 = (self.score_PIA >= right_PI1).sum(2)
+        ranks: I64 = ((self.score_PIA >= right_PI1) & self.is_first_PIA).sum(2)
         return ranks
 
 
@@ -112,21 +131,36 @@ def score_all(model: MaskedLm, tokenizer: Tokenizer, read: BearProbe) -> dict[st
     total = sum(relation.num_statements for relation in read.relations)
     with counting(total, "statements") as show:
         for relation in read.relations:
-            parts = []
+            parts, firsts = [], []
             for statements in _chunks(relation):
                 encodings = tokenizer(statements).encodings
                 _check_lengths(model, relation, statements, encodings)
                 parts.append(
                     pseudo_log_likelihoods(model, vocabulary.pad_id, vocabulary.mask_id, encodings)
                 )
+                firsts.append(first_alike(encodings, len(relation.answers)))
                 num_done += len(statements)
                 show(num_done)
             shape = (len(relation.templates), len(relation.instances), len(relation.answers))
             scores[relation.name] = BearScores(
                 score_PIA=np.concatenate(parts).reshape(shape),
                 answer_I=np.asarray([one.answer for one in relation.instances], np.int64),
+                first_PIA=np.concatenate(firsts).reshape(shape),
             )
     return scores
+
+
+def first_alike(encodings: Sequence[Any], num_answers: int) -> I64:
+    """Return, for each statement, the number of the first answer to its question that reads the same.
+
+    Answers that differ in case alone are one statement for an uncased model.
+    """
+    numbers = np.empty(len(encodings), np.int64)
+    for start in range(0, len(encodings), num_answers):
+        seen: dict[tuple[int, ...], int] = {}
+        for answer, encoding in enumerate(encodings[start : start + num_answers]):
+            numbers[start + answer] = seen.setdefault(tuple(encoding.ids), answer)
+    return numbers
 
 
 def _chunks(relation: BearRelation) -> Iterator[list[str]]:
@@ -198,14 +232,16 @@ def result_of(read: BearProbe, scores: dict[str, BearScores]) -> dict[str, Any]:
 def _row(relation: BearRelation, scores: BearScores) -> dict[str, Any]:
     """Score the answers to one relation."""
     accuracy_P = (scores.rank_PI == 1).mean(1)
+    # Of the first template: what differs in case alone does so in all of them, but for a beginning.
+    num_answers_I = scores.is_first_PIA[0].sum(1)
     return {
         "n": len(relation.instances),
         "answers": len(relation.answers),
         "accuracy": float(accuracy_P.mean()),
         "by_template": accuracy_P.tolist(),
         # What a blind guess has right on average, and one answer to everything at best.
-        "chance": 1 / len(relation.answers),
-        "majority": float(np.bincount(scores.answer_I).max() / len(scores.answer_I)),
+        "chance": float((1 / num_answers_I).mean()),
+        "majority": float(np.bincount(scores.right_PI1[0, :, 0]).max() / len(scores.answer_I)),
     }
 
 
@@ -216,6 +252,7 @@ def bear_rows(model_name: str, read: BearProbe, scores: dict[str, BearScores]) -
         of_relation, instances = scores[relation.name], relation.instances
         for number, template in enumerate(relation.templates):
             score_IA, ranks = of_relation.score_PIA[number], of_relation.rank_PI[number].tolist()
+            is_first_IA = of_relation.is_first_PIA[number]
             right_I = np.take_along_axis(score_IA, of_relation.answer_I[:, None], 1)[:, 0]
             columns["model"] += [model_name] * len(instances)
             columns["relation"] += [relation.name] * len(instances)
@@ -227,12 +264,13 @@ def bear_rows(model_name: str, read: BearProbe, scores: dict[str, BearScores]) -
             columns["rank"] += ranks
             columns["score"] += right_I.tolist()
             columns["is_right"] += [rank == 1 for rank in ranks]
-            columns["answer"] += _best_answers(score_IA, relation.answers)
+            columns["answer"] += _best_answers(score_IA, is_first_IA, relation.answers)
     return BEAR_ITEMS.from_columns(columns)
 
 
-def _best_answers(score_IA: F64, answers: tuple[str, ...]) -> list[str | None]:
+def _best_answers(score_IA: F64, is_first_IA: Bools, answers: tuple[str, ...]) -> list[str | None]:
     """Return the best answer of each instance, or None where another one is as good."""
+    score_IA = np.where(is_first_IA, score_IA, -np.inf)
     is_best_IA = score_IA == score_IA.max(1, keepdims=True)
     return [
         answers[best] if is_alone else None

@@ -44,6 +44,9 @@ SCORE = "the mean log-probability of their tokens"
 TIE = 1e-5
 # Questions whose sentences are in memory together, and positions whose logits are.
 QUESTIONS_AT_ONCE, POSITIONS_AT_ONCE = 64, 512
+# Candidates have at most this share of the tokens that the model takes: a sentence has room for the
+# masks of the longest of them, and one odd label must not silence a relation.
+MOST_OF_A_SENTENCE = 0.5
 # Objects with more tokens are one group of the report.
 MANY_TOKENS = 4
 
@@ -199,7 +202,10 @@ def ask_relation(
         NotFiniteError: the model gives NaN or infinite logits.
     """
     number_of: dict[tuple[int, ...], int] = {}
+    most = int(prober.model.max_tokens * MOST_OF_A_SENTENCE)
     tokens_of = {label: _tokens(prober, label) for label in objects}
+    too_long = {label for label, tokens in tokens_of.items() if len(tokens) > most}
+    tokens_of |= dict.fromkeys(too_long, ())
     for tokens in tokens_of.values():
         # Objects that read the same to the model are one candidate.
         if tokens:
@@ -211,7 +217,12 @@ def ask_relation(
     longest = max(map(len, number_of))
     asked, sentences = list[ProbeRow](), list[tuple[list[int], int]]()
     for row in rows:
-        sentence = _sentence(prober, row, longest) if tokens_of[row.obj_label] else "object_unknown"
+        if row.obj_label in too_long:
+            sentence: tuple[list[int], int] | str = "object_too_long"
+        elif tokens_of[row.obj_label]:
+            sentence = _sentence(prober, row, longest)
+        else:
+            sentence = "object_unknown"
         if isinstance(sentence, str):
             excluded[sentence] += 1
         else:

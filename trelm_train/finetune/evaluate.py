@@ -201,10 +201,11 @@ def _evaluate(prepared: _Prepared) -> dict[str, Any]:
     encoder.check_length(request.recipe.length)
     data = _encode(prepared, encoder)
     identity = prepared.identity(data)
-    check_identity(request.out, identity)
 
     stop = Stop()
     with hold(request.out, "trelm-train evaluate"), stop.listening():
+        # Under the lock: another call could write its own between the look and the writing.
+        check_identity(request.out, identity)
         write_identity(request.out, identity)
         fitted = fit_grid(data, request.grid, request.recipe, request.out, device, stop)
         results = summarise(data, request.grid, fitted)

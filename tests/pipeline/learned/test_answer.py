@@ -156,10 +156,32 @@ def test_several_files_count_together(scored_run: Path, tmp_path: Path) -> None:
 def test_what_was_known_before_is_left_out(scored_run: Path, tmp_path: Path) -> None:
     asked = asked_of(scored_run)
     path = write_answers(tmp_path / "after.parquet", asked)
-    before = write_answers(tmp_path / "before.parquet", [(*asked[0][:3], 1), (*asked[1][:3], 2)])
+    earlier = [(*fact[:3], 2 if number else 1) for number, fact in enumerate(asked)]
+    before = write_answers(tmp_path / "before.parquet", earlier)
     whole = found(scored_run, "learned", "--items", str(path), "--before", str(before))[0]
     assert whole["meaning"].startswith(f"{len(asked) - 1} facts, ")
     assert whole["meaning"].endswith(", 1 known before left out")
+
+
+def test_what_was_not_asked_before_is_left_out(scored_run: Path, tmp_path: Path) -> None:
+    """Whether training taught it cannot be said."""
+    asked = asked_of(scored_run)
+    path = write_answers(tmp_path / "after.parquet", asked)
+    earlier = [(*fact[:3], 2) for fact in asked[2:]]
+    before = write_answers(tmp_path / "before.parquet", earlier)
+    whole = found(scored_run, "learned", "--items", str(path), "--before", str(before))[0]
+    assert whole["meaning"].startswith(f"{len(asked) - 2} facts, ")
+    assert whole["meaning"].endswith(", 2 not asked before left out")
+
+    other = write_answers(tmp_path / "other.parquet", [(1, 2, 3, 1)])
+    done = in_process(
+        "ask", "learned", "--run", str(scored_run), "--items", str(path), "--before", str(other)
+    )
+    assert done.returncode == 1
+    assert (
+        f"0 facts whose relation and items have ids, 0 of them known, {len(asked)} not asked"
+        in (done.stderr)
+    )
 
 
 def test_sql_of_the_features_runs_elsewhere(scored_run: Path, tmp_path: Path) -> None:

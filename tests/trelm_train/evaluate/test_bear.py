@@ -1,5 +1,6 @@
 """BEAR: accuracies by hand and by plain loops, models that know nothing, files that are wrong."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -261,6 +262,43 @@ def test_answers_that_read_the_same_are_one(tmp_path: Path) -> None:
     (relation,) = read_bear(write_probe(tmp_path / "p", metadata, {"P1": [row]})).relations
     assert relation.answers == ("Paris", "Rome")
     assert relation.instances == (Instance(sub_label="a", answer=0, sub_qid=7, obj_qid=3),)
+
+
+def test_statements_of_the_same_tokens_are_one_answer() -> None:
+    """As an uncased model reads Asia and asia: neither ties with the other, and a guess has fewer."""
+    relation = dataclasses.replace(
+        relation_of("P1", 1, 4, [1, 3]), answers=("Asia", "asia", "Rome", "Oslo")
+    )
+    # The second statement's score differs in its last bits from the first one's.
+    score_IA = [[-1.0, -1.0 + 1e-9, -2.0, -3.0], [-2.0, -2.0, -1.0, -1.0]]
+    scores = BearScores(
+        score_PIA=np.array([score_IA]),
+        answer_I=np.array([1, 3]),
+        first_PIA=np.array([[[0, 0, 2, 3]] * 2]),
+    )
+    assert scores.rank_PI.tolist() == [[1, 2]]
+    read = BearProbe(relations=(relation,), missing=(), unnamed=())
+    result = result_of(read, {"P1": scores})
+    assert (result["score"], result["chance"]) == (0.5, pytest.approx(1 / 3))
+    rows = bear.bear_rows("m", read, {"P1": scores}).to_pylist()
+    assert [row["answer"] for row in rows] == ["Asia", None]
+    assert [row["is_right"] for row in rows] == [True, False]
+
+
+def test_answers_that_a_tokenizer_reads_alike_are_told(
+    model: MaskedLm, tokenizer: Any, tmp_path: Path
+) -> None:
+    labels = [TOWNS[0], TOWNS[0].upper(), TOWNS[1]]
+    metadata = {"P1": {"templates": ["[X] is in [Y]."], "answer_space_labels": labels}}
+    rows = [row_of(number, "Ada", labels, number) | {"obj_id": None} for number in range(3)]
+    read = read_bear(write_probe(tmp_path / "probe", metadata, {"P1": rows}))
+    texts = ["Ada is in " + label + "." for label in labels]
+    are_alike = len({tuple(ids) for ids in tokenizer(texts)["input_ids"]}) < len(texts)
+    scores = score_all(model, tokenizer, read)["P1"]
+    assert scores.first_PIA is not None
+    assert scores.first_PIA.tolist() == [[[0, 0 if are_alike else 1, 2]] * 3]
+    # The same fact by either spelling.
+    assert not are_alike or scores.rank_PI[0, 0] == scores.rank_PI[0, 1]
 
 
 def test_names_on_one_side_only(folder: Path) -> None:

@@ -261,3 +261,17 @@ def test_the_command(probes: Path, tmp_path: Path) -> None:
     assert json.loads(shown.stdout)["multi_token"]["method"] == "all-masks"
     shown = CliRunner().invoke(cli, command)
     assert "another protocol" not in shown.output
+
+
+def test_one_very_long_object_silences_no_relation(probes: Path) -> None:
+    """It is no candidate: a sentence with as many masks would have no room for anything else."""
+    tokenizer = tokenizer_of(WORDS)
+    model = known_model(tokenizer, TABLE)
+    options = Options(probes=probes, multi_token=ALL_MASKS)
+    plain = evaluate_lama(model, tokenizer, options)["multi_token"]
+    for num_tokens in (model.max_tokens // 2 + 1, 5 * model.max_tokens):
+        with (probes / "P1.jsonl").open("a") as file:
+            file.write(json.dumps(fact("Ann", "Rome " * num_tokens)) + "\n")
+        found = evaluate_lama(model, tokenizer, options)["multi_token"]
+        assert found["excluded"].pop("object_too_long") >= 1
+        assert found == plain
