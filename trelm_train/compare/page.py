@@ -121,7 +121,8 @@ def _measure_section(tables: Tables, measure_table: MeasureTable, number: int) -
     return tag(
         "section",
         tag("h2", unit(measure)),
-        tag("figure", legend(tables), curve_chart(tables, measure_table, number)),
+        # tabindex: on a phone the keyboard must be able to scroll it.
+        tag("figure", legend(tables), curve_chart(tables, measure_table, number), tabindex="0"),
         _untrained(measure_table),
         _curve_table(tables, measure_table),
         tag("p", measure_table.note) if measure_table.note else None,
@@ -152,7 +153,9 @@ def _curve_table(tables: Tables, measure_table: MeasureTable) -> Markup:
             _mean_cell(measure_table.curves.get((arm, item)), measure) for item in tables.budgets
         ]
         rows.append([arm, *cells])
-    return table("Mean ± sd over seeds, 95 % interval below", _budget_heads(tables, "arm"), rows)
+    # The name of the measure makes every caption its own: each names a region that can be scrolled.
+    caption = f"{measure.title}: mean ± sd over seeds, 95 % interval below"
+    return table(caption, _budget_heads(tables, "arm"), rows)
 
 
 def _mean_cell(figure: Figure | None, measure: Measure) -> Markup | str:
@@ -187,7 +190,7 @@ def _difference_table(
         if arm != other:
             rows.append([arm, *cells])
 
-    caption = f"Difference to {other} at the same budget, paired by seed, 95 % interval below"
+    caption = f"{measure.title}: difference to {other} at the same budget, paired by seed, 95 % interval below"
     return table(caption, _budget_heads(tables, "arm"), rows)
 
 
@@ -208,7 +211,8 @@ def _time_table(measure_table: MeasureTable) -> Markup:
         rows.append(cells)
 
     heads = ["arm", "#budget", "#95 % interval", *(f"#{name}" for name in RESOURCE_TITLES.values())]
-    return table("Time to the baseline's quality at its full budget", heads, rows)
+    caption = f"{measure_table.measure.title}: time to the baseline's quality at its full budget"
+    return table(caption, heads, rows)
 
 
 def _resources_section(tables: Tables) -> Markup:

@@ -166,6 +166,15 @@ def test_the_page_loads_nothing(finished: Finished) -> None:
     assert not re.search(r"\ssrc=|@import|url\(", html)
 
 
+def test_boxes_that_scroll_can_be_told_apart_and_reached_by_keyboard(finished: Finished) -> None:
+    html = (finished.root / "compare.html").read_text()
+    names = re.findall(r'role="region" aria-label="([^"]*)"', html)
+    assert len(names) == len(set(names)) > 5
+    figures = re.findall("<figure[^>]*>", html)
+    assert figures
+    assert all('tabindex="0"' in figure for figure in figures)
+
+
 def test_only_what_is_missing_or_of_another_fingerprint_is_made_again(finished: Finished) -> None:
     before = finished.written()
     tampered, missing = sorted(path for path in before if "seed-1" in path.parts)[:2]
