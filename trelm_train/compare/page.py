@@ -190,7 +190,8 @@ def _difference_table(
         if arm != other:
             rows.append([arm, *cells])
 
-    caption = f"{measure.title}: difference to {other} at the same budget, paired by seed, 95 % interval below"
+    how = "at the same budget, paired by seed, 95 % interval below"
+    caption = f"{measure.title}: difference to {other} {how}"
     return table(caption, _budget_heads(tables, "arm"), rows)
 
 
