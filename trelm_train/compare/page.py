@@ -112,6 +112,9 @@ def _summary(tables: Tables) -> Markup:
 def _measure_section(tables: Tables, measure_table: MeasureTable, number: int) -> Markup:
     """Return chart and tables of a measure."""
     measure, settings = measure_table.measure, tables.comparison.experiment.experiment
+    title, anchor = tag("h2", unit(measure)), f"measure-{number}"
+    if not measure_table.curves:
+        return tag("section", title, tag("p", measure_table.note), id=anchor)
     others = ((settings.baseline, measure_table.to_baseline),
               (settings.reference, measure_table.to_reference))  # fmt: skip
 
@@ -120,7 +123,7 @@ def _measure_section(tables: Tables, measure_table: MeasureTable, number: int) -
     ]
     return tag(
         "section",
-        tag("h2", unit(measure)),
+        title,
         # tabindex: on a phone the keyboard must be able to scroll it.
         tag("figure", legend(tables), curve_chart(tables, measure_table, number), tabindex="0"),
         _untrained(measure_table),
@@ -128,7 +131,7 @@ def _measure_section(tables: Tables, measure_table: MeasureTable, number: int) -
         tag("p", measure_table.note) if measure_table.note else None,
         _time_table(measure_table) if measure_table.times else None,
         *differences,
-        id=f"measure-{number}",
+        id=anchor,
     )
 
 

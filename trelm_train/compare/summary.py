@@ -179,6 +179,8 @@ def _measure_lines(tables: Tables, table: MeasureTable) -> list[str]:
     """Return the tables of a measure: curves, differences at the full budget, time to quality."""
     measure, settings = table.measure, tables.comparison.experiment.experiment
     lines = [f"## {unit(measure)}", ""]
+    if not table.curves:
+        return [*lines, table.note, ""]
     lines += [f"Untrained model: {value_text(table.untrained, measure)}.{chance_text(table)}", ""]
     rows = []
     for arm in tables.arm_names:

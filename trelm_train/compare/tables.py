@@ -315,12 +315,12 @@ def _measure_table(values: Values, measure: Measure, tables: Tables) -> MeasureT
 def _why_no_time(table: MeasureTable, baseline: str) -> str:
     """Say why no time to quality is computed for a measure; empty where one is."""
     full, measure = table.curves.get((baseline, 1.0)), table.measure
-    if measure.group.startswith("text/"):
-        # What rises here is forgetting, no aim of training.
-        return "No time to quality: a general text shows what was forgotten."
     if not table.curves:
         # As with shards of a synthetic corpus, which have no validation split.
         return "Not measured: no run has a value; the shards may have no validation sentences."
+    if measure.group.startswith("text/"):
+        # What rises here is forgetting, no aim of training.
+        return "No time to quality: a general text shows what was forgotten."
     if full is None:
         return f"No time to quality: {baseline} has no run at budget 1."
     sign = 1.0 if measure.rises else -1.0

@@ -140,7 +140,14 @@ def test_a_measure_without_any_value_says_so(comparison: Comparison) -> None:
     loss = make_tables(comparison).measures[1]
     assert loss.measure.group == "validation"
     assert loss.note.startswith("Not measured")
-    assert "Not measured" in write_pages(comparison).read_text()
+    html = write_pages(comparison).read_text()
+    assert "Not measured" in html
+    # A sentence in place of tables without a figure.
+    assert f"{loss.measure.title}: mean" not in html
+    (section,) = re.findall(
+        f"## {loss.measure.title}\n(.*?)\n## ", markdown(make_tables(comparison)), re.DOTALL
+    )
+    assert section.strip() == loss.note
 
 
 def test_a_seed_that_is_missing_is_left_out_of_the_pairs(comparison: Comparison) -> None:
