@@ -185,15 +185,20 @@ class Progress:
                  run.folder, _scores(run_result))  # fmt: skip
 
 
+# The measure of a group that is said as soon as a run has ended.
+SAID = {"probes": "p_at_1", "paraphrases": "accuracy_mean", "tasks": "score"}
+
+
 def _scores(run_result: dict[str, Any] | None) -> str:
-    """Return the P@1 of every set of probes in a few words."""
+    """Return how much of every set of questions is right, in a few words."""
     if run_result is None:
         return f"no {RESULT}"
-    return ", ".join(
-        f"{name.removeprefix('probes/')} {100 * values['p_at_1']:.1f} %"
-        for name, values in run_result["measures"].items()
-        if "p_at_1" in values
-    )
+    said = []
+    for group, values in run_result["measures"].items():
+        kind, _, name = group.partition("/")
+        if kind in SAID:
+            said.append(f"{name} {100 * values[SAID[kind]]:.1f} %")
+    return ", ".join(said)
 
 
 def duration(seconds: float) -> str:

@@ -53,8 +53,12 @@ def test_a_limit_asks_fewer_facts(model: MaskedLm, tokenizer: Any, facts: Paraph
 
 @pytest.mark.slow
 def test_a_comparison_of_paraphrases_alone_has_their_tables(
-    write_experiment: WriteExperiment, facts: ParaphraseSet, tmp_path: Path
+    write_experiment: WriteExperiment,
+    facts: ParaphraseSet,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     path = write_experiment(arms={"mlm": PLAIN}, seeds=[0], budgets=[1], steps=2)
     text = path.read_text()
     path.write_text(text[: text.index("[[probes]]")] + text[text.index("[[arms]]") :])
@@ -63,6 +67,9 @@ def test_a_comparison_of_paraphrases_alone_has_their_tables(
 
     results = [json.loads(one.read_text()) for one in page.parent.rglob("result.json")]
     assert len(results) == 2
+    for one in results:
+        right = one["measures"]["paraphrases/pararel"]["accuracy_mean"]
+        assert f"pararel {100 * right:.1f} %" in caplog.text
     summary = (page.parent / "summary.md").read_text()
     for title in (
         "Right answers over all patterns, pararel",
