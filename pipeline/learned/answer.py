@@ -96,8 +96,11 @@ def learned_facts(connection: duckdb.DuckDBPyConnection, asked: AskedModel) -> L
     """
     facts, num_known_before, num_not_asked_before = facts_of(connection, asked.items), 0, 0
     if asked.before:
-        earlier = facts_of(connection, asked.before)
-        answered = dict(zip(earlier.questions, earlier.is_known.tolist(), strict=True))
+        earlier = facts_of(connection, asked.before, option="--before")
+        answered: dict[tuple[str, str, str], bool] = {}
+        for question, is_known in zip(earlier.questions, earlier.is_known.tolist(), strict=True):
+            # Known by one of several questions is known.
+            answered[question] = answered.get(question, False) or is_known
         num_not_asked_before = sum(question not in answered for question in facts.questions)
         num_known_before = sum(answered.get(question, False) for question in facts.questions)
         # Only what was asked before, and not known then, can have been learned.
@@ -110,7 +113,7 @@ def learned_facts(connection: duckdb.DuckDBPyConnection, asked: AskedModel) -> L
             f"{', '.join(asked.items)}: {len(facts.relation)} facts whose relation and items have ids, "
             f"{num_known} of them known{_left_out(num_known_before, num_not_asked_before)}; at least "
             f"{FEWEST} known and {FEWEST} not known are needed to tell them apart; ask more facts, with "
-            "sub_uri and obj_uri, and the same ones before"
+            f"sub_uri and obj_uri{', and the same ones before' if num_not_asked_before else ''}"
         )
     features = {
         name: np.stack([facts.columns[column] for column in columns], axis=1)

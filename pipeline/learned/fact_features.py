@@ -125,7 +125,9 @@ class AskedFacts:
         return list(zip(self.relation, self.subject_label, self.object_label, strict=True))
 
 
-def check_items(connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> None:
+def check_items(
+    connection: duckdb.DuckDBPyConnection, paths: Sequence[str], option: str = "--items"
+) -> None:
     """Refuse files that are not what `evaluate lama --items` writes, and those of several models.
 
     Raises:
@@ -139,30 +141,32 @@ def check_items(connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> 
         # Arrow would ask the bucket in its own way, and wait for minutes where there is no network.
         if buckets.is_bucket(path):
             raise ConfigError(
-                f"--items {path}: lies in a bucket; copy the file to this machine first"
+                f"{option} {path}: lies in a bucket; copy the file to this machine first"
             )
         try:
             LAMA_ITEMS.check(pq.read_schema(path), path)
             models |= {model for (model,) in connection.execute(query, {"items": path}).fetchall()}
         except (SchemaError, OSError, ValueError, duckdb.Error) as error:
             raise ConfigError(
-                f"--items {path}: not the rows of `trelm-train evaluate lama --items` ({error})"
+                f"{option} {path}: not the rows of `trelm-train evaluate lama --items` ({error})"
             ) from error
     if len(models) > 1:
         raise ConfigError(
-            f"--items {', '.join(paths)}: has {len(models)} models ({a_few(sorted(models))}); "
+            f"{option} {', '.join(paths)}: has {len(models)} models ({a_few(sorted(models))}); "
             "give the answers of one"
         )
 
 
-def facts_of(connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> AskedFacts:
+def facts_of(
+    connection: duckdb.DuckDBPyConnection, paths: Sequence[str], option: str = "--items"
+) -> AskedFacts:
     """Return the asked facts that have ids, with their features.
 
     Raises:
         ConfigError: a file is not what is needed.
         StageError: the query fails.
     """
-    check_items(connection, paths)
+    check_items(connection, paths, option)
     try:
         rows = connection.sql(FEATURES_SQL, params={"items": list(paths)}).to_arrow_table()
     except duckdb.Error as error:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import ConfigError
-from schemas.settings import load_toml, with_overrides
+from schemas.settings import expand_variables, load_toml, with_overrides
 
 # Sections that are lists of entries with a name.
 LISTS = ("probes", "texts", "paraphrases", "tasks", "arms")
 EXTENDS = "extends"
+# Files on top of one another; far more than anybody needs.
+MOST_FILES = 20
 
 Values = dict[str, Any]
 
@@ -30,19 +32,31 @@ def read_experiment_file(path: Path, sets: Iterable[str] = ()) -> Values:
     values = _read(path, ())
     for section in LISTS:
         values[section] = _by_name(values.get(section, []), f"{path}: {section}")
+    sets = list(sets)
+    for item in sets:
+        _check_set(item, values)
     changed = with_overrides(values, sets)
     for section in LISTS:
-        named, known = changed[section], values[section]
-        if not isinstance(named, dict):
-            raise ConfigError(
-                f"--set {section}: a list is changed by the names of its entries; give "
-                f"{section}.NAME.KEY=VALUE"
-            )
-        for name, entry in named.items():
-            if name not in known or not isinstance(entry, dict):
-                raise _unknown("--set", section, name, known)
-        changed[section] = list(named.values())
+        changed[section] = list(changed[section].values())
     return changed
+
+
+def _check_set(item: str, values: Values) -> None:
+    """Refuse a setting that would change a list, or an entry, as a whole.
+
+    Raises:
+        ConfigError: says how one key of an entry is changed.
+    """
+    section, *names = item.partition("=")[0].strip().split(".")
+    if section not in LISTS:
+        return
+    if names and names[0] not in values[section]:
+        raise _unknown("--set", section, names[0], values[section])
+    if len(names) != 2:
+        raise ConfigError(
+            f"--set {item}: an entry is changed by its name, one key at a time; give "
+            f"{section}.NAME.KEY=VALUE"
+        )
 
 
 def _read(path: Path, above: Sequence[Path]) -> Values:
@@ -58,11 +72,15 @@ def _read(path: Path, above: Sequence[Path]) -> Values:
         return own
     if not isinstance(extended, str):
         raise ConfigError(f"{where}: {EXTENDS} = {extended!r} must be the path of a file, as text")
-    base = (path.parent / extended).resolve()
-    if base in above:
-        raise ConfigError(f"{where}: {EXTENDS} = {extended!r} leads back to itself; remove it")
-
-    values = _read(base, (*above, path.resolve(), base))
+    base = path.parent / expand_variables(extended, f"{where}: {EXTENDS}")
+    try:
+        known = {one.resolve() for one in (*above, path)}
+        if base.resolve() in known or len(known) >= MOST_FILES:
+            raise ConfigError(f"{EXTENDS} leads back to itself, or too far; remove it")
+        values = _read(base, (*above, path))
+    # A name with a zero byte, or links that lead in a circle.
+    except (ConfigError, ValueError, OSError, RuntimeError) as error:
+        raise ConfigError(f"{where}: {EXTENDS} = {extended!r}: {error}") from error
     for section, changes in own.items():
         if section in LISTS:
             values[section] = _changed(values.get(section, []), changes, where, section)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,16 @@ from schemas.settings import to_dict
 from trelm_train.compare.experiment import UNTRAINED, Arm, Experiment
 from trelm_train.config import OPERATIONAL, TRAINING_VERSION, Config
 from trelm_train.data.shards import Shards, open_shards, sha256_of
+from trelm_train.evaluate.paraphrase_files import relation_files
 
 # Raised when the same inputs give other measures.
 # 2: the loss near rare entities.
 MEASURES_VERSION = 2
 TUNING, FINAL = "tuning", "final"
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt",
+    "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,7 +212,7 @@ def inputs_of(experiment: Experiment) -> Inputs:
             files.append(Path(probes.common_vocab))
         # Its role decides what is done with the measures, not what they are.
         asked_items: tuple[Any, ...] = (probes.limit, *probes.subjects)
-        asked_items += (_known_by(probes.uhn),) if probes.uhn else ()
+        asked_items += (_known_by(probes.uhn, TOKENIZER_FILES),) if probes.uhn else ()
         questions.append(
             [probes.name, asked_items, [(path.name, sha256_of(path)) for path in files]]
         )
@@ -215,13 +220,9 @@ def inputs_of(experiment: Experiment) -> Inputs:
         questions.append([text.name, text.sentences, sha256_of(Path(text.path))])
 
     for facts in experiment.paraphrases:
-        files = [
-            path
-            for folder in (facts.folder, facts.patterns)
-            for path in sorted(Path(folder).glob("P*.jsonl"))
-        ]
-        content = [(path.name, sha256_of(path)) for path in files]
-        questions.append(["paraphrases", facts.name, facts.limit, content])
+        pairs = relation_files(Path(facts.folder), Path(facts.patterns))
+        read = {name: [sha256_of(path) for path in paths] for name, paths in pairs.items()}
+        questions.append(["paraphrases", facts.name, facts.limit, read])
     for task in experiment.tasks:
         content = [(name, sha256_of(Path(path))) for name, path in task.files.items()]
         how = {name: value for name, value in asdict(task).items() if name not in task.files}
@@ -239,11 +240,15 @@ def inputs_of(experiment: Experiment) -> Inputs:
     )
 
 
-def _known_by(model: str) -> str:
-    """Return the hash of a model's files; a model of the hub is known by its name alone."""
+def _known_by(model: str, more: Sequence[str] = ()) -> str:
+    """Return the hash of a model's files; a model of the hub is known by its name alone.
+
+    The tokenizer's files are given as `more` where it is read from there: training takes the shards'.
+    """
     folder = Path(local_model(model))
     # Dropout and the like stand in the configuration, not in the weights.
-    files = [*folder.glob("*.safetensors"), folder / "config.json"] if folder.is_dir() else []
+    names = ("config.json", *more)
+    files = [*folder.glob("*.safetensors"), *(folder / name for name in names)]
     model_files = sorted(path for path in files if path.is_file())
     return digest([sha256_of(path) for path in model_files]) if model_files else model
 
@@ -272,5 +277,8 @@ def digest(value: Any) -> str:  # noqa: ANN401 - anything that JSON holds
 
 
 def ordered(runs: list[Run]) -> list[Run]:
-    """Return the runs with the longest first, so that no worker waits for one at the end."""
-    return sorted(runs, key=lambda run: -run.seconds)
+    """Return the runs with the longest first, so that no worker waits for one at the end.
+
+    The untrained model comes before all: what cannot be asked is known before any training.
+    """
+    return sorted(runs, key=lambda run: (run.role != UNTRAINED, -run.seconds))

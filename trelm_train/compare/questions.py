@@ -29,6 +29,7 @@ from trelm_train.model.masked_lm import MaskedLm
 from trelm_train.model.protocols import Tokenizer
 
 SMALLEST = 1e-30
+CONSTANT_CONSISTENCY = "constant_consistency"
 
 
 @dataclass(slots=True)
@@ -130,7 +131,8 @@ def ask_paraphrases(
             "this model; check the folders"
         )
     rates = {name: rate for name, rate in result["macro"].items() if rate is not None}
-    return {**rates, "num_items": float(result["num_items"])}
+    # One answer to everything agrees with itself: consistency alone is no merit.
+    return {**rates, CONSTANT_CONSISTENCY: 1.0, "num_items": float(result["num_items"])}
 
 
 def text_loss(model: MaskedLm, tokenizer: Tokenizer, text: TextSet) -> dict[str, float]:

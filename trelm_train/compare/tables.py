@@ -19,6 +19,7 @@ from schemas.bucket_copies import joined as join_location
 from schemas.buckets import location_of
 from schemas.manifest import MANIFEST_NAME, Manifest
 from trelm_train.compare.plan import FINAL, untrained_run
+from trelm_train.compare.questions import CONSTANT_CONSISTENCY
 from trelm_train.compare.run_one import ANSWERS
 from trelm_train.compare.state import Comparison
 from trelm_train.compare.statistics import (
@@ -33,11 +34,11 @@ from trelm_train.compare.statistics import (
 from trelm_train.data.shards import Shards, open_shards
 
 RESOURCES = ("training_s", "processor_s", "steps", "flops")
-# Name, title, and what the best constant answer gets; it agrees with itself always.
+# Name, title, and what the best constant answer gets.
 PARAPHRASE_MEASURES = (
     ("accuracy_mean", "Right answers over all patterns", "majority"),
-    ("consistent_accuracy", "Facts that all patterns have right", ""),
-    ("consistency", "Pairs of patterns with one answer", ""),
+    ("consistent_accuracy", "Facts that all patterns have right", "consistent_majority"),
+    ("consistency", "Pairs of patterns with one answer", CONSTANT_CONSISTENCY),
 )
 
 
@@ -235,7 +236,7 @@ def measures_of(comparison: Comparison) -> list[Measure]:
             for name, title in (
                 ("entity_loss", "Masked-LM loss on entities, validation"),
                 ("near_rare_loss", "Masked-LM loss near rare entities, validation"),
-                ("loss", "Masked-LM loss, validation"),
+                ("loss", "Masked-LM loss, validation split"),
             )
         ]
     measures += [
@@ -312,17 +313,30 @@ def _measure_table(values: Values, measure: Measure, tables: Tables) -> MeasureT
     return table
 
 
+# What may be the reason, by the kind of group. Shards of a synthetic corpus have no validation split.
+_WHY_NONE = {
+    "validation": "; the shards may have no validation sentences",
+    "paraphrases": "; every relation may have one pattern alone",
+}
+
+
 def _why_no_time(table: MeasureTable, baseline: str) -> str:
     """Say why no time to quality is computed for a measure; empty where one is."""
     full, measure = table.curves.get((baseline, 1.0)), table.measure
     if not table.curves:
-        # As with shards of a synthetic corpus, which have no validation split.
-        return "Not measured: no run has a value; the shards may have no validation sentences."
+        return (
+            f"Not measured: no run has a value{_WHY_NONE.get(measure.group.partition('/')[0], '')}."
+        )
     if measure.group.startswith("text/"):
         # What rises here is forgetting, no aim of training.
         return "No time to quality: a general text shows what was forgotten."
     if full is None:
         return f"No time to quality: {baseline} has no run at budget 1."
+    if table.chance is not None and full.estimate.mean <= table.chance:
+        return (
+            f"No time to quality: the best constant answer is as good as {baseline} at budget 1, so "
+            "reaching that needs no training."
+        )
     sign = 1.0 if measure.rises else -1.0
     if table.untrained is None:
         return ""

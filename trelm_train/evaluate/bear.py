@@ -138,7 +138,7 @@ def score_all(model: MaskedLm, tokenizer: Tokenizer, read: BearProbe) -> dict[st
                 parts.append(
                     pseudo_log_likelihoods(model, vocabulary.pad_id, vocabulary.mask_id, encodings)
                 )
-                firsts.append(first_alike(encodings, len(relation.answers)))
+                firsts.append(first_alike(encodings, len(relation.answers), tokenizer.unk_token_id))
                 num_done += len(statements)
                 show(num_done)
             shape = (len(relation.templates), len(relation.instances), len(relation.answers))
@@ -150,16 +150,20 @@ def score_all(model: MaskedLm, tokenizer: Tokenizer, read: BearProbe) -> dict[st
     return scores
 
 
-def first_alike(encodings: Sequence[Any], num_answers: int) -> I64:
+def first_alike(encodings: Sequence[Any], num_answers: int, unk_id: int | None) -> I64:
     """Return, for each statement, the number of the first answer to its question that reads the same.
 
-    Answers that differ in case alone are one statement for an uncased model.
+    Answers that differ in case alone are one statement for an uncased model. Statements with an
+    unknown token are never the same: what stands there may differ, so they tie, and none is right.
     """
     numbers = np.empty(len(encodings), np.int64)
     for start in range(0, len(encodings), num_answers):
         seen: dict[tuple[int, ...], int] = {}
         for answer, encoding in enumerate(encodings[start : start + num_answers]):
-            numbers[start + answer] = seen.setdefault(tuple(encoding.ids), answer)
+            is_known = unk_id not in encoding.ids
+            numbers[start + answer] = (
+                seen.setdefault(tuple(encoding.ids), answer) if is_known else answer
+            )
     return numbers
 
 
@@ -232,16 +236,16 @@ def result_of(read: BearProbe, scores: dict[str, BearScores]) -> dict[str, Any]:
 def _row(relation: BearRelation, scores: BearScores) -> dict[str, Any]:
     """Score the answers to one relation."""
     accuracy_P = (scores.rank_PI == 1).mean(1)
-    # Of the first template: what differs in case alone does so in all of them, but for a beginning.
-    num_answers_I = scores.is_first_PIA[0].sum(1)
+    num_answers_PI = scores.is_first_PIA.sum(2)
+    majority_P = [np.bincount(right_I).max() for right_I in scores.right_PI1[:, :, 0]]
     return {
         "n": len(relation.instances),
         "answers": len(relation.answers),
         "accuracy": float(accuracy_P.mean()),
         "by_template": accuracy_P.tolist(),
         # What a blind guess has right on average, and one answer to everything at best.
-        "chance": float((1 / num_answers_I).mean()),
-        "majority": float(np.bincount(scores.right_PI1[0, :, 0]).max() / len(scores.answer_I)),
+        "chance": float((1 / num_answers_PI).mean()),
+        "majority": float(np.mean(majority_P) / len(scores.answer_I)),
     }
 
 

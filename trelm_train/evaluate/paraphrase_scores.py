@@ -47,9 +47,11 @@ class Counts:
     base_right: int = 0
     questions: int = 0
     right: int = 0
-    # Items that several patterns ask, and those where all patterns are right.
+    # Items that several patterns ask, those where all patterns are right, and those where one answer
+    # to everything would be.
     paraphrased: int = 0
     all_right: int = 0
+    paraphrased_of_majority: int = 0
     # Pairs of patterns, item by item; the item is known where some pattern is right.
     known_pairs: int = 0
     known_agreeing: int = 0
@@ -68,6 +70,7 @@ class Counts:
             "known_consistency": _ratio(self.known_agreeing, self.known_pairs),
             "unknown_consistency": _ratio(self.unknown_agreeing, self.unknown_pairs),
             "majority": _ratio(self.of_majority, self.items),
+            "consistent_majority": _ratio(self.paraphrased_of_majority, self.paraphrased),
             "chance": _ratio(self.by_chance, self.items),
         }
 
@@ -107,15 +110,17 @@ def count(answers: RelationAnswers, gold_I: I64, num_candidates: int) -> Counts:
         agreeing_I += is_asked_I & is_same_I
 
     is_paraphrased = num_patterns > 1
+    of_majority = int(np.unique(gold_I, return_counts=True)[1].max(initial=0))
     return Counts(
         items=num_items,
-        of_majority=int(np.unique(gold_I, return_counts=True)[1].max(initial=0)),
+        of_majority=of_majority,
         by_chance=num_items / num_candidates if num_items else 0.0,
         base_right=int(is_right_PI[0].sum()),
         questions=is_right_PI.size,
         right=int(is_right_PI.sum()),
         paraphrased=num_items if is_paraphrased else 0,
         all_right=int(is_right_PI.all(0).sum()) if is_paraphrased else 0,
+        paraphrased_of_majority=of_majority if is_paraphrased else 0,
         known_pairs=int(pairs_I[is_known_I].sum()),
         known_agreeing=int(agreeing_I[is_known_I].sum()),
         unknown_pairs=int(pairs_I[~is_known_I].sum()),

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from schemas.array_types import I64
-from schemas.errors import ConfigError
 from trelm_train.evaluate.answers import pass_logits, ranks_of
-from trelm_train.evaluate.lama_files import PID_FILE, read_jsonl
+from trelm_train.evaluate.lama_files import read_jsonl
 from trelm_train.evaluate.lama_rows import skip_reason
+from trelm_train.evaluate.paraphrase_files import files_of, read_patterns, relation_files
 from trelm_train.evaluate.paraphrase_scores import (
     TIED,
     Counts,
@@ -78,75 +78,24 @@ class Paraphrases:
     without_facts: list[str] = field(default_factory=list)
 
 
-def read_patterns(path: Path) -> tuple[str, ...]:
-    """Read the patterns of a relation, in the order of the file; one that stands twice counts once.
-
-    Raises:
-        ConfigError: the file is unreadable or empty, or a row has no pattern, or one that lacks [X]
-            or has not exactly one [Y].
-    """
-    patterns: list[str] = []
-    for number, row in enumerate(read_jsonl(path), 1):
-        pattern = row.get("pattern")
-        problem = ""
-        if not isinstance(pattern, str):
-            problem = "no text under 'pattern'"
-        elif "[X]" not in pattern:
-            problem = "no [X], the place of the subject"
-        elif pattern.count("[Y]") != 1:
-            problem = f"[Y], the place of the object, {pattern.count('[Y]')} times instead of once"
-        if problem:
-            raise ConfigError(
-                f'{path}: row {number} has {problem}; write {{"pattern": "[X] is in [Y]."}}'
-            )
-        patterns.append(str(pattern))
-    if not patterns:
-        raise ConfigError(f"{path}: no pattern in it; write one row per pattern")
-    return tuple(dict.fromkeys(patterns))
-
-
 def collect(prober: Prober, options: ParaphraseOptions) -> Paraphrases:
     """Read every question that counts, by relation.
 
     Raises:
         ConfigError: a file is unreadable or wrong, or no relation has both facts and patterns.
     """
-    facts, patterns = _files(options.probes), _files(options.patterns)
-    if not facts.keys() & patterns.keys():
-        raise ConfigError(
-            f"{options.patterns}: no patterns for any relation of {options.probes}; both folders "
-            "name their files after the relation, such as P36.jsonl"
-        )
-
+    both = relation_files(options.probes, options.patterns)
     read = Paraphrases(
-        without_patterns=[name for name in facts if name not in patterns],
-        without_facts=[name for name in patterns if name not in facts],
+        without_patterns=[name for name in files_of(options.probes) if name not in both],
+        without_facts=[name for name in files_of(options.patterns) if name not in both],
     )
-    for name in (name for name in facts if name in patterns):
-        relation = _relation(
-            prober, facts[name], read_patterns(patterns[name]), options.limit, read.excluded
-        )
+    for name, (facts, patterns) in both.items():
+        relation = _relation(prober, facts, read_patterns(patterns), options.limit, read.excluded)
         if relation.items:
             read.relations.append(relation)
         else:
             read.without_items.append(name)
     return read
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """Return the files P….jsonl of a folder by relation, in the order of their numbers.
-
-    Raises:
-        ConfigError: there is no such folder, or no such file in it.
-    """
-    if not folder.is_dir():
-        raise ConfigError(
-            f"{folder}: no such folder; give the one with a file P….jsonl per relation"
-        )
-    paths = [path for path in folder.glob("P*.jsonl") if PID_FILE.fullmatch(path.name)]
-    if not paths:
-        raise ConfigError(f"{folder}: no file P….jsonl in it; give the folder that has them")
-    return {path.stem: path for path in sorted(paths, key=lambda path: int(path.stem[1:]))}
 
 
 def _relation(

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from schemas.durable import write_durably
-from schemas.errors import ConfigError
 from schemas.run_lock import hold
 from trelm_train.finetune.classifier import Encoder, load_encoder
-from trelm_train.finetune.examples import PARTS, Example, SourceFile, Splits, label_counts, split
+from trelm_train.finetune.examples import PARTS, Example, Splits, label_counts
 from trelm_train.finetune.fit import Data, Recipe
 from trelm_train.finetune.grid import (
     RESULTS_NAME,
@@ -31,10 +30,8 @@ from trelm_train.finetune.grid import (
     write_identity,
 )
 from trelm_train.finetune.marking import Encoded, encode, markers_of, truncation
-from trelm_train.finetune.relation_file import read_relations
-from trelm_train.finetune.relation_scores import negative_class
-from trelm_train.finetune.task import RelationTask, Task, TypingTask, types_give_labels_away
-from trelm_train.finetune.typing_file import read_typing
+from trelm_train.finetune.task import RelationTask, Task, TypingTask
+from trelm_train.finetune.task_files import read_relation_splits, read_typing_splits
 from trelm_train.model.masked_lm import pick_device
 from trelm_train.model.precision import number_format
 from trelm_train.training.signals import Stop
@@ -109,7 +106,8 @@ def evaluate_typing(request: Request, *, or_best: bool = False) -> dict[str, Any
         InterruptedRun: a signal asked for the end; what was finished is kept.
         TrelmError: training diverged in every setting.
     """
-    splits = _read(request, read_typing)
+    check_folder(request.out)
+    splits = read_typing_splits(request.files, request.limit)
     rule = ", and the highest one in any case" if or_best else ""
     protocol = TYPING_PROTOCOL.format(state=_state(request.recipe), rule=rule)
     task = TypingTask(splits.parts["train"], or_best=or_best)
@@ -132,21 +130,17 @@ def evaluate_relations(
         InterruptedRun: a signal asked for the end; what was finished is kept.
         TrelmError: training diverged in every setting.
     """
-    splits = _read(request, read_relations)
-    train = splits.parts["train"]
-    if is_typed:
-        # All rows of the file: a few of them, as --limit leaves, say little of types.
-        _check_types((splits.files.get("data") or splits.files["train"]).examples)
-    # Of all parts: it stays the negative class where no training row has it.
-    labels = {label for rows in splits.parts.values() for label in label_counts(rows)}
-    negative = negative_class(labels, negative)
+    check_folder(request.out)
+    splits, negative = read_relation_splits(
+        request.files, request.limit, negative=negative, is_typed=is_typed
+    )
     without = "over all rows: there is no negative class"
     protocol = RELATION_PROTOCOL.format(
         types=" that name their types" if is_typed else "",
         state=_state(request.recipe),
         negative=without if negative is None else f"without the negative class {negative!r}",
     )
-    task = RelationTask(train, negative)
+    task = RelationTask(splits.parts["train"], negative)
     prepared = _Prepared(
         request=request,
         task=task,
@@ -160,38 +154,6 @@ def evaluate_relations(
 
 def _state(recipe: Recipe) -> str:
     return "the states at the markers before them" if recipe.reads_marks else "the state of [CLS]"
-
-
-def _check_types(rows: Sequence[Example]) -> None:
-    """Refuse typed markers where there are no types, or where they tell the relation.
-
-    Raises:
-        ConfigError: says which.
-    """
-    if not any(span.type for example in rows for span in example.spans):
-        raise ConfigError("--markers typed: the rows have no types; give --markers plain")
-    if types_give_labels_away(rows):
-        raise ConfigError(
-            "--markers typed: the types alone tell the relation of nearly every row, so the "
-            "markers would tell the answer (they are roles, not types of entities); give "
-            "--markers plain"
-        )
-
-
-def _read(request: Request, reader: Callable[[Path], SourceFile]) -> Splits:
-    """Read the files and divide them.
-
-    Raises:
-        ConfigError: options that do not fit together, or a file that is wrong.
-    """
-    given = set(request.files)
-    if given not in ({"data"}, {"train", "test"}, {"train", "dev", "test"}):
-        raise ConfigError(
-            "give --data FILE, which is split, or --train FILE and --test FILE, and --dev FILE if "
-            "there is one"
-        )
-    check_folder(request.out)
-    return split({option: reader(path) for option, path in request.files.items()}, request.limit)
 
 
 def _evaluate(prepared: _Prepared) -> dict[str, Any]:

@@ -163,6 +163,20 @@ def test_what_was_known_before_is_left_out(scored_run: Path, tmp_path: Path) -> 
     assert whole["meaning"].endswith(", 1 known before left out")
 
 
+@pytest.mark.parametrize("ranks", [(1, 2), (2, 1)])
+def test_what_one_of_several_questions_knew_before_is_left_out(
+    scored_run: Path, tmp_path: Path, ranks: tuple[int, int]
+) -> None:
+    asked = asked_of(scored_run)
+    path = write_answers(tmp_path / "after.parquet", asked)
+    earlier = [(*fact[:3], 2) for fact in asked[1:]]
+    before = write_answers(
+        tmp_path / "before.parquet", [*((*asked[0][:3], rank) for rank in ranks), *earlier]
+    )
+    whole = found(scored_run, "learned", "--items", str(path), "--before", str(before))[0]
+    assert whole["meaning"].endswith(", 1 known before left out")
+
+
 def test_what_was_not_asked_before_is_left_out(scored_run: Path, tmp_path: Path) -> None:
     """Whether training taught it cannot be said."""
     asked = asked_of(scored_run)

@@ -49,6 +49,36 @@ def write_probes(folder: Path, *, of_others: bool = False) -> Path:
     return folder
 
 
+NAMES = ("Zenda", "Strelsau", "Hentzau", "Tarlenheim")
+
+
+def typing_rows(path: Path, num: int = 60) -> Path:
+    """Rows whose first word alone tells the label."""
+    rows = []
+    for at in range(num):
+        name, kind = NAMES[at % 4], "place" if at % 2 else "person"
+        start = "He" if kind == "person" else "It"
+        sent = f"{start} is {name} {at} ."
+        rows.append(
+            {"sent": sent, "start": len(start) + 4, "end": len(start) + 4 + len(name), "labels": [kind], "ents": []}
+        )  # fmt: skip
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    return path
+
+
+def relation_rows(path: Path, num: int = 60) -> Path:
+    """Rows in TACRED's form, without types."""
+    rows = [
+        {
+            "token": ["Ada", "met", NAMES[at % 4], str(at)], "subj_start": 0, "subj_end": 0, "obj_start": 2,
+            "obj_end": 2, "relation": "no_relation" if at % 3 else "per:knows",
+        }
+        for at in range(num)
+    ]  # fmt: skip
+    path.write_text(json.dumps(rows))
+    return path
+
+
 def toml_of(section: str, values: dict[str, Any]) -> str:
     return f"{section}\n" + "".join(
         f"{key} = {json.dumps(value)}\n" for key, value in values.items()

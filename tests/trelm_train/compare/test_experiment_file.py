@@ -82,12 +82,11 @@ def test_a_setting_changes_an_entry_by_its_name(base: Path) -> None:
         ("[arms.other]\nrates = [1]\n", (), "arms.other is no entry of arms; there are mlm, facts"),
         ("[arms]\nmlm = 3\n", (), "arms.mlm is no entry"),
         ("arms = 3\n", (), r"must be \[\[arms\]\] or \[arms.NAME\]"),
-        (
-            "",
-            ("arms=3",),
-            "a list is changed by the names of its entries; give arms.NAME.KEY=VALUE",
-        ),
-        ("", ("arms.mlm=3",), "arms.mlm is no entry"),
+        ("", ("arms=3",), "by its name, one key at a time; give arms.NAME.KEY=VALUE"),
+        ("", ("arms.mlm=3",), "give arms.NAME.KEY=VALUE"),
+        ("", ("arms={mlm={rates=[1]}}",), "give arms.NAME.KEY=VALUE"),
+        ("", ("arms.mlm={rates=[1]}",), "give arms.NAME.KEY=VALUE"),
+        ("", ("arms.mlm.rates.first=1",), "give arms.NAME.KEY=VALUE"),
         ('[[arms]]\nname = "mlm"\n', (), "name 'mlm' is there twice"),
     ],
 )
@@ -104,14 +103,37 @@ def test_what_names_no_entry_is_refused(
     [
         ('"own.toml"', "leads back to itself"),
         ('"../other.toml"', "leads back to itself"),
-        ('"../none.toml"', "none.toml: no such configuration file"),
+        (
+            '"../none.toml"',
+            "own.toml: extends = '../none.toml': .*none.toml: no such configuration file",
+        ),
+        ('"a\\u0000b"', "own.toml: extends = "),
+        ('"circle.toml"', "own.toml: extends = 'circle.toml'"),
+        ('"${TRELM_NOWHERE}/a.toml"', "variable TRELM_NOWHERE is not set"),
         ("3", "must be the path of a file"),
     ],
 )
 def test_a_file_that_cannot_be_extended_is_refused(base: Path, extended: str, message: str) -> None:
     write(base, 'extends = "below/own.toml"\n', "other.toml")
+    (base.parent / "below").mkdir(exist_ok=True)
+    (base.parent / "below" / "circle.toml").symlink_to("circle.toml")
     with pytest.raises(ConfigError, match=message):
         read_experiment_file(write(base, f"extends = {extended}\n"))
+
+
+def test_a_chain_has_an_end(base: Path) -> None:
+    for number in range(30):
+        above = "base.toml" if not number else f"chain{number - 1}.toml"
+        write(base, f'extends = "{above}"\n', f"chain{number}.toml")
+    assert len(read_experiment_file(base.parent / "chain10.toml")["arms"]) == 2
+    with pytest.raises(ConfigError, match="leads back to itself, or too far"):
+        read_experiment_file(base.parent / "chain29.toml")
+
+
+def test_a_path_may_name_variables(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRELM_TABLES", str(base.parent))
+    own = write(base, 'extends = "${TRELM_TABLES}/base.toml"\n')
+    assert read_experiment_file(own)["experiment"]["name"] == "base"
 
 
 def test_a_list_that_is_a_table_is_refused_without_a_file_to_extend(base: Path) -> None:

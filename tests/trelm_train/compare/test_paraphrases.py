@@ -44,6 +44,7 @@ def test_the_rates_are_those_of_evaluate_paraphrases(
     rates = ask_paraphrases(model, tokenizer, facts)
     assert rates["num_items"] == wanted["num_items"] > 2
     assert {name: rates[name] for name in wanted["macro"]} == wanted["macro"]
+    assert 0 < rates["consistent_majority"] < rates["constant_consistency"] == 1
 
 
 def test_a_limit_asks_fewer_facts(model: MaskedLm, tokenizer: Any, facts: ParaphraseSet) -> None:
@@ -78,10 +79,11 @@ def test_a_comparison_of_paraphrases_alone_has_their_tables(
     ):
         assert f"## {title} (%)" in summary
         assert title in page.read_text()
-    # A constant answer is right as often as the commonest object; it always agrees with itself.
-    assert summary.count("The best constant answer: ") == 1
+    # A constant answer is right as often as the commonest object, and always agrees with itself.
     majority = results[0]["measures"]["paraphrases/pararel"]["majority"]
-    assert f"The best constant answer: {100 * majority:.1f}." in summary
+    assert summary.count(f"The best constant answer: {100 * majority:.1f}.") == 2
+    assert "The best constant answer: 100.0." in summary
+    assert "the best constant answer is as good as mlm" in summary.split("one answer, pararel")[1]
 
 
 @pytest.mark.parametrize("name", ["folder", "patterns"])
@@ -94,6 +96,38 @@ def test_a_folder_that_is_not_there_is_refused(
         ConfigError, match=f"paraphrases 'pararel': {name} = '{value}' is no folder"
     ):
         load_experiment(path)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("patterns/P1.jsonl", '{"pattern": "[Y] ."}\n', r"row 1 has no \[X\]"),
+        ("patterns/P1.jsonl", "{", "not JSON"),
+        ("facts/P1.jsonl", "{", "not JSON"),
+    ],
+)
+def test_files_are_read_before_any_training(
+    write_experiment: WriteExperiment,
+    facts: ParaphraseSet,
+    tmp_path: Path,
+    file: str,
+    text: str,
+    message: str,
+) -> None:
+    (tmp_path / file).write_text(text)
+    path = with_facts(write_experiment(), facts)
+    with pytest.raises(ConfigError, match=f"paraphrases 'pararel': .*{message}"):
+        load_experiment(path)
+
+
+def test_folders_that_share_no_relation_are_refused(
+    write_experiment: WriteExperiment, facts: ParaphraseSet, tmp_path: Path
+) -> None:
+    (tmp_path / "patterns" / "P1.jsonl").rename(tmp_path / "patterns" / "P7.jsonl")
+    with pytest.raises(ConfigError, match="no patterns for any relation"):
+        load_experiment(with_facts(write_experiment(), facts))
+    with pytest.raises(ConfigError, match="limit = -1 must be 0"):
+        load_experiment(with_facts(write_experiment(), facts, limit=-1))
 
 
 def test_facts_that_a_model_cannot_be_asked_are_an_error(
@@ -114,3 +148,11 @@ def test_a_changed_pattern_is_another_input(
     assert before != plain
     (Path(facts.patterns) / "P1.jsonl").write_text(json.dumps({"pattern": "[X] in [Y] ."}) + "\n")
     assert inputs_of(experiment) != before
+
+
+def test_other_files_are_no_input(write_experiment: WriteExperiment, facts: ParaphraseSet) -> None:
+    experiment = load_experiment(with_facts(write_experiment(), facts))
+    before = inputs_of(experiment)
+    (Path(facts.patterns) / "P1_notes.jsonl").write_text("notes")
+    (Path(facts.patterns) / "P99.jsonl").mkdir()
+    assert inputs_of(experiment) == before

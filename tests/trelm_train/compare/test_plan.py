@@ -11,11 +11,20 @@ import pytest
 
 from schemas.errors import ConfigError
 from tests.manifests import change_manifest, list_again
-from tests.trelm_train.compare.conftest import PLAIN, WriteExperiment
+from tests.trelm_train.compare.conftest import PLAIN, TWO_ARMS, WriteExperiment
 from trelm_train.compare.execute import rank_rates
 from trelm_train.compare.experiment import load_experiment
 from trelm_train.compare.measure import _Timed, measure_cost, phases_of, scaled
-from trelm_train.compare.plan import Cost, Inputs, final_runs, inputs_of, nearest, tuning_runs
+from trelm_train.compare.plan import (
+    Cost,
+    Inputs,
+    final_runs,
+    inputs_of,
+    nearest,
+    ordered,
+    tuning_runs,
+    untrained_run,
+)
 from trelm_train.compare.published import published_tables
 from trelm_train.config import load_config
 from trelm_train.data.shards import sha256_of
@@ -253,10 +262,23 @@ def test_the_model_that_uhn_asks_is_known_by_its_files(
         if path.is_file():
             (asked / path.name).write_bytes(path.read_bytes())
     experiment = load_experiment(write_experiment(), [f"probes.held.uhn={asked}"])
-    before = inputs_of(experiment)
-    config = asked / "config.json"
-    config.write_text(config.read_text() + " ")
-    assert inputs_of(experiment) != before
+    seen = [inputs_of(experiment)]
+    # The names are cut by its tokenizer.
+    for name in ("config.json", "tokenizer.json"):
+        file = asked / name
+        file.write_text(file.read_text() + " ")
+        assert inputs_of(experiment) not in seen
+        seen.append(inputs_of(experiment))
+
+
+def test_the_untrained_model_is_asked_first(write_experiment: WriteExperiment) -> None:
+    """What cannot be asked is known before any training."""
+    costs = {name: Cost(step_s=1.0) for name in TWO_ARMS}
+    experiment = load_experiment(write_experiment())
+    runs = final_runs(experiment, costs, experiment.arms[0], {0.5: 1e-3, 1: 1e-3})
+    seconds = [run.seconds for run in ordered([*runs, untrained_run()])]
+    assert seconds[0] == untrained_run().seconds < min(seconds[1:])
+    assert seconds[1:] == sorted(seconds[1:], reverse=True)
 
 
 @pytest.mark.parametrize(

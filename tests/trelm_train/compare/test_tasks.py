@@ -9,27 +9,17 @@ from typing import Any
 import pytest
 
 from schemas.errors import ConfigError
-from tests.trelm_train.compare.conftest import PLAIN, WriteExperiment, toml_of
+from tests.trelm_train.compare.conftest import (
+    PLAIN,
+    WriteExperiment,
+    relation_rows,
+    toml_of,
+    typing_rows,
+)
 from trelm_train.compare.compare import CompareRequest, compare
 from trelm_train.compare.experiment import TaskSet, load_experiment
 from trelm_train.compare.plan import inputs_of
 from trelm_train.compare.tasks import task_scores
-
-NAMES = ("Zenda", "Strelsau", "Hentzau", "Tarlenheim")
-
-
-def typing_rows(path: Path, num: int = 60) -> Path:
-    """Rows whose first word alone tells the label."""
-    rows = []
-    for at in range(num):
-        name, kind = NAMES[at % 4], "place" if at % 2 else "person"
-        start = "He" if kind == "person" else "It"
-        sent = f"{start} is {name} {at} ."
-        rows.append(
-            {"sent": sent, "start": len(start) + 4, "end": len(start) + 4 + len(name), "labels": [kind], "ents": []}
-        )  # fmt: skip
-    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
-    return path
 
 
 def with_task(path: Path, **task: Any) -> Path:
@@ -90,6 +80,46 @@ def test_a_wrong_task_is_refused(
     rows = typing_rows(tmp_path / "rows.jsonl")
     change = {name: str(rows) if value == "ROWS" else value for name, value in change.items()}
     path = with_task(write_experiment(), **{**task_of(rows), **change})
+    with pytest.raises(ConfigError, match=message):
+        load_experiment(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "text", "message"),
+    [
+        ({}, '{"sent": "He is Ada ."}\n', "tasks 'types': .*rows.jsonl:1: the row has no 'start'"),
+        ({}, "[]", "tasks 'types': .*rows.jsonl"),
+        ({"kind": "relation"}, None, "tasks 'types': .*rows.jsonl"),
+        ({"limit": -3}, None, "tasks 'types': limit = -3 must be 0"),
+    ],
+)
+def test_rows_are_read_before_any_training(
+    write_experiment: WriteExperiment,
+    tmp_path: Path,
+    change: dict[str, Any],
+    text: str | None,
+    message: str,
+) -> None:
+    rows = typing_rows(tmp_path / "rows.jsonl")
+    if text is not None:
+        rows.write_text(text)
+    path = with_task(write_experiment(), **{**task_of(rows), **change})
+    with pytest.raises(ConfigError, match=message):
+        load_experiment(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"markers": "typed"}, "tasks 'types': --markers typed: the rows have no types"),
+        ({"negative": "none"}, "tasks 'types': --negative 'none': no row has this label"),
+    ],
+)
+def test_a_relation_task_is_checked_as_evaluate_relation_does(
+    write_experiment: WriteExperiment, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    rows = relation_rows(tmp_path / "rows.json")
+    path = with_task(write_experiment(), **task_of(rows, kind="relation", **change))
     with pytest.raises(ConfigError, match=message):
         load_experiment(path)
 

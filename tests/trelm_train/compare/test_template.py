@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.trelm_train.compare.conftest import write_probes
+from tests.trelm_train.compare.conftest import relation_rows, typing_rows, write_probes
 from trelm_train.compare.experiment import (
     Arm,
     ParaphraseSet,
@@ -81,9 +81,11 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             write_probes(probes / "test" / group / kind)
     for group in ("stated-other", "stated-rare", "unstated", "pararel-stated", "pararel-other"):
         write_probes(probes / group)
-    (tmp_path / "rows.json").write_text("[]")
-    for rows in ("TYPING", "RELATION_TRAIN", "RELATION_TEST"):
-        monkeypatch.setenv(f"TRELM_{rows}", str(tmp_path / "rows.json"))
+    monkeypatch.setenv("TRELM_TYPING", str(typing_rows(tmp_path / "rows.json")))
+    for part in ("TRAIN", "TEST"):
+        rows = relation_rows(tmp_path / f"{part}.json")
+        monkeypatch.setenv(f"TRELM_RELATION_{part}", str(rows))
+    (tmp_path / "P1.jsonl").write_text('{"pattern": "[X] lives in [Y] ."}\n')
     monkeypatch.setenv("TRELM_PARAREL", str(probes / "unstated"))
     monkeypatch.setenv("TRELM_PATTERNS", str(tmp_path))
     monkeypatch.setenv("TRELM_LAMA", str(probes / "unstated"))
@@ -123,7 +125,7 @@ def test_larger_models_have_the_same_arms_and_questions(
     # Open Entity comes in three files.
     if (name, folder) == ("typing", "base"):
         for part in ("train", "dev", "test"):
-            (tmp_path / f"{part}.json").write_text("[]")
+            typing_rows(tmp_path / f"{part}.json")
         monkeypatch.setenv("TRELM_TYPING", str(tmp_path))
     else:
         # Of the small one, for which it is a file in any case.
@@ -143,6 +145,14 @@ def test_larger_models_have_the_same_arms_and_questions(
     ]
     assert [task.name for task in larger.tasks] == [task.name for task in small.tasks]
     assert larger.experiment.steps != small.experiment.steps
+    if name in GIVEN_RATES:
+        # An arm of all weights with another rate than the others' has kept that of the small model.
+        of_all = [
+            larger.rates_of(arm)
+            for arm in larger.arms
+            if not any(item.startswith("routing.policy=") for item in arm.set)
+        ]
+        assert len(set(of_all)) == 1
 
 
 @pytest.mark.parametrize("section", [Settings, ProbeSet, ParaphraseSet, TextSet, TaskSet, Arm])

@@ -301,6 +301,21 @@ def test_answers_that_a_tokenizer_reads_alike_are_told(
     assert not are_alike or scores.rank_PI[0, 0] == scores.rank_PI[0, 1]
 
 
+def test_unknown_answers_are_not_the_same_answer(
+    model: MaskedLm, tokenizer: Any, tmp_path: Path
+) -> None:
+    """The model sees one unknown token for both, and cannot tell them apart: neither is right."""
+    labels = ["北京", "東京", TOWNS[0]]
+    assert tokenizer.unk_token_id in tokenizer(labels[0])["input_ids"]
+    metadata = {"P1": {"templates": ["[X] is in [Y]."], "answer_space_labels": labels}}
+    rows = [row_of(number, "Ada", labels, number) | {"obj_id": None} for number in range(2)]
+    read = read_bear(write_probe(tmp_path / "probe", metadata, {"P1": rows}))
+    scores = score_all(model, tokenizer, read)["P1"]
+    assert scores.first_PIA is not None
+    assert scores.first_PIA.tolist() == [[[0, 1, 2]] * 2]
+    assert scores.rank_PI.min() >= 2
+
+
 def test_names_on_one_side_only(folder: Path) -> None:
     (folder / "P2.jsonl").rename(folder / "P3.jsonl")
     read = read_bear(folder, limit=3)

@@ -108,6 +108,7 @@ def test_rates_by_hand() -> None:
         # What is right by a pattern whose article does not suit the object is not known by it.
         "unknown_consistency": 1.0,
         "majority": pytest.approx(2 / 4),
+        "consistent_majority": pytest.approx(2 / 4),
         "chance": pytest.approx(1 / 3),
     }
 
@@ -161,6 +162,7 @@ def by_plain_loops(
         return sum(values) / len(values) if values else None
 
     has_several = len(logits) > 1
+    most = max(golds.count(gold) for gold in golds) / len(golds)
     return {
         "accuracy_base": base / len(golds),
         "accuracy_mean": right / (len(golds) * len(logits)),
@@ -168,7 +170,8 @@ def by_plain_loops(
         "consistency": mean(pairs[True] + pairs[False]),
         "known_consistency": mean(pairs[True]),
         "unknown_consistency": mean(pairs[False]),
-        "majority": max(golds.count(gold) for gold in golds) / len(golds),
+        "majority": most,
+        "consistent_majority": most if has_several else None,
         "chance": 1 / len(candidates),
     }
 
