@@ -97,14 +97,17 @@ def learned_facts(connection: duckdb.DuckDBPyConnection, asked: AskedModel) -> L
     facts, num_known_before, num_not_asked_before = facts_of(connection, asked.items), 0, 0
     if asked.before:
         earlier = facts_of(connection, asked.before, option="--before")
-        answered: dict[tuple[str, str, str], bool] = {}
-        for question, is_known in zip(earlier.questions, earlier.is_known.tolist(), strict=True):
-            # Known by one of several questions is known.
-            answered[question] = answered.get(question, False) or is_known
-        num_not_asked_before = sum(question not in answered for question in facts.questions)
-        num_known_before = sum(answered.get(question, False) for question in facts.questions)
+        asked_before = set(earlier.questions)
+        known = {
+            question
+            for question, is_known in zip(earlier.questions, earlier.is_known, strict=True)
+            if is_known
+        }
+        num_not_asked_before = sum(question not in asked_before for question in facts.questions)
+        num_known_before = sum(question in known for question in facts.questions)
         # Only what was asked before, and not known then, can have been learned.
-        is_new = [not answered.get(question, True) for question in facts.questions]
+        not_known = asked_before - known
+        is_new = [question in not_known for question in facts.questions]
         facts = facts.only(np.asarray(is_new, np.bool_))
 
     num_known = int(facts.is_known.sum())

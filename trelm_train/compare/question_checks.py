@@ -134,8 +134,7 @@ def _check_paraphrases(facts: ParaphraseSet) -> None:
     try:
         for path, patterns in relation_files(Path(facts.folder), Path(facts.patterns)).values():
             read_patterns(patterns)
-            for _ in read_jsonl(path):
-                pass
+            read_jsonl(path)
     except ConfigError as error:
         raise ConfigError(f"paraphrases {facts.name!r}: {error}") from error
 

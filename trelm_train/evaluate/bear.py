@@ -55,21 +55,21 @@ class BearScores:
     first_PIA: I64 | None = None
 
     @property
+    def _alike_PIA(self) -> I64:
+        if self.first_PIA is not None:
+            return self.first_PIA
+        return np.broadcast_to(np.arange(self.score_PIA.shape[2]), self.score_PIA.shape)
+
+    @property
     def is_first_PIA(self) -> Bools:
         """Say which answers count: of those that an uncased model reads alike, the first."""
-        if self.first_PIA is None:
-            return np.ones(self.score_PIA.shape, np.bool_)
-        counts: Bools = self.first_PIA == np.arange(self.score_PIA.shape[2])
+        counts: Bools = self._alike_PIA == np.arange(self.score_PIA.shape[2])
         return counts
 
     @property
     def right_PI1(self) -> I64:
         """Return the number of the right answer, or of the first one that reads the same."""
-        num_templates, num_instances, _ = self.score_PIA.shape
-        right_PI1 = np.broadcast_to(self.answer_I[:, None], (num_templates, num_instances, 1))
-        if self.first_PIA is None:
-            return right_PI1
-        return np.take_along_axis(self.first_PIA, right_PI1, 2)
+        return np.take_along_axis(self._alike_PIA, self.answer_I[None, :, None], 2)
 
     @property
     def rank_PI(self) -> I64:
