@@ -46,16 +46,21 @@ BANK_FOLDER = "bank"
 CONFIG_FILE = "config.json"
 BANK_FILE = "bank.safetensors"
 ENTITIES_FILE = "entities.parquet"
+# The name under which safetensors writes before it renames.
+UNFINISHED_WEIGHTS = ".tmp??????"
 
 
 def export_model(model: MaskedLm, tokenizer_path: Path, out: Path) -> None:
-    """Write the plain model and its tokenizer.
+    """Write the plain model and its tokenizer. Other files of the folder stay.
 
     Raises:
         TrelmError: the folder cannot be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
+        # What a killed program has left would be listed as a part of the model.
+        for left in out.glob(UNFINISHED_WEIGHTS):
+            left.unlink()
         model.hf.save_pretrained(out)  # type: ignore[operator]
         for path in sorted(tokenizer_path.iterdir()):
             name = path.name

@@ -32,7 +32,7 @@ from trelm_train.memory.memory_bank import MemoryBank, Notes
 from trelm_train.model.masked_lm import MaskedLm, load_pretrained
 from trelm_train.training.inspect import knowledge_path, nearest
 from trelm_train.training.session import resume_run
-from trelm_train.training.train import run
+from trelm_train.training.train import resume, run
 
 
 def saved(bank: MemoryBank, folder: Path) -> Path:
@@ -60,6 +60,18 @@ HARMS: dict[str, Callable[[Path], None]] = {
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-3]) and None,
     "lost": Path.unlink,
 }
+
+
+def test_weights_that_a_killed_program_left_by_half_are_removed(out: Path, tmp_path: Path) -> None:
+    """As a kill inside of safetensors leaves them in OUT/model; what else is there stays."""
+    again = Path(shutil.copytree(out, tmp_path / "out"))
+    (again / "model" / ".tmpYj8gfp").write_bytes(b"half of the weights")
+    (again / "model" / "notes.txt").write_text("mine")
+    resume(again)
+    names = {path.name for path in (again / "model").iterdir()}
+    assert names == {path.name for path in (out / "model").iterdir()} | {"notes.txt"}
+    assert ".tmp" not in (again / "model" / "checksums.json").read_text()
+    assert (again / "model" / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("harm", HARMS)
