@@ -323,7 +323,9 @@ def move(source: str, target: str) -> None:
     with _plainly(target, is_write=True):
         client = file_system(target)
         client.cp_file(source, target)
-        client.rm_file(source)
+        # Gone already where the client asks again, since the answer to its first removal was lost.
+        with contextlib.suppress(FileNotFoundError):
+            client.rm_file(source)
 
 
 def remove(path: str) -> None:

@@ -8,6 +8,7 @@ with bucket_server("s3") as server:
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import json
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 from http.server import HTTPServer
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -100,7 +101,7 @@ def bucket_server(scheme: str) -> Iterator[BucketServer]:
 
 def _s3(num_requests: Counter[str]) -> Any:
     from moto.server import DomainDispatcherApplication, create_backend_app
-    from werkzeug.serving import make_server
+    from werkzeug.serving import WSGIRequestHandler, make_server
     from werkzeug.test import Client
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -114,7 +115,13 @@ def _s3(num_requests: Counter[str]) -> Any:
     client = Client(application)
     assert client.post("/moto-api/reset").status_code == HTTPStatus.OK
     assert client.put(f"/{BUCKET}").status_code == HTTPStatus.OK
-    return make_server("127.0.0.1", 0, counted, threaded=True)
+
+    class Handler(WSGIRequestHandler):
+        """Send the end of an answer at once, not when its beginning is confirmed, 40 ms later."""
+
+        disable_nagle_algorithm = True
+
+    return make_server("127.0.0.1", 0, counted, threaded=True, request_handler=Handler)
 
 
 def _gs(num_requests: Counter[str]) -> Any:
@@ -134,10 +141,13 @@ def _gs(num_requests: Counter[str]) -> Any:
 
 
 def _remembering_storage() -> Any:
-    from gcp_storage_emulator.storage import Storage
+    from gcp_storage_emulator.exceptions import NotFound
+    from gcp_storage_emulator.storage import RESUMABLE_DIR, Storage
 
     class Remembering(Storage):  # type: ignore[misc]
-        """Know which uploads in parts have ended, and what they became: the emulator forgets them at once."""
+        """Take a part of an upload twice, as the service does where a client has lost the answer: it ignores
+        bytes that it has. Know which uploads have ended, and what they became: the emulator forgets them at once.
+        """
 
         def __init__(self) -> None:
             super().__init__(use_memory_fs=True)
@@ -146,6 +156,21 @@ def _remembering_storage() -> Any:
         def delete_resumable_file_obj(self, file_id: str) -> None:
             self.ended[file_id] = self.resumable[file_id]["name"]
             super().delete_resumable_file_obj(file_id)
+
+        def add_to_resumable_upload(
+            self,
+            file_id: str,
+            content: bytes,
+            total_size: int | None = None,
+            expected_start: int | None = None,
+        ) -> bytes | None:
+            num_bytes = 0
+            with contextlib.suppress(NotFound):
+                num_bytes = len(self.get_file(RESUMABLE_DIR, self.safe_id(file_id), False))
+            if expected_start is not None and expected_start < num_bytes:
+                content, expected_start = content[num_bytes - expected_start :], num_bytes
+            whole = super().add_to_resumable_upload(file_id, content, total_size, expected_start)
+            return cast("bytes | None", whole)
 
     return Remembering()
 
@@ -158,6 +183,9 @@ def _gs_handler(storage: Any, num_requests: Counter[str]) -> type[Any]:
         again what an upload has become to a client that has lost the answer.
         """
 
+        # As of the other server.
+        disable_nagle_algorithm = True
+
         def parse_request(self) -> bool:
             is_whole = super().parse_request()
             if is_whole:
@@ -165,6 +193,8 @@ def _gs_handler(storage: Any, num_requests: Counter[str]) -> type[Any]:
             return is_whole
 
         def do_POST(self) -> None:
+            if _has_said_again(self, storage):
+                return
             wanted, name = _wanted(self)
             if wanted and name is not None and _generation(storage, name) != wanted:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -173,13 +203,8 @@ def _gs_handler(storage: Any, num_requests: Counter[str]) -> type[Any]:
             super().do_POST()
 
         def do_PUT(self) -> None:
-            upload = parse_qs(urlsplit(self.path).query).get("upload_id", [""])[0]
-            if upload not in storage.ended:
+            if not _has_said_again(self, storage):
                 super().do_PUT()
-                return
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            written = storage.get_file_obj(BUCKET, storage.ended[upload])
-            _answer(self, HTTPStatus.OK, json.dumps(written).encode())
 
         def do_DELETE(self) -> None:
             if "upload_id=" in self.path:
@@ -189,6 +214,17 @@ def _gs_handler(storage: Any, num_requests: Counter[str]) -> type[Any]:
             super().do_DELETE()
 
     return Handler
+
+
+def _has_said_again(handler: Any, storage: Any) -> bool:
+    """Answer a part of an upload that has ended, and say whether it was one."""
+    upload = parse_qs(urlsplit(handler.path).query).get("upload_id", [""])[0]
+    if upload not in storage.ended:
+        return False
+    handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+    written = storage.get_file_obj(BUCKET, storage.ended[upload])
+    _answer(handler, HTTPStatus.OK, json.dumps(written).encode())
+    return True
 
 
 def _answer(handler: Any, status: int, content: bytes = b"") -> None:

@@ -1,7 +1,7 @@
-"""Stand between a program and a storage server, and let a share of the requests fail: with 429, with 503, with a cut
-connection before the server has seen the request, or with one after it has done what was asked.
+"""Stand between a program and a storage server, and let requests fail: with 429, with 503, with a cut connection before
+the server has seen the request, or with one after it has done what was asked, before or within its answer.
 
-with fault_proxy("http://127.0.0.1:5000", share=0.05, seed=1) as proxy:
+with fault_proxy("http://127.0.0.1:5000", drawn(share=0.05, seed=1)) as proxy:
     … the program talks to proxy.address …
     proxy.num_failed["503"]
 """
@@ -13,13 +13,13 @@ import random
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-KINDS = ("429", "503", "cut before", "cut after")
+KINDS = ("429", "503", "cut before", "cut after", "cut within")
 # Of one hop alone, so they are not passed on.
 OWN_HEADERS = frozenset(("connection", "keep-alive", "transfer-encoding", "content-length"))
 
@@ -33,10 +33,21 @@ class FaultProxy:
     num_passed: Counter[str]
 
 
+def drawn(*, share: float, seed: int) -> Callable[[int], str]:
+    """Let a share of the requests fail; which ones is drawn from the seed, in their order."""
+    draw = random.Random(seed)
+    return lambda _: draw.choice(KINDS) if draw.random() < share else ""
+
+
 @contextmanager
-def fault_proxy(server: str, *, share: float, seed: int) -> Iterator[FaultProxy]:
-    """Run a proxy inside a `with` block; which requests fail is drawn from the seed, in their order."""
-    httpd = _Server(server, share, seed)
+def fault_proxy(server: str, fault_of: Callable[[int], str]) -> Iterator[FaultProxy]:
+    """Run a proxy inside a `with` block.
+
+    Args:
+        server: the address to which requests are passed on.
+        fault_of: from the number of a request, counted from 1, how it fails; empty if it passes.
+    """
+    httpd = _Server(server, fault_of)
     thread = threading.Thread(target=httpd.serve_forever, daemon=True)
     thread.start()
     try:
@@ -54,17 +65,18 @@ def fault_proxy(server: str, *, share: float, seed: int) -> Iterator[FaultProxy]
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, upstream: str, share: float, seed: int) -> None:
+    def __init__(self, upstream: str, fault_of: Callable[[int], str]) -> None:
         self.upstream = urlsplit(upstream)
         self.num_failed: Counter[str] = Counter()
         self.num_passed: Counter[str] = Counter()
-        self._share, self._draw, self._guard = share, random.Random(seed), threading.Lock()
+        self._fault_of, self._num_requests, self._guard = fault_of, 0, threading.Lock()
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def fault(self, method: str) -> str:
-        """Draw how a request fails; empty if it passes."""
+        """Say how a request fails; empty if it passes."""
         with self._guard:
-            kind = self._draw.choice(KINDS) if self._draw.random() < self._share else ""
+            self._num_requests += 1
+            kind = self._fault_of(self._num_requests)
             (self.num_failed if kind else self.num_passed)[kind or method] += 1
             return kind
 
@@ -74,6 +86,8 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Else the end of an answer waits until its beginning is confirmed, 40 ms.
+    disable_nagle_algorithm = True
     server: _Server
 
     def answer(self) -> None:
@@ -85,12 +99,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         answered = None if kind == "cut before" else self._ask(body)
-        if kind or answered is None:
+        if answered is not None and kind in ("", "cut within"):
+            self._pass_on(*answered, is_whole=not kind)
+        if kind:
             # Both sides at once: the client sees an end where an answer should be.
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
-            return
-        self._pass_on(*answered)
 
     def __getattr__(self, name: str) -> object:
         """Answer every method alike: the base class looks for do_GET, do_PUT and so on."""
@@ -98,7 +112,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer
         raise AttributeError(name)
 
-    def _pass_on(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+    def _pass_on(
+        self, status: int, headers: list[tuple[str, str]], content: bytes, *, is_whole: bool
+    ) -> None:
         self.send_response(status)
         lengths = [value for name, value in headers if name.lower() == "content-length"]
         for name, value in headers:
@@ -108,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", lengths[0] if is_head and lengths else str(len(content)))
         self.end_headers()
         if not is_head:
-            self.wfile.write(content)
+            self.wfile.write(content if is_whole else content[: len(content) // 2])
 
     def _body(self) -> bytes:
         if self.headers.get("Expect", "").lower() == "100-continue":

@@ -10,7 +10,7 @@ import requests
 
 from schemas import buckets
 from tests.bucket_servers import connected
-from tests.fault_proxy import KINDS, fault_proxy
+from tests.fault_proxy import KINDS, drawn, fault_proxy
 from tests.pipeline.cases import program, sample_arguments
 from tests.pipeline.test_bucket_runs import rows_in
 
@@ -30,7 +30,8 @@ def test_failing_requests_change_no_row(
 ) -> None:
     with connected(scheme) as server:
         run = f"{server.root}/run"
-        with fault_proxy(server.environment[ADDRESSES[scheme]], share=SHARE, seed=5) as proxy:
+        faults = drawn(share=SHARE, seed=5)
+        with fault_proxy(server.environment[ADDRESSES[scheme]], faults) as proxy:
             environment = {
                 ADDRESSES[scheme]: proxy.address,
                 "TRELM_CACHE": str(tmp_path / "copies"),
@@ -54,11 +55,11 @@ def test_an_upload_that_has_ended_answers_again() -> None:
         start = f"{address}/upload/storage/v1/b/trelm-test/o?uploadType=resumable&name=a/b.parquet"
         session = requests.post(start, json={"name": "a/b.parquet"}, timeout=10).headers["Location"]
         answers = [
-            requests.put(
-                session, data=b"12345", headers={"Content-Range": "bytes 0-4/5"}, timeout=10
+            requests.request(
+                method, session, data=b"12345", headers={"Content-Range": "bytes 0-4/5"}, timeout=10
             )
-            for _ in range(2)
+            for method in ("PUT", "PUT", "POST")
         ]
-        assert [answer.status_code for answer in answers] == [200, 200]
-        assert [answer.json()["name"] for answer in answers] == ["a/b.parquet"] * 2
+        assert [answer.status_code for answer in answers] == [200] * 3
+        assert [answer.json()["name"] for answer in answers] == ["a/b.parquet"] * 3
         assert buckets.read(f"{server.root}/a/b.parquet") == b"12345"
