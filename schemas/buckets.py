@@ -322,7 +322,10 @@ def move(source: str, target: str) -> None:
     """Give an object another name: a copy within the storage, then a removal."""
     with _plainly(target, is_write=True):
         client = file_system(target)
-        client.cp_file(source, target)
+        try:
+            client.cp_file(source, target)
+        except FileNotFoundError as error:
+            raise BucketError(f"{source}: no such file; has another program removed it?") from error
         # Gone already where the client asks again, since the answer to its first removal was lost.
         with contextlib.suppress(FileNotFoundError):
             client.rm_file(source)

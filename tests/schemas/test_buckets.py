@@ -123,6 +123,8 @@ def test_errors_say_what_is_wrong_and_what_to_do(server: BucketServer, folder: s
     with pytest.raises(BucketError, match="there is no bucket"):
         buckets.create(elsewhere, b"")
     assert not buckets.exists(elsewhere)
+    with pytest.raises(BucketError, match=r"/absent: no such file; has another program"):
+        buckets.move(f"{folder}/absent", f"{folder}/new")
     for scheme in ("nonsense", "hdfs"):
         with pytest.raises(BucketError, match=f"{scheme}:// is no kind of .* gs:// and s3:// are"):
             buckets.read(f"{scheme}://a/b")
