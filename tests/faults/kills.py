@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tests.faults.harms import Cell
-from tests.faults.programs import TRACEBACK, Fault
+from tests.faults.programs import NO_FAULT, TRACEBACK
 from tests.faults.worlds import ALONE, PIPELINE, Subject, World
 
 MAX_KILLS_PER_ROUND = 3
@@ -98,7 +98,7 @@ def kill_once(cell: Cell, tally: Tally) -> tuple[bool, int, str]:
     world, subject, rng = cell.world, cell.subject, cell.rng
     is_one = rng.random() < 0.5
     at_change = rng.random() < 0.5
-    fault = cell.fault("kill one" if is_one else "kill all") if at_change else Fault(path="$")
+    fault = cell.fault("kill one" if is_one else "kill all") if at_change else NO_FAULT
     first, *others = world.start(subject, cell.folder, fault)
     if not at_change:
         time.sleep(rng.uniform(0, length_s(world, subject)))
@@ -108,7 +108,10 @@ def kill_once(cell: Cell, tally: Tally) -> tuple[bool, int, str]:
             for one in (first, *others):
                 one.kill()
     done = first.wait(PATIENCE_S)
-    if at_change and not is_one:
+    # A rank's first change of files comes after it has met the others: these would wait for it half an hour, and
+    # torchrun would end them.
+    has_met = not done.was_killed or bool(done.moments)
+    if not has_met or (at_change and not is_one):
         for one in others:
             one.kill()
     ends = [one.wait(PATIENCE_S) for one in others]
