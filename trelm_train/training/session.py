@@ -246,10 +246,16 @@ def resume_run(
     checkpoint: Path | None,
     moved_shards: Location | None = None,
     ranks: Ranks = ALONE,
+    settings: Config | None = None,
 ) -> Session:
     """Build the session of a run where a checkpoint left it, or at its start without one.
 
-    `moved_shards` is where the shards lie if not where the run found them.
+    Args:
+        place: the run's folder.
+        checkpoint: the checkpoint's folder, if there is one.
+        moved_shards: where the shards lie, if not where the run found them.
+        ranks: all processes of the training.
+        settings: those that count, if not the ones in the run's folder.
 
     Raises:
         ConfigError: no run there, or its shards have changed.
@@ -262,7 +268,7 @@ def resume_run(
     # A damaged mark would be found at the next checkpoint, after the steps up to it.
     best_checkpoint(out / CHECKPOINTS)
     # The settings of the run's folder, which a user may have edited.
-    config = load_config(out / CONFIG_NAME)
+    config = settings or load_config(out / CONFIG_NAME)
     request = RunRequest(
         shards=moved_shards or location_of(run["shards"]),
         model=run["model"],

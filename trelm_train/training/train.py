@@ -147,13 +147,20 @@ def resume(
 
 
 def _resume_in(
-    place: RunFolder, stop: Stop | None, moved_shards: Location | None
+    place: RunFolder,
+    stop: Stop | None,
+    moved_shards: Location | None,
+    settings: Config | None = None,
 ) -> dict[str, Any]:
+    """Continue a run, with the settings of its folder or with others that may take their place."""
     with ExitStack() as stack:
         # The device is needed before the session is there: it decides how the ranks talk.
-        ranks = stack.enter_context(joined(_device_of(place.folder)))
+        device = settings.train.device if settings else _device_of(place.folder)
+        ranks = stack.enter_context(joined(device))
         stack.enter_context(_sole_writer(place.location, ranks))
-        session = resume_run(place, _checkpoint_of(place, ranks), moved_shards, ranks)
+        if settings is not None and ranks.is_first:
+            write_durably(place.folder / CONFIG_NAME, to_toml(settings))
+        session = resume_run(place, _checkpoint_of(place, ranks), moved_shards, ranks, settings)
         stack.enter_context(_algorithms(session.request))
         log.info(
             "continuing %s at step %d of %d",
@@ -198,8 +205,7 @@ def run_or_resume(request: RunRequest, stop: Stop | None = None) -> dict[str, An
             )
 
         # Settings that may differ count as they are in this request.
-        write_durably(place.folder / CONFIG_NAME, to_toml(request.config))
-        return _resume_in(place, stop, request.shards)
+        return _resume_in(place, stop, request.shards, request.config)
 
 
 def _has_checkpoint(place: RunFolder) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from schemas.run_lock import LOCK_NAME, LockedError
 from tests.pausing import PATIENCE_S
 from tests.trelm_train import forked
 from tests.trelm_train.conftest import SMALL, request_for
@@ -129,6 +130,20 @@ def test_resume_auto_keeps_what_was_chosen_automatically(
     assert "learning_rate = 0.002" in written
     assert run_or_resume(request)["steps"] == 2
     assert (tmp_path / "out" / "config.toml").read_text() == written
+
+
+def test_resume_auto_changes_nothing_that_another_program_holds(
+    shards_path: Path, model_path: Path, tmp_path: Path
+) -> None:
+    """Nor do several ranks write its settings at once: the first one does, when they have met."""
+    out = tmp_path / "out"
+    sets = ("train.steps=2", "train.validate=false")
+    run_or_resume(request_for(shards_path, model_path, out, *sets))
+    written = (out / "config.toml").read_bytes()
+    (out / LOCK_NAME).write_text('{"program": "trelm-train", "pid": 1, "host": "elsewhere"}\n')
+    with pytest.raises(LockedError, match="on elsewhere.* writes there"):
+        run_or_resume(request_for(shards_path, model_path, out, *sets, "train.keep_checkpoints=5"))
+    assert (out / "config.toml").read_bytes() == written
 
 
 def test_resume_auto_refuses_other_settings(
