@@ -43,6 +43,9 @@ _CREDENTIALS = {
     "gs": "`gcloud auth application-default login`, or GOOGLE_APPLICATION_CREDENTIALS with a key file",
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
 }
+# The answer to an upload's end may be lost, and then S3 says again what it became. Stores like MinIO
+# say that there is no such upload.
+_NO_UPLOAD = "multipart upload"
 # With several requests at once, s3fs asks for the length of each small object before it reads it.
 _OPTIONS: dict[str, dict[str, int]] = {"s3": {"max_concurrency": 1}, "s3a": {"max_concurrency": 1}}
 # Bytes that one request fetches when a file is read in order.
@@ -252,7 +255,10 @@ def write(path: str, content: bytes) -> None:
 
 
 def create(path: str, content: bytes) -> str:
-    """Write a small object if there is none of this name; return its version, or nothing."""
+    """Write a small object if there is none of this name; return its version, or nothing.
+
+    Nothing is also the answer where that to a first request was lost: ask then whose the object is.
+    """
     with _plainly(path, is_write=True):
         try:
             file_system(path).pipe_file(path, content, mode="create")
@@ -263,7 +269,10 @@ def create(path: str, content: bytes) -> str:
 
 
 def replace(path: str, content: bytes, version: str) -> str:
-    """Write a small object if it still has a version; return the new one, or nothing."""
+    """Write a small object if it still has a version; return the new one, or nothing.
+
+    Nothing is also the answer where that to a first request was lost: ask then whose the object is.
+    """
     scheme = path.partition(MARK)[0]
     put = _replace_s3 if EXTRAS.get(scheme) == "aws" else _replace_gs
     with _plainly(path, is_write=True):
@@ -319,14 +328,20 @@ def upload(source: Path, path: str) -> None:
 
 
 def move(source: str, target: str) -> None:
-    """Give an object another name: a copy within the storage, then a removal."""
+    """Give an object another name: a copy within the storage, then a removal.
+
+    Raises:
+        BucketError: there is no such object, or it cannot be written.
+    """
     with _plainly(target, is_write=True):
         client = file_system(target)
         try:
             client.cp_file(source, target)
         except FileNotFoundError as error:
-            raise BucketError(f"{source}: no such file; has another program removed it?") from error
-        # Gone already where the client asks again, since the answer to its first removal was lost.
+            raise BucketError(
+                f"{source}: no such file, or no such bucket; has another program removed it?"
+            ) from error
+        # The client asks again where an answer was lost. Then the object has gone already.
         with contextlib.suppress(FileNotFoundError):
             client.rm_file(source)
 
@@ -385,11 +400,12 @@ def _plain(path: str, error: BaseException, *, is_write: bool) -> BucketError:
     lowered = f"{type(error).__name__} {text}".lower()
     if isinstance(error, FileNotFoundError):
         # An object can be written wherever there is a bucket.
-        if is_write or "bucket" in lowered:
+        if (is_write and _NO_UPLOAD not in lowered) or "bucket" in lowered:
             return BucketError(
                 f"{path}: there is no bucket {bucket}; create it, or correct its name"
             )
-        return BucketError(f"{path}: no such file; check the path")
+        if not is_write:
+            return BucketError(f"{path}: no such file; check the path")
     if "credential" in lowered or "anonymous" in lowered or "token" in lowered:
         kind = {"gcs": "gs", "s3a": "s3"}.get(scheme, scheme)
         remedy = _CREDENTIALS.get(kind, "those of its storage")

@@ -117,8 +117,9 @@ def _s3(num_requests: Counter[str]) -> Any:
     assert client.put(f"/{BUCKET}").status_code == HTTPStatus.OK
 
     class Handler(WSGIRequestHandler):
-        """Send the end of an answer at once, not when its beginning is confirmed, 40 ms later."""
+        """Answer at once."""
 
+        # Else the end of an answer waits until its beginning is confirmed, 40 ms.
         disable_nagle_algorithm = True
 
     return make_server("127.0.0.1", 0, counted, threaded=True, request_handler=Handler)
@@ -151,10 +152,11 @@ def _remembering_storage() -> Any:
 
         def __init__(self) -> None:
             super().__init__(use_memory_fs=True)
-            self.ended: dict[str, str] = {}
+            self.ended: dict[str, dict[str, Any]] = {}
 
         def delete_resumable_file_obj(self, file_id: str) -> None:
-            self.ended[file_id] = self.resumable[file_id]["name"]
+            name = self.resumable[file_id]["name"]
+            self.ended[file_id] = dict(self.get_file_obj(BUCKET, name))
             super().delete_resumable_file_obj(file_id)
 
         def add_to_resumable_upload(
@@ -183,7 +185,7 @@ def _gs_handler(storage: Any, num_requests: Counter[str]) -> type[Any]:
         again what an upload has become to a client that has lost the answer.
         """
 
-        # As of the other server.
+        # Else the end of an answer waits until its beginning is confirmed, 40 ms.
         disable_nagle_algorithm = True
 
         def parse_request(self) -> bool:
@@ -222,8 +224,7 @@ def _has_said_again(handler: Any, storage: Any) -> bool:
     if upload not in storage.ended:
         return False
     handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
-    written = storage.get_file_obj(BUCKET, storage.ended[upload])
-    _answer(handler, HTTPStatus.OK, json.dumps(written).encode())
+    _answer(handler, HTTPStatus.OK, json.dumps(storage.ended[upload]).encode())
     return True
 
 

@@ -1,5 +1,9 @@
-"""Stand between a program and a storage server, and let requests fail: with 429, with 503, with a cut connection before
-the server has seen the request, or with one after it has done what was asked, before or within its answer.
+"""Stand between a program and a storage server, and let requests fail, in five ways:
+
+    429, 503     the proxy answers so, and the server never sees the request
+    cut before   the connection ends, and the server never sees the request
+    cut after    the server does what was asked; the connection ends before its answer
+    cut within   the server does what was asked; the connection ends within its answer
 
 with fault_proxy("http://127.0.0.1:5000", drawn(share=0.05, seed=1)) as proxy:
     … the program talks to proxy.address …
@@ -9,6 +13,7 @@ with fault_proxy("http://127.0.0.1:5000", drawn(share=0.05, seed=1)) as proxy:
 from __future__ import annotations
 
 import http.client
+import io
 import random
 import socket
 import threading
@@ -99,8 +104,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         answered = None if kind == "cut before" else self._ask(body)
-        if answered is not None and kind in ("", "cut within"):
-            self._pass_on(*answered, is_whole=not kind)
+        if answered is not None and kind == "":
+            self._pass_on(*answered)
+        elif answered is not None and kind == "cut within":
+            self._begin(*answered)
         if kind:
             # Both sides at once: the client sees an end where an answer should be.
             self.close_connection = True
@@ -112,9 +119,15 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer
         raise AttributeError(name)
 
-    def _pass_on(
-        self, status: int, headers: list[tuple[str, str]], content: bytes, *, is_whole: bool
-    ) -> None:
+    def _begin(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+        """Give a part of an answer: half of its body, or half of all where it has no body."""
+        client, self.wfile = self.wfile, io.BytesIO()
+        self._pass_on(status, headers, content)
+        whole, self.wfile = self.wfile.getvalue(), client
+        num_missing = len(content) // 2 if self.command != "HEAD" else 0
+        client.write(whole[: -(num_missing or len(whole) // 2)])
+
+    def _pass_on(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
         self.send_response(status)
         lengths = [value for name, value in headers if name.lower() == "content-length"]
         for name, value in headers:
@@ -124,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", lengths[0] if is_head and lengths else str(len(content)))
         self.end_headers()
         if not is_head:
-            self.wfile.write(content if is_whole else content[: len(content) // 2])
+            self.wfile.write(content)
 
     def _body(self) -> bytes:
         if self.headers.get("Expect", "").lower() == "100-continue":

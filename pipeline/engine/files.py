@@ -224,6 +224,8 @@ def version_of(path: str) -> str:
 def write_if_unchanged(path: str, content: bytes, version: str) -> bool:
     """Write a small file whole unless, in a bucket, it has another version; return whether it was.
 
+    Where an answer of the bucket was lost, it may have been written though this says no.
+
     Args:
         path: the file.
         content: its bytes.

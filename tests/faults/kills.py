@@ -108,8 +108,8 @@ def kill_once(cell: Cell, tally: Tally) -> tuple[bool, int, str]:
             for one in (first, *others):
                 one.kill()
     done = first.wait(PATIENCE_S)
-    # A rank's first change of files comes after it has met the others: these would wait for it half an hour, and
-    # torchrun would end them.
+    # Ranks wait half an hour for one that they have not met. torchrun would end them, and so do we.
+    # A rank's first change of files comes after they have met.
     has_met = not done.was_killed or bool(done.moments)
     if not has_met or (at_change and not is_one):
         for one in others:

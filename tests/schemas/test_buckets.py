@@ -123,11 +123,19 @@ def test_errors_say_what_is_wrong_and_what_to_do(server: BucketServer, folder: s
     with pytest.raises(BucketError, match="there is no bucket"):
         buckets.create(elsewhere, b"")
     assert not buckets.exists(elsewhere)
-    with pytest.raises(BucketError, match=r"/absent: no such file; has another program"):
+    with pytest.raises(BucketError, match=r"/absent: no such file, or no such bucket; has"):
         buckets.move(f"{folder}/absent", f"{folder}/new")
     for scheme in ("nonsense", "hdfs"):
         with pytest.raises(BucketError, match=f"{scheme}:// is no kind of .* gs:// and s3:// are"):
             buckets.read(f"{scheme}://a/b")
+
+
+def test_an_upload_that_has_gone_is_no_missing_bucket() -> None:
+    """As MinIO says it, where the answer to an upload's end was lost."""
+    text = "The specified multipart upload does not exist. The upload ID might be invalid"
+    told = buckets._plain("s3://bucket/object", FileNotFoundError(text), is_write=True).message
+    assert told.startswith(f"s3://bucket/object: cannot be written ({text}); ")
+    assert told.endswith("the same command goes on")
 
 
 def test_a_missing_client_is_named_with_what_installs_it(

@@ -47,7 +47,7 @@ CONFIG_FILE = "config.json"
 BANK_FILE = "bank.safetensors"
 ENTITIES_FILE = "entities.parquet"
 # The name under which safetensors writes before it renames.
-UNFINISHED_WEIGHTS = ".tmp??????"
+UNFINISHED_WEIGHTS = ".tmp" + 6 * "[0-9A-Za-z]"
 
 
 def export_model(model: MaskedLm, tokenizer_path: Path, out: Path) -> None:
@@ -60,7 +60,8 @@ def export_model(model: MaskedLm, tokenizer_path: Path, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         # What a killed program has left would be listed as a part of the model.
         for left in out.glob(UNFINISHED_WEIGHTS):
-            left.unlink()
+            if left.is_file():
+                left.unlink()
         model.hf.save_pretrained(out)  # type: ignore[operator]
         for path in sorted(tokenizer_path.iterdir()):
             name = path.name

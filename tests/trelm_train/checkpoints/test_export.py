@@ -66,12 +66,15 @@ def test_weights_that_a_killed_program_left_by_half_are_removed(out: Path, tmp_p
     """As a kill inside of safetensors leaves them in OUT/model; what else is there stays."""
     again = Path(shutil.copytree(out, tmp_path / "out"))
     (again / "model" / ".tmpYj8gfp").write_bytes(b"half of the weights")
-    (again / "model" / "notes.txt").write_text("mine")
+    mine = {"notes.txt", ".tmp-notes", ".tmp.notes.txt"}
+    for name in mine:
+        (again / "model" / name).write_text("mine")
+    (again / "model" / ".tmpfolder").mkdir()
     resume(again)
     names = {path.name for path in (again / "model").iterdir()}
-    assert names == {path.name for path in (out / "model").iterdir()} | {"notes.txt"}
-    assert ".tmp" not in (again / "model" / "checksums.json").read_text()
-    assert (again / "model" / "notes.txt").read_text() == "mine"
+    made = {path.name for path in (out / "model").iterdir()}
+    assert names == made | mine | {".tmpfolder"}
+    assert ".tmpYj8gfp" not in (again / "model" / "checksums.json").read_text()
 
 
 @pytest.mark.parametrize("harm", HARMS)
