@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import importlib
 import json
 import math
+import os
 import pkgutil
 import sys
 from collections.abc import Iterator
@@ -97,6 +99,18 @@ def test_a_variant_that_measured_no_time_is_an_error(tmp_path: Path) -> None:
     variant = Variant(name="idle", target=f"{CHILD}:clocks", arguments=arguments, pinned=False)
     with pytest.raises(VariantError, match="idle .* measured no time: cpu_seconds"):
         harness.run_once(variant, tmp_path)
+
+
+def aborts_at_its_end(out: Path) -> dict[str, Any]:
+    """Do as a peer whose threads outlive the interpreter."""
+    atexit.register(os.abort)
+    return {"out": out.name}
+
+
+def test_what_was_measured_counts_though_its_process_would_abort(tmp_path: Path) -> None:
+    target = f"{CHILD}:aborts_at_its_end"
+    variant = Variant(name="peer", target=target, arguments={}, pinned=False)
+    assert harness.run_once(variant, tmp_path)["result"]["out"].startswith("out-")
 
 
 def test_both_clocks_or_none(tmp_path: Path) -> None:
